@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Operating errors. An outcome that is expected is an enum of its own, decided in one place; what is
+// left is an Error: which operation, which errno, and a text that names the remedy where there is one.
+// Each is logged once, by the owner that decides what to do about it.
+#pragma once
+
+#include <cerrno>
+#include <cstring>
+#include <expected>
+#include <string>
+#include <string_view>
+#include <utility>
+
+namespace ramfold {
+
+struct [[nodiscard]] Error {
+  std::string what;  // operation and remedy, e.g. "open /dev/userfaultfd"
+  int code = 0;      // errno, 0 when the error is not the kernel's
+
+  std::string text() const {
+    return code == 0 ? what : what + ": " + std::strerror(code);
+  }
+};
+
+template <typename T>
+using Result = std::expected<T, Error>;
+using Status = std::expected<void, Error>;
+
+inline std::unexpected<Error> fail(std::string_view what, int code = 0) {
+  return std::unexpected(Error{std::string(what), code});
+}
+// The error of a system call that just failed.
+inline std::unexpected<Error> fail_errno(std::string_view what) { return fail(what, errno); }
+
+}  // namespace ramfold
