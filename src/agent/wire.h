@@ -1,0 +1,225 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The protocol between the agent (inside QEMU) and the daemon, and the memory they share. A C leaf:
+ * nothing but libc's fixed-width integers, included by C11 and C++23 alike. docs/agent-protocol.md
+ * explains it with a worked example.
+ *
+ * Transport: SOCK_SEQPACKET on a UNIX socket, one message a packet, little-endian, no padding left
+ * unnamed. Every message begins with struct rf_header. A receiver skips a message whose type it does
+ * not know when RF_FLAG_SKIPPABLE is set and ends the connection otherwise; a message may be longer
+ * than the receiver's struct (a later version appended fields), never shorter.
+ *
+ * The daemon trusts nothing that arrives here: see src/guest/.
+ */
+#ifndef RAMFOLD_AGENT_WIRE_H
+#define RAMFOLD_AGENT_WIRE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define RF_MAGIC 0x31574652u /* "RFW1" */
+#define RF_VERSION_MIN 1u
+#define RF_VERSION_MAX 1u
+#define RF_MESSAGE_MAX 4096u /* bytes of one message */
+#define RF_BLOCKS_MAX 16u    /* RAM blocks of one VM; each needs a descriptor, SCM_MAX_FD is 253 */
+#define RF_FDS_MAX (1u + RF_BLOCKS_MAX)
+#define RF_SHARED_PAGE 4096u
+#define RF_TEXT_MAX 240u
+#define RF_DEFAULT_SOCKET "/run/ramfold/agent.sock"
+
+#define RF_FLAG_SKIPPABLE 1u
+
+enum rf_type {
+  RF_HELLO = 1,    /* agent:  first message of every connection */
+  RF_WELCOME = 2,  /* daemon: what the agent should do now; may come again later */
+  RF_OFFER = 3,    /* agent:  blocks; descriptors: uffd, then one RAM file a block */
+  RF_ATTACHED = 4, /* daemon: descriptor: the shared memory */
+  RF_READY = 5,    /* agent:  it now stands before every hazard; folding may begin */
+  RF_HOLD = 6,     /* agent:  the gate's sequence moved; skippable hint to look at the facts again */
+  RF_UNFOLD = 7,   /* agent:  a hazard waits until nothing is folded; token names the request */
+  RF_UNFOLDED = 8, /* daemon: answer to RF_UNFOLD */
+  RF_REFUSED = 9,  /* daemon: one line for stderr; QEMU runs on as if the agent were absent */
+  RF_PING = 10,    /* daemon: are you there; generation is echoed */
+  RF_PONG = 11,    /* agent */
+  RF_CHANGED = 12, /* agent:  a hazard ended (descriptor closed); skippable hint */
+  RF_DETACHED = 13 /* daemon: nothing is folded any more; keep the uffd, stop standing before hazards */
+};
+
+struct rf_header {
+  uint32_t magic;
+  uint16_t type;
+  uint16_t flags;
+  uint32_t length;     /* of the whole message, header included */
+  uint32_t generation; /* of the daemon's session; an agent drops commands of an older one (D10) */
+};
+
+#define RF_CAP_DISCARD 1u   /* stands before fallocate/madvise discards */
+#define RF_CAP_BUFFERED 2u  /* holds what would end the buffered gate */
+#define RF_CAP_CONSUMERS 4u /* holds what would start another consumer of the RAM file */
+
+struct rf_hello {
+  struct rf_header h;
+  uint16_t version_min, version_max;
+  uint32_t blocks;       /* RAM blocks found so far */
+  uint64_t capabilities; /* RF_CAP_* */
+  uint8_t instance[16];  /* of the last RF_ATTACHED in this process; zeros when there was none */
+  uint32_t hazards;      /* RF_HAZARD_* seen so far: facts from before the attach */
+  uint32_t reserved;
+};
+
+enum rf_action {
+  RF_ACTION_OFFER = 1,  /* descriptor: /dev/userfaultfd. Make a uffd from it (or use the one kept),
+                           close it, send RF_OFFER */
+  RF_ACTION_RESUME = 2, /* descriptor: the shared memory; the daemon still has uffd and RAM files.
+                           The agent answers RF_READY */
+  RF_ACTION_WAIT = 3    /* nothing to do now; stay connected (the VM is not wanted, or was detached) */
+};
+
+struct rf_welcome {
+  struct rf_header h;
+  uint16_t version; /* the one spoken from here on */
+  uint16_t action;  /* enum rf_action */
+  uint32_t reserved;
+  uint64_t capabilities;
+  uint8_t instance[16];
+};
+
+struct rf_block {
+  uint64_t address; /* in QEMU */
+  uint64_t size;    /* bytes, whole pages */
+  uint64_t offset;  /* into the RAM file */
+  uint64_t device;  /* of the RAM file, as fstat says; compared with /proc/PID/maps */
+  uint64_t inode;
+};
+
+struct rf_offer {
+  struct rf_header h;
+  uint32_t blocks;
+  uint32_t reserved;
+  struct rf_block block[RF_BLOCKS_MAX];
+};
+
+struct rf_attached {
+  struct rf_header h;
+  uint8_t instance[16];
+  uint64_t pages; /* of all blocks together, in the order of the offer */
+};
+
+struct rf_ready {
+  struct rf_header h;
+  uint8_t instance[16];
+};
+
+/* Why the buffered gate ended or another consumer would start. Also bits of rf_hello.hazards. */
+enum rf_hazard {
+  RF_HAZARD_DIRECT_IO = 1,      /* O_DIRECT descriptor */
+  RF_HAZARD_FILESYSTEM = 2,     /* descriptor of a file system not on the allow-list */
+  RF_HAZARD_SG_IO = 4,          /* SG_IO or a generic SCSI device */
+  RF_HAZARD_FIXED_BUFFERS = 8,  /* io_uring registered buffers */
+  RF_HAZARD_RAM_FD_PASSED = 16, /* the RAM file's descriptor sent elsewhere (vhost-user) */
+  RF_HAZARD_DEVICE = 32,        /* vfio, vdpa, vhost-scsi, udmabuf opened */
+  RF_HAZARD_EXEC = 64,          /* execve in this process */
+  RF_HAZARD_REMAP = 128,        /* RAM unmapped, remapped or mapped over */
+  RF_HAZARD_LOCK = 256,         /* mlock, mlockall */
+  RF_HAZARD_OTHER_UFFD = 512    /* QEMU's own userfaultfd: postcopy, background snapshot */
+};
+
+struct rf_hold { /* RF_HOLD, RF_CHANGED */
+  struct rf_header h;
+  uint32_t hazard;
+  uint32_t sequence;
+};
+
+struct rf_unfold {
+  struct rf_header h;
+  uint32_t hazard;
+  uint32_t token;
+};
+
+struct rf_unfolded {
+  struct rf_header h;
+  uint32_t token;
+  uint32_t ok; /* 1: nothing is folded and nothing will be. 0: not possible, the hazard must not begin */
+};
+
+struct rf_refused {
+  struct rf_header h;
+  char text[RF_TEXT_MAX]; /* zero-terminated */
+};
+
+struct rf_ping { /* RF_PING, RF_PONG, RF_DETACHED */
+  struct rf_header h;
+};
+
+/*
+ * The shared memory of one VM: a memfd made and sized by the daemon (sealed against shrinking and
+ * growing). One page of words, then the discard bitmap: bit i of the 64-bit words after it is page i
+ * in the order of the offer's blocks.
+ *
+ * The gate (both sides sequentially consistent):
+ *   daemon, a run that may leave:  runs_active += 1; guard; read sequence, pending; pread ...;
+ *                                  read sequence, pending again; commit; punch; runs_active -= 1.
+ *                                  A run goes on only while pending == 0 and sequence is the one its
+ *                                  facts were read at.
+ *   agent, before a hazard begins: pending += 1; sequence += 1; wait until runs_active == 0, or the
+ *                                  connection ended (a dead daemon has finished its system calls);
+ *                                  begin the hazard; sequence += 1; pending -= 1.
+ *   A wait that takes longer than RF_HOLD_MS_MAX fails the call with EBUSY instead.
+ * The discard (T5):
+ *   agent:  discards_active += 1; set the bits; the call; clear the bits if it failed;
+ *           discards_active -= 1.
+ *   daemon: clears a bit only as the page's owner, with the word saying "hole is zero"; if
+ *           discards_active is not 0 after the clearing, it sets the bit again.
+ */
+#define RF_HOLD_MS_MAX 10000u
+#define RF_UNFOLD_MS_MAX 120000u
+
+#ifdef __cplusplus
+#include <atomic>
+#define RF_ATOMIC32 std::atomic<uint32_t>
+#define RF_ATOMIC64 std::atomic<uint64_t>
+#define RF_ASSERT static_assert
+#else
+#include <stdatomic.h>
+#define RF_ATOMIC32 _Atomic uint32_t
+#define RF_ATOMIC64 _Atomic uint64_t
+#define RF_ASSERT _Static_assert
+#endif
+
+struct rf_shared {
+  /* written by the daemon before it hands the memory out */
+  uint32_t magic;
+  uint32_t version;
+  uint64_t pages;
+  uint8_t instance[16];
+  uint8_t reserved0[32];
+  /* written by the agent */
+  RF_ATOMIC32 sequence;        /* moves before a hazard begins and after it has begun */
+  RF_ATOMIC32 pending;         /* hazards that are beginning right now */
+  RF_ATOMIC32 sticky;          /* RF_HAZARD_* that began and cannot end in this process */
+  RF_ATOMIC32 discards_active; /* discards between their first bit and their end */
+  uint8_t reserved1[48];
+  /* written by the daemon */
+  RF_ATOMIC32 runs_active; /* runs between their guard and their end */
+  RF_ATOMIC32 session;     /* generation of the daemon's session */
+  uint8_t reserved2[56];
+};
+
+RF_ASSERT(sizeof(struct rf_header) == 16, "wire");
+RF_ASSERT(sizeof(struct rf_hello) == 56, "wire");
+RF_ASSERT(sizeof(struct rf_welcome) == 48, "wire");
+RF_ASSERT(sizeof(struct rf_block) == 40, "wire");
+RF_ASSERT(sizeof(struct rf_offer) == 24 + 40 * RF_BLOCKS_MAX, "wire");
+RF_ASSERT(sizeof(struct rf_attached) == 40, "wire");
+RF_ASSERT(sizeof(struct rf_ready) == 32, "wire");
+RF_ASSERT(sizeof(struct rf_hold) == 24, "wire");
+RF_ASSERT(sizeof(struct rf_unfold) == 24, "wire");
+RF_ASSERT(sizeof(struct rf_unfolded) == 24, "wire");
+RF_ASSERT(sizeof(struct rf_refused) == 16 + RF_TEXT_MAX, "wire");
+RF_ASSERT(sizeof(struct rf_ping) == 16, "wire");
+RF_ASSERT(sizeof(RF_ATOMIC32) == 4, "wire");
+RF_ASSERT(sizeof(struct rf_shared) == 192, "wire");
+RF_ASSERT(offsetof(struct rf_shared, sequence) == 64, "wire");
+RF_ASSERT(offsetof(struct rf_shared, runs_active) == 128, "wire");
+
+#endif /* RAMFOLD_AGENT_WIRE_H */
