@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Messages with descriptors over SOCK_SEQPACKET UNIX sockets. unix(7).
+// Threads: free functions; a socket may be shared if its owner orders the calls.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <sys/types.h>
+
+#include "base/result.hpp"
+#include "sys/fd.hpp"
+
+namespace ramfold::sys {
+
+// No message here carries more: a uffd and 16 RAM files at most.
+inline constexpr std::size_t kMessageFdsMax = 32;
+
+enum class Received { message, nothing_yet, closed };
+
+struct Message {
+  Received outcome = Received::nothing_yet;
+  std::size_t size = 0;       // bytes written to the buffer
+  bool truncated = false;     // it, or its descriptors, did not fit: treat as hostile
+  std::size_t fd_count = 0;
+  std::array<Fd, kMessageFdsMax> fds;
+};
+
+// One message into `buffer`; received descriptors are owned (and closed) by the Message, CLOEXEC.
+// `flags`: MSG_DONTWAIT or 0.
+Result<Message> receive(BorrowedFd socket, std::span<std::byte> buffer, int flags);
+// Sends one message whole; EAGAIN under MSG_DONTWAIT is an Error with that code. Never raises SIGPIPE.
+Status send(BorrowedFd socket, std::span<const std::byte> bytes, std::span<const int> fds, int flags);
+
+// A listening SEQPACKET socket at `path` with `mode`; a stale one is replaced. ENAMETOOLONG is told apart.
+Result<Fd> listen_seqpacket(const std::string& path, mode_t mode);
+Result<Fd> connect_seqpacket(const std::string& path);
+struct Peer {
+  pid_t pid = -1;
+  uid_t uid = static_cast<uid_t>(-1);
+  gid_t gid = static_cast<gid_t>(-1);
+};
+// Who connected, as the kernel recorded it at connect(2).
+Result<Peer> peer_of(BorrowedFd socket);
+// A pidfd of the peer: SO_PEERPIDFD (6.5) where present, else pidfd_open on the recorded pid.
+Result<Fd> peer_pidfd(BorrowedFd socket, pid_t pid);
+
+}  // namespace ramfold::sys
