@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// userfaultfd driven from outside the process it belongs to. Documentation/admin-guide/mm/userfaultfd.rst,
+// ioctl_userfaultfd(2). Expected outcomes are values; what each errno means is decided here, once.
+// Threads: stateless over a descriptor; any thread. No allocation, no logging.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <linux/userfaultfd.h>
+#include <span>
+
+#include "base/result.hpp"
+#include "base/types.hpp"
+#include "sys/fd.hpp"
+
+namespace ramfold::sys {
+
+// No call covers more: longer ones make vCPUs wait behind mmap_lock (HAZARDS, Time).
+inline constexpr ByteCount kUffdCallMax{4u << 20};
+
+enum class Outcome : std::uint8_t {
+  done,
+  present,     // EEXIST: the page is resident; T1, it is the truth
+  range_gone,  // ENOENT, EINVAL on a range: unmapped or mapped over; the waiters must be woken (D8)
+  vm_gone,     // ESRCH: the process is gone. Nothing else means that
+  no_memory,   // ENOMEM: tried again later; the waiter stays (L6)
+  retry,       // EAGAIN: try again at once
+  failed,      // anything else, with errno in `code`
+};
+
+struct UffdResult {
+  Outcome outcome = Outcome::done;
+  int code = 0;             // errno when outcome is not done
+  std::uint64_t bytes = 0;  // copied or zeroed before the call ended
+};
+
+enum class Guard : bool { no, yes };
+enum class Wake : bool { no, yes };
+
+struct UffdRange {
+  HostVirt start;
+  ByteCount size;
+};
+
+class Uffd {
+ public:
+  explicit Uffd(BorrowedFd fd) noexcept : fd_(fd.get()) {}
+
+  // The features folding needs (WP and MISSING on shared memory, exact addresses, thread ids); POISON is
+  // asked for when the kernel has it. Event features are never negotiated (L2).
+  static constexpr std::uint64_t kFeaturesNeeded =
+      UFFD_FEATURE_WP_HUGETLBFS_SHMEM | UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_EXACT_ADDRESS |
+      UFFD_FEATURE_THREAD_ID | UFFD_FEATURE_PAGEFAULT_FLAG_WP;
+  static constexpr std::uint64_t kFeaturePoison = std::uint64_t{1} << 14;
+  // What `probe`, a uffd of ours that is used for nothing else, offers.
+  static Result<std::uint64_t> offered_features(BorrowedFd probe);
+  // The handshake, once in a uffd's life: a second one fails with EINVAL, which after a restart of the
+  // daemon is expected and reported as done.
+  Status handshake(std::uint64_t features) const;
+
+  // MISSING | WP. Registering again is harmless.
+  UffdResult register_range(UffdRange range) const noexcept;
+  UffdResult unregister_range(UffdRange range) const noexcept;
+  // Guards or lifts; lifting wakes the range's waiters when asked to.
+  UffdResult guard(UffdRange range) const noexcept;
+  UffdResult lift(UffdRange range, Wake wake) const noexcept;
+  // Installs a page (or a run of them) into holes.
+  UffdResult copy(HostVirt to, const std::byte* from, ByteCount size, Guard guard, Wake wake) const noexcept;
+  UffdResult zero(UffdRange range, Wake wake) const noexcept;
+  UffdResult poison(UffdRange range, Wake wake) const noexcept;
+  UffdResult wake(UffdRange range) const noexcept;
+
+  // Reads as many events as fit, without blocking; 0 when there are none. An Error with ESRCH or ENODEV
+  // class codes never happens while the process lives.
+  Result<std::size_t> read_events(std::span<uffd_msg> events) const;
+
+  int fd() const noexcept { return fd_; }
+
+ private:
+  int fd_;
+};
+
+// The calls of Uffd and what fold and fault do with RAM files, as the error-injection tests name them.
+enum class Call : std::uint8_t { reg, unreg, guard, lift, copy, zero, poison, wake, read, pread, punch, scan };
+// Test-only (builds with RAMFOLD_TEST_POINTS): returns an errno to fail the call with, or 0.
+using Injector = int (*)(Call) noexcept;
+void set_injector(Injector injector) noexcept;
+int injected(Call call) noexcept;
+
+}  // namespace ramfold::sys
