@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// What the control socket asks of the daemon. The daemon implements Service; control::Server
+// (server.hpp) calls it; neither knows the other's insides.
+// Threads: the server calls from threads of its own, several calls may overlap, and all end before
+// ~Server returns: the implementation locks for itself. snapshot() and show() are called often
+// (--watch) and should take a few milliseconds; the rest may take as long as they take, and then
+// delay only other operations, never a snapshot, a fault or a client's connection.
+#pragma once
+
+#include <cstdint>
+#include <expected>
+#include <functional>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "base/types.hpp"
+#include "control/views.hpp"
+
+namespace ramfold::control {
+
+enum class Failure : std::uint8_t {
+  bad_request,  // the server's own: not understood, too long, wrong version
+  not_found,    // no such VM
+  conflict,     // its state does not allow it (already attached, being unfolded)
+  busy,         // too many operations under way
+  refused,      // for safety: would lose data or run out of memory
+  failed,       // tried and did not succeed
+};
+// Told to the operator as it is: what went wrong and what to do.
+struct OperationError {
+  Failure failure = Failure::failed;
+  std::string text;
+  std::string remedy;
+  ByteCount missing;  // refused for lack of memory: how much; else 0
+  friend bool operator==(const OperationError&, const OperationError&) = default;
+};
+template <typename T>
+using Answer = std::expected<T, OperationError>;
+
+inline std::unexpected<OperationError> refuse(Failure failure, std::string text,
+                                              std::string remedy = {}, ByteCount missing = {}) {
+  return std::unexpected(OperationError{failure, std::move(text), std::move(remedy), missing});
+}
+
+// A VM as operators name it: a QEMU process id, or a name, uuid or numeric id as `list` shows them.
+// A number is tried as an id first, then as a pid.
+struct VmSelector {
+  std::string text;
+  friend bool operator==(const VmSelector&, const VmSelector&) = default;
+};
+// pause and resume: one VM, or all of them and folding as such.
+using VmsSelector = std::optional<VmSelector>;
+
+// Called now and then (at most some times a second) while pages come back. Never throws or blocks.
+using ProgressSink = std::function<void(const UnfoldProgress&)>;
+
+class Service {
+ public:
+  virtual ~Service() = default;
+
+  virtual Snapshot snapshot() = 0;
+  virtual Answer<VmView> show(const VmSelector& vm) = 0;
+
+  // Attaches a VM whose agent is connected but which is not attached (detached before, or not
+  // wanted by the configuration). The answer is the VM afterwards; observe-only is a success with
+  // reasons.
+  virtual Answer<VmView> attach(const VmSelector& vm) = 0;
+
+  // What detach/off would take. The server tells the client, and refuses by itself when
+  // plan.missing() > 0; only then are detach/off called.
+  virtual Answer<UnfoldPlan> plan_detach(const VmSelector& vm) = 0;
+  virtual Answer<UnfoldPlan> plan_off() = 0;
+  // Unfold everything of one VM (of all), then let go of it. Complete on return, or an error and
+  // the VM stays attached and served. They look at the memory again themselves: Failure::refused.
+  // A client that goes away does not cancel them.
+  virtual Answer<void> detach(const VmSelector& vm, const ProgressSink& progress) = 0;
+  virtual Answer<void> off(const ProgressSink& progress) = 0;
+
+  // Paused: nothing more is folded; faults are served, folded pages stay folded.
+  virtual Answer<void> pause(const VmsSelector& vms) = 0;
+  virtual Answer<void> resume(const VmsSelector& vms) = 0;  // also ends `off`
+};
+
+}  // namespace ramfold::control

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The operator's configuration: /etc/ramfold/ramfold.toml, docs/ramfold.toml is the commented
+// example, ramfold.toml(5) the reference. Plain data with safe defaults; an empty file is a valid
+// configuration. A key that is unknown, misplaced, of a wrong type or out of range is an error that
+// names the file, line, key, what is allowed and what to do. Nothing else is read here.
+// Threads: values. The daemon reads it once at start.
+//
+// A daemon that restarts while VMs are folded must serve their faults even when the file is broken:
+// it then logs the error, starts with Config{} and leaves folding paused.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.hpp"
+#include "base/types.hpp"
+
+namespace ramfold::policy {
+
+inline constexpr std::string_view kConfigPathDefault = "/etc/ramfold/ramfold.toml";
+// Longer files are refused: nobody writes one by hand.
+inline constexpr std::size_t kConfigBytesMax = 1 << 20;
+inline constexpr std::size_t kVmOverridesMax = 4096;
+
+// Bytes, or a share of the host's RAM: "4 GiB", 4294967296 or "20%".
+class MemoryAmount {
+ public:
+  static constexpr MemoryAmount of_bytes(ByteCount bytes) noexcept {
+    return MemoryAmount{bytes, 0, false};
+  }
+  static constexpr MemoryAmount of_percent(double percent) noexcept {
+    return MemoryAmount{ByteCount{0}, percent, true};
+  }
+  constexpr ByteCount resolve(ByteCount host_ram) const noexcept {
+    if (!relative_) return bytes_;
+    return ByteCount{
+        static_cast<std::uint64_t>(static_cast<double>(host_ram.value) * percent_ / 100.0)};
+  }
+  constexpr bool relative() const noexcept { return relative_; }
+  constexpr double percent() const noexcept { return percent_; }
+  friend constexpr bool operator==(const MemoryAmount&, const MemoryAmount&) noexcept = default;
+
+ private:
+  constexpr MemoryAmount(ByteCount bytes, double percent, bool relative) noexcept
+      : bytes_(bytes), percent_(percent), relative_(relative) {}
+  ByteCount bytes_;
+  double percent_;
+  bool relative_;
+};
+
+enum class LogLevel : std::uint8_t { error, warning, info, debug };
+enum class FoldWhen : std::uint8_t {
+  pressure,  // only as available memory runs towards keep_available
+  eager,     // whenever a page is cold
+};
+enum class GroupDefault : std::uint8_t {
+  owner,  // QEMU's uid; VMs that libvirt starts under one uid get a group each
+  vm,     // every VM alone: nothing is shared between VMs
+};
+
+struct FoldConfig {
+  FoldWhen when = FoldWhen::pressure;
+  MemoryAmount keep_available = MemoryAmount::of_percent(20);
+  unsigned passes = 2;       // a page is cold when its bytes did not change over this many passes
+  double pass_seconds = 30;  // a pass over a VM's resident pages takes no less than this
+  bool backoff = true;       // a page that comes back soon must stay unchanged for longer
+  bool zero = true;          // mechanisms
+  bool share = true;
+  bool lz4 = true;
+  friend bool operator==(const FoldConfig&, const FoldConfig&) = default;
+};
+
+struct ScanConfig {
+  double cpu = 0.25;     // share of ONE core over all scan threads together; above 1 with several
+  unsigned threads = 1;  // REQUIRES: cpu <= threads
+  friend bool operator==(const ScanConfig&, const ScanConfig&) = default;
+};
+
+struct FaultConfig {
+  unsigned threads_per_vm = 1;
+  friend bool operator==(const FaultConfig&, const FaultConfig&) = default;
+};
+
+struct HostConfig {
+  // Memory that folding never counts on: what would be needed if everything came back must fit into
+  // available - reserve + unbacked_max.
+  MemoryAmount reserve = MemoryAmount::of_percent(5);
+  MemoryAmount unbacked_max = MemoryAmount::of_bytes(ByteCount{0});
+  MemoryAmount arena_max = MemoryAmount::of_percent(50);
+  friend bool operator==(const HostConfig&, const HostConfig&) = default;
+};
+
+struct GateConfig {
+  double grace_seconds = 0;  // 0: off. Above 0 only together with accept_data_loss_risk
+  bool accept_data_loss_risk = false;
+  bool grace() const noexcept { return grace_seconds > 0 && accept_data_loss_risk; }
+  friend bool operator==(const GateConfig&, const GateConfig&) = default;
+};
+
+// [[vm]]: what differs for one VM. It names the VM by `name` or `uuid`; absent fields: as for the
+// rest.
+struct VmOverride {
+  std::string name;  // QEMU's -name (guest=); empty: not compared
+  std::string uuid;  // lower case; empty: not compared
+  std::optional<std::string> group;
+  std::optional<bool> fold;  // false: observe only
+  std::optional<bool> zero;
+  std::optional<bool> share;
+  std::optional<bool> lz4;
+  friend bool operator==(const VmOverride&, const VmOverride&) = default;
+};
+
+// What holds for one VM once its override is applied.
+struct VmPolicy {
+  bool fold = true;
+  bool zero = true;
+  bool share = true;
+  bool lz4 = true;
+  std::optional<std::string> group;  // absent: Config::group_default decides
+};
+
+struct Config {
+  std::string runtime_dir = "/run/ramfold";
+  std::string control_group = "ramfold";  // may use control.sock
+  LogLevel log_level = LogLevel::info;
+  FoldConfig fold;
+  ScanConfig scan;
+  FaultConfig fault;
+  HostConfig host;
+  GroupDefault group_default = GroupDefault::owner;
+  GateConfig gate;
+  std::vector<VmOverride> vms;
+
+  std::string agent_socket() const { return runtime_dir + "/agent.sock"; }
+  std::string keeper_socket() const { return runtime_dir + "/keeper.sock"; }
+  std::string control_socket() const { return runtime_dir + "/control.sock"; }
+  // A uuid match wins over a name match.
+  VmPolicy for_vm(std::string_view name, std::string_view uuid) const;
+
+  friend bool operator==(const Config&, const Config&) = default;
+};
+
+// `source` names the text in errors. Every problem is reported, one a line:
+// "FILE:LINE: KEY: what is wrong; allowed: ...; what to do".
+Result<Config> parse_config(std::string_view text, std::string_view source);
+
+// A missing file is an error only when the operator named it (--config).
+enum class IfMissing : bool { use_defaults, fail };
+Result<Config> load_config(const std::string& path, IfMissing missing);
+
+}  // namespace ramfold::policy
