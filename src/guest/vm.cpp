@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "guest/vm.hpp"
+
+#include <algorithm>
+#include <fcntl.h>
+#include <sys/uio.h>
+#include <time.h>
+
+#include "base/check.hpp"
+
+namespace ramfold::guest {
+
+void Gate::drain() const noexcept {
+  while (shared_->runs_active.load(std::memory_order_seq_cst) != 0) {
+    const timespec nap{0, 50'000};
+    ::nanosleep(&nap, nullptr);
+  }
+}
+
+Result<std::unique_ptr<Vm>> Vm::make(const VmRecord& record, Files files) {
+  if (record.blocks == 0 || record.blocks != files.rams.size()) {
+    return fail("a VM needs one RAM file a block");
+  }
+  std::vector<Block> blocks;
+  PageIndex next{0};
+  for (std::size_t i = 0; i < record.blocks; ++i) {
+    const rf_block& b = record.block[i];
+    blocks.push_back({HostVirt{b.address}, next, PageCount{b.size >> kPageShift}, ByteCount{b.offset}, i});
+    next = blocks.back().end();
+  }
+  auto table = PageTable::open(files.words, files.shared, PageCount{next.value});
+  if (!table) return std::unexpected(table.error());
+  auto pagemap = sys::Pagemap::open(record.pid);
+  if (!pagemap) return std::unexpected(pagemap.error());
+  return std::unique_ptr<Vm>(
+      new Vm(record, std::move(files), std::move(*table), std::move(*pagemap), std::move(blocks)));
+}
+
+Vm::Vm(const VmRecord& record, Files files, PageTable table, sys::Pagemap pagemap, std::vector<Block> blocks)
+    : record_(record),
+      files_(std::move(files)),
+      blocks_(std::move(blocks)),
+      table_(std::move(table)),
+      gate_(table_.shared()),
+      uffd_(files_.uffd),
+      pagemap_(std::move(pagemap)),
+      // A chunk of the index may hold pages of two blocks; each block's part is registered with it.
+      registered_(table_.pages().value / kChunkPages.value + 1),
+      counted_(table_.pages().value) {}
+
+const Block& Vm::block_of(PageIndex p) const noexcept {
+  // At most RF_BLOCKS_MAX, nearly always one.
+  for (const Block& b : blocks_) {
+    if (p < b.end()) return b;
+  }
+  ENSURE(!"page within the VM");
+  return blocks_.back();
+}
+
+HostVirt Vm::address_of(PageIndex p) const noexcept {
+  const Block& b = block_of(p);
+  return HostVirt{b.address.value + ((p.value - b.first.value) << kPageShift)};
+}
+
+std::optional<PageIndex> Vm::page_at(HostVirt address) const noexcept {
+  for (const Block& b : blocks_) {
+    const std::uint64_t size = bytes(b.pages).value;
+    if (address.value >= b.address.value && address.value - b.address.value < size) {
+      return PageIndex{b.first.value + ((address.value - b.address.value) >> kPageShift)};
+    }
+  }
+  return std::nullopt;
+}
+
+sys::UffdRange Vm::range_of(PageRun run) const noexcept {
+  DENSURE(run.end() <= block_of(run.first).end());
+  return {address_of(run.first), bytes(run.count)};
+}
+
+Status Vm::read_pages(PageRun run, std::byte* to) const noexcept {
+  const Block& b = block_of(run.first);
+  const std::uint64_t offset = b.offset.value + ((run.first.value - b.first.value) << kPageShift);
+  const std::uint64_t size = bytes(run.count).value;
+  if (const int error = sys::injected(sys::Call::pread); error != 0) return fail("pread guest RAM", error);
+  for (std::uint64_t done = 0; done < size;) {
+    const ssize_t n = ::pread(files_.rams[b.ram].get(), to + done, size - done, static_cast<off_t>(offset + done));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return fail_errno("pread guest RAM");
+    if (n == 0) return fail("pread guest RAM: the RAM file is shorter than the VM said");
+    done += static_cast<std::uint64_t>(n);
+  }
+  return {};
+}
+
+Status Vm::punch_pages(PageRun run) const noexcept {
+  const Block& b = block_of(run.first);
+  const std::uint64_t offset = b.offset.value + ((run.first.value - b.first.value) << kPageShift);
+  if (const int error = sys::injected(sys::Call::punch); error != 0) return fail("punch guest RAM", error);
+  return sys::punch(files_.rams[b.ram], ByteCount{offset}, bytes(run.count));
+}
+
+sys::UffdResult Vm::ensure_registered(PageIndex p) noexcept {
+  const std::size_t chunk = p.value / kChunkPages.value;
+  if (registered_[chunk].load(std::memory_order_acquire) != 0) return {};
+  const PageIndex first{chunk * kChunkPages.value};
+  const PageIndex end{std::min(first.value + kChunkPages.value, pages().value)};
+  for (const Block& b : blocks_) {
+    const PageIndex from = std::max(first, b.first);
+    const PageIndex to = std::min(end, b.end());
+    if (from >= to) continue;
+    const auto result = uffd_.register_range(range_of({from, PageCount{to.value - from.value}}));
+    if (result.outcome != sys::Outcome::done) return result;
+  }
+  registered_[chunk].store(1, std::memory_order_release);
+  return {};
+}
+
+Status Vm::unregister_all() noexcept {
+  for (const Block& b : blocks_) {
+    for (PageIndex from = b.first; from < b.end();) {
+      const PageIndex to{std::min(from.value + kChunkPages.value, b.end().value)};
+      const sys::UffdRange range = range_of({from, PageCount{to.value - from.value}});
+      const auto lifted = uffd_.lift(range, sys::Wake::yes);
+      // A range that was never registered says ENOENT: there is nothing to lift.
+      if (lifted.outcome == sys::Outcome::failed) return fail("lift guards", lifted.code);
+      const auto gone = uffd_.unregister_range(range);
+      if (gone.outcome == sys::Outcome::failed) return fail("UFFDIO_UNREGISTER", gone.code);
+      if (gone.outcome == sys::Outcome::vm_gone) return {};
+      counters_.unregistered_chunks.add();
+      from = to;
+    }
+  }
+  for (auto& r : registered_) r.store(0, std::memory_order_release);
+  return {};
+}
+
+void Vm::wake_all() const noexcept {
+  for (const Block& b : blocks_) {
+    for (PageIndex from = b.first; from < b.end();) {
+      const PageIndex to{std::min(from.value + kChunkPages.value, b.end().value)};
+      (void)uffd_.wake(range_of({from, PageCount{to.value - from.value}}));
+      from = to;
+    }
+  }
+}
+
+}  // namespace ramfold::guest

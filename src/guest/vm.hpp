@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// One attached VM: its RAM files, userfaultfd, page table, gate and counters. Guest RAM is never mapped
+// here (reading a hole through a mapping would make it resident); it is read with pread.
+// Threads: blocks, names and descriptors are fixed after construction; everything else is atomic or in the
+// page table.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/counters.hpp"
+#include "guest/gate.hpp"
+#include "guest/page_table.hpp"
+#include "guest/vm_record.hpp"
+#include "sys/pagemap.hpp"
+#include "sys/uffd.hpp"
+
+namespace ramfold::guest {
+
+// 4 MiB of guest RAM: what one call covers at most, what is registered at once, a unit of scanning.
+inline constexpr PageCount kChunkPages{sys::kUffdCallMax.value >> kPageShift};
+
+struct Block {
+  HostVirt address;
+  PageIndex first;
+  PageCount pages;
+  ByteCount offset;  // into its RAM file
+  std::size_t ram;   // index of its RAM file
+
+  PageIndex end() const noexcept { return first + pages; }
+};
+
+struct VmCounters {
+  // Pages now, by kind. Derived; rebuilt after a restart.
+  Counter folded_zero, folded_content, clean;
+  // Events.
+  Counter folds_zero, folds_shared, folds_stored, folds_again;
+  Counter observed, aborted_by_write, aborted_by_gate, aborted_by_discard, changed_while_cold;
+  Counter faults_zero, faults_content, faults_write_guarded, faults_late, faults_busy, faults_pending;
+  Counter zero_filled, errors, no_memory_waits, corrupt, discards_seen, unregistered_chunks;
+  LatencyHistogram latency_zero, latency_content, latency_guarded;
+};
+
+class Vm {
+ public:
+  struct Files {
+    sys::Fd uffd;
+    std::vector<sys::Fd> rams;  // one a block
+    sys::Fd words;              // the page table's memory
+    sys::Fd shared;             // with the agent
+    sys::Fd record;
+    sys::Fd pidfd;
+  };
+  // A VM over descriptors that were checked: new ones at an attach, the keeper's after a restart.
+  static Result<std::unique_ptr<Vm>> make(const VmRecord& record, Files files);
+
+  VmId id() const noexcept { return VmId{record_.vm}; }
+  pid_t pid() const noexcept { return record_.pid; }
+  const VmRecord& record() const noexcept { return record_; }
+  std::string name() const { return record_.name; }
+  const Files& files() const noexcept { return files_; }
+
+  PageTable& table() noexcept { return table_; }
+  const PageTable& table() const noexcept { return table_; }
+  Gate& gate() noexcept { return gate_; }
+  const sys::Uffd& uffd() const noexcept { return uffd_; }
+  const sys::Pagemap& pagemap() const noexcept { return pagemap_; }
+  VmCounters& counters() noexcept { return counters_; }
+
+  PageCount pages() const noexcept { return table_.pages(); }
+  std::span<const Block> blocks() const noexcept { return blocks_; }
+  const Block& block_of(PageIndex p) const noexcept;
+  HostVirt address_of(PageIndex p) const noexcept;
+  std::optional<PageIndex> page_at(HostVirt address) const noexcept;
+  sys::UffdRange range_of(PageRun run) const noexcept;  // REQUIRES: within one block
+
+  // Bytes of the run into `to`; REQUIRES: within one block, resident and owned, or only observed.
+  Status read_pages(PageRun run, std::byte* to) const noexcept;
+  // Punches the run out of the RAM file. REQUIRES: owned as `punching` (or a fill undone under its guard).
+  Status punch_pages(PageRun run) const noexcept;
+  // Registers the chunk of p when it is not yet. Any thread; harmless twice.
+  sys::UffdResult ensure_registered(PageIndex p) noexcept;
+  // After everything is unfolded: lifts all guards and unregisters, a chunk at a time.
+  Status unregister_all() noexcept;
+  // Wakes every waiter of the VM once (recovery, L3).
+  void wake_all() const noexcept;
+
+  // False once the process is known to be gone (ESRCH).
+  bool alive() const noexcept { return alive_.load(std::memory_order_relaxed); }
+  void set_gone() noexcept { alive_.store(false, std::memory_order_relaxed); }
+
+  // Recovery counts the references that words hold, page by page; a drop before its page was counted must
+  // not be subtracted. REQUIRES: the caller owns p.
+  bool is_counted(PageIndex p) const noexcept { return p.value < counted_.load(std::memory_order_acquire); }
+  void set_counted(PageIndex end) noexcept { counted_.store(end.value, std::memory_order_release); }
+  void begin_uncounted() noexcept { counted_.store(0, std::memory_order_release); }
+
+ private:
+  Vm(const VmRecord& record, Files files, PageTable table, sys::Pagemap pagemap, std::vector<Block> blocks);
+
+  VmRecord record_;
+  Files files_;
+  std::vector<Block> blocks_;
+  PageTable table_;
+  Gate gate_;
+  sys::Uffd uffd_;
+  sys::Pagemap pagemap_;
+  std::vector<std::atomic<std::uint8_t>> registered_;  // one a chunk of the linear page index, per block
+  VmCounters counters_;
+  std::atomic<bool> alive_{true};
+  std::atomic<std::uint64_t> counted_;
+};
+
+}  // namespace ramfold::guest

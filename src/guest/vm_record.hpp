@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// What the next daemon must know of a VM: a page in a memory file that the keeper holds. It is handed over
+// last, so a VM without one was never folded.
+// Threads: values.
+#pragma once
+
+#include <cstdint>
+
+#include "agent/wire.h"
+#include "base/result.hpp"
+#include "sys/fd.hpp"
+
+namespace ramfold::guest {
+
+inline constexpr std::uint32_t kVmRecordMagic = 0x4d565246;  // "FRVM"
+inline constexpr std::uint32_t kVmRecordVersion = 1;
+
+struct VmRecord {
+  std::uint32_t magic = kVmRecordMagic;
+  std::uint32_t version = kVmRecordVersion;
+  std::uint64_t checksum = 0;  // XXH3-64 of the record with this field 0
+  std::uint32_t vm = 0;        // VmId
+  std::int32_t pid = 0;
+  std::uint64_t start_time = 0;  // of the process, in clock ticks since boot (proc_pid_stat(5), field 22)
+  std::uint32_t uid = 0;
+  std::uint32_t blocks = 0;
+  std::uint64_t features = 0;  // of the userfaultfd
+  std::uint8_t instance[16] = {};
+  char name[64] = {};
+  char group[64] = {};
+  rf_block block[RF_BLOCKS_MAX] = {};
+};
+static_assert(sizeof(VmRecord) == 64 + 128 + sizeof(rf_block) * RF_BLOCKS_MAX);
+
+Status write_record(sys::BorrowedFd file, VmRecord record);
+// Checks magic, version, checksum and bounds.
+Result<VmRecord> read_record(sys::BorrowedFd file);
+
+}  // namespace ramfold::guest
