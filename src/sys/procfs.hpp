@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Every parser of /proc and /sys files, over a root directory, so that tests run it on a tree of
+// their own without privilege. proc(5), Documentation/filesystems/proc.rst,
+// Documentation/admin-guide/cgroup-v2.rst.
+//
+// What is read belongs to processes that may be hostile: every list and file has a bound (below),
+// and a list that passes it ends as Seen::too_many. A process that ends while it is read is
+// Seen::gone, never an error. Nothing that a process holds open is opened here, only asked about
+// (fstat, statfs), and a file system that might not answer (FUSE, a network) is recognised by its
+// mount, before it is asked.
+//
+// Threads: immutable; any thread may call it. Values returned are the caller's.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.hpp"
+#include "base/types.hpp"
+
+namespace ramfold::sys {
+
+// Twice vm.max_map_count's default; a larger limit than that is not a QEMU's.
+inline constexpr std::size_t kMappingsMax = 131'072;
+// QEMU uses two or three for a vCPU and a few for a queue.
+inline constexpr std::size_t kDescriptorsMax = 65'536;
+inline constexpr std::size_t kThreadsMax = 16'384;
+inline constexpr std::size_t kMountsMax = 65'536;
+inline constexpr ByteCount kSmallFileMax{64 * 1024};  // status, stat, cgroup, fdinfo, ...
+inline constexpr ByteCount kCmdlineMax{1024 * 1024};  // libvirt's are 5-20 KiB
+
+enum class Seen : std::uint8_t { all, gone, too_many, denied, failed };
+// The same as a Result's errno: ESRCH, E2BIG, EACCES, EIO.
+int errno_of(Seen seen) noexcept;
+Seen seen_of(int code) noexcept;
+
+struct MapEntry {
+  HostVirt begin;
+  HostVirt end;
+  bool readable = false;
+  bool writable = false;
+  bool executable = false;
+  bool shared = false;
+  std::uint64_t offset = 0;  // bytes into the file
+  dev_t device = 0;
+  ino_t inode = 0;
+  std::string_view
+      path;  // valid during the call it is passed to; a deleted file ends in " (deleted)"
+};
+struct FdEntry {
+  int number = -1;
+  std::string_view link;  // valid during the call, at most 4095 bytes: "/dev/null", "socket:[123]"
+};
+// A visitor returns false to stop early (which is still Seen::all).
+using MapVisitor = std::function<bool(const MapEntry&)>;
+using SmapVisitor = std::function<bool(const MapEntry&, std::string_view vm_flags)>;
+using FdVisitor = std::function<bool(const FdEntry&)>;
+
+struct FdInfo {
+  unsigned flags = 0;  // as open(2), O_DIRECT and the access mode among them
+  int mount = -1;      // mnt_id; 0 for the kernel's own mounts
+  std::optional<std::uint32_t>
+      user_buffers;  // io_uring; left out by the kernel while the ring is busy
+};
+struct FileStat {
+  mode_t mode = 0;
+  dev_t device = 0;  // st_dev
+  ino_t inode = 0;
+  dev_t special = 0;  // st_rdev
+};
+struct ProcessStatus {
+  uid_t uid = 0;
+  uid_t effective_uid = 0;
+  ByteCount locked;       // VmLck
+  ByteCount pinned;       // VmPin
+  ByteCount page_tables;  // VmPTE
+  ByteCount resident;     // VmRSS
+  std::uint32_t threads = 0;
+  bool kernel_thread = false;  // has no memory of its own
+};
+// Mount id to file system type, e.g. "ext4", "fuse.sshfs".
+using Mounts = std::map<int, std::string>;
+
+struct MemInfo {
+  ByteCount total;
+  ByteCount free;
+  ByteCount available;
+  ByteCount shmem;
+  ByteCount swap_total;
+  ByteCount swap_free;
+  ByteCount page_tables;
+};
+// Share of wall time, in per mille, in the last 10 and 60 s, and the total of stalled microseconds.
+struct Pressure {
+  std::uint32_t some_10s_permille = 0;
+  std::uint32_t some_60s_permille = 0;
+  std::uint32_t full_10s_permille = 0;
+  std::uint64_t some_total_us = 0;
+};
+struct KernelVersion {
+  unsigned major = 0;
+  unsigned minor = 0;
+  std::string text;  // osrelease
+  bool at_least(unsigned want_major, unsigned want_minor) const noexcept {
+    return major != want_major ? major > want_major : minor >= want_minor;
+  }
+};
+// What large folios in shared memory may appear for: the chosen words of every shmem_enabled.
+struct ShmemHuge {
+  bool possible = false;  // some setting is not never/deny
+  bool forced = false;    // "force": even where the mapping asked for none
+  std::string text;       // "shmem_enabled=never hugepages-2048kB=inherit ..."
+};
+
+class Procfs {
+ public:
+  // `root` is "" for the real one.
+  explicit Procfs(std::string root = {});
+  virtual ~Procfs() = default;
+  Procfs(const Procfs&) = delete;
+  Procfs& operator=(const Procfs&) = delete;
+
+  // One process. A Result's error code is ESRCH when the process is gone, E2BIG when there is too
+  // much.
+  Seen mappings(pid_t pid, const MapVisitor& visit) const;
+  // The same with each mapping's VmFlags ("rd wr sh ..."). Walks the page tables of every mapping.
+  Seen smaps(pid_t pid, const SmapVisitor& visit) const;
+  Seen descriptors(pid_t pid, const FdVisitor& visit) const;
+  Seen thread_ids(pid_t pid, const std::function<bool(pid_t)>& visit) const;
+  Result<FdInfo> fd_info(pid_t pid, int fd) const;
+  // Type and identity of what a descriptor names, without asking a file system that may have to
+  // fetch it.
+  virtual Result<FileStat> fd_stat(pid_t pid, int fd) const;
+  // statfs's f_type of the file system behind a descriptor. It can block on a dead network mount:
+  // REQUIRES: the descriptor's mount is not one that mounts() names otherwise.
+  virtual Result<std::uint64_t> fd_filesystem(pid_t pid, int fd) const;
+  Result<ProcessStatus> status(pid_t pid) const;
+  // Start time in clock ticks since boot: with the pid, names a process for ever.
+  Result<std::uint64_t> start_ticks(pid_t pid) const;
+  Result<std::string> command(pid_t pid) const;                 // comm
+  Result<std::vector<std::string>> arguments(pid_t pid) const;  // cmdline
+  Result<Mounts> mounts(pid_t pid) const;                       // of its mount namespace
+  Result<Mounts> own_mounts() const;
+  // Bytes that may still be charged before one of its memory cgroups (v1 or v2, any ancestor) is
+  // full, with inactive file cache counted as free; nothing: no limit.
+  Result<std::optional<ByteCount>> memory_headroom(pid_t pid) const;
+
+  // All processes, in the kernel's order.
+  Seen processes(const std::function<bool(pid_t)>& visit) const;
+
+  // A character device's kernel name ("kvm", "net/tun", "vfio/12"), by its number.
+  Result<std::string> device_name(dev_t special) const;
+  Result<MemInfo> memory_info() const;
+  Result<Pressure> memory_pressure() const;
+  Result<KernelVersion> kernel_version() const;
+  Result<ShmemHuge> shmem_huge() const;
+  // A module's parameter reads as on (Y or a number above 0); false also when there is no such
+  // module.
+  bool module_parameter_on(std::string_view module, std::string_view parameter) const;
+  // KVM's counter of nested guest entries over the VMs of this process; nothing without debugfs.
+  std::optional<std::uint64_t> kvm_nested_runs(pid_t pid) const;
+
+ private:
+  std::string path_of(pid_t pid, std::string_view file) const;
+  Result<std::string> read_file(const std::string& path, ByteCount max) const;
+
+  std::string root_;
+};
+
+// The parsers of single lines, for tests and fuzzing. `line` has no newline.
+std::optional<MapEntry> parse_map_line(std::string_view line) noexcept;
+std::optional<FdInfo> parse_fd_info(std::string_view text) noexcept;
+std::optional<KernelVersion> parse_kernel_version(std::string_view text);
+
+}  // namespace ramfold::sys
