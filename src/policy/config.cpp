@@ -1,0 +1,429 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "policy/config.hpp"
+
+#include <fmt/core.h>
+#include <toml++/toml.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <fstream>
+#include <sstream>
+
+#include "policy/amount.hpp"
+#include "policy/config_keys.hpp"
+#include "policy/suggest.hpp"
+
+namespace ramfold::policy {
+namespace {
+
+// --- what a value may be -------------------------------------------------------------------------
+
+bool set_bool(bool& to, const toml::node& node) {
+  const auto value = node.value_exact<bool>();
+  if (value) to = *value;
+  return value.has_value();
+}
+
+bool set_bool(std::optional<bool>& to, const toml::node& node) {
+  bool value = false;
+  if (!set_bool(value, node)) return false;
+  to = value;
+  return true;
+}
+
+bool set_double(double& to, const toml::node& node, double least, double most) {
+  if (!node.is_number()) return false;
+  const double value = node.value<double>().value_or(std::nan(""));
+  if (!(value >= least && value <= most)) return false;
+  to = value;
+  return true;
+}
+
+bool set_unsigned(unsigned& to, const toml::node& node, unsigned least, unsigned most) {
+  const auto value = node.value_exact<std::int64_t>();
+  if (!value || *value < least || *value > most) return false;
+  to = static_cast<unsigned>(*value);
+  return true;
+}
+
+bool set_amount(MemoryAmount& to, const toml::node& node, double percent_max) {
+  std::optional<MemoryAmount> amount;
+  if (const auto bytes = node.value_exact<std::int64_t>()) {
+    if (*bytes >= 0) amount = parse_amount(std::to_string(*bytes));
+  } else if (const auto text = node.value_exact<std::string>()) {
+    amount = parse_amount(*text);
+  }
+  if (!amount || (amount->relative() && amount->percent() > percent_max)) return false;
+  to = *amount;
+  return true;
+}
+
+template <typename Enum>
+struct Choice {
+  std::string_view name;
+  Enum value;
+};
+template <typename Enum, std::size_t N>
+bool set_choice(Enum& to, const toml::node& node, const std::array<Choice<Enum>, N>& choices) {
+  const auto text = node.value_exact<std::string>();
+  if (!text) return false;
+  for (const auto& choice : choices) {
+    if (choice.name == *text) {
+      to = choice.value;
+      return true;
+    }
+  }
+  return false;
+}
+
+bool is_word(std::string_view text, std::size_t size_max) {
+  const auto fits = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
+           c == '-' || c == '.';
+  };
+  return !text.empty() && text.size() <= size_max && std::all_of(text.begin(), text.end(), fits);
+}
+
+bool set_word(std::string& to, const toml::node& node, std::size_t size_max) {
+  const auto text = node.value_exact<std::string>();
+  if (!text || !is_word(*text, size_max)) return false;
+  to = *text;
+  return true;
+}
+
+// sun_path holds 107 bytes, "/control.sock" is the longest name in it.
+constexpr std::size_t kRuntimeDirMax = 90;
+
+bool set_runtime_dir(std::string& to, const toml::node& node) {
+  const auto text = node.value_exact<std::string>();
+  if (!text || text->size() < 2 || text->front() != '/' || text->back() == '/') return false;
+  if (text->size() > kRuntimeDirMax || text->find('\n') != std::string::npos) return false;
+  to = *text;
+  return true;
+}
+
+bool set_uuid(std::string& to, const toml::node& node) {
+  const auto text = node.value_exact<std::string>();
+  if (!text || text->size() != 36) return false;
+  std::string lower = *text;
+  for (std::size_t i = 0; i < lower.size(); ++i) {
+    char& c = lower[i];
+    if (c >= 'A' && c <= 'F') c = static_cast<char>(c - 'A' + 'a');
+    const bool dash = i == 8 || i == 13 || i == 18 || i == 23;
+    const bool hex = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f');
+    if (dash ? c != '-' : !hex) return false;
+  }
+  to = lower;
+  return true;
+}
+
+constexpr std::size_t kVmNameMax = 256;
+
+bool set_vm_name(std::string& to, const toml::node& node) {
+  const auto text = node.value_exact<std::string>();
+  if (!text || text->empty() || text->size() > kVmNameMax) return false;
+  to = *text;
+  return true;
+}
+
+bool set_group(std::optional<std::string>& to, const toml::node& node) {
+  std::string name;
+  if (!set_word(name, node, 64)) return false;
+  to = name;
+  return true;
+}
+
+// --- the keys ------------------------------------------------------------------------------------
+
+template <typename Target>
+struct Key {
+  KeyInfo info;
+  bool (*set)(Target&, const toml::node&);
+};
+
+constexpr std::array kLogLevels{Choice{"error", LogLevel::error},
+                                Choice{"warning", LogLevel::warning},
+                                Choice{"info", LogLevel::info}, Choice{"debug", LogLevel::debug}};
+constexpr std::array kFoldWhens{Choice{"pressure", FoldWhen::pressure},
+                                Choice{"eager", FoldWhen::eager}};
+constexpr std::array kGroupDefaults{Choice{"owner", GroupDefault::owner},
+                                    Choice{"vm", GroupDefault::vm}};
+constexpr std::string_view kBoolAllowed = "true or false";
+using Node = toml::node;
+
+const std::array kKeys{
+    Key<Config>{{"runtime_dir", "an absolute path of at most 90 bytes without a final /"},
+                [](Config& c, const Node& n) { return set_runtime_dir(c.runtime_dir, n); }},
+    Key<Config>{{"control_group", "the name of a group: letters, digits, _ - ."},
+                [](Config& c, const Node& n) { return set_word(c.control_group, n, 32); }},
+    Key<Config>{{"log_level", "\"error\", \"warning\", \"info\" or \"debug\""},
+                [](Config& c, const Node& n) { return set_choice(c.log_level, n, kLogLevels); }},
+    Key<Config>{{"fold.when", "\"pressure\" or \"eager\""},
+                [](Config& c, const Node& n) { return set_choice(c.fold.when, n, kFoldWhens); }},
+    Key<Config>{{"fold.keep_available", kAmountAllowed},
+                [](Config& c, const Node& n) { return set_amount(c.fold.keep_available, n, 95); }},
+    Key<Config>{{"fold.passes", "a whole number from 1 to 16"},
+                [](Config& c, const Node& n) { return set_unsigned(c.fold.passes, n, 1, 16); }},
+    Key<Config>{
+        {"fold.pass_seconds", "a number of seconds from 0.1 to 86400"},
+        [](Config& c, const Node& n) { return set_double(c.fold.pass_seconds, n, 0.1, 86400); }},
+    Key<Config>{{"fold.backoff", kBoolAllowed},
+                [](Config& c, const Node& n) { return set_bool(c.fold.backoff, n); }},
+    Key<Config>{{"fold.zero", kBoolAllowed},
+                [](Config& c, const Node& n) { return set_bool(c.fold.zero, n); }},
+    Key<Config>{{"fold.share", kBoolAllowed},
+                [](Config& c, const Node& n) { return set_bool(c.fold.share, n); }},
+    Key<Config>{{"fold.lz4", kBoolAllowed},
+                [](Config& c, const Node& n) { return set_bool(c.fold.lz4, n); }},
+    Key<Config>{{"scan.cpu", "a share of one core from 0.01 to 64, no more than scan.threads"},
+                [](Config& c, const Node& n) { return set_double(c.scan.cpu, n, 0.01, 64); }},
+    Key<Config>{{"scan.threads", "a whole number from 1 to 64"},
+                [](Config& c, const Node& n) { return set_unsigned(c.scan.threads, n, 1, 64); }},
+    Key<Config>{
+        {"fault.threads_per_vm", "a whole number from 1 to 16"},
+        [](Config& c, const Node& n) { return set_unsigned(c.fault.threads_per_vm, n, 1, 16); }},
+    Key<Config>{{"host.reserve", kAmountAllowed},
+                [](Config& c, const Node& n) { return set_amount(c.host.reserve, n, 90); }},
+    Key<Config>{{"host.unbacked_max", kAmountAllowed},
+                [](Config& c, const Node& n) { return set_amount(c.host.unbacked_max, n, 100); }},
+    Key<Config>{{"host.arena_max", kAmountAllowed},
+                [](Config& c, const Node& n) { return set_amount(c.host.arena_max, n, 95); }},
+    Key<Config>{
+        {"groups.default", "\"owner\" or \"vm\""},
+        [](Config& c, const Node& n) { return set_choice(c.group_default, n, kGroupDefaults); }},
+    Key<Config>{
+        {"gate.grace_seconds", "a number of seconds from 0 (off) to 3600"},
+        [](Config& c, const Node& n) { return set_double(c.gate.grace_seconds, n, 0, 3600); }},
+    Key<Config>{{"gate.accept_data_loss_risk", kBoolAllowed},
+                [](Config& c, const Node& n) { return set_bool(c.gate.accept_data_loss_risk, n); }},
+};
+
+const std::array kVmKeys{
+    Key<VmOverride>{{"vm.name", "QEMU's -name (guest=), 1 to 256 bytes"},
+                    [](VmOverride& v, const Node& n) { return set_vm_name(v.name, n); }},
+    Key<VmOverride>{{"vm.uuid", "QEMU's -uuid, such as \"8d1b3a54-6c2e-4f0a-9b7d-0c5e2f1a3b4c\""},
+                    [](VmOverride& v, const Node& n) { return set_uuid(v.uuid, n); }},
+    Key<VmOverride>{{"vm.group", "a name of 1 to 64 letters, digits, _ - ."},
+                    [](VmOverride& v, const Node& n) { return set_group(v.group, n); }},
+    Key<VmOverride>{{"vm.fold", kBoolAllowed},
+                    [](VmOverride& v, const Node& n) { return set_bool(v.fold, n); }},
+    Key<VmOverride>{{"vm.zero", kBoolAllowed},
+                    [](VmOverride& v, const Node& n) { return set_bool(v.zero, n); }},
+    Key<VmOverride>{{"vm.share", kBoolAllowed},
+                    [](VmOverride& v, const Node& n) { return set_bool(v.share, n); }},
+    Key<VmOverride>{{"vm.lz4", kBoolAllowed},
+                    [](VmOverride& v, const Node& n) { return set_bool(v.lz4, n); }},
+};
+
+// --- reading -------------------------------------------------------------------------------------
+
+std::string shown(const toml::node& node) {
+  if (const auto text = node.value_exact<std::string>()) return fmt::format("\"{}\"", *text);
+  if (const auto flag = node.value_exact<bool>()) return *flag ? "true" : "false";
+  if (const auto number = node.value_exact<std::int64_t>()) return std::to_string(*number);
+  if (const auto number = node.value_exact<double>()) return fmt::format("{}", *number);
+  if (node.is_table()) return "a table";
+  if (node.is_array()) return "an array";
+  return "a date or time";
+}
+
+class Reader {
+ public:
+  explicit Reader(std::string_view source) : source_(source) {}
+
+  void read(const toml::table& root, Config& config) {
+    for (const auto& [name, node] : root) {
+      const std::string key(name.str());
+      if (key == "vm") {
+        read_vms(node, config);
+      } else if (is_section(key)) {
+        read_section(key, node, config);
+      } else {
+        read_key(kKeys, key, node, config);
+      }
+    }
+    check_together(root, config);
+  }
+
+  const std::vector<std::string>& problems() const noexcept { return problems_; }
+
+ private:
+  static bool is_section(std::string_view name) {
+    return std::any_of(kKeys.begin(), kKeys.end(), [&](const Key<Config>& key) {
+      return key.info.path.starts_with(name) && key.info.path.substr(name.size()).starts_with('.');
+    });
+  }
+
+  void read_section(const std::string& section, const toml::node& node, Config& config) {
+    const toml::table* table = node.as_table();
+    if (table == nullptr) {
+      problem(
+          node, section,
+          fmt::format("{} is not a section; write [{}] and its keys below", shown(node), section));
+      return;
+    }
+    for (const auto& [name, value] : *table) {
+      read_key(kKeys, section + "." + std::string(name.str()), value, config);
+    }
+  }
+
+  void read_vms(const toml::node& node, Config& config) {
+    const toml::array* vms = node.as_array();
+    if (vms == nullptr ||
+        !std::all_of(vms->begin(), vms->end(), [](const toml::node& n) { return n.is_table(); })) {
+      problem(node, "vm", "is a list of tables; write [[vm]], with two pairs of brackets");
+      return;
+    }
+    if (vms->size() > kVmOverridesMax) {
+      problem(node, "vm",
+              fmt::format("there are more than {} of them; join some by group", kVmOverridesMax));
+      return;
+    }
+    for (const toml::node& vm : *vms) read_vm(*vm.as_table(), config);
+  }
+
+  void read_vm(const toml::table& table, Config& config) {
+    VmOverride vm;
+    for (const auto& [name, value] : table) {
+      read_key(kVmKeys, "vm." + std::string(name.str()), value, vm);
+    }
+    if (!table.contains("name") && !table.contains("uuid")) {
+      problem(table, "vm", "says of no VM what it is for; add name = \"...\" or uuid = \"...\"");
+    }
+    for (const VmOverride& other : config.vms) {
+      if ((!vm.uuid.empty() && vm.uuid == other.uuid) ||
+          (vm.uuid.empty() && other.uuid.empty() && !vm.name.empty() && vm.name == other.name)) {
+        problem(table, "vm",
+                fmt::format("'{}' has a [[vm]] already; put its keys into one",
+                            vm.name.empty() ? vm.uuid : vm.name));
+      }
+    }
+    config.vms.push_back(std::move(vm));
+  }
+
+  template <typename Target, std::size_t N>
+  void read_key(const std::array<Key<Target>, N>& keys, const std::string& path,
+                const toml::node& node, Target& target) {
+    for (const Key<Target>& key : keys) {
+      if (key.info.path != path) continue;
+      if (!key.set(target, node)) {
+        problem(
+            node, path,
+            fmt::format("{} is not allowed; allowed: {}; correct it, or remove the line for the "
+                        "default",
+                        shown(node), key.info.allowed));
+      }
+      return;
+    }
+    unknown(path, node);
+  }
+
+  void unknown(const std::string& path, const toml::node& node) {
+    std::vector<std::string> known;
+    for (const KeyInfo& key : config_keys()) known.emplace_back(key.path);
+    const std::string meant = nearest(path, known);
+    if (meant.empty()) {
+      problem(node, path, "unknown key; remove it (ramfold.toml(5) lists all keys)");
+    } else {
+      problem(node, path, fmt::format("unknown key; did you mean {}?", meant));
+    }
+  }
+
+  // What no key can check alone.
+  void check_together(const toml::table& root, const Config& config) {
+    if (config.scan.cpu > config.scan.threads) {
+      const toml::node* node = root.at_path("scan.cpu").node();
+      problem(node == nullptr ? root : *node, "scan.cpu",
+              fmt::format("{} cores need as many threads; allowed: no more than scan.threads ({}); "
+                          "lower scan.cpu or raise scan.threads",
+                          config.scan.cpu, config.scan.threads));
+    }
+    if (config.gate.grace_seconds > 0 && !config.gate.accept_data_loss_risk) {
+      const toml::node* node = root.at_path("gate.grace_seconds").node();
+      problem(node == nullptr ? root : *node, "gate.grace_seconds",
+              "unchanged bytes do not prove that no device write is in flight, guest data may be "
+              "lost; allowed: 0, or more together with accept_data_loss_risk = true; remove the "
+              "line unless you accept that");
+    }
+  }
+
+  void problem(const toml::node& node, std::string_view path, std::string_view text) {
+    problems_.push_back(
+        fmt::format("{}:{}: {}: {}", source_, node.source().begin.line, path, text));
+  }
+
+  std::string_view source_;
+  std::vector<std::string> problems_;
+};
+
+std::string joined(const std::vector<std::string>& lines) {
+  std::string text;
+  for (const std::string& line : lines) text += (text.empty() ? "" : "\n") + line;
+  return text;
+}
+
+}  // namespace
+
+std::span<const KeyInfo> config_keys() {
+  static const auto all = [] {
+    std::vector<KeyInfo> keys;
+    for (const auto& key : kKeys) keys.push_back(key.info);
+    for (const auto& key : kVmKeys) keys.push_back(key.info);
+    return keys;
+  }();
+  return all;
+}
+
+VmPolicy Config::for_vm(std::string_view name, std::string_view uuid) const {
+  const auto by_uuid = std::find_if(vms.begin(), vms.end(), [&](const VmOverride& vm) {
+    return !vm.uuid.empty() && vm.uuid == uuid && (vm.name.empty() || vm.name == name);
+  });
+  const auto by_name = std::find_if(vms.begin(), vms.end(), [&](const VmOverride& vm) {
+    return vm.uuid.empty() && !vm.name.empty() && vm.name == name;
+  });
+  VmPolicy policy{true, fold.zero, fold.share, fold.lz4, std::nullopt};
+  const auto found = by_uuid != vms.end() ? by_uuid : by_name;
+  if (found == vms.end()) return policy;
+  policy.fold = found->fold.value_or(policy.fold);
+  policy.zero = found->zero.value_or(policy.zero);
+  policy.share = found->share.value_or(policy.share);
+  policy.lz4 = found->lz4.value_or(policy.lz4);
+  policy.group = found->group;
+  return policy;
+}
+
+Result<Config> parse_config(std::string_view text, std::string_view source) {
+  if (text.size() > kConfigBytesMax) {
+    return fail(
+        fmt::format("{}: longer than {} bytes; is it the right file?", source, kConfigBytesMax),
+        EFBIG);
+  }
+  try {
+    const toml::table root = toml::parse(text, source);
+    Config config;
+    Reader reader(source);
+    reader.read(root, config);
+    if (!reader.problems().empty()) return fail(joined(reader.problems()));
+    return config;
+  } catch (const toml::parse_error& error) {
+    return fail(fmt::format("{}:{}: not valid TOML: {}", source, error.source().begin.line,
+                            error.description()));
+  }
+}
+
+Result<Config> load_config(const std::string& path, IfMissing missing) {
+  errno = 0;
+  std::ifstream file(path, std::ios::binary);
+  if (!file) {
+    if (errno == ENOENT && missing == IfMissing::use_defaults) return Config{};
+    return fail_errno("read the configuration " + path);
+  }
+  std::string text(kConfigBytesMax + 1, '\0');
+  file.read(text.data(), static_cast<std::streamsize>(text.size()));
+  if (file.bad()) return fail_errno("read the configuration " + path);
+  text.resize(static_cast<std::size_t>(file.gcount()));
+  return parse_config(text, path);
+}
+
+}  // namespace ramfold::policy

@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "policy/config.hpp"
+
+#include <catch2/catch.hpp>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <iterator>
+
+#include "policy/amount.hpp"
+#include "policy/config_keys.hpp"
+#include "policy/suggest.hpp"
+
+using namespace ramfold;
+using namespace ramfold::policy;
+
+namespace {
+
+std::string error_of(std::string_view text) {
+  const auto config = parse_config(text, "r.toml");
+  REQUIRE_FALSE(config.has_value());
+  return config.error().what;
+}
+
+std::string read_doc(const char* name) {
+  const char* root = std::getenv("RAMFOLD_SOURCE_ROOT");
+  REQUIRE(root != nullptr);
+  std::ifstream file(std::string(root) + "/docs/" + name);
+  REQUIRE(file.good());
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+}  // namespace
+
+TEST_CASE("an empty file is the default configuration") {
+  const auto config = parse_config("", "r.toml");
+  REQUIRE(config.has_value());
+  CHECK(*config == Config{});
+  CHECK(config->control_socket() == "/run/ramfold/control.sock");
+}
+
+TEST_CASE("the example file equals the defaults and shows every key") {
+  const std::string text = read_doc("ramfold.toml");
+  const auto config = parse_config(text, "docs/ramfold.toml");
+  if (!config) FAIL(config.error().what);
+  CHECK(*config == Config{});
+  for (const KeyInfo& key : config_keys()) {
+    const std::string leaf(key.path.substr(key.path.rfind('.') + 1));
+    INFO(key.path);
+    CHECK(text.find("\n" + leaf + " = ") + text.find("# " + leaf + " = ") != 2 * std::string::npos);
+  }
+}
+
+TEST_CASE("the reference names every key and what it may be") {
+  const std::string text = read_doc("man/ramfold.toml.5.scd");
+  for (const KeyInfo& key : config_keys()) {
+    const std::string leaf(key.path.substr(key.path.rfind('.') + 1));
+    INFO(key.path);
+    CHECK(text.find("*" + leaf + "*") != std::string::npos);
+  }
+}
+
+TEST_CASE("every key is read") {
+  const auto config = parse_config(R"(
+runtime_dir = "/run/other"
+control_group = "kvm-admins"
+log_level = "debug"
+[fold]
+when = "eager"
+keep_available = "4 GiB"
+passes = 5
+pass_seconds = 2.5
+backoff = false
+zero = false
+share = false
+lz4 = false
+[scan]
+cpu = 1.5
+threads = 2
+[fault]
+threads_per_vm = 3
+[host]
+reserve = 1073741824
+unbacked_max = "10%"
+arena_max = "512 MiB"
+[groups]
+default = "vm"
+[gate]
+grace_seconds = 2
+accept_data_loss_risk = true
+[[vm]]
+name = "web"
+group = "blue"
+fold = false
+zero = true
+share = true
+lz4 = true
+[[vm]]
+uuid = "8D1B3A54-6C2E-4F0A-9B7D-0C5E2F1A3B4C"
+)",
+                                   "r.toml");
+  if (!config) FAIL(config.error().what);
+  Config wanted;
+  wanted.runtime_dir = "/run/other";
+  wanted.control_group = "kvm-admins";
+  wanted.log_level = LogLevel::debug;
+  wanted.fold = {FoldWhen::eager,
+                 MemoryAmount::of_bytes(ByteCount{4ull << 30}),
+                 5,
+                 2.5,
+                 false,
+                 false,
+                 false,
+                 false};
+  wanted.scan = {1.5, 2};
+  wanted.fault = {3};
+  wanted.host = {MemoryAmount::of_bytes(ByteCount{1ull << 30}), MemoryAmount::of_percent(10),
+                 MemoryAmount::of_bytes(ByteCount{512ull << 20})};
+  wanted.group_default = GroupDefault::vm;
+  wanted.gate = {2, true};
+  wanted.vms = {{"web", "", "blue", false, true, true, true},
+                {"", "8d1b3a54-6c2e-4f0a-9b7d-0c5e2f1a3b4c", {}, {}, {}, {}, {}}};
+  CHECK(*config == wanted);
+}
+
+TEST_CASE("a value that is not allowed names the line, the key, what is allowed and the remedy") {
+  const std::string error = error_of("\n[fold]\nwhen = \"sometimes\"\n");
+  CHECK(error ==
+        "r.toml:3: fold.when: \"sometimes\" is not allowed; allowed: \"pressure\" or \"eager\"; "
+        "correct it, or remove the line for the default");
+}
+
+TEST_CASE("every key refuses a value of another type and one out of range") {
+  struct Case {
+    const char* text;
+    const char* key;
+  };
+  const Case cases[] = {
+      {"runtime_dir = \"run\"", "runtime_dir"},
+      {"runtime_dir = \"/run/\"", "runtime_dir"},
+      {"runtime_dir = 1", "runtime_dir"},
+      {"control_group = \"a b\"", "control_group"},
+      {"control_group = \"\"", "control_group"},
+      {"log_level = 3", "log_level"},
+      {"fold = 1", "fold"},
+      {"fold.when = true", "fold.when"},
+      {"fold.keep_available = \"120%\"", "fold.keep_available"},
+      {"fold.keep_available = \"4 GB\"", "fold.keep_available"},
+      {"fold.keep_available = -1", "fold.keep_available"},
+      {"fold.passes = 0", "fold.passes"},
+      {"fold.passes = 17", "fold.passes"},
+      {"fold.passes = 2.0", "fold.passes"},
+      {"fold.pass_seconds = 0", "fold.pass_seconds"},
+      {"fold.pass_seconds = nan", "fold.pass_seconds"},
+      {"fold.pass_seconds = \"1\"", "fold.pass_seconds"},
+      {"fold.backoff = 1", "fold.backoff"},
+      {"fold.zero = \"yes\"", "fold.zero"},
+      {"fold.share = 0", "fold.share"},
+      {"fold.lz4 = [true]", "fold.lz4"},
+      {"scan.cpu = 0", "scan.cpu"},
+      {"scan.cpu = 1.5", "scan.cpu"},
+      {"scan.threads = 65", "scan.threads"},
+      {"fault.threads_per_vm = 0", "fault.threads_per_vm"},
+      {"host.reserve = \"\"", "host.reserve"},
+      {"host.unbacked_max = \"x\"", "host.unbacked_max"},
+      {"host.arena_max = \"99%\"", "host.arena_max"},
+      {"groups.default = \"all\"", "groups.default"},
+      {"gate.grace_seconds = -1", "gate.grace_seconds"},
+      {"gate.grace_seconds = 5", "gate.grace_seconds"},
+      {"gate.accept_data_loss_risk = \"true\"", "gate.accept_data_loss_risk"},
+      {"[vm]\nname = \"a\"", "vm"},
+      {"vm = [1]", "vm"},
+      {"[[vm]]\nfold = false", "vm"},
+      {"[[vm]]\nname = \"\"", "vm.name"},
+      {"[[vm]]\nuuid = \"8d1b3a54\"", "vm.uuid"},
+      {"[[vm]]\nname = \"a\"\ngroup = \"a/b\"", "vm.group"},
+      {"[[vm]]\nname = \"a\"\nfold = 0", "vm.fold"},
+      {"[[vm]]\nname = \"a\"\n[[vm]]\nname = \"a\"", "vm"},
+  };
+  for (const Case& c : cases) {
+    INFO(c.text);
+    const std::string error = error_of(c.text);
+    INFO(error);
+    CHECK(error.find(std::string(": ") + c.key + ": ") != std::string::npos);
+    CHECK(error.find(';') != std::string::npos);
+  }
+}
+
+TEST_CASE("an unknown key is an error with the nearest one") {
+  CHECK(error_of("[fold]\npases = 2") ==
+        "r.toml:2: fold.pases: unknown key; did you mean fold.passes?");
+  CHECK(error_of("passes = 2") == "r.toml:1: passes: unknown key; did you mean fold.passes?");
+  CHECK(error_of("[flod]\nx = 1").find("unknown key") != std::string::npos);
+  CHECK(error_of("[[vm]]\nname = \"a\"\ngruop = \"b\"").find("did you mean vm.group?") !=
+        std::string::npos);
+  CHECK(error_of("colour = 1").find("ramfold.toml(5)") != std::string::npos);
+}
+
+TEST_CASE("all problems are told at once, in one line each") {
+  const std::string error = error_of("[fold]\nwhen = 1\npasses = 0\n[scan]\nthreads = 0\n");
+  CHECK(std::count(error.begin(), error.end(), '\n') == 2);
+}
+
+TEST_CASE("what is not TOML names its line") {
+  CHECK(error_of("a = 1\nb = = 2\n").starts_with("r.toml:2: not valid TOML: "));
+}
+
+TEST_CASE("a VM's policy: uuid before name, absent fields as for the rest") {
+  Config config;
+  config.fold.lz4 = false;
+  config.vms = {{"a", "", "g1", false, {}, {}, {}},
+                {"", "8d1b3a54-6c2e-4f0a-9b7d-0c5e2f1a3b4c", "g2", {}, false, {}, true}};
+  const VmPolicy other = config.for_vm("z", "");
+  CHECK(other.fold);
+  CHECK_FALSE(other.lz4);
+  CHECK_FALSE(other.group.has_value());
+  const VmPolicy by_name = config.for_vm("a", "");
+  CHECK_FALSE(by_name.fold);
+  CHECK(by_name.group == "g1");
+  const VmPolicy by_uuid = config.for_vm("a", "8d1b3a54-6c2e-4f0a-9b7d-0c5e2f1a3b4c");
+  CHECK(by_uuid.group == "g2");
+  CHECK(by_uuid.fold);
+  CHECK_FALSE(by_uuid.zero);
+  CHECK(by_uuid.share);
+  CHECK(by_uuid.lz4);
+}
+
+TEST_CASE("amounts of memory") {
+  const ByteCount host{10000};
+  CHECK(parse_amount("20%")->resolve(host) == ByteCount{2000});
+  CHECK(parse_amount("1.5 KiB")->resolve(host) == ByteCount{1536});
+  CHECK(parse_amount("2TiB")->resolve(host) == ByteCount{2ull << 40});
+  CHECK(parse_amount("0")->resolve(host) == ByteCount{0});
+  for (const char* bad : {"", "%", "GiB", "-1", "1e3", "101%", "4 GB", "inf", "nan", "99999 TiB"}) {
+    INFO(bad);
+    CHECK_FALSE(parse_amount(bad).has_value());
+  }
+}
+
+TEST_CASE("a missing file is an error only when it was asked for") {
+  CHECK(load_config("/nonexistent/r.toml", IfMissing::use_defaults).value() == Config{});
+  CHECK(load_config("/nonexistent/r.toml", IfMissing::fail).error().code == ENOENT);
+  CHECK_FALSE(load_config("/", IfMissing::use_defaults).has_value());
+}
+
+TEST_CASE("distance counts insertions, deletions, changes and swaps") {
+  CHECK(edit_distance("passes", "passes") == 0);
+  CHECK(edit_distance("pases", "passes") == 1);
+  CHECK(edit_distance("flod", "fold") == 1);
+  CHECK(edit_distance("", "abc") == 3);
+}
