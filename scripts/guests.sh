@@ -1,0 +1,412 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# Guest images from Debian's packages alone, kept in a cache outside of the repository.
+#
+#   guests.sh build KIND...   builds what is missing; prints each image's directory, one a line
+#   guests.sh path KIND...    only prints the directories
+#   guests.sh deps            installs what building and running guests needs
+#
+#   web    bookworm with systemd and nginx, which serves pages that were generated into its disk
+#   kv     trixie with a minimal init and redis
+#   mini   a kernel and an initramfs with busybox: boots in seconds, nothing to debootstrap
+#
+# Every kind runs ramcheck (tests/vm/guest), says GUEST-READY on the first serial port once that
+# answers, and has a root shell, without prompt and echo, on the second (its output is a pipe, so
+# that no shell takes itself for interactive).
+#
+# An image is a directory: vmlinuz, initrd.gz, disk.ext4 (not for mini) and image.json. Its name
+# carries a hash of this script and of ramcheck, so a changed recipe gives a new image; kernels and
+# bare root trees are cached one by one, by the functions that make them. All are built under a
+# temporary name and renamed when done, and a lock for each lets several of these scripts run at
+# once.
+#
+# RAMFOLD_CACHE    where images are kept (default: ~/.cache/ramfold)
+# RAMFOLD_MIRROR   where packages come from (default: the mirror that apt is configured with)
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+source_dir=$here/../tests/vm/guest
+cache=${RAMFOLD_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/ramfold}
+keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+export DEBIAN_FRONTEND=noninteractive LC_ALL=C
+unset -v TMPDIR
+
+build_packages=(debootstrap e2fsprogs cpio kmod xz-utils zstd gcc libc6-dev debian-archive-keyring)
+run_packages=(qemu-system-x86 python3 util-linux)
+items=512  # pages that the web server has, and keys that redis is given
+
+say() { echo "guests: $*" >&2; }
+
+# ---- steps that take long -----------------------------------------------------------------------
+
+# step LOG WHAT COMMAND...: runs a command with its output in a log, shows that it is alive, and
+# shows the log's end if it fails.
+step() {
+  local log=$1 what=$2 began=$SECONDS pid waited=0
+  shift 2
+  say "$what"
+  "$@" >>"$log" 2>&1 </dev/null &
+  pid=$!
+  while kill -0 "$pid" 2>/dev/null; do
+    sleep 0.5
+    waited=$((waited + 1))
+    if ((waited % 20 == 0)); then say "$what: $((SECONDS - began)) s"; fi
+  done
+  wait "$pid" || {
+    say "$what: failed; the end of $log:"
+    tail -n 15 "$log" | sed 's/^/    /' >&2
+    return 1
+  }
+}
+
+# once PATH FUNCTION ARGUMENT...: makes PATH with "FUNCTION NEW ARGUMENT...", where NEW is an empty
+# directory beside it, unless PATH exists. Whoever comes second waits for the first.
+once() {
+  local path=$1 make=$2
+  shift 2
+  if [ -e "$path" ]; then touch "$path"; return; fi  # in use, see prune()
+  mkdir -p "$(dirname "$path")"
+  (
+    exec 9>"$path.lock"
+    flock -n 9 || { say "$(basename "$path"): somebody else is building it, waiting"; flock 9; }
+    [ -e "$path" ] && exit
+    rm -rf "$path.new"  # from a run that was killed
+    mkdir "$path.new"
+    "$make" "$path.new" "$@"
+    rm -f "$path.new.log"
+    mv "$path.new" "$path"
+  )
+}
+
+hash_of() { cat | sha256sum | cut -c1-12; }
+
+# ---- the host -----------------------------------------------------------------------------------
+
+need() {
+  local missing=() p
+  for p; do
+    [ "$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null)" = installed ] || missing+=("$p")
+  done
+  [ ${#missing[@]} -eq 0 ] && return
+  [ "$(id -u)" = 0 ] || { say "missing packages, install them as root: ${missing[*]}"; return 1; }
+  mkdir -p "$cache"
+  local log=$cache/apt-install.log lock=(-o DPkg::Lock::Timeout=600)
+  (
+    exec 9>"$cache/apt-install.lock"
+    flock 9
+    step "$log" "updating the list of packages" apt-get -q "${lock[@]}" update
+    step "$log" "installing ${missing[*]}" \
+      apt-get -q -y "${lock[@]}" --no-install-recommends install "${missing[@]}"
+  )
+}
+
+# The archive that apt installs the host's own packages from.
+mirror() {
+  if [ -n "${RAMFOLD_MIRROR:-}" ]; then echo "$RAMFOLD_MIRROR"; return; fi
+  local found
+  found=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT) $(ORIGIN)' \
+    'Created-By: Packages' |
+    awk '$3 == "main" && $2 !~ /-|\// { print ($4 == "Debian" ? 0 : 1), $1 }' |
+    sort -s -k1,1n | awk 'NR == 1 { print $2 }')
+  [ -n "$found" ] || { say "apt knows no Debian mirror; set RAMFOLD_MIRROR"; return 1; }
+  echo "$found"
+}
+
+# ---- kernel, busybox and modules of a suite -----------------------------------------------------
+
+modules_needed=(virtio_pci virtio_blk ext4 virtio_balloon)
+
+# apt with everything of its own below a directory, for a suite that need not be the host's.
+apt_at() {
+  local at=$1 tool=$2
+  shift 2
+  "$tool" -q -o Dir::Etc::SourceList="$at/sources.list" -o Dir::Etc::SourceParts=/dev/null \
+    -o Dir::State="$at/state" -o Dir::State::Status="$at/status" -o Dir::Cache="$at/cache" \
+    -o APT::Sandbox::User=root -o Acquire::Languages=none -o APT::Architecture=amd64 "$@"
+}
+
+download_kernel() {
+  local at=$1 suite=$2 image
+  mkdir -p "$at"/{state/lists/partial,cache/archives/partial,debs,tree}
+  : >"$at/status"
+  echo "deb [signed-by=$keyring] $(mirror) $suite main" >"$at/sources.list"
+  apt_at "$at" apt-get update
+  image=$(apt_at "$at" apt-cache depends linux-image-cloud-amd64 |
+    sed -n 's/.*Depends: \(linux-image-[0-9].*\)/\1/p' | head -n 1)
+  (cd "$at/debs" && apt_at "$at" apt-get download "$image" busybox-static)
+  for deb in "$at"/debs/*.deb; do dpkg-deb -x "$deb" "$at/tree"; done
+  # Where /usr is merged in the suite, modprobe still looks in /lib.
+  if [ -d "$at/tree/usr/lib/modules" ]; then
+    mkdir -p "$at/tree/lib"
+    ln -sfn ../usr/lib/modules "$at/tree/lib/modules"
+  fi
+  depmod -b "$at/tree" "$(basename "$at"/tree/lib/modules/*)"
+}
+
+make_kernel() {
+  local new=$1 suite=$2 version file name
+  step "$new.log" "$suite: kernel and busybox" download_kernel "$new/work" "$suite"
+  local tree=$new/work/tree
+  version=$(basename "$tree"/lib/modules/*)
+  mkdir "$new/modules"
+  for name in "${modules_needed[@]}"; do
+    modprobe -d "$tree" -S "$version" --show-depends "$name"
+  done | awk '$1 == "insmod" && !seen[$2]++ { print $2 }' >"$new/work/files"
+  while read -r file; do
+    name=$(basename "$file")
+    case $name in
+      *.xz) name=${name%.xz}; xz -dc "$file" ;;
+      *.zst) name=${name%.zst}; zstd -qdc "$file" ;;
+      *) cat "$file" ;;
+    esac >"$new/work/module"
+    mv "$new/work/module" "$new/modules/$name"
+    echo "$name" >>"$new/modules/order"
+  done <"$new/work/files"
+  cp "$tree"/boot/vmlinuz-* "$new/vmlinuz"
+  cp "$(find "$tree" -path '*/bin/busybox' -type f | head -n 1)" "$new/busybox"
+  rm -rf "$new/work"
+}
+
+kernel_dir() {
+  local suite=$1
+  echo "$cache/kernels/$suite-$({
+    echo "$(mirror) ${modules_needed[*]}"
+    declare -f apt_at download_kernel make_kernel
+  } | hash_of)"
+}
+
+# ---- initramfs ----------------------------------------------------------------------------------
+
+# make_initrd OUT KERNEL SCRIPT [FILE...]: SCRIPT is a function that prints /init's last part; the
+# files go to /bin.
+make_initrd() {
+  local out=$1 kernel=$2 script=$3 tree=$1.tree
+  shift 3
+  mkdir -p "$tree"/{bin,dev,proc,sys,tmp,root}
+  cp "$kernel/busybox" "$@" "$tree/bin/"
+  cp -r "$kernel/modules" "$tree/modules"
+  { initrd_head; "$script"; } >"$tree/init"
+  chmod 755 "$tree" "$tree/init"
+  (cd "$tree" && find . | sort | cpio --quiet -o -H newc -R 0:0) | gzip -6 >"$out"
+  rm -rf "$tree"
+}
+
+initrd_head() {
+  cat <<'I'
+#!/bin/busybox sh
+export PATH=/bin
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+while read -r module; do insmod "/modules/$module"; done </modules/order
+I
+}
+
+initrd_to_disk() {
+  cat <<'I'
+tries=0
+until [ -b /dev/vda ] || [ $tries = 100 ]; do sleep 0.1; tries=$((tries + 1)); done
+mkdir /disk
+mount -t ext4 -o rw,noatime /dev/vda /disk || { echo "GUEST-FAILED no disk"; exec sh; }
+for word in $(cat /proc/cmdline); do case $word in init=*) init=${word#init=} ;; esac; done
+for at in dev proc sys; do mount -o move /$at /disk/$at; done
+exec switch_root /disk "${init:-/sbin/init}"
+I
+}
+
+initrd_mini() {
+  cat <<'I'
+ip link set lo up
+ramcheck run --files 2 /bin --files 2 /modules --records 12 &
+until ramcheck ask state >/dev/null 2>&1; do sleep 0.1; done
+echo "GUEST-READY up=$(cut -d' ' -f1 /proc/uptime)"
+stty -F /dev/ttyS1 -echo -onlcr
+while :; do setsid sh -c 'sh 2>&1 | cat' </dev/ttyS1 >/dev/ttyS1 2>&1; sleep 0.2; done
+I
+}
+
+# ---- root trees and disks -----------------------------------------------------------------------
+
+make_root() {
+  local new=$1 suite=$2 packages=$3
+  [ "$(id -u)" = 0 ] || { say "building this image needs root"; return 1; }
+  step "$new.log" "$suite: debootstrap (${packages//,/ })" \
+    debootstrap --variant=minbase --arch=amd64 --include="$packages" --keyring="$keyring" \
+    "$suite" "$new/root" "$(mirror)"
+  rm -rf "$new"/root/var/{lib/apt/lists,cache/apt}/*
+}
+root_dir() {
+  local suite=$1 packages=$2
+  echo "$cache/roots/$suite-$({ echo "$(mirror) $packages"; declare -f make_root; } | hash_of)"
+}
+
+# The disk is made from the directory, nothing is mounted. Older kernels mount it too.
+make_disk() {
+  local tree=$1 out=$2
+  mke2fs -qF -t ext4 -O ^orphan_file,^metadata_csum_seed -m 0 \
+    -E lazy_itable_init=0,lazy_journal_init=0 -d "$tree" "$out" 1G
+}
+
+compile_ramcheck() { gcc -static -O2 -Wall -pthread -o "$1" "$source_dir/ramcheck.c"; }
+
+# ---- the kinds ----------------------------------------------------------------------------------
+
+web_packages=systemd-sysv,udev,dbus,nginx-light,iproute2,procps,kmod
+kv_packages=redis-server,iproute2,procps,kmod
+
+web_files() {
+  local tree=$1 unit
+  local units=$tree/etc/systemd/system
+  mkdir -p "$tree/srv/pages" "$units/multi-user.target.wants"
+  "$tree/usr/local/sbin/ramcheck" pages "$tree/srv/pages" "$items"
+  # A link with an absolute target: never write through it.
+  rm "$tree/etc/nginx/sites-enabled/default"
+  cat >"$tree/etc/nginx/conf.d/pages.conf" <<'F'
+server {
+  listen 127.0.0.1:80 default_server;
+  root /srv/pages;
+  access_log /var/log/nginx/access.log;
+}
+F
+  cat >"$units/ramcheck.service" <<F
+[Unit]
+After=nginx.service
+Wants=nginx.service
+[Service]
+ExecStart=/usr/local/sbin/ramcheck run --files 32 /usr/lib --files 8 /usr/share --records 16 \\
+  --web 80 --items $items
+StandardError=tty
+TTYPath=/dev/ttyS0
+F
+  cat >"$units/guest-ready.service" <<'F'
+[Unit]
+After=ramcheck.service
+[Service]
+Type=oneshot
+ExecStart=/bin/sh -c 'until ramcheck ask state >/dev/null 2>&1; do sleep 0.2; done; \
+  echo "GUEST-READY up=$(cut -d" " -f1 /proc/uptime)"'
+StandardOutput=tty
+TTYPath=/dev/ttyS0
+F
+  cat >"$units/guest-shell.service" <<'F'
+[Service]
+Environment=HOME=/root
+ExecStart=/bin/sh -c 'stty -echo -onlcr; sh 2>&1 | cat'
+StandardInput=tty-force
+StandardOutput=tty
+StandardError=tty
+TTYPath=/dev/ttyS1
+Restart=always
+RestartSec=0
+F
+  for unit in ramcheck guest-ready guest-shell; do
+    ln -sf "../$unit.service" "$units/multi-user.target.wants/$unit.service"
+  done
+  # What a guest without network, console and updates only waits for.
+  for unit in serial-getty@ttyS0.service getty@tty1.service systemd-timesyncd.service \
+    apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer \
+    e2scrub_reap.service fstrim.timer \
+    systemd-random-seed.service systemd-udev-trigger.service systemd-logind.service \
+    systemd-update-utmp.service systemd-update-utmp-runlevel.service systemd-journal-flush.service \
+    modprobe@configfs.service modprobe@dm_mod.service modprobe@drm.service \
+    modprobe@efi_pstore.service modprobe@fuse.service modprobe@loop.service \
+    proc-sys-fs-binfmt_misc.automount; do
+    ln -sf /dev/null "$units/$unit"
+  done
+}
+
+kv_files() {
+  local tree=$1
+  cat >"$tree/sbin/guest-init" <<F
+#!/bin/sh
+export PATH=/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C TERM=dumb
+mkdir -p /dev/pts /dev/shm
+mount -t devpts devpts /dev/pts
+for at in /dev/shm /run /tmp; do mount -t tmpfs tmpfs \$at; done
+ip link set lo up
+hostname kv
+exec </dev/null >/dev/ttyS0 2>&1
+redis-server --daemonize yes --bind 127.0.0.1 --port 6379 --save '' --dir /tmp >/dev/null
+ramcheck run --files 24 /usr/lib --files 8 /usr/bin --records 16 \\
+  --redis 6379 --items $((items * 2)) &
+until ramcheck ask state >/dev/null 2>&1; do sleep 0.2; done
+echo "GUEST-READY up=\$(cut -d' ' -f1 /proc/uptime)"
+stty -F /dev/ttyS1 -echo -onlcr
+while :; do setsid sh -c 'sh 2>&1 | cat' </dev/ttyS1 >/dev/ttyS1 2>&1; sleep 0.2; done
+F
+  chmod 755 "$tree/sbin/guest-init"
+}
+
+# make_image NEW KIND SUITE PACKAGES INIT
+make_image() {
+  local new=$1 kind=$2 suite=$3 packages=$4 init=$5 kernel root
+  kernel=$(kernel_dir "$suite")
+  once "$kernel" make_kernel "$suite"
+  cp "$kernel/vmlinuz" "$new/vmlinuz"
+  compile_ramcheck "$new/ramcheck"
+  if [ -n "$packages" ]; then
+    root=$(root_dir "$suite" "$packages")
+    once "$root" make_root "$suite" "$packages"
+    step "$new.log" "$kind: copying the root tree" cp -a "$root/root" "$new/root"
+    cp "$new/ramcheck" "$new/root/usr/local/sbin/ramcheck"
+    echo "$kind" >"$new/root/etc/hostname"
+    "${kind}_files" "$new/root"
+    make_initrd "$new/initrd.gz" "$kernel" initrd_to_disk
+    step "$new.log" "$kind: making the disk" make_disk "$new/root" "$new/disk.ext4"
+    rm -rf "$new/root"
+  else
+    make_initrd "$new/initrd.gz" "$kernel" "initrd_$kind" "$new/ramcheck"
+  fi
+  local disk=false
+  [ -z "$packages" ] || disk=true
+  echo "{\"kind\": \"$kind\", \"init\": \"$init\", \"disk\": $disk}" >"$new/image.json"
+}
+
+# Removes what older recipes left. A day is longer than anybody takes to start a VM from an image.
+prune() {
+  local kind=$1 dir=$2
+  find "$cache/images" -maxdepth 1 -name "$kind-*" ! -path "$dir*" -mmin +1440 -exec rm -rf {} +
+  find "$cache/kernels" "$cache/roots" -mindepth 1 -maxdepth 1 -mmin +20160 -exec rm -rf {} + 2>/dev/null ||
+    true  # mini alone makes no root trees
+}
+
+image_dir() { echo "$cache/images/$1-$recipe_hash"; }
+
+build() {
+  local kind=$1 dir began=$SECONDS
+  dir=$(image_dir "$kind")
+  if [ ! -e "$dir" ]; then
+    need "${build_packages[@]}"
+    case $kind in
+      web) once "$dir" make_image web bookworm "$web_packages" /sbin/init ;;
+      kv) once "$dir" make_image kv trixie "$kv_packages" /sbin/guest-init ;;
+      mini) once "$dir" make_image mini bookworm '' /init ;;
+    esac
+    prune "$kind" "$dir"
+    say "$kind: done after $((SECONDS - began)) s"
+  fi
+}
+
+main() {
+  local command=${1:-help} kind pids=() failed=0
+  [ $# -gt 0 ] && shift
+  for kind; do
+    case $kind in web | kv | mini) ;; *) say "unknown kind: $kind"; exit 2 ;; esac
+  done
+  recipe_hash=$(cat "${BASH_SOURCE[0]}" "$source_dir/ramcheck.c" | hash_of)
+  case $command in
+    build)
+      mkdir -p "$cache"
+      for kind; do build "$kind" & pids+=($!); done
+      for pid in "${pids[@]}"; do wait "$pid" || failed=1; done
+      [ $failed = 0 ] || exit 1
+      for kind; do image_dir "$kind"; done
+      ;;
+    path) for kind; do image_dir "$kind"; done ;;
+    deps) need "${build_packages[@]}" "${run_packages[@]}" ;;
+    *) sed -n '3,/^set /s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2 ;;
+  esac
+}
+main "$@"

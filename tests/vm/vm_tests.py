@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the tests of this directory share: the VMs of scripts/vm.py and a command line.
+
+Every test takes the same options, so that it also runs with a daemon at work:
+
+    --wrapper 'ramfold exec --'   a command put before QEMU's
+    --env NAME=VALUE              a variable for QEMU, repeatable
+    --run-dir DIR                 keep the VMs' logs there
+"""
+import argparse
+import pathlib
+import shlex
+import shutil
+import sys
+
+sys.dont_write_bytecode = True  # nothing appears in the source tree
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "scripts"))
+import vm  # noqa: E402
+
+
+def parser(description):
+    options = argparse.ArgumentParser(description=description)
+    options.add_argument("--wrapper", type=shlex.split, default=[])
+    options.add_argument("--env", action="append", default=[], metavar="NAME=VALUE")
+    options.add_argument("--run-dir")
+    return options
+
+
+def vm_options(options):
+    """The keyword arguments for vm.Vm that the command line asked for."""
+    return {"wrapper": options.wrapper, "env": dict(text.split("=", 1) for text in options.env)}
+
+
+def run(test, options):
+    """Runs test(run_dir, options) and turns what went wrong into the exit status."""
+    if shutil.which(vm.QEMU) is None:
+        vm.skip(f"{vm.QEMU} is not installed (scripts/guests.sh deps)")
+    vm.exit_on_signals()
+    try:
+        with vm.RunDir(options.run_dir) as run_dir:
+            test(run_dir, options)
+    except vm.VmError as problem:
+        sys.exit(f"FAILED: {problem}")
+    print("ok")
