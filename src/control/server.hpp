@@ -6,6 +6,7 @@
 // into the Service to return.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <string>
@@ -19,8 +20,11 @@ namespace ramfold::control {
 struct ServerOptions {
   std::string socket_path;  // Config::control_socket()
   std::string group;        // Config::control_group; its members may connect
-  std::function<void(std::string_view)>
-      log;  // one line, no newline; called from any of its threads
+  // One line without newline; called from any of the server's threads.
+  std::function<void(std::string_view)> log;
+  // A client that sends no whole request, or does not take its answer, for this long is dropped.
+  std::chrono::milliseconds client_idle{60'000};
+  std::chrono::milliseconds client_write{10'000};
 };
 
 class Server {

@@ -11,9 +11,8 @@
 namespace ramfold::policy {
 
 inline constexpr std::string_view kAmountAllowed =
-    "bytes (4294967296), a string with KiB, MiB, GiB or TiB (\"4 GiB\"), or a share of the host's "
-    "RAM "
-    "(\"20%\")";
+    "bytes (4294967296), a string with KiB, MiB, GiB or TiB (\"4 GiB\"), or a share of the "
+    "host's RAM (\"20%\")";
 
 // Empty when it is none of the forms, negative, not finite, above 100 % or above 2^53 bytes.
 std::optional<MemoryAmount> parse_amount(std::string_view text);

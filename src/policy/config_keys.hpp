@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The keys of ramfold.toml as a table: where each is written, what it may be, where it is kept. The one
-// list that the reader, the unknown-key check and the tests of the documentation use.
+// The keys of ramfold.toml as a table: where each is written and what it may be. The one list that
+// the reader, the unknown-key check and the tests of the documentation use.
 // Threads: constants.
 #pragma once
 

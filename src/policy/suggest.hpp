@@ -12,8 +12,8 @@ namespace ramfold::policy {
 // Insertions, deletions, changes and swaps of neighbours that lead from `a` to `b`.
 unsigned edit_distance(std::string_view a, std::string_view b);
 
-// The nearest of `known`, compared whole and by its last dotted part ("passes" finds "fold.passes");
-// empty when none is near enough to be meant.
+// The nearest of `known`, compared whole and by its last dotted part ("passes" finds
+// "fold.passes"); empty when none is near enough to be meant.
 std::string nearest(std::string_view typed, std::span<const std::string> known);
 
 }  // namespace ramfold::policy

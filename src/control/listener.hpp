@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The control socket's file: who may reach it, and who is on the other end.
+// Threads: free functions.
+#pragma once
+
+#include <sys/types.h>
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "base/result.hpp"
+#include "sys/fd.hpp"
+
+namespace ramfold::control {
+
+struct Listener {
+  sys::Fd fd;                  // listening, non-blocking
+  std::optional<gid_t> group;  // whose members may connect; absent: root and our own user alone
+};
+
+// Makes a stream socket at `path`, 0660 root:<group>, or 0600 where the group does not exist (`log`
+// says so). The file appears at its path with its final owner and mode, replacing a stale one.
+Result<Listener> listen_control(const std::string& path, const std::string& group,
+                                const std::function<void(std::string_view)>& log);
+
+// The file mode keeps others out; this keeps them out too when somebody changed the mode.
+struct Caller {
+  pid_t pid = -1;
+  uid_t uid = static_cast<uid_t>(-1);
+};
+Result<Caller> admit(sys::BorrowedFd connection, std::optional<gid_t> group);
+
+}  // namespace ramfold::control
