@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The keeper's loop: connections, requests, watched processes, signals.
+//
+// Threads: one.
+// Invariants: a request is answered after it took effect, and has none when the message is
+// malformed. One connection at a time is the daemon's (it has said hello); others are refused with
+// EBUSY. Nothing a peer does, or leaves undone, makes the loop sleep or ends it; it ends only when
+// it was asked to and holds nothing.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+#include <poll.h>
+
+#include "keeper/protocol.hpp"
+#include "keeper/systemd_store.hpp"
+#include "keeper/table.hpp"
+#include "sys/fd.hpp"
+
+namespace ramfold::keeper {
+
+// Connections that have not said hello yet and the daemon's own; more wait in the listen queue.
+inline constexpr std::size_t kConnectionsMax = 8;
+inline constexpr std::uint64_t kHelloWithin_ns = 2'000'000'000;  // local and waiting for nothing
+inline constexpr int kRetryEvery_ms = 100;                       // what systemd did not take
+
+class Server {
+ public:
+  // `signals`: a signalfd.
+  Server(Table table, SystemdStore store, sys::Fd listener, sys::Fd signals);
+
+  // Takes what an earlier keeper had stored; before run().
+  void restore(Passed passed);
+  // Returns when a signal asked for it and nothing is held.
+  void run();
+
+ private:
+  struct Connection {
+    sys::Fd socket;
+    pid_t pid = -1;
+    std::uint64_t hello_until_ns = 0;
+    bool daemon = false;  // has said hello
+  };
+  enum class After : bool { stay, close };
+
+  std::size_t holding() const noexcept { return table_.size() + foreign_; }
+  int wait_ms() const noexcept;
+  void collect_polled();
+  void serve_polled();
+  void read_signals();
+  void accept_one();
+  void close_late() noexcept;
+  void close(Connection& connection, std::string_view why);
+  void serve(Connection& connection);
+  After handle(Connection& connection, const Parsed& request, std::span<sys::Fd> fds);
+  After greet(Connection& connection, const Parsed& request);
+  After keep(Connection& connection, const Parsed& request, std::span<sys::Fd> fds);
+  After drop(Connection& connection, const Parsed& request);
+  After take(Connection& connection, const Parsed& request);
+  After acknowledge(Connection& connection, const Parsed& request, int code, std::size_t count,
+                    std::string_view text);
+  After reply(Connection& connection, std::size_t length, std::span<const int> fds);
+  std::size_t drop_prefix(std::string_view prefix);
+  void drop_ended();
+  void back_up();
+  void tell_status();
+
+  Table table_;
+  SystemdStore store_;
+  sys::Fd listener_;
+  sys::Fd signals_;
+  std::array<Connection, kConnectionsMax> connections_;
+  Buffer in_{};
+  Buffer out_{};
+  std::vector<pollfd> polled_;  // signals, listener, connections, watches
+  std::size_t foreign_ = 0;     // descriptors passed at the start that this version does not know
+  bool stop_asked_ = false;
+  bool unbacked_ = false;      // an entry waits to be stored with systemd
+  bool store_behind_ = false;  // said so in the log
+};
+
+}  // namespace ramfold::keeper
