@@ -51,7 +51,8 @@ step() {
   while kill -0 "$pid" 2>/dev/null; do
     sleep 0.5
     waited=$((waited + 1))
-    if ((waited % 20 == 0)); then say "$what: $((SECONDS - began)) s"; fi
+    ((waited % 20 != 0)) ||
+      say "  ${what%% (*}: $((SECONDS - began)) s, $(tail -n 1 "$log" | cut -c1-60)"
   done
   wait "$pid" || {
     say "$what: failed; the end of $log:"
@@ -123,7 +124,8 @@ apt_at() {
   shift 2
   "$tool" -q -o Dir::Etc::SourceList="$at/sources.list" -o Dir::Etc::SourceParts=/dev/null \
     -o Dir::State="$at/state" -o Dir::State::Status="$at/status" -o Dir::Cache="$at/cache" \
-    -o APT::Sandbox::User=root -o Acquire::Languages=none -o APT::Architecture=amd64 "$@"
+    -o APT::Sandbox::User=root -o APT::Update::Error-Mode=any -o Acquire::Retries=3 \
+    -o Acquire::Languages=none -o APT::Architecture=amd64 "$@"
 }
 
 download_kernel() {
@@ -368,8 +370,8 @@ make_image() {
 prune() {
   local kind=$1 dir=$2
   find "$cache/images" -maxdepth 1 -name "$kind-*" ! -path "$dir*" -mmin +1440 -exec rm -rf {} +
-  find "$cache/kernels" "$cache/roots" -mindepth 1 -maxdepth 1 -mmin +20160 -exec rm -rf {} + 2>/dev/null ||
-    true  # mini alone makes no root trees
+  mkdir -p "$cache/roots"
+  find "$cache"/{kernels,roots} -mindepth 1 -maxdepth 1 -mmin +20160 -exec rm -rf {} +
 }
 
 image_dir() { echo "$cache/images/$1-$recipe_hash"; }

@@ -308,6 +308,17 @@ class Vm:
                 raise VmError(f"{self.name}: the balloon stays at {self.balloon_mib()} MiB")
             time.sleep(0.1)
 
+    def ram_resident_bytes(self):
+        """Memory that the host spends on the guest's RAM now: what its RAM file holds."""
+        directory = f"/proc/{self.pid}/fd"
+        for fd in os.listdir(directory):
+            try:
+                if os.readlink(f"{directory}/{fd}").startswith("/memfd:memory-backend-memfd"):
+                    return os.stat(f"{directory}/{fd}").st_blocks * 512
+            except FileNotFoundError:
+                continue  # closed meanwhile
+        raise VmError(f"{self.name}: QEMU has no RAM file")
+
     def stop(self):
         """Ends QEMU, politely at first. Returns its exit status."""
         if self.process is None:
