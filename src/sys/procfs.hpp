@@ -33,6 +33,7 @@ inline constexpr std::size_t kMappingsMax = 131'072;
 // QEMU uses two or three for a vCPU and a few for a queue.
 inline constexpr std::size_t kDescriptorsMax = 65'536;
 inline constexpr std::size_t kThreadsMax = 16'384;
+inline constexpr std::size_t kProcessesMax = 4'194'304;  // PID_MAX_LIMIT
 inline constexpr std::size_t kMountsMax = 65'536;
 inline constexpr ByteCount kSmallFileMax{64 * 1024};  // status, stat, cgroup, fdinfo, ...
 inline constexpr ByteCount kCmdlineMax{1024 * 1024};  // libvirt's are 5-20 KiB
@@ -67,8 +68,6 @@ using FdVisitor = std::function<bool(const FdEntry&)>;
 struct FdInfo {
   unsigned flags = 0;  // as open(2), O_DIRECT and the access mode among them
   int mount = -1;      // mnt_id; 0 for the kernel's own mounts
-  std::optional<std::uint32_t>
-      user_buffers;  // io_uring; left out by the kernel while the ring is busy
 };
 struct FileStat {
   mode_t mode = 0;
@@ -84,7 +83,7 @@ struct ProcessStatus {
   ByteCount page_tables;  // VmPTE
   ByteCount resident;     // VmRSS
   std::uint32_t threads = 0;
-  bool kernel_thread = false;  // has no memory of its own
+  bool has_memory = false;  // kernel threads and zombies have none
 };
 // Mount id to file system type, e.g. "ext4", "fuse.sshfs".
 using Mounts = std::map<int, std::string>;
@@ -136,6 +135,9 @@ class Procfs {
   Seen descriptors(pid_t pid, const FdVisitor& visit) const;
   Seen thread_ids(pid_t pid, const std::function<bool(pid_t)>& visit) const;
   Result<FdInfo> fd_info(pid_t pid, int fd) const;
+  // Registered buffers of an io_uring; nothing when the kernel left them out because the ring is
+  // busy.
+  Result<std::optional<std::uint32_t>> ring_buffers(pid_t pid, int fd) const;
   // Type and identity of what a descriptor names, without asking a file system that may have to
   // fetch it.
   virtual Result<FileStat> fd_stat(pid_t pid, int fd) const;
@@ -143,7 +145,8 @@ class Procfs {
   // REQUIRES: the descriptor's mount is not one that mounts() names otherwise.
   virtual Result<std::uint64_t> fd_filesystem(pid_t pid, int fd) const;
   Result<ProcessStatus> status(pid_t pid) const;
-  // Start time in clock ticks since boot: with the pid, names a process for ever.
+  // Start time in clock ticks since boot: with the pid, names a process for ever. A process that
+  // has ended but was not waited for is gone.
   Result<std::uint64_t> start_ticks(pid_t pid) const;
   Result<std::string> command(pid_t pid) const;                 // comm
   Result<std::vector<std::string>> arguments(pid_t pid) const;  // cmdline
@@ -170,7 +173,7 @@ class Procfs {
 
  private:
   std::string path_of(pid_t pid, std::string_view file) const;
-  Result<std::string> read_file(const std::string& path, ByteCount max) const;
+  Result<std::string> read_process_file(pid_t pid, std::string_view file, ByteCount max) const;
 
   std::string root_;
 };
