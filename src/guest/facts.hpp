@@ -117,6 +117,7 @@ struct SlowFacts {
   ByteCount locked;
   std::string shmem_huge;
   std::size_t ram_vmas = 0;
+  bool smaps_read = false;
   bool ram_locked = false;
   bool huge_excluded = false;  // MADV_NOHUGEPAGE holds on all of RAM
 };
@@ -128,7 +129,7 @@ struct VmToCheck {
   pid_t pid = 0;
   std::uint64_t start_ticks = 0;  // of the process that was attached (Procfs::start_ticks); 0: any
   std::span<const RamBlock> blocks;
-  std::uint32_t agent_hazards = 0;  // RF_HAZARD_*: rf_hello.hazards | rf_shared.sticky
+  std::uint32_t agent_hazards = 0;  // RF_HAZARD_* that cannot end any more: rf_shared.sticky
   std::uint64_t agent_capabilities = ~std::uint64_t{0};  // RF_CAP_*
   bool agent_answers = true;
   std::size_t agent_uffds = 1;        // descriptors of its own userfaultfd; 0 before the offer

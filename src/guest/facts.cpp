@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "guest/facts.hpp"
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "agent/wire.h"
+#include "guest/command_line.hpp"
+#include "guest/descriptor_facts.hpp"
+#include "guest/reasons.hpp"
+
+namespace ramfold::guest {
+namespace {
+
+struct Hazard {
+  std::uint32_t bit;
+  ReasonCode code;
+  std::string_view text;
+};
+constexpr std::array<Hazard, 10> kHazards{{
+    {RF_HAZARD_DIRECT_IO, ReasonCode::direct_io, "the agent saw an O_DIRECT descriptor"},
+    {RF_HAZARD_FILESYSTEM, ReasonCode::filesystem,
+     "the agent saw a file on a file system that is not on the allow-list"},
+    {RF_HAZARD_SG_IO, ReasonCode::sg_io, "the agent saw SG_IO or a generic SCSI device"},
+    {RF_HAZARD_FIXED_BUFFERS, ReasonCode::fixed_buffers,
+     "the agent saw io_uring buffers registered"},
+    {RF_HAZARD_RAM_FD_PASSED, ReasonCode::ram_fd_elsewhere,
+     "the agent saw the RAM file's descriptor passed to another process"},
+    {RF_HAZARD_DEVICE, ReasonCode::other_consumer,
+     "the agent saw a device opened that uses guest RAM"},
+    {RF_HAZARD_EXEC, ReasonCode::exec_in_process, "the agent saw an execve"},
+    {RF_HAZARD_REMAP, ReasonCode::ram_layout, "the agent saw RAM unmapped or mapped over"},
+    {RF_HAZARD_LOCK, ReasonCode::locked_memory, "the agent saw memory being locked"},
+    {RF_HAZARD_OTHER_UFFD, ReasonCode::other_userfaultfd,
+     "the agent saw a userfaultfd of QEMU's own"},
+}};
+constexpr std::uint64_t kCapabilitiesNeeded = RF_CAP_DISCARD | RF_CAP_BUFFERED | RF_CAP_CONSUMERS;
+
+// One read of one VM. The order of the checks is from cheap and decisive to slow.
+class VmRead {
+ public:
+  VmRead(const sys::Procfs& procfs, const HostFacts& host, const VmToCheck& vm) noexcept
+      : procfs_(procfs), host_(host), vm_(vm) {}
+
+  Facts run() {
+    if (!same_process()) return gone();
+    check_host();
+    check_agent();
+    const auto status = procfs_.status(vm_.pid);
+    if (!status) {
+      could_not_read("its status", status.error());
+    } else {
+      slow_.locked = status->locked;
+      check_others(status->uid);
+    }
+    check_mappings();
+    check_large_folios_and_locks();
+    const DescriptorFacts descriptors = check_descriptors(procfs_, vm_.pid, reasons_);
+    if (descriptors.seen != sys::Seen::all) seen("its descriptors", descriptors.seen);
+    if (descriptors.userfaultfds > vm_.agent_uffds) {
+      reasons_.add(ReasonCode::other_userfaultfd,
+                   "QEMU has " + std::to_string(descriptors.userfaultfds - vm_.agent_uffds) +
+                       " userfaultfd beside the agent's (postcopy or a background snapshot)");
+    }
+    check_command_line(descriptors.uses_kvm);
+    // A pid that was given to another process meanwhile has told us of the wrong one.
+    if (gone_ || !same_process()) return gone();
+    return Facts{.gone = false, .reasons = reasons_.take(), .slow = std::move(slow_)};
+  }
+
+ private:
+  static Facts gone() { return Facts{.gone = true, .reasons = {}, .slow = {}}; }
+
+  bool same_process() const {
+    const auto ticks = procfs_.start_ticks(vm_.pid);
+    if (!ticks) return ticks.error().code != ESRCH;
+    return vm_.start_ticks == 0 || *ticks == vm_.start_ticks;
+  }
+
+  void could_not_read(std::string_view what, const Error& error) {
+    if (error.code == ESRCH) {
+      gone_ = true;
+      return;
+    }
+    if (error.code == E2BIG) {
+      reasons_.add(ReasonCode::unreadable, std::string(what) + ": too many to check");
+      return;
+    }
+    reasons_.add(ReasonCode::unreadable, std::string(what) + " cannot be read: " + error.text());
+  }
+  void seen(std::string_view what, sys::Seen outcome) {
+    if (outcome != sys::Seen::all) could_not_read(what, Error{"/proc", sys::errno_of(outcome)});
+  }
+
+  void check_host() {
+    if (!host_.kernel_folds) {
+      reasons_.add(ReasonCode::kernel_too_old, "Linux " + host_.kernel + " lacks PAGEMAP_SCAN");
+    }
+    if (!host_.self_test_passed) {
+      reasons_.add(ReasonCode::self_test_failed,
+                   "the self-test failed on this kernel: " + host_.self_test_failure);
+    }
+  }
+
+  void check_agent() {
+    if (!vm_.agent_answers) {
+      reasons_.add(ReasonCode::agent_silent, "no agent in QEMU answers");
+    } else if ((vm_.agent_capabilities & kCapabilitiesNeeded) != kCapabilitiesNeeded) {
+      reasons_.add(ReasonCode::agent_incomplete, "the agent cannot hold every hazard back");
+    }
+    std::uint32_t unknown = vm_.agent_hazards;
+    for (const Hazard& hazard : kHazards) {
+      if ((vm_.agent_hazards & hazard.bit) != 0) reasons_.add(hazard.code, hazard.text);
+      unknown &= ~hazard.bit;
+    }
+    if (unknown != 0) {
+      reasons_.add(ReasonCode::agent_incomplete,
+                   "the agent reports a hazard unknown to this daemon");
+    }
+  }
+
+  void check_others(uid_t uid) {
+    if (vm_.others == nullptr) return;
+    for (const OtherUse& use : vm_.others->uses) {
+      const bool ours = std::ranges::any_of(
+          vm_.blocks, [&](const RamBlock& block) { return block.file == use.file; });
+      if (!ours || use.pid == vm_.pid) continue;
+      const std::string who =
+          "process " + std::to_string(use.pid) + " (" + printable(use.command) + ")";
+      if (use.how == OtherUse::How::maps) {
+        reasons_.add(ReasonCode::other_mapper, who + " maps the VM's RAM");
+      } else {
+        reasons_.add(ReasonCode::ram_fd_elsewhere, who + " holds the RAM file's descriptor");
+      }
+    }
+    if (std::ranges::find(vm_.others->unchecked_uids, uid) != vm_.others->unchecked_uids.end()) {
+      reasons_.add(ReasonCode::unreadable,
+                   "another process of user " + std::to_string(uid) +
+                       " has too many mappings or descriptors to check whether it uses the RAM");
+    }
+  }
+
+  bool is_ram(const sys::MapEntry& entry) const noexcept {
+    return std::ranges::any_of(vm_.blocks, [&](const RamBlock& block) {
+      return block.file.device == entry.device && block.file.inode == entry.inode;
+    });
+  }
+  // The entry is a part of a block, where the agent said.
+  bool is_in_place(const sys::MapEntry& entry) const noexcept {
+    return std::ranges::any_of(vm_.blocks, [&](const RamBlock& block) {
+      const std::uint64_t end = block.address.value + block.size.value;
+      return block.file.device == entry.device && block.file.inode == entry.inode &&
+             entry.begin.value >= block.address.value && entry.end.value <= end &&
+             entry.offset == block.offset.value + (entry.begin.value - block.address.value);
+    });
+  }
+
+  void check_mappings() {
+    if (vm_.blocks.empty()) return;
+    std::uint64_t mapped = 0;
+    bool in_place = true;
+    bool huge = false;
+    const sys::Seen outcome = procfs_.mappings(vm_.pid, [&](const sys::MapEntry& entry) {
+      if (entry.path.starts_with("/anon_hugepage")) huge = true;
+      if (!is_ram(entry)) return true;
+      ++slow_.ram_vmas;
+      mapped += entry.end.value - entry.begin.value;
+      in_place = in_place && is_in_place(entry) && entry.shared && entry.readable && entry.writable;
+      return true;
+    });
+    seen("its mappings", outcome);
+    if (outcome != sys::Seen::all) return;
+    std::uint64_t wanted = 0;
+    for (const RamBlock& block : vm_.blocks) wanted += block.size.value;
+    if (!in_place || mapped != wanted) {
+      reasons_.add(
+          ReasonCode::ram_layout,
+          "the RAM file is not mapped exactly where the agent said, shared, writable, once");
+    }
+    if (huge) reasons_.add(ReasonCode::hugetlb, "QEMU has memory on hugetlbfs");
+  }
+
+  // What only smaps tell is read when there is something to tell, and again when that changed:
+  // smaps walk the page tables of all of RAM under mmap_lock.
+  void check_large_folios_and_locks() {
+    const auto huge = procfs_.shmem_huge();
+    if (!huge) return could_not_read("the host's large folio settings", huge.error());
+    slow_.shmem_huge = huge->text;
+    if (vm_.blocks.empty()) return;
+    const bool relevant = slow_.locked.value != 0 || huge->possible;
+    const SlowFacts* last = vm_.depth == Depth::quick ? vm_.last : nullptr;
+    if (relevant && last != nullptr && last->smaps_read && last->locked == slow_.locked &&
+        last->shmem_huge == slow_.shmem_huge && last->ram_vmas == slow_.ram_vmas) {
+      slow_ = *last;
+    } else if (relevant) {
+      read_smaps();
+    }
+    if (slow_.ram_locked)
+      reasons_.add(ReasonCode::locked_memory, "the VM's RAM is locked in memory");
+    if (huge->possible && (huge->forced || !slow_.huge_excluded)) {
+      reasons_.add(ReasonCode::large_folios,
+                   "the host may give the RAM file large folios (" + slow_.shmem_huge + ")");
+    }
+  }
+
+  void read_smaps() {
+    slow_.huge_excluded = true;
+    slow_.smaps_read = true;
+    seen("its memory maps",
+         procfs_.smaps(vm_.pid, [&](const sys::MapEntry& entry, std::string_view flags) {
+           if (!is_ram(entry)) return true;
+           const std::string words = " " + std::string(flags) + " ";
+           const auto has = [&](const char* flag) { return words.find(flag) != std::string::npos; };
+           slow_.ram_locked = slow_.ram_locked || has(" lo ");
+           slow_.huge_excluded = slow_.huge_excluded && has(" nh ");
+           return true;
+         }));
+  }
+
+  void check_command_line(bool uses_kvm) {
+    const auto arguments = procfs_.arguments(vm_.pid);
+    if (!arguments) return could_not_read("its command line", arguments.error());
+    const CommandLine line = read_command_line(*arguments);
+    if (line.incoming && !vm_.incoming_finished) {
+      reasons_.add(ReasonCode::incoming_migration,
+                   "QEMU was started with -incoming; whether the migration has ended is not known");
+    }
+    if (line.confidential) {
+      reasons_.add(ReasonCode::confidential_guest, "the guest's memory is encrypted (SEV or TDX)");
+    }
+    if (line.scsi_passthrough) {
+      reasons_.add(ReasonCode::sg_io,
+                   "a scsi-block or scsi-generic device sends SG_IO to the host");
+    }
+    if (line.vhost_user) {
+      reasons_.add(ReasonCode::ram_fd_elsewhere,
+                   "a vhost-user device shares RAM with its back-end");
+    }
+    if (uses_kvm) check_nested(line);
+  }
+
+  void check_nested(const CommandLine& line) {
+    const bool intel = procfs_.module_parameter_on("kvm_intel", "nested");
+    const bool amd = procfs_.module_parameter_on("kvm_amd", "nested");
+    if (!intel && !amd) return;
+    if (const auto runs = procfs_.kvm_nested_runs(vm_.pid)) {
+      if (*runs != 0) reasons_.add(ReasonCode::nested_guest, "a nested guest has run in the VM");
+      return;
+    }
+    if ((intel && line.guest_vmx) || (amd && line.guest_svm)) {
+      reasons_.add(
+          ReasonCode::nested_guest,
+          "the guest may run nested guests, and without debugfs nobody can tell whether it "
+          "has");
+    }
+  }
+
+  const sys::Procfs& procfs_;
+  const HostFacts& host_;
+  const VmToCheck& vm_;
+  ReasonList reasons_;
+  SlowFacts slow_;
+  bool gone_ = false;
+};
+
+}  // namespace
+
+ProcFacts::ProcFacts(const sys::Procfs& procfs, HostFacts host)
+    : procfs_(procfs), host_(std::move(host)) {}
+
+Facts ProcFacts::read(const VmToCheck& vm) const { return VmRead(procfs_, host_, vm).run(); }
+
+Result<std::optional<ByteCount>> ProcFacts::headroom(pid_t pid) const {
+  return procfs_.memory_headroom(pid);
+}
+
+}  // namespace ramfold::guest

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// What each reason is called, what follows from it, and what the operator can do about it.
+#include "guest/reasons.hpp"
+
+#include <array>
+
+#include "guest/facts.hpp"
+
+namespace ramfold::guest {
+namespace {
+
+enum class Follows : std::uint8_t { stop_folding, unfold, in_flight };
+
+struct Row {
+  ReasonCode code;
+  Follows follows;
+  std::string_view name;
+  std::string_view remedy;
+};
+
+// In the order of ReasonCode.
+constexpr std::array<Row, kReasonCodes> kRows{{
+    {ReasonCode::kernel_too_old, Follows::stop_folding, "kernel_too_old",
+     "boot the host with Linux 6.7 or newer"},
+    {ReasonCode::self_test_failed, Follows::stop_folding, "self_test_failed",
+     "run `ramfold doctor`; report the kernel's version and the fact that failed"},
+    {ReasonCode::agent_silent, Follows::stop_folding, "agent_silent",
+     "start the VM with `ramfold exec -- qemu-system-x86_64 ...` (libvirt: LD_PRELOAD in "
+     "<qemu:commandline>), and look for the agent's line in QEMU's stderr"},
+    {ReasonCode::agent_incomplete, Follows::stop_folding, "agent_incomplete",
+     "restart the VM so that it loads the agent of this version"},
+    {ReasonCode::unreadable, Follows::stop_folding, "unreadable",
+     "give the daemon CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH and a /proc without hidepid; close "
+     "descriptors or mappings when there are too many"},
+    {ReasonCode::ram_layout, Follows::unfold, "ram_layout",
+     "restart the VM with RAM from one memory-backend-memfd,share=on that nothing else maps"},
+    {ReasonCode::hugetlb, Follows::unfold, "hugetlb",
+     "use memory-backend-memfd without hugetlb (libvirt: no <hugepages/>)"},
+    {ReasonCode::large_folios, Follows::stop_folding, "large_folios",
+     "echo never to /sys/kernel/mm/transparent_hugepage/shmem_enabled and to every "
+     "hugepages-*/shmem_enabled there"},
+    {ReasonCode::locked_memory, Follows::unfold, "locked_memory",
+     "start QEMU without -overcommit mem-lock=on (libvirt: no <locked/>)"},
+    {ReasonCode::confidential_guest, Follows::unfold, "confidential_guest",
+     "the memory of SEV and TDX guests cannot be folded; nothing to do"},
+    {ReasonCode::incoming_migration, Follows::stop_folding, "incoming_migration",
+     "when the migration has ended, say so: `ramfold attach VM --incoming-finished`"},
+    {ReasonCode::other_userfaultfd, Follows::unfold, "other_userfaultfd",
+     "let postcopy or the background snapshot end, then restart the VM to fold it again"},
+    {ReasonCode::nested_guest, Follows::unfold, "nested_guest",
+     "hide virtualisation from the guest (-cpu ...,vmx=off,svm=off) or load the KVM module with "
+     "nested=0"},
+    {ReasonCode::other_mapper, Follows::unfold, "other_mapper",
+     "stop that process, or give the device an in-process back-end instead of vhost-user"},
+    {ReasonCode::ram_fd_elsewhere, Follows::unfold, "ram_fd_elsewhere",
+     "stop that process, or give the device an in-process back-end instead of vhost-user"},
+    {ReasonCode::other_consumer, Follows::unfold, "other_consumer",
+     "detach the device that is passed through (vfio, vdpa, vhost-scsi, GPU, RDMA)"},
+    {ReasonCode::exec_in_process, Follows::unfold, "exec_in_process", "restart the VM"},
+    {ReasonCode::direct_io, Follows::in_flight, "direct_io",
+     "use cache=writeback (libvirt: <driver cache='writeback'/>) instead of none or directsync"},
+    {ReasonCode::filesystem, Follows::in_flight, "filesystem",
+     "keep the VM's disks on ext4, xfs, btrfs, tmpfs or a block device of this host"},
+    {ReasonCode::sg_io, Follows::in_flight, "sg_io",
+     "use an emulated disk (scsi-hd, virtio-blk) instead of scsi-block, scsi-generic or NVMe "
+     "pass-through"},
+    {ReasonCode::fixed_buffers, Follows::in_flight, "fixed_buffers",
+     "use aio=threads, or aio=io_uring without registered buffers"},
+    {ReasonCode::unknown_descriptor, Follows::in_flight, "unknown_descriptor",
+     "remove the device that uses it, or report it so that it can be judged"},
+}};
+
+constexpr bool rows_are_in_order() {
+  for (std::size_t i = 0; i < kRows.size(); ++i) {
+    if (static_cast<std::size_t>(kRows[i].code) != i) return false;
+  }
+  return true;
+}
+static_assert(rows_are_in_order());
+
+constexpr const Row& row_of(ReasonCode code) noexcept {
+  return kRows[static_cast<std::size_t>(code)];
+}
+
+}  // namespace
+
+std::string_view name(ReasonCode code) noexcept { return row_of(code).name; }
+bool demands_unfold(ReasonCode code) noexcept { return row_of(code).follows == Follows::unfold; }
+bool is_in_flight(ReasonCode code) noexcept { return row_of(code).follows == Follows::in_flight; }
+
+bool Facts::foldable_with_grace() const noexcept {
+  if (gone) return false;
+  for (const Reason& reason : reasons) {
+    if (!is_in_flight(reason.code)) return false;
+  }
+  return true;
+}
+
+bool Facts::must_unfold() const noexcept {
+  for (const Reason& reason : reasons) {
+    if (demands_unfold(reason.code)) return true;
+  }
+  return false;
+}
+
+void ReasonList::add(ReasonCode code, std::string_view text) {
+  if (reasons_.size() >= kReasonsMax) return;
+  for (const Reason& reason : reasons_) {
+    if (reason.code == code && reason.text == text) return;
+  }
+  reasons_.push_back({code, std::string(text), std::string(row_of(code).remedy)});
+}
+
+std::string printable(std::string_view name) {
+  constexpr std::size_t kShown = 160;
+  std::string shown(name.substr(0, kShown));
+  for (char& c : shown) {
+    if (static_cast<unsigned char>(c) < 0x20 || static_cast<unsigned char>(c) >= 0x7f) c = '?';
+  }
+  if (name.size() > kShown) shown += "...";
+  return shown;
+}
+
+}  // namespace ramfold::guest

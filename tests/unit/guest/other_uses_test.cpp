@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include <array>
+#include <catch2/catch.hpp>
+
+#include "guest/facts.hpp"
+#include "guest/fake_vm.hpp"
+
+using namespace ramfold;
+using namespace ramfold::guest;
+using ramfold::test::codes;
+using ramfold::test::FakeVm;
+
+namespace {
+
+void add_process(const FakeVm& vm, int pid, const std::string& maps, const char* uid = "64055") {
+  const std::string base = "proc/" + std::to_string(pid) + "/";
+  vm.tree.write(base + "maps", maps);
+  vm.tree.write(base + "comm", "back\033end\n");
+  vm.tree.link(base + "fd/0", "/dev/null");
+  vm.tree.write(base + "status", std::string("Uid:\t") + uid + "\t0\t0\t0\nThreads:\t1\n");
+}
+
+constexpr const char* kRam = "7f5000000000-7f5000001000 r--s 00003000 00:01 4242 /memfd:mem\n";
+constexpr const char* kElse = "7f5000000000-7f5000001000 r--s 00003000 00:01 4243 /memfd:mem\n";
+
+OtherUses look(const FakeVm& vm, std::span<const pid_t> ours = {}) {
+  const std::array files{ProcFacts::OwnedFile{vm.block.file, FakeVm::kPid}};
+  return ProcFacts(vm.procfs, {}).other_uses(files, ours);
+}
+
+}  // namespace
+
+TEST_CASE("another process that maps RAM, or holds its descriptor, is found") {
+  FakeVm vm;
+  vm.tree.link("proc/1000/fd/9", "/memfd:mem (deleted)");
+  vm.procfs.stats[{FakeVm::kPid, 9}] = {S_IFREG, FakeVm::kDevice, FakeVm::kInode, 0};
+  add_process(vm, 7, kElse);
+  CHECK(look(vm).uses.empty());
+
+  SECTION("a mapping") {
+    add_process(vm, 8, kRam);
+    const OtherUses others = look(vm);
+    REQUIRE(others.uses.size() == 1);
+    CHECK(others.uses[0].pid == 8);
+    CHECK(others.uses[0].how == OtherUse::How::maps);
+    VmToCheck check = vm.check();
+    check.others = &others;
+    const Facts facts = vm.read(check);
+    CHECK(facts.must_unfold());
+    REQUIRE(codes(facts) == "other_mapper");
+    CHECK(facts.reasons[0].text == "process 8 (back?end) maps the VM's RAM");
+  }
+  SECTION("a descriptor") {
+    vm.tree.link("proc/7/fd/5", "/memfd:mem (deleted)");
+    vm.procfs.stats[{7, 5}] = {S_IFREG, FakeVm::kDevice, FakeVm::kInode, 0};
+    const OtherUses others = look(vm);
+    REQUIRE(others.uses.size() == 1);
+    CHECK(others.uses[0].how == OtherUse::How::holds_descriptor);
+    VmToCheck check = vm.check();
+    check.others = &others;
+    CHECK(codes(vm.read(check)) == "ram_fd_elsewhere");
+  }
+  SECTION("our own processes are left out") {
+    add_process(vm, 8, kRam);
+    CHECK(look(vm, std::array<pid_t, 2>{5, 8}).uses.empty());
+  }
+}
+
+TEST_CASE("another VM's use is no reason for this one") {
+  FakeVm vm;
+  const OtherUses others{{{RamFileId{FakeVm::kDevice, 1}, 8, "x", OtherUse::How::maps}}, {}, 2};
+  VmToCheck check = vm.check();
+  check.others = &others;
+  CHECK(vm.read(check).foldable());
+}
+
+TEST_CASE("a process too large to check stands against the VMs of its own user only") {
+  FakeVm vm;
+  std::string maps;
+  for (std::size_t i = 0; i <= sys::kMappingsMax; ++i) maps += "1000-2000 rw-p 0 00:00 0\n";
+  SECTION("another user") {
+    add_process(vm, 8, maps, "1001");
+    const OtherUses others = look(vm);
+    VmToCheck check = vm.check();
+    check.others = &others;
+    CHECK(others.unchecked_uids == std::vector<uid_t>{1001});
+    CHECK(vm.read(check).foldable());
+  }
+  SECTION("the same user") {
+    add_process(vm, 8, maps);
+    const OtherUses others = look(vm);
+    VmToCheck check = vm.check();
+    check.others = &others;
+    CHECK(codes(vm.read(check)) == "unreadable");
+  }
+}
+
+TEST_CASE("a process that ends during the pass is left out") {
+  FakeVm vm;
+  vm.tree.write("proc/8/comm", "x");  // no maps, no fd any more
+  const OtherUses others = look(vm);
+  CHECK(others.uses.empty());
+  CHECK(others.unchecked_uids.empty());
+}
