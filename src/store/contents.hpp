@@ -143,6 +143,7 @@ struct Stats {
   std::uint64_t corrupt = 0;     // contents marked bad; never freed before the next recovery
   std::uint64_t unindexed = 0;   // contents kept but not found as duplicates (index bounds)
   std::uint64_t collisions = 0;  // equal hash, different bytes
+  std::uint64_t miscounted = 0;  // references counted or dropped that no content had: a bug or damage
 
   ByteCount metadata() const noexcept {
     return ByteCount{header_bytes.value + count_bytes.value + index_bytes.value +
@@ -196,7 +197,7 @@ class Contents final : public ContentSource {
 
   Got get(ContentId id, std::byte* out, FetchTicket ticket) noexcept override;
   void drop(ContentId id) noexcept override;
-  // One more reference. REQUIRES: the caller owns one already, and the store is not recovering.
+  // One more reference. REQUIRES: the caller owns one already.
   Ref share(ContentId id) noexcept;
 
   // Recovery, behind the faults. After adopt(): get() works; put() says EAGAIN; drop() counts down and
@@ -217,8 +218,9 @@ class Contents final : public ContentSource {
   // Walks counters, not contents.
   Stats stats() const;
 
+  struct Parts;  // opaque
+
  private:
-  struct Parts;
   Contents(Files files, std::unique_ptr<Parts> parts) noexcept;
 
   Files files_;

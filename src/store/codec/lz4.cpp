@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "store/codec/lz4.hpp"
+
+#include <lz4.h>
+
+namespace ramfold::store::lz4 {
+namespace {
+
+thread_local LZ4_stream_t encoder_state;
+
+}  // namespace
+
+std::uint32_t encode(const PageCopy& page, std::span<std::byte> out) noexcept {
+  constexpr int kAcceleration = 1;
+  const int length = LZ4_compress_fast_extState(
+      &encoder_state, reinterpret_cast<const char*>(page.bytes.data()),
+      reinterpret_cast<char*>(out.data()), kPageSize, static_cast<int>(out.size()), kAcceleration);
+  return length > 0 ? static_cast<std::uint32_t>(length) : 0;
+}
+
+bool decode(std::span<const std::byte> block, std::byte* out) noexcept {
+  return LZ4_decompress_safe(reinterpret_cast<const char*>(block.data()),
+                             reinterpret_cast<char*>(out), static_cast<int>(block.size()),
+                             kPageSize) == static_cast<int>(kPageSize);
+}
+
+}  // namespace ramfold::store::lz4

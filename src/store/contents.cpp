@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "store/contents.hpp"
+
+#include <cstring>
+#include <sys/random.h>
+
+#include "base/check.hpp"
+#include "base/test_points.hpp"
+#include "store/codec/lz4.hpp"
+#include "store/parts.hpp"
+
+namespace ramfold::store {
+
+Result<std::unique_ptr<Contents>> Contents::create(ByteCount arena_max, HashFunction hash) {
+  const ByteCount arena{(arena_max.value + kSlabBytes - 1) / kSlabBytes * kSlabBytes};
+  if (arena_max.value == 0 || arena_max > kArenaMax) {
+    return fail("the arena's size must be 1 byte to 1 TiB", EINVAL);
+  }
+  std::uint64_t store_id = 0;
+  if (::getrandom(&store_id, sizeof store_id, 0) != sizeof store_id) return fail_errno("getrandom");
+  Files files;
+  auto contents = HeaderTable::make_file(arena, store_id);
+  if (!contents) return std::unexpected(contents.error());
+  files.contents = std::move(*contents);
+  auto bytes = Arena::make_file(arena);
+  if (!bytes) return std::unexpected(bytes.error());
+  files.arena = std::move(*bytes);
+  auto groups = GroupTable::make_file(store_id);
+  if (!groups) return std::unexpected(groups.error());
+  files.groups = std::move(*groups);
+  auto store = adopt(std::move(files), hash);
+  if (store) (*store)->parts_->phase.store(Phase::ready);
+  return store;
+}
+
+Result<std::unique_ptr<Contents>> Contents::adopt(Files files, HashFunction hash) {
+  auto parts = Parts::open(files, hash);
+  if (!parts) return std::unexpected(parts.error());
+  return std::unique_ptr<Contents>(new Contents(std::move(files), std::move(*parts)));
+}
+
+Result<std::unique_ptr<Contents::Parts>> Contents::Parts::open(const Files& files,
+                                                               HashFunction hash) {
+  auto headers = HeaderTable::open(files.contents);
+  if (!headers) return std::unexpected(headers.error());
+  const Superblock& block = (*headers)->superblock();
+  auto groups = GroupTable::open(files.groups, block.store_id);
+  if (!groups) return std::unexpected(groups.error());
+  auto arena = Arena::open(files.arena, ByteCount{block.arena_bytes});
+  if (!arena) return std::unexpected(arena.error());
+  auto index = Index::make(**headers, block.contents_max);
+  if (!index) return std::unexpected(index.error());
+  auto usage = Usage::make();
+  if (!usage) return std::unexpected(usage.error());
+  std::unique_ptr<Parts> parts(new Parts{.headers = std::move(*headers),
+                                         .groups = std::move(*groups),
+                                         .arena = std::move(*arena),
+                                         .index = std::move(*index),
+                                         .usage = std::move(*usage),
+                                         .hash_for_tests = hash,
+                                         .corrupt = {},
+                                         .collisions = {},
+                                         .miscounted = {}});
+  return parts;
+}
+
+Contents::Contents(Files files, std::unique_ptr<Parts> parts) noexcept
+    : files_(std::move(files)), parts_(std::move(parts)) {}
+Contents::~Contents() = default;
+
+Result<GroupId> Contents::group(std::string_view name) {
+  return parts_->groups->find_or_make(name);
+}
+
+ContentHash Contents::hash(GroupId group, const PageCopy& page) const noexcept {
+  const PageHasher* hasher = parts_->groups->hasher(group);
+  ENSURE(hasher != nullptr);
+  return ContentHash{parts_->hash(*hasher, page.bytes.data())};
+}
+
+bool Contents::Parts::decode(Where where, std::byte* out) const noexcept {
+  const Extent at = where.extent();
+  const std::byte* bytes = arena->data(at);
+  switch (where.form()) {
+    case Form::raw:
+      std::memcpy(out, bytes, kPageSize);
+      return true;
+    case Form::lz4:
+      return lz4::decode({bytes, at.length}, out);
+    case Form::zero:
+      break;
+  }
+  return false;
+}
+
+bool Contents::Parts::matches_checksum(ContentId id, const std::byte* page) const noexcept {
+  const PageHasher* hasher = groups->hasher(headers->group(id));
+  return hasher != nullptr && hash(*hasher, page) == headers->hash(id);
+}
+
+void Contents::Parts::condemn(ContentId id, Where seen) noexcept {
+  if (!headers->mark_bad(id, seen)) return;
+  corrupt.add();
+  index->remove(headers->hash(id), id);
+}
+
+Got Contents::get(ContentId id, std::byte* out, FetchTicket) noexcept {
+  if (id == kZeroContent) {
+    std::memset(out, 0, kPageSize);
+    return Got::done;
+  }
+  Parts& parts = *parts_;
+  if (!parts.knows(id)) return Got::corrupt;
+  // The one look at where the bytes are. When contents move while they are read, this and the decode
+  // stand in an epoch; the old bytes stay until it has passed.
+  const Where where = parts.headers->where(id);
+  if (!where.sound(parts.arena->size()) || where.bad()) return Got::corrupt;
+  if (parts.decode(where, out) && parts.matches_checksum(id, out)) return Got::done;
+  parts.condemn(id, where);
+  return Got::corrupt;
+}
+
+void Contents::drop(ContentId id) noexcept {
+  if (id != kZeroContent) parts_->drop(id);
+}
+
+void Contents::Parts::drop(ContentId id) noexcept {
+  if (!knows(id)) {  // a damaged word: there is nothing to give up
+    miscounted.add();
+    return;
+  }
+  const Where where = headers->where(id);  // afterwards the id may be another content's
+  const GroupId group = headers->group(id);
+  const HeaderTable::Dropped dropped = headers->drop_reference(id);
+  if (dropped == HeaderTable::Dropped::none_left) {
+    // While recovering: a word that was never counted. Some count is now too low, perhaps this one's, so
+    // this content stays whatever the count says. Otherwise: a reference dropped twice.
+    ENSURE(phase.load() == Phase::recovering);
+    headers->pin(id);
+    miscounted.add();
+    return;
+  }
+  account(where, group, -1);
+  if (dropped == HeaderTable::Dropped::last) release_if_unused(id);
+}
+
+void Contents::Parts::account(Where where, GroupId group, std::int64_t references) noexcept {
+  if (!where.sound(arena->size()) || groups->hasher(group) == nullptr) return;
+  usage.add_references(group, where.form(), references);
+}
+
+void Contents::Parts::drop_uncounted(ContentId id) noexcept {
+  const HeaderTable::Dropped dropped = headers->drop_reference(id);
+  ENSURE(dropped != HeaderTable::Dropped::none_left);
+  if (dropped == HeaderTable::Dropped::last) release_if_unused(id);
+}
+
+// The count fell to 0 before the phase is read here; the sweep sets the phase before it reads counts.
+// So one of the two sees both, and claim_dead() picks one if both do.
+void Contents::Parts::release_if_unused(ContentId id) noexcept {
+  if (phase.load(std::memory_order_seq_cst) == Phase::recovering) return;
+  if (!headers->claim_dead(id)) return;
+  const Where where = headers->where(id);
+  // A header that cannot be trusted keeps its id and its bytes: something may still be learnt from them,
+  // and what it points at may be another's.
+  if (!where.sound(arena->size()) || where.bad()) return;
+  usage.remove_content(headers->group(id), where.form(), where.extent().length);
+  index->remove(headers->hash(id), id);
+  TEST_POINT("store.drop");
+  headers->clear(id);
+  TEST_POINT("store.drop.cleared");
+  arena->free(where.extent());
+  headers->give_back(id);
+}
+
+Ref Contents::share(ContentId id) noexcept {
+  if (id == kZeroContent) return Ref(*this, id);
+  Parts& parts = *parts_;
+  ENSURE(parts.knows(id));
+  parts.headers->add_reference(id);
+  parts.account(parts.headers->where(id), parts.headers->group(id), 1);
+  return Ref(*this, id);
+}
+
+void Contents::trim() noexcept { parts_->arena->trim(); }
+
+Stats Contents::stats() const {
+  const Parts& parts = *parts_;
+  Stats stats;
+  for (std::uint32_t i = 0; i < parts.groups->count(); ++i) {
+    GroupStats& group = stats.groups.emplace_back();
+    group.group = GroupId{static_cast<std::uint16_t>(i)};
+    group.name = parts.groups->name(group.group);
+    for (std::size_t form = 0; form < kForms; ++form) {
+      const FormStats sum = parts.usage.sum(group.group, static_cast<Form>(form));
+      group.forms[form] = sum;
+      stats.forms[form].contents += sum.contents;
+      stats.forms[form].references += sum.references;
+      stats.forms[form].stored.value += sum.stored.value;
+      stats.arena_stored.value += sum.stored.value;
+    }
+  }
+  stats.arena_max = parts.arena->size();
+  stats.arena_allocated = parts.arena->allocated();
+  stats.arena_in_slots = parts.arena->in_slots();
+  stats.header_bytes = parts.headers->persistent_bytes();
+  stats.count_bytes = parts.headers->count_bytes();
+  stats.index_bytes = parts.index->bytes();
+  stats.slab_map_bytes = parts.arena->map_bytes();
+  stats.corrupt = parts.corrupt.get();
+  stats.collisions = parts.collisions.get();
+  stats.unindexed = parts.index->unindexed();
+  stats.miscounted = parts.miscounted.get();
+  return stats;
+}
+
+}  // namespace ramfold::store

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// XXH3-64 of a page under a group's seed. The seed's secret is derived once a group, not once a page.
+// Threads: pure.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+namespace ramfold::store {
+
+class PageHasher {
+ public:
+  PageHasher() noexcept = default;
+  explicit PageHasher(std::uint64_t seed) noexcept;
+  // The same value as XXH3_64bits_withSeed(page, 4096, seed).
+  std::uint64_t operator()(const std::byte* page) const noexcept;
+  std::uint64_t seed() const noexcept { return seed_; }
+
+ private:
+  static constexpr std::size_t kSecretBytes = 192;
+
+  alignas(64) std::array<std::byte, kSecretBytes> secret_{};
+  std::uint64_t seed_ = 0;
+};
+
+// XXH3-64 without a seed, for the checksums of the persistent structures.
+std::uint64_t plain_checksum(std::span<const std::byte> bytes) noexcept;
+
+}  // namespace ramfold::store

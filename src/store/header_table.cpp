@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "store/header_table.hpp"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+
+#include "base/check.hpp"
+#include "base/test_points.hpp"
+#include "store/hash.hpp"
+
+namespace ramfold::store {
+namespace {
+
+static_assert(sizeof(std::atomic<std::uint16_t>) == 2);
+
+std::uint64_t checksum_of(const Superblock& block) noexcept {
+  return plain_checksum(
+      {reinterpret_cast<const std::byte*>(&block), offsetof(Superblock, checksum)});
+}
+
+// Memory for [offset, offset + size) now, as an error if there is none: a fault on a memory file that
+// cannot be served is a signal.
+Status back_with_memory(int fd, std::uint64_t offset, std::uint64_t size) noexcept {
+  if (::fallocate(fd, 0, static_cast<off_t>(offset), static_cast<off_t>(size)) != 0) {
+    return fail_errno("memory for the store's headers");
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<sys::Fd> HeaderTable::make_file(ByteCount arena, std::uint64_t store_id) {
+  const std::uint32_t contents_max = contents_max_for(arena);
+  auto file = sys::make_memfd("ramfold-contents", ByteCount{ContentsLayout(contents_max).end},
+                              sys::Sealed::yes);
+  if (!file) return file;
+  auto mapping = sys::Mapping::shared(*file, ByteCount{kPageSize});
+  if (!mapping) return std::unexpected(mapping.error());
+  auto& block = *mapping->as<Superblock>();
+  block.magic = kContentsMagic;
+  block.version = kFormatVersion;
+  block.contents_max = contents_max;
+  block.arena_bytes = arena.value;
+  block.store_id = store_id;
+  block.checksum = checksum_of(block);
+  return file;
+}
+
+Result<std::unique_ptr<HeaderTable>> HeaderTable::open(sys::BorrowedFd file) {
+  const auto size = sys::file_size(file);
+  if (!size) return std::unexpected(size.error());
+  if (size->value < kPageSize) return fail("adopt the store: the contents file is too short", EINVAL);
+  auto first = sys::Mapping::shared(file, ByteCount{kPageSize});
+  if (!first) return std::unexpected(first.error());
+  const auto& block = *first->as<Superblock>();
+  if (block.magic != kContentsMagic || block.version != kFormatVersion ||
+      block.checksum != checksum_of(block)) {
+    return fail("adopt the store: the contents file is not of this version", EINVAL);
+  }
+  const std::uint32_t limit = block.id_limit.load(std::memory_order_acquire);
+  if (block.arena_bytes == 0 || block.arena_bytes > kArenaMax.value ||
+      block.arena_bytes % kSlabBytes != 0 ||
+      block.contents_max != contents_max_for(ByteCount{block.arena_bytes}) ||
+      size->value != ContentsLayout(block.contents_max).end || limit > block.contents_max ||
+      limit % kIdChunk != 0) {
+    return fail("adopt the store: the contents file is damaged", EINVAL);
+  }
+  auto whole = sys::Mapping::shared(file, *size);
+  if (!whole) return std::unexpected(whole.error());
+  auto counts = sys::Mapping::anonymous(
+      ByteCount{std::uint64_t{block.contents_max} * sizeof(std::uint32_t)});
+  if (!counts) return std::unexpected(counts.error());
+  return std::unique_ptr<HeaderTable>(
+      new HeaderTable(file, std::move(*whole), std::move(*counts)));
+}
+
+HeaderTable::HeaderTable(sys::BorrowedFd fd, sys::Mapping file, sys::Mapping counts) noexcept
+    : fd_(fd.get()),
+      file_(std::move(file)),
+      count_memory_(std::move(counts)),
+      layout_(superblock().contents_max),
+      headers_(reinterpret_cast<Header*>(file_.data() + layout_.headers)),
+      groups_(reinterpret_cast<std::atomic<std::uint16_t>*>(file_.data() + layout_.groups)),
+      counts_(count_memory_.as<std::atomic<std::uint32_t>>()) {
+  const std::uint32_t limit = superblock().id_limit.load(std::memory_order_acquire);
+  limit_.store(limit, std::memory_order_release);
+  if (limit != 0) next_.store(limit, std::memory_order_relaxed);
+}
+
+Result<ContentId> HeaderTable::allocate() {
+  for (;;) {
+    ContentId id;
+    if (pop_free(id)) return id;
+    const std::uint32_t limit = this->limit();
+    std::uint32_t next = next_.load(std::memory_order_relaxed);
+    while (next < limit) {
+      if (next_.compare_exchange_weak(next, next + 1, std::memory_order_relaxed)) {
+        counts_[next].store(kDead, std::memory_order_relaxed);
+        return ContentId{next};
+      }
+    }
+    if (auto grown = grow(limit); !grown) return std::unexpected(grown.error());
+  }
+}
+
+Status HeaderTable::grow(std::uint32_t seen_limit) {
+  const MutexLock lock(grow_mutex_);
+  const std::uint32_t limit = this->limit();
+  if (limit != seen_limit) return {};
+  if (limit >= superblock().contents_max) return fail("the store has no free ids", ENOSPC);
+  auto backed = back_with_memory(fd_, layout_.headers + std::uint64_t{limit} * sizeof(Header),
+                                 kIdChunk * sizeof(Header));
+  if (!backed) return backed;
+  backed = back_with_memory(fd_, layout_.groups + std::uint64_t{limit} * sizeof(std::uint16_t),
+                            kIdChunk * sizeof(std::uint16_t));
+  if (!backed) return backed;
+  if (::madvise(&counts_[limit], kIdChunk * sizeof(std::uint32_t), MADV_POPULATE_WRITE) != 0) {
+    return fail_errno("memory for the store's reference counts");
+  }
+  file_.as<Superblock>()->id_limit.store(limit + kIdChunk, std::memory_order_release);
+  limit_.store(limit + kIdChunk, std::memory_order_release);
+  return {};
+}
+
+bool HeaderTable::pop_free(ContentId& id) noexcept {
+  std::uint64_t head = free_.load(std::memory_order_acquire);
+  for (;;) {
+    const auto first = static_cast<std::uint32_t>(head);
+    if (first == 0) return false;
+    // Another thread may have taken `first` and overwritten the link; the change count then differs
+    // and the exchange fails.
+    const auto link =
+        static_cast<std::uint32_t>(headers_[first].hash.load(std::memory_order_relaxed));
+    const std::uint64_t next = (((head >> 32) + 1) << 32) | link;
+    if (free_.compare_exchange_weak(head, next, std::memory_order_acq_rel,
+                                    std::memory_order_acquire)) {
+      id = ContentId{first};
+      DENSURE(count(id) == kDead && !where(id).valid());
+      return true;
+    }
+  }
+}
+
+void HeaderTable::give_back(ContentId id) noexcept {
+  DENSURE(count(id) == kDead);
+  std::uint64_t head = free_.load(std::memory_order_relaxed);
+  std::uint64_t next = 0;
+  do {
+    headers_[id.value].hash.store(head & 0xffff'ffff, std::memory_order_relaxed);
+    next = (((head >> 32) + 1) << 32) | id.value;
+  } while (!free_.compare_exchange_weak(head, next, std::memory_order_release,
+                                        std::memory_order_relaxed));
+}
+
+void HeaderTable::publish(ContentId id, std::uint64_t hash, GroupId group, Where where) noexcept {
+  Header& header = headers_[id.value];
+  header.hash.store(hash, std::memory_order_relaxed);
+  groups_[id.value].store(group.value, std::memory_order_relaxed);
+  counts_[id.value].store(1, std::memory_order_relaxed);
+  TEST_POINT("store.publish");
+  header.where.store(where.bits(), std::memory_order_release);
+}
+
+bool HeaderTable::mark_bad(ContentId id, Where seen) noexcept {
+  std::uint64_t bits = seen.bits();
+  return headers_[id.value].where.compare_exchange_strong(bits, bits | Where::kBad,
+                                                          std::memory_order_acq_rel);
+}
+
+bool HeaderTable::take(ContentId id, std::uint64_t hash, GroupId group) noexcept {
+  const auto matches = [&] {
+    const Where w = where(id);
+    return w.valid() && !w.bad() && this->hash(id) == hash && this->group(id) == group;
+  };
+  if (!matches()) return false;
+  auto& count = counts_[id.value];
+  std::uint32_t seen = count.load(std::memory_order_relaxed);
+  do {
+    if (seen == 0 || seen >= kShareMax) return false;  // kDead and pinned ones included
+  } while (!count.compare_exchange_weak(seen, seen + 1, std::memory_order_acq_rel,
+                                        std::memory_order_relaxed));
+  return true;
+}
+
+HeaderTable::Dropped HeaderTable::drop_reference(ContentId id) noexcept {
+  auto& count = counts_[id.value];
+  std::uint32_t seen = count.load(std::memory_order_relaxed);
+  do {
+    if (seen == 0 || seen == kDead) return Dropped::none_left;
+    if (seen == kPinned) return Dropped::remains;
+  } while (!count.compare_exchange_weak(seen, seen - 1, std::memory_order_seq_cst,
+                                        std::memory_order_relaxed));
+  return seen == 1 ? Dropped::last : Dropped::remains;
+}
+
+bool HeaderTable::claim_dead(ContentId id) noexcept {
+  std::uint32_t none = 0;
+  return counts_[id.value].compare_exchange_strong(none, kDead, std::memory_order_seq_cst);
+}
+
+}  // namespace ramfold::store

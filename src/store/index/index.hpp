@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// From the hash of a page to the contents that may hold it. Volatile: rebuilt from the headers.
+//
+// Extendible hashing over segments. A segment is an array of 64-byte buckets of 12 entries (an 8-bit tag
+// and an id each); every hash has two buckets in its segment and goes to the emptier one. A segment whose
+// two buckets for some hash are full grows by a page, from 4 to 7, then splits in two of 4, so that the
+// load stays between 3/4 and 19/20: 5.6 to 7.3 bytes an entry. Only that one segment is locked meanwhile.
+//
+// Threads: any. Locks: a stripe of mutexes over segments; one more for growth. A stripe is never held over
+// a system call, growth is (in insert() only).
+// Invariants: an id is removed before it is reused. An entry may be missing (then a duplicate is not
+// found) but a found id is only a candidate: the taker checks hash and group in the header.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "base/result.hpp"
+#include "base/thread_annotations.hpp"
+#include "base/types.hpp"
+#include "store/header_table.hpp"
+#include "store/index/bucket.hpp"
+#include "sys/memory.hpp"
+
+namespace ramfold::store {
+
+class Index {
+ public:
+  // More equal hashes than this in one group are not looked at (they need equal XXH3 hashes).
+  static constexpr std::size_t kCandidatesMax = 4;
+
+  // REQUIRES: `headers` outlives this.
+  static Result<std::unique_ptr<Index>> make(HeaderTable& headers, std::uint32_t contents_max);
+
+  // Contents with this hash in this group, each with a reference taken for the caller.
+  struct Candidates {
+    std::array<ContentId, kCandidatesMax> ids;
+    std::size_t count = 0;
+  };
+  Candidates find(std::uint64_t hash, GroupId group) noexcept;
+
+  // Fetch memory ahead of find(): first the buckets, then the headers of what they name.
+  void prefetch_buckets(std::uint64_t hash) const noexcept;
+  void prefetch_headers(std::uint64_t hash) noexcept;
+
+  enum class OnEqual : std::uint8_t { report, insert_anyway };
+  // Enters `id`. With `report`, a content with the same hash and group is returned instead, with a
+  // reference taken, and nothing is entered. An id for which there is no room stays out (unindexed()).
+  std::optional<ContentId> insert(std::uint64_t hash, GroupId group, ContentId id, OnEqual on_equal);
+  // Nothing happens when it is not there.
+  void remove(std::uint64_t hash, ContentId id) noexcept;
+
+  ByteCount bytes() const noexcept;
+  std::uint64_t entries() const noexcept { return entries_.load(std::memory_order_relaxed); }
+  std::uint64_t unindexed() const noexcept { return unindexed_.load(std::memory_order_relaxed); }
+
+ private:
+  static constexpr std::size_t kSegmentPagesMin = 4;
+  static constexpr std::size_t kSegmentPagesMax = 8;  // reserved; a segment of 8 splits at once
+  static constexpr std::size_t kSegmentBytes = kSegmentPagesMax * kPageSize;
+  static constexpr std::size_t kBucketsPerPage = kPageSize / sizeof(Bucket);
+  static constexpr unsigned kDepthMax = 21;
+  static constexpr std::size_t kStripes = 256;
+
+  struct Segment {
+    std::atomic<std::uint32_t> buckets;
+    std::uint32_t pattern;  // the low `depth` bits of every hash in it
+    std::uint32_t depth;
+  };
+  struct Entry {
+    std::uint64_t hash;
+    std::uint32_t id;
+  };
+  struct alignas(64) Stripe {
+    Mutex mutex;
+  };
+
+  Index(HeaderTable& headers, std::uint32_t segments_max, sys::Mapping segments,
+        sys::Mapping directory, sys::Mapping buckets);
+
+  Bucket* buckets_of(std::uint32_t segment) const noexcept {
+    return reinterpret_cast<Bucket*>(buckets_.data() + segment * kSegmentBytes);
+  }
+  Mutex& lock_of(std::uint32_t segment) noexcept { return stripes_[segment % kStripes].mutex; }
+  std::uint32_t segment_of(std::uint64_t hash) const noexcept;
+  bool covers(const Segment& segment, std::uint64_t hash) const noexcept;
+  template <typename Action>
+  auto with_segment(std::uint64_t hash, Action&& action) noexcept;
+  void collect(std::uint32_t segment, std::uint64_t hash, GroupId group, std::size_t limit,
+               Candidates& found) noexcept;
+  bool place(std::uint32_t segment, std::uint64_t hash, std::uint32_t id) noexcept;
+  bool make_room(std::uint32_t segment, Bucket& full) noexcept;
+
+  Status grow(std::uint64_t hash) EXCLUDES(grow_mutex_);
+  Status add_page(std::uint32_t segment) REQUIRES(grow_mutex_);
+  Status split(std::uint32_t segment) REQUIRES(grow_mutex_);
+  Status double_directory() REQUIRES(grow_mutex_);
+  Status back_with_memory(std::uint32_t segment, std::size_t pages) noexcept;
+  void take_out(std::uint32_t segment) noexcept REQUIRES(grow_mutex_);
+  void put_back(std::uint32_t segment) noexcept REQUIRES(grow_mutex_);
+
+  HeaderTable& headers_;
+  const std::uint32_t segments_max_;
+  sys::Mapping segment_memory_;
+  sys::Mapping directory_memory_;
+  sys::Mapping buckets_;
+  Segment* segments_;
+  std::atomic<std::uint32_t>* directory_;
+  std::atomic<std::uint32_t> directory_mask_{0};
+  std::unique_ptr<std::array<Stripe, kStripes>> stripe_memory_;
+  Stripe* stripes_;
+
+  Mutex grow_mutex_;
+  std::vector<Entry> moving_ GUARDED_BY(grow_mutex_);
+
+  std::atomic<std::uint32_t> segment_count_{0};
+  std::atomic<std::uint64_t> pages_{0};
+  std::atomic<std::uint64_t> entries_{0};
+  std::atomic<std::uint64_t> unindexed_{0};
+};
+
+}  // namespace ramfold::store

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The persistent structures of the store (docs/store-format.md) and where they lie in their files.
+// Everything is little-endian, of fixed width and in a fixed place: the places follow from the two
+// limits in the superblock, so nothing read from a file is ever used as an offset unchecked.
+// Threads: plain data; the atomics are those of a file that only one daemon maps.
+#pragma once
+
+#include <atomic>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+
+#include "base/types.hpp"
+#include "store/where.hpp"
+
+namespace ramfold::store {
+
+static_assert(std::endian::native == std::endian::little);
+static_assert(std::atomic<std::uint64_t>::is_always_lock_free && sizeof(std::atomic<std::uint64_t>) == 8);
+static_assert(std::atomic<std::uint32_t>::is_always_lock_free && sizeof(std::atomic<std::uint32_t>) == 4);
+
+inline constexpr std::uint64_t kContentsMagic = 0x31'54'4e'43'44'4c'46'52;  // "RFLDCNT1"
+inline constexpr std::uint64_t kGroupsMagic = 0x31'50'52'47'44'4c'46'52;    // "RFLDGRP1"
+inline constexpr std::uint32_t kFormatVersion = 1;
+// 2^40 bytes: offsets have room for twice that.
+inline constexpr ByteCount kArenaMax{std::uint64_t{1} << 40};
+
+// First page of the contents file. The checksum is XXH3-64 of the bytes before it.
+struct Superblock {
+  std::uint64_t magic;
+  std::uint32_t version;
+  std::uint32_t contents_max;  // ids are below this; a multiple of kIdChunk
+  std::uint64_t arena_bytes;   // size of the arena file; a multiple of kSlabBytes
+  std::uint64_t store_id;      // random; the groups file carries the same
+  std::uint64_t checksum;
+  std::uint64_t reserved[3];
+  std::atomic<std::uint32_t> id_limit;  // ids below this have memory behind their headers
+};
+static_assert(offsetof(Superblock, version) == 8 && offsetof(Superblock, contents_max) == 12);
+static_assert(offsetof(Superblock, arena_bytes) == 16 && offsetof(Superblock, store_id) == 24);
+static_assert(offsetof(Superblock, checksum) == 32 && offsetof(Superblock, id_limit) == 64);
+static_assert(sizeof(Superblock) == 72);
+
+// One content. While the id is free, `where` is 0 and `hash` links the free list (volatile meaning).
+struct Header {
+  std::atomic<std::uint64_t> hash;   // XXH3-64 of the 4096 decoded bytes, seeded by the group
+  std::atomic<std::uint64_t> where;  // a Where
+};
+static_assert(sizeof(Header) == 16 && offsetof(Header, where) == 8);
+
+// First page of the groups file. The checksum is XXH3-64 of the bytes before it.
+struct GroupsHead {
+  std::uint64_t magic;
+  std::uint32_t version;
+  std::uint32_t groups_max;
+  std::uint64_t store_id;
+  std::uint64_t checksum;
+  std::uint64_t reserved[4];
+  std::atomic<std::uint32_t> count;  // entries below this are published
+};
+static_assert(offsetof(GroupsHead, store_id) == 16 && offsetof(GroupsHead, checksum) == 24);
+static_assert(offsetof(GroupsHead, count) == 64 && sizeof(GroupsHead) == 72);
+
+struct GroupEntry {
+  std::uint64_t checksum;  // XXH3-64 of the bytes after it
+  std::uint64_t seed;
+  std::uint32_t name_length;
+  std::uint32_t reserved;
+  char name[Contents::kGroupNameMax];
+  std::uint64_t reserved_too;
+};
+static_assert(sizeof(GroupEntry) == 128 && offsetof(GroupEntry, name) == 24);
+
+// Headers, groups and references of this many contents get their memory at once: 16, 2 and 4 pages.
+inline constexpr std::uint32_t kIdChunk = 4096;
+// Contents smaller than this on average run out of ids before the arena is full.
+inline constexpr std::uint64_t kMeanContentBytesMin = 64;
+
+// Byte offsets within the contents file.
+struct ContentsLayout {
+  std::uint64_t headers = 0;
+  std::uint64_t groups = 0;      // u16 a content
+  std::uint64_t references = 0;  // u32 a content: the id a patch refers to; all zero in this version
+  std::uint64_t end = 0;
+
+  constexpr explicit ContentsLayout(std::uint32_t contents_max) noexcept
+      : headers(kPageSize),
+        groups(headers + std::uint64_t{contents_max} * sizeof(Header)),
+        references(groups + std::uint64_t{contents_max} * sizeof(std::uint16_t)),
+        end(references + std::uint64_t{contents_max} * sizeof(std::uint32_t)) {}
+};
+
+constexpr std::uint32_t contents_max_for(ByteCount arena) noexcept {
+  constexpr std::uint64_t kLeast = 16 * kIdChunk;
+  constexpr std::uint64_t kMost = (std::uint64_t{1} << 32) - kIdChunk;
+  const std::uint64_t wanted = arena.value / kMeanContentBytesMin / kIdChunk * kIdChunk;
+  return static_cast<std::uint32_t>(wanted < kLeast ? kLeast : wanted > kMost ? kMost : wanted);
+}
+
+}  // namespace ramfold::store

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// What Contents is made of, and the steps its three sides (put, get and drop, recovery) share.
+// Threads: as in contents.hpp.
+#pragma once
+
+#include <atomic>
+#include <memory>
+
+#include "base/counters.hpp"
+#include "store/arena/arena.hpp"
+#include "store/contents.hpp"
+#include "store/groups.hpp"
+#include "store/header_table.hpp"
+#include "store/index/index.hpp"
+#include "store/usage.hpp"
+
+namespace ramfold::store {
+
+// recovering: no put, drops free nothing. sweeping: no put, drops free. The order matters for a count that
+// falls to 0 while the sweep passes: see Parts::release_if_unused.
+enum class Phase : std::uint8_t { recovering, sweeping, ready };
+
+struct Contents::Parts {
+  std::unique_ptr<HeaderTable> headers;
+  std::unique_ptr<GroupTable> groups;
+  std::unique_ptr<Arena> arena;
+  std::unique_ptr<Index> index;
+  Usage usage;
+  HashFunction hash_for_tests = nullptr;
+  std::atomic<Phase> phase{Phase::recovering};
+  Counter corrupt;
+  Counter collisions;
+  Counter miscounted;
+
+  static Result<std::unique_ptr<Parts>> open(const Files& files, HashFunction hash);
+
+  std::uint64_t hash(const PageHasher& hasher, const std::byte* page) const noexcept {
+    return hash_for_tests == nullptr ? hasher(page) : hash_for_tests(page, hasher.seed());
+  }
+  bool knows(ContentId id) const noexcept { return id.value != 0 && id.value < headers->limit(); }
+  // Bytes of a content into `out`, by a `where` that is sound; false when they do not decode.
+  bool decode(Where where, std::byte* out) const noexcept;
+  // The decoded bytes match the checksum in the header (I3).
+  bool matches_checksum(ContentId id, const std::byte* page) const noexcept;
+  // Puts a content out of use for sharing. Its readers will see `corrupt` from now on.
+  void condemn(ContentId id, Where seen) noexcept;
+  // See Contents::drop. Not for kZeroContent.
+  void drop(ContentId id) noexcept;
+  // Enters references taken or given up in the statistics.
+  void account(Where where, GroupId group, std::int64_t references) noexcept;
+  // The same as drop() for a reference that was taken but never entered in the usage.
+  void drop_uncounted(ContentId id) noexcept;
+  // Frees a content whose count is 0, unless somebody else does.
+  void release_if_unused(ContentId id) noexcept;
+};
+
+}  // namespace ramfold::store

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The way in: find the page among the contents of its group, or encode, write, read back, publish.
+#include <cstring>
+
+#include "base/check.hpp"
+#include "base/test_points.hpp"
+#include "store/codec/lz4.hpp"
+#include "store/parts.hpp"
+
+namespace ramfold::store {
+namespace {
+
+struct Scratch {
+  alignas(64) std::byte encoded[kPageSize];
+  PageCopy decoded;
+};
+thread_local Scratch scratch;
+
+struct Encoded {
+  Form form = Form::raw;
+  std::span<const std::byte> bytes;
+};
+
+Encoded encode(const PageCopy& page) noexcept {
+  const std::uint32_t length = lz4::encode(page, {scratch.encoded, lz4::kEncodedMax});
+  if (length == 0) return {Form::raw, page.bytes};
+  return {Form::lz4, {scratch.encoded, length}};
+}
+
+bool equal(const std::byte* a, const std::byte* b) noexcept {
+  return std::memcmp(a, b, kPageSize) == 0;
+}
+
+// The way in for one page. References that are not handed out are given back.
+class Putter {
+ public:
+  Putter(Contents& contents, Contents::Parts& parts, GroupId group, const PageCopy& page,
+         ContentHash hash) noexcept
+      : contents_(contents), parts_(parts), group_(group), page_(page), hash_(hash.value) {}
+
+  std::optional<PutResult> find() noexcept;
+  Result<PutResult> store();
+
+ private:
+  bool holds_page(ContentId id) noexcept;
+  PutResult shared(ContentId id) noexcept;
+  Status write(Extent at, const Encoded& encoded) noexcept;
+  PutResult enter(ContentId id, Where where);
+
+  Contents& contents_;
+  Contents::Parts& parts_;
+  GroupId group_;
+  const PageCopy& page_;
+  std::uint64_t hash_;
+};
+
+// REQUIRES: a reference. Compares the bytes; what differs is either a collision or damage.
+bool Putter::holds_page(ContentId id) noexcept {
+  const Where where = parts_.headers->where(id);
+  if (!where.sound(parts_.arena->size()) || where.bad()) return false;
+  const std::byte* bytes = nullptr;
+  if (where.form() == Form::raw) {
+    bytes = parts_.arena->data(where.extent());
+  } else if (parts_.decode(where, scratch.decoded.bytes.data())) {
+    bytes = scratch.decoded.bytes.data();
+  }
+  if (bytes != nullptr && equal(bytes, page_.bytes.data())) return true;
+  if (bytes != nullptr && parts_.matches_checksum(id, bytes)) {
+    parts_.collisions.add();
+  } else {
+    parts_.condemn(id, where);
+  }
+  return false;
+}
+
+PutResult Putter::shared(ContentId id) noexcept {
+  const Form form = parts_.headers->where(id).form();
+  parts_.usage.add_references(group_, form, 1);
+  return {Ref(contents_, id), true, form};
+}
+
+std::optional<PutResult> Putter::find() noexcept {
+  const Index::Candidates candidates = parts_.index->find(hash_, group_);
+  std::optional<PutResult> found;
+  for (std::size_t i = 0; i < candidates.count; ++i) {
+    const ContentId id = candidates.ids[i];
+    if (!found && holds_page(id)) {
+      found = shared(id);
+    } else {
+      parts_.drop_uncounted(id);
+    }
+  }
+  return found;
+}
+
+Status Putter::write(Extent at, const Encoded& encoded) noexcept {
+  std::byte* to = parts_.arena->data(at);
+  const std::size_t half = encoded.bytes.size() / 2;
+  std::memcpy(to, encoded.bytes.data(), half);
+  TEST_POINT("store.write");
+  std::memcpy(to + half, encoded.bytes.data() + half, encoded.bytes.size() - half);
+  const Where where(at, encoded.form);
+  std::byte* decoded = scratch.decoded.bytes.data();
+  if (!parts_.decode(where, decoded) || !equal(decoded, page_.bytes.data())) {
+    return fail("what was stored does not decode to the page", EIO);
+  }
+  if (parts_.hash(*parts_.groups->hasher(group_), decoded) != hash_) {
+    return fail("the hash is not the page's", EINVAL);
+  }
+  return {};
+}
+
+Result<PutResult> Putter::store() {
+  const Encoded encoded = encode(page_);
+  const auto at = parts_.arena->allocate(static_cast<std::uint32_t>(encoded.bytes.size()));
+  if (!at) return std::unexpected(at.error());
+  const auto id = parts_.headers->allocate();
+  if (!id) {
+    parts_.arena->free(*at);
+    return std::unexpected(id.error());
+  }
+  TEST_POINT("store.alloc");
+  if (auto written = write(*at, encoded); !written) {
+    parts_.headers->give_back(*id);
+    parts_.arena->free(*at);
+    return std::unexpected(written.error());
+  }
+  const Where where(*at, encoded.form);
+  parts_.headers->publish(*id, hash_, group_, where);
+  parts_.usage.add_content(group_, where.form(), at->length);
+  return enter(*id, where);
+}
+
+// Into the index, unless another worker has stored the same page since find().
+PutResult Putter::enter(ContentId id, Where where) {
+  auto other = parts_.index->insert(hash_, group_, id, Index::OnEqual::report);
+  if (other) {
+    if (holds_page(*other)) {
+      PutResult result = shared(*other);
+      parts_.drop_uncounted(id);
+      return result;
+    }
+    parts_.drop_uncounted(*other);
+    other = parts_.index->insert(hash_, group_, id, Index::OnEqual::insert_anyway);
+    DENSURE(!other);
+  }
+  TEST_POINT("store.index");
+  parts_.usage.add_references(group_, where.form(), 1);
+  return {Ref(contents_, id), false, where.form()};
+}
+
+}  // namespace
+
+Result<PutResult> Contents::put(GroupId group, const PageCopy& page, ContentHash hash) {
+  const PutRequest request{&page, hash};
+  Result<PutResult> result;
+  put_run(group, {&request, 1}, {&result, 1});
+  return result;
+}
+
+void Contents::put_run(GroupId group, std::span<const PutRequest> requests,
+                       std::span<Result<PutResult>> out) {
+  ENSURE(requests.size() == out.size() && requests.size() <= kPutRunMax);
+  ENSURE(parts_->groups->hasher(group) != nullptr);
+  Parts& parts = *parts_;
+  const bool is_ready = parts.phase.load(std::memory_order_acquire) == Phase::ready;
+  if (is_ready && requests.size() > 1) {
+    for (const PutRequest& request : requests) parts.index->prefetch_buckets(request.hash.value);
+    for (const PutRequest& request : requests) parts.index->prefetch_headers(request.hash.value);
+  }
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    const PageCopy& page = *requests[i].page;
+    if (is_zero(page)) {
+      out[i] = PutResult{Ref(*this, kZeroContent), true, Form::zero};
+      continue;
+    }
+    if (!is_ready) {
+      out[i] = fail("the store is recovering", EAGAIN);
+      continue;
+    }
+    Putter putter(*this, parts, group, page, requests[i].hash);
+    if (auto found = putter.find()) {
+      out[i] = std::move(*found);
+    } else {
+      out[i] = putter.store();
+    }
+  }
+}
+
+}  // namespace ramfold::store

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Recovery: everything derived is rebuilt from the headers, behind the faults.
+//
+// While it runs get() reads, mark_bad() may set a mark and drop() counts down; nothing else changes a
+// header. Nothing here changes a header but to clear those that nobody counted, so it may be killed and
+// begun again at any point.
+#include "base/check.hpp"
+#include "base/test_points.hpp"
+#include "store/parts.hpp"
+
+namespace ramfold::store {
+namespace {
+
+constexpr std::uint32_t kAhead = 32;
+
+class Rebuild {
+ public:
+  explicit Rebuild(Contents::Parts& parts) noexcept : parts_(parts) {}
+
+  void one(ContentId id);
+
+ private:
+  void forget(ContentId id) noexcept;
+  bool claim(ContentId id, Where where) noexcept;
+
+  Contents::Parts& parts_;
+};
+
+// Nobody counted it: its header may be cleared and its id given out. Not so if a damaged word names it.
+void Rebuild::forget(ContentId id) noexcept {
+  if (!parts_.headers->claim_dead(id)) return;
+  TEST_POINT("recovery.store.sweep");
+  parts_.headers->clear(id);
+  parts_.headers->give_back(id);
+}
+
+// The content's place on the arena's map. If it does not fit there, one of two headers is damaged: the
+// bytes decide whether it is this one, and if not the whole slab is left alone.
+bool Rebuild::claim(ContentId id, Where where) noexcept {
+  if (parts_.arena->claim(where.extent()) == Arena::Claimed::yes) return true;
+  PageCopy page;
+  if (parts_.decode(where, page.bytes.data()) && parts_.matches_checksum(id, page.bytes.data())) {
+    parts_.arena->freeze(where.extent());
+    return true;
+  }
+  parts_.condemn(id, where);
+  return false;
+}
+
+void Rebuild::one(ContentId id) {
+  HeaderTable& headers = *parts_.headers;
+  const Where where = headers.where(id);
+  if (headers.count(id) == 0) return forget(id);
+  // Live, but not to be trusted: readers see `corrupt`, the id is never given out again.
+  const GroupId group = headers.group(id);
+  if (!where.sound(parts_.arena->size()) || parts_.groups->hasher(group) == nullptr) {
+    parts_.corrupt.add();
+    return;
+  }
+  if (where.bad()) {
+    parts_.corrupt.add();
+    if (parts_.arena->claim(where.extent()) != Arena::Claimed::yes) {
+      parts_.arena->freeze(where.extent());
+    }
+    return;
+  }
+  if (!claim(id, where)) return;
+  parts_.index->insert(headers.hash(id), group, id, Index::OnEqual::insert_anyway);
+  parts_.usage.add_content(group, where.form(), where.extent().length);
+}
+
+}  // namespace
+
+bool Contents::recovering() const noexcept {
+  return parts_->phase.load(std::memory_order_acquire) != Phase::ready;
+}
+
+void Contents::count(ContentId id) noexcept {
+  if (id == kZeroContent) return;
+  Parts& parts = *parts_;
+  if (!parts.knows(id)) {
+    parts.miscounted.add();
+    return;
+  }
+  parts.account(parts.headers->where(id), parts.headers->group(id), 1);
+  parts.headers->add_reference(id);
+}
+
+Status Contents::finish_recovery() {
+  Parts& parts = *parts_;
+  ENSURE(parts.phase.load() == Phase::recovering);
+  HeaderTable& headers = *parts.headers;
+  const std::uint32_t limit = headers.limit();
+  Rebuild rebuild(parts);
+  // Downwards, so that the free list begins with the lowest ids and the headers stay dense.
+  for (std::uint32_t id = limit; id-- > 1;) {
+    if (id > kAhead) parts.index->prefetch_buckets(headers.hash(ContentId{id - kAhead}));
+    TEST_POINT("recovery.store.index");
+    rebuild.one(ContentId{id});
+  }
+  auto finished = parts.arena->finish_claims();
+  if (!finished) return finished;
+  parts.phase.store(Phase::sweeping, std::memory_order_seq_cst);
+  // From here on drop() frees. What fell to 0 before has been left to this pass.
+  for (std::uint32_t id = limit; id-- > 1;) {
+    if (headers.count(ContentId{id}) == 0) parts.release_if_unused(ContentId{id});
+  }
+  parts.phase.store(Phase::ready, std::memory_order_release);
+  return {};
+}
+
+}  // namespace ramfold::store

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "store/usage.hpp"
+
+#include <algorithm>
+
+namespace ramfold::store {
+
+Result<Usage> Usage::make() {
+  auto memory = sys::Mapping::anonymous(ByteCount{Contents::kGroupsMax * sizeof(Group)});
+  if (!memory) return std::unexpected(memory.error());
+  return Usage(std::move(*memory));
+}
+
+std::size_t Usage::stripe_of_thread() noexcept {
+  static std::atomic<std::size_t> threads{0};
+  thread_local const std::size_t stripe =
+      threads.fetch_add(1, std::memory_order_relaxed) % kStripes;
+  return stripe;
+}
+
+// A thread may give back what another took, so a stripe can be negative and only the sum means anything;
+// torn between stripes it may be off by what moved meanwhile, never shown below zero.
+FormStats Usage::sum(GroupId group, Form form) const noexcept {
+  std::int64_t contents = 0;
+  std::int64_t references = 0;
+  std::int64_t stored = 0;
+  for (const Stripe& stripe : memory_.as<Group>()[group.value]) {
+    const Cell& c = stripe.forms[static_cast<std::size_t>(form)];
+    contents += c.contents.load(std::memory_order_relaxed);
+    references += c.references.load(std::memory_order_relaxed);
+    stored += c.stored.load(std::memory_order_relaxed);
+  }
+  const auto shown = [](std::int64_t n) { return static_cast<std::uint64_t>(std::max<std::int64_t>(n, 0)); };
+  return {shown(contents), shown(references), ByteCount{shown(stored)}};
+}
+
+}  // namespace ramfold::store

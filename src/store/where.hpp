@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Where a content's bytes are and how they are kept, in one 64-bit word of its header: a reader loads it
+// once and has a consistent view, a writer that moves the bytes switches them with one store. Part of
+// the format (docs/store-format.md).
+//
+//   bits  0-35  offset in the arena in units of 32 bytes
+//        36-47  encoded length in bytes, less one
+//        48-51  form
+//        52-55  coldness (0 for now: set when contents are re-encoded)
+//        56-59  version of this word
+//        60     valid: the header is published
+//        61     bad: the bytes did not match the checksum; never shared, never freed while running
+//        62-63  zero
+// Threads: a value.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "base/types.hpp"
+#include "store/arena/size_classes.hpp"
+#include "store/contents.hpp"
+
+namespace ramfold::store {
+
+// A place in the arena: byte offset and encoded length (1..4096).
+struct Extent {
+  std::uint64_t offset = 0;
+  std::uint32_t length = 0;
+};
+
+class Where {
+ public:
+  static constexpr std::uint64_t kVersion = 1;
+  static constexpr std::uint64_t kBad = std::uint64_t{1} << 61;
+
+  constexpr Where() noexcept = default;
+  constexpr explicit Where(std::uint64_t bits) noexcept : bits_(bits) {}
+  // REQUIRES: the offset is a multiple of 32 below 2 TiB, the length 1..4096.
+  constexpr Where(Extent at, Form form) noexcept
+      : bits_((at.offset / kUnit) | (std::uint64_t{at.length - 1} << kLengthShift) |
+              (static_cast<std::uint64_t>(form) << kFormShift) | (kVersion << kVersionShift) |
+              kValid) {}
+
+  constexpr std::uint64_t bits() const noexcept { return bits_; }
+  constexpr bool valid() const noexcept { return (bits_ & kValid) != 0; }
+  constexpr bool bad() const noexcept { return (bits_ & kBad) != 0; }
+  constexpr Form form() const noexcept { return static_cast<Form>((bits_ >> kFormShift) & 0xf); }
+  constexpr Extent extent() const noexcept {
+    return {(bits_ & kOffsetMask) * kUnit,
+            static_cast<std::uint32_t>((bits_ >> kLengthShift) & 0xfff) + 1};
+  }
+  // Every field is one that this version writes and the bytes lie within one slab of an arena of this
+  // size: reading them is safe, whatever they are. A header from outside is used only after this.
+  constexpr bool sound(ByteCount arena) const noexcept {
+    if (!valid() || (bits_ >> 62) != 0) return false;
+    if (((bits_ >> kVersionShift) & 0xf) != kVersion) return false;
+    const Extent at = extent();
+    const bool length_fits = form() == Form::raw   ? at.length == kPageSize
+                             : form() == Form::lz4 ? at.length < kPageSize
+                                                   : false;
+    return length_fits && at.offset + at.length <= arena.value &&
+           at.offset % kSlabBytes + at.length <= kSlabBytes;
+  }
+
+ private:
+  static constexpr std::uint64_t kOffsetMask = (std::uint64_t{1} << 36) - 1;
+  static constexpr unsigned kLengthShift = 36;
+  static constexpr unsigned kFormShift = 48;
+  static constexpr unsigned kVersionShift = 56;
+  static constexpr std::uint64_t kValid = std::uint64_t{1} << 60;
+
+  std::uint64_t bits_ = 0;
+};
+static_assert(sizeof(Where) == 8);
+
+}  // namespace ramfold::store

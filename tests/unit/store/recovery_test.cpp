@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include <catch2/catch.hpp>
+#include <map>
+#include <unistd.h>
+
+#include "pages.hpp"
+#include "store/layout.hpp"
+
+using namespace ramfold;
+using namespace ramfold::store;
+using namespace ramfold::store::test;
+
+namespace {
+
+constexpr ByteCount kArena{64u << 20};
+
+// A store that was left with these pages, each named by one word.
+struct Left {
+  std::unique_ptr<Contents> store = must(Contents::create(kArena));
+  GroupId group = must(store->group("a"));
+  std::map<std::uint64_t, ContentId> words;
+
+  explicit Left(std::uint64_t pages) {
+    for (std::uint64_t i = 0; i < pages; ++i) {
+      words[i] = put(*store, group, page_of(i)).ref.release();
+    }
+  }
+  std::unique_ptr<Contents> restart() {
+    auto next = must(Contents::adopt(same_files(*store)));
+    return next;
+  }
+};
+
+void write_u64(const sys::Fd& fd, std::uint64_t offset, std::uint64_t value) {
+  REQUIRE(::pwrite(fd.get(), &value, sizeof value, static_cast<off_t>(offset)) == sizeof value);
+}
+std::uint64_t read_u64(const sys::Fd& fd, std::uint64_t offset) {
+  std::uint64_t value = 0;
+  REQUIRE(::pread(fd.get(), &value, sizeof value, static_cast<off_t>(offset)) == sizeof value);
+  return value;
+}
+std::uint64_t where_offset(ContentId id) { return kPageSize + id.value * std::uint64_t{16} + 8; }
+
+}  // namespace
+
+TEST_CASE("after a restart pages are read at once, put says wait, drops are kept") {
+  Left left(1000);
+  auto store = left.restart();
+  CHECK(store->recovering());
+  for (const auto& [number, id] : left.words) REQUIRE(holds(*store, id, page_of(number)));
+  const auto refused = store->put(left.group, page_of(1), store->hash(left.group, page_of(1)));
+  REQUIRE_FALSE(refused);
+  CHECK(refused.error().code == EAGAIN);
+  for (const auto& [number, id] : left.words) store->count(id);
+  store->drop(left.words.at(7));
+  left.words.erase(7);
+  must(store->finish_recovery());
+  CHECK_FALSE(store->recovering());
+  for (const auto& [number, id] : left.words) {
+    REQUIRE(holds(*store, id, page_of(number)));
+    REQUIRE(put(*store, left.group, page_of(number)).existed);
+  }
+  CHECK_FALSE(put(*store, left.group, page_of(7)).existed);
+}
+
+TEST_CASE("contents that nobody counted are swept, with their memory") {
+  Left left(20'000);
+  const Stats before = left.store->stats();
+  auto store = left.restart();
+  for (std::uint64_t i = 0; i < 100; ++i) store->count(left.words.at(i));
+  must(store->finish_recovery());
+  const Stats after = store->stats();
+  CHECK(after.forms[1].contents + after.forms[2].contents == 100);
+  CHECK(after.forms[1].references + after.forms[2].references == 100);
+  CHECK(after.arena_allocated.value < before.arena_allocated.value / 4);
+  for (std::uint64_t i = 0; i < 100; ++i) REQUIRE(holds(*store, left.words.at(i), page_of(i)));
+  for (std::uint64_t i = 0; i < 200; ++i) {
+    CHECK(put(*store, left.group, page_of(i)).existed == (i < 100));
+  }
+}
+
+TEST_CASE("statistics after recovery are those of before") {
+  Left left(5000);
+  const Stats before = left.store->stats();
+  auto store = left.restart();
+  for (const auto& [number, id] : left.words) store->count(id);
+  must(store->finish_recovery());
+  const Stats after = store->stats();
+  for (std::size_t form = 0; form < kForms; ++form) {
+    CHECK(after.forms[form].contents == before.forms[form].contents);
+    CHECK(after.forms[form].references == before.forms[form].references);
+    CHECK(after.forms[form].stored == before.forms[form].stored);
+  }
+  CHECK(after.arena_in_slots == before.arena_in_slots);
+  CHECK(after.groups.at(0).name == "a");
+}
+
+TEST_CASE("a second restart during recovery finds everything again") {
+  Left left(3000);
+  auto second = left.restart();
+  for (std::uint64_t i = 0; i < 1000; ++i) second->count(left.words.at(i));
+  auto third = left.restart();
+  for (const auto& [number, id] : left.words) third->count(id);
+  must(third->finish_recovery());
+  for (const auto& [number, id] : left.words) REQUIRE(holds(*third, id, page_of(number)));
+}
+
+TEST_CASE("a drop of a word that was never counted frees nothing") {
+  Left left(2);
+  auto store = left.restart();
+  store->drop(left.words.at(0));
+  store->count(left.words.at(0));
+  store->count(left.words.at(1));
+  must(store->finish_recovery());
+  CHECK(holds(*store, left.words.at(0), page_of(0)));
+  CHECK(store->stats().miscounted == 1);
+  store->drop(left.words.at(0));
+  store->drop(left.words.at(0));
+  CHECK(holds(*store, left.words.at(0), page_of(0)));
+}
+
+TEST_CASE("a damaged superblock or group table is refused") {
+  for (const std::uint64_t offset : {0, 8, 12, 16, 24, 32}) {
+    Left left(1);
+    write_u64(left.store->files().contents, offset,
+              read_u64(left.store->files().contents, offset) ^ 0x100);
+    CHECK_FALSE(Contents::adopt(same_files(*left.store)));
+    Left other(1);
+    if (offset > 24) continue;
+    write_u64(other.store->files().groups, offset,
+              read_u64(other.store->files().groups, offset) ^ 0x100);
+    CHECK_FALSE(Contents::adopt(same_files(*other.store)));
+  }
+  Left left(1);
+  write_u64(left.store->files().contents, 64, 0xffff'f000);  // id_limit beyond the ids
+  CHECK_FALSE(Contents::adopt(same_files(*left.store)));
+}
+
+TEST_CASE("files of two stores do not mix") {
+  Left a(1);
+  Left b(1);
+  Contents::Files mixed = same_files(*a.store);
+  mixed.groups = must(b.store->files().groups.duplicate());
+  CHECK_FALSE(Contents::adopt(std::move(mixed)));
+}
+
+TEST_CASE("damaged headers are corrupt and leave the others alone") {
+  const bool read_before = GENERATE(false, true);
+  Left left(200);
+  const sys::Fd& file = left.store->files().contents;
+  const ContentId victim = left.words.at(17);
+  const ContentId twin = left.words.at(18);
+  const std::uint64_t where = read_u64(file, where_offset(victim));
+  const std::uint64_t other = read_u64(file, where_offset(twin));
+  std::uint64_t damaged = 0;
+  SECTION("offset beyond the arena") { damaged = where | 0xf'ffff'0000; }
+  SECTION("unknown form") { damaged = where | std::uint64_t{9} << 48; }
+  SECTION("unknown version") { damaged = where | std::uint64_t{8} << 56; }
+  SECTION("reserved bits") { damaged = where | std::uint64_t{1} << 63; }
+  SECTION("not published") { damaged = where & ~(std::uint64_t{1} << 60); }
+  SECTION("another's place") { damaged = other; }
+  SECTION("a place in the middle of another's slab") { damaged = other ^ 1; }
+  SECTION("another length") { damaged = where ^ (std::uint64_t{64} << 36); }
+  write_u64(file, where_offset(victim), damaged);
+  auto store = left.restart();
+  PageCopy out;
+  if (read_before) CHECK(store->get(victim, out.bytes.data(), {}) == Got::corrupt);
+  for (const auto& [number, id] : left.words) store->count(id);
+  must(store->finish_recovery());
+  CHECK(store->get(victim, out.bytes.data(), {}) == Got::corrupt);
+  for (const auto& [number, id] : left.words) {
+    if (id != victim) REQUIRE(holds(*store, id, page_of(number)));
+  }
+  // New contents are never given the victim's id or anybody's bytes.
+  std::vector<Ref> refs;
+  for (std::uint64_t i = 1000; i < 3000; ++i) {
+    refs.push_back(put(*store, left.group, page_of(i)).ref);
+    REQUIRE(refs.back().id() != victim);
+  }
+  for (const auto& [number, id] : left.words) {
+    if (id != victim) REQUIRE(holds(*store, id, page_of(number)));
+  }
+  for (std::uint64_t i = 1000; i < 3000; ++i) {
+    REQUIRE(holds(*store, refs[i - 1000].id(), page_of(i)));
+  }
+  for (const auto& [number, id] : left.words) store->drop(id);
+}
