@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "agent/facts.h"
+
+#include "agent/fdkind.h"
+#include "agent/fds.h"
+#include "agent/raw.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+#include <sys/sysmacros.h>
+#include <sys/vfs.h>
+
+static _Atomic uint32_t lasting;
+
+void rf_facts_add(uint32_t hazards) { atomic_fetch_or(&lasting, hazards); }
+uint32_t rf_facts_lasting(void) { return atomic_load(&lasting); }
+
+uint32_t rf_facts_of(int fd) {
+  const int flags = rf_sys_fcntl(fd, F_GETFL, 0);
+  struct stat s;
+  if (flags < 0 || rf_sys_fstat(fd, &s) != 0) return 0;
+  char link[128] = "";
+  struct rf_fd_facts facts = {.mode = s.st_mode,
+                              .device_major = major(s.st_rdev),
+                              .device_minor = minor(s.st_rdev),
+                              .direct = (flags & O_DIRECT) != 0,
+                              .path_only = (flags & O_PATH) != 0,
+                              .link = link};
+  if (S_ISREG(s.st_mode)) {
+    struct statfs f;
+    if (rf_raw3(SYS_fstatfs, fd, (long)&f, 0) == 0) facts.filesystem = (uint32_t)f.f_type;
+  } else if (S_ISCHR(s.st_mode) || (s.st_mode & S_IFMT) == 0) {
+    char path[32];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    const long length = rf_sys_readlink(path, link, sizeof link - 1);
+    if (length > 0) link[length] = 0;
+  }
+  return rf_fd_hazard(&facts);
+}
+
+struct entry { /* of getdents64 */
+  uint64_t inode;
+  int64_t offset;
+  uint16_t length;
+  uint8_t type;
+  char name[];
+};
+
+static int number_of(const char *name) {
+  int n = 0;
+  if (*name == 0) return -1;
+  for (; *name != 0; ++name) {
+    if (*name < '0' || *name > '9' || n > 100000000) return -1;
+    n = n * 10 + (*name - '0');
+  }
+  return n;
+}
+
+uint32_t rf_facts_of_all(void) {
+  const int opened = rf_sys_openat(AT_FDCWD, "/proc/self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+  if (opened < 0) return 0;
+  const int directory = rf_own_keep(opened);
+  uint32_t hazards = 0;
+  _Alignas(8) char entries[2048];
+  for (;;) {
+    const long bytes = rf_raw3(SYS_getdents64, directory, (long)entries, sizeof entries);
+    if (bytes <= 0) break;
+    for (long at = 0; at < bytes;) {
+      const struct entry *e = (const struct entry *)(const void *)(entries + at);
+      at += e->length;
+      const int fd = number_of(e->name);
+      if (fd < 0 || rf_own_is(fd)) continue;
+      const uint32_t hazard = rf_facts_of(fd);
+      if (hazard != 0) rf_hazardous_set(fd);
+      hazards |= hazard;
+    }
+  }
+  rf_own_drop(directory);
+  return hazards;
+}

@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The agent's one thread: waits until QEMU has mapped its RAM, connects to the daemon, serves it,
+ * and connects again for ever when it goes. Never touches guest RAM, holds no lock, allocates
+ * nothing.
+ *
+ * Threads: start, hint and wake from any thread at home.
+ */
+#ifndef RAMFOLD_AGENT_SESSION_H
+#define RAMFOLD_AGENT_SESSION_H
+
+#include <stdint.h>
+
+void rf_session_start(void); /* once a process, and again in a fork child that became a home */
+void rf_session_wake(void);
+/* RF_HOLD or RF_CHANGED, to be sent when there is somebody to send it to. Never waits. */
+void rf_session_hint(uint16_t type, uint32_t hazards);
+void rf_session_forget(void); /* in a fork child */
+
+#endif

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// A stand-in for QEMU as far as the agent can tell: maps RAM as memory-backend-memfd does and makes
+// the calls that matter, one for each line on stdin, answering "result errno" on stdout. It knows
+// nothing of the agent, so what it prints without it is what it must print with it.
+#include <errno.h>
+#include <fcntl.h>
+#include <scsi/sg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define RAM_MAX 32
+
+static struct {
+  int fd;
+  char* at;
+  size_t bytes;
+} ram[RAM_MAX];
+
+static void answer(long result) {
+  const int error = result < 0 ? errno : 0;
+  printf("%ld %d\n", result, error);
+  fflush(stdout);
+}
+
+// As QEMU does: a memfd with that name, address space reserved first, the file mapped over it.
+static long make_ram(int id, size_t bytes) {
+  const int fd = memfd_create("memory-backend-memfd", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  if (fd < 0 || ftruncate(fd, (off_t)bytes) != 0) return -1;
+  if (fcntl(fd, F_ADD_SEALS, F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL) != 0) return -1;
+  char* reserved =
+      mmap(NULL, bytes + 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  char* at = mmap(reserved, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
+  if (at == MAP_FAILED) return -1;
+  ram[id].fd = fd;
+  ram[id].at = at;
+  ram[id].bytes = bytes;
+  return (long)at;
+}
+
+static ssize_t pass(int socket, int fd) {
+  char byte = 0;
+  struct iovec part = {&byte, 1};
+  _Alignas(struct cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {0};
+  struct msghdr message = {
+      .msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+  struct cmsghdr* c = CMSG_FIRSTHDR(&message);
+  c->cmsg_level = SOL_SOCKET;
+  c->cmsg_type = SCM_RIGHTS;
+  c->cmsg_len = CMSG_LEN(sizeof(int));
+  memcpy(CMSG_DATA(c), &fd, sizeof fd);
+  return sendmsg(socket, &message, 0);
+}
+
+static long take(int socket) {
+  char byte;
+  struct iovec part = {&byte, 1};
+  _Alignas(struct cmsghdr) char control[CMSG_SPACE(sizeof(int))];
+  struct msghdr message = {
+      .msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+  if (recvmsg(socket, &message, MSG_CMSG_CLOEXEC) < 0) return -1;
+  int fd;
+  memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof fd);
+  return fd;
+}
+
+static long pass_ram(int id) {
+  int pair[2];
+  if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair) != 0) return -1;
+  const long result = pass(pair[0], ram[id].fd);
+  const int error = errno;
+  close(pair[0]);
+  close(pair[1]);
+  errno = error;
+  return result;
+}
+
+// The descriptor is made behind the agent's back, as if by another process.
+static long receive_file(const char* path, int flags) {
+  int pair[2];
+  if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair) != 0) return -1;
+  const pid_t child = fork();
+  if (child == 0) {
+    const int fd = open(path, flags);
+    _exit(fd < 0 || pass(pair[0], fd) < 0 ? 1 : 0);
+  }
+  int status;
+  waitpid(child, &status, 0);
+  close(pair[0]);
+  const long fd = take(pair[1]);
+  const int error = errno;
+  close(pair[1]);
+  errno = error;
+  return fd;
+}
+
+static long run_child(void) {
+  const pid_t child = fork();
+  if (child == 0) {
+    for (int fd = 3; fd < 4096; ++fd) close(fd);
+    execlp("true", "true", (char*)NULL);
+    _exit(1);
+  }
+  int status = -1;
+  waitpid(child, &status, 0);
+  return status;
+}
+
+static long count_open(void) {
+  long count = 0;
+  for (int fd = 0; fd < 4096; ++fd) count += syscall(SYS_fcntl, fd, F_GETFD) >= 0;
+  return count;
+}
+
+static long close_all(const char* how) {
+  if (strcmp(how, "range") == 0) return close_range(3, ~0u, 0);
+  if (strcmp(how, "syscall") == 0) return syscall(SYS_close_range, 3, ~0u, 0);
+  for (int fd = 3; fd < 4096; ++fd) {
+    if (strcmp(how, "dup2") == 0) {
+      if (dup2(0, fd) == fd) close(fd);
+    } else {
+      close(fd);
+    }
+  }
+  return 0;
+}
+
+// What os_daemonize does: the parent goes, the child carries on.
+static long daemonize(void) {
+  const pid_t child = fork();
+  if (child > 0) _exit(0);
+  if (child == 0) setsid();
+  return child;
+}
+
+int main(void) {
+  char line[512];
+  answer(getpid());
+  while (fgets(line, sizeof line, stdin) != NULL) {
+    char verb[32] = "", text[256] = "";
+    long a = 0, b = 0, c = 0, d = 0;
+    if (sscanf(line, "%31s /%255s %ld", verb, text + 1, &a) >= 2) {
+      text[0] = '/';
+    } else if (sscanf(line, "%31s :%255s", verb, text) < 2) {
+      sscanf(line, "%31s %ld %ld %ld %ld", verb, &a, &b, &c, &d);
+    }
+    long result = -1;
+    errno = 0;
+    if (strcmp(verb, "ram") == 0) result = make_ram((int)a, (size_t)b);
+    else if (strcmp(verb, "again") == 0)
+      result = (long)mmap(NULL, 4096, PROT_READ, MAP_SHARED, ram[a].fd, 0);
+    else if (strcmp(verb, "over") == 0)
+      result = (long)mmap(ram[a].at, 4096, PROT_READ | PROT_WRITE,
+                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+    else if (strcmp(verb, "peek") == 0) result = *(volatile unsigned char*)(ram[a].at + b);
+    else if (strcmp(verb, "poke") == 0) result = *(volatile char*)(ram[a].at + b) = (char)c;
+    else if (strcmp(verb, "allocate") == 0) result = fallocate(ram[a].fd, (int)b, c, d);
+    else if (strcmp(verb, "posix_allocate") == 0) result = posix_fallocate(ram[a].fd, b, c);
+    else if (strcmp(verb, "truncate") == 0) result = ftruncate(ram[a].fd, b);
+    else if (strcmp(verb, "advise") == 0) result = madvise(ram[a].at + c, (size_t)d, (int)b);
+    else if (strcmp(verb, "munmap") == 0) result = munmap(ram[a].at, ram[a].bytes);
+    else if (strcmp(verb, "mremap") == 0)
+      result = (long)mremap(ram[a].at, ram[a].bytes, ram[a].bytes, MREMAP_MAYMOVE);
+    else if (strcmp(verb, "mlock") == 0) result = mlock(ram[a].at, 4096);
+    else if (strcmp(verb, "mlockall") == 0) result = mlockall(MCL_CURRENT);
+    else if (strcmp(verb, "open") == 0) result = open(text, (int)a);
+    else if (strcmp(verb, "fopen") == 0) {
+      FILE* f = fopen(text, "r");
+      result = f == NULL ? -1 : fileno(f);
+    } else if (strcmp(verb, "receive") == 0) result = receive_file(text, (int)a);
+    else if (strcmp(verb, "setfl") == 0) result = fcntl((int)a, F_SETFL, b);
+    else if (strcmp(verb, "close") == 0) result = close((int)a);
+    else if (strcmp(verb, "close_all") == 0) result = close_all(text);
+    else if (strcmp(verb, "count") == 0) result = count_open();
+    else if (strcmp(verb, "pass_ram") == 0) result = pass_ram((int)a);
+    else if (strcmp(verb, "sg_io") == 0) result = ioctl((int)a, SG_IO, NULL);
+    else if (strcmp(verb, "register") == 0)
+      result = syscall(SYS_io_uring_register, (int)a, 0, NULL, 0);
+    else if (strcmp(verb, "userfaultfd") == 0) result = syscall(SYS_userfaultfd, O_CLOEXEC);
+    else if (strcmp(verb, "child") == 0) result = run_child();
+    else if (strcmp(verb, "exec") == 0) result = execl(text, text, "7", "0", (char*)NULL);
+    else if (strcmp(verb, "daemonize") == 0) {
+      result = daemonize();
+      if (result == 0) result = getpid();
+    } else if (strcmp(verb, "quit") == 0) return 0;
+    else errno = ENOSYS;
+    answer(result);
+  }
+  return 0;
+}
