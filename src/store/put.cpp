@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The way in: find the page among the contents of its group, or encode, write, read back, publish.
+#include <array>
 #include <cstring>
+#include <optional>
 
 #include "base/check.hpp"
 #include "base/test_points.hpp"
@@ -38,6 +40,10 @@ class Putter {
          ContentHash hash) noexcept
       : contents_(contents), parts_(parts), group_(group), page_(page), hash_(hash.value) {}
 
+  // Takes references to the candidates and fetches their bytes ahead.
+  void look_up() noexcept;
+  void prefetch() const noexcept;
+  // REQUIRES: look_up(). Gives back the references that it does not hand out.
   std::optional<PutResult> find() noexcept;
   Result<PutResult> store();
 
@@ -52,6 +58,7 @@ class Putter {
   GroupId group_;
   const PageCopy& page_;
   std::uint64_t hash_;
+  Index::Candidates candidates_;
 };
 
 // REQUIRES: a reference. Compares the bytes; what differs is either a collision or damage.
@@ -79,11 +86,21 @@ PutResult Putter::shared(ContentId id) noexcept {
   return {Ref(contents_, id), true, form};
 }
 
+void Putter::look_up() noexcept { candidates_ = parts_.index->find(hash_, group_); }
+
+void Putter::prefetch() const noexcept {
+  if (candidates_.count == 0) return;
+  const Where where = parts_.headers->where(candidates_.ids[0]);
+  if (!where.sound(parts_.arena->size())) return;
+  const Extent at = where.extent();
+  const std::byte* bytes = parts_.arena->data(at);
+  for (std::size_t i = 0; i < at.length; i += 64) __builtin_prefetch(bytes + i);
+}
+
 std::optional<PutResult> Putter::find() noexcept {
-  const Index::Candidates candidates = parts_.index->find(hash_, group_);
   std::optional<PutResult> found;
-  for (std::size_t i = 0; i < candidates.count; ++i) {
-    const ContentId id = candidates.ids[i];
+  for (std::size_t i = 0; i < candidates_.count; ++i) {
+    const ContentId id = candidates_.ids[i];
     if (!found && holds_page(id)) {
       found = shared(id);
     } else {
@@ -164,25 +181,34 @@ void Contents::put_run(GroupId group, std::span<const PutRequest> requests,
   ENSURE(parts_->groups->hasher(group) != nullptr);
   Parts& parts = *parts_;
   const bool is_ready = parts.phase.load(std::memory_order_acquire) == Phase::ready;
-  if (is_ready && requests.size() > 1) {
-    for (const PutRequest& request : requests) parts.index->prefetch_buckets(request.hash.value);
-    for (const PutRequest& request : requests) parts.index->prefetch_headers(request.hash.value);
-  }
+  // Memory is slower than all that is done with it here, so the run is walked several times, each walk
+  // fetching what the next needs: buckets, headers, bytes.
+  std::array<std::optional<Putter>, kPutRunMax> putters;
   for (std::size_t i = 0; i < requests.size(); ++i) {
     const PageCopy& page = *requests[i].page;
     if (is_zero(page)) {
       out[i] = PutResult{Ref(*this, kZeroContent), true, Form::zero};
-      continue;
-    }
-    if (!is_ready) {
+    } else if (!is_ready) {
       out[i] = fail("the store is recovering", EAGAIN);
-      continue;
+    } else {
+      parts.index->prefetch_buckets(requests[i].hash.value);
+      putters[i].emplace(*this, parts, group, page, requests[i].hash);
     }
-    Putter putter(*this, parts, group, page, requests[i].hash);
-    if (auto found = putter.find()) {
+  }
+  for (std::size_t i = 0; i < requests.size() && requests.size() > 1; ++i) {
+    if (putters[i]) parts.index->prefetch_headers(requests[i].hash.value);
+  }
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    if (putters[i]) putters[i]->look_up();
+  }
+  if (putters[0]) putters[0]->prefetch();
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    if (i + 1 < requests.size() && putters[i + 1]) putters[i + 1]->prefetch();
+    if (!putters[i]) continue;
+    if (auto found = putters[i]->find()) {
       out[i] = std::move(*found);
     } else {
-      out[i] = putter.store();
+      out[i] = putters[i]->store();
     }
   }
 }

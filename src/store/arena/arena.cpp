@@ -3,7 +3,7 @@
 
 #include <algorithm>
 #include <bit>
-#include <fcntl.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "base/check.hpp"
@@ -167,10 +167,12 @@ Result<std::uint32_t> Arena::new_slab() {
       slabs_known_.store(index + 1, std::memory_order_relaxed);
     }
   }
-  if (::fallocate(fd_, 0, static_cast<off_t>(index * kSlabBytes), kSlabBytes) != 0) {
-    const int error = errno;
+  // Allocates and maps in one call, and says so if there is no memory where a write would be killed.
+  std::byte* const bytes = data_.data() + std::size_t{index} * kSlabBytes;
+  if (::madvise(bytes, kSlabBytes, MADV_POPULATE_WRITE) != 0) {
+    const int error = errno == EFAULT ? ENOMEM : errno;
     // What it allocated before it failed goes back; if even that fails the next user finds it there.
-    (void)sys::punch(sys::BorrowedFd(fd_), ByteCount{index * kSlabBytes}, ByteCount{kSlabBytes});
+    (void)sys::punch(sys::BorrowedFd(fd_), ByteCount{std::uint64_t{index} * kSlabBytes}, ByteCount{kSlabBytes});
     const MutexLock lock(pool_mutex_);
     slabs_[index].next = absent_;
     absent_ = index;
@@ -213,7 +215,7 @@ void Arena::release_empty(std::uint32_t keep) noexcept {
       --empty_count_;
     }
     const auto punched =
-        sys::punch(sys::BorrowedFd(fd_), ByteCount{index * kSlabBytes}, ByteCount{kSlabBytes});
+        sys::punch(sys::BorrowedFd(fd_), ByteCount{std::uint64_t{index} * kSlabBytes}, ByteCount{kSlabBytes});
     Slab& slab = slabs_[index];
     const MutexLock lock(pool_mutex_);
     slab.state = punched ? State::absent : State::empty;

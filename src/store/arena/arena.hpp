@@ -7,7 +7,7 @@
 // for one thread, while nobody allocates or frees.
 // Locks: one per class, then the pool's; never held over a system call.
 // Invariants: a slab belongs to one class from its first slot to its last. Memory is behind a slab before
-// anything is written to it (fallocate), so a full host is an error and never a signal.
+// anything is written to it (MADV_POPULATE_WRITE), so a full host is an error and never a signal.
 #pragma once
 
 #include <array>
@@ -36,8 +36,7 @@ class Arena {
   ByteCount size() const noexcept { return ByteCount{data_.size()}; }
   std::byte* data(Extent at) const noexcept { return data_.data() + at.offset; }
 
-  // A slot of at least `length` bytes. Errors: ENOSPC the arena is full, ENOMEM (or what fallocate says)
-  // the host is.
+  // A slot of at least `length` bytes. Errors: ENOSPC the arena is full, ENOMEM the host is.
   Result<Extent> allocate(std::uint32_t length);
   // REQUIRES: the extent came from allocate() or claim() and no header names it any more.
   void free(Extent at) noexcept;

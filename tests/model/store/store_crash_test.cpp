@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// SIGKILL while the store works, at each test point and at random moments; then its files are adopted and
+// every word's bytes compared. The words are in shared memory as a page table would be: a word is written
+// after put() returned and cleared before drop().
+#include <atomic>
+#include <catch2/catch.hpp>
+#include <csignal>
+#include <cstring>
+#include <set>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <thread>
+#include <unistd.h>
+#include <vector>
+
+#include "base/test_points.hpp"
+#include "pages.hpp"
+#include "random.hpp"
+
+#ifndef RAMFOLD_TEST_POINTS
+#error "built against the store with test points"
+#endif
+
+using namespace ramfold;
+using namespace ramfold::store;
+using namespace ramfold::store::test;
+
+namespace {
+
+constexpr std::size_t kThreads = 2;
+constexpr std::size_t kWordsPerThread = 1000;
+constexpr std::uint64_t kPages = 3000;
+using Words = std::array<std::atomic<std::uint64_t>, kThreads * kWordsPerThread>;
+
+// A word: page number in the high half, content in the low one; 0 names nothing.
+constexpr std::uint64_t word_of(std::uint64_t page, ContentId id) { return page << 32 | id.value; }
+constexpr ContentId id_of(std::uint64_t word) { return ContentId{static_cast<std::uint32_t>(word)}; }
+
+std::atomic<const char*> armed_point{nullptr};
+std::atomic<std::int64_t> hits_left{0};
+
+void kill_at_armed_point(const char* name) {
+  const char* armed = armed_point.load(std::memory_order_relaxed);
+  if (armed == nullptr || std::strcmp(armed, name) != 0) return;
+  if (hits_left.fetch_sub(1) == 1) ::raise(SIGKILL);
+}
+
+void change_words(Contents& store, GroupId group, Words& words, std::size_t thread,
+                  std::uint64_t seed) {
+  Random random(seed);
+  for (;;) {
+    auto& word = words[thread * kWordsPerThread + random.below(kWordsPerThread)];
+    const std::uint64_t seen = word.load();
+    if (seen != 0) {
+      word.store(0);
+      store.drop(id_of(seen));
+      continue;
+    }
+    const std::uint64_t number = random.below(kPages) + 1;
+    auto result = store.put(group, page_of(number), store.hash(group, page_of(number)));
+    if (!result) ::_exit(3);
+    word.store(word_of(number, result->ref.release()));
+  }
+}
+
+struct Shared {
+  Words* words;
+
+  Shared() {
+    void* at = ::mmap(nullptr, sizeof(Words), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (at == MAP_FAILED) throw std::runtime_error("mmap");
+    words = static_cast<Words*>(at);
+  }
+  ~Shared() { ::munmap(words, sizeof(Words)); }
+  Shared(const Shared&) = delete;
+  Shared& operator=(const Shared&) = delete;
+};
+
+void count_all(Contents& store, const Words& words) {
+  for (const auto& word : words) {
+    if (word.load() != 0) store.count(id_of(word.load()));
+  }
+}
+
+// The daemon's life: recover, then work until killed.
+[[noreturn]] void live(Contents::Files files, Words& words, std::uint64_t seed) {
+  test_point_hook.store(kill_at_armed_point);
+  auto adopted = Contents::adopt(std::move(files));
+  if (!adopted) ::_exit(4);
+  Contents& store = **adopted;
+  count_all(store, words);
+  if (!store.finish_recovery()) ::_exit(5);
+  const auto group = store.group("a");
+  if (!group) ::_exit(6);
+  std::vector<std::thread> threads;
+  for (std::size_t t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&, t] { change_words(store, *group, words, t, mix(seed + t)); });
+  }
+  for (;;) ::pause();
+}
+
+struct Death {
+  const char* point = nullptr;  // or a random moment
+  std::int64_t hits = 0;
+};
+
+void live_and_die(const Contents::Files& files, Words& words, Death death, Random& random) {
+  Contents::Files mine{must(files.contents.duplicate()), must(files.arena.duplicate()),
+                       must(files.groups.duplicate())};
+  const std::uint64_t seed = random.next();
+  const pid_t child = ::fork();
+  REQUIRE(child >= 0);
+  if (child == 0) {
+    armed_point.store(death.point);
+    hits_left.store(death.hits);
+    live(std::move(mine), words, seed);
+  }
+  if (death.point == nullptr) {
+    ::usleep(static_cast<useconds_t>(random.below(30'000)));
+    ::kill(child, SIGKILL);
+  }
+  int status = 0;
+  for (int waited_ms = 0; ::waitpid(child, &status, WNOHANG) == 0; ++waited_ms) {
+    if (waited_ms == 20'000) {
+      ::kill(child, SIGKILL);
+      ::waitpid(child, &status, 0);
+      FAIL("the test point " << (death.point == nullptr ? "(none)" : death.point)
+                             << " was not reached");
+    }
+    ::usleep(1000);
+  }
+  REQUIRE(WIFSIGNALED(status));
+  REQUIRE(WTERMSIG(status) == SIGKILL);
+}
+
+// Every byte, before recovery and after it, and not one content too many.
+void verify(const Contents::Files& files, const Words& words) {
+  auto store = must(Contents::adopt({must(files.contents.duplicate()), must(files.arena.duplicate()),
+                                     must(files.groups.duplicate())}));
+  const auto all_hold = [&] {
+    for (const auto& word : words) {
+      const std::uint64_t seen = word.load();
+      if (seen != 0) REQUIRE(holds(*store, id_of(seen), page_of(seen >> 32)));
+    }
+  };
+  all_hold();
+  count_all(*store, words);
+  must(store->finish_recovery());
+  all_hold();
+  std::set<std::uint64_t> distinct;
+  std::uint64_t references = 0;
+  for (const auto& word : words) {
+    if (word.load() == 0) continue;
+    distinct.insert(word.load() >> 32);
+    ++references;
+  }
+  const Stats stats = store->stats();
+  CHECK(stats.forms[1].contents + stats.forms[2].contents == distinct.size());
+  CHECK(stats.forms[1].references + stats.forms[2].references == references);
+  CHECK(stats.corrupt + stats.unindexed + stats.miscounted == 0);
+}
+
+}  // namespace
+
+TEST_CASE("a kill at every point of the store loses and changes nothing") {
+  CAPTURE(seed_of_run());
+  Random random(seed_of_run());
+  auto first = must(Contents::create(ByteCount{64u << 20}));
+  const Contents::Files files = same_files(*first);
+  first.reset();
+  const Shared shared;
+  constexpr const char* kPoints[] = {"store.alloc", "store.write",        "store.publish",
+                                     "store.index", "store.drop",         "store.drop.cleared",
+                                     "recovery.store.index", "recovery.store.sweep"};
+  constexpr int kRounds = 4;
+  for (int round = 0; round < kRounds; ++round) {
+    for (const char* point : kPoints) {
+      CAPTURE(round, point);
+      // A kill between put() and its word leaves something to sweep for the next point.
+      if (std::strcmp(point, "recovery.store.sweep") == 0) {
+        live_and_die(files, *shared.words, {"store.index", 50}, random);
+      }
+      const bool is_sweep = std::strstr(point, "sweep") != nullptr;
+      live_and_die(files, *shared.words,
+                   {point, is_sweep ? 1 : static_cast<std::int64_t>(random.below(2000)) + 1}, random);
+      verify(files, *shared.words);
+    }
+  }
+}
+
+TEST_CASE("kills at random moments, also in recovery, lose and change nothing") {
+  CAPTURE(seed_of_run());
+  Random random(mix(seed_of_run()));
+  auto first = must(Contents::create(ByteCount{64u << 20}));
+  const Contents::Files files = same_files(*first);
+  first.reset();
+  const Shared shared;
+  for (int i = 0; i < 60; ++i) {
+    live_and_die(files, *shared.words, {}, random);
+    if (i % 3 == 0) verify(files, *shared.words);
+  }
+  verify(files, *shared.words);
+}

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Random operations and restarts of the store against a plain model: which words name which page.
+#include <catch2/catch.hpp>
+#include <map>
+#include <set>
+#include <vector>
+
+#include "pages.hpp"
+#include "random.hpp"
+
+using namespace ramfold;
+using namespace ramfold::store;
+using namespace ramfold::store::test;
+
+namespace {
+
+struct Word {
+  std::size_t group;
+  std::uint64_t page;
+  ContentId id;
+};
+
+class Model {
+ public:
+  explicit Model(std::uint64_t seed) : random_(seed) {
+    for (const char* name : {"red", "green", "blue"}) groups_.push_back(must(store_->group(name)));
+  }
+
+  void run(int steps) {
+    for (int i = 0; i < steps; ++i) {
+      const std::uint64_t dice = random_.below(1000);
+      if (dice < 400) put_run();
+      else if (dice < 700) read();
+      else if (dice < 960) drop();
+      else if (dice < 985) share();
+      else if (dice < 995) store_->trim();
+      else restart();
+      if (i % 500 == 0) compare();
+    }
+    restart();
+    while (!words_.empty()) drop();
+    compare();
+  }
+
+ private:
+  // Few enough that many are equal; zeros among them.
+  PageCopy page(std::uint64_t number) const {
+    return number == 0 ? PageCopy{} : page_of(number);
+  }
+
+  void put_run() {
+    const std::size_t count = random_.below(Contents::kPutRunMax) + 1;
+    const std::size_t group = random_.below(groups_.size());
+    std::vector<PageCopy> pages(count);
+    std::vector<PutRequest> requests(count);
+    std::vector<Result<PutResult>> results(count);
+    std::vector<std::uint64_t> numbers(count);
+    for (std::size_t i = 0; i < count; ++i) {
+      numbers[i] = random_.below(random_.one_in(2) ? 50 : 5000);
+      pages[i] = page(numbers[i]);
+      requests[i] = {&pages[i], store_->hash(groups_[group], pages[i])};
+    }
+    store_->put_run(groups_[group], requests, results);
+    for (std::size_t i = 0; i < count; ++i) {
+      REQUIRE(results[i]);
+      bool expected = numbers[i] == 0;
+      for (const Word& w : words_) expected |= w.group == group && w.page == numbers[i];
+      CHECK(results[i]->existed == expected);
+      words_.push_back({group, numbers[i], results[i]->ref.release()});
+    }
+  }
+
+  std::size_t any_word() { return random_.below(words_.size()); }
+
+  void read() {
+    if (words_.empty()) return;
+    const Word& w = words_[any_word()];
+    REQUIRE(holds(*store_, w.id, page(w.page)));
+  }
+  void drop() {
+    if (words_.empty()) return;
+    const std::size_t i = any_word();
+    const ContentId id = words_[i].id;
+    words_[i] = words_.back();
+    words_.pop_back();
+    store_->drop(id);
+  }
+  void share() {
+    if (words_.empty()) return;
+    Word w = words_[any_word()];
+    w.id = store_->share(w.id).release();
+    words_.push_back(w);
+  }
+
+  // A restart, sometimes several while the last is not finished, with faults and drops in between.
+  void restart() {
+    auto next = must(Contents::adopt(same_files(*store_)));
+    store_ = std::move(next);
+    std::vector<Word> counted;
+    std::size_t die_at = random_.one_in(2) ? random_.below(words_.size() + 1) : words_.size() + 1;
+    while (!words_.empty()) {
+      if (die_at-- == 0) {
+        words_.insert(words_.end(), counted.begin(), counted.end());
+        return restart_again();
+      }
+      if (random_.one_in(5)) read();
+      const std::size_t i = any_word();
+      const Word w = words_[i];
+      words_[i] = words_.back();
+      words_.pop_back();
+      store_->count(w.id);
+      if (random_.one_in(20)) {
+        store_->drop(w.id);
+      } else {
+        counted.push_back(w);
+      }
+    }
+    words_ = std::move(counted);
+    must(store_->finish_recovery());
+    compare();
+  }
+  void restart_again() { restart(); }
+
+  void compare() {
+    std::set<std::pair<std::size_t, std::uint64_t>> distinct;
+    std::uint64_t references = 0;
+    for (const Word& w : words_) {
+      REQUIRE(holds(*store_, w.id, page(w.page)));
+      if (w.page == 0) continue;
+      ++references;
+      distinct.emplace(w.group, w.page);
+    }
+    const Stats stats = store_->stats();
+    CHECK(stats.forms[1].contents + stats.forms[2].contents == distinct.size());
+    CHECK(stats.forms[1].references + stats.forms[2].references == references);
+    CHECK(stats.corrupt + stats.collisions + stats.unindexed + stats.miscounted == 0);
+    CHECK(stats.arena_in_slots.value <= stats.arena_allocated.value);
+    if (distinct.empty()) CHECK(stats.arena_in_slots.value == 0);
+  }
+
+  Random random_;
+  std::unique_ptr<Contents> store_ = must(Contents::create(ByteCount{64u << 20}));
+  std::vector<GroupId> groups_;
+  std::vector<Word> words_;
+};
+
+}  // namespace
+
+TEST_CASE("the store behaves as a map of pages, through restarts") {
+  for (std::uint64_t i = 0; i < 6; ++i) {
+    CAPTURE(seed_of_run(), i);
+    Model(mix(seed_of_run() + i)).run(1500);
+  }
+}

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Many threads at once: workers put and drop the same pages, readers read what they own. For ThreadSanitizer
+// and AddressSanitizer, and for the invariants on their own.
+#include <atomic>
+#include <catch2/catch.hpp>
+#include <thread>
+#include <vector>
+
+#include "pages.hpp"
+#include "random.hpp"
+
+using namespace ramfold;
+using namespace ramfold::store;
+using namespace ramfold::store::test;
+
+namespace {
+
+constexpr std::size_t kThreads = 4;
+constexpr std::size_t kSteps = 20'000;
+
+struct Word {
+  std::uint64_t page;
+  ContentId id;
+};
+
+// Pages of a narrow range, so that threads meet in every content; false when a byte was wrong.
+bool work(Contents& store, GroupId group, std::uint64_t seed, std::vector<Word>& words) {
+  Random random(seed);
+  for (std::size_t i = 0; i < kSteps; ++i) {
+    const std::uint64_t dice = random.below(100);
+    if (dice < 50 || words.empty()) {
+      const std::uint64_t number = random.below(random.one_in(2) ? 20 : 20'000);
+      const PageCopy page = page_of(number);
+      auto result = store.put(group, page, store.hash(group, page));
+      if (!result) return false;
+      words.push_back({number, result->ref.release()});
+    } else {
+      const std::size_t at = random.below(words.size());
+      const Word w = words[at];
+      if (dice < 70) {
+        if (!holds(store, w.id, page_of(w.page))) return false;
+      } else {
+        words[at] = words.back();
+        words.pop_back();
+        store.drop(w.id);
+      }
+    }
+    if (i % 4096 == 0) store.trim();
+  }
+  return true;
+}
+
+template <typename Body>
+void in_threads(Body&& body) {
+  std::vector<std::thread> threads;
+  for (std::size_t t = 0; t < kThreads; ++t) threads.emplace_back([&body, t] { body(t); });
+  for (std::thread& thread : threads) thread.join();
+}
+
+}  // namespace
+
+TEST_CASE("threads that share every content see only right bytes and leave nothing") {
+  CAPTURE(seed_of_run());
+  auto store = must(Contents::create(ByteCount{512u << 20}));
+  const GroupId group = must(store->group("a"));
+  std::atomic<bool> ok{true};
+  std::array<std::vector<Word>, kThreads> words;
+  in_threads([&](std::size_t t) {
+    if (!work(*store, group, mix(seed_of_run() + t), words[t])) ok = false;
+  });
+  REQUIRE(ok);
+  std::uint64_t references = 0;
+  for (const auto& of_thread : words) references += of_thread.size();
+  Stats stats = store->stats();
+  CHECK(stats.forms[1].references + stats.forms[2].references == references);
+  CHECK(stats.corrupt + stats.collisions + stats.unindexed + stats.miscounted == 0);
+  in_threads([&](std::size_t t) {
+    for (const Word& w : words[t]) store->drop(w.id);
+  });
+  stats = store->stats();
+  CHECK(stats.forms[1].contents + stats.forms[2].contents == 0);
+  CHECK(stats.arena_in_slots.value == 0);
+}
+
+TEST_CASE("faults are served and references dropped while recovery runs") {
+  CAPTURE(seed_of_run());
+  constexpr std::uint64_t kPages = 20'000;
+  auto first = must(Contents::create(ByteCount{512u << 20}));
+  const GroupId group = must(first->group("a"));
+  std::vector<ContentId> ids;
+  for (std::uint64_t i = 0; i < kPages; ++i) {
+    ids.push_back(put(*first, group, page_of(i)).ref.release());
+  }
+  auto store = must(Contents::adopt(same_files(*first)));
+  first.reset();
+  in_threads([&](std::size_t t) {
+    for (std::uint64_t i = t; i < kPages; i += kThreads) store->count(ids[i]);
+  });
+  std::atomic<bool> ok{true};
+  std::atomic<std::uint64_t> dropped{0};
+  std::thread recovery([&] {
+    if (!store->finish_recovery()) ok = false;
+  });
+  in_threads([&](std::size_t t) {
+    for (std::uint64_t i = t; i < kPages; i += kThreads) {
+      if (!holds(*store, ids[i], page_of(i))) ok = false;
+      if (i % 3 != 0) continue;
+      store->drop(ids[i]);
+      ++dropped;
+    }
+  });
+  recovery.join();
+  REQUIRE(ok);
+  const Stats stats = store->stats();
+  CHECK(stats.forms[1].contents + stats.forms[2].contents == kPages - dropped);
+  CHECK(stats.forms[1].references + stats.forms[2].references == kPages - dropped);
+  for (std::uint64_t i = 0; i < kPages; ++i) {
+    if (i % 3 != 0) REQUIRE(holds(*store, ids[i], page_of(i)));
+    if (i % 3 != 0) store->drop(ids[i]);
+  }
+  CHECK(store->stats().arena_in_slots.value == 0);
+}
