@@ -8,6 +8,7 @@
 #include "agent/wire.h"
 #include "guest/command_line.hpp"
 #include "guest/descriptor_facts.hpp"
+#include "guest/ram_mapping.hpp"
 #include "guest/reasons.hpp"
 
 namespace ramfold::guest {
@@ -141,44 +142,17 @@ class VmRead {
     }
   }
 
-  bool is_ram(const sys::MapEntry& entry) const noexcept {
-    return std::ranges::any_of(vm_.blocks, [&](const RamBlock& block) {
-      return block.file.device == entry.device && block.file.inode == entry.inode;
-    });
-  }
-  // The entry is a part of a block, where the agent said.
-  bool is_in_place(const sys::MapEntry& entry) const noexcept {
-    return std::ranges::any_of(vm_.blocks, [&](const RamBlock& block) {
-      const std::uint64_t end = block.address.value + block.size.value;
-      return block.file.device == entry.device && block.file.inode == entry.inode &&
-             entry.begin.value >= block.address.value && entry.end.value <= end &&
-             entry.offset == block.offset.value + (entry.begin.value - block.address.value);
-    });
-  }
-
   void check_mappings() {
     if (vm_.blocks.empty()) return;
-    std::uint64_t mapped = 0;
-    bool in_place = true;
-    bool huge = false;
-    const sys::Seen outcome = procfs_.mappings(vm_.pid, [&](const sys::MapEntry& entry) {
-      if (entry.path.starts_with("/anon_hugepage")) huge = true;
-      if (!is_ram(entry)) return true;
-      ++slow_.ram_vmas;
-      mapped += entry.end.value - entry.begin.value;
-      in_place = in_place && is_in_place(entry) && entry.shared && entry.readable && entry.writable;
-      return true;
-    });
-    seen("its mappings", outcome);
-    if (outcome != sys::Seen::all) return;
-    std::uint64_t wanted = 0;
-    for (const RamBlock& block : vm_.blocks) wanted += block.size.value;
-    if (!in_place || mapped != wanted) {
+    const RamMapping ram = look_at_ram(procfs_, vm_.pid, vm_.blocks);
+    slow_.ram_vmas = ram.vmas;
+    if (ram.seen != sys::Seen::all) return seen("its mappings", ram.seen);
+    if (!ram.exact) {
       reasons_.add(
           ReasonCode::ram_layout,
           "the RAM file is not mapped exactly where the agent said, shared, writable, once");
     }
-    if (huge) reasons_.add(ReasonCode::hugetlb, "QEMU has memory on hugetlbfs");
+    if (ram.hugetlb) reasons_.add(ReasonCode::hugetlb, "QEMU has memory on hugetlbfs");
   }
 
   // What only smaps tell is read when there is something to tell, and again when that changed:
@@ -209,7 +183,7 @@ class VmRead {
     slow_.smaps_read = true;
     seen("its memory maps",
          procfs_.smaps(vm_.pid, [&](const sys::MapEntry& entry, std::string_view flags) {
-           if (!is_ram(entry)) return true;
+           if (!is_ram(entry, vm_.blocks)) return true;
            const std::string words = " " + std::string(flags) + " ";
            const auto has = [&](const char* flag) { return words.find(flag) != std::string::npos; };
            slow_.ram_locked = slow_.ram_locked || has(" lo ");

@@ -188,6 +188,14 @@ Seen Procfs::processes(const std::function<bool(pid_t)>& visit) const {
                     [&](int, const char*, int number) { return visit(number); });
 }
 
+Result<std::string> own_link(int fd) {
+  const std::string path = "/proc/self/fd/" + std::to_string(fd);
+  std::array<char, PATH_MAX> link;
+  const ssize_t n = ::readlink(path.c_str(), link.data(), link.size());
+  if (n < 0) return fail_errno("readlink " + path);
+  return std::string(link.data(), static_cast<std::size_t>(n));
+}
+
 Result<FdInfo> Procfs::fd_info(pid_t pid, int fd) const {
   // Flags and mount are the first lines; what follows may be long (an epoll's descriptors).
   auto lines = text::LineReader::open(path_of(pid, "fdinfo/" + std::to_string(fd)));

@@ -178,6 +178,10 @@ class Procfs {
   std::string root_;
 };
 
+// What a descriptor of this process names: "/memfd:x (deleted)", "anon_inode:[userfaultfd]". Asks
+// the kernel only.
+Result<std::string> own_link(int fd);
+
 // The parsers of single lines, for tests and fuzzing. `line` has no newline.
 std::optional<MapEntry> parse_map_line(std::string_view line) noexcept;
 std::optional<FdInfo> parse_fd_info(std::string_view text) noexcept;

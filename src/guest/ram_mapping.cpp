@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "guest/ram_mapping.hpp"
+
+#include <algorithm>
+
+namespace ramfold::guest {
+namespace {
+
+bool is_of(const sys::MapEntry& entry, const RamBlock& block) noexcept {
+  return block.file.device == entry.device && block.file.inode == entry.inode;
+}
+
+// The entry is a part of the block, where the agent said. REQUIRES: the block's end does not
+// overflow.
+bool is_part_of(const sys::MapEntry& entry, const RamBlock& block) noexcept {
+  return is_of(entry, block) && entry.begin >= block.address &&
+         entry.end.value <= block.address.value + block.size.value &&
+         entry.offset == block.offset.value + (entry.begin.value - block.address.value);
+}
+
+}  // namespace
+
+bool is_ram(const sys::MapEntry& entry, std::span<const RamBlock> blocks) noexcept {
+  return std::ranges::any_of(blocks, [&](const RamBlock& block) { return is_of(entry, block); });
+}
+
+RamMapping look_at_ram(const sys::Procfs& procfs, pid_t pid, std::span<const RamBlock> blocks) {
+  RamMapping found;
+  std::uint64_t mapped = 0;
+  bool in_place = true;
+  found.seen = procfs.mappings(pid, [&](const sys::MapEntry& entry) {
+    if (entry.path.starts_with("/anon_hugepage")) found.hugetlb = true;
+    if (!is_ram(entry, blocks)) return true;
+    ++found.vmas;
+    mapped += entry.end.value - entry.begin.value;
+    in_place = in_place && entry.shared && entry.readable && entry.writable &&
+               std::ranges::any_of(blocks,
+                                   [&](const RamBlock& block) { return is_part_of(entry, block); });
+    return true;
+  });
+  // Mappings never overlap, so parts of the blocks that add up to them are the whole of them.
+  std::uint64_t wanted = 0;
+  for (const RamBlock& block : blocks) wanted += block.size.value;
+  found.exact = in_place && mapped == wanted;
+  return found;
+}
+
+}  // namespace ramfold::guest

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Whether a process maps its RAM files exactly where its agent said: shared, readable, writable,
+// once. Threads: values.
+#pragma once
+
+#include <cstddef>
+#include <span>
+
+#include "guest/facts.hpp"
+#include "sys/procfs.hpp"
+
+namespace ramfold::guest {
+
+struct RamMapping {
+  sys::Seen seen = sys::Seen::all;
+  std::size_t vmas = 0;  // of RAM files
+  bool exact = false;    // the mappings of RAM files are the blocks, no more and no less
+  bool hugetlb = false;  // the process has memory on hugetlbfs
+};
+RamMapping look_at_ram(const sys::Procfs& procfs, pid_t pid, std::span<const RamBlock> blocks);
+bool is_ram(const sys::MapEntry& entry, std::span<const RamBlock> blocks) noexcept;
+
+}  // namespace ramfold::guest
