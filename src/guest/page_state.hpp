@@ -25,7 +25,9 @@ enum class Tag : std::uint8_t {
 inline constexpr std::size_t kTags = 6;
 
 // Who may change the page. A page is guarded, lifted, filled, punched and its word changed only by its
-// owner; word and residency are looked up after taking ownership (D3).
+// owner; word and residency are looked up after taking ownership (D3). `folding` may be taken away by a
+// fault at any moment, so it guards and reads but writes no word and lifts no guard: for that the way down
+// commits to `punching` first, also when in the end it does not punch.
 enum class Owner : std::uint8_t { idle, folding, punching, filling, mapping, restoring };
 inline constexpr std::size_t kOwners = 6;
 
@@ -37,7 +39,7 @@ struct Transition {
 // Every change of a word's tag. A change that keeps the tag (age, back-off, new hash bits) is legal for
 // any owner when it keeps the content too.
 inline constexpr std::array kTransitions{
-    Transition{Tag::none, Tag::observed, Owner::folding},     // first scan
+    Transition{Tag::none, Tag::observed, Owner::punching},    // first scan
     Transition{Tag::none, Tag::folded, Owner::punching},      // fold without waiting (dense policy)
     Transition{Tag::observed, Tag::folded, Owner::punching},  // fold, after the commit
     Transition{Tag::clean, Tag::folded, Owner::punching},     // fold again: no encoding
@@ -47,7 +49,7 @@ inline constexpr std::array kTransitions{
     Transition{Tag::observed, Tag::none, Owner::filling},     // the same; discard seen
     Transition{Tag::folded, Tag::poisoned, Owner::filling},   // content corrupt
     Transition{Tag::poisoned, Tag::none, Owner::filling},     // discarded by QEMU
-    Transition{Tag::clean, Tag::none, Owner::folding},        // found unguarded or changed by a scan
+    Transition{Tag::clean, Tag::none, Owner::punching},       // found unguarded by a scan
 };
 
 struct OwnerChange {

@@ -90,6 +90,11 @@ class Vm {
   // Wakes every waiter of the VM once (recovery, L3).
   void wake_all() const noexcept;
 
+  // The scan's pass over this VM; a folded word keeps its low bits, so that a fault can tell how long the
+  // page stayed away.
+  unsigned pass_now() const noexcept { return pass_.load(std::memory_order_relaxed); }
+  void next_pass() noexcept { pass_.fetch_add(1, std::memory_order_relaxed); }
+
   // False once the process is known to be gone (ESRCH).
   bool alive() const noexcept { return alive_.load(std::memory_order_relaxed); }
   void set_gone() noexcept { alive_.store(false, std::memory_order_relaxed); }
@@ -113,6 +118,7 @@ class Vm {
   std::vector<std::atomic<std::uint8_t>> registered_;  // one a chunk of the linear page index, per block
   VmCounters counters_;
   std::atomic<bool> alive_{true};
+  std::atomic<unsigned> pass_{0};
   std::atomic<std::uint64_t> counted_;
 };
 

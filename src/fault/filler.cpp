@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "fault/filler.hpp"
+
+#include <algorithm>
+#include <time.h>
+
+#include "base/check.hpp"
+#include "base/test_points.hpp"
+
+namespace ramfold::fault {
+
+using guest::Owner;
+using guest::Released;
+using guest::Tag;
+using guest::Taken;
+using guest::Word;
+using sys::Outcome;
+using sys::Wake;
+
+namespace {
+
+constexpr std::uint32_t kZeroWindowMax = 16;      // pages: 64 KiB (HAZARDS, Time)
+constexpr unsigned kTriesMax = 200;               // of a call that failed for a passing reason
+constexpr long kNapNs = 1'000'000;                // between them
+constexpr unsigned kReturnedSoonPasses = 16;      // folded for less: the page is coming back too often
+
+void nap() noexcept {
+  const timespec t{0, kNapNs};
+  ::nanosleep(&t, nullptr);
+}
+
+constexpr PageRun one(PageIndex p) noexcept { return {p, PageCount{1}}; }
+
+// A call that only fails for passing reasons, tried until it holds. An address range or a VM that is gone
+// needs no more of it.
+template <typename Call>
+sys::UffdResult persist(Call call) noexcept {
+  sys::UffdResult result;
+  for (unsigned i = 0; i < kTriesMax; ++i) {
+    result = call();
+    if (result.outcome != Outcome::failed && result.outcome != Outcome::retry &&
+        result.outcome != Outcome::no_memory) {
+      break;
+    }
+    if (result.outcome != Outcome::retry) nap();
+  }
+  return result;
+}
+
+}  // namespace
+
+Served Filler::serve(PageIndex p, Need need, store::FetchTicket ticket, PageCopy& buffer) noexcept {
+  if (vm_.table().take_for_fill(p) == Taken::busy) return Served::busy;
+  return serve_owned(p, need, ticket, buffer);
+}
+
+Served Filler::resume(PageIndex p, Need need, store::FetchTicket ticket, PageCopy& buffer) noexcept {
+  return serve_owned(p, need, ticket, buffer);
+}
+
+Served Filler::serve_owned(PageIndex p, Need need, store::FetchTicket ticket, PageCopy& buffer) noexcept {
+  const Word word = apply_discard(p, vm_.table().load(p));
+  switch (word.tag()) {
+    case Tag::folded:
+      // Also for a write event: a late one may meet a page that was folded since, and only the attempt to
+      // copy tells a hole from a page that a crash left resident.
+      return fill_content(p, word, need, ticket, buffer);
+    case Tag::poisoned:
+      return poison(p, word);
+    case Tag::none:
+    case Tag::observed:
+    case Tag::clean:
+    case Tag::mapped:
+      break;
+  }
+  return need == Need::lift ? lift_guard(p, word) : fill_zero(p, need);
+}
+
+Word Filler::apply_discard(PageIndex p, Word word) noexcept {
+  guest::PageTable& table = vm_.table();
+  if (!table.discarded(p)) return word;
+  vm_.counters().discards_seen.add();
+  if (word.tag() == Tag::folded || word.tag() == Tag::poisoned) {
+    const Held held = held_by(p, word);
+    set_word(p, word, word.cleared());
+    drop(held);
+    word = table.load(p);
+  }
+  table.clear_discard(p);
+  return word;
+}
+
+Served Filler::fill_content(PageIndex p, Word word, Need need, store::FetchTicket ticket,
+                            PageCopy& buffer) noexcept {
+  switch (source_.get(word.content(), buffer.bytes.data(), ticket)) {
+    case store::Got::pending: return Served::pending;
+    case store::Got::corrupt: vm_.counters().corrupt.add(); return poison(p, word);
+    case store::Got::done: break;
+  }
+  const Copied copied = copy(p, buffer);
+  if (copied.discarded) {
+    const Held held = held_by(p, word);
+    set_word(p, word, word.cleared());
+    drop(held);
+    vm_.table().clear_discard(p);
+    return fill_zero(p, need);
+  }
+  switch (copied.outcome) {
+    case Outcome::done:
+      TEST_POINT("fault.copied");
+      if (need == Need::read) {
+        set_word(p, word, word.becomes(Tag::clean, word.content(), 0, word.backoff()));
+        return finish(p, Served::filled);
+      }
+      break;
+    case Outcome::present:
+      // T1: the page is the truth. A crash left it guarded between word and punch, or this event is late.
+      if (need != Need::lift) return finish(p, Served::late);
+      break;
+    case Outcome::range_gone: return finish(p, Served::again);
+    case Outcome::vm_gone: vm_.set_gone(); release(p); return Served::abandoned;
+    case Outcome::no_memory: release(p); return Served::abandoned;
+    case Outcome::retry:
+    case Outcome::failed: vm_.counters().errors.add(); return finish(p, Served::again);
+  }
+  // For writing: the word must not speak of a page that is about to change (T4).
+  const Held held = held_by(p, word);
+  set_word(p, word, word.cleared());
+  TEST_POINT("fault.word");
+  persist([&] { return vm_.uffd().lift(vm_.range_of(one(p)), Wake::no); });
+  TEST_POINT("fault.lifted");
+  const Served served = finish(p, copied.outcome == Outcome::done ? Served::filled : Served::lifted);
+  TEST_POINT("fault.drop");
+  drop(held);
+  return served;
+}
+
+Filler::Copied Filler::copy(PageIndex p, const PageCopy& from) noexcept {
+  const HostVirt to = vm_.address_of(p);
+  for (unsigned tries = 0;;) {
+#ifdef RAMFOLD_TEST_NO_T4
+    const auto result = vm_.uffd().copy(to, from.bytes.data(), ByteCount{kPageSize}, sys::Guard::no, Wake::yes);
+#else
+    const auto result = vm_.uffd().copy(to, from.bytes.data(), ByteCount{kPageSize}, sys::Guard::yes, Wake::no);
+#endif
+    if (result.outcome == Outcome::no_memory) {
+      if (!nap_for_memory()) return {Outcome::no_memory, false};
+      continue;
+    }
+    if (result.outcome == Outcome::retry && ++tries < kTriesMax) continue;
+    if (result.outcome != Outcome::done) return {result.outcome, false};
+    // T5: a discard whose punch came before the copy has set its bit before that; the copy, still guarded
+    // and ours, goes out again. One whose punch comes later takes the copy with it.
+    if (!vm_.table().discarded(p)) return {Outcome::done, false};
+    vm_.counters().discards_seen.add();
+    if (!vm_.punch_pages(one(p))) return {Outcome::failed, false};
+    return {Outcome::done, true};
+  }
+}
+
+Served Filler::fill_zero(PageIndex p, Need need) noexcept {
+  guest::PageTable& table = vm_.table();
+  // A clean word on a hole reads as zero (T3), but the page that comes now is not guarded (T4).
+  const Word word = table.load(p);
+  if (word.names_content()) {
+    const Held held = held_by(p, word);
+    set_word(p, word, word.cleared());
+    drop(held);
+  }
+  const PageRun run{p, need == Need::lift ? PageCount{1} : own_zero_run(p)};
+  Served served = Served::zeroed;
+  sys::UffdResult result;
+  for (unsigned tries = 0;;) {
+    result = vm_.uffd().zero(vm_.range_of(run), Wake::no);
+    if (result.outcome == Outcome::no_memory) {
+      if (!nap_for_memory()) break;
+      continue;
+    }
+    if (result.outcome == Outcome::retry && ++tries < kTriesMax) continue;
+    break;
+  }
+  switch (result.outcome) {
+    case Outcome::done: break;
+    // In a run, a page further on may be the resident one: what came before it was filled.
+    case Outcome::present: served = result.bytes > 0 ? Served::zeroed : Served::late; break;
+    case Outcome::range_gone: served = Served::again; break;
+    case Outcome::vm_gone: vm_.set_gone(); served = Served::abandoned; break;
+    case Outcome::no_memory: served = Served::abandoned; break;
+    case Outcome::retry:
+    case Outcome::failed:
+      vm_.counters().errors.add();
+      served = Served::again;
+      break;
+  }
+  const std::uint64_t filled = result.outcome == Outcome::done ? run.count.value : result.bytes >> kPageShift;
+  vm_.counters().zero_filled.add(filled);
+  if (served != Served::abandoned) wake(run);
+  for (PageIndex q = p; q < run.end(); q = q + PageCount{1}) release(q);
+  return served;
+}
+
+PageCount Filler::own_zero_run(PageIndex p) noexcept {
+  // Racing threads may spoil the window; it is a guess, and every page of the run is owned before use.
+  std::uint32_t window = 1;
+  if (next_zero_.load(std::memory_order_relaxed) == p.value) {
+    window = std::min(zero_window_.load(std::memory_order_relaxed) * 2, kZeroWindowMax);
+  }
+  const guest::Block& block = vm_.block_of(p);
+  const std::uint64_t chunk_end = (p.value / guest::kChunkPages.value + 1) * guest::kChunkPages.value;
+  const std::uint64_t end = std::min({p.value + window, block.end().value, chunk_end});
+  guest::PageTable& table = vm_.table();
+  PageIndex q = p + PageCount{1};
+  for (; q.value < end; q = q + PageCount{1}) {
+    if (table.load(q).tag() != Tag::none || table.discarded(q) || !table.take_idle_for_fill(q)) break;
+    if (table.load(q).tag() != Tag::none || table.discarded(q)) {
+      release(q);
+      break;
+    }
+  }
+  zero_window_.store(window, std::memory_order_relaxed);
+  next_zero_.store(q.value, std::memory_order_relaxed);
+  return PageCount{q.value - p.value};
+}
+
+Served Filler::lift_guard(PageIndex p, Word word) noexcept {
+  const Held held = held_by(p, word);
+  if (word.names_content() || word.tag() == Tag::observed) set_word(p, word, word.cleared());
+  TEST_POINT("fault.word");
+  const auto result = persist([&] { return vm_.uffd().lift(vm_.range_of(one(p)), Wake::no); });
+  TEST_POINT("fault.lifted");
+  if (result.outcome == Outcome::vm_gone) vm_.set_gone();
+  if (result.outcome == Outcome::failed) vm_.counters().errors.add();
+  const Served served = finish(p, result.outcome == Outcome::done ? Served::lifted : Served::again);
+  TEST_POINT("fault.drop");
+  drop(held);
+  return served;
+}
+
+Served Filler::poison(PageIndex p, Word word) noexcept {
+  // Never zeros (D14): the VM gets a memory error for this page, or waits where the kernel cannot poison.
+  const auto result = persist([&] { return vm_.uffd().poison(vm_.range_of(one(p)), Wake::no); });
+  if (word.tag() == Tag::folded) {
+    // The reference goes with the word; the store keeps a corrupt content out of everybody's reach.
+    const Held held = held_by(p, word);
+    set_word(p, word, word.becomes(Tag::poisoned, std::uint64_t{0}, 0, 0));
+    drop(held);
+  }
+  if (result.outcome == Outcome::done || result.outcome == Outcome::present ||
+      result.outcome == Outcome::range_gone) {
+    return finish(p, Served::poisoned);
+  }
+  release(p);
+  return Served::poisoned;
+}
+
+Served Filler::unfold(PageIndex p, store::FetchTicket ticket, PageCopy& buffer) noexcept {
+  guest::PageTable& table = vm_.table();
+  if (!table.take_idle_for_fill(p)) return Served::busy;
+  const Word word = apply_discard(p, table.load(p));
+  if (!word.names_content()) {
+    release(p);
+    return Served::late;
+  }
+  if (word.tag() == Tag::folded && word.content() != kZeroContent) {
+    switch (source_.get(word.content(), buffer.bytes.data(), ticket)) {
+      case store::Got::pending: release(p); return Served::pending;
+      case store::Got::corrupt: vm_.counters().corrupt.add(); return poison(p, word);
+      case store::Got::done: break;
+    }
+    const Copied copied = copy(p, buffer);
+    if (!copied.discarded && copied.outcome != Outcome::done && copied.outcome != Outcome::present) {
+      if (copied.outcome == Outcome::vm_gone) vm_.set_gone();
+      release(p);
+      return copied.outcome == Outcome::vm_gone || copied.outcome == Outcome::no_memory ? Served::abandoned
+                                                                                        : Served::again;
+    }
+  }
+  const Held held = held_by(p, word);
+  set_word(p, word, word.cleared());
+  release(p);
+  drop(held);
+  return Served::filled;
+}
+
+void Filler::set_word(PageIndex p, Word seen, Word next) noexcept {
+  guest::VmCounters& counters = vm_.counters();
+  if (seen.tag() == Tag::folded && next.tag() != Tag::folded) {
+    (seen.content() == kZeroContent ? counters.folded_zero : counters.folded_content).sub();
+    const unsigned passes = (vm_.pass_now() - seen.age()) & Word::kAgeMax;
+    const unsigned backoff = passes < kReturnedSoonPasses ? std::min(seen.backoff() + 1, Word::kBackoffMax)
+                                                          : seen.backoff() - (seen.backoff() > 0 ? 1 : 0);
+    next = next.becomes(next.tag(), next.payload(), next.age(), backoff);
+  }
+  if (seen.tag() == Tag::clean) counters.clean.sub();
+  if (next.tag() == Tag::clean) counters.clean.add();
+  vm_.table().advance(p, seen, next, Owner::filling);
+}
+
+Filler::Held Filler::held_by(PageIndex p, Word word) const noexcept {
+  if (!word.names_content()) return {kZeroContent, false};
+  return {word.content(), vm_.is_counted(p)};
+}
+
+void Filler::drop(Held held) noexcept {
+  if (held.counted && held.id != kZeroContent) source_.drop(held.id);
+}
+
+void Filler::wake(PageRun run) noexcept {
+  persist([&] { return vm_.uffd().wake(vm_.range_of(run)); });
+}
+
+void Filler::release(PageIndex p) noexcept {
+  if (vm_.table().release(p) == Released::contended) wake(one(p));
+}
+
+Served Filler::finish(PageIndex p, Served served) noexcept {
+  wake(one(p));
+  release(p);
+  return served;
+}
+
+bool Filler::nap_for_memory() noexcept {
+  vm_.counters().no_memory_waits.add();
+  nap();
+  return !stopping_.load(std::memory_order_relaxed);
+}
+
+}  // namespace ramfold::fault

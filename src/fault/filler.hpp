@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The way up for one page: own it, look its word up, bring the bytes back, wake who waits.
+// Order (docs/design.md, Truth): COPY with MODE_WP and DONTWAKE -> word (clean, or none) -> guard lifted if
+// it was a write -> WAKE -> reference dropped. A write event: word cleared -> guard lifted -> WAKE.
+// Threads: any number of threads may serve the same VM, each with its own buffer. No allocation, no lock,
+// no logging; waits only for memory that the host has not got (no_memory).
+#pragma once
+
+#include <atomic>
+
+#include "base/page_copy.hpp"
+#include "guest/vm.hpp"
+#include "store/contents.hpp"
+
+namespace ramfold::fault {
+
+// Why a thread of the VM waits.
+enum class Need : std::uint8_t {
+  read,   // missing page, for reading
+  write,  // missing page, for writing
+  lift,   // guarded page, for writing
+};
+
+enum class Served : std::uint8_t {
+  filled,     // the page was brought back
+  lifted,     // its guard was
+  zeroed,     // a hole that is zero
+  late,       // the page was resident: the event was an old one
+  busy,       // somebody else owns the page and will wake its waiters
+  pending,    // the store is fetching: the page stays owned; call resume() when the ticket is ready
+  poisoned,   // its bytes cannot be had (D14)
+  again,      // a call failed: the waiters were woken and will fault again
+  abandoned,  // the VM is gone, or the daemon stops: nothing was woken
+};
+
+class Filler {
+ public:
+  Filler(guest::Vm& vm, store::ContentSource& source, const std::atomic<bool>& stopping) noexcept
+      : vm_(vm), source_(source), stopping_(stopping) {}
+
+  // Serves one event. `buffer` is the calling thread's.
+  Served serve(PageIndex p, Need need, store::FetchTicket ticket, PageCopy& buffer) noexcept;
+  // Goes on with a page that serve() or resume() left pending. REQUIRES: nobody else resumes it.
+  Served resume(PageIndex p, Need need, store::FetchTicket ticket, PageCopy& buffer) noexcept;
+  // Brings p back for good (detach): afterwards its word is none. It stays guarded until its range is
+  // unregistered. `busy`: a fault has it; try again later. REQUIRES: the gate is closed and drained.
+  Served unfold(PageIndex p, store::FetchTicket ticket, PageCopy& buffer) noexcept;
+
+ private:
+  struct Copied {
+    sys::Outcome outcome;
+    bool discarded;  // a discard came while the page was copied: the copy was taken out again
+  };
+
+  Served serve_owned(PageIndex p, Need need, store::FetchTicket ticket, PageCopy& buffer) noexcept;
+  Served fill_content(PageIndex p, guest::Word word, Need need, store::FetchTicket ticket,
+                      PageCopy& buffer) noexcept;
+  Served fill_zero(PageIndex p, Need need) noexcept;
+  Served lift_guard(PageIndex p, guest::Word word) noexcept;
+  Served poison(PageIndex p, guest::Word word) noexcept;
+  // Zero pages after p that may be filled with it: the window grows while faults come in sequence.
+  PageCount own_zero_run(PageIndex p) noexcept;
+  Copied copy(PageIndex p, const PageCopy& from) noexcept;
+  // T5: drops what a discarded page's word says of its hole.
+  guest::Word apply_discard(PageIndex p, guest::Word word) noexcept;
+  void set_word(PageIndex p, guest::Word seen, guest::Word next) noexcept;
+  // The reference that `word` held: taken note of while p is owned, given up after the waiters are awake.
+  // A page that recovery has not counted yet holds none that was counted.
+  struct Held {
+    ContentId id;
+    bool counted;
+  };
+  Held held_by(PageIndex p, guest::Word word) const noexcept;
+  void drop(Held held) noexcept;
+  void wake(PageRun run) noexcept;
+  void release(PageIndex p) noexcept;
+  Served finish(PageIndex p, Served served) noexcept;
+  bool nap_for_memory() noexcept;  // false: give up, the daemon stops
+
+  guest::Vm& vm_;
+  store::ContentSource& source_;
+  const std::atomic<bool>& stopping_;
+  std::atomic<std::uint64_t> next_zero_{0};   // page after the last zero fill
+  std::atomic<std::uint32_t> zero_window_{1};
+};
+
+}  // namespace ramfold::fault

@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "fault/server.hpp"
+
+#include <poll.h>
+#include <pthread.h>
+#include <sys/eventfd.h>
+#include <time.h>
+
+#include "base/clock.hpp"
+
+namespace ramfold::fault {
+namespace {
+
+constexpr int kPollMs = 1000;  // so that CPU time is published and a lost wake-up heals
+constexpr long kErrorNapNs = 1'000'000;
+
+Need need_of(const uffd_msg& event) noexcept {
+  if ((event.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP) != 0) return Need::lift;
+  return (event.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WRITE) != 0 ? Need::write : Need::read;
+}
+
+void poke(const sys::Fd& eventfd) noexcept {
+  const std::uint64_t one = 1;
+  [[maybe_unused]] const auto written = ::write(eventfd.get(), &one, sizeof one);
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Server>> Server::start(guest::Vm& vm, store::ContentSource& source, unsigned threads) {
+  sys::Fd wake(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!wake) return fail_errno("eventfd");
+  std::unique_ptr<Server> server(new Server(vm, source, std::move(wake)));
+  for (unsigned i = 0; i < threads; ++i) {
+    server->threads_.emplace_back([s = server.get()] { s->run(); });
+    ::pthread_setname_np(server->threads_.back().native_handle(), "rf-fault");
+  }
+  return server;
+}
+
+Server::Server(guest::Vm& vm, store::ContentSource& source, sys::Fd wake)
+    : vm_(vm), filler_(vm, source, stopping_), wake_(std::move(wake)) {}
+
+Server::~Server() { stop(); }
+
+void Server::stop() noexcept {
+  stopping_.store(true);
+  poke(wake_);
+  for (std::thread& t : threads_) t.join();
+  threads_.clear();
+}
+
+void Server::run() noexcept {
+  PageCopy buffer;
+  std::array<uffd_msg, kBatch> events;
+  std::uint64_t cpu_seen = 0;
+  while (!stopping_.load(std::memory_order_relaxed)) {
+    const auto read = vm_.uffd().read_events(events);
+    if (!read) {
+      vm_.counters().errors.add();
+      const timespec t{0, kErrorNapNs};
+      ::nanosleep(&t, nullptr);
+      continue;
+    }
+    for (std::size_t i = 0; i < *read; ++i) serve_event(events[i], buffer);
+    if (*read != 0) continue;
+    const std::uint64_t cpu = thread_cpu_ns();
+    cpu_ns_.fetch_add(cpu - cpu_seen, std::memory_order_relaxed);
+    cpu_seen = cpu;
+    std::array<pollfd, 2> waits{pollfd{vm_.uffd().fd(), POLLIN, 0}, pollfd{wake_.get(), POLLIN, 0}};
+    (void)::poll(waits.data(), waits.size(), kPollMs);
+    if ((waits[1].revents & POLLIN) != 0 && !stopping_.load(std::memory_order_relaxed)) {
+      // Emptied before the table is looked at: a ticket that becomes ready later pokes again.
+      std::uint64_t count = 0;
+      [[maybe_unused]] const auto n = ::read(wake_.get(), &count, sizeof count);
+    }
+    if (parked() != 0) serve_ready(buffer);
+    if ((waits[0].revents & (POLLERR | POLLHUP)) != 0 && (waits[0].revents & POLLIN) == 0) {
+      const timespec t{0, kErrorNapNs};
+      ::nanosleep(&t, nullptr);  // never spin on a descriptor that only reports an error
+    }
+  }
+}
+
+void Server::serve_event(const uffd_msg& event, PageCopy& buffer) noexcept {
+  if (event.event != UFFD_EVENT_PAGEFAULT) return;  // none other is negotiated (L2)
+  const std::uint64_t began = monotonic_ns();
+  const HostVirt address{event.arg.pagefault.address};
+  const auto page = vm_.page_at(address);
+  if (!page) {
+    // Nothing of ours is registered there any more. The waiter must not sleep for ever.
+    (void)vm_.uffd().wake({HostVirt{address.value & ~(kPageSize - 1)}, ByteCount{kPageSize}});
+    return;
+  }
+  const Need need = need_of(event);
+  Parked* const place = park();
+  if (place == nullptr) {
+    // As many as may wait for the store do. This one faults again until there is a place.
+    vm_.counters().faults_busy.add();
+    (void)vm_.uffd().wake(vm_.range_of({*page, PageCount{1}}));
+    return;
+  }
+  place->page = *page;
+  place->need = need;
+  place->since_ns = began;
+  const store::FetchTicket ticket{this, static_cast<std::uint64_t>(place - parked_.data())};
+  const auto word = vm_.table().load(*page);
+  const bool zero = word.tag() != guest::Tag::folded || word.content() == kZeroContent;
+  const Served served = filler_.serve(*page, need, ticket, buffer);
+  if (served == Served::pending) {
+    vm_.counters().faults_pending.add();
+    return;  // ready() may already have been called; the table says so
+  }
+  unpark(*place);
+  account(served, zero, began);
+}
+
+Server::Parked* Server::park() noexcept {
+  const std::size_t start = parked_count_.load(std::memory_order_relaxed);
+  for (std::size_t i = 0; i < kParkedMax; ++i) {
+    Parked& place = parked_[(start + i) % kParkedMax];
+    ParkedState free = ParkedState::free;
+    if (place.state.compare_exchange_strong(free, ParkedState::fetching, std::memory_order_acq_rel)) {
+      parked_count_.fetch_add(1, std::memory_order_relaxed);
+      return &place;
+    }
+  }
+  return nullptr;
+}
+
+void Server::ready(store::FetchTicket ticket) noexcept {
+  parked_[ticket.token].state.store(ParkedState::ready, std::memory_order_release);
+  poke(wake_);
+}
+
+void Server::serve_ready(PageCopy& buffer) noexcept {
+  for (Parked& place : parked_) {
+    ParkedState is = ParkedState::ready;
+    if (!place.state.compare_exchange_strong(is, ParkedState::fetching, std::memory_order_acq_rel)) continue;
+    const store::FetchTicket ticket{this, static_cast<std::uint64_t>(&place - parked_.data())};
+    const Served served = filler_.resume(place.page, place.need, ticket, buffer);
+    if (served == Served::pending) continue;
+    account(served, false, place.since_ns);
+    unpark(place);
+  }
+}
+
+void Server::unpark(Parked& place) noexcept {
+  place.state.store(ParkedState::free, std::memory_order_release);
+  parked_count_.fetch_sub(1, std::memory_order_relaxed);
+}
+
+void Server::account(Served served, bool zero, std::uint64_t since_ns) noexcept {
+  guest::VmCounters& counters = vm_.counters();
+  const std::uint64_t ns = monotonic_ns() - since_ns;
+  switch (served) {
+    case Served::filled:
+      (zero ? counters.faults_zero : counters.faults_content).add();
+      (zero ? counters.latency_zero : counters.latency_content).record(ns);
+      break;
+    case Served::zeroed:
+      counters.faults_zero.add();
+      counters.latency_zero.record(ns);
+      break;
+    case Served::lifted:
+      counters.faults_write_guarded.add();
+      counters.latency_guarded.record(ns);
+      break;
+    case Served::late: counters.faults_late.add(); break;
+    case Served::busy: counters.faults_busy.add(); break;
+    case Served::pending:
+    case Served::poisoned:
+    case Served::again:
+    case Served::abandoned: break;
+  }
+}
+
+}  // namespace ramfold::fault

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "fold/folder.hpp"
+
+#include <algorithm>
+#include <span>
+
+#include "base/test_points.hpp"
+#include "fold/mask.hpp"
+
+namespace ramfold::fold {
+
+using guest::Owner;
+using guest::Tag;
+using guest::Word;
+
+namespace {
+
+void release(guest::Vm& vm, PageIndex p) noexcept {
+  if (vm.table().release(p) == guest::Released::contended) (void)vm.uffd().wake(vm.range_of({p, PageCount{1}}));
+}
+
+}  // namespace
+
+void Folder::work(guest::Vm& vm, GroupId group, const scan::Window& window, const classify::Policy& policy,
+                  bool may_fold) noexcept {
+  if (window.age != 0) age(vm, window);
+  // Cold pages that may not leave now stay as they are: their word already says all that is known.
+  if (window.observe != 0) observe(vm, group, window);
+  if (may_fold && (window.fold | window.again) != 0) fold(vm, group, window, policy);
+}
+
+void Folder::age(guest::Vm& vm, const scan::Window& window) noexcept {
+  guest::PageTable& table = vm.table();
+  for_each_bit(window.age, [&](unsigned i) {
+    const PageIndex p{window.pages.first.value + i};
+    if (!table.take_for_fold(p)) return;
+    // As `punching`: the word is written by an owner that no fault can interrupt.
+    if (!table.commit(p)) return;
+    const Word word = table.load(p);
+    if (word.tag() == Tag::clean) {
+      table.advance(p, word, word.with_age(std::min(word.age() + 1, Word::kAgeMax)), Owner::punching);
+    }
+    release(vm, p);
+  });
+}
+
+void Folder::observe(guest::Vm& vm, GroupId group, const scan::Window& window) noexcept {
+  guest::PageTable& table = vm.table();
+  for_each_run(window.observe, [&](unsigned first, unsigned count) {
+    const PageIndex start{window.pages.first.value + first};
+    if (!vm.read_pages({start, PageCount{count}}, copies_[first].bytes.data())) {
+      vm.counters().errors.add();
+      return;
+    }
+    for (unsigned i = first; i < first + count; ++i) {
+      const PageIndex p{window.pages.first.value + i};
+      const std::uint64_t bits = contents_.hash(group, copies_[i]).value & classify::kObservedBits;
+      if (!table.take_for_fold(p) || !table.commit(p)) continue;
+      const Word word = table.load(p);
+      Word next = word;
+      if (word.tag() == Tag::none) {
+        next = word.becomes(Tag::observed, bits, 0, word.backoff());
+      } else if (word.tag() == Tag::observed) {
+        const bool same = word.payload() == bits;
+        next = word.becomes(Tag::observed, bits, same ? std::min(word.age() + 1, Word::kAgeMax) : 0, word.backoff());
+      }
+      store::Ref dropped;
+      if (word.tag() == Tag::clean) {
+        // Found without its guard, which T4 forbids: the content is no longer vouched for.
+        next = word.cleared();
+        dropped = store::Ref(contents_, word.content());
+        vm.counters().clean.sub();
+        vm.counters().errors.add();
+      }
+      if (next != word) table.advance(p, word, next, Owner::punching);
+      release(vm, p);
+    }
+    vm.counters().observed.add(count);
+  });
+}
+
+void Folder::fold(guest::Vm& vm, GroupId group, const scan::Window& window,
+                  const classify::Policy& policy) noexcept {
+  guest::VmCounters& counters = vm.counters();
+  LeavingRun run(vm, window, window.fold, window.again, copies_);
+  std::array<store::PutRequest, scan::kWindowPages> requests;
+  std::array<unsigned, scan::kWindowPages> page_of;
+  std::size_t wanted = 0;
+  unsigned zeros = 0;
+  for_each_bit(run.copied(), [&](unsigned i) {
+    const PageCopy& copy = copies_[i];
+    const ContentHash hash = contents_.hash(group, copy);
+    const Word word = run.word(i);
+    const auto verdict = classify::classify(copy, hash, word.tag() == Tag::observed, word.payload(), policy);
+    if (verdict.changed) counters.changed_while_cold.add();
+    if (!verdict.may_leave) {
+      run.keep_observed(i, hash.value & classify::kObservedBits);
+    } else if (verdict.kind == classify::Kind::zero) {
+      run.stage(i, store::Ref(contents_, kZeroContent));
+      ++zeros;
+    } else {
+      requests[wanted] = {&copy, hash};
+      page_of[wanted++] = i;
+    }
+  });
+  TEST_POINT("fold.encode");
+  store_error_ = 0;
+  unsigned shared = 0;
+  unsigned stored = 0;
+  if (wanted != 0) {
+    std::array<Result<store::PutResult>, scan::kWindowPages> results;
+    contents_.put_run(group, std::span(requests).first(wanted), std::span(results).first(wanted));
+    for (std::size_t k = 0; k < wanted; ++k) {
+      if (!results[k]) {
+        store_error_ = results[k].error().code;
+        counters.errors.add();
+        continue;
+      }
+      (results[k]->existed ? shared : stored) += 1;
+      run.stage(page_of[k], std::move(results[k]->ref));
+    }
+  }
+  const Committed done = run.commit();
+  if (done.pages == 0) return;
+  counters.folds_zero.add(zeros);
+  counters.folds_shared.add(shared);
+  counters.folds_stored.add(stored);
+  const unsigned fresh = zeros + shared + stored;
+  if (done.pages > fresh) counters.folds_again.add(done.pages - fresh);
+}
+
+}  // namespace ramfold::fold

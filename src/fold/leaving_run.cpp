@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "fold/leaving_run.hpp"
+
+#include "base/check.hpp"
+#include "base/test_points.hpp"
+#include "fold/mask.hpp"
+
+namespace ramfold::fold {
+
+using guest::Owner;
+using guest::Released;
+using guest::Tag;
+using guest::Word;
+using sys::Outcome;
+using sys::Wake;
+
+namespace {
+
+Mask without(Mask from, Mask what) noexcept { return static_cast<Mask>(from & ~what); }
+
+}  // namespace
+
+LeavingRun::LeavingRun(guest::Vm& vm, const scan::Window& window, Mask fresh, Mask again,
+                       Copies& copies) noexcept
+    : vm_(vm), window_(window), pass_(vm.gate().enter()) {
+  if (!pass_.holds()) {
+    vm_.counters().aborted_by_gate.add();
+    return;
+  }
+  own(fresh, true);
+  own(again, false);
+  if ((fresh_ | again_) == 0) return;
+  guard();
+  verify_present();
+  if (!pass_.holds()) {
+    vm_.counters().aborted_by_gate.add();
+    undo(static_cast<Mask>(fresh_ | again_));
+    return;
+  }
+  TEST_POINT("fold.guard");
+  read(copies);
+  TEST_POINT("fold.pread");
+}
+
+LeavingRun::~LeavingRun() { undo(static_cast<Mask>(fresh_ | again_)); }
+
+void LeavingRun::own(Mask wanted, bool fresh) noexcept {
+  guest::PageTable& table = vm_.table();
+  for_each_bit(wanted, [&](unsigned i) {
+    const PageIndex p = page(i);
+    if (!table.take_for_fold(p)) return;
+    const Word word = table.load(p);
+    const bool fits = fresh ? word.tag() == Tag::none || word.tag() == Tag::observed
+                            : word.tag() == Tag::clean || word.tag() == Tag::folded;
+    if (table.discarded(p) && word.tag() != Tag::folded) table.clear_discard(p);
+    if (!fits || table.discarded(p)) {
+      if (fits) vm_.counters().aborted_by_discard.add();
+      table.give_up_fold(p);
+      return;
+    }
+    words_[i] = word;
+    (fresh ? fresh_ : again_) |= bit(i);
+  });
+}
+
+void LeavingRun::guard() noexcept {
+  if (fresh_ == 0) return;
+  if (vm_.ensure_registered(page(0)).outcome != Outcome::done ||
+      vm_.ensure_registered(PageIndex{window_.pages.end().value - 1}).outcome != Outcome::done) {
+    vm_.counters().errors.add();
+    undo(fresh_);
+    return;
+  }
+  for_each_run(fresh_, [&](unsigned first, unsigned count) {
+    const PageRun run{page(first), PageCount{count}};
+    // What a failed call guarded counts as unguarded and is lifted with the rest (D8).
+    const auto result = vm_.uffd().guard(vm_.range_of(run));
+    const auto pages = static_cast<Mask>(((1u << count) - 1u) << first);
+    guarded_ |= pages;
+    if (result.outcome == Outcome::done) return;
+    if (result.outcome == Outcome::vm_gone) vm_.set_gone();
+    vm_.counters().errors.add();
+    undo(pages);
+  });
+}
+
+void LeavingRun::verify_present() noexcept {
+  // A page counts only if it is in QEMU's page table (not swapped out, not a hole: D4) and really guarded.
+  std::array<sys::PageRegion, scan::kWindowPages> regions;
+  HostVirt walked{};
+  const sys::UffdRange range = vm_.range_of(window_.pages);
+  const auto n = vm_.pagemap().scan(range, sys::kPagePresent,
+                                    sys::kPagePresent | sys::kPageWritten | sys::kPageHuge, regions, walked);
+  Mask good = 0;
+  if (n) {
+    for (std::size_t r = 0; r < *n; ++r) {
+      if ((regions[r].categories & (sys::kPageWritten | sys::kPageHuge)) != 0) continue;
+      for (std::uint64_t va = regions[r].start; va < regions[r].end; va += kPageSize) {
+        good |= bit(static_cast<unsigned>((va - range.start.value) >> kPageShift));
+      }
+    }
+  } else {
+    vm_.counters().errors.add();
+  }
+  undo(without(static_cast<Mask>(fresh_ | again_), good));
+}
+
+void LeavingRun::read(Copies& copies) noexcept {
+  for_each_run(fresh_, [&](unsigned first, unsigned count) {
+    if (vm_.read_pages({page(first), PageCount{count}}, copies[first].bytes.data())) {
+      copied_ |= static_cast<Mask>(((1u << count) - 1u) << first);
+    } else {
+      vm_.counters().errors.add();
+    }
+  });
+}
+
+void LeavingRun::stage(unsigned i, store::Ref ref) noexcept {
+  refs_[i] = std::move(ref);
+  staged_ |= bit(i);
+}
+
+void LeavingRun::keep_observed(unsigned i, std::uint64_t hash_bits) noexcept {
+  guest::PageTable& table = vm_.table();
+  if ((fresh_ & bit(i)) == 0 || table.owner(page(i)) != Owner::folding) return;
+  // Only an owner that cannot be interrupted may write the word: a fault may be taking the page right now.
+  if (!table.commit(page(i))) {
+    fresh_ = without(fresh_, bit(i));
+    return;
+  }
+  (void)vm_.uffd().lift(vm_.range_of({page(i), PageCount{1}}), Wake::yes);
+  fresh_ = without(fresh_, bit(i));
+  copied_ = without(copied_, bit(i));
+  const Word next = words_[i].tag() == Tag::observed
+                        ? words_[i].becomes(Tag::observed, hash_bits, 0, words_[i].backoff())
+                        : words_[i];
+  if (next != words_[i]) table.advance(page(i), words_[i], next, Owner::punching);
+  if (table.release(page(i)) == Released::contended) {
+    (void)vm_.uffd().wake(vm_.range_of({page(i), PageCount{1}}));
+  }
+}
+
+Committed LeavingRun::commit() noexcept {
+  Committed result;
+  if ((staged_ | again_) == 0) return result;
+  if (!pass_.holds()) {
+    vm_.counters().aborted_by_gate.add();
+    result.gate = false;
+    return result;
+  }
+  guest::PageTable& table = vm_.table();
+  guest::VmCounters& counters = vm_.counters();
+  Mask won = 0;
+  for_each_bit(static_cast<Mask>(staged_ | again_), [&](unsigned i) {
+    const PageIndex p = page(i);
+    if (table.discarded(p)) {
+      counters.aborted_by_discard.add();
+      return;  // undone with the rest
+    }
+    if (!table.commit(p)) {
+      counters.aborted_by_write.add();
+      ++result.stolen;
+      fresh_ = without(fresh_, bit(i));
+      again_ = without(again_, bit(i));
+      return;
+    }
+    TEST_POINT("fold.commit");
+    const Word seen = words_[i];
+    const bool staged = (staged_ & bit(i)) != 0;
+    const ContentId content = staged ? refs_[i].release() : seen.content();
+    const Word next = seen.becomes(Tag::folded, content, vm_.pass_now(), seen.backoff());
+    table.advance(p, seen, next, Owner::punching);
+    TEST_POINT("fold.word");
+    if (seen.tag() != Tag::folded) {
+      (content == kZeroContent ? counters.folded_zero : counters.folded_content).add();
+    }
+    if (seen.tag() == Tag::clean) counters.clean.sub();
+    won |= bit(i);
+    ++result.pages;
+  });
+  fresh_ = without(fresh_, won);
+  again_ = without(again_, won);
+  for_each_run(won, [&](unsigned first, unsigned count) {
+    // A page whose punch fails stays resident, guarded and equal: T1 and T4 read it rightly, and the next
+    // pass punches it again.
+    if (!vm_.punch_pages({page(first), PageCount{count}})) counters.errors.add();
+    TEST_POINT("fold.punch");
+  });
+  for_each_bit(won, [&](unsigned i) {
+    if (table.release(page(i)) == Released::contended) {
+      (void)vm_.uffd().wake(vm_.range_of({page(i), PageCount{1}}));
+    }
+  });
+  return result;
+}
+
+void LeavingRun::undo(Mask pages) noexcept {
+  guest::PageTable& table = vm_.table();
+  const Mask ours = static_cast<Mask>(pages & (fresh_ | again_));
+  if (ours == 0) return;
+  fresh_ = without(fresh_, ours);
+  again_ = without(again_, ours);
+  copied_ = without(copied_, ours);
+  staged_ = without(staged_, ours);
+  // Lifting is the owner's: as `punching` no fault can take the page while its guard goes.
+  Mask held = 0;
+  for_each_bit(ours, [&](unsigned i) {
+    refs_[i].reset();
+    if ((guarded_ & bit(i)) == 0) {
+      table.give_up_fold(page(i));
+    } else if (table.commit(page(i))) {
+      held |= bit(i);
+    }
+  });
+  for_each_run(held, [&](unsigned first, unsigned count) {
+    (void)vm_.uffd().lift(vm_.range_of({page(first), PageCount{count}}), Wake::yes);
+  });
+  for_each_bit(held, [&](unsigned i) {
+    if (table.release(page(i)) == Released::contended) {
+      (void)vm_.uffd().wake(vm_.range_of({page(i), PageCount{1}}));
+    }
+  });
+}
+
+}  // namespace ramfold::fold

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "scan/plan.hpp"
+
+#include <algorithm>
+
+namespace ramfold::scan {
+
+using guest::Tag;
+
+Verdict ColdRule::judge(guest::Word word, bool guarded) const noexcept {
+  const unsigned need = std::min(passes << (backoff ? word.backoff() : 0), guest::Word::kAgeMax);
+  const bool cold = word.age() + 1 >= need;
+  switch (word.tag()) {
+    case Tag::none: return need == 0 ? Verdict::fold : Verdict::observe;
+    case Tag::observed: return cold ? Verdict::fold : Verdict::observe;
+    case Tag::clean:
+      if (!guarded) return Verdict::observe;
+      return cold ? Verdict::again : Verdict::age;
+    case Tag::folded:
+      // Present with this word: a crash left it between word and punch (T4: guarded and equal).
+      return guarded ? Verdict::again : Verdict::leave;
+    case Tag::mapped:
+    case Tag::poisoned: break;
+  }
+  return Verdict::leave;
+}
+
+std::size_t chunk_count(const guest::Vm& vm) noexcept {
+  return (vm.pages().value + guest::kChunkPages.value - 1) / guest::kChunkPages.value;
+}
+
+Result<std::size_t> Planner::plan(const guest::Vm& vm, std::size_t chunk, const ColdRule& rule,
+                                  std::span<Window, kChunkWindows> into) {
+  std::size_t used = 0;
+  present_ = 0;
+  const PageIndex first{chunk * guest::kChunkPages.value};
+  const PageIndex end{std::min(first.value + guest::kChunkPages.value, vm.pages().value)};
+  for (const guest::Block& block : vm.blocks()) {
+    const PageIndex from = std::max(first, block.first);
+    const PageIndex to = std::min(end, block.end());
+    if (from >= to) continue;
+    const HostVirt base = vm.address_of(from);
+    const HostVirt stop{base.value + ((to.value - from.value) << kPageShift)};
+    for (HostVirt at = base; at < stop;) {
+      const auto n = vm.pagemap().scan({at, ByteCount{stop.value - at.value}}, sys::kPagePresent,
+                                       sys::kPagePresent | sys::kPageWritten | sys::kPageHuge, regions_, at);
+      if (!n) return std::unexpected(n.error());
+      for (std::size_t r = 0; r < *n; ++r) {
+        const sys::PageRegion& region = regions_[r];
+        // Large folios are left alone: a punch into one may zero a page and leave it present (D7).
+        if ((region.categories & sys::kPageHuge) != 0) continue;
+        const bool guarded = (region.categories & sys::kPageWritten) == 0;
+        for (std::uint64_t va = region.start; va < region.end; va += kPageSize) {
+          const PageIndex p{from.value + ((va - base.value) >> kPageShift)};
+          ++present_;
+          const Verdict verdict = rule.judge(vm.table().load(p), guarded);
+          if (verdict == Verdict::leave) continue;
+          if (used == 0 || p >= into[used - 1].pages.end()) {
+            const std::uint64_t start = p.value / kWindowPages * kWindowPages;
+            const std::uint64_t window_first = std::max(start, block.first.value);
+            const std::uint64_t window_end = std::min(start + kWindowPages, block.end().value);
+            if (used == into.size()) return used;
+            into[used++] = {{PageIndex{window_first}, PageCount{window_end - window_first}}, 0, 0, 0, 0};
+          }
+          Window& w = into[used - 1];
+          const auto bit = static_cast<std::uint16_t>(1u << (p.value - w.pages.first.value));
+          switch (verdict) {
+            case Verdict::observe: w.observe |= bit; break;
+            case Verdict::fold: w.fold |= bit; break;
+            case Verdict::again: w.again |= bit; break;
+            case Verdict::age: w.age |= bit; break;
+            case Verdict::leave: break;
+          }
+        }
+      }
+      if (*n < regions_.size() && at < stop) at = stop;
+    }
+  }
+  return used;
+}
+
+}  // namespace ramfold::scan

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Which pages next. A chunk of guest RAM is looked at through PAGEMAP_SCAN alone: only what is present in
+// QEMU's page table is a candidate, so a scan neither touches holes nor brings back what the host has
+// swapped out. What to do with a page follows from its word; the clock will decide more (DESIGN of the
+// clock: the seam is ColdRule).
+// Threads: a Planner per thread; a chunk is planned and folded by one worker at a time.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <span>
+
+#include "base/result.hpp"
+#include "guest/vm.hpp"
+
+namespace ramfold::scan {
+
+inline constexpr std::size_t kWindowPages = 16;  // 64 KiB: larger runs leave the cache
+inline constexpr std::size_t kChunkWindows = 64 + RF_BLOCKS_MAX;  // a block's end may split a window
+
+// What to do with the pages of one window; bit i is page first + i.
+struct Window {
+  PageRun pages;          // at most kWindowPages, within one block
+  std::uint16_t observe;  // read and remember the hash
+  std::uint16_t fold;     // guard, read; fold when the hash is still the same
+  std::uint16_t again;    // clean: fold without reading
+  std::uint16_t age;      // clean, still warm: count one more pass
+  std::uint16_t work() const noexcept { return observe | fold | again | age; }
+};
+
+enum class Verdict : std::uint8_t { leave, observe, fold, again, age };
+
+// Cold, for now: the bytes did not change over `passes` passes, doubled for every time the page came back
+// soon after it was folded.
+struct ColdRule {
+  unsigned passes = 2;
+  bool backoff = true;
+
+  // `guarded`: the page is present and write-protected.
+  Verdict judge(guest::Word word, bool guarded) const noexcept;
+};
+
+class Planner {
+ public:
+  // Plans the chunk (kChunkPages pages of the linear index) into `into`; returns how many windows have
+  // work. An Error with ESRCH: the VM is gone.
+  Result<std::size_t> plan(const guest::Vm& vm, std::size_t chunk, const ColdRule& rule,
+                           std::span<Window, kChunkWindows> into);
+  // Pages of the chunk that were present at the last plan().
+  std::uint64_t present() const noexcept { return present_; }
+
+ private:
+  std::array<sys::PageRegion, 256> regions_;
+  std::uint64_t present_ = 0;
+};
+
+// Chunks of a VM.
+std::size_t chunk_count(const guest::Vm& vm) noexcept;
+
+}  // namespace ramfold::scan
