@@ -32,6 +32,7 @@ class LatencyHistogram {
 
   void record(std::uint64_t ns) noexcept {
     buckets_[bucket_of(ns)].fetch_add(1, std::memory_order_relaxed);
+    sum_.fetch_add(ns, std::memory_order_relaxed);
     std::uint64_t seen = max_.load(std::memory_order_relaxed);
     while (ns > seen && !max_.compare_exchange_weak(seen, ns, std::memory_order_relaxed)) {
     }
@@ -41,6 +42,7 @@ class LatencyHistogram {
     for (const auto& b : buckets_) n += b.load(std::memory_order_relaxed);
     return n;
   }
+  std::uint64_t sum_ns() const noexcept { return sum_.load(std::memory_order_relaxed); }
   std::uint64_t max_ns() const noexcept { return max_.load(std::memory_order_relaxed); }
   // Upper edge in ns of the bucket that holds quantile q (0..1]; 0 when nothing was recorded.
   std::uint64_t quantile_ns(double q) const noexcept {
@@ -71,6 +73,7 @@ class LatencyHistogram {
  private:
   std::array<std::atomic<std::uint64_t>, kBuckets> buckets_{};
   std::atomic<std::uint64_t> max_{0};
+  std::atomic<std::uint64_t> sum_{0};
 };
 
 }  // namespace ramfold

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The daemon's end of the agents' socket: accepts, checks who is there, attaches VMs, relays holds and
+// unfold requests. Treats every agent as hostile: bounded connections, deadlines, one connection a process,
+// nothing waits for an agent.
+// Threads: one thread of its own; send_* and forget() from any.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+
+#include "daemon/attach.hpp"
+
+namespace ramfold::daemon {
+
+// What the agents' thread asks of the rest of the daemon.
+class AgentEvents {
+ public:
+  virtual ~AgentEvents() = default;
+  // Is this VM to be attached now? False: it may be attached by the operator later.
+  virtual bool wanted(const AgentPeer& peer) = 0;
+  // The agent of an attached VM answers, or has something new to be looked at.
+  virtual void agent_ready(const VmHandle& vm) = 0;
+  virtual void look_again(const VmHandle& vm) = 0;
+  // A consumer of RAM waits until nothing is folded: answered by Agents::send_unfolded.
+  virtual void unfold_wanted(const VmHandle& vm, std::uint32_t token, std::uint32_t hazard) = 0;
+  virtual void attached(const VmHandle& vm) = 0;
+};
+
+// An agent that is connected without being attached.
+struct WaitingAgent {
+  pid_t pid = -1;
+  uid_t uid = 0;
+  std::string name;
+};
+
+class Agents {
+ public:
+  static constexpr std::size_t kConnectionsMax = 1024;
+  static constexpr std::uint64_t kHandshakeNs = 5'000'000'000;
+
+  static Result<std::unique_ptr<Agents>> start(const std::string& socket, std::uint32_t generation,
+                                               sys::Fd userfault_device, const sys::Procfs& procfs, VmSet& vms,
+                                               Attacher& attacher, AgentEvents& events);
+  ~Agents();
+  Agents(const Agents&) = delete;
+  Agents& operator=(const Agents&) = delete;
+
+  void stop() noexcept;
+  void send_unfolded(const AttachedVm& vm, std::uint32_t token, bool ok);
+  void send_detached(const AttachedVm& vm);
+  std::vector<WaitingAgent> waiting() const;
+  // Asks a waiting agent for its RAM again; false: there is none of that pid.
+  bool invite(pid_t pid);
+
+ private:
+  enum class Stage : std::uint8_t { hello, waiting, offer, ready, attached };
+  struct Connection {
+    sys::Fd socket;
+    AgentPeer peer;
+    std::string name;
+    Stage stage = Stage::hello;
+    std::uint64_t deadline_ns = 0;
+    std::uint32_t hazards = 0;
+    std::uint64_t capabilities = 0;
+    VmHandle vm;
+  };
+
+  Agents(sys::Fd listener, sys::Fd epoll, sys::Fd wake, std::uint32_t generation, sys::Fd device,
+         const sys::Procfs& procfs, VmSet& vms, Attacher& attacher, AgentEvents& events);
+  void run();
+  void accept_all();
+  bool receive(Connection& c);  // false: close it
+  bool on_hello(Connection& c, const rf_hello& hello);
+  bool on_offer(Connection& c, const rf_offer& offer, sys::Message& message);
+  void on_ready(Connection& c, const VmHandle& vm);
+  void close(Connection& c);
+  void close_late();
+  bool invite_now(Connection& c);
+  bool welcome(Connection& c, std::uint16_t action, const std::uint8_t* instance, int fd);
+  void refuse(Connection& c, std::string_view why);
+  template <typename Message>
+  bool send(Connection& c, Message& message, std::uint16_t type, std::span<const int> fds = {});
+  void send_to(const AttachedVm& vm, const std::function<void(Connection&)>& f);
+
+  sys::Fd listener_;
+  sys::Fd epoll_;
+  sys::Fd wake_;
+  const std::uint32_t generation_;
+  sys::Fd device_;
+  const sys::Procfs& procfs_;
+  VmSet& vms_;
+  Attacher& attacher_;
+  AgentEvents& events_;
+  std::atomic<bool> stopping_{false};
+  mutable std::mutex mutex_;  // the list and every Connection
+  std::list<Connection> connections_;
+  std::thread thread_;
+};
+
+}  // namespace ramfold::daemon

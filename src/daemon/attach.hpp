@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Makes an attached VM out of a checked offer, or out of what the keeper held.
+// Threads: one at a time.
+#pragma once
+
+#include <string>
+
+#include "daemon/attached_vm.hpp"
+#include "daemon/keeping.hpp"
+#include "policy/config.hpp"
+#include "store/contents.hpp"
+#include "sys/procfs.hpp"
+
+namespace ramfold::daemon {
+
+// Who is at the other end of an agent's socket, as the kernel says.
+struct AgentPeer {
+  pid_t pid = -1;
+  uid_t uid = static_cast<uid_t>(-1);
+  std::uint64_t start_ticks = 0;
+  sys::Fd pidfd;
+};
+
+// QEMU's -name and -uuid; "qemu-PID" where there is none.
+struct VmIdentity {
+  std::string name;
+  std::string uuid;
+};
+VmIdentity identify(const sys::Procfs& procfs, pid_t pid);
+// The trust group (docs/design.md, Groups): the operator's, else the owner's; VMs that a management layer
+// starts under one account are a group each.
+std::string group_of(const policy::Config& config, const VmIdentity& identity, uid_t uid, VmId id);
+
+class Attacher {
+ public:
+  Attacher(const sys::Procfs& procfs, store::Contents& contents, Keeping& keeping, const policy::Config& config,
+           std::uint64_t uffd_features) noexcept
+      : procfs_(procfs), contents_(contents), keeping_(keeping), config_(config), features_(uffd_features) {}
+
+  // `offer` and `fds` (uffd, then a RAM file a block) were checked. The VM is kept and its faults are served
+  // on return; whether the keeper took it is in AttachedVm::kept.
+  Result<VmHandle> attach(const AgentPeer& peer, const rf_offer& offer, sys::Fd uffd, std::vector<sys::Fd> rams);
+  // After a restart: faults are served on return, references not counted yet.
+  Result<VmHandle> adopt(KeptVm kept);
+
+ private:
+  Result<VmHandle> finish(const guest::VmRecord& record, guest::Vm::Files files, const VmIdentity& identity,
+                          bool recovering);
+
+  const sys::Procfs& procfs_;
+  store::Contents& contents_;
+  Keeping& keeping_;
+  const policy::Config& config_;
+  const std::uint64_t features_;
+  std::uint32_t next_id_ = 1;
+};
+
+}  // namespace ramfold::daemon

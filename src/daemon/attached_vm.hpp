@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// A VM as the daemon runs it: its page state, its fault service, why it may or may not be folded, and where
+// the scan stands. Plain parts; the modules of daemon/ each work on one of them.
+// Threads: flags are atomic; `facts` and `cursor` have locks of their own.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "fault/server.hpp"
+#include "guest/facts.hpp"
+#include "guest/vm.hpp"
+#include "policy/config.hpp"
+
+namespace ramfold::daemon {
+
+// Which chunk a worker takes next. A pass ends when every chunk was taken and given back; a chunk is worked
+// on by one worker at a time because a new pass begins only then.
+struct ScanCursor {
+  std::mutex mutex;
+  std::size_t next = 0;
+  std::size_t in_work = 0;
+  std::uint64_t began_ns = 0;
+  std::uint64_t present = 0;       // pages seen present so far in this pass
+  std::uint64_t present_last = 0;  // in the last whole pass
+  std::uint64_t pass_ns = 0;       // how long that took
+  std::uint64_t passes = 0;
+};
+
+struct FactState {
+  std::mutex mutex;
+  std::vector<guest::Reason> reasons;
+  guest::SlowFacts slow;
+  bool slow_known = false;
+  bool read_once = false;
+  std::uint32_t hello_hazards = 0;  // RF_HAZARD_* from before the attach
+  std::uint64_t capabilities = 0;   // RF_CAP_*
+};
+
+struct AttachedVm {
+  std::unique_ptr<guest::Vm> vm;
+  std::unique_ptr<fault::Server> faults;  // ends before the Vm does
+  GroupId group{};
+  policy::VmPolicy policy;
+  std::vector<guest::RamBlock> ram;
+  std::string uuid;
+  std::uint64_t attached_ns = 0;
+
+  std::atomic<bool> kept{false};         // the keeper has acknowledged all of it
+  std::atomic<bool> agent_ready{false};  // the agent stands before every hazard now
+  std::atomic<bool> counted{true};       // its references are known (false during recovery)
+  std::atomic<bool> paused{false};
+  std::atomic<bool> unfolding{false};
+  std::atomic<bool> stay_unfolded{false};  // another consumer began (D13): never fold again until re-attached
+  std::atomic<bool> detached{false};       // nothing is folded, the range is unregistered
+
+  FactState facts;
+  ScanCursor cursor;
+
+  // Nothing but the facts stands against folding.
+  bool wants_folding() const noexcept {
+    return kept && agent_ready && counted && !paused && !unfolding && !stay_unfolded && !detached && policy.fold &&
+           vm->alive();
+  }
+};
+
+using VmHandle = std::shared_ptr<AttachedVm>;
+
+// All attached VMs. Threads: any.
+class VmSet {
+ public:
+  std::vector<VmHandle> all() const {
+    const std::lock_guard lock(mutex_);
+    return vms_;
+  }
+  void add(VmHandle vm) {
+    const std::lock_guard lock(mutex_);
+    vms_.push_back(std::move(vm));
+  }
+  void remove(VmId id) {
+    const std::lock_guard lock(mutex_);
+    std::erase_if(vms_, [id](const VmHandle& v) { return v->vm->id() == id; });
+  }
+  VmHandle by_pid(pid_t pid) const {
+    const std::lock_guard lock(mutex_);
+    for (const VmHandle& v : vms_) {
+      if (v->vm->pid() == pid) return v;
+    }
+    return nullptr;
+  }
+  std::size_t size() const {
+    const std::lock_guard lock(mutex_);
+    return vms_.size();
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::vector<VmHandle> vms_;
+};
+
+}  // namespace ramfold::daemon

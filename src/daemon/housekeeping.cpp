@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// What the daemon looks after while others work: the kernel's facts at the start, the keeper, the VMs' facts
+// and deaths, and whether the host's memory wants folding, and allows it.
+#include <poll.h>
+#include <spdlog/spdlog.h>
+#include <time.h>
+
+#include "base/clock.hpp"
+#include "daemon/host.hpp"
+#include "sys/self_test.hpp"
+
+namespace ramfold::daemon {
+namespace {
+
+constexpr long kTickNs = 250'000'000;
+constexpr unsigned kFactTicks = 4;  // facts once a second
+
+void nap() {
+  const timespec t{0, kTickNs};
+  ::nanosleep(&t, nullptr);
+}
+
+bool has_ended(const sys::Fd& pidfd) {
+  pollfd p{pidfd.get(), POLLIN, 0};
+  return ::poll(&p, 1, 0) == 1 && (p.revents & POLLIN) != 0;
+}
+
+}  // namespace
+
+void Host::housekeeping() {
+  prove_kernel();
+  for (unsigned tick = 0; !stopping_; ++tick) {
+    keep_everything();
+    bury_dead();
+    judge_memory();
+    if (tick % kFactTicks == 0) {
+      const std::lock_guard lock(watch_mutex_);
+      watch_->check([this](const VmHandle& vm) { unfold_for_consumer(vm); });
+    }
+    if (!policy_.recovering) contents_->trim();
+    nap();
+  }
+}
+
+void Host::prove_kernel() {
+  const auto results = sys::run_self_test();
+  guest::HostFacts facts;
+  const auto version = procfs_.kernel_version();
+  facts.kernel = version ? version->text : "unknown";
+  facts.kernel_folds = version && version->at_least(6, 7);
+  facts.self_test_passed = true;
+  std::vector<control::SelfTestView> views;
+  for (const sys::SelfTestFact& fact : results) {
+    const bool passed = fact.outcome != sys::FactOutcome::failed;
+    if (!passed && facts.self_test_passed) {
+      facts.self_test_passed = false;
+      facts.self_test_failure = std::string(fact.name) + ": " + fact.detail;
+      spdlog::error("self-test: {}: {}: nothing will be folded", fact.name, fact.detail);
+    }
+    views.push_back({std::string(fact.name), passed ? control::CheckOutcome::passed : control::CheckOutcome::failed, fact.detail, {}});
+  }
+  const bool ok = facts.self_test_passed && facts.kernel_folds;
+  {
+    const std::lock_guard lock(policy_.mutex);
+    policy_.self_test = std::move(views);
+    policy_.self_test_ok = ok;
+  }
+  const std::lock_guard lock(watch_mutex_);
+  facts_ = std::make_unique<guest::ProcFacts>(procfs_, std::move(facts));
+  watch_ = std::make_unique<FactWatch>(vms_, *facts_, std::vector<pid_t>{::getpid()});
+}
+
+void Host::keep_everything() {
+  if (keeping_.connected() && store_kept_) return;
+  if (!keeping_.connected()) {
+    // Without a keeper nothing leaves: what was punched now would be lost with this process.
+    for (const VmHandle& vm : vms_.all()) {
+      if (vm->kept.exchange(false)) vm->vm->gate().close();
+    }
+    store_kept_ = false;
+    if (!keeping_.connect()) return;
+    spdlog::info("keeper: connected");
+  }
+  if (const pid_t keeper = keeping_.keeper_pid(); keeper > 0) {
+    const std::lock_guard lock(watch_mutex_);
+    if (watch_) watch_->add_own_process(keeper);
+  }
+  if (Status kept = keeping_.keep_store(*contents_); !kept) {
+    spdlog::error("keeper: did not take the store: {}", kept.error().text());
+    return;
+  }
+  store_kept_ = true;
+  for (const VmHandle& vm : vms_.all()) {
+    Status kept = keeping_.keep_vm(*vm->vm);
+    if (!kept) spdlog::error("keeper: did not take vm {}: {}", vm->vm->name(), kept.error().text());
+    vm->kept.store(kept.has_value());
+  }
+}
+
+void Host::bury_dead() {
+  for (const VmHandle& vm : vms_.all()) {
+    if (!has_ended(vm->vm->files().pidfd)) continue;
+    if (!vm->counted || policy_.recovering) continue;  // its references are being counted right now
+    vm->vm->set_gone();
+    vm->vm->gate().close();
+    if (vm->unfolding) continue;
+    {
+      const std::lock_guard lock(vm->cursor.mutex);
+      if (vm->cursor.in_work != 0) continue;
+    }
+    vm->faults->stop();
+    retired_fault_cpu_ns_.fetch_add(vm->faults->cpu_ns());
+    vms_.remove(vm->vm->id());
+    std::uint64_t dropped = 0;
+    for (std::uint64_t p = 0; p < vm->vm->pages().value; ++p) {
+      const guest::Word word = vm->vm->table().load(PageIndex{p});
+      if (!word.names_content() || word.content() == kZeroContent) continue;
+      contents_->drop(word.content());
+      ++dropped;
+    }
+    (void)keeping_.drop_vm(vm->vm->id());
+    spdlog::info("vm {} (pid {}): ended; {} references given up", vm->vm->name(), vm->vm->pid(), dropped);
+  }
+}
+
+void Host::judge_memory() {
+  const auto memory = procfs_.memory_info();
+  const std::vector<VmHandle> vms = vms_.all();
+  const store::Stats stats = contents_->stats();
+  const std::lock_guard lock(policy_.mutex);
+  std::vector<control::Reason> reasons;
+  const auto because = [&](std::string code, std::string text, std::string remedy) {
+    reasons.push_back({std::move(code), std::move(text), std::move(remedy)});
+  };
+  if (!policy_.self_test_ok) {
+    because("self-test", "a kernel fact that folding stands on does not hold here",
+            "see `ramfold doctor`; Linux 6.7 or newer is needed");
+  }
+  if (!keeping_.connected() || !store_kept_) {
+    because("no-keeper", "the keeper is not there, so nothing may be folded", "systemctl start ramfold-keeper");
+  }
+  if (policy_.recovering) because("recovering", "the indexes are being rebuilt after a restart", "wait");
+  if (policy_.off) because("off", "switched off by the operator", "ramfold resume");
+  if (policy_.paused) because("paused", "paused by the operator", "ramfold resume");
+  bool may_observe = reasons.empty();
+  if (memory) {
+    control::Promise& promise = policy_.promise;
+    promise.needed_if_all_back = needed_if_all_back(vms, stats);
+    promise.available = ByteCount{memory->available.value + memory->swap_free.value};
+    promise.reserve = config_.host.reserve.resolve(memory->total);
+    promise.unbacked_max = config_.host.unbacked_max.resolve(memory->total);
+    policy_.keep_available = config_.fold.keep_available.resolve(memory->total);
+    if (!promise.kept()) {
+      because("promise", "if every folded page came back, the host's memory would not suffice",
+              "add memory or swap, run fewer VMs, or raise host.unbacked_max");
+    }
+    if (config_.fold.when == policy::FoldWhen::pressure && memory->available > policy_.keep_available) {
+      because("memory-plentiful", "idle: memory plentiful", "set fold.when = \"eager\" to fold all the same");
+    }
+  } else {
+    because("meminfo", "/proc/meminfo cannot be read", "check that /proc is mounted");
+    may_observe = false;
+  }
+  if (monotonic_ns() < policy_.store_full_until_ns.load()) {
+    because("store-full", "the store found no room for a page", "raise host.arena_max or free memory");
+  }
+  policy_.may_observe.store(may_observe);
+  policy_.may_fold.store(reasons.empty());
+  policy_.reasons = std::move(reasons);
+}
+
+}  // namespace ramfold::daemon

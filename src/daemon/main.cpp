@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include <CLI/CLI.hpp>
+#include <csignal>
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
+#include <sys/resource.h>
+#include <systemd/sd-daemon.h>
+
+#include "control/server.hpp"
+#include "daemon/host.hpp"
+#include "version.hpp"
+
+namespace {
+
+using namespace ramfold;
+
+constexpr rlim_t kFilesWanted = 65'536;
+
+void raise_file_limit() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = std::min<rlim_t>(limit.rlim_max, kFilesWanted);
+  (void)::setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+// A file that cannot be read must not keep guests waiting: the daemon serves faults with the safe defaults
+// and folds nothing.
+std::pair<policy::Config, bool> load(const std::string& path, bool named) {
+  auto config = policy::load_config(path, named ? policy::IfMissing::fail : policy::IfMissing::use_defaults);
+  if (config) return {std::move(*config), true};
+  spdlog::error("{}: folding stays paused until it is mended and the daemon restarted", config.error().text());
+  return {policy::Config{}, false};
+}
+
+int serve(policy::Config config, bool paused) {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGINT);
+  sigaddset(&signals, SIGTERM);
+  // Before any thread is made, so that all of them inherit it and only this one hears.
+  ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  std::signal(SIGPIPE, SIG_IGN);
+  auto host = daemon::Host::start(std::move(config));
+  if (!host) {
+    spdlog::critical("{}", host.error().text());
+    return 1;
+  }
+  const auto service = (*host)->make_service();
+  if (paused) (void)service->pause(std::nullopt);
+  auto server = control::Server::start({(*host)->config().control_socket(), (*host)->config().control_group,
+                                        [](std::string_view line) { spdlog::info("control: {}", line); }},
+                                       *service);
+  if (!server) {
+    spdlog::critical("{}", server.error().text());
+    return 1;
+  }
+  spdlog::info("ramfoldd {} is ready", kVersion);
+  (void)::sd_notify(0, "READY=1");
+  int signal = 0;
+  (void)::sigwait(&signals, &signal);
+  (void)::sd_notify(0, "STOPPING=1");
+  spdlog::info("stopping; folded pages stay with the keeper for the next ramfoldd");
+  server->reset();
+  (*host)->stop();
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app{"Folds the memory of KVM/QEMU guests. ramfoldd(8)"};
+  std::string path{policy::kConfigPathDefault};
+  std::string runtime_dir;
+  const auto* named = app.add_option("--config", path, "configuration file");
+  app.add_option("--runtime-dir", runtime_dir, "directory of the sockets, instead of the configured one");
+  app.set_version_flag("--version", std::string(kVersion));
+  CLI11_PARSE(app, argc, argv);
+  spdlog::set_default_logger(spdlog::stderr_logger_mt("ramfoldd"));
+  spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e %l %v");
+  raise_file_limit();
+  auto [config, good] = load(path, named->count() != 0);
+  if (!runtime_dir.empty()) config.runtime_dir = runtime_dir;
+  constexpr std::array levels{spdlog::level::err, spdlog::level::warn, spdlog::level::info, spdlog::level::debug};
+  spdlog::set_level(levels[static_cast<std::size_t>(config.log_level)]);
+  return serve(std::move(config), !good);
+}

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "daemon/scan_workers.hpp"
+
+#include <algorithm>
+#include <cerrno>
+#include <pthread.h>
+#include <time.h>
+
+#include "base/clock.hpp"
+
+namespace ramfold::daemon {
+namespace {
+
+constexpr std::uint64_t kIdleNapNs = 20'000'000;
+constexpr std::uint64_t kNapMaxNs = 200'000'000;       // so that a stop is heard soon
+constexpr std::uint64_t kBurstNs = 50'000'000;         // what an idle time may be saved up for
+constexpr std::uint64_t kStoreFullRestNs = 5'000'000'000;
+
+void nap(std::uint64_t ns) noexcept {
+  const timespec t{static_cast<time_t>(ns / 1'000'000'000), static_cast<long>(ns % 1'000'000'000)};
+  ::nanosleep(&t, nullptr);
+}
+
+}  // namespace
+
+ScanWorkers::ScanWorkers(VmSet& vms, store::Contents& contents, HostPolicy& host, const policy::Config& config)
+    : vms_(vms), contents_(contents), host_(host), config_(config) {}
+
+ScanWorkers::~ScanWorkers() { stop(); }
+
+void ScanWorkers::start() {
+  for (unsigned i = 0; i < config_.scan.threads; ++i) {
+    threads_.emplace_back([this] { run(); });
+    ::pthread_setname_np(threads_.back().native_handle(), "rf-fold");
+  }
+}
+
+void ScanWorkers::stop() noexcept {
+  stopping_.store(true);
+  for (std::thread& t : threads_) t.join();
+  threads_.clear();
+}
+
+void ScanWorkers::run() noexcept {
+  const auto planner = std::make_unique<scan::Planner>();
+  const auto folder = std::make_unique<fold::Folder>(contents_);
+  const auto windows = std::make_unique<std::array<scan::Window, scan::kChunkWindows>>();
+  std::size_t turn = 0;
+  std::uint64_t cpu_seen = thread_cpu_ns();
+  while (!stopping_.load(std::memory_order_relaxed)) {
+    Claim next;
+    if (!host_.may_observe.load(std::memory_order_relaxed) || !claim(next, turn)) {
+      nap(kIdleNapNs);
+      continue;
+    }
+    work(next, *planner, *folder, *windows);
+    give_back(next, planner->present());
+    const std::uint64_t cpu = thread_cpu_ns();
+    cpu_ns_.fetch_add(cpu - cpu_seen, std::memory_order_relaxed);
+    pay(cpu - cpu_seen);
+    cpu_seen = cpu;
+  }
+}
+
+bool ScanWorkers::claim(Claim& claim, std::size_t& turn) {
+  const std::vector<VmHandle> vms = vms_.all();
+  for (std::size_t i = 0; i < vms.size(); ++i) {
+    const VmHandle& vm = vms[(turn + i) % vms.size()];
+    if (!vm->wants_folding() || !vm->vm->gate().is_open()) continue;
+    ScanCursor& cursor = vm->cursor;
+    const std::lock_guard lock(cursor.mutex);
+    const std::size_t chunks = scan::chunk_count(*vm->vm);
+    if (cursor.next == chunks) {
+      if (cursor.in_work != 0) continue;
+      const std::uint64_t now = monotonic_ns();
+      const auto least = static_cast<std::uint64_t>(config_.fold.pass_seconds * 1e9);
+      if (cursor.passes != 0 && now - cursor.began_ns < least) continue;
+      cursor.next = 0;
+    }
+    if (cursor.next == 0) {
+      cursor.began_ns = monotonic_ns();
+      cursor.present = 0;
+      vm->vm->next_pass();
+    }
+    ++cursor.in_work;
+    claim = {vm, cursor.next++};
+    turn = turn + i;  // stay with this VM: neighbours in RAM are neighbours in the cache
+    return true;
+  }
+  ++turn;
+  return false;
+}
+
+void ScanWorkers::give_back(const Claim& claim, std::uint64_t present) {
+  ScanCursor& cursor = claim.vm->cursor;
+  const std::lock_guard lock(cursor.mutex);
+  --cursor.in_work;
+  cursor.present += present;
+  if (cursor.next == scan::chunk_count(*claim.vm->vm) && cursor.in_work == 0) {
+    cursor.present_last = cursor.present;
+    cursor.pass_ns = monotonic_ns() - cursor.began_ns;
+    ++cursor.passes;
+  }
+}
+
+void ScanWorkers::work(const Claim& claim, scan::Planner& planner, fold::Folder& folder,
+                       std::span<scan::Window, scan::kChunkWindows> windows) {
+  AttachedVm& vm = *claim.vm;
+  const scan::ColdRule rule{config_.fold.passes, config_.fold.backoff};
+  const auto planned = planner.plan(*vm.vm, claim.chunk, rule, windows);
+  if (!planned) {
+    if (planned.error().code == ESRCH) vm.vm->set_gone();
+    vm.vm->counters().errors.add();
+    return;
+  }
+  const classify::Policy policy{vm.policy.zero, vm.policy.share || vm.policy.lz4};
+  for (std::size_t i = 0; i < *planned; ++i) {
+    if (stopping_.load(std::memory_order_relaxed) || !vm.wants_folding()) return;
+    const bool may_fold = host_.may_fold.load(std::memory_order_relaxed) &&
+                          monotonic_ns() >= host_.store_full_until_ns.load(std::memory_order_relaxed);
+    folder.work(*vm.vm, vm.group, windows[i], policy, may_fold);
+    if (folder.store_error() == ENOSPC || folder.store_error() == ENOMEM) {
+      host_.store_full_until_ns.store(monotonic_ns() + kStoreFullRestNs, std::memory_order_relaxed);
+    }
+  }
+}
+
+void ScanWorkers::pay(std::uint64_t cpu_ns) noexcept {
+  const auto cost = static_cast<std::uint64_t>(static_cast<double>(cpu_ns) / config_.scan.cpu);
+  std::uint64_t until = budget_until_ns_.load(std::memory_order_relaxed);
+  std::uint64_t paid = 0;
+  do {
+    const std::uint64_t now = monotonic_ns();
+    paid = std::max(until, now > kBurstNs ? now - kBurstNs : 0) + cost;
+  } while (!budget_until_ns_.compare_exchange_weak(until, paid, std::memory_order_relaxed));
+  while (!stopping_.load(std::memory_order_relaxed)) {
+    const std::uint64_t now = monotonic_ns();
+    if (now >= paid) return;
+    nap(std::min(paid - now, kNapMaxNs));
+  }
+}
+
+}  // namespace ramfold::daemon

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The threads that scan and fold, within the CPU budget of scan.cpu over all of them together.
+// Threads: start/stop from one thread.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "daemon/attached_vm.hpp"
+#include "daemon/host_policy.hpp"
+#include "fold/folder.hpp"
+#include "policy/config.hpp"
+#include "scan/plan.hpp"
+#include "store/contents.hpp"
+
+namespace ramfold::daemon {
+
+class ScanWorkers {
+ public:
+  ScanWorkers(VmSet& vms, store::Contents& contents, HostPolicy& host, const policy::Config& config);
+  ~ScanWorkers();
+  ScanWorkers(const ScanWorkers&) = delete;
+  ScanWorkers& operator=(const ScanWorkers&) = delete;
+
+  void start();
+  void stop() noexcept;
+  std::uint64_t cpu_ns() const noexcept { return cpu_ns_.load(std::memory_order_relaxed); }
+
+ private:
+  struct Claim {
+    VmHandle vm;
+    std::size_t chunk = 0;
+  };
+  void run() noexcept;
+  // A chunk of some VM whose pass is under way or due; nothing when all rest.
+  bool claim(Claim& claim, std::size_t& turn);
+  void give_back(const Claim& claim, std::uint64_t present);
+  void work(const Claim& claim, scan::Planner& planner, fold::Folder& folder, std::span<scan::Window, scan::kChunkWindows> windows);
+  // Sleeps as long as the threads together are ahead of their budget.
+  void pay(std::uint64_t cpu_ns) noexcept;
+
+  VmSet& vms_;
+  store::Contents& contents_;
+  HostPolicy& host_;
+  const policy::Config& config_;
+  std::atomic<bool> stopping_{false};
+  std::atomic<std::uint64_t> cpu_ns_{0};
+  std::atomic<std::uint64_t> budget_until_ns_{0};  // wall time up to which the CPU used is paid for
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace ramfold::daemon

@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "daemon/service.hpp"
+
+#include <algorithm>
+#include <charconv>
+#include <fmt/format.h>
+#include <thread>
+
+#include "base/clock.hpp"
+#include "daemon/unfold.hpp"
+#include "version.hpp"
+
+namespace ramfold::daemon {
+
+using control::Answer;
+using control::Failure;
+using control::VmState;
+
+namespace {
+
+constexpr unsigned kAttachWaits = 100;  // of 50 ms
+constexpr auto kAttachNap = std::chrono::milliseconds(50);
+
+double seconds(std::uint64_t ns) { return static_cast<double>(ns) / 1e9; }
+
+control::FaultKindView fault_kind(std::string kind, const Counter& count, const LatencyHistogram& latency) {
+  return {std::move(kind), count.get(), latency.quantile_ns(0.5), latency.quantile_ns(0.99), latency.max_ns()};
+}
+
+}  // namespace
+
+std::unique_ptr<control::Service> Host::make_service() { return std::make_unique<HostService>(*this); }
+
+Answer<VmHandle> HostService::find(const control::VmSelector& selector) const {
+  const std::vector<VmHandle> vms = host_.vms_.all();
+  std::uint32_t number = 0;
+  const auto [end, error] = std::from_chars(selector.text.data(), selector.text.data() + selector.text.size(), number);
+  if (error == std::errc{} && end == selector.text.data() + selector.text.size()) {
+    for (const VmHandle& vm : vms) {
+      if (vm->vm->id().value == number) return vm;
+    }
+    for (const VmHandle& vm : vms) {
+      if (static_cast<std::uint32_t>(vm->vm->pid()) == number) return vm;
+    }
+  }
+  VmHandle found;
+  for (const VmHandle& vm : vms) {
+    if (vm->vm->name() != selector.text && (vm->uuid.empty() || vm->uuid != selector.text)) continue;
+    if (found) {
+      return control::refuse(Failure::conflict, fmt::format("several VMs are called '{}'", selector.text),
+                             "use the id or the pid that `ramfold list` shows");
+    }
+    found = vm;
+  }
+  if (found) return found;
+  return control::refuse(Failure::not_found, fmt::format("no attached VM '{}'", selector.text),
+                         "`ramfold list` shows names, ids and pids");
+}
+
+control::HostView HostService::host_view(const std::vector<VmHandle>& vms, const Account& account) const {
+  control::HostView view;
+  view.version = kVersion;
+  const auto version = host_.procfs_.kernel_version();
+  if (version) view.kernel = version->text;
+  const auto memory = host_.procfs_.memory_info();
+  if (memory) {
+    view.ram_total = memory->total;
+    view.ram_available = memory->available;
+  }
+  {
+    HostPolicy& policy = host_.policy_;
+    const std::lock_guard lock(policy.mutex);
+    view.reasons = policy.reasons;
+    view.promise = policy.promise;
+    view.keep_available = policy.keep_available;
+    view.self_test = policy.self_test;
+    const auto has = [&](std::string_view code) {
+      return std::any_of(policy.reasons.begin(), policy.reasons.end(), [&](const auto& r) { return r.code == code; });
+    };
+    view.state = policy.recovering        ? control::HostState::starting
+                 : policy.off             ? control::HostState::off
+                 : policy.paused          ? control::HostState::paused
+                 : has("self-test") || has("no-keeper") ? control::HostState::observe_only
+                 : !policy.reasons.empty() ? control::HostState::idle
+                                           : control::HostState::folding;
+  }
+  view.keeper.state = !host_.keeping_.connected() ? control::KeeperState::absent
+                      : host_.store_kept_          ? control::KeeperState::holding
+                                                   : control::KeeperState::connected;
+  view.keeper.descriptors = host_.keeping_.held();
+  view.keeper.detail = host_.keeping_.backed() ? "backed by systemd's descriptor store" : "";
+  view.saved = account.saved;
+  view.spent = account.spent;
+  std::uint64_t faults = host_.retired_fault_cpu_ns_.load();
+  for (const VmHandle& vm : vms) faults += vm->faults->cpu_ns();
+  view.cpu.fault_seconds = seconds(faults);
+  if (host_.workers_ && !host_.policy_.recovering) view.cpu.fold_seconds = seconds(host_.workers_->cpu_ns());
+  view.uptime_seconds = seconds(monotonic_ns() - host_.started_ns_);
+  view.restarts = host_.restarts_;
+  view.vms_attached = vms.size();
+  view.vms_observe_only = static_cast<std::uint64_t>(
+      std::count_if(vms.begin(), vms.end(), [](const VmHandle& vm) { return !vm->vm->gate().is_open(); }));
+  view.contents = account.contents;
+  return view;
+}
+
+control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
+                                     const std::vector<VmHandle>& vms) const {
+  const guest::VmRecord& record = vm->vm->record();
+  guest::VmCounters& c = vm->vm->counters();
+  control::VmView view;
+  view.id = vm->vm->id();
+  view.name = record.name;
+  view.uuid = vm->uuid;
+  view.pid = record.pid;
+  view.uid = record.uid;
+  view.group = record.group;
+  view.saved = vm_savings(*vm, account, vms);
+  view.pages.total = vm->vm->pages();
+  view.pages.resident = resident(*vm->vm);
+  view.pages.clean = PageCount{c.clean.get()};
+  view.pages.poisoned = PageCount{c.corrupt.get()};
+  view.pages.touched = PageCount{view.pages.resident.value + c.folded_zero.get() + c.folded_content.get()};
+  {
+    const std::lock_guard lock(vm->cursor.mutex);
+    view.pass_seconds = seconds(vm->cursor.pass_ns);
+    view.passes = vm->cursor.passes;
+    view.pages.observed = PageCount{vm->cursor.present_last};
+  }
+  view.faults = {fault_kind("zero", c.faults_zero, c.latency_zero),
+                 fault_kind("content", c.faults_content, c.latency_content),
+                 fault_kind("write", c.faults_write_guarded, c.latency_guarded)};
+  view.fault_events = c.faults_zero.get() + c.faults_content.get() + c.faults_write_guarded.get() +
+                      c.faults_late.get() + c.faults_busy.get();
+  view.fault_errors = c.errors.get();
+  const std::uint64_t wall = monotonic_ns() - vm->attached_ns;
+  const std::uint64_t stalled = c.latency_zero.sum_ns() + c.latency_content.sum_ns() + c.latency_guarded.sum_ns();
+  view.stall_share = wall == 0 ? 0 : static_cast<double>(stalled) / static_cast<double>(wall);
+  for (const guest::RamBlock& b : vm->ram) view.blocks.push_back({"", b.address, b.size, b.offset, b.file.inode});
+
+  const auto because = [&](std::string code, std::string text, std::string remedy) {
+    view.reasons.push_back({std::move(code), std::move(text), std::move(remedy)});
+  };
+  const bool open = vm->vm->gate().is_open();
+  view.gate = open ? control::GateState::buffered : control::GateState::closed;
+  if (!vm->kept) because("no-keeper", "the keeper does not hold this VM", "systemctl start ramfold-keeper");
+  if (!vm->agent_ready) {
+    because("agent-silent", "its agent does not answer, so nothing may leave",
+            "see the VM's log; the agent reconnects by itself");
+  }
+  if (vm->stay_unfolded) {
+    because("other-consumer", "its RAM is used by somebody else too", "restart the VM without that device");
+  }
+  if (!vm->policy.fold) because("policy", "fold = false for this VM in the configuration", "change [[vm]] fold");
+  if (vm->paused) because("paused", "paused by the operator", "ramfold resume");
+  bool facts_known = false;
+  {
+    const std::lock_guard lock(vm->facts.mutex);
+    for (const guest::Reason& r : vm->facts.reasons) because(std::string(guest::name(r.code)), r.text, r.remedy);
+    facts_known = vm->facts.read_once;
+  }
+  const bool folding = host_.policy_.may_fold;
+  if (c.corrupt.get() != 0) because("corrupt", "a content could not be read back", "see the daemon's log; restart the VM");
+  view.state = vm->unfolding        ? VmState::unfolding
+               : !facts_known       ? VmState::attaching
+               : vm->paused         ? VmState::paused
+               : !open              ? VmState::observe_only
+               : c.corrupt.get() != 0 ? VmState::failed
+               : folding            ? VmState::folding
+                                    : VmState::idle;
+  if (open && !folding) {
+    const std::lock_guard lock(host_.policy_.mutex);
+    for (const control::Reason& r : host_.policy_.reasons) view.reasons.push_back(r);
+  }
+  return view;
+}
+
+control::Snapshot HostService::snapshot() {
+  const std::vector<VmHandle> vms = host_.vms_.all();
+  const Account account = host_account(vms, *host_.contents_, host_.procfs_, host_.keeping_.keeper_pid());
+  control::Snapshot snapshot;
+  snapshot.host = host_view(vms, account);
+  for (const VmHandle& vm : vms) snapshot.vms.push_back(vm_view(vm, account, vms));
+  for (const WaitingAgent& agent : host_.agents_->waiting()) {
+    control::VmView view;
+    view.name = agent.name;
+    view.pid = agent.pid;
+    view.uid = agent.uid;
+    view.state = VmState::connected;
+    view.reasons.push_back({"not-attached", "its agent is connected, its RAM is not attached",
+                            fmt::format("ramfold attach {}", agent.pid)});
+    snapshot.vms.push_back(std::move(view));
+  }
+  return snapshot;
+}
+
+Answer<control::VmView> HostService::show(const control::VmSelector& selector) {
+  const auto vm = find(selector);
+  if (!vm) {
+    for (const control::VmView& view : snapshot().vms) {
+      if (view.name == selector.text || fmt::format("{}", view.pid) == selector.text) return view;
+    }
+    return std::unexpected(vm.error());
+  }
+  const std::vector<VmHandle> vms = host_.vms_.all();
+  return vm_view(*vm, host_account(vms, *host_.contents_, host_.procfs_, host_.keeping_.keeper_pid()), vms);
+}
+
+Answer<control::VmView> HostService::attach(const control::VmSelector& selector) {
+  if (find(selector)) {
+    return control::refuse(Failure::conflict, fmt::format("'{}' is attached already", selector.text), {});
+  }
+  for (const WaitingAgent& agent : host_.agents_->waiting()) {
+    if (agent.name != selector.text && fmt::format("{}", agent.pid) != selector.text) continue;
+    if (!host_.agents_->invite(agent.pid)) break;
+    for (unsigned i = 0; i < kAttachWaits; ++i) {
+      std::this_thread::sleep_for(kAttachNap);
+      if (host_.vms_.by_pid(agent.pid)) return show({fmt::format("{}", agent.pid)});
+    }
+    return control::refuse(Failure::failed, "the agent did not offer its RAM in time", "see the VM's log");
+  }
+  return control::refuse(Failure::not_found, fmt::format("no connected agent of '{}'", selector.text),
+                         "start the VM with `ramfold exec -- qemu-system-x86_64 ...`");
+}
+
+Answer<control::UnfoldPlan> HostService::plan_detach(const control::VmSelector& selector) {
+  const auto vm = find(selector);
+  if (!vm) return std::unexpected(vm.error());
+  return plan_unfold(**vm, host_.memory_for_unfolding());
+}
+
+Answer<control::UnfoldPlan> HostService::plan_off() {
+  control::UnfoldPlan sum;
+  sum.available = host_.memory_for_unfolding();
+  for (const VmHandle& vm : host_.vms_.all()) {
+    const control::UnfoldPlan plan = plan_unfold(*vm, sum.available);
+    sum.pages.value += plan.pages.value;
+    sum.needed.value += plan.needed.value;
+    sum.seconds += plan.seconds;
+  }
+  return sum;
+}
+
+Answer<void> HostService::detach_with(const VmHandle& vm, const control::ProgressSink& progress) {
+  const control::UnfoldPlan plan = plan_unfold(*vm, host_.memory_for_unfolding());
+  const std::uint64_t began = monotonic_ns();
+  return host_.detach(vm, [&](std::uint64_t done) {
+    const double spent = seconds(monotonic_ns() - began);
+    const double left = done == 0 || done >= plan.pages.value
+                            ? 0
+                            : spent * static_cast<double>(plan.pages.value - done) / static_cast<double>(done);
+    progress({PageCount{std::min(done, plan.pages.value)}, plan.pages, left});
+  });
+}
+
+Answer<void> HostService::detach(const control::VmSelector& selector, const control::ProgressSink& progress) {
+  const auto vm = find(selector);
+  if (!vm) return std::unexpected(vm.error());
+  return detach_with(*vm, progress);
+}
+
+Answer<void> HostService::off(const control::ProgressSink& progress) {
+  host_.policy_.off.store(true);
+  for (const VmHandle& vm : host_.vms_.all()) {
+    if (auto done = detach_with(vm, progress); !done) {
+      // What came back stays back; the rest is attached and served, and nothing more is folded.
+      return done;
+    }
+  }
+  return {};
+}
+
+Answer<void> HostService::pause(const control::VmsSelector& vms) {
+  if (!vms) {
+    host_.policy_.paused.store(true);
+    host_.policy_.may_fold.store(false);
+    return {};
+  }
+  const auto vm = find(*vms);
+  if (!vm) return std::unexpected(vm.error());
+  (*vm)->paused.store(true);
+  (*vm)->vm->gate().close();
+  return {};
+}
+
+Answer<void> HostService::resume(const control::VmsSelector& vms) {
+  if (vms) {
+    const auto vm = find(*vms);
+    if (!vm) return std::unexpected(vm.error());
+    (*vm)->paused.store(false);
+    host_.look_again(*vm);
+    return {};
+  }
+  host_.policy_.paused.store(false);
+  if (host_.policy_.off.exchange(false)) {
+    for (const WaitingAgent& agent : host_.agents_->waiting()) (void)host_.agents_->invite(agent.pid);
+  }
+  return {};
+}
+
+}  // namespace ramfold::daemon

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "daemon/unfold.hpp"
+
+#include <thread>
+#include <time.h>
+#include <unistd.h>
+
+namespace ramfold::daemon {
+
+using fault::Served;
+
+namespace {
+
+constexpr double kPagesASecond = 150'000;  // measured; a plan's estimate only
+constexpr unsigned kRoundsMax = 2'000;     // of pages that faults held at the moment
+constexpr std::uint64_t kProgressEvery = 8192;
+constexpr std::uint64_t kWordsAPage = kPageSize / sizeof(std::uint64_t);
+
+void nap() {
+  const timespec t{0, 1'000'000};
+  ::nanosleep(&t, nullptr);
+}
+
+struct Round {
+  std::uint64_t left = 0;  // pages that could not be brought back this time
+  Status status;
+};
+
+Round unfold_round(AttachedVm& vm, PageCopy& buffer, std::uint64_t& done,
+                   const std::function<void(std::uint64_t)>& progress) {
+  Round round;
+  guest::PageTable& table = vm.vm->table();
+  const std::uint64_t pages = vm.vm->pages().value;
+  for (std::uint64_t at = 0; at < pages;) {
+    const off_t data = ::lseek(vm.vm->files().words.get(), static_cast<off_t>(at * sizeof(std::uint64_t)), SEEK_DATA);
+    if (data < 0) break;
+    at = std::max(at, static_cast<std::uint64_t>(data) / kPageSize * kWordsAPage);
+    const std::uint64_t end = std::min(at + kWordsAPage, pages);
+    for (; at < end; ++at) {
+      const PageIndex p{at};
+      if (!table.load(p).names_content()) continue;
+      switch (vm.faults->filler().unfold(p, {}, buffer)) {
+        case Served::filled:
+        case Served::late:
+          if (++done % kProgressEvery == 0) progress(done);
+          break;
+        case Served::busy:
+        case Served::pending:
+        case Served::again: ++round.left; break;
+        case Served::poisoned:
+          round.status = fail("a content of this VM is corrupt; the page was given to it as a memory error", EIO);
+          break;
+        case Served::abandoned:
+          if (!vm.vm->alive()) return round;
+          round.status = fail("no memory to bring a page back", ENOMEM);
+          return round;
+        case Served::lifted:
+        case Served::zeroed: break;
+      }
+    }
+  }
+  return round;
+}
+
+}  // namespace
+
+control::UnfoldPlan plan_unfold(const AttachedVm& vm, ByteCount available) {
+  const guest::VmCounters& counters = vm.vm->counters();
+  control::UnfoldPlan plan;
+  plan.pages = PageCount{counters.folded_content.get()};
+  plan.needed = bytes(plan.pages);
+  plan.available = available;
+  plan.seconds = static_cast<double>(plan.pages.value) / kPagesASecond;
+  return plan;
+}
+
+Status unfold(AttachedVm& vm, const std::function<void(std::uint64_t)>& progress) {
+  vm.vm->gate().close();
+  vm.vm->gate().drain();
+  PageCopy buffer;
+  std::uint64_t done = 0;
+  for (unsigned i = 0; i < kRoundsMax; ++i) {
+    const Round round = unfold_round(vm, buffer, done, progress);
+    if (!round.status) return round.status;
+    if (!vm.vm->alive()) return {};
+    if (round.left == 0) {
+      progress(done);
+      if (Status gone = vm.vm->unregister_all(); !gone) return gone;
+      vm.vm->wake_all();
+      return {};
+    }
+    nap();
+  }
+  return fail("some pages were busy for too long; nothing is lost, try again", EAGAIN);
+}
+
+}  // namespace ramfold::daemon
