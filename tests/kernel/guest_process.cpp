@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "kernel/guest_process.hpp"
+
+#include <cstring>
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdexcept>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include "guest/page_table.hpp"
+#include "sys/memory.hpp"
+#include "sys/message.hpp"
+
+namespace ramfold::test {
+namespace {
+
+struct Request {
+  std::uint32_t op;
+  std::uint32_t pad;
+  std::uint64_t page;
+  std::uint64_t seed;
+};
+
+void must(bool ok, const char* what) {
+  if (!ok) throw std::runtime_error(std::string(what) + ": " + std::strerror(errno));
+}
+
+std::uint64_t sum(const std::byte* page) {
+  std::uint64_t hash = 1469598103934665603u;
+  for (std::size_t i = 0; i < kPageSize; ++i) {
+    hash = (hash ^ std::to_integer<std::uint64_t>(static_cast<const volatile std::byte*>(page)[i])) * 1099511628211u;
+  }
+  return hash;
+}
+
+[[noreturn]] void serve(int socket, std::byte* ram, int ram_fd) {
+  for (;;) {
+    Request r{};
+    if (::recv(socket, &r, sizeof r, 0) != sizeof r) ::_exit(0);
+    std::byte* page = ram + (r.page << kPageShift);
+    std::uint64_t value = 0;
+    switch (static_cast<GuestProcess::Op>(r.op)) {
+      case GuestProcess::Op::store: fill_page(r.seed, page); break;
+      case GuestProcess::Op::load: value = sum(page); break;
+      case GuestProcess::Op::discard:
+        value = static_cast<std::uint64_t>(::fallocate(ram_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                                                       static_cast<off_t>(r.page << kPageShift), kPageSize));
+        break;
+      case GuestProcess::Op::zero: std::memset(page, 0, kPageSize); break;
+      case GuestProcess::Op::quit: ::_exit(0);
+    }
+    if (::send(socket, &value, sizeof value, 0) != sizeof value) ::_exit(0);
+  }
+}
+
+}  // namespace
+
+void fill_page(std::uint64_t seed, std::byte* page) {
+  if (seed == 0) {
+    std::memset(page, 0, kPageSize);
+    return;
+  }
+  std::uint64_t state = seed * 0x9e3779b97f4a7c15u;
+  for (std::size_t i = 0; i < kPageSize; i += 16) {
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+    std::memcpy(page + i, &state, 8);
+    std::memcpy(page + i + 8, &seed, 8);
+  }
+}
+
+std::unique_ptr<GuestProcess> GuestProcess::start(PageCount pages) {
+  auto guest = std::make_unique<GuestProcess>();
+  guest->pages_ = pages;
+  std::array<int, 2> ends{};
+  must(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends.data()) == 0, "socketpair");
+  auto ram = sys::make_memfd("test-ram", bytes(pages), sys::Sealed::yes);
+  must(ram.has_value(), "memfd");
+  guest->ram_ = std::move(*ram);
+  guest->pid_ = ::fork();
+  must(guest->pid_ >= 0, "fork");
+  if (guest->pid_ == 0) {
+    ::close(ends[0]);
+    void* at = ::mmap(nullptr, bytes(pages).value, PROT_READ | PROT_WRITE, MAP_SHARED, guest->ram_.get(), 0);
+    const int device = ::open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+    const int uffd = ::ioctl(device, _IO(0xAA, 0x00), O_CLOEXEC | O_NONBLOCK);
+    if (at == MAP_FAILED || uffd < 0) ::_exit(1);
+    (void)::madvise(at, bytes(pages).value, MADV_NOHUGEPAGE);
+    const auto base = reinterpret_cast<std::uint64_t>(at);
+    const std::array fds{uffd};
+    (void)sys::send(sys::BorrowedFd(ends[1]), std::as_bytes(std::span(&base, 1)), fds, 0);
+    serve(ends[1], static_cast<std::byte*>(at), guest->ram_.get());
+  }
+  ::close(ends[1]);
+  guest->socket_.reset(ends[0]);
+  auto message = sys::receive(guest->socket_, std::as_writable_bytes(std::span(&guest->base_, 1)), 0);
+  must(message.has_value() && message->fd_count == 1, "the child's userfaultfd");
+  guest->uffd_ = std::move(message->fds[0]);
+  return guest;
+}
+
+GuestProcess::~GuestProcess() {
+  if (pid_ > 0) {
+    ::kill(pid_, SIGKILL);
+    ::waitpid(pid_, nullptr, 0);
+  }
+}
+
+std::unique_ptr<guest::Vm> GuestProcess::make_vm(std::uint32_t id) {
+  guest::VmRecord record;
+  record.vm = id;
+  record.pid = pid_;
+  record.blocks = 1;
+  struct stat st {};
+  must(::fstat(ram_.get(), &st) == 0, "fstat");
+  record.block[0] = {base_, bytes(pages_).value, 0, st.st_dev, st.st_ino};
+  record.features = sys::Uffd::kFeaturesNeeded | sys::Uffd::kFeaturePoison;
+  must(sys::Uffd(uffd_).handshake(record.features).has_value(), "handshake");
+  guest::Vm::Files files;
+  files.uffd = std::move(*uffd_.duplicate());
+  files.rams.push_back(std::move(*ram_.duplicate()));
+  files.words = std::move(*sys::make_memfd("words", guest::PageTable::words_size(pages_), sys::Sealed::yes));
+  files.shared = std::move(*sys::make_memfd("shared", guest::PageTable::shared_size(pages_), sys::Sealed::yes));
+  auto vm = guest::Vm::make(record, std::move(files));
+  must(vm.has_value(), "a VM");
+  return std::move(*vm);
+}
+
+void GuestProcess::ask(Op op, PageIndex p, std::uint64_t seed) {
+  const Request r{static_cast<std::uint32_t>(op), 0, p.value, seed};
+  must(::send(socket_.get(), &r, sizeof r, MSG_NOSIGNAL) == sizeof r, "ask the child");
+}
+
+bool GuestProcess::answer(std::uint64_t& value, int ms) {
+  pollfd p{socket_.get(), POLLIN, 0};
+  if (::poll(&p, 1, ms) != 1) return false;
+  return ::recv(socket_.get(), &value, sizeof value, 0) == sizeof value;
+}
+
+void GuestProcess::store(PageIndex p, std::uint64_t seed) {
+  std::uint64_t ignored = 0;
+  ask(Op::store, p, seed);
+  must(answer(ignored, 5000), "a store that ends");
+}
+
+std::uint64_t GuestProcess::load(PageIndex p) {
+  std::uint64_t value = 0;
+  ask(Op::load, p, 0);
+  must(answer(value, 5000), "a load that ends");
+  return value;
+}
+
+void GuestProcess::discard(PageIndex p) {
+  std::uint64_t result = 0;
+  ask(Op::discard, p, 0);
+  must(answer(result, 5000) && result == 0, "a discard that ends");
+}
+
+std::uint64_t GuestProcess::checksum(std::uint64_t seed) {
+  std::array<std::byte, kPageSize> page;
+  fill_page(seed, page.data());
+  return sum(page.data());
+}
+
+}  // namespace ramfold::test

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// A process with RAM of its own, for tests that fold it without an agent: it maps a memory file, makes a
+// userfaultfd, hands both over, and then does what the test tells it: store, load, discard.
+// Threads: the test's.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+
+#include "guest/vm.hpp"
+#include "sys/fd.hpp"
+
+namespace ramfold::test {
+
+class GuestProcess {
+ public:
+  // A child with `pages` pages of RAM, all holes.
+  static std::unique_ptr<GuestProcess> start(PageCount pages);
+  ~GuestProcess();  // kills and reaps the child
+
+  // Files and record for guest::Vm::make.
+  std::unique_ptr<guest::Vm> make_vm(std::uint32_t id);
+  pid_t pid() const noexcept { return pid_; }
+  int ram() const noexcept { return ram_.get(); }
+
+  // Ask the child; each waits for its answer, but ask()/answer() may be used apart to let it wait in a fault.
+  enum class Op : std::uint32_t { store, load, discard, zero, quit };
+  void ask(Op op, PageIndex p, std::uint64_t seed);
+  // Loads: the sum of the page's bytes as checksum(seed) would give. False: no answer within `ms`.
+  bool answer(std::uint64_t& value, int ms);
+  void store(PageIndex p, std::uint64_t seed);
+  std::uint64_t load(PageIndex p);
+  void discard(PageIndex p);
+
+  // What load() gives for a page stored with this seed; seed 0 is a page of zeros.
+  static std::uint64_t checksum(std::uint64_t seed);
+
+ private:
+  pid_t pid_ = -1;
+  sys::Fd socket_;
+  sys::Fd ram_;
+  sys::Fd uffd_;
+  std::uint64_t base_ = 0;
+  PageCount pages_;
+};
+
+// The page's bytes for a seed: compressible, different for every seed, all zero for 0.
+void fill_page(std::uint64_t seed, std::byte* page);
+
+}  // namespace ramfold::test
