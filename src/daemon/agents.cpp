@@ -118,7 +118,7 @@ bool Agents::receive(Connection& c) {
     refuse(c, "a message was too long");
     return false;
   }
-  const auto parsed = guest::parse_agent_message(std::span(buffer).first(message->size), message->fd_count);
+  const auto parsed = guest::parse(std::span(buffer).first(message->size), message->fd_count);
   if (!parsed) {
     refuse(c, parsed.error().what);
     return false;
@@ -137,28 +137,31 @@ bool Agents::receive(Connection& c) {
     sys::Message& message;
     const VmHandle& vm;
     Stage stage;
-    bool operator()(const rf_hello& m) { return stage == Stage::hello && agents.on_hello(c, m); }
-    bool operator()(const rf_offer& m) { return stage == Stage::offer && agents.on_offer(c, m, message); }
-    bool operator()(const rf_ready&) {
+    bool operator()(const guest::Hello& m) { return stage == Stage::hello && agents.on_hello(c, m); }
+    bool operator()(const guest::Offer& m) { return stage == Stage::offer && agents.on_offer(c, m.wire, message); }
+    bool operator()(const guest::Ready&) {
       if (vm && stage == Stage::ready) agents.on_ready(c, vm);
       return true;
     }
-    bool operator()(const rf_hold&) {
+    bool operator()(const guest::Hold&) { return look(); }
+    bool operator()(const guest::Changed&) { return look(); }
+    bool operator()(const guest::Unfold& m) {
+      if (vm && stage == Stage::attached) agents.events_.unfold_wanted(vm, m.wire.token, m.wire.hazard);
+      return true;
+    }
+    bool operator()(const guest::Pong&) { return true; }
+    bool operator()(const guest::Skipped&) { return true; }
+    bool look() {
       if (vm) agents.events_.look_again(vm);
       return true;
     }
-    bool operator()(const rf_unfold& m) {
-      if (vm && stage == Stage::attached) agents.events_.unfold_wanted(vm, m.token, m.hazard);
-      return true;
-    }
-    bool operator()(const rf_ping&) { return true; }
-    bool operator()(const guest::SkippedMessage&) { return true; }
   };
   return std::visit(Handle{*this, c, *message, vm, stage}, *parsed);
 }
 
-bool Agents::on_hello(Connection& c, const rf_hello& hello) {
-  if (hello.version_min > RF_VERSION_MAX || hello.version_max < RF_VERSION_MIN) {
+bool Agents::on_hello(Connection& c, const guest::Hello& message) {
+  const rf_hello& hello = message.wire;
+  if (message.version == 0) {
     refuse(c, "agent and daemon are of different versions: restart the VM with this version's agent");
     return false;
   }

@@ -14,6 +14,7 @@
 #include <thread>
 
 #include "daemon/attach.hpp"
+#include "guest/agent_messages.hpp"
 
 namespace ramfold::daemon {
 
@@ -75,7 +76,7 @@ class Agents {
   void run();
   void accept_all();
   bool receive(Connection& c);  // false: close it
-  bool on_hello(Connection& c, const rf_hello& hello);
+  bool on_hello(Connection& c, const guest::Hello& message);
   bool on_offer(Connection& c, const rf_offer& offer, sys::Message& message);
   void on_ready(Connection& c, const VmHandle& vm);
   void close(Connection& c);

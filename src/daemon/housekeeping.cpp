@@ -7,7 +7,6 @@
 
 #include "base/clock.hpp"
 #include "daemon/host.hpp"
-#include "sys/self_test.hpp"
 
 namespace ramfold::daemon {
 namespace {
@@ -43,26 +42,14 @@ void Host::housekeeping() {
 }
 
 void Host::prove_kernel() {
-  const auto results = sys::run_self_test();
   guest::HostFacts facts;
   const auto version = procfs_.kernel_version();
   facts.kernel = version ? version->text : "unknown";
   facts.kernel_folds = version && version->at_least(6, 7);
   facts.self_test_passed = true;
-  std::vector<control::SelfTestView> views;
-  for (const sys::SelfTestFact& fact : results) {
-    const bool passed = fact.outcome != sys::FactOutcome::failed;
-    if (!passed && facts.self_test_passed) {
-      facts.self_test_passed = false;
-      facts.self_test_failure = std::string(fact.name) + ": " + fact.detail;
-      spdlog::error("self-test: {}: {}: nothing will be folded", fact.name, fact.detail);
-    }
-    views.push_back({std::string(fact.name), passed ? control::CheckOutcome::passed : control::CheckOutcome::failed, fact.detail, {}});
-  }
   const bool ok = facts.self_test_passed && facts.kernel_folds;
   {
     const std::lock_guard lock(policy_.mutex);
-    policy_.self_test = std::move(views);
     policy_.self_test_ok = ok;
   }
   const std::lock_guard lock(watch_mutex_);

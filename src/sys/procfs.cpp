@@ -263,6 +263,7 @@ Result<ProcessStatus> Procfs::status(pid_t pid) const {
                        .pinned = text::kilobytes_of(*content, "VmPin:"),
                        .page_tables = text::kilobytes_of(*content, "VmPTE:"),
                        .resident = text::kilobytes_of(*content, "VmRSS:"),
+                       .anonymous = text::kilobytes_of(*content, "RssAnon:"),
                        .threads = *threads,
                        .has_memory = text::value_of(*content, "VmSize:").has_value()};
 }

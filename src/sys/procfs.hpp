@@ -82,6 +82,7 @@ struct ProcessStatus {
   ByteCount pinned;       // VmPin
   ByteCount page_tables;  // VmPTE
   ByteCount resident;     // VmRSS
+  ByteCount anonymous;    // RssAnon
   std::uint32_t threads = 0;
   bool has_memory = false;  // kernel threads and zombies have none
 };
