@@ -38,8 +38,7 @@ struct Keep {
 
 class Client {
  public:
-  // The keeper answers at once; it may be busy for as long as the last close of a large RAM file
-  // takes.
+  // The keeper answers at once, or within two seconds when systemd does not take what it is given.
   static constexpr std::chrono::milliseconds kAnswerWithin{10'000};
 
   // EBUSY: another daemon is connected. EACCES: the socket belongs to neither this user nor root.
@@ -60,7 +59,8 @@ class Client {
   // Everything the keeper holds, in duplicates; it goes on holding it.
   Result<std::vector<Kept>> take_all();
 
-  // Names that are not there are fine.
+  // Names that are not there are fine. The keeper closes what it dropped soon after it has
+  // answered.
   Status drop(std::string_view name);
   Status drop_prefix(std::string_view prefix);
 

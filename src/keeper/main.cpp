@@ -20,8 +20,9 @@
 namespace ramfold::keeper {
 namespace {
 
-constexpr int kExitUsage = 2;
 constexpr int kExitFailed = 1;
+constexpr int kExitUsage = 2;
+constexpr int kExitLater = 3;  // asked to end while it held something; the unit starts it again
 // Standard streams, sockets, connections, and descriptors that arrive before they are refused.
 constexpr std::size_t kOwnDescriptors = 128;
 
@@ -81,9 +82,10 @@ Result<sys::Fd> hold_signals() {
 std::size_t entries_max() {
   rlimit limit{};
   if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return kHeldMax;
-  limit.rlim_cur = std::min<rlim_t>(limit.rlim_max, kHeldMax + 2 * kOwnDescriptors);
+  limit.rlim_cur = std::min<rlim_t>(limit.rlim_max, 2 * kHeldMax + kOwnDescriptors);
   if (::setrlimit(RLIMIT_NOFILE, &limit) != 0) ::getrlimit(RLIMIT_NOFILE, &limit);
-  const std::size_t room = limit.rlim_cur - std::min<rlim_t>(limit.rlim_cur, kOwnDescriptors);
+  // As many again may have been dropped and wait to be closed.
+  const std::size_t room = (limit.rlim_cur - std::min<rlim_t>(limit.rlim_cur, kOwnDescriptors)) / 2;
   if (room < kHeldMax) log("the limit of open files leaves room for " + std::to_string(room));
   return std::min(room, kHeldMax);
 }
@@ -122,13 +124,18 @@ int run(const Options& options) {
     log(listener.error().text());
     return kExitFailed;
   }
-  Server server(Table(entries_max()), std::move(*store), std::move(*listener), std::move(*signals));
-  server.restore(std::move(passed));
   // Nothing waits for the keeper's speed, but it must not die of a page of its own that cannot be
   // read back (a failing disk raises SIGBUS). It is small; without the limit for it, it runs on.
   if (::mlockall(MCL_CURRENT) != 0) log("memory is not locked (LimitMEMLOCK); going on");
-  server.run();
-  return 0;
+  auto closer = Closer::start();
+  if (!closer) {
+    log(closer.error().text());
+    return kExitFailed;
+  }
+  Server server(Table(entries_max()), std::move(*store), std::move(*closer), std::move(*listener),
+                std::move(*signals));
+  server.restore(std::move(passed));
+  return server.run() == Server::Ended::when_asked ? 0 : kExitLater;
 }
 
 }  // namespace

@@ -23,9 +23,10 @@ std::string number(std::size_t n) { return std::to_string(n); }
 
 }  // namespace
 
-Server::Server(Table table, SystemdStore store, sys::Fd listener, sys::Fd signals)
+Server::Server(Table table, SystemdStore store, Closer closer, sys::Fd listener, sys::Fd signals)
     : table_(std::move(table)),
       store_(std::move(store)),
+      closer_(std::move(closer)),
       listener_(std::move(listener)),
       signals_(std::move(signals)) {
   polled_.reserve(2 + kConnectionsMax + table_.entries_max());
@@ -61,7 +62,7 @@ void Server::restore(Passed passed) {
   if (holding() != 0) log("took back " + number(table_.size()) + " descriptors");
 }
 
-void Server::run() {
+Server::Ended Server::run() {
   store_.tell_ready();
   tell_status();
   while (!stop_asked_ || holding() != 0) {
@@ -73,6 +74,7 @@ void Server::run() {
   }
   store_.tell("STOPPING=1");
   log("asked to stop and holding nothing: done");
+  return stop_refused_ ? Ended::later : Ended::when_asked;
 }
 
 int Server::wait_ms() const noexcept {
@@ -120,6 +122,7 @@ void Server::read_signals() {
     if (!stop) continue;
     stop_asked_ = true;
     if (holding() == 0) continue;
+    stop_refused_ = true;
     log("refused to stop (signal from pid " + number(info.ssi_pid) + "): guests depend on " +
         number(holding()) +
         " descriptors held here. `ramfold off` unfolds them; the keeper ends "
@@ -241,9 +244,7 @@ Server::After Server::drop(Connection& connection, const Parsed& request) {
     if (request.type == Type::drop_prefix) {
       count += drop_prefix(item.name);
     } else {
-      count += table_.drop(item.name, [this](Entry& e) {
-        if (e.backed) store_.remove(e);
-      });
+      count += table_.drop(item.name, [this](Entry& e) { let_go(e); });
     }
   }
   return acknowledge(connection, request, 0, count, "");
@@ -275,10 +276,13 @@ Server::After Server::reply(Connection& connection, std::size_t length, std::spa
   return sent ? After::stay : After::close;
 }
 
+void Server::let_go(Entry& entry) {
+  if (entry.backed) store_.remove(entry);
+  closer_.close(std::move(entry.fd));
+}
+
 std::size_t Server::drop_prefix(std::string_view prefix) {
-  return table_.drop_prefix(prefix, [this](Entry& e) {
-    if (e.backed) store_.remove(e);
-  });
+  return table_.drop_prefix(prefix, [this](Entry& e) { let_go(e); });
 }
 
 void Server::drop_ended() {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The keeper's loop: connections, requests, watched processes, signals.
 //
-// Threads: one.
+// Threads: one; what it drops is closed by a second (closer.hpp).
 // Invariants: a request is answered after it took effect, and has none when the message is
 // malformed. One connection at a time is the daemon's (it has said hello); others are refused with
 // EBUSY. Nothing a peer does, or leaves undone, makes the loop sleep or ends it; it ends only when
@@ -15,6 +15,7 @@
 #include <vector>
 #include <poll.h>
 
+#include "keeper/closer.hpp"
 #include "keeper/protocol.hpp"
 #include "keeper/systemd_store.hpp"
 #include "keeper/table.hpp"
@@ -30,12 +31,13 @@ inline constexpr int kRetryEvery_ms = 100;                       // what systemd
 class Server {
  public:
   // `signals`: a signalfd.
-  Server(Table table, SystemdStore store, sys::Fd listener, sys::Fd signals);
+  Server(Table table, SystemdStore store, Closer closer, sys::Fd listener, sys::Fd signals);
 
   // Takes what an earlier keeper had stored; before run().
   void restore(Passed passed);
-  // Returns when a signal asked for it and nothing is held.
-  void run();
+  // Returns when a signal asked for it and nothing is held: at once, or after it refused.
+  enum class Ended { when_asked, later };
+  Ended run();
 
  private:
   struct Connection {
@@ -63,6 +65,7 @@ class Server {
   After acknowledge(Connection& connection, const Parsed& request, int code, std::size_t count,
                     std::string_view text);
   After reply(Connection& connection, std::size_t length, std::span<const int> fds);
+  void let_go(Entry& entry);
   std::size_t drop_prefix(std::string_view prefix);
   void drop_ended();
   void back_up();
@@ -70,6 +73,7 @@ class Server {
 
   Table table_;
   SystemdStore store_;
+  Closer closer_;
   sys::Fd listener_;
   sys::Fd signals_;
   std::array<Connection, kConnectionsMax> connections_;
@@ -78,6 +82,7 @@ class Server {
   std::vector<pollfd> polled_;  // signals, listener, connections, watches
   std::size_t foreign_ = 0;     // descriptors passed at the start that this version does not know
   bool stop_asked_ = false;
+  bool stop_refused_ = false;
   bool unbacked_ = false;      // an entry waits to be stored with systemd
   bool store_behind_ = false;  // said so in the log
 };

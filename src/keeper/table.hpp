@@ -46,7 +46,8 @@ class Table {
   // REQUIRES: items.size() == fds.size(), names valid.
   Result<std::size_t> keep(std::span<const Item> items, std::span<sys::Fd> fds);
 
-  // `gone` is called with each entry before its descriptor is closed. They return how many went.
+  // `gone` is called with each entry, whose descriptor it may take; else it is closed. They return
+  // how many went.
   using Gone = std::function<void(Entry&)>;
   std::size_t drop(std::string_view name, const Gone& gone);
   std::size_t drop_prefix(std::string_view prefix, const Gone& gone);
