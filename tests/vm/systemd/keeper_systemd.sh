@@ -1,0 +1,124 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-or-later
+# The keeper and the units under a real systemd: what a killed keeper gets back, what is refused, and
+# that the daemon is left alone. keeper_systemd.sh SOURCE_ROOT KEEPER PROBE
+set -eu
+source=$1 keeper=$2 probe=$3
+here=$(dirname "$(realpath "$0")")
+dir=$(mktemp -d /var/tmp/ramfold-box-XXXXXX)
+box() { "$here/box.sh" run "$dir" "$@"; }
+finish() {
+  local code=$?; set +e
+  [ $code = 0 ] || [ $code = 77 ] || box systemctl status --no-pager -l ramfold-keeper ramfold; box tail -40 /dev/console
+  [ -e "$dir/box.pid" ] && "$here/box.sh" stop "$dir"
+  rm -rf "$dir"
+  exit $code
+}
+trap finish EXIT
+die() { echo "FAILED: $*"; exit 1; }
+ok() { echo "ok: $*"; }
+property() { box systemctl show -P "$1" "$2"; }
+until_ok() { # seconds, command
+  local n=$(($1 * 20))
+  shift
+  until "$@" 2>/dev/null; do n=$((n - 1)); [ $n -gt 0 ] || return 1; sleep 0.05; done
+}
+
+bin=/usr/local/lib/ramfold-box
+mkdir -p "$dir/copy$bin/ramfold" "$dir/copy/etc/systemd/system"
+install -m 755 "$keeper" "$dir/copy$bin/ramfold/ramfold-keeper"
+install -m 755 "$probe" "$dir/copy$bin/probe"
+printf '#!/bin/sh\ntouch /run/ramfold/off\n' >"$dir/copy$bin/ramfold-off"
+chmod 755 "$dir/copy$bin/ramfold-off"
+for unit in ramfold-keeper.service ramfold.service; do
+  sed "s,@bindir@/ramfold off,$bin/ramfold-off,; s,@sbindir@/ramfoldd,$bin/probe daemon,
+       s,@libexecdir@,$bin," "$source/systemd/$unit.in" >"$dir/copy/etc/systemd/system/$unit"
+done
+"$here/box.sh" start "$dir"
+
+box systemctl start ramfold.service
+[ "$(property ActiveState ramfold-keeper)" = active ] || die "the daemon did not bring the keeper"
+daemon=$(property MainPID ramfold)
+ok "both units started, as hardened as they are"
+
+kill_keeper() {
+  local before
+  before=$(property MainPID ramfold-keeper)
+  box kill -KILL "$before"
+  came_back() { [ "$(property MainPID ramfold-keeper)" != "$before" ] &&
+    [ "$(property SubState ramfold-keeper)" = running ]; }
+  until_ok 10 came_back || die "the keeper did not come back"
+}
+
+box sleep 1000 2>/dev/null &
+sleeper=$!
+until_ok 5 box pgrep -x sleep >/dev/null || die "no process to watch"
+watched=$(box pgrep -x sleep)
+count=500
+box "$bin/probe" fill $count "$watched"
+for round in 1 2 3; do
+  kill_keeper
+  box "$bin/probe" check $count || die "round $round: not everything came back"
+done
+ok "a keeper killed three times came back with $count files, contents and all"
+[ "$(property MainPID ramfold)" = "$daemon" ] || die "the daemon was restarted with the keeper"
+ok "the daemon was left alone"
+
+box "$bin/probe" list | grep -q '^kept w.ram$' || die "the watched prefix is gone too early"
+if box test -e /dev/userfaultfd; then
+  box "$bin/probe" list | grep -q '^kept u.uffd$' || die "systemd dropped the userfaultfd"
+fi
+box kill -KILL "$watched"
+wait $sleeper 2>/dev/null || true
+watch_gone() { ! box "$bin/probe" list | grep -q ' w\.'; }
+until_ok 5 watch_gone || die "the watched process died and its files are still held"
+stored() { [ "$(property NFileDescriptorStore ramfold-keeper)" = "$1" ]; }
+until_ok 5 stored $((count + 1)) || stored $count || die "the store still has them"
+ok "a watch made before the kills works after them"
+
+for verb in stop restart; do
+  for unit in ramfold-keeper ramfold; do
+    if box systemctl $verb $unit 2>/dev/null; then die "systemctl $verb $unit was not refused"; fi
+  done
+done
+box systemctl kill ramfold-keeper
+sleep 0.3
+box "$bin/probe" check $count || die "lost by systemctl stop, restart or kill"
+ok "stop and restart are refused, and SIGTERM while anything is held"
+
+box systemctl kill ramfold
+daemon_back() { [ "$(property SubState ramfold)" = running ] &&
+  [ "$(property MainPID ramfold)" != "$daemon" ]; }
+until_ok 5 daemon_back || die "the daemon did not come back after SIGTERM"
+! box test -e /run/ramfold/off || die "a restart of the daemon ran ExecStop"
+box "$bin/probe" check $count || die "lost with the daemon"
+ok "SIGTERM to the daemon is its upgrade: started again, nothing unfolded"
+
+box "$bin/probe" drop # the SIGTERM of before is still wanted: it ends, and is started again
+keeper_empty() { [ "$(property SubState ramfold-keeper)" = running ] && box "$bin/probe" list; }
+until_ok 10 keeper_empty || die "the keeper is not back after a late end"
+until_ok 5 stored 0 || die "the store was not emptied"
+
+# The bounds are systemd's and the kernel's: a keeper as full as it gets can be started again. Full of
+# bytes of names; and of descriptors (a minute: systemd compares each with all others) when asked to.
+full() { # count, bytes of a name
+  local started
+  box env PROBE_NAME_SIZE="$2" "$bin/probe" fill "$1" 1
+  started=$(date +%s%N)
+  kill_keeper
+  box env PROBE_NAME_SIZE="$2" "$bin/probe" check "$1" || die "a full keeper did not come back whole"
+  ok "a full keeper ($1 names of $2) was back in $((($(date +%s%N) - started) / 1000000)) ms"
+  box "$bin/probe" drop
+}
+full 1790 64
+[ -z "${RAMFOLD_LONG_TESTS-}" ] || full 8189 11
+
+box touch /run/ramfold/off
+box systemctl kill ramfold
+box systemctl kill ramfold-keeper
+both_gone() { [ "$(property ActiveState ramfold)" = inactive ] &&
+  [ "$(property ActiveState ramfold-keeper)" = inactive ]; }
+until_ok 5 both_gone || die "after ramfold off the units do not end"
+sleep 0.5
+both_gone || die "they came back"
+ok "after ramfold off, both can be ended for good"
