@@ -38,6 +38,7 @@ Result<sys::Fd> GroupTable::make_file(std::uint64_t store_id) {
   head.groups_max = kMax;
   head.store_id = store_id;
   head.checksum = head_checksum(head);
+  head.count.store(self_checked(0), std::memory_order_release);
   return file;
 }
 
@@ -52,7 +53,8 @@ Result<std::unique_ptr<GroupTable>> GroupTable::open(sys::BorrowedFd file, std::
       head.store_id != store_id || head.checksum != head_checksum(head)) {
     return fail("adopt the store: the groups file is not of this store and version", EINVAL);
   }
-  if (head.count.load(std::memory_order_relaxed) > kMax) {
+  const std::uint64_t count = head.count.load(std::memory_order_acquire);
+  if (!is_self_checked(count) || static_cast<std::uint32_t>(count) > kMax) {
     return fail("adopt the store: the groups file is damaged", EINVAL);
   }
   auto hashers = sys::Mapping::anonymous(ByteCount{kMax * sizeof(PageHasher)});
@@ -65,7 +67,7 @@ GroupTable::GroupTable(sys::Mapping file, sys::Mapping hashers) noexcept
       hasher_memory_(std::move(hashers)),
       hashers_(hasher_memory_.as<PageHasher>()) {
   // A damaged entry gets a wrong seed: its contents then read as corrupt, which is what they are.
-  const std::uint32_t count = head().count.load(std::memory_order_acquire);
+  const auto count = static_cast<std::uint32_t>(head().count.load(std::memory_order_acquire));
   for (std::uint32_t i = 0; i < count; ++i) new (&hashers_[i]) PageHasher(entries()[i].seed);
   count_.store(count, std::memory_order_release);
 }
@@ -98,7 +100,7 @@ Result<GroupId> GroupTable::find_or_make(std::string_view name) {
   entry.checksum = entry_checksum(entry);
   std::memcpy(&entries()[count], &entry, sizeof entry);
   new (&hashers_[count]) PageHasher(entry.seed);
-  head().count.store(count + 1, std::memory_order_release);
+  head().count.store(self_checked(count + 1), std::memory_order_release);
   count_.store(count + 1, std::memory_order_release);
   return GroupId{static_cast<std::uint16_t>(count)};
 }

@@ -43,6 +43,7 @@ Result<sys::Fd> HeaderTable::make_file(ByteCount arena, std::uint64_t store_id) 
   block.arena_bytes = arena.value;
   block.store_id = store_id;
   block.checksum = checksum_of(block);
+  block.id_limit.store(self_checked(0), std::memory_order_release);
   return file;
 }
 
@@ -57,8 +58,9 @@ Result<std::unique_ptr<HeaderTable>> HeaderTable::open(sys::BorrowedFd file) {
       block.checksum != checksum_of(block)) {
     return fail("adopt the store: the contents file is not of this version", EINVAL);
   }
-  const std::uint32_t limit = block.id_limit.load(std::memory_order_acquire);
-  if (block.arena_bytes == 0 || block.arena_bytes > kArenaMax.value ||
+  const std::uint64_t limit_bits = block.id_limit.load(std::memory_order_acquire);
+  const auto limit = static_cast<std::uint32_t>(limit_bits);
+  if (!is_self_checked(limit_bits) || block.arena_bytes == 0 || block.arena_bytes > kArenaMax.value ||
       block.arena_bytes % kSlabBytes != 0 ||
       block.contents_max != contents_max_for(ByteCount{block.arena_bytes}) ||
       size->value != ContentsLayout(block.contents_max).end || limit > block.contents_max ||
@@ -82,7 +84,8 @@ HeaderTable::HeaderTable(sys::BorrowedFd fd, sys::Mapping file, sys::Mapping cou
       headers_(reinterpret_cast<Header*>(file_.data() + layout_.headers)),
       groups_(reinterpret_cast<std::atomic<std::uint16_t>*>(file_.data() + layout_.groups)),
       counts_(count_memory_.as<std::atomic<std::uint32_t>>()) {
-  const std::uint32_t limit = superblock().id_limit.load(std::memory_order_acquire);
+  const auto limit =
+      static_cast<std::uint32_t>(superblock().id_limit.load(std::memory_order_acquire));
   limit_.store(limit, std::memory_order_release);
   if (limit != 0) next_.store(limit, std::memory_order_relaxed);
 }
@@ -117,7 +120,7 @@ Status HeaderTable::grow(std::uint32_t seen_limit) {
   if (::madvise(&counts_[limit], kIdChunk * sizeof(std::uint32_t), MADV_POPULATE_WRITE) != 0) {
     return fail_errno("memory for the store's reference counts");
   }
-  file_.as<Superblock>()->id_limit.store(limit + kIdChunk, std::memory_order_release);
+  file_.as<Superblock>()->id_limit.store(self_checked(limit + kIdChunk), std::memory_order_release);
   limit_.store(limit + kIdChunk, std::memory_order_release);
   return {};
 }

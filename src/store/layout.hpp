@@ -25,6 +25,15 @@ inline constexpr std::uint32_t kFormatVersion = 1;
 // 2^40 bytes: offsets have room for twice that.
 inline constexpr ByteCount kArenaMax{std::uint64_t{1} << 40};
 
+// The two counters that grow while the store runs carry their complement, so that a damaged one is seen:
+// an id or a group given out twice would give somebody another's bytes.
+constexpr std::uint64_t self_checked(std::uint32_t value) noexcept {
+  return value | std::uint64_t{~value} << 32;
+}
+constexpr bool is_self_checked(std::uint64_t bits) noexcept {
+  return bits == self_checked(static_cast<std::uint32_t>(bits));
+}
+
 // First page of the contents file. The checksum is XXH3-64 of the bytes before it.
 struct Superblock {
   std::uint64_t magic;
@@ -34,7 +43,7 @@ struct Superblock {
   std::uint64_t store_id;      // random; the groups file carries the same
   std::uint64_t checksum;
   std::uint64_t reserved[3];
-  std::atomic<std::uint32_t> id_limit;  // ids below this have memory behind their headers
+  std::atomic<std::uint64_t> id_limit;  // self-checked; ids below this have memory behind them
 };
 static_assert(offsetof(Superblock, version) == 8 && offsetof(Superblock, contents_max) == 12);
 static_assert(offsetof(Superblock, arena_bytes) == 16 && offsetof(Superblock, store_id) == 24);
@@ -56,7 +65,7 @@ struct GroupsHead {
   std::uint64_t store_id;
   std::uint64_t checksum;
   std::uint64_t reserved[4];
-  std::atomic<std::uint32_t> count;  // entries below this are published
+  std::atomic<std::uint64_t> count;  // self-checked; entries below this are published
 };
 static_assert(offsetof(GroupsHead, store_id) == 16 && offsetof(GroupsHead, checksum) == 24);
 static_assert(offsetof(GroupsHead, count) == 64 && sizeof(GroupsHead) == 72);

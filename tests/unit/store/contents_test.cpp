@@ -210,3 +210,23 @@ TEST_CASE("ids that were never given out are corrupt") {
     CHECK(store->get(ContentId{id}, out.bytes.data(), {}) == Got::corrupt);
   }
 }
+
+TEST_CASE("metadata stays below 40 bytes a content at every size") {
+  auto store = must(Contents::create(ByteCount{512u << 20}));
+  const GroupId group = must(store->group("a"));
+  const bool is_small = GENERATE(true, false);
+  const std::uint64_t count = is_small ? 200'000 : 60'000;
+  double worst = 0;
+  for (std::uint64_t i = 1; i <= count; ++i) {
+    (void)put(*store, group, page_of(i, is_small ? 0 : kPageSize)).ref.release();
+    if (i < 20'000 || i % 64 != 0) continue;
+    worst = std::max(worst, static_cast<double>(store->stats().metadata().value) /
+                                static_cast<double>(i));
+  }
+  CHECK(worst < 40);
+  WARN((is_small ? "smallest" : "raw") << " contents: at most " << worst << " B of metadata each");
+  // The files' part is what the host says.
+  const Stats stats = store->stats();
+  CHECK(blocks_of(store->files().contents) <= stats.header_bytes.value + 64 * 1024);
+  CHECK(blocks_of(store->files().contents) + 4 * kPageSize >= stats.header_bytes.value);
+}

@@ -131,9 +131,12 @@ TEST_CASE("a damaged superblock or group table is refused") {
               read_u64(other.store->files().groups, offset) ^ 0x100);
     CHECK_FALSE(Contents::adopt(same_files(*other.store)));
   }
-  Left left(1);
-  write_u64(left.store->files().contents, 64, 0xffff'f000);  // id_limit beyond the ids
-  CHECK_FALSE(Contents::adopt(same_files(*left.store)));
+  // id_limit beyond the ids; not a whole chunk; too low, so that ids would be given out twice.
+  for (const std::uint64_t limit : {self_checked(0xffff'f000), self_checked(100), std::uint64_t{0}}) {
+    Left left(1);
+    write_u64(left.store->files().contents, 64, limit);
+    CHECK_FALSE(Contents::adopt(same_files(*left.store)));
+  }
 }
 
 TEST_CASE("files of two stores do not mix") {

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// A store whose files were damaged anywhere is either refused by adopt() or serves what it can: nothing
+// crashes, no wrong byte is returned as `done`, and what is stored afterwards is not harmed by the damage.
+//
+// Input: pieces of damage, each 16 bytes {kind, 3 unused, place: u32, value: u64}, in any number.
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <fcntl.h>
+#include <optional>
+#include <sys/mman.h>
+#include <vector>
+
+#include "pages.hpp"
+#include "store/hash.hpp"
+#include "store/layout.hpp"
+#include "sys/memory.hpp"
+
+using namespace ramfold;
+using namespace ramfold::store;
+using namespace ramfold::store::test;
+
+namespace {
+
+constexpr std::uint64_t kPages = 120;
+constexpr std::size_t kHeadersKept = 4096;  // bytes of headers that are restored for each input
+constexpr ByteCount kArena{4u << 20};
+
+// Few size classes, so that slabs hold several contents.
+std::size_t noise_of(std::uint64_t number) { return number % 8 == 7 ? kPageSize : number % 4 * 700; }
+
+void require(bool ok) {
+  if (!ok) std::abort();
+}
+
+// The files of a good store and a copy of all that damage may reach.
+struct Pristine {
+  Contents::Files files;
+  std::vector<ContentId> ids;
+  sys::Mapping contents;
+  sys::Mapping arena;
+  sys::Mapping groups;
+  std::vector<std::byte> contents_copy;
+  std::vector<std::byte> group_ids_copy;
+  std::vector<std::byte> arena_copy;
+  std::vector<std::byte> groups_copy;
+  ContentsLayout layout{contents_max_for(kArena)};
+
+  Pristine() {
+    auto store = must(Contents::create(kArena));
+    const GroupId groups_of_store[2] = {must(store->group("a")), must(store->group("b"))};
+    for (std::uint64_t i = 0; i < kPages; ++i) {
+      ids.push_back(put(*store, groups_of_store[i % 2], page_of(i, noise_of(i))).ref.release());
+    }
+    files = same_files(*store);
+    contents = must(sys::Mapping::shared(files.contents, ByteCount{layout.end}));
+    arena = must(sys::Mapping::shared(files.arena, kArena));
+    groups = must(sys::Mapping::shared(files.groups, must(sys::file_size(files.groups))));
+    contents_copy.assign(contents.data(), contents.data() + kPageSize + kHeadersKept);
+    group_ids_copy.assign(contents.data() + layout.groups, contents.data() + layout.groups + kPageSize);
+    arena_copy.assign(arena.data(), arena.data() + store->stats().arena_allocated.value);
+    groups_copy.assign(groups.data(), groups.data() + 2 * kPageSize);
+  }
+  void restore() {
+    std::memcpy(contents.data(), contents_copy.data(), contents_copy.size());
+    // Headers that the last input added.
+    std::memset(contents.data() + contents_copy.size(), 0,
+                kIdChunk * sizeof(Header) - kHeadersKept);
+    std::memcpy(contents.data() + layout.groups, group_ids_copy.data(), group_ids_copy.size());
+    std::memcpy(arena.data(), arena_copy.data(), arena_copy.size());
+    std::memcpy(groups.data(), groups_copy.data(), groups_copy.size());
+  }
+  Contents::Files borrow() const {
+    return {must(files.contents.duplicate()), must(files.arena.duplicate()),
+            must(files.groups.duplicate())};
+  }
+};
+
+struct Damage {
+  std::uint8_t kind;
+  std::uint8_t unused[3];
+  std::uint32_t place;
+  std::uint64_t value;
+};
+static_assert(sizeof(Damage) == 16);
+
+void inflict(Pristine& p, const Damage& d) {
+  const auto xor_at = [&](std::byte* base, std::size_t size, std::uint64_t value) {
+    std::uint64_t word = 0;
+    std::byte* at = base + d.place % (size - sizeof word);
+    std::memcpy(&word, at, sizeof word);
+    word ^= value;
+    std::memcpy(at, &word, sizeof word);
+  };
+  auto* headers = reinterpret_cast<Header*>(p.contents.data() + p.layout.headers);
+  Header& header = headers[d.place % (kPages + 8)];
+  const std::uint64_t other = headers[(d.value >> 8) % (kPages + 8)].where.load();
+  // Most stores with a damaged superblock are refused, so that is rare.
+  switch (d.kind < 254 ? d.kind % 10 : d.kind - 244) {
+    case 0: header.where.store(d.value); break;
+    case 1: header.where.store(header.where.load() ^ std::uint64_t{1} << (d.value % 64)); break;
+    case 2: header.where.store(other); break;
+    case 3: header.where.store(other ^ std::uint64_t{1} << (d.value % 64)); break;
+    case 4: header.hash.store(header.hash.load() ^ d.value); break;
+    case 5: header.where.store(0); break;
+    case 6: xor_at(p.contents.data() + p.layout.groups, 512, d.value); break;
+    case 7: xor_at(p.arena.data(), p.arena_copy.size(), d.value); break;
+    case 8: xor_at(p.groups.data(), 2 * kPageSize, d.value); break;
+    case 10: xor_at(p.contents.data(), 80, d.value); break;
+    case 11: {  // a superblock that was damaged before its checksum was made
+      xor_at(p.contents.data(), 40, d.value);
+      auto& block = *p.contents.as<Superblock>();
+      block.checksum = plain_checksum({p.contents.data(), offsetof(Superblock, checksum)});
+      break;
+    }
+    case 9: header.hash.store(headers[d.value % (kPages + 8)].hash.load()); break;
+  }
+}
+
+// What a daemon does after a restart, over the damage. False when the store was refused.
+bool live(Pristine& p) {
+  auto adopted = Contents::adopt(p.borrow());
+  if (!adopted) return false;
+  Contents& store = **adopted;
+  PageCopy out;
+  const auto right_or_corrupt = [&](std::uint64_t i) {
+    const Got got = store.get(p.ids[i], out.bytes.data(), {});
+    require(got != Got::done || out.bytes == page_of(i, noise_of(i)).bytes);
+  };
+  for (std::uint64_t i = 0; i < kPages; i += 3) right_or_corrupt(i);
+  for (std::uint64_t i = 0; i < kPages; ++i) {
+    if (i % 5 != 0) store.count(p.ids[i]);  // every fifth is left for the sweep
+  }
+  must(store.finish_recovery());
+  std::vector<Ref> refs;
+  std::vector<std::uint64_t> numbers;
+  const auto group = store.group("c");
+  for (std::uint64_t i = 1000; group && i < 1060; ++i) {
+    const PageCopy page = page_of(i, noise_of(i));
+    auto result = store.put(*group, page, store.hash(*group, page));
+    if (!result) continue;  // the damage may have used up the arena
+    refs.push_back(std::move(result->ref));
+    numbers.push_back(i);
+  }
+  for (std::uint64_t i = 0; i < kPages; ++i) {
+    if (i % 5 != 0) right_or_corrupt(i);
+  }
+  for (std::uint64_t i = 0; i < kPages; ++i) {
+    if (i % 5 != 0) store.drop(p.ids[i]);
+  }
+  for (std::size_t i = 0; i < refs.size(); ++i) {
+    require(holds(store, refs[i].id(), page_of(numbers[i], noise_of(numbers[i]))));
+  }
+  (void)store.stats();
+  return true;
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  static Pristine pristine;
+  pristine.restore();
+  for (std::size_t at = 0; at + sizeof(Damage) <= size; at += sizeof(Damage)) {
+    Damage damage;
+    std::memcpy(&damage, data + at, sizeof damage);
+    inflict(pristine, damage);
+  }
+  live(pristine);
+  return 0;
+}

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The worked example of docs/store-format.md, byte for byte.
+#include <catch2/catch.hpp>
+
+#include "pages.hpp"
+#include "store/codec/lz4.hpp"
+#include "store/hash.hpp"
+#include "store/layout.hpp"
+
+using namespace ramfold;
+using namespace ramfold::store;
+
+namespace {
+
+PageCopy page_of_2a() {
+  PageCopy page;
+  page.bytes.fill(std::byte{0x2a});
+  return page;
+}
+
+}  // namespace
+
+TEST_CASE("the superblock of the example") {
+  Superblock block{};
+  block.magic = kContentsMagic;
+  block.version = 1;
+  block.arena_bytes = std::uint64_t{1} << 30;
+  block.contents_max = contents_max_for(ByteCount{block.arena_bytes});
+  block.store_id = 0x1122334455667788;
+  CHECK(block.contents_max == 0x0100'0000);
+  CHECK(ContentsLayout(block.contents_max).end == 369'102'848);
+  CHECK(plain_checksum({reinterpret_cast<const std::byte*>(&block), 32}) == 0x68a1fe0268ff8b39);
+  CHECK(self_checked(4096) == 0xffffefff00001000);
+  CHECK(std::string_view(reinterpret_cast<const char*>(&block.magic), 8) == "RFLDCNT1");
+}
+
+TEST_CASE("the content of the example") {
+  const PageCopy page = page_of_2a();
+  CHECK(PageHasher(0x0123456789abcdef)(page.bytes.data()) == 0x9140dc945198c529);
+  std::array<std::byte, 64> block;
+  REQUIRE(lz4::encode(page, block) == 26);
+  PageCopy decoded;
+  REQUIRE(lz4::decode(std::span(block).first(26), decoded.bytes.data()));
+  CHECK(decoded.bytes == page.bytes);
+
+  const Where where({65536 + 3 * 32, 26}, Form::lz4);
+  CHECK(where.bits() == 0x1102019000000803);
+  CHECK(where.sound(ByteCount{1u << 30}));
+  CHECK(where.extent().offset == 65632);
+  CHECK(where.extent().length == 26);
+  CHECK(where.form() == Form::lz4);
+  CHECK(4096 + sizeof(Header) == 4112);
+  CHECK(ContentsLayout(0x0100'0000).groups + 2 == 268'439'554);
+}
+
+TEST_CASE("every field of a where is checked against what this version writes") {
+  const ByteCount arena{1u << 30};
+  const std::uint64_t good = Where({0, 100}, Form::lz4).bits();
+  CHECK(Where(good).sound(arena));
+  CHECK_FALSE(Where().sound(arena));
+  for (const unsigned bit : {57u, 58u, 59u, 60u, 62u, 63u, 49u, 50u, 51u}) {
+    CHECK_FALSE(Where(good ^ std::uint64_t{1} << bit).sound(arena));
+  }
+  CHECK_FALSE(Where({arena.value, 32}, Form::lz4).sound(arena));
+  CHECK_FALSE(Where({kSlabBytes - 32, 33}, Form::lz4).sound(arena));
+  CHECK_FALSE(Where({0, 4095}, Form::raw).sound(arena));
+  CHECK_FALSE(Where({0, 4096}, Form::lz4).sound(arena));
+  CHECK(Where({kSlabBytes - 4096, 4096}, Form::raw).sound(arena));
+}
