@@ -4,6 +4,7 @@
 // Threads: check() from the housekeeping thread only.
 #pragma once
 
+#include <array>
 #include <functional>
 #include <memory>
 
@@ -14,20 +15,20 @@ namespace ramfold::daemon {
 
 class FactWatch {
  public:
-  FactWatch(VmSet& vms, const guest::ProcFacts& facts, std::vector<pid_t> ours) noexcept
-      : vms_(vms), facts_(facts), ours_(std::move(ours)) {}
+  FactWatch(VmSet& vms, const guest::ProcFacts& facts, pid_t daemon) noexcept
+      : vms_(vms), facts_(facts), ours_{daemon, -1} {}
 
   // `must_unfold` is called for a VM whose RAM somebody else uses.
   void check(const std::function<void(const VmHandle&)>& must_unfold);
   // One VM, at once and in full: after its agent got ready, and on its hints.
   void check_one(const VmHandle& vm, guest::Depth depth, const std::function<void(const VmHandle&)>& must_unfold);
-  // The keeper and the daemon hold RAM files too.
-  void add_own_process(pid_t pid) { ours_.push_back(pid); }
+  // The keeper holds RAM files too; -1: there is none.
+  void set_keeper(pid_t pid) noexcept { ours_[1] = pid; }
 
  private:
   VmSet& vms_;
   const guest::ProcFacts& facts_;
-  std::vector<pid_t> ours_;
+  std::array<pid_t, 2> ours_;  // daemon, keeper
   guest::OtherUses others_;
   bool others_known_ = false;
   std::uint64_t others_ns_ = 0;

@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <spdlog/spdlog.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/clock.hpp"
 #include "daemon/host.hpp"
@@ -34,6 +35,7 @@ void Host::housekeeping() {
     judge_memory();
     if (tick % kFactTicks == 0) {
       const std::lock_guard lock(watch_mutex_);
+      watch_->set_keeper(keeping_.keeper_pid());
       watch_->check([this](const VmHandle& vm) { unfold_for_consumer(vm); });
     }
     if (!policy_.recovering) contents_->trim();
@@ -54,7 +56,7 @@ void Host::prove_kernel() {
   }
   const std::lock_guard lock(watch_mutex_);
   facts_ = std::make_unique<guest::ProcFacts>(procfs_, std::move(facts));
-  watch_ = std::make_unique<FactWatch>(vms_, *facts_, std::vector<pid_t>{::getpid()});
+  watch_ = std::make_unique<FactWatch>(vms_, *facts_, ::getpid());
 }
 
 void Host::keep_everything() {
@@ -67,10 +69,6 @@ void Host::keep_everything() {
     store_kept_ = false;
     if (!keeping_.connect()) return;
     spdlog::info("keeper: connected");
-  }
-  if (const pid_t keeper = keeping_.keeper_pid(); keeper > 0) {
-    const std::lock_guard lock(watch_mutex_);
-    if (watch_) watch_->add_own_process(keeper);
   }
   if (Status kept = keeping_.keep_store(*contents_); !kept) {
     spdlog::error("keeper: did not take the store: {}", kept.error().text());
