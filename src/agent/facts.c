@@ -7,6 +7,7 @@
 
 #include <stdatomic.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/sysmacros.h>
 #include <sys/vfs.h>
 
@@ -15,25 +16,39 @@ static _Atomic uint32_t lasting;
 void rf_facts_add(uint32_t hazards) { atomic_fetch_or(&lasting, hazards); }
 uint32_t rf_facts_lasting(void) { return atomic_load(&lasting); }
 
+/* Null when it cannot be read. */
+static const char *link_at(const char *path, char *out, size_t size) {
+  const long length = rf_sys_readlink(path, out, size - 1);
+  if (length <= 0) return NULL;
+  out[length] = 0;
+  return out;
+}
+
 uint32_t rf_facts_of(int fd) {
   const int flags = rf_sys_fcntl(fd, F_GETFL, 0);
   struct stat s;
   if (flags < 0 || rf_sys_fstat(fd, &s) != 0) return 0;
-  char link[128] = "";
+  char path[48];
+  char link[64]; /* only its beginning is asked about */
+  char device[256];
   struct rf_fd_facts facts = {.mode = s.st_mode,
                               .device_major = major(s.st_rdev),
                               .device_minor = minor(s.st_rdev),
                               .direct = (flags & O_DIRECT) != 0,
                               .path_only = (flags & O_PATH) != 0,
-                              .link = link};
+                              .write_only = (flags & O_ACCMODE) == O_WRONLY};
   if (S_ISREG(s.st_mode)) {
     struct statfs f;
     if (rf_raw3(SYS_fstatfs, fd, (long)&f, 0) == 0) facts.filesystem = (uint32_t)f.f_type;
-  } else if (S_ISCHR(s.st_mode) || (s.st_mode & S_IFMT) == 0) {
-    char path[32];
+  }
+  if (S_ISREG(s.st_mode) || (s.st_mode & S_IFMT) == 0) {
     snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    const long length = rf_sys_readlink(path, link, sizeof link - 1);
-    if (length > 0) link[length] = 0;
+    facts.link = link_at(path, link, sizeof link);
+  } else if (S_ISCHR(s.st_mode)) {
+    snprintf(path, sizeof path, "/sys/dev/char/%u:%u", facts.device_major, facts.device_minor);
+    const char *where = link_at(path, device, sizeof device);
+    const char *last = where == NULL ? NULL : strrchr(where, '/');
+    facts.name = last == NULL ? NULL : last + 1;
   }
   return rf_fd_hazard(&facts);
 }

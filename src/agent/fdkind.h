@@ -19,16 +19,15 @@ struct rf_fd_facts {
   uint64_t filesystem;    /* f_type of fstatfs, for regular files */
   int direct;             /* O_DIRECT is set */
   int path_only;          /* O_PATH */
-  const char *link;       /* of /proc/PID/fd/N; may be a null pointer. Asked for anonymous inodes */
+  int write_only;         /* O_WRONLY: puts no bytes into RAM */
+  const char *link;       /* of /proc/PID/fd/N, for device nodes and anonymous inodes; or null */
+  const char *name;       /* of a device, the last part of /sys/dev/char/MAJOR:MINOR; or null */
 };
 
-static inline int rf_text_has(const char *text, const char *part) {
-  for (; text != NULL && *text != 0; ++text) {
-    size_t i = 0;
-    while (part[i] != 0 && text[i] == part[i]) ++i;
-    if (part[i] == 0) return 1;
-  }
-  return 0;
+static inline int rf_text_begins(const char *text, const char *with) {
+  if (text == NULL) return 0;
+  while (*with != 0 && *text == *with) ++text, ++with;
+  return *with == 0;
 }
 
 /* File systems whose buffered reads copy out of the page cache. */
@@ -61,14 +60,28 @@ static inline int rf_filesystem_copies(uint64_t type) {
   }
 }
 
-/* Character devices that only copy. Dynamic numbers are unknown, so they are hazards. */
+/* Devices with dynamic numbers, by name: random numbers, clocks, macvtap, sockets of VMs. */
+static inline int rf_named_device_copies(const char *name) {
+  static const char *const copies[] = {"hwrng", "rtc", "tap", "vsock", "tpm", "userfaultfd"};
+  for (size_t i = 0; i < sizeof copies / sizeof copies[0]; ++i) {
+    if (!rf_text_begins(name, copies[i])) continue;
+    const char *rest = name;
+    for (const char *c = copies[i]; *c != 0; ++c) ++rest;
+    if (rf_text_begins(rest, "rm")) rest += 2; /* tpmrm0 */
+    while (*rest >= '0' && *rest <= '9') ++rest;
+    if (*rest == 0) return 1;
+  }
+  return 0;
+}
+
+/* Character devices that only copy. What is not known here by number or name is a hazard. */
 static inline uint32_t rf_char_device(uint32_t major_number, uint32_t minor_number) {
   switch (major_number) {
     case 1: /* null, zero, full, random, urandom, kmsg; not mem and port */
       return minor_number == 3 || minor_number == 5 || (minor_number >= 7 && minor_number <= 9) ||
                      minor_number == 11
                  ? 0
-                 : RF_HAZARD_DEVICE;
+                 : 0u | RF_HAZARD_DEVICE;
     case 4:   /* consoles and serial lines */
     case 5:   /* tty, console, ptmx */
     case 13:  /* input */
@@ -79,6 +92,7 @@ static inline uint32_t rf_char_device(uint32_t major_number, uint32_t minor_numb
       return 0;
     case 10:
       switch (minor_number) {
+        case 183: /* hwrng */
         case 200: /* tun, tap */
         case 223: /* uinput */
         case 224: /* tpm */
@@ -95,27 +109,44 @@ static inline uint32_t rf_char_device(uint32_t major_number, uint32_t minor_numb
     case 21:
       return RF_HAZARD_SG_IO;
     default:
-      return major_number >= 136 && major_number <= 143 ? 0 /* pseudo terminals */
-                                                         : RF_HAZARD_DEVICE;
+      return major_number >= 136 && major_number <= 143 ? 0u /* pseudo terminals */
+                                                         : 0u | RF_HAZARD_DEVICE;
   }
+}
+
+/* Kernel objects without a name: these only count, wait, or run the guest itself. */
+static inline int rf_object_harmless(const char *link) {
+  static const char *const known[] = {"eventfd", "eventpoll", "timerfd",    "signalfd",
+                                      "inotify", "fanotify",  "pidfd",      "bpf",
+                                      "kvm-v",   "kvm-s",     "kvm-xive",   "landlock",
+                                      "seccomp", "sync_file", "perf_event", "io_uring",
+                                      "userfaultfd"};
+  if (!rf_text_begins(link, "anon_inode:")) return 0;
+  const char *object = link + sizeof "anon_inode:" - 1;
+  if (*object == '[') ++object;
+  if (rf_text_begins(object, "kvm-vfio")) return 0;
+  for (size_t i = 0; i < sizeof known / sizeof known[0]; ++i)
+    if (rf_text_begins(object, known[i])) return 1;
+  return 0;
 }
 
 static inline uint32_t rf_fd_hazard(const struct rf_fd_facts *facts) {
   if (facts->path_only) return 0;
-  const uint32_t direct = facts->direct ? RF_HAZARD_DIRECT_IO : 0u;
+  const uint32_t direct = facts->direct ? 0u | RF_HAZARD_DIRECT_IO : 0u;
   switch (facts->mode & 0170000u) {
     case 0100000u: /* regular */
-      return direct | (rf_filesystem_copies(facts->filesystem) ? 0u : RF_HAZARD_FILESYSTEM);
+      /* a buffer shared by devices pretends to be one */
+      if (rf_text_begins(facts->link, "/dmabuf:")) return RF_HAZARD_DEVICE;
+      if (facts->write_only) return 0;
+      return direct | (rf_filesystem_copies(facts->filesystem) ? 0u : 0u | RF_HAZARD_FILESYSTEM);
     case 0060000u: /* block device */
       return direct;
-    case 0020000u: /* character device; /dev/userfaultfd is asked about when it is used */
-      if (rf_text_has(facts->link, "/dev/userfaultfd")) return 0;
-      return rf_char_device(facts->device_major, facts->device_minor);
-    case 0u: /* anonymous inodes: eventfd, kvm-vcpu, ... */
-      return rf_text_has(facts->link, "vfio") || rf_text_has(facts->link, "dmabuf") ||
-                     rf_text_has(facts->link, "iommufd")
-                 ? RF_HAZARD_DEVICE
-                 : 0u;
+    case 0020000u: /* character device; another userfaultfd is asked about when it is made */
+      return rf_named_device_copies(facts->name)
+               ? 0u
+               : rf_char_device(facts->device_major, facts->device_minor);
+    case 0u:
+      return rf_object_harmless(facts->link) ? 0u : 0u | RF_HAZARD_DEVICE;
     default: /* directories, pipes (there O_DIRECT means packets), sockets */
       return 0;
   }

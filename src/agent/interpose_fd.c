@@ -18,6 +18,11 @@
 /* The agent's descriptors are its own at home only: a child may do as it likes with its copies. */
 static bool is_ours(int fd) { return rf_own_is(fd) && rf_at_home(); }
 
+/* A copy of a hazardous descriptor is one, too. */
+static void copied(int fd, int copy) {
+  if (copy >= 0 && copy != fd && rf_hazardous_is(fd) && rf_at_home()) rf_hazardous_set(copy);
+}
+
 static void changed(int fd) {
   if (rf_hazardous_is(fd) && rf_at_home() && rf_hazardous_clear(fd))
     rf_session_hint(RF_CHANGED, RF_HAZARD_DIRECT_IO | RF_HAZARD_FILESYSTEM);
@@ -54,7 +59,7 @@ RF_EXPORT void closefrom(int first) { (void)close_range(first < 0 ? 0 : (unsigne
 
 RF_EXPORT int dup(int fd) {
   const int copy = rf_real_dup(fd);
-  if (copy >= 0 && rf_hazardous_is(fd)) rf_hazardous_set(copy);
+  copied(fd, copy);
   return copy;
 }
 
@@ -68,7 +73,7 @@ static int replace(int fd, int new_fd, int flags, bool with_flags) {
   if (result < 0 || fd == new_fd) return result;
   const int saved = errno;
   changed(new_fd);
-  if (rf_hazardous_is(fd)) rf_hazardous_set(new_fd);
+  copied(fd, new_fd);
   errno = saved;
   return result;
 }
@@ -101,8 +106,7 @@ static int set_flags(int fd, void *argument) {
 static int control(int fd, int command, void *argument) {
   if (command == F_SETFL && rf_active()) return set_flags(fd, argument);
   const int result = rf_real_fcntl(fd, command, argument);
-  if ((command == F_DUPFD || command == F_DUPFD_CLOEXEC) && result >= 0 && rf_hazardous_is(fd))
-    rf_hazardous_set(result);
+  if (command == F_DUPFD || command == F_DUPFD_CLOEXEC) copied(fd, result);
   return result;
 }
 

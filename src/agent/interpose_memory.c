@@ -17,6 +17,9 @@
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE 25 /* since Linux 6.1 */
 #endif
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 /* since Linux 5.14 */
+#endif
 
 /* A further mapping of a RAM file would fill a folded page's hole with zeros when it is read. */
 static bool maps_ram_again(int flags, int fd) {
@@ -65,7 +68,7 @@ RF_EXPORT void *mmap64(void *at, size_t size, int prot, int flags, int fd, off64
 }
 
 RF_EXPORT int munmap(void *at, size_t size) {
-  if (!rf_active() || !rf_ram_overlaps(at, size)) return rf_real_munmap(at, size);
+  if (!rf_ram_overlaps(at, size) || !rf_active()) return rf_real_munmap(at, size);
   struct rf_hazard_call call;
   if (rf_hazard_unfold(&call, RF_HAZARD_REMAP) != 0) {
     errno = EBUSY;
@@ -118,6 +121,16 @@ static int remove_range(void *at, size_t size) {
   return result;
 }
 
+/* Preallocation of one block may take minutes, and the next block is mapped only afterwards. */
+static int populate(void *at, size_t size) {
+  rf_session_unsettled(1);
+  const int result = rf_real_madvise(at, size, MADV_POPULATE_WRITE);
+  const int saved = errno;
+  rf_session_unsettled(-1);
+  errno = saved;
+  return result;
+}
+
 RF_EXPORT int madvise(void *at, size_t size, int advice) {
   switch (advice) {
     case MADV_REMOVE:
@@ -127,6 +140,9 @@ RF_EXPORT int madvise(void *at, size_t size, int advice) {
     case MADV_COLLAPSE:
     case MADV_DOFORK: /* a child that maps RAM would read holes as zeros */
       if (rf_gate_standing() && rf_active() && rf_ram_overlaps(at, size)) return 0;
+      break;
+    case MADV_POPULATE_WRITE:
+      if (rf_ram_overlaps(at, size) && rf_active()) return populate(at, size);
       break;
     default: /* DONTNEED only forgets page table entries: the page stays in the RAM file */
       break;

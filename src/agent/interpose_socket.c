@@ -9,7 +9,9 @@
 #include "agent/real.h"
 
 #include <errno.h>
+#include <linux/if_xdp.h>
 #include <string.h>
+#include <sys/socket.h>
 
 static size_t fds_in(const struct cmsghdr *c) {
   if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) return 0;
@@ -107,6 +109,20 @@ RF_EXPORT int recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int fla
     errno = EBUSY;
     return -1;
   }
+  errno = saved;
+  return result;
+}
+
+RF_EXPORT int setsockopt(int fd, int level, int option, const void *value, socklen_t size) {
+  struct rf_hazard_call call;
+  const bool registers = level == SOL_XDP && option == XDP_UMEM_REG && rf_active();
+  if (registers && rf_hazard_hold(&call, RF_HAZARD_FIXED_BUFFERS, true) != 0) {
+    errno = EBUSY;
+    return -1;
+  }
+  const int result = rf_real_setsockopt(fd, level, option, value, size);
+  const int saved = errno;
+  if (registers) rf_hazard_done(&call, false);
   errno = saved;
   return result;
 }

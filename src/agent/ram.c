@@ -16,7 +16,7 @@
 
 static struct rf_ram_block blocks[RF_BLOCKS_MAX];
 static _Atomic uint32_t count;
-static bool frozen;
+static atomic_bool frozen;
 static atomic_flag busy = ATOMIC_FLAG_INIT;
 
 static void lock(void) {
@@ -160,6 +160,8 @@ void rf_ram_freeze(void) {
   }
   unlock();
 }
+
+bool rf_ram_frozen(void) { return frozen; }
 
 void rf_ram_forget(void) {
   atomic_flag_clear(&busy);

@@ -29,6 +29,7 @@ bool rf_ram_found(void *at, size_t size, int flags, int fd, off_t offset);
 /* The range is no longer what it was. Before the freeze its blocks are dropped, afterwards marked. */
 void rf_ram_lost(const void *at, size_t size);
 void rf_ram_freeze(void);
+bool rf_ram_frozen(void);
 void rf_ram_forget(void); /* in a fork child: nothing here is ours */
 
 uint32_t rf_ram_count(void); /* 0: every interposer is transparent */

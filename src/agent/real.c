@@ -29,6 +29,7 @@ static struct {
   int (*sendmmsg)(int, struct mmsghdr *, unsigned, int);
   ssize_t (*recvmsg)(int, struct msghdr *, int);
   int (*recvmmsg)(int, struct mmsghdr *, unsigned, int, struct timespec *);
+  int (*setsockopt)(int, int, int, const void *, socklen_t);
   int (*execve)(const char *, char *const[], char *const[]);
 } real;
 
@@ -66,6 +67,7 @@ __attribute__((constructor)) static void resolve(void) {
   RESOLVE(sendmmsg, "sendmmsg");
   RESOLVE(recvmsg, "recvmsg");
   RESOLVE(recvmmsg, "recvmmsg");
+  RESOLVE(setsockopt, "setsockopt");
   RESOLVE(execve, "execve");
   errno = saved;
 }
@@ -175,6 +177,11 @@ int rf_real_recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags
                      struct timespec *timeout) {
   if (real.recvmmsg != NULL) return real.recvmmsg(fd, messages, count, flags, timeout);
   return (int)rf_result(rf_raw6(SYS_recvmmsg, fd, (long)messages, count, flags, (long)timeout, 0));
+}
+
+int rf_real_setsockopt(int fd, int level, int option, const void *value, socklen_t size) {
+  if (real.setsockopt != NULL) return real.setsockopt(fd, level, option, value, size);
+  return (int)rf_result(rf_raw6(SYS_setsockopt, fd, level, option, (long)value, size, 0));
 }
 
 int rf_real_execve(const char *path, char *const arguments[], char *const environment[]) {

@@ -35,6 +35,7 @@ int rf_real_sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags
 ssize_t rf_real_recvmsg(int fd, struct msghdr *message, int flags);
 int rf_real_recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags,
                      struct timespec *timeout);
+int rf_real_setsockopt(int fd, int level, int option, const void *value, socklen_t size);
 int rf_real_execve(const char *path, char *const arguments[], char *const environment[]);
 
 /* No system call of their own: looked up when first used. Null when there is none. */

@@ -40,6 +40,7 @@ static struct {
   atomic_flag started;
   _Atomic int wake; /* eventfd + 1; 0: none */
   _Atomic uint32_t hold_hints, changed_hints;
+  _Atomic int unsettled;
   int uffd; /* kept for ever (L1) */
   int settle_ms;
   char path[108];
@@ -69,7 +70,13 @@ void rf_session_hint(uint16_t type, uint32_t hazards) {
   rf_session_wake();
 }
 
+void rf_session_unsettled(int change) {
+  atomic_fetch_add(&session.unsettled, change);
+  rf_session_wake();
+}
+
 void rf_session_forget(void) {
+  atomic_store(&session.unsettled, 0);
   atomic_store(&session.wake, 0);
   atomic_store(&session.hold_hints, 0);
   atomic_store(&session.changed_hints, 0);
@@ -129,8 +136,9 @@ static void drain_wake(void) {
 static void settle(void) {
   for (;;) {
     struct pollfd wake = {atomic_load(&session.wake) - 1, POLLIN, 0};
-    const int timeout_ms = rf_ram_count() == 0 ? -1 : session.settle_ms; /* it was unmapped again */
-    if (rf_sys_poll(&wake, 1, timeout_ms) == 0) return;
+    /* No RAM: what there was has been unmapped again. */
+    const bool wait = rf_ram_count() == 0 || atomic_load(&session.unsettled) != 0;
+    if (rf_sys_poll(&wake, 1, wait ? -1 : session.settle_ms) == 0) return;
     drain_wake();
   }
 }
@@ -165,7 +173,7 @@ static int userfaultfd_from(int device) {
 static void offer(struct connection *c, int device) {
   int fds[RF_FDS_MAX];
   fds[0] = userfaultfd_from(device);
-  if (fds[0] < 0) {
+  if (fds[0] < 0 || rf_ram_count() == 0) {
     c->refused = c->over = true; /* perhaps later */
     return;
   }
@@ -194,7 +202,7 @@ static void advise_blocks(void) {
 }
 
 static void attach(struct connection *c, int shared, uint64_t pages, const uint8_t *instance) {
-  if (shared < 0 || pages != rf_ram_pages()) {
+  if (shared < 0 || !rf_ram_frozen() || pages != rf_ram_pages()) {
     rf_own_drop(shared);
     rf_say(RF_SAY_SHARED, "ramfold: the daemon's idea of the RAM differs; not attached");
     c->refused = c->over = true;

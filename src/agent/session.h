@@ -13,6 +13,8 @@
 
 void rf_session_start(void); /* once a process, and again in a fork child that became a home */
 void rf_session_wake(void);
+/* 1: QEMU began something that says it is still starting, -1: ended. The offer waits for it. */
+void rf_session_unsettled(int change);
 /* RF_HOLD or RF_CHANGED, to be sent when there is somebody to send it to. Never waits. */
 void rf_session_hint(uint16_t type, uint32_t hazards);
 void rf_session_forget(void); /* in a fork child */

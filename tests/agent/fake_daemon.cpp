@@ -338,6 +338,11 @@ std::string Guest::read_errors() {
   return errors_;
 }
 
+void Guest::wait_for_errors() {
+  if (errors_.empty() && !readable_within(err_.get(), kWaitMs))
+    throw std::runtime_error("nothing on stderr");
+}
+
 std::string Guest::read_output_until(const std::string& text) {
   while (output_.find(text) == std::string::npos) {
     char bytes[512];

@@ -18,7 +18,7 @@
 
 namespace agent_test {
 
-inline constexpr int kWaitMs = 10'000;
+inline constexpr int kWaitMs = 30'000;  // of a loaded machine
 
 class Fd {
  public:
@@ -127,6 +127,7 @@ class Guest {
   Answer ask(const std::string& line);
   long good(const std::string& line);  // ask, and the call must have succeeded
   std::string read_errors();           // what came on stderr so far
+  void wait_for_errors();              // until there is a line
   std::string read_output_until(const std::string& text);
   void finish();  // closes stdin and waits for the end of it
   [[nodiscard]] bool alive() const;

@@ -4,6 +4,7 @@
 // nothing of the agent, so what it prints without it is what it must print with it.
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <scsi/sg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -139,6 +140,66 @@ static long daemonize(void) {
   return child;
 }
 
+// Many threads open and close what ends the gate, by every way, and say in memory shared with the
+// test while one of them holds such a descriptor.
+static struct {
+  _Atomic long live;   // hazardous descriptors that the program has been given
+  _Atomic long stop;
+  _Atomic long rounds, refused;
+}* storm_words;
+
+static void* storm_opens(void* unused) {
+  (void)unused;
+  while (!storm_words->stop) {
+    const int fd = open("/etc/passwd", O_RDONLY | O_DIRECT);
+    if (fd < 0) {
+      ++storm_words->refused;
+      continue;
+    }
+    ++storm_words->live;
+    usleep(20);
+    --storm_words->live;
+    close(fd);
+    ++storm_words->rounds;
+    usleep(300);
+  }
+  return NULL;
+}
+
+static void* storm_flags(void* unused) {
+  const int fd = open("/etc/passwd", O_RDONLY);
+  while (!storm_words->stop) {
+    if (fcntl(fd, F_SETFL, O_DIRECT) != 0) {
+      ++storm_words->refused;
+      continue;
+    }
+    ++storm_words->live;
+    usleep(20);
+    --storm_words->live;
+    fcntl(fd, F_SETFL, 0);
+    ++storm_words->rounds;
+    usleep(400);
+  }
+  close(fd);
+  return unused;
+}
+
+static void* storm_discards(void* unused) {
+  for (long i = 0; !storm_words->stop; ++i)
+    fallocate(ram[0].fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, i % 64 * 4096, 4096);
+  return unused;
+}
+
+static long storm(int shared_fd) {
+  void* (*const bodies[])(void*) = {storm_opens, storm_opens, storm_flags, storm_discards};
+  pthread_t threads[4];
+  storm_words = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, shared_fd, 0);
+  if (storm_words == MAP_FAILED) return -1;
+  for (int i = 0; i < 4; ++i) pthread_create(&threads[i], NULL, bodies[i], NULL);
+  for (int i = 0; i < 4; ++i) pthread_join(threads[i], NULL);
+  return 0;
+}
+
 int main(void) {
   char line[512];
   answer(getpid());
@@ -188,7 +249,8 @@ int main(void) {
     else if (strcmp(verb, "daemonize") == 0) {
       result = daemonize();
       if (result == 0) result = getpid();
-    } else if (strcmp(verb, "quit") == 0) return 0;
+    } else if (strcmp(verb, "storm") == 0) result = storm((int)a);
+    else if (strcmp(verb, "quit") == 0) return 0;
     else errno = ENOSYS;
     answer(result);
   }

@@ -171,7 +171,7 @@ TEST_CASE("a background snapshot needs a userfaultfd of QEMU's own: all is unfol
 TEST_CASE("stock QEMU without a daemon says one line and runs") {
   Vm vm(kMonitor);
   vm.daemon.die();
-  ::usleep(1'500'000);
+  vm.guest->wait_for_errors();
   vm.monitor("info status");
   vm.guest->tell("quit");
   vm.guest->finish();
