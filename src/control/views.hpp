@@ -15,7 +15,7 @@ namespace ramfold::control {
 
 // Why something is as it is, and what the operator can do about it.
 struct Reason {
-  std::string code;    // stable, for programs: "disk-o-direct", "no-agent", "memory-plentiful", ...
+  std::string code;    // stable, for programs: "direct_io", "agent_silent", "memory_plentiful", ...
   std::string text;    // one sentence for people
   std::string remedy;  // what to do; empty when nothing needs doing
   friend bool operator==(const Reason&, const Reason&) = default;

@@ -14,7 +14,7 @@
 namespace ramfold::control {
 
 inline Reason o_direct_reason() {
-  return {"disk-o-direct",
+  return {"direct_io",
           "disk vda is opened with O_DIRECT: writes of the device bypass the guard",
           "set cache='writeback' on the disk and restart the VM"};
 }
@@ -53,9 +53,9 @@ class FakeService : public Service {
     view_.vms = {fake_vm(1, "web", VmState::folding), fake_vm(2, "db", VmState::observe_only),
                  fake_vm(3, "idle", VmState::idle)};
     view_.vms[1].reasons = {o_direct_reason(),
-                            {"vhost-user", "a vhost-user device maps the guest's RAM",
+                            {"ram_fd_elsewhere", "a vhost-user device maps the guest's RAM",
                              "use a virtio-net device with a tap backend"}};
-    view_.vms[2].reasons = {{"memory-plentiful", "memory plentiful", ""}};
+    view_.vms[2].reasons = {{"memory_plentiful", "memory plentiful", ""}};
     HostView& host = view_.host;
     host.state = HostState::folding;
     host.version = "0.1.0";

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The subcommands that ask the daemon.
+// Threads: one.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "cli/client.hpp"
+#include "cli/console.hpp"
+#include "cli/exit_code.hpp"
+
+namespace ramfold::cli {
+
+enum class Output : std::uint8_t { text, json };
+
+struct CommandOptions {
+  std::string socket = kControlSocketDefault;
+  Output output = Output::text;
+  std::optional<double> watch_seconds;  // status and list: again and again
+};
+
+ExitCode run_status(const CommandOptions& options, const Console& console);
+ExitCode run_list(const CommandOptions& options, const Console& console);
+ExitCode run_show(const CommandOptions& options, const Console& console, const std::string& vm);
+ExitCode run_attach(const CommandOptions& options, const Console& console, const std::string& vm);
+// detach one VM, or everything: off.
+enum class DryRun : bool { no, yes };
+ExitCode run_unfold(const CommandOptions& options, const Console& console,
+                    const std::optional<std::string>& vm, DryRun dry_run);
+enum class Pausing : bool { resume, pause };
+ExitCode run_pause(const CommandOptions& options, const Console& console,
+                   const std::optional<std::string>& vm, Pausing pausing);
+
+}  // namespace ramfold::cli

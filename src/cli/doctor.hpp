@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// `ramfold doctor`: what keeps this host, or one of its VMs, from being folded well, and what to
+// do. Checks only read. Every check is named in kChecks; tests/unit/cli/doctor_test.cpp holds for
+// each a host on which it fails and shows that its remedy, applied, makes it pass. Threads: pure
+// but for reading files.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "cli/client.hpp"
+#include "cli/host_files.hpp"
+#include "cli/text.hpp"
+#include "control/views.hpp"
+
+namespace ramfold::cli {
+
+enum class Severity : std::uint8_t {
+  info,     // good to know
+  warning,  // ramfold works, but saves less, wastes or risks something
+  problem,  // ramfold cannot do its work
+};
+enum class Outcome : std::uint8_t { pass, fail, unknown };
+
+struct Check {
+  std::string_view id;  // one of kChecks
+  std::string subject;  // which VM or file, where there are several
+  Severity severity = Severity::warning;
+  Outcome outcome = Outcome::pass;
+  std::string text;                   // what is so
+  std::string remedy;                 // one sentence; empty unless failed or unknown
+  std::vector<std::string> commands;  // what applies the remedy now, where a command does
+};
+
+inline constexpr std::array<std::string_view, 18> kChecks{
+    "kernel.fold",      "kernel.map",   "kernel.userfaultfd", "kernel.unprivileged",
+    "kernel.mappings",  "kernel.files", "memory.hugepages",   "memory.ksm",
+    "memory.zram",      "memory.zswap", "daemon.running",     "daemon.keeper",
+    "daemon.self_test", "daemon.files", "vm.command",         "vm.agent",
+    "vm.cgroup",        "vm.mappings",
+};
+
+// `daemon`: its snapshot, or why there is none.
+std::vector<Check> check_host(const HostFiles& host);
+std::vector<Check> check_daemon(const HostFiles& host, const Asked<control::Snapshot>& daemon);
+std::vector<Check> check_vms(const HostFiles& host);
+
+// Something failed that is more than information.
+bool found_problems(const std::vector<Check>& checks);
+enum class Detail : bool { failed_only, all };
+std::string render_checks(const std::vector<Check>& checks, Detail detail, const Style& style);
+// {"checks": [...], "ok": ...}
+std::string json_of(const std::vector<Check>& checks);
+
+}  // namespace ramfold::cli

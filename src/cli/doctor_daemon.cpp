@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The checks of our own processes: daemon and keeper.
+#include <fmt/core.h>
+
+#include <algorithm>
+
+#include "cli/doctor.hpp"
+#include "control/names.hpp"
+
+namespace ramfold::cli {
+namespace {
+
+using control::CheckOutcome;
+using control::KeeperState;
+using control::Snapshot;
+
+// A VM costs the daemon and the keeper a score of descriptors each: 200 VMs.
+constexpr std::uint64_t kFilesMin = 4096;
+
+Check check_running(const Asked<Snapshot>& daemon) {
+  Check check;
+  check.id = "daemon.running";
+  check.severity = Severity::problem;
+  if (daemon) {
+    check.text = fmt::format("the daemon answers: {}", control::name_of(daemon->host.state));
+    return check;
+  }
+  const bool unknown = daemon.error().kind == ClientError::Kind::not_allowed;
+  check.outcome = unknown ? Outcome::unknown : Outcome::fail;
+  check.text = daemon.error().error.text;
+  check.remedy = daemon.error().error.remedy;
+  if (!unknown) check.commands = {"systemctl start ramfoldd"};
+  return check;
+}
+
+Check check_keeper(const Asked<Snapshot>& daemon) {
+  Check check;
+  check.id = "daemon.keeper";
+  check.severity = Severity::problem;
+  if (!daemon) {
+    check.outcome = Outcome::unknown;
+    check.text = "the daemon is not there to say whether it has a keeper";
+    check.remedy = "start the daemon";
+  } else if (daemon->host.keeper.state != KeeperState::absent) {
+    check.text = fmt::format("the keeper is {}", control::name_of(daemon->host.keeper.state));
+  } else {
+    check.outcome = Outcome::fail;
+    check.text = "no keeper: nothing is folded, since a crash of the daemon would lose it";
+    check.remedy = "start it";
+    check.commands = {"systemctl start ramfold-keeper"};
+  }
+  return check;
+}
+
+std::vector<Check> check_self_test(const Asked<Snapshot>& daemon) {
+  Check check;
+  check.id = "daemon.self_test";
+  check.severity = Severity::problem;
+  if (!daemon || daemon->host.self_test.empty()) {
+    check.outcome = Outcome::unknown;
+    check.text = "the self-test of the kernel has not run";
+    check.remedy = "start the daemon, or wait until it has started";
+    return {check};
+  }
+  std::vector<Check> checks;
+  for (const control::SelfTestView& test : daemon->host.self_test) {
+    if (test.outcome != CheckOutcome::failed) continue;
+    check.subject = test.name;
+    check.outcome = Outcome::fail;
+    check.text = fmt::format("the kernel does not do what folding stands on: {}", test.detail);
+    check.remedy =
+        test.remedy.empty() ? "boot another kernel; until then ramfold only observes" : test.remedy;
+    checks.push_back(check);
+  }
+  if (checks.empty()) {
+    check.text = fmt::format("{} facts of the kernel were tried", daemon->host.self_test.size());
+    checks.push_back(check);
+  }
+  return checks;
+}
+
+// proc(5): "Max open files   1024   524288   files".
+std::optional<std::uint64_t> soft_file_limit(const HostFiles& host, pid_t pid) {
+  const std::string limits = host.of(pid, "limits").value_or("");
+  for (const std::string_view line : lines_of(limits)) {
+    if (!line.starts_with("Max open files")) continue;
+    const auto words = words_of(line);
+    if (words.size() < 4) return std::nullopt;
+    return words[3] == "unlimited" ? ~std::uint64_t{0} : number_of(words[3]);
+  }
+  return std::nullopt;
+}
+
+std::vector<Check> check_files(const HostFiles& host) {
+  std::vector<Check> checks;
+  for (const pid_t pid : host.processes()) {
+    std::string name = host.of(pid, "comm").value_or("");
+    if (name.ends_with('\n')) name.pop_back();
+    if (name != "ramfoldd" && name != "ramfold-keeper") continue;
+    const auto limit = soft_file_limit(host, pid);
+    if (!limit) continue;
+    Check check;
+    check.id = "daemon.files";
+    check.severity = Severity::warning;
+    check.subject = fmt::format("{} ({})", name, pid);
+    check.text = fmt::format("{} may have {} open files", name, *limit);
+    if (*limit < kFilesMin) {
+      check.outcome = Outcome::fail;
+      check.text += fmt::format(": enough for {} VMs", *limit / 20);
+      check.remedy =
+          fmt::format("set LimitNOFILE={} in its unit (systemctl edit {})", kFilesMin * 4, name);
+      check.commands = {fmt::format("prlimit --pid {} --nofile={}", pid, kFilesMin * 4)};
+    }
+    checks.push_back(std::move(check));
+  }
+  return checks;
+}
+
+}  // namespace
+
+std::vector<Check> check_daemon(const HostFiles& host, const Asked<Snapshot>& daemon) {
+  std::vector<Check> checks{check_running(daemon), check_keeper(daemon)};
+  for (Check& check : check_self_test(daemon)) checks.push_back(std::move(check));
+  for (Check& check : check_files(host)) checks.push_back(std::move(check));
+  return checks;
+}
+
+}  // namespace ramfold::cli

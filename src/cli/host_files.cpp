@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "cli/host_files.hpp"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <charconv>
+#include <filesystem>
+
+#include "sys/fd.hpp"
+
+namespace ramfold::cli {
+namespace {
+
+// A QEMU's maps with every allowed mapping.
+constexpr std::size_t kFileMax = 16u << 20;
+// memory.limit_in_bytes of an unlimited v1 group is just below 2^63.
+constexpr std::uint64_t kUnlimitedV1 = std::uint64_t{1} << 60;
+// Deeper hierarchies do not exist; a made-up path should not keep us.
+constexpr int kCgroupDepthMax = 64;
+
+}  // namespace
+
+std::vector<std::string_view> lines_of(std::string_view text) {
+  std::vector<std::string_view> lines;
+  while (!text.empty()) {
+    const auto end = text.find('\n');
+    lines.push_back(text.substr(0, end));
+    if (end == std::string_view::npos) break;
+    text.remove_prefix(end + 1);
+  }
+  return lines;
+}
+
+std::vector<std::string_view> words_of(std::string_view line) {
+  std::vector<std::string_view> words;
+  while (true) {
+    const auto begin = line.find_first_not_of(" \t\n");
+    if (begin == std::string_view::npos) return words;
+    const auto end = line.find_first_of(" \t\n", begin);
+    words.push_back(line.substr(begin, end - begin));
+    if (end == std::string_view::npos) return words;
+    line.remove_prefix(end);
+  }
+}
+
+std::optional<std::uint64_t> number_of(std::string_view text) {
+  std::uint64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc{} || end != text.data() + text.size()) return std::nullopt;
+  return value;
+}
+
+bool HostFiles::exists(std::string_view path) const {
+  return ::access(at(path).c_str(), F_OK) == 0;
+}
+
+std::optional<std::string> HostFiles::text(std::string_view path) const {
+  // Non-blocking: a fifo in a foreign tree must not hold us.
+  const sys::Fd fd(::open(at(path).c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
+  if (!fd) return std::nullopt;
+  std::string text;
+  std::string part(65536, '\0');
+  while (text.size() < kFileMax) {
+    const ssize_t n = ::read(fd.get(), part.data(), part.size());
+    if (n < 0) return std::nullopt;
+    if (n == 0) break;
+    text.append(part, 0, static_cast<std::size_t>(n));
+  }
+  return text;
+}
+
+std::optional<std::string> HostFiles::word(std::string_view path) const {
+  const auto whole = text(path);
+  if (!whole) return std::nullopt;
+  const auto begin = whole->find_first_not_of(" \t\n");
+  if (begin == std::string::npos) return "";
+  return whole->substr(begin, whole->find_last_not_of(" \t\n") - begin + 1);
+}
+
+std::optional<std::uint64_t> HostFiles::number(std::string_view path) const {
+  const auto text = word(path);
+  return text ? number_of(*text) : std::nullopt;
+}
+
+std::vector<std::string> HostFiles::names(std::string_view path) const {
+  std::vector<std::string> names;
+  std::error_code error;
+  std::filesystem::directory_iterator entries(at(path), error);
+  for (; !error && entries != std::filesystem::directory_iterator(); entries.increment(error)) {
+    names.push_back(entries->path().filename());
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+std::optional<std::string> HostFiles::chosen(std::string_view path) const {
+  const auto whole = word(path);
+  if (!whole) return std::nullopt;
+  const auto begin = whole->find('[');
+  const auto end = whole->find(']');
+  if (begin == std::string::npos || end == std::string::npos || end < begin) return whole;
+  return whole->substr(begin + 1, end - begin - 1);
+}
+
+std::vector<pid_t> HostFiles::processes() const {
+  std::vector<pid_t> pids;
+  for (const std::string& name : names("/proc")) {
+    const auto pid = number_of(name);
+    if (pid && *pid > 0 && *pid < (1u << 22)) pids.push_back(static_cast<pid_t>(*pid));
+  }
+  std::sort(pids.begin(), pids.end());
+  return pids;
+}
+
+std::optional<std::string> HostFiles::of(pid_t pid, std::string_view file) const {
+  return text("/proc/" + std::to_string(pid) + "/" + std::string(file));
+}
+
+std::vector<std::string> HostFiles::arguments(pid_t pid) const {
+  std::vector<std::string> arguments;
+  const auto whole = of(pid, "cmdline");
+  if (!whole) return arguments;
+  std::string_view rest = *whole;
+  while (!rest.empty()) {
+    const auto end = rest.find('\0');
+    arguments.emplace_back(rest.substr(0, end));
+    if (end == std::string_view::npos) break;
+    rest.remove_prefix(end + 1);
+  }
+  return arguments;
+}
+
+std::optional<HostFiles::MemoryLimit> HostFiles::memory_limit(pid_t pid) const {
+  const auto groups = of(pid, "cgroup");
+  if (!groups) return std::nullopt;
+  std::optional<MemoryLimit> lowest;
+  const auto look = [&](const std::string& path) {
+    const auto limit = number(path);  // "max" is no number
+    if (!limit || *limit >= kUnlimitedV1) return;
+    if (!lowest || ByteCount{*limit} < lowest->bytes) lowest = MemoryLimit{path, ByteCount{*limit}};
+  };
+  for (const std::string_view line : lines_of(*groups)) {
+    const auto first = line.find(':');
+    const auto second = line.find(':', first + 1);
+    if (first == std::string_view::npos || second == std::string_view::npos) continue;
+    const std::string_view controllers = line.substr(first + 1, second - first - 1);
+    const bool v2 = controllers.empty();
+    if (!v2 && controllers.find("memory") == std::string_view::npos) continue;
+    std::string path(line.substr(second + 1));
+    for (int depth = 0; depth < kCgroupDepthMax && path.size() > 1; ++depth) {
+      look(v2 ? "/sys/fs/cgroup" + path + "/memory.max"
+              : "/sys/fs/cgroup/memory" + path + "/memory.limit_in_bytes");
+      path.resize(std::min(path.size() - 1, path.rfind('/')));
+    }
+  }
+  return lowest;
+}
+
+}  // namespace ramfold::cli

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The files of /proc, /sys and /run that `ramfold doctor` reads, below a root directory: "" for
+// this host, or a tree of a test or of a support case (--root). Nothing else in the doctor opens a
+// file. Threads: immutable.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/types.hpp"
+
+namespace ramfold::cli {
+
+class HostFiles {
+ public:
+  explicit HostFiles(std::string root) : root_(std::move(root)) {}
+
+  // Where `path` is on disk.
+  std::string at(std::string_view path) const { return root_ + std::string(path); }
+  bool exists(std::string_view path) const;
+  // At most kFileMax bytes; absent when it cannot be read.
+  std::optional<std::string> text(std::string_view path) const;
+  // Without the blanks around it.
+  std::optional<std::string> word(std::string_view path) const;
+  std::optional<std::uint64_t> number(std::string_view path) const;
+  // Names in a directory, sorted; empty when it cannot be read.
+  std::vector<std::string> names(std::string_view path) const;
+
+  // The word in brackets: "always [never]" is "never"; the whole when there is none.
+  std::optional<std::string> chosen(std::string_view path) const;
+  std::vector<pid_t> processes() const;
+  std::optional<std::string> of(pid_t pid, std::string_view file) const;
+  std::vector<std::string> arguments(pid_t pid) const;
+  // Lowest limit of memory (of a v2 or v1 cgroup, any ancestor) that holds for a process.
+  struct MemoryLimit {
+    std::string path;
+    ByteCount bytes;
+  };
+  std::optional<MemoryLimit> memory_limit(pid_t pid) const;
+
+ private:
+  std::string root_;
+};
+
+// The lines of `text` without their newlines; blank-separated words of a line. Views into it: no
+// temporary.
+std::vector<std::string_view> lines_of(std::string_view text);
+std::vector<std::string_view> lines_of(std::string&& text) = delete;
+std::vector<std::string_view> words_of(std::string_view line);
+std::vector<std::string_view> words_of(std::string&& line) = delete;
+std::optional<std::uint64_t> number_of(std::string_view text);
+
+}  // namespace ramfold::cli

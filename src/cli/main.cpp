@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// `ramfold`: ramfold(1).
+#include <CLI/CLI.hpp>
+#include <cstdlib>
+#include <string_view>
+
+#include "cli/commands.hpp"
+#include "cli/doctor.hpp"
+#include "cli/exec.hpp"
+
+namespace ramfold::cli {
+namespace {
+
+int status_of(ExitCode code) { return static_cast<int>(code); }
+
+struct Arguments {
+  CommandOptions options;
+  bool json = false;
+  bool dry_run = false;
+  bool all = false;
+  std::string vm;
+  std::string root;
+  double watch_seconds = 2;
+};
+
+ExitCode run_doctor(const Arguments& arguments, const Console& console) {
+  const HostFiles host(arguments.root);
+  std::vector<Check> checks = check_host(host);
+  const auto ask = [&]() -> Asked<control::Snapshot> {
+    auto client = Client::connect(host.at(arguments.options.socket));
+    if (!client) return std::unexpected(client.error());
+    const auto reply =
+        client->ask({1, control::Operation::snapshot, {}, false}, std::chrono::seconds(15), {});
+    if (!reply) return std::unexpected(reply.error());
+    if (const auto* view = std::get_if<control::Snapshot>(&reply->body)) return *view;
+    if (const auto* error = std::get_if<control::OperationError>(&reply->body)) {
+      return std::unexpected(ClientError{ClientError::Kind::broken, *error});
+    }
+    return std::unexpected(ClientError{});
+  };
+  for (Check& check : check_daemon(host, ask())) checks.push_back(std::move(check));
+  for (Check& check : check_vms(host)) checks.push_back(std::move(check));
+  console.print(arguments.json
+                    ? json_of(checks)
+                    : render_checks(checks, arguments.all ? Detail::all : Detail::failed_only,
+                                    console.style));
+  return found_problems(checks) ? ExitCode::problems : ExitCode::ok;
+}
+
+// Its arguments belong to CMD: no option parser looks at them.
+int main_exec(int argc, char** argv, const Console& console) {
+  ExecOptions options;
+  int at = 2;
+  if (at + 1 < argc && argv[at] == std::string_view("--agent-socket")) {
+    options.agent_socket = argv[at + 1];
+    at += 2;
+  }
+  if (at < argc && argv[at] == std::string_view("--")) ++at;
+  options.command.assign(argv + std::min(at, argc), argv + argc);
+  const bool help =
+      at < argc && (options.command.front() == "--help" || options.command.front() == "-h");
+  if (options.command.empty() || options.command.front().starts_with('-')) {
+    console.complain(
+        "usage: ramfold exec [--agent-socket PATH] [--] CMD [ARG...]\n"
+        "Starts CMD, a QEMU or a script that executes one, with the agent loaded.\n");
+    return status_of(help ? ExitCode::ok : ExitCode::usage);
+  }
+  return status_of(run_exec(options, console));
+}
+
+class Parser {
+ public:
+  explicit Parser(const Console& console) : console_(console) {
+    if (const char* socket = std::getenv("RAMFOLD_SOCKET"); socket != nullptr && *socket != '\0') {
+      arguments_.options.socket = socket;
+    }
+    app_.require_subcommand(1);
+    app_.set_version_flag("--version", "ramfold " RAMFOLD_VERSION);
+    app_.footer(
+        "Exit status: 0 ok, 1 failed, 2 usage, 3 the daemon is not running, 4 refused for "
+        "safety, 5 doctor found problems. See ramfold(1).");
+    add_looks();
+    add_operations();
+    CLI::App* doctor = add("doctor", "check kernel, settings and VMs; tell what to change",
+                           [this] { return run_doctor(arguments_, console_); });
+    doctor->add_option("--root", arguments_.root,
+                       "read /proc, /sys, /dev and /run below this directory");
+    doctor->add_flag("--all", arguments_.all, "also show what passed");
+    app_.add_subcommand("exec",
+                        "start QEMU with the agent: ramfold exec -- qemu-system-x86_64 ...");
+  }
+
+  int run(int argc, char** argv) {
+    try {
+      app_.parse(argc, argv);
+    } catch (const CLI::ParseError& error) {
+      const int code = app_.exit(error);
+      return code == 0 ? 0 : status_of(ExitCode::usage);
+    }
+    arguments_.options.output = arguments_.json ? Output::json : Output::text;
+    return status_of(action_());
+  }
+
+ private:
+  using Action = std::function<ExitCode()>;
+
+  CLI::App* add(const char* name, const char* description, Action action) {
+    CLI::App* command = app_.add_subcommand(name, description);
+    command->add_flag("--json", arguments_.json, "print JSON");
+    command->add_option("--socket", arguments_.options.socket, "the daemon's control socket")
+        ->capture_default_str();
+    command->callback([this, action = std::move(action)] { action_ = action; });
+    return command;
+  }
+
+  void watched(CLI::App* command) {
+    command
+        ->add_option("--watch", arguments_.watch_seconds,
+                     "again and again, every SECONDS (2 when not given)")
+        ->expected(0, 1)
+        ->default_str("2")
+        ->check(CLI::Range(0.1, 3600.0))
+        ->type_name("SECONDS");
+    const CLI::Option* option = command->get_option("--watch");
+    command->parse_complete_callback([this, option] {
+      if (option->count() > 0) arguments_.options.watch_seconds = arguments_.watch_seconds;
+    });
+  }
+
+  void add_looks() {
+    watched(add("status", "the host: what is saved, spent and promised",
+                [this] { return run_status(arguments_.options, console_); }));
+    watched(add("list", "the VMs, and why one saves nothing",
+                [this] { return run_list(arguments_.options, console_); }));
+    CLI::App* show = add("show", "one VM in full",
+                         [this] { return run_show(arguments_.options, console_, arguments_.vm); });
+    show->add_option("VM", arguments_.vm, "id, pid, name or uuid")->required();
+  }
+
+  void add_operations() {
+    CLI::App* attach = add("attach", "attach a VM whose agent is connected", [this] {
+      return run_attach(arguments_.options, console_, arguments_.vm);
+    });
+    attach->add_option("VM", arguments_.vm, "pid or name")->required();
+    const auto dry_run = [this] { return arguments_.dry_run ? DryRun::yes : DryRun::no; };
+    CLI::App* detach = add("detach", "bring every page of a VM back, then let go of it", [=, this] {
+      return run_unfold(arguments_.options, console_, arguments_.vm, dry_run());
+    });
+    detach->add_option("VM", arguments_.vm, "id, pid, name or uuid")->required();
+    CLI::App* off = add("off", "bring every page of every VM back and fold no more", [=, this] {
+      return run_unfold(arguments_.options, console_, std::nullopt, dry_run());
+    });
+    for (CLI::App* command : {detach, off}) {
+      command->add_flag("--dry-run", arguments_.dry_run, "only tell memory and time it would take");
+    }
+    const auto vm = [this] {
+      return arguments_.vm.empty() ? std::nullopt : std::optional(arguments_.vm);
+    };
+    CLI::App* pause =
+        add("pause", "fold no more (one VM, or all); folded pages stay so",
+            [=, this] { return run_pause(arguments_.options, console_, vm(), Pausing::pause); });
+    CLI::App* resume = add("resume", "fold again (one VM, or all)", [=, this] {
+      return run_pause(arguments_.options, console_, vm(), Pausing::resume);
+    });
+    for (CLI::App* command : {pause, resume}) {
+      command->add_option("VM", arguments_.vm, "id, pid, name or uuid; all when absent");
+    }
+  }
+
+  const Console& console_;
+  Arguments arguments_;
+  CLI::App app_{"Folds the memory of KVM/QEMU guests.", "ramfold"};
+  Action action_;
+};
+
+}  // namespace
+}  // namespace ramfold::cli
+
+int main(int argc, char** argv) {
+  using namespace ramfold::cli;
+  const Console console = standard_console();
+  if (argc >= 2 && std::string_view(argv[1]) == "exec") return main_exec(argc, argv, console);
+  return Parser(console).run(argc, argv);
+}

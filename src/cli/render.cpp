@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "cli/render.hpp"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+
+#include "control/names.hpp"
+
+namespace ramfold::cli {
+namespace {
+
+using namespace ramfold::control;
+
+Colour colour_of(HostState state) {
+  switch (state) {
+    case HostState::folding:
+    case HostState::idle: return Colour::green;
+    case HostState::observe_only: return Colour::red;
+    default: return Colour::yellow;
+  }
+}
+
+Colour colour_of(VmState state) {
+  switch (state) {
+    case VmState::folding:
+    case VmState::idle: return Colour::green;
+    case VmState::failed: return Colour::red;
+    default: return Colour::yellow;
+  }
+}
+
+std::string line_of(std::string_view label, std::string_view text) {
+  return fmt::format("{:<10}{}\n", label, text);
+}
+
+std::string reason_line(const Reason& reason, const Style& style) {
+  std::string text = printable(reason.text);
+  if (!reason.remedy.empty()) text += style.paint(Colour::dim, "; ") + printable(reason.remedy);
+  return text;
+}
+
+std::string reasons_of(const std::vector<Reason>& reasons, const Style& style) {
+  std::string text;
+  for (const Reason& reason : reasons) text += line_of("why", reason_line(reason, style));
+  return text;
+}
+
+std::string self_test_of(const HostView& host, const Style& style) {
+  const auto count = [&](CheckOutcome outcome) {
+    return std::count_if(host.self_test.begin(), host.self_test.end(),
+                         [&](const SelfTestView& test) { return test.outcome == outcome; });
+  };
+  if (host.self_test.empty()) return line_of("self-test", "not run");
+  std::string text =
+      line_of("self-test", fmt::format("{} of {} kernel facts hold", count(CheckOutcome::passed),
+                                       host.self_test.size()));
+  for (const SelfTestView& test : host.self_test) {
+    if (test.outcome != CheckOutcome::failed) continue;
+    text += line_of("", style.paint(Colour::red, "failed ") + printable(test.name) + ": " +
+                            printable(test.detail) +
+                            (test.remedy.empty() ? "" : "; " + printable(test.remedy)));
+  }
+  return text;
+}
+
+std::string keeper_of(const KeeperView& keeper, const Style& style) {
+  if (keeper.state == KeeperState::absent) {
+    return line_of("keeper", style.paint(Colour::red, "absent: nothing is folded without it"));
+  }
+  return line_of("keeper", fmt::format("{}, {} descriptors", name_of(keeper.state),
+                                       human_count(keeper.descriptors)));
+}
+
+std::string savings_of(const Savings& saved, const Style& style) {
+  Table table({{"saved"}, {"pages", Align::right}, {"memory", Align::right}});
+  const auto row = [&](const char* name, const Mechanism& mechanism) {
+    table.row({{name}, {human_count(mechanism.pages.value)}, {human(mechanism.saved)}});
+  };
+  row("  zero", saved.zero);
+  row("  shared", saved.shared);
+  row("  compressed", saved.compressed);
+  const auto overhead = static_cast<std::int64_t>(saved.gross().value) - saved.net_bytes;
+  table.row({{"  spent"}, {""}, {human_signed(-overhead)}});
+  table.row({{"  net", Colour::bold},
+             {human_count(saved.folded_pages().value)},
+             {human_signed(saved.net_bytes), saved.net_bytes > 0 ? Colour::green : Colour::none}});
+  return table.text(style);
+}
+
+std::string spent_of(const Spent& spent, const Style& style) {
+  Table table({{"spent"}, {"memory", Align::right}});
+  const auto row = [&](const char* name, ByteCount bytes) { table.row({{name}, {human(bytes)}}); };
+  row("  stored pages", spent.arena_used);
+  row("  arena, allocated", spent.arena_allocated);
+  row("  content headers", spent.content_headers);
+  row("  index", spent.index);
+  row("  page tables", spent.page_tables);
+  row("  discard bitmaps", spent.discard_bitmaps);
+  row("  kernel page tables", spent.kernel_page_tables);
+  row("  kernel mappings", spent.kernel_mappings);
+  row("  processes", spent.processes);
+  return table.text(style);
+}
+
+std::string promise_of(const Promise& promise, const Style& style) {
+  const std::string text = fmt::format("{} needed if every folded page came back, {} can be used: ",
+                                       human(promise.needed_if_all_back), human(promise.limit()));
+  return line_of("promise", text + (promise.kept() ? style.paint(Colour::green, "kept")
+                                                   : style.paint(Colour::red, "NOT KEPT")));
+}
+
+bool saves(const VmView& vm) { return vm.saved.net_bytes > 0; }
+
+std::string why_line(const VmView& vm, const Style& style) {
+  std::string text = "    why: ";
+  if (vm.reasons.empty()) {
+    text += "no cold page was found yet";
+  } else {
+    text += reason_line(vm.reasons.front(), style);
+  }
+  const std::string more =
+      vm.reasons.size() > 1 ? fmt::format("+{} more: ", vm.reasons.size() - 1) : "";
+  if (!more.empty()) {
+    text += fmt::format(" ({}ramfold show {})", more,
+                        vm.name.empty() ? std::to_string(vm.id.value) : printable(vm.name));
+  }
+  return text;
+}
+
+std::string gate_of(const VmView& vm, const Style& style) {
+  const std::string name(name_of(vm.gate));
+  if (vm.gate == GateState::grace) {
+    return style.paint(Colour::red, name + ": GUEST DATA AT RISK (accept_data_loss_risk)");
+  }
+  return vm.gate == GateState::closed ? style.paint(Colour::yellow, name) : name;
+}
+
+std::string faults_of(const VmView& vm, const Style& style) {
+  if (vm.faults.empty()) return {};
+  Table table({{"faults"},
+               {"count", Align::right},
+               {"p50", Align::right},
+               {"p99", Align::right},
+               {"max", Align::right}});
+  for (const FaultKindView& kind : vm.faults) {
+    table.row({{"  " + printable(kind.kind)},
+               {human_count(kind.count)},
+               {human_duration_ns(kind.p50_ns)},
+               {human_duration_ns(kind.p99_ns)},
+               {human_duration_ns(kind.max_ns)}});
+  }
+  return "\n" + table.text(style);
+}
+
+std::string blocks_of(const VmView& vm, const Style& style) {
+  if (vm.blocks.empty()) return {};
+  Table table({{"RAM blocks"},
+               {"size", Align::right},
+               {"address", Align::right},
+               {"file offset", Align::right},
+               {"inode", Align::right}});
+  for (const RamBlockView& block : vm.blocks) {
+    table.row({{"  " + (block.name.empty() ? "-" : printable(block.name))},
+               {human(block.size)},
+               {fmt::format("{:#x}", block.address.value)},
+               {fmt::format("{:#x}", block.file_offset.value)},
+               {std::to_string(block.inode)}});
+  }
+  return "\n" + table.text(style);
+}
+
+}  // namespace
+
+std::string render_status(const Snapshot& snapshot, const Style& style) {
+  const HostView& host = snapshot.host;
+  std::string out =
+      fmt::format("ramfold {} on Linux {}: {}\n", printable(host.version), printable(host.kernel),
+                  style.paint(colour_of(host.state), name_of(host.state)));
+  out += reasons_of(host.reasons, style);
+  out += line_of("memory",
+                 fmt::format("{}, {} available; to be kept available: {}", human(host.ram_total),
+                             human(host.ram_available), human(host.keep_available)));
+  out += line_of("VMs", fmt::format("{} attached, {} of them observe-only", host.vms_attached,
+                                    host.vms_observe_only));
+  const auto at_risk = std::count_if(snapshot.vms.begin(), snapshot.vms.end(),
+                                     [](const VmView& vm) { return vm.gate == GateState::grace; });
+  if (at_risk > 0) {
+    out += line_of("RISK", style.paint(Colour::red, fmt::format("{} VMs fold under a grace period: "
+                                                                "guest data may be lost",
+                                                                at_risk)));
+  }
+  out += keeper_of(host.keeper, style);
+  out += self_test_of(host, style);
+  out += line_of("uptime", fmt::format("{}, {} restarts", human_duration_s(host.uptime_seconds),
+                                       host.restarts));
+  out += line_of("CPU",
+                 fmt::format("scan {:.1f} s, fold {:.1f} s, faults {:.1f} s", host.cpu.scan_seconds,
+                             host.cpu.fold_seconds, host.cpu.fault_seconds));
+  out += promise_of(host.promise, style);
+  out += line_of("contents", human_count(host.contents));
+  return out + "\n" + savings_of(host.saved, style) + "\n" + spent_of(host.spent, style);
+}
+
+std::string render_list(const Snapshot& snapshot, const Style& style) {
+  if (snapshot.vms.empty()) {
+    return "No VM has connected. Start QEMU with the agent: ramfold exec -- qemu-system-x86_64 ... "
+           "(ramfold doctor looks at those that run)\n";
+  }
+  Table table({{"ID", Align::right},
+               {"NAME"},
+               {"PID", Align::right},
+               {"STATE"},
+               {"RAM", Align::right},
+               {"TOUCHED", Align::right},
+               {"RESIDENT", Align::right},
+               {"ZERO", Align::right},
+               {"SHARED", Align::right},
+               {"COMPRESSED", Align::right},
+               {"NET SAVED", Align::right},
+               {"STALL", Align::right}});
+  for (const VmView& vm : snapshot.vms) {
+    const bool risk = vm.gate == GateState::grace;
+    table.row({{std::to_string(vm.id.value)},
+               {vm.name.empty() ? "-" : printable(vm.name)},
+               {std::to_string(vm.pid)},
+               {std::string(name_of(vm.state)) + (risk ? " AT RISK" : ""),
+                risk ? Colour::red : colour_of(vm.state)},
+               {human(bytes(vm.pages.total))},
+               {human(bytes(vm.pages.touched))},
+               {human(bytes(vm.pages.resident))},
+               {human(vm.saved.zero.saved)},
+               {human(vm.saved.shared.saved)},
+               {human(vm.saved.compressed.saved)},
+               {human_signed(vm.saved.net_bytes), saves(vm) ? Colour::green : Colour::none},
+               {human_share(vm.stall_share)}});
+    if (!saves(vm)) table.note(why_line(vm, style));
+  }
+  return table.text(style);
+}
+
+std::string render_vm(const VmView& vm, const Style& style) {
+  std::string out = fmt::format("VM {} ({}): {}\n", vm.name.empty() ? "-" : printable(vm.name),
+                                vm.id.value, style.paint(colour_of(vm.state), name_of(vm.state)));
+  out += reasons_of(vm.reasons, style);
+  out += line_of("process", fmt::format("pid {}, uid {}, uuid {}", vm.pid, vm.uid,
+                                        vm.uuid.empty() ? "-" : printable(vm.uuid)));
+  out += line_of("group", printable(vm.group));
+  out += line_of("gate", gate_of(vm, style));
+  out +=
+      line_of("RAM", fmt::format("{}, touched {}, resident {}", human(bytes(vm.pages.total)),
+                                 human(bytes(vm.pages.touched)), human(bytes(vm.pages.resident))));
+  out += line_of(
+      "pages",
+      fmt::format("{} observed, {} clean, {} folded", human_count(vm.pages.observed.value),
+                  human_count(vm.pages.clean.value), human_count(vm.saved.folded_pages().value)));
+  if (vm.pages.poisoned > PageCount{0}) {
+    out += line_of("POISONED", style.paint(Colour::red, fmt::format("{} pages cannot be read back",
+                                                                    vm.pages.poisoned.value)));
+  }
+  out += line_of("scan", fmt::format("{} passes, the last took {}", human_count(vm.passes),
+                                     human_duration_s(vm.pass_seconds)));
+  out += line_of("back-off",
+                 fmt::format("{} pages wait longer, {} came back soon",
+                             human_count(vm.backoff.held.value), human_count(vm.backoff.returns)));
+  out += line_of("stall", fmt::format("{} of wall time; {} fault events, {} errors",
+                                      human_share(vm.stall_share), human_count(vm.fault_events),
+                                      human_count(vm.fault_errors)));
+  return out + "\n" + savings_of(vm.saved, style) + faults_of(vm, style) + blocks_of(vm, style);
+}
+
+std::string render_plan(const UnfoldPlan& plan, std::string_view what) {
+  return fmt::format("{}: {} pages come back; {} needed, {} available, about {}\n", what,
+                     human_count(plan.pages.value), human(plan.needed), human(plan.available),
+                     human_duration_s(plan.seconds));
+}
+
+std::string render_progress(const UnfoldProgress& progress) {
+  const double share = progress.total.value == 0 ? 1.0
+                                                 : static_cast<double>(progress.done.value) /
+                                                       static_cast<double>(progress.total.value);
+  return fmt::format("{:3.0f} %  {} of {} pages, about {} left", share * 100,
+                     human_count(progress.done.value), human_count(progress.total.value),
+                     human_duration_s(progress.seconds_left));
+}
+
+std::string render_error(const OperationError& error, const Style& style) {
+  std::string text = style.paint(Colour::red, "ramfold: ") + printable(error.text) + "\n";
+  if (error.missing > ByteCount{0}) text += "  missing: " + human(error.missing) + "\n";
+  if (!error.remedy.empty()) text += "  remedy: " + printable(error.remedy) + "\n";
+  return text;
+}
+
+}  // namespace ramfold::cli

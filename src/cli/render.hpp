@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The views as text for people. What they show is documented in ramfold(1).
+// Threads: pure functions.
+#pragma once
+
+#include <string>
+
+#include "cli/text.hpp"
+#include "control/service.hpp"
+#include "control/views.hpp"
+
+namespace ramfold::cli {
+
+std::string render_status(const control::Snapshot& snapshot, const Style& style);
+// One row a VM; a VM that saves nothing says why in a line below.
+std::string render_list(const control::Snapshot& snapshot, const Style& style);
+std::string render_vm(const control::VmView& vm, const Style& style);
+std::string render_plan(const control::UnfoldPlan& plan, std::string_view what);
+std::string render_progress(const control::UnfoldProgress& progress);
+// Two lines: what went wrong, and what to do.
+std::string render_error(const control::OperationError& error, const Style& style);
+
+}  // namespace ramfold::cli

@@ -1,0 +1,359 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// For every check: a host on which it fails, and its remedy applied to that host, after which it
+// passes.
+#include "cli/doctor.hpp"
+
+#include <catch2/catch.hpp>
+#include <fstream>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "../control/fake_service.hpp"
+#include "../temp_dir.hpp"
+
+using namespace ramfold;
+using namespace ramfold::cli;
+
+namespace {
+
+constexpr const char* kThp = "sys/kernel/mm/transparent_hugepage/";
+
+const std::vector<std::string> kQemu{"/usr/bin/qemu-system-x86_64",
+                                     "-name",
+                                     "guest=web",
+                                     "-object",
+                                     "memory-backend-memfd,id=r,size=1G,share=on",
+                                     "-machine",
+                                     "q35,memory-backend=r",
+                                     "-drive",
+                                     "file=/img/web.qcow2"};
+
+std::string cmdline(const std::vector<std::string>& arguments) {
+  std::string text;
+  for (const auto& argument : arguments) text += argument + '\0';
+  return text;
+}
+
+// A host that has nothing to complain about, with one VM.
+struct Host {
+  Host() {
+    tree.write("proc/sys/kernel/osrelease", "6.12.5-amd64\n");
+    tree.write("dev/userfaultfd", "");
+    tree.write("proc/misc", "126 userfaultfd\n235 autofs\n");
+    tree.write("proc/sys/vm/unprivileged_userfaultfd", "0\n");
+    tree.write("proc/sys/vm/max_map_count", "65530\n");
+    tree.write("proc/sys/fs/file-nr", "1000\t0\t100000\n");
+    tree.write(std::string(kThp) + "shmem_enabled",
+               "always within_size advise [never] deny force\n");
+    tree.write(std::string(kThp) + "hugepages-2048kB/shmem_enabled",
+               "always [inherit] within_size advise never\n");
+    tree.write("sys/kernel/mm/ksm/run", "0\n");
+    tree.write("proc/swaps",
+               "Filename\tType\tSize\tUsed\tPriority\n/dev/sda2 partition 100 0 -2\n");
+    tree.write("sys/module/zswap/parameters/enabled", "N\n");
+    tree.write("proc/50/comm", "ramfoldd\n");
+    tree.write("proc/50/cmdline", cmdline({"/usr/sbin/ramfoldd"}));
+    tree.write("proc/50/limits",
+               "Limit  Soft  Hard  Units\nMax open files    16384   16384   files\n");
+    tree.write("proc/101/comm", "qemu-system-x86\n");
+    tree.write("proc/101/cmdline", cmdline(kQemu));
+    tree.write("proc/101/cgroup", "0::/machine.slice/web.scope\n");
+    tree.write("sys/fs/cgroup/machine.slice/memory.max", "max\n");
+    tree.write("sys/fs/cgroup/machine.slice/web.scope/memory.max", "max\n");
+    tree.write("proc/101/maps", "7f00-7f01 r-xp 0 08:01 5 /usr/lib/ramfold/libramfold-agent.so\n");
+    control::FakeService service;
+    daemon = service.snapshot();
+  }
+  std::vector<Check> checks() const {
+    const HostFiles files(tree.path());
+    std::vector<Check> all = check_host(files);
+    const Asked<control::Snapshot> asked =
+        running ? Asked<control::Snapshot>(daemon)
+                : std::unexpected(ClientError{ClientError::Kind::not_running, {}});
+    for (Check& check : check_daemon(files, asked)) all.push_back(check);
+    for (Check& check : check_vms(files)) all.push_back(check);
+    return all;
+  }
+  void arguments(std::vector<std::string> change) const {
+    tree.write("proc/101/cmdline", cmdline(change));
+  }
+
+  TempDir tree;
+  control::Snapshot daemon;
+  bool running = true;
+};
+
+std::string text_at(const std::string& path) {
+  std::ifstream file(path);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+// The commands that remedies consist of, as they act on the tree. False: not one of them.
+bool apply_command(const Host& host, const std::string& command) {
+  std::istringstream in(command);
+  std::vector<std::string> words{std::istream_iterator<std::string>(in), {}};
+  const auto path_of = [](const std::string& absolute) { return absolute.substr(1); };
+  if (words.size() == 3 && words[0] == "sysctl" && words[1] == "-w") {
+    const auto equals = words[2].find('=');
+    std::string path = "proc/sys/" + words[2].substr(0, equals);
+    std::replace(path.begin(), path.end(), '.', '/');
+    std::string value = words[2].substr(equals + 1);
+    if (path == "proc/sys/fs/file-max") {
+      path = "proc/sys/fs/file-nr";
+      value = "9500\t0\t" + value;
+    }
+    REQUIRE(HostFiles(host.tree.path()).exists("/" + path));
+    host.tree.write(path, value + "\n");
+    return true;
+  }
+  if (words.size() == 4 && words[0] == "echo" && words[2] == ">") {
+    REQUIRE(HostFiles(host.tree.path()).exists(words[3]));
+    host.tree.write(path_of(words[3]), words[1] + "\n");
+    return true;
+  }
+  if (words.size() == 2 && words[0] == "swapoff") {
+    std::string rest;
+    std::istringstream swaps(text_at(host.tree / "proc/swaps"));
+    for (std::string line; std::getline(swaps, line);) {
+      if (!line.starts_with(words[1])) rest += line + "\n";
+    }
+    host.tree.write("proc/swaps", rest);
+    return true;
+  }
+  if (words.size() == 7 && words[0] == "mknod" && words[3] == "/dev/userfaultfd") {
+    CHECK(words[6] == "126");
+    host.tree.write("dev/userfaultfd", "");
+    return true;
+  }
+  if (words.size() == 4 && words[0] == "prlimit") {
+    const std::string limit = words[3].substr(words[3].find('=') + 1);
+    host.tree.write("proc/" + words[2] + "/limits",
+                    "Max open files " + limit + " " + limit + " files\n");
+    return true;
+  }
+  return false;
+}
+
+struct Fixture {
+  const char* id;
+  std::function<void(Host&)> spoil;
+  const char* text;    // part of what it says
+  const char* remedy;  // part of what it advises
+  // Where the remedy is no command on a file: what following it does to the host.
+  std::function<void(Host&)> follow;
+};
+
+void new_kernel(Host& host) { host.tree.write("proc/sys/kernel/osrelease", "6.12.5\n"); }
+void good_arguments(Host& host) { host.arguments(kQemu); }
+void write_many_maps(Host& host, int count) {
+  std::string maps = "7f00-7f01 r-xp 0 08:01 5 /usr/lib/ramfold/libramfold-agent.so\n";
+  for (int i = 0; i < count; ++i) maps += "1-2 r--p 0 0:0 0\n";
+  host.tree.write("proc/101/maps", maps);
+}
+std::function<void(Host&)> more_arguments(std::vector<std::string> more) {
+  return [more](Host& host) {
+    std::vector<std::string> all = kQemu;
+    all.insert(all.end(), more.begin(), more.end());
+    host.arguments(all);
+  };
+}
+
+const std::vector<Fixture> kFixtures{
+    {"kernel.fold", [](Host& h) { h.tree.write("proc/sys/kernel/osrelease", "6.1.0-44-amd64\n"); },
+     "older than 6.7", "bookworm-backports", new_kernel},
+    {"kernel.fold", [](Host& h) { h.tree.write("proc/sys/kernel/osrelease", "5.15.0\n"); },
+     "older than 6.7", "newer kernel", new_kernel},
+    {"kernel.map", [](Host& h) { h.tree.write("proc/sys/kernel/osrelease", "6.7.0\n"); },
+     "older than 6.12", "newer kernel", new_kernel},
+    {"kernel.userfaultfd", [](Host& h) { std::filesystem::remove(h.tree / "dev/userfaultfd"); },
+     "is missing", "make the node", nullptr},
+    {"kernel.userfaultfd",
+     [](Host& h) {
+       std::filesystem::remove(h.tree / "dev/userfaultfd");
+       h.tree.write("proc/misc", "235 autofs\n");
+     },
+     "the kernel has no", "CONFIG_USERFAULTFD=y",
+     [](Host& h) {
+       h.tree.write("proc/misc", "126 userfaultfd\n");
+       h.tree.write("dev/userfaultfd", "");
+     }},
+    {"kernel.unprivileged",
+     [](Host& h) { h.tree.write("proc/sys/vm/unprivileged_userfaultfd", "1\n"); }, "does not need",
+     "take it back", nullptr},
+    {"kernel.mappings", [](Host& h) { h.tree.write("proc/sys/vm/max_map_count", "8192\n"); },
+     "only 8192", "sysctl.d", nullptr},
+    {"kernel.files", [](Host& h) { h.tree.write("proc/sys/fs/file-nr", "9500\t0\t10000\n"); },
+     "9500 of 10000", "fs.file-max", nullptr},
+    {"memory.hugepages",
+     [](Host& h) {
+       h.tree.write(std::string(kThp) + "shmem_enabled", "[always] within_size advise never\n");
+     },
+     "always", "choose never", nullptr},
+    {"memory.hugepages",
+     [](Host& h) {
+       h.tree.write(std::string(kThp) + "hugepages-64kB/shmem_enabled",
+                    "always inherit [within_size] advise never\n");
+     },
+     "within_size", "choose never", nullptr},
+    {"memory.ksm", [](Host& h) { h.tree.write("sys/kernel/mm/ksm/run", "1\n"); }, "never merges",
+     "ksmtuned", nullptr},
+    {"memory.zram",
+     [](Host& h) {
+       h.tree.write("proc/swaps",
+                    "Filename Type Size Used Priority\n/dev/zram0 partition 9 0 100\n");
+     },
+     "zram", "switch it off", nullptr},
+    {"memory.zswap", [](Host& h) { h.tree.write("sys/module/zswap/parameters/enabled", "Y\n"); },
+     "zswap is on", "switch it off", nullptr},
+    {"daemon.running", [](Host& h) { h.running = false; }, "", "",
+     [](Host& h) { h.running = true; }},
+    {"daemon.keeper", [](Host& h) { h.daemon.host.keeper.state = control::KeeperState::absent; },
+     "no keeper", "start it",
+     [](Host& h) { h.daemon.host.keeper.state = control::KeeperState::connected; }},
+    {"daemon.self_test",
+     [](Host& h) {
+       h.daemon.host.self_test.push_back(
+           {"punch", control::CheckOutcome::failed, "the page was still there", ""});
+     },
+     "still there", "another kernel",
+     [](Host& h) { h.daemon.host.self_test.back().outcome = control::CheckOutcome::passed; }},
+    {"daemon.files",
+     [](Host& h) { h.tree.write("proc/50/limits", "Max open files   1024   524288   files\n"); },
+     "1024", "LimitNOFILE", nullptr},
+    {"vm.command",
+     [](Host& h) { h.arguments({"/usr/bin/qemu-system-x86_64", "-name", "web", "-m", "1G"}); },
+     "not a memory-backend-memfd", "memory-backend-memfd,id=ram0", good_arguments},
+    {"vm.command", more_arguments({"-drive", "file=/img/b,cache=none"}), "O_DIRECT",
+     "cache=writeback", more_arguments({"-drive", "file=/img/b,cache=writeback"})},
+    {"vm.command", more_arguments({"-device", "vfio-pci,host=01:00.0"}), "vfio-pci", "virtio",
+     good_arguments},
+    {"vm.command", more_arguments({"-netdev", "vhost-user,id=n,chardev=c"}), "another process",
+     "tap", more_arguments({"-netdev", "tap,id=n"})},
+    {"vm.command", more_arguments({"-overcommit", "mem-lock=on"}), "locked", "mem-lock",
+     good_arguments},
+    {"vm.agent", [](Host& h) { h.tree.write("proc/101/maps", "1-2 r--p 0 0:0 0\n"); },
+     "without the agent", "ramfold exec", [](Host& h) { write_many_maps(h, 0); }},
+    {"vm.cgroup",
+     [](Host& h) {
+       h.tree.write("sys/fs/cgroup/machine.slice/web.scope/memory.max", "1073741824\n");
+     },
+     "may kill it", "memtune web", nullptr},
+    {"vm.cgroup",
+     [](Host& h) { h.tree.write("sys/fs/cgroup/machine.slice/memory.max", "900000000\n"); },
+     "may kill it", "allow at least 1.2 GiB", nullptr},
+    {"vm.cgroup",
+     [](Host& h) {
+       h.tree.write("proc/101/cgroup", "5:cpu:/\n4:memory:/web\n");
+       h.tree.write("sys/fs/cgroup/memory/web/memory.limit_in_bytes", "1000\n");
+     },
+     "may kill it", "allow at least", nullptr},
+    {"vm.mappings",
+     [](Host& h) {
+       h.tree.write("proc/sys/vm/max_map_count", "65530\n");
+       write_many_maps(h, 60'000);
+     },
+     "60001 of 65530", "raise the limit", nullptr},
+};
+
+std::vector<Check> failed(const Host& host, std::string_view id) {
+  std::vector<Check> found;
+  for (const Check& check : host.checks()) {
+    if (check.id == id && check.outcome == Outcome::fail) found.push_back(check);
+  }
+  return found;
+}
+
+}  // namespace
+
+TEST_CASE("a good host passes every check, and every check looked at it") {
+  const Host host;
+  const auto checks = host.checks();
+  std::set<std::string_view> seen;
+  for (const Check& check : checks) {
+    INFO(check.id << ": " << check.text);
+    CHECK(check.outcome == Outcome::pass);
+    CHECK_FALSE(check.text.empty());
+    CHECK(check.remedy.empty());
+    seen.insert(check.id);
+  }
+  CHECK(seen == std::set<std::string_view>(kChecks.begin(), kChecks.end()));
+  CHECK_FALSE(found_problems(checks));
+}
+
+TEST_CASE("every check has a host where it fails, and its remedy makes it pass") {
+  std::set<std::string_view> covered;
+  for (const Fixture& fixture : kFixtures) {
+    INFO(fixture.id << ": " << fixture.text);
+    covered.insert(fixture.id);
+    Host host;
+    fixture.spoil(host);
+    const auto checks = failed(host, fixture.id);
+    REQUIRE(checks.size() == 1);
+    CHECK(checks[0].text.find(fixture.text) != std::string::npos);
+    CHECK(checks[0].remedy.find(fixture.remedy) != std::string::npos);
+    if (fixture.follow) {
+      fixture.follow(host);
+    } else {
+      REQUIRE_FALSE(checks[0].commands.empty());
+      for (const std::string& command : checks[0].commands) {
+        INFO(command);
+        REQUIRE(apply_command(host, command));
+      }
+    }
+    CHECK(failed(host, fixture.id).empty());
+    for (const Check& check : host.checks()) {
+      INFO("afterwards " << check.id << ": " << check.text);
+      CHECK(check.outcome == Outcome::pass);
+    }
+  }
+  CHECK(covered == std::set<std::string_view>(kChecks.begin(), kChecks.end()));
+}
+
+TEST_CASE("advise is good enough for large pages") {
+  Host host;
+  host.tree.write(std::string(kThp) + "shmem_enabled", "always within_size [advise] never\n");
+  CHECK(failed(host, "memory.hugepages").empty());
+}
+
+TEST_CASE("information alone is no problem") {
+  Host host;
+  host.tree.write("proc/sys/vm/unprivileged_userfaultfd", "1\n");
+  CHECK_FALSE(found_problems(host.checks()));
+  host.tree.write("sys/kernel/mm/ksm/run", "1\n");
+  CHECK(found_problems(host.checks()));
+}
+
+TEST_CASE("an empty tree is unknown, not wrong, and ends") {
+  const TempDir tree;
+  const HostFiles files(tree.path());
+  for (const Check& check : check_host(files)) {
+    INFO(check.id);
+    CHECK((check.outcome == Outcome::unknown || check.outcome == Outcome::pass ||
+           check.id == "kernel.userfaultfd"));
+  }
+  CHECK(check_vms(files).empty());
+}
+
+TEST_CASE("the report shows what failed, with remedy and commands; --all shows the rest") {
+  Host host;
+  host.tree.write("sys/kernel/mm/ksm/run", "1\n");
+  const auto checks = host.checks();
+  const std::string report = render_checks(checks, Detail::failed_only, Style(false));
+  CHECK(report.find("warning  memory.ksm") != std::string::npos);
+  CHECK(report.find("# echo 0 > /sys/kernel/mm/ksm/run") != std::string::npos);
+  CHECK(report.find("kernel.fold") == std::string::npos);
+  CHECK(report.find("1 did not") != std::string::npos);
+  CHECK(render_checks(checks, Detail::all, Style(false)).find("kernel.fold") != std::string::npos);
+  const auto json = nlohmann::json::parse(json_of(checks));
+  CHECK(json["ok"] == false);
+  CHECK(json["checks"].size() == checks.size());
+}
+
+TEST_CASE("a cgroup path that leads nowhere ends") {
+  Host host;
+  std::string path;
+  for (int i = 0; i < 5000; ++i) path += "/x";
+  host.tree.write("proc/101/cgroup", "0::" + path + "\n0::\nnonsense\n:::::\n");
+  CHECK(failed(host, "vm.cgroup").empty());
+}

@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The command itself, as a process: exit status, output, environment.
+#include <catch2/catch.hpp>
+#include <nlohmann/json.hpp>
+
+#include "../control/fake_service.hpp"
+#include "../temp_dir.hpp"
+#include "cli/exec.hpp"
+#include "cli/qemu_command.hpp"
+#include "control/server.hpp"
+#include "spawn.hpp"
+
+using namespace ramfold;
+using namespace ramfold::cli;
+using control::FakeService;
+using control::Server;
+using control::Snapshot;
+using control::VmState;
+using nlohmann::json;
+
+namespace {
+
+std::string binary(const char* variable) {
+  const char* path = std::getenv(variable);
+  if (path == nullptr) throw std::runtime_error(variable);
+  return path;
+}
+bool has(const std::string& text, std::string_view part) {
+  return text.find(part) != std::string::npos;
+}
+
+struct Host {
+  Host()
+      : server(
+            Server::start({dir / "control.sock", "no-such-group", [](std::string_view) {}}, service)
+                .value()) {}
+  Ran run(std::vector<std::string> arguments, int kill_ms = 0) const {
+    arguments.insert(arguments.begin(), binary("RAMFOLD_BIN"));
+    return spawn(arguments, {"RAMFOLD_SOCKET=" + (dir / "control.sock"), "LANG=C.UTF-8"}, kill_ms);
+  }
+  TempDir dir;
+  FakeService service;
+  std::unique_ptr<Server> server;
+};
+
+}  // namespace
+
+TEST_CASE("status and list, as text and as JSON") {
+  const Host host;
+  const Ran status = host.run({"status"});
+  CHECK(status.status == 0);
+  CHECK(status.err.empty());
+  CHECK(has(status.out, "ramfold 0.1.0 on Linux 6.18.0: folding"));
+  CHECK_FALSE(has(status.out, "\x1b"));  // not a terminal
+  CHECK(json::parse(host.run({"status", "--json"}).out)["host"]["contents"] == 8100);
+  const Ran list = host.run({"list"});
+  CHECK(has(list.out, "why: disk vda is opened with O_DIRECT"));
+  CHECK(json::parse(host.run({"list", "--json"}).out)["vms"].size() == 3);
+}
+
+TEST_CASE("show by id, pid, name and uuid; no such VM fails with a remedy") {
+  const Host host;
+  for (const char* vm : {"1", "4001", "web", "8d1b3a54-6c2e-4f0a-9b7d-0c5e2f1a3b41"}) {
+    const Ran show = host.run({"show", vm});
+    CHECK(show.status == 0);
+    CHECK(has(show.out, "VM web (1)"));
+  }
+  CHECK(json::parse(host.run({"show", "web", "--json"}).out)["vm"]["pid"] == 4001);
+  const Ran none = host.run({"show", "none"});
+  CHECK(none.status == 1);
+  CHECK(none.out.empty());
+  CHECK(has(none.err, "there is no VM 'none'"));
+  CHECK(has(none.err, "remedy: ramfold list"));
+  const Ran none_json = host.run({"show", "none", "--json"});
+  CHECK(none_json.status == 1);
+  CHECK(json::parse(none_json.out)["error"]["failure"] == "not-found");
+}
+
+TEST_CASE("detach tells its plan, and attach takes the VM back") {
+  Host host;
+  const Ran dry = host.run({"detach", "web", "--dry-run"});
+  CHECK(dry.status == 0);
+  CHECK(has(dry.out,
+            "detach web: 38,000 pages come back; 148 MiB needed, 5.0 GiB available, about 1.5 s"));
+  CHECK(host.service.snapshot().vms[0].state == VmState::folding);
+  CHECK(host.run({"detach", "web"}).status == 0);
+  CHECK(host.service.snapshot().vms[0].state == VmState::detached);
+  CHECK(host.run({"attach", "web"}).status == 0);
+  CHECK(host.service.snapshot().vms[0].state == VmState::folding);
+  CHECK(host.run({"attach", "web"}).status == 1);
+  const auto answer = json::parse(host.run({"detach", "web", "--json"}).out);
+  CHECK(answer["done"] == true);
+  CHECK(answer["plan"]["missing_bytes"] == 0);
+}
+
+TEST_CASE("off is refused with its own status when memory does not suffice") {
+  Host host;
+  host.service.available = ByteCount{100'000'000};
+  const Ran off = host.run({"off"});
+  CHECK(off.status == 4);
+  CHECK(has(off.out, "148 MiB needed, 95.4 MiB available"));
+  CHECK(has(off.err, "missing: 53.1 MiB"));
+  CHECK(has(off.err, "remedy: "));
+  CHECK(host.run({"off", "--json"}).status == 4);
+  host.service.available = ByteCount{5ull << 30};
+  CHECK(host.run({"off"}).status == 0);
+  CHECK(host.service.snapshot().host.state == control::HostState::off);
+}
+
+TEST_CASE("pause and resume") {
+  Host host;
+  CHECK(host.run({"pause"}).status == 0);
+  CHECK(host.service.snapshot().host.state == control::HostState::paused);
+  CHECK(host.run({"resume", "--json"}).out == "{\n  \"done\": true\n}\n");
+  CHECK(host.run({"pause", "web"}).status == 0);
+  CHECK(host.service.snapshot().vms[0].state == VmState::paused);
+}
+
+TEST_CASE("--watch goes on, one JSON line a look") {
+  const Host host;
+  const Ran watch = host.run({"list", "--json", "--watch", "0.1"}, 450);
+  CHECK(watch.status == -SIGINT);
+  CHECK(std::count(watch.out.begin(), watch.out.end(), '\n') >= 2);
+  CHECK(json::parse(watch.out.substr(0, watch.out.find('\n')))["vms"].size() == 3);
+  const Ran plain = host.run({"status", "--watch"}, 450);
+  CHECK(std::count(plain.out.begin(), plain.out.end(), ':') > 0);
+  CHECK(plain.out.find("ramfold 0.1.0") == plain.out.rfind("ramfold 0.1.0"));  // every 2 s
+}
+
+TEST_CASE("without a daemon the status is 3 and the remedy says how to start it") {
+  Host host;
+  host.server.reset();
+  for (const std::vector<std::string>& command :
+       {std::vector<std::string>{"status"}, {"list"}, {"show", "x"}, {"off"}, {"pause"}}) {
+    const Ran ran = host.run(command);
+    CHECK(ran.status == 3);
+    CHECK(has(ran.err, "systemctl start ramfoldd"));
+  }
+  CHECK(host.run({"status", "--socket", "/proc/none/x"}).status == 3);
+}
+
+TEST_CASE("wrong usage is status 2, help and version are 0") {
+  const Host host;
+  for (const std::vector<std::string>& command : {std::vector<std::string>{},
+                                                  {"frob"},
+                                                  {"show"},
+                                                  {"detach"},
+                                                  {"status", "--frob"},
+                                                  {"list", "--watch", "0"},
+                                                  {"exec"},
+                                                  {"exec", "--"},
+                                                  {"exec", "--frob"}}) {
+    CHECK(host.run(command).status == 2);
+  }
+  for (const std::vector<std::string>& command : {std::vector<std::string>{"--help"},
+                                                  {"list", "--help"},
+                                                  {"exec", "--help"},
+                                                  {"--version"}}) {
+    CHECK(host.run(command).status == 0);
+  }
+}
+
+TEST_CASE("doctor: a host with problems is status 5") {
+  Host host;
+  TempDir tree;
+  const Ran bad = host.run({"doctor", "--root", tree.path()});
+  CHECK(bad.status == 5);
+  CHECK(has(bad.out, "the kernel has no /dev/userfaultfd"));
+  const auto report = json::parse(host.run({"doctor", "--json", "--root", tree.path()}).out);
+  CHECK(report["ok"] == false);
+}
+
+TEST_CASE("doctor: a good tree with a daemon in it is status 0") {
+  TempDir tree;
+  tree.write("proc/sys/kernel/osrelease", "6.18.0\n");
+  tree.write("dev/userfaultfd", "");
+  tree.write("run/ramfold/x", "");
+  FakeService service;
+  const auto server = Server::start(
+      {tree / "run/ramfold/control.sock", "no-such-group", [](std::string_view) {}}, service);
+  const Ran good = spawn({binary("RAMFOLD_BIN"), "doctor", "--all", "--root", tree.path()}, {});
+  INFO(good.out);
+  CHECK(good.status == 0);
+  CHECK(has(good.out, "the daemon answers: folding"));
+}
+
+TEST_CASE("exec starts the program with the agent loaded and its arguments untouched") {
+  const TempDir dir;
+  dir.write("agent.so", "");
+  const std::string agent = dir / "agent.so";
+  const Ran ran = spawn({binary("RAMFOLD_BIN"), "exec", "--agent-socket", "/run/x.sock", "--",
+                         binary("RAMFOLD_SHOW_ARGS"), "-a", "--json", "two words", "--", ""},
+                        {"RAMFOLD_AGENT_LIB=" + agent, "KEPT=1"});
+  CHECK(ran.status == 7);
+  // (The loader complains that agent.so is no library; QEMU would start all the same.)
+  CHECK(has(ran.out, "arg 1 <-a>\narg 2 <--json>\narg 3 <two words>\narg 4 <-->\narg 5 <>\n"));
+  CHECK(has(ran.out, "LD_PRELOAD <" + agent + ">"));
+  CHECK(has(ran.out, "RAMFOLD_AGENT_SOCKET </run/x.sock>"));
+  CHECK(has(ran.out, "KEPT <1>"));
+}
+
+TEST_CASE("exec keeps an LD_PRELOAD that was there, and does not add the agent twice") {
+  CHECK(preload_with("/a.so", "") == "/a.so");
+  CHECK(preload_with("/a.so", "/b.so /c.so") == "/a.so:/b.so /c.so");
+  CHECK(preload_with("/a.so", "/b.so:/a.so") == "/b.so:/a.so");
+  CHECK(preload_with("/a.so", "/a.so.1") == "/a.so:/a.so.1");
+}
+
+TEST_CASE("exec starts the program whatever is wrong with the agent") {
+  const Ran missing = spawn({binary("RAMFOLD_BIN"), "exec", binary("RAMFOLD_SHOW_ARGS"), "x"},
+                            {"RAMFOLD_AGENT_LIB=/nonexistent/agent.so"});
+  CHECK(missing.status == 7);
+  CHECK(has(missing.err, "starts without the agent"));
+  CHECK(std::count(missing.err.begin(), missing.err.end(), '\n') == 1);
+  const TempDir dir;
+  dir.write("with blank/agent.so", "");
+  const Ran blank = spawn({binary("RAMFOLD_BIN"), "exec", binary("RAMFOLD_SHOW_ARGS")},
+                          {"RAMFOLD_AGENT_LIB=" + (dir / "with blank/agent.so")});
+  CHECK(blank.status == 7);
+  CHECK(has(blank.err, "blank or colon"));
+}
+
+TEST_CASE("exec warns of a QEMU that can only be observed, in one line, and starts it") {
+  const TempDir dir;
+  std::filesystem::copy_file(binary("RAMFOLD_SHOW_ARGS"), dir / "qemu-system-x86_64");
+  dir.write("agent.so", "");
+  const std::vector<std::string> environment{"RAMFOLD_AGENT_LIB=" + (dir / "agent.so")};
+  const auto lines_of_ours = [](const std::string& text) {
+    std::size_t count = 0;
+    for (std::size_t at = 0; (at = text.find("ramfold: ", at)) != std::string::npos; ++at) ++count;
+    return count;
+  };
+  const Ran bad = spawn({binary("RAMFOLD_BIN"), "exec", "--", dir / "qemu-system-x86_64", "-m",
+                         "1G", "-drive", "file=x,cache=none"},
+                        environment);
+  CHECK(bad.status == 7);
+  CHECK(has(bad.err, "this VM will only be observed: RAM is not a memory-backend-memfd"));
+  CHECK(has(bad.err, "(+1 more: ramfold doctor)"));
+  CHECK(lines_of_ours(bad.err) == 1);
+  const Ran probe =
+      spawn({binary("RAMFOLD_BIN"), "exec", "--", dir / "qemu-system-x86_64", "-machine", "none"},
+            environment);
+  CHECK(lines_of_ours(probe.err) == 0);
+}
+
+TEST_CASE("exec's own failures are 126 and 127, as env's") {
+  CHECK(spawn({binary("RAMFOLD_BIN"), "exec", "--", "/nonexistent/qemu"}, {}).status == 127);
+  CHECK(spawn({binary("RAMFOLD_BIN"), "exec", "--", "/"}, {}).status == 126);
+}

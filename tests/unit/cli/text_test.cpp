@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "cli/text.hpp"
+
+#include <catch2/catch.hpp>
+
+#include "../control/fake_service.hpp"
+#include "cli/render.hpp"
+
+using namespace ramfold;
+using namespace ramfold::cli;
+
+namespace {
+bool has(const std::string& text, std::string_view part) {
+  return text.find(part) != std::string::npos;
+}
+const Style kPlain(false);
+}  // namespace
+
+TEST_CASE("figures keep three digits and their unit") {
+  CHECK(human(ByteCount{0}) == "0 B");
+  CHECK(human(ByteCount{1023}) == "1023 B");
+  CHECK(human(ByteCount{4096}) == "4.0 KiB");
+  CHECK(human(ByteCount{1536ull << 20}) == "1.5 GiB");
+  CHECK(human(ByteCount{1048570}) == "1.0 MiB");
+  CHECK(human(ByteCount{512ull << 20}) == "512 MiB");
+  CHECK(human(ByteCount{~0ull}) == "16.0 EiB");
+  CHECK(human_signed(-4096) == "-4.0 KiB");
+  CHECK(human_signed(INT64_MIN) == "-8.0 EiB");
+  CHECK(human_count(0) == "0");
+  CHECK(human_count(999) == "999");
+  CHECK(human_count(1234567) == "1,234,567");
+  CHECK(human_duration_ns(850) == "850 ns");
+  CHECK(human_duration_ns(14'000) == "14.0 us");
+  CHECK(human_duration_ns(3'200'000) == "3.2 ms");
+  CHECK(human_duration_ns(999'960) == "1.0 ms");
+  CHECK(human_duration_s(1.5) == "1.5 s");
+  CHECK(human_duration_s(119) == "119 s");
+  CHECK(human_duration_s(12000) == "3 h 20 min");
+  CHECK(human_duration_s(200000) == "2 d 7 h");
+  CHECK(human_duration_s(-1) == "?");
+  CHECK(human_share(0.0012) == "0.12 %");
+}
+
+TEST_CASE("names cannot carry terminal escapes") {
+  CHECK(printable("web\x1b[2Jx\n") == "web?[2Jx?");
+  CHECK(printable("caf\xc3\xa9") == "caf\xc3\xa9");
+  CHECK(printable("a\xff"
+                  "b\xc3") == "a?b?");
+  CHECK(printable("\xc2\x9b"
+                  "31m") == "?31m");
+  control::VmView vm = control::fake_vm(1, "x\x1b]0;owned\x07", control::VmState::idle);
+  vm.reasons = {{"c", "t\x1b[1m", "r\x1b[1m"}};
+  control::Snapshot snapshot;
+  snapshot.vms = {vm};
+  CHECK_FALSE(has(render_vm(vm, kPlain), "\x1b"));
+  CHECK_FALSE(has(render_list(snapshot, kPlain), "\x1b"));
+}
+
+TEST_CASE("tables are aligned, also around names in other scripts") {
+  Table table({{"NAME"}, {"SIZE", Align::right}, {"NOTE"}});
+  table.row({{"caf\xc3\xa9"}, {"1.0 KiB"}, {"x"}});
+  table.row({{"longer name"}, {"512 B"}, {""}});
+  table.note("    why: because");
+  CHECK(table.text(kPlain) ==
+        "NAME            SIZE  NOTE\n"
+        "caf\xc3\xa9         1.0 KiB  x\n"
+        "longer name    512 B\n"
+        "    why: because\n");
+}
+
+TEST_CASE("colour only when asked for, and not part of the width") {
+  CHECK(kPlain.paint(Colour::red, "x") == "x");
+  CHECK(Style(true).paint(Colour::red, "x") == "\x1b[31mx\x1b[0m");
+  CHECK(Style(true).paint(Colour::none, "x") == "x");
+  Table table({{"A"}, {"B"}});
+  table.row({{"x", Colour::green}, {"y"}});
+  CHECK(has(table.text(Style(true)), "\x1b[32mx\x1b[0m  y"));
+}
+
+TEST_CASE("list says why a VM saves nothing, and where the other reasons are") {
+  control::FakeService service;
+  const std::string text = render_list(service.snapshot(), kPlain);
+  INFO(text);
+  CHECK(has(text, "db"));
+  CHECK(has(text, "    why: disk vda is opened with O_DIRECT"));
+  CHECK(
+      has(text, "set cache='writeback' on the disk and restart the VM (+1 more: ramfold show db)"));
+  CHECK(has(text, "    why: memory plentiful\n"));
+  CHECK(has(render_list({}, kPlain), "ramfold exec"));
+}
+
+TEST_CASE("status shows savings, spending and the promise") {
+  control::FakeService service;
+  const std::string text = render_status(service.snapshot(), kPlain);
+  INFO(text);
+  CHECK(has(text, "ramfold 0.1.0 on Linux 6.18.0: folding\n"));
+  CHECK(has(text, "3 attached, 1 of them observe-only"));
+  CHECK(has(text, "1 of 1 kernel facts hold"));
+  CHECK(has(text, "shared      20,000  78.1 MiB"));
+  CHECK(has(text, "net         38,000   134 MiB"));
+  CHECK(has(text, ": kept\n"));
+  service.change([](control::Snapshot& s) {
+    s.host.keeper.state = control::KeeperState::absent;
+    s.host.promise.available = {};
+    s.host.self_test[0].outcome = control::CheckOutcome::failed;
+    s.host.self_test[0].remedy = "boot another kernel";
+    s.vms[0].gate = control::GateState::grace;
+  });
+  const std::string bad = render_status(service.snapshot(), Style(true));
+  CHECK(has(bad, "NOT KEPT"));
+  CHECK(has(bad, "nothing is folded without it"));
+  CHECK(has(bad, "boot another kernel"));
+  CHECK(has(bad, "\x1b[31m1 VMs fold under a grace period"));
+}
+
+TEST_CASE("show tells everything about one VM") {
+  control::FakeService service;
+  const std::string text = render_vm(service.snapshot().vms[0], kPlain);
+  INFO(text);
+  CHECK(has(text, "VM web (1): folding"));
+  CHECK(has(text, "512 MiB, touched 234 MiB, resident 85.9 MiB"));
+  CHECK(has(text, "9,000 observed, 500 clean, 38,000 folded"));
+  CHECK(has(text, "zero          120   9.0 us  21.0 us  80.0 us"));
+  CHECK(has(text, "pc.ram"));
+  control::VmView risky = service.snapshot().vms[0];
+  risky.gate = control::GateState::grace;
+  risky.pages.poisoned = PageCount{1};
+  CHECK(has(render_vm(risky, Style(true)), "\x1b[31mgrace: GUEST DATA AT RISK"));
+  CHECK(has(render_vm(risky, kPlain), "1 pages cannot be read back"));
+}
