@@ -29,7 +29,7 @@ std::unexpected<ClientError> cannot_connect(const std::string& path, int error) 
     failure.kind = ClientError::Kind::not_running;
     failure.error.text = fmt::format("the daemon is not running (nobody listens at {})", path);
     failure.error.remedy =
-        "systemctl start ramfoldd; or name its socket with --socket when runtime_dir differs";
+        "systemctl start ramfold; or name its socket with --socket when runtime_dir differs";
   } else if (error == EACCES || error == EPERM) {
     failure.kind = ClientError::Kind::not_allowed;
     failure.error.remedy =
@@ -82,17 +82,15 @@ Asked<std::string> Client::read_line(std::chrono::milliseconds patience) {
     const int ready = ::poll(&wait, 1, timeout);
     if (ready < 0 && errno == EINTR) continue;
     if (ready <= 0) {
-      return broken(
-          "the daemon does not answer",
-          "see its log (journalctl -u ramfoldd); guests are served independently of this");
+      return broken("the daemon does not answer",
+                    "see its log (journalctl -u ramfold); guests are served independently of this");
     }
     std::array<char, 65536> part{};
     const ssize_t n = ::read(fd_.get(), part.data(), part.size());
     if (n < 0 && errno == EINTR) continue;
     if (n <= 0) {
-      return broken(
-          "the daemon closed the connection",
-          "it was stopped or turned this user away: see its log (journalctl -u ramfoldd)");
+      return broken("the daemon closed the connection",
+                    "it was stopped or turned this user away: see its log (journalctl -u ramfold)");
     }
     buffer_.append(part.data(), static_cast<std::size_t>(n));
   }

@@ -29,7 +29,7 @@ Check check_running(const Asked<Snapshot>& daemon) {
   check.outcome = unknown ? Outcome::unknown : Outcome::fail;
   check.text = daemon.error().error.text;
   check.remedy = daemon.error().error.remedy;
-  if (!unknown) check.commands = {"systemctl start ramfoldd"};
+  if (!unknown) check.commands = {"systemctl start ramfold"};
   return check;
 }
 
@@ -107,8 +107,8 @@ std::vector<Check> check_files(const HostFiles& host) {
     if (*limit < kFilesMin) {
       check.outcome = Outcome::fail;
       check.text += fmt::format(": enough for {} VMs", *limit / 20);
-      check.remedy =
-          fmt::format("set LimitNOFILE={} in its unit (systemctl edit {})", kFilesMin * 4, name);
+      check.remedy = fmt::format("set LimitNOFILE={} in its unit (systemctl edit {})",
+                                 kFilesMin * 4, name == "ramfoldd" ? "ramfold" : name);
       check.commands = {fmt::format("prlimit --pid {} --nofile={}", pid, kFilesMin * 4)};
     }
     checks.push_back(std::move(check));

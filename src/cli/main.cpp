@@ -7,6 +7,7 @@
 #include "cli/commands.hpp"
 #include "cli/doctor.hpp"
 #include "cli/exec.hpp"
+#include "version.hpp"
 
 namespace ramfold::cli {
 namespace {
@@ -75,7 +76,7 @@ class Parser {
       arguments_.options.socket = socket;
     }
     app_.require_subcommand(1);
-    app_.set_version_flag("--version", "ramfold " RAMFOLD_VERSION);
+    app_.set_version_flag("--version", std::string("ramfold ") + kVersion);
     app_.footer(
         "Exit status: 0 ok, 1 failed, 2 usage, 3 the daemon is not running, 4 refused for "
         "safety, 5 doctor found problems. See ramfold(1).");

@@ -134,7 +134,7 @@ TEST_CASE("without a daemon the status is 3 and the remedy says how to start it"
        {std::vector<std::string>{"status"}, {"list"}, {"show", "x"}, {"off"}, {"pause"}}) {
     const Ran ran = host.run(command);
     CHECK(ran.status == 3);
-    CHECK(has(ran.err, "systemctl start ramfoldd"));
+    CHECK(has(ran.err, "systemctl start ramfold"));
   }
   CHECK(host.run({"status", "--socket", "/proc/none/x"}).status == 3);
 }
