@@ -71,11 +71,10 @@ static int number_of(const char *name) {
   return n;
 }
 
-uint32_t rf_facts_of_all(void) {
+void rf_facts_mark_open(void) {
   const int opened = rf_sys_openat(AT_FDCWD, "/proc/self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
-  if (opened < 0) return 0;
+  if (opened < 0) return;
   const int directory = rf_own_keep(opened);
-  uint32_t hazards = 0;
   _Alignas(8) char entries[2048];
   for (;;) {
     const long bytes = rf_raw3(SYS_getdents64, directory, (long)entries, sizeof entries);
@@ -85,11 +84,8 @@ uint32_t rf_facts_of_all(void) {
       at += e->length;
       const int fd = number_of(e->name);
       if (fd < 0 || rf_own_is(fd)) continue;
-      const uint32_t hazard = rf_facts_of(fd);
-      if (hazard != 0) rf_hazardous_set(fd);
-      hazards |= hazard;
+      if (rf_facts_of(fd) != 0) rf_hazardous_set(fd);
     }
   }
   rf_own_drop(directory);
-  return hazards;
 }

@@ -36,13 +36,7 @@ static int replace(const char *path, char *const arguments[], char *const enviro
 }
 
 static int search(const char *file, char *const arguments[], char *const environment[]) {
-  int (*function)(const char *, char *const[], char *const[]);
-  *(void **)(&function) = rf_real_symbol("execvpe");
-  if (function == NULL) {
-    errno = ENOSYS;
-    return -1;
-  }
-  BEFORE_EXEC(function(file, arguments, environment));
+  BEFORE_EXEC(rf_real_execvpe(file, arguments, environment));
 }
 
 RF_EXPORT int execve(const char *path, char *const arguments[], char *const environment[]) {

@@ -61,9 +61,7 @@ static int posix_allocate(int fd, off_t offset, off_t size) {
   if (rf_active() && rf_ram_is_file(fd, NULL, NULL)) {
     failed = allocate(fd, 0, offset, size) == 0 ? 0 : errno;
   } else {
-    int (*function)(int, off_t, off_t);
-    *(void **)(&function) = rf_real_symbol("posix_fallocate64");
-    failed = function == NULL ? EOPNOTSUPP : function(fd, offset, size);
+    failed = rf_real_posix_fallocate(fd, offset, size);
   }
   errno = saved;
   return failed;

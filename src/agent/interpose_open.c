@@ -83,13 +83,7 @@ RF_EXPORT int creat64(const char *path, mode_t mode) {
 }
 
 static FILE *open_stream(const char *path, const char *mode) {
-  FILE *(*function)(const char *, const char *);
-  *(void **)(&function) = rf_real_symbol("fopen64");
-  if (function == NULL) {
-    errno = ENOSYS;
-    return NULL;
-  }
-  FILE *stream = function(path, mode);
+  FILE *stream = rf_real_fopen(path, mode);
   if (stream == NULL || !rf_active()) return stream;
   if (rf_hazard_descriptor(fileno(stream)) == 0) return stream;
   fclose(stream);

@@ -31,6 +31,9 @@ static struct {
   int (*recvmmsg)(int, struct mmsghdr *, unsigned, int, struct timespec *);
   int (*setsockopt)(int, int, int, const void *, socklen_t);
   int (*execve)(const char *, char *const[], char *const[]);
+  int (*execvpe)(const char *, char *const[], char *const[]);
+  int (*posix_fallocate)(int, off_t, off_t);
+  FILE *(*fopen)(const char *, const char *);
 } real;
 
 long rf_result(long raw) {
@@ -69,6 +72,9 @@ __attribute__((constructor)) static void resolve(void) {
   RESOLVE(recvmmsg, "recvmmsg");
   RESOLVE(setsockopt, "setsockopt");
   RESOLVE(execve, "execve");
+  RESOLVE(execvpe, "execvpe");
+  RESOLVE(posix_fallocate, "posix_fallocate64");
+  RESOLVE(fopen, "fopen64");
   errno = saved;
 }
 
@@ -187,4 +193,22 @@ int rf_real_setsockopt(int fd, int level, int option, const void *value, socklen
 int rf_real_execve(const char *path, char *const arguments[], char *const environment[]) {
   if (real.execve != NULL) return real.execve(path, arguments, environment);
   return (int)rf_result(rf_raw3(SYS_execve, (long)path, (long)arguments, (long)environment));
+}
+
+/* These are more than a system call: before they are resolved there is no doing without them. */
+int rf_real_execvpe(const char *file, char *const arguments[], char *const environment[]) {
+  if (real.execvpe != NULL) return real.execvpe(file, arguments, environment);
+  errno = ENOSYS;
+  return -1;
+}
+
+int rf_real_posix_fallocate(int fd, off_t offset, off_t size) {
+  return real.posix_fallocate != NULL ? real.posix_fallocate(fd, offset, size) : EOPNOTSUPP;
+}
+
+FILE *rf_real_fopen(const char *path, const char *mode) {
+  if (real.fopen == NULL) RESOLVE(fopen, "fopen64"); /* other libraries' constructors read files */
+  if (real.fopen != NULL) return real.fopen(path, mode);
+  errno = ENOSYS;
+  return NULL;
 }

@@ -38,7 +38,11 @@ int rf_real_recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags
 int rf_real_setsockopt(int fd, int level, int option, const void *value, socklen_t size);
 int rf_real_execve(const char *path, char *const arguments[], char *const environment[]);
 
-/* No system call of their own: looked up when first used. Null when there is none. */
+int rf_real_execvpe(const char *file, char *const arguments[], char *const environment[]);
+int rf_real_posix_fallocate(int fd, off_t offset, off_t size);
+FILE *rf_real_fopen(const char *path, const char *mode);
+
+/* For functions of libraries that may not be there. Null when there is none. */
 void *rf_real_symbol(const char *name);
 
 #endif

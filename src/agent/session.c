@@ -149,7 +149,8 @@ static void send_hello(struct connection *c) {
                            .blocks = rf_ram_count(),
                            .capabilities =
                              RF_CAP_DISCARD | RF_CAP_BUFFERED | RF_CAP_CONSUMERS,
-                           .hazards = rf_facts_of_all() | rf_facts_lasting()};
+                           .hazards = rf_facts_lasting()};
+  rf_facts_mark_open();
   memcpy(hello.instance, session.instance, sizeof hello.instance);
   if (rf_send(c->socket, &hello, sizeof hello, RF_HELLO, 0, 0, NULL, 0) != 0) c->over = true;
 }

@@ -149,9 +149,9 @@ TEST_CASE("no daemon: one line, and the program does what it would do without") 
           "again 0"})
       got.push_back(guest.ask(line));
     got.back().result = got.back().result > 0;  // an address
-    CHECK(guest.good("munmap 0") == 0);
     if (agent) guest.wait_for_errors();
     ::usleep(300'000);  // for a second attempt to connect, about which nothing may be said
+    CHECK(guest.good("munmap 0") == 0);
     CHECK(lines_in(guest.read_errors()) == (agent ? 1 : 0));
     if (agent) CHECK(guest.read_errors().find("ramfold: no daemon at " + path) == 0);
     guest.finish();
@@ -337,18 +337,47 @@ TEST_CASE("a program that daemonizes afterwards is served for the RAM that it ma
   CHECK(shared.bit(1));
 }
 
-TEST_CASE("facts from before the attach are told") {
+TEST_CASE("facts from before the attach that cannot end are told") {
   Daemon daemon(socket_path());
   Guest guest(daemon.path(), {});
   guest.good("mlockall");
-  const long direct = guest.good("open /etc/passwd 16384");  // O_DIRECT
+  const long direct = guest.good("open /etc/passwd 16384");  // O_DIRECT: the daemon sees that itself
   guest.good(ram(0, kMiB));
   guest.good("again 0");
   guest.good("pass_ram 0");
-  CHECK(daemon.hello().hazards ==
-        (RF_HAZARD_LOCK | RF_HAZARD_DIRECT_IO | RF_HAZARD_REMAP | RF_HAZARD_RAM_FD_PASSED));
-  guest.good("close " + std::to_string(direct));
-  daemon.die();
-  daemon.listen();
   CHECK(daemon.hello().hazards == (RF_HAZARD_LOCK | RF_HAZARD_REMAP | RF_HAZARD_RAM_FD_PASSED));
+  daemon.offer(1);
+  Shared shared(257, 1);  // "again" made a block of one page
+  daemon.attach(shared, 1);
+  CHECK(shared->sticky == (RF_HAZARD_LOCK | RF_HAZARD_REMAP | RF_HAZARD_RAM_FD_PASSED));
+  guest.good("close " + std::to_string(direct));
+  daemon.expect(RF_CHANGED);
+}
+
+TEST_CASE("a folded page outlives every descriptor that the daemon had") {
+  Daemon daemon(socket_path());
+  Guest guest(daemon.path(), {});
+  const auto at = static_cast<uint64_t>(guest.good(ram(0, kMiB)));
+  guest.good("poke 0 4096 7");
+  Shared shared(256, 1);
+  daemon.hello();
+  daemon.offer(1);
+  api(daemon.uffd);
+  register_all(daemon.uffd, at, kMiB);
+  daemon.attach(shared, 1);
+  REQUIRE(::fallocate(daemon.ram[0].get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 4096,
+                      4096) == 0);
+  daemon.uffd.reset();
+  daemon.ram.clear();
+  daemon.die();
+  guest.good("close_all :loop");
+  guest.tell("peek 0 4096");
+  CHECK_FALSE(guest.answer_within(300));  // not zeros
+  daemon.listen();
+  daemon.hello();
+  daemon.offer(2);
+  uint64_t fault = 0;
+  REQUIRE(missing_within(daemon.uffd, kWaitMs, &fault));
+  install(daemon.uffd, fault, 7);
+  CHECK(guest.answer_within(kWaitMs) == Answer{7, 0});
 }
