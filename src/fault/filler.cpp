@@ -284,15 +284,17 @@ Served Filler::unfold(PageIndex p, store::FetchTicket ticket, PageCopy& buffer) 
 
 void Filler::set_word(PageIndex p, Word seen, Word next) noexcept {
   guest::VmCounters& counters = vm_.counters();
+  // Recovery will count a page that it has not reached yet as it finds it then.
+  const bool counted = vm_.is_counted(p);
   if (seen.tag() == Tag::folded && next.tag() != Tag::folded) {
-    (seen.content() == kZeroContent ? counters.folded_zero : counters.folded_content).sub();
+    if (counted) (seen.content() == kZeroContent ? counters.folded_zero : counters.folded_content).sub();
     const unsigned passes = (vm_.pass_now() - seen.age()) & Word::kAgeMax;
     const unsigned backoff = passes < kReturnedSoonPasses ? std::min(seen.backoff() + 1, Word::kBackoffMax)
                                                           : seen.backoff() - (seen.backoff() > 0 ? 1 : 0);
     next = next.becomes(next.tag(), next.payload(), next.age(), backoff);
   }
-  if (seen.tag() == Tag::clean) counters.clean.sub();
-  if (next.tag() == Tag::clean) counters.clean.add();
+  if (counted && seen.tag() == Tag::clean) counters.clean.sub();
+  if (counted && next.tag() == Tag::clean) counters.clean.add();
   vm_.table().advance(p, seen, next, Owner::filling);
 }
 
