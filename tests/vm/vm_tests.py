@@ -6,8 +6,11 @@ Every test takes the same options, so that it also runs with a daemon at work:
     --wrapper 'ramfold exec --'   a command put before QEMU's
     --env NAME=VALUE              a variable for QEMU, repeatable
     --run-dir DIR                 keep the VMs' logs there
+
+Tests that start a daemon of their own take --build DIR and --run-dir DIR instead.
 """
 import argparse
+import os
 import pathlib
 import shlex
 import shutil
@@ -15,6 +18,7 @@ import sys
 
 sys.dont_write_bytecode = True  # nothing appears in the source tree
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "scripts"))
+import ramfold_rig  # noqa: E402
 import vm  # noqa: E402
 
 
@@ -24,6 +28,22 @@ def parser(description):
     options.add_argument("--env", action="append", default=[], metavar="NAME=VALUE")
     options.add_argument("--run-dir")
     return options
+
+
+def rig_parser(description):
+    options = argparse.ArgumentParser(description=description)
+    options.add_argument("--build", default=os.environ.get("RAMFOLD_BUILD", "build"))
+    options.add_argument("--run-dir")
+    return options
+
+
+def rig_of(options, run_dir, config=None):
+    """A daemon for this test; skips where it cannot fold."""
+    if os.geteuid() != 0:
+        vm.skip("folding needs root")
+    if not os.path.exists("/dev/userfaultfd"):
+        vm.skip("there is no /dev/userfaultfd")
+    return ramfold_rig.Rig(options.build, run_dir, config)
 
 
 def vm_options(options):
