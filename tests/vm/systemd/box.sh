@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# A real systemd as PID 1 of namespaces of its own, over a throw-away overlay of this machine's root:
+# A real systemd as PID 1 of its own namespaces, over a throw-away overlay of this machine's root:
 #
 #   box.sh start DIR        boots it; DIR/copy/ is laid over the root first (units, programs);
 #                           exits 77 with the reason where that is not possible here
@@ -78,8 +78,8 @@ start() {
   unshare --mount --propagation private -- true 2>/dev/null || skip "cannot make namespaces"
   # The group first, so that the cgroup namespace is rooted in it and not in this machine's.
   setsid bash -c 'echo $$ >"$1/cgroup.procs"; exec unshare --pid --fork --kill-child --mount \
-    --propagation private --cgroup --ipc --uts --net -- "$2" init "$3"' box "$group" "$self" "$dir" \
-    </dev/null >"$dir/console" 2>&1 &
+    --propagation private --cgroup --ipc --uts --net -- "$2" init "$3"' \
+    box "$group" "$self" "$dir" </dev/null >"$dir/console" 2>&1 &
   echo $! >"$dir/box.pid"
   for _ in $(seq 200); do
     pgrep -P "$(cat "$dir/box.pid")" >"$dir/init.pid" 2>/dev/null || true

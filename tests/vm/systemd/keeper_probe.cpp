@@ -3,6 +3,9 @@
 //   keeper_probe fill COUNT PID  keeps COUNT memory files that contain their names, a userfaultfd,
 //   and
 //                                one more file under a prefix that is watched for PID
+//   keeper_probe blow COUNT      the same without the process, and kills the keeper with SIGKILL at
+//   the
+//                                very moment of its last acknowledgement
 //   keeper_probe check COUNT     finds them all, contents and all
 //   keeper_probe list            one line of kind and name each
 //   keeper_probe drop            drops what `fill` kept
@@ -62,6 +65,12 @@ void fill(Client& client, int count, pid_t watched) {
   must(client.watch("w.", sys::Fd(static_cast<int>(::syscall(SYS_pidfd_open, watched, 0)))));
 }
 
+void blow(Client& client, int count) {
+  const auto keeper = must(sys::peer_of(client.socket()));
+  for (int i = 0; i < count; ++i) must(client.keep(name_of(i), file_with(name_of(i))));
+  if (::kill(keeper.pid, SIGKILL) != 0) give_up({"kill the keeper", errno});
+}
+
 void check(Client& client, int count) {
   std::map<std::string, sys::Fd> all;
   for (Kept& kept : must(client.take_all())) {
@@ -109,6 +118,8 @@ int run(int argc, char** argv) {
     fill(client, std::atoi(argv[2]), std::atoi(argv[3]));
   else if (what == "check" && argc == 3)
     check(client, std::atoi(argv[2]));
+  else if (what == "blow" && argc == 3)
+    blow(client, std::atoi(argv[2]));
   else if (what == "list")
     list(client);
   else if (what == "drop")

@@ -1,15 +1,19 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# The keeper and the units under a real systemd: what a killed keeper gets back, what is refused, and
-# that the daemon is left alone. keeper_systemd.sh SOURCE_ROOT KEEPER PROBE
+# The keeper and the units under a real systemd: what a killed keeper gets back, what is refused,
+# and that the daemon is left alone. keeper_systemd.sh SOURCE_ROOT KEEPER PROBE
 set -eu
 source=$1 keeper=$2 probe=$3
 here=$(dirname "$(realpath "$0")")
 dir=$(mktemp -d /var/tmp/ramfold-box-XXXXXX)
 box() { "$here/box.sh" run "$dir" "$@"; }
 finish() {
-  local code=$?; set +e
-  [ $code = 0 ] || [ $code = 77 ] || box systemctl status --no-pager -l ramfold-keeper ramfold; box tail -40 /dev/console
+  local code=$?
+  set +e
+  if [ $code != 0 ] && [ $code != 77 ]; then
+    box systemctl status --no-pager -l ramfold-keeper ramfold
+    box tail -40 /dev/console
+  fi
   [ -e "$dir/box.pid" ] && "$here/box.sh" stop "$dir"
   rm -rf "$dir"
   exit $code
@@ -41,14 +45,25 @@ box systemctl start ramfold.service
 daemon=$(property MainPID ramfold)
 ok "both units started, as hardened as they are"
 
+before=
+came_back() {
+  [ "$(property MainPID ramfold-keeper)" != "$before" ] &&
+    [ "$(property SubState ramfold-keeper)" = running ]
+}
 kill_keeper() {
-  local before
   before=$(property MainPID ramfold-keeper)
   box kill -KILL "$before"
-  came_back() { [ "$(property MainPID ramfold-keeper)" != "$before" ] &&
-    [ "$(property SubState ramfold-keeper)" = running ]; }
   until_ok 10 came_back || die "the keeper did not come back"
 }
+
+for round in 1 2 3 4 5; do
+  before=$(property MainPID ramfold-keeper)
+  box "$bin/probe" blow 40
+  until_ok 10 came_back || die "the keeper did not come back"
+  box "$bin/probe" check 40 || die "round $round: an acknowledged descriptor is lost"
+  box "$bin/probe" drop
+done
+ok "killed at the moment of an acknowledgement, five times: nothing acknowledged is lost"
 
 box sleep 1000 2>/dev/null &
 sleeper=$!
@@ -56,11 +71,22 @@ until_ok 5 box pgrep -x sleep >/dev/null || die "no process to watch"
 watched=$(box pgrep -x sleep)
 count=500
 box "$bin/probe" fill $count "$watched"
-for round in 1 2 3; do
+for between in true "systemctl daemon-reload" "systemctl daemon-reexec"; do
+  box $between
   kill_keeper
-  box "$bin/probe" check $count || die "round $round: not everything came back"
+  box "$bin/probe" check $count || die "after $between: not everything came back"
 done
-ok "a keeper killed three times came back with $count files, contents and all"
+ok "killed, also after systemd's reload and re-execution: $count files, contents and all"
+# An upgrade to a program that does not start, until somebody mends it.
+box cp $bin/ramfold/ramfold-keeper $bin/good
+box ln -sf /bin/false $bin/ramfold/ramfold-keeper
+before=$(property MainPID ramfold-keeper)
+box kill -KILL "$before"
+sleep 1
+box mv $bin/good $bin/ramfold/ramfold-keeper
+until_ok 10 came_back || die "the mended keeper did not start"
+box "$bin/probe" check $count || die "lost while the keeper could not start"
+ok "a keeper that cannot start for a while loses nothing"
 [ "$(property MainPID ramfold)" = "$daemon" ] || die "the daemon was restarted with the keeper"
 ok "the daemon was left alone"
 
@@ -99,21 +125,29 @@ keeper_empty() { [ "$(property SubState ramfold-keeper)" = running ] && box "$bi
 until_ok 10 keeper_empty || die "the keeper is not back after a late end"
 until_ok 5 stored 0 || die "the store was not emptied"
 
-# The bounds are systemd's and the kernel's: a keeper as full as it gets can be started again. Full of
-# bytes of names; and of descriptors (a minute: systemd compares each with all others) when asked to.
+# The bounds are systemd's and the kernel's: a keeper as full as it gets can be started again. Full
+# of bytes of names; and of descriptors, when asked to (a minute: systemd compares each with all).
 full() { # count, bytes of a name
   local started
   box env PROBE_NAME_SIZE="$2" "$bin/probe" fill "$1" 1
   started=$(date +%s%N)
   kill_keeper
-  box env PROBE_NAME_SIZE="$2" "$bin/probe" check "$1" || die "a full keeper did not come back whole"
+  box env PROBE_NAME_SIZE="$2" "$bin/probe" check "$1" || die "it did not come back whole"
   ok "a full keeper ($1 names of $2) was back in $((($(date +%s%N) - started) / 1000000)) ms"
   box "$bin/probe" drop
 }
 full 1790 64
 [ -z "${RAMFOLD_LONG_TESTS-}" ] || full 8189 11
 
-box touch /run/ramfold/off
+# As at shutdown: a unit that conflicts with the daemon.
+box systemd-run --quiet --property=Conflicts=ramfold.service /bin/true
+daemon_gone() { [ "$(property ActiveState ramfold)" = inactive ]; }
+until_ok 10 daemon_gone || die "the daemon does not stop for systemd"
+box test -e /run/ramfold/off || die "it was stopped without ramfold off"
+[ "$(property ActiveState ramfold-keeper)" = active ] || die "the keeper went first"
+ok "when systemd itself must stop the daemon, ramfold off comes first"
+
+box systemctl start ramfold
 box systemctl kill ramfold
 box systemctl kill ramfold-keeper
 both_gone() { [ "$(property ActiveState ramfold)" = inactive ] &&

@@ -24,12 +24,16 @@ complaints=$(systemd-analyze verify --man=no "$dir"/*.service 2>&1 | grep -F ram
 # Exposure 0 (best) to 10, times ten. The keeper needs nothing; the daemon reads other processes.
 for limit in ramfold-keeper.service:20 ramfold.service:35; do
   unit=${limit%:*}
-  systemd-analyze security --offline=yes --threshold="${limit#*:}" "$dir/$unit" >"$dir/security" 2>&1 ||
+  systemd-analyze security --offline=yes --threshold="${limit#*:}" "$dir/$unit" \
+    >"$dir/security" 2>&1 ||
     { grep -F exposure "$dir/security" || cat "$dir/security"; failed=1; }
 done
 
 value() { sed -n "s/^$1=\([0-9]*\)$/\1/p" "$dir/ramfold-keeper.service"; }
 held=$(sed -n "s/.*kHeldMax = \([0-9]*\);/\1/p" "$source/src/keeper/protocol.hpp")
-[ "$(value FileDescriptorStoreMax)" -gt "$held" ] || { echo "FileDescriptorStoreMax <= $held"; failed=1; }
-[ "$(value LimitNOFILE)" -gt $((2 * held + 128)) ] || { echo "LimitNOFILE too low for $held"; failed=1; }
+above() { # option, what it must be above
+  [ "$(value "$1")" -gt "$2" ] || { echo "$1 is not above $2"; failed=1; }
+}
+above FileDescriptorStoreMax "$held"
+above LimitNOFILE $((2 * held + 128))
 exit $failed
