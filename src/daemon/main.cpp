@@ -8,6 +8,9 @@
 
 #include "control/server.hpp"
 #include "daemon/host.hpp"
+#ifdef RAMFOLD_TEST_POINTS
+#include "daemon/kill_point.hpp"
+#endif
 #include "version.hpp"
 
 namespace {
@@ -78,6 +81,9 @@ int main(int argc, char** argv) {
   spdlog::set_default_logger(spdlog::stderr_logger_mt("ramfoldd"));
   spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e %l %v");
   raise_file_limit();
+#ifdef RAMFOLD_TEST_POINTS
+  daemon::arm_kill_point();
+#endif
   auto [config, good] = load(path, named->count() != 0);
   if (!runtime_dir.empty()) config.runtime_dir = runtime_dir;
   constexpr std::array levels{spdlog::level::err, spdlog::level::warn, spdlog::level::info, spdlog::level::debug};

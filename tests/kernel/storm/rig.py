@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Keeper, daemon and fake guests in a private runtime directory, for the storm's tests."""
+import json
+import os
+import queue
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+
+CONFIG = """
+runtime_dir = "{dir}"
+log_level = "info"
+[fold]
+when = "eager"
+passes = {passes}
+pass_seconds = 0.1
+backoff = false
+[scan]
+cpu = 1.0
+threads = 1
+[fault]
+threads_per_vm = {fault_threads}
+[host]
+reserve = "1%"
+"""
+
+
+class Failed(Exception):
+    pass
+
+
+def binary(name):
+    path = os.environ.get(name)
+    if not path:
+        raise Failed(f'{name} is not set: run me through meson test')
+    return path
+
+
+class Guest:
+    """A storm_guest; reads its answers on a thread, so that a waiting guest cannot block the test."""
+
+    def __init__(self, rig, number, arguments):
+        env = dict(os.environ, LD_PRELOAD=binary('RAMFOLD_AGENT'), RAMFOLD_AGENT_SOCKET=f'{rig.dir}/agent.sock',
+                   RAMFOLD_SETTLE_MS='20')
+        self.number = number
+        self.process = subprocess.Popen(
+            [binary('RAMFOLD_STORM_GUEST'), '--guest', str(number), '--seed', str(rig.seed + number), *arguments],
+            env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.lines = queue.Queue()
+        self.bad = []
+        self.said = []
+        threading.Thread(target=self._read, daemon=True).start()
+        threading.Thread(target=self._read_errors, daemon=True).start()
+
+    def _read(self):
+        for line in self.process.stdout:
+            if line.startswith('BAD'):
+                self.bad.append(line.strip())
+            self.lines.put(line.strip())
+        self.lines.put(None)
+
+    def _read_errors(self):
+        for line in self.process.stderr:
+            self.said.append(line.strip())
+
+    def alive(self):
+        return self.process.poll() is None and not self.bad
+
+    def ask(self, command, seconds):
+        try:
+            self.process.stdin.write(command + '\n')
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass
+        try:
+            line = self.lines.get(timeout=seconds)
+        except queue.Empty:
+            raise Failed(f'guest {self.number}: no answer to `{command}` within {seconds} s: a thread waits for ever')
+        if line is None or line.startswith('BAD'):
+            time.sleep(0.2)
+            raise Failed(f'guest {self.number}: {self.bad or "ended"} {self.said[-3:]}')
+        return line
+
+    def status(self):
+        words = self.ask('status', 10).split()
+        return dict(zip(words[::2], map(int, words[1::2])))
+
+    def check(self, seconds=30):
+        if not self.ask('check', seconds).startswith('checked'):
+            raise Failed(f'guest {self.number}: check failed')
+
+
+class Rig:
+    def __init__(self, seed=1, passes=1, fault_threads=1, daemon='RAMFOLDD_POINTS'):
+        # On tmpfs: a descriptor on an overlay would end the buffered gate of a guest that inherits it.
+        self.dir = tempfile.mkdtemp(prefix='rf-storm.', dir='/dev/shm')
+        self.seed = seed
+        self.daemon_binary = daemon
+        self.daemon = None
+        self.guests = []
+        self.kills = 0
+        self.brought_back = 0
+        self.standing = 0
+        self.faults = 0
+        with open(f'{self.dir}/config.toml', 'w') as f:
+            f.write(CONFIG.format(dir=self.dir, passes=passes, fault_threads=fault_threads))
+        self.log = open(f'{self.dir}/daemon.log', 'w')
+        self.keeper = subprocess.Popen([binary('RAMFOLD_KEEPER'), '--socket', f'{self.dir}/keeper.sock'],
+                                       stderr=self.log)
+        self._wait(lambda: os.path.exists(f'{self.dir}/keeper.sock'), 10, 'the keeper')
+
+    @staticmethod
+    def _wait(condition, seconds, what):
+        end = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > end:
+                raise Failed(f'{what} did not come within {seconds} s')
+            time.sleep(0.01)
+
+    def add_guest(self, *arguments):
+        self.guests.append(Guest(self, len(self.guests), arguments))
+        return self.guests[-1]
+
+    def start_daemon(self, kill_at=None):
+        env = dict(os.environ)
+        if kill_at:
+            env['RAMFOLD_KILL_AT'] = kill_at
+        self.daemon = subprocess.Popen([binary(self.daemon_binary), '--config', f'{self.dir}/config.toml'],
+                                       stderr=self.log, env=env)
+
+    def daemon_died(self):
+        return self.daemon.poll() is not None
+
+    def kill_daemon(self):
+        self.daemon.kill()
+        self.daemon.wait()
+        self.kills += 1
+
+    def must_be_well(self):
+        """Guests alive, and the daemon has not ended by itself other than by the kill it was told of."""
+        for guest in self.guests:
+            if not guest.alive():
+                time.sleep(0.2)
+                raise Failed(f'guest {guest.number} after {self.kills} kills: {guest.bad} {guest.said[-3:]}')
+        code = self.daemon.poll() if self.daemon else None
+        if code is not None and code != -signal.SIGKILL:
+            raise Failed(f'the daemon ended with {code}: {self.log_tail()}')
+
+    def log_tail(self):
+        with open(f'{self.dir}/daemon.log', errors='replace') as f:
+            return f.readlines()[-5:]
+
+    def request(self, op, seconds=30, **fields):
+        """The last line of the answer; None when the daemon is not there or dies meanwhile."""
+        try:
+            with socket.socket(socket.AF_UNIX) as s:
+                s.settimeout(seconds)
+                s.connect(f'{self.dir}/control.sock')
+                s.sendall((json.dumps({'ramfold': 1, 'op': op, **fields}) + '\n').encode())
+                with s.makefile() as lines:
+                    for line in lines:
+                        answer = json.loads(line)
+                        if answer.keys() & {'snapshot', 'vm', 'done', 'error'}:
+                            return answer
+        except OSError:
+            pass
+        return None
+
+    def snapshot(self):
+        answer = self.request('snapshot', 5)
+        return answer and answer.get('snapshot')
+
+    def count(self):
+        """Adds up what this daemon has done; its counters start anew with each."""
+        snapshot = self.snapshot()
+        for vm in snapshot['vms'] if snapshot else []:
+            if not 0 <= vm['saved'].get('folded_pages', 0) <= vm['pages']['total']:
+                raise Failed(f'{vm["saved"]} of {vm["pages"]}: the counters are wrong')
+            self.standing = max(self.standing, vm['saved'].get('folded_pages', 0))
+            self.brought_back += sum(f['count'] for f in vm['faults'] if f['kind'] == 'content')
+            self.faults += vm['fault_events']
+
+    def counted(self):
+        return f'{self.brought_back} contents brought back, {self.faults} faults, up to {self.standing} pages folded at once'
+
+    def wait_folded(self, pages, seconds):
+        """Until each guest has as many pages folded."""
+        def enough():
+            self.must_be_well()
+            snapshot = self.snapshot()
+            return bool(snapshot) and len(snapshot['vms']) == len(self.guests) and all(
+                vm['saved'].get('folded_pages', 0) >= pages for vm in snapshot['vms'])
+        end = time.monotonic() + seconds
+        while not enough():
+            if time.monotonic() > end:
+                snapshot = self.snapshot() or {'host': {}, 'vms': []}
+                raise Failed(f'not {pages} pages folded within {seconds} s: {snapshot["host"].get("reasons")} '
+                             f'{[(vm["state"], vm["reasons"]) for vm in snapshot["vms"]]}')
+            time.sleep(0.1)
+
+    def wait_state(self, state, seconds):
+        end = time.monotonic() + seconds
+        while True:
+            snapshot = self.snapshot() or {'vms': []}
+            if snapshot['vms'] and all(vm['state'] == state for vm in snapshot['vms']):
+                return
+            if time.monotonic() > end:
+                raise Failed(f'not {state} after {seconds} s: {[(v["state"], v["reasons"]) for v in snapshot["vms"]]}')
+            self.must_be_well()
+            time.sleep(0.1)
+
+    def close(self, keep):
+        for process in [self.daemon, self.keeper, *(g.process for g in self.guests)]:
+            if process and process.poll() is None:
+                process.kill()
+                process.wait()
+        self.log.close()
+        if keep:
+            print(f'logs stay in {self.dir}')
+        else:
+            shutil.rmtree(self.dir, ignore_errors=True)
