@@ -33,6 +33,8 @@ Result<std::unique_ptr<Arena>> Arena::open(sys::BorrowedFd file, ByteCount size)
   const std::uint64_t slabs = size.value / kSlabBytes;
   auto map = sys::Mapping::anonymous(ByteCount{slabs * sizeof(Slab)});
   if (!map) return std::unexpected(map.error());
+  // Guests' bytes do not belong into a core dump of this process.
+  (void)::madvise(data->data(), data->size(), MADV_DONTDUMP);
   auto bitmaps = BitmapPool::make(static_cast<std::uint32_t>(slabs));
   if (!bitmaps) return std::unexpected(bitmaps.error());
   return std::unique_ptr<Arena>(

@@ -7,7 +7,8 @@
 // for one thread, while nobody allocates or frees.
 // Locks: one per class, then the pool's; never held over a system call.
 // Invariants: a slab belongs to one class from its first slot to its last. Memory is behind a slab before
-// anything is written to it (MADV_POPULATE_WRITE), so a full host is an error and never a signal.
+// anything is written to it (MADV_POPULATE_WRITE), so that a host without memory is an error
+// where the kernel says so, never SIGBUS.
 #pragma once
 
 #include <array>

@@ -140,3 +140,25 @@ TEST_CASE("speed of the store", "[.][speed]") {
     for (std::size_t k = 0; k < run.size(); ++k) next->drop(ids[numbers[k]]);
   });
 }
+
+TEST_CASE("what churn costs the arena", "[.][speed]") {
+  constexpr std::uint64_t kContents = 60'000;
+  auto store = must(Contents::create(ByteCount{1u << 30}));
+  const GroupId group = must(store->group("a"));
+  std::vector<ContentId> ids;
+  for (std::uint64_t i = 0; i < kContents; ++i) {
+    ids.push_back(put(*store, group, page_of(i)).ref.release());
+  }
+  std::uint64_t number = kContents;
+  for (int round = 0; round <= 8; ++round) {
+    std::printf("after %d replacements a content: of the arena %.1f %% holds no bytes\n", round,
+                store->stats().fragmentation() * 100);
+    for (std::uint64_t i = 0; i < kContents; ++i) {
+      ContentId& id = ids[mix(number) % kContents];
+      store->drop(id);
+      id = put(*store, group, page_of(number++)).ref.release();
+    }
+  }
+  for (std::uint64_t i = 0; i < kContents; i += 2) store->drop(ids[i]);
+  std::printf("after every second was dropped: %.1f %%\n", store->stats().fragmentation() * 100);
+}
