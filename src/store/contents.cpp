@@ -164,6 +164,7 @@ void Contents::Parts::release_if_unused(ContentId id) noexcept {
   // A header that cannot be trusted keeps its id and its bytes: something may still be learnt from them,
   // and what it points at may be another's.
   if (!where.sound(arena->size()) || where.bad()) return;
+  if (groups->hasher(headers->group(id)) == nullptr) return;
   usage.remove_content(headers->group(id), where.form(), where.extent().length);
   index->remove(headers->hash(id), id);
   TEST_POINT("store.drop");

@@ -208,8 +208,9 @@ class Contents final : public ContentSource {
   void count(ContentId id) noexcept;
   // Rebuilds index, arena maps and free lists from the headers and frees every content that nobody
   // counted. Takes long (about 1 s per 10 million contents); one caller. A process killed anywhere in
-  // here leaves a store that adopt() takes again. An Error: some memory could not be given back to the
-  // host; the store is ready all the same.
+  // here leaves a store that adopt() takes again. An Error while still
+  // recovering(): there is no memory for the index, call again. Else: some memory could not be given back
+  // to the host, the store is ready all the same.
   Status finish_recovery();
 
   // Gives empty slabs back to the host. Cheap when there are none; for a housekeeping thread, so that

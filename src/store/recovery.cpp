@@ -53,10 +53,11 @@ void Rebuild::one(ContentId id) {
   if (headers.count(id) == 0) return forget(id);
   // Live, but not to be trusted: readers see `corrupt`, the id is never given out again.
   const GroupId group = headers.group(id);
-  if (!where.sound(parts_.arena->size()) || parts_.groups->hasher(group) == nullptr) {
+  if (!where.sound(parts_.arena->size())) {
     parts_.corrupt.add();
     return;
   }
+  if (parts_.groups->hasher(group) == nullptr) return parts_.condemn(id, where);
   if (where.bad()) {
     parts_.corrupt.add();
     if (parts_.arena->claim(where.extent()) != Arena::Claimed::yes) {
@@ -91,6 +92,9 @@ Status Contents::finish_recovery() {
   ENSURE(parts.phase.load() == Phase::recovering);
   HeaderTable& headers = *parts.headers;
   const std::uint32_t limit = headers.limit();
+  std::uint64_t live = 0;
+  for (std::uint32_t id = 1; id < limit; ++id) live += headers.count(ContentId{id}) != 0;
+  if (auto reserved = parts.index->reserve(live); !reserved) return reserved;
   Rebuild rebuild(parts);
   // Downwards, so that the free list begins with the lowest ids and the headers stay dense.
   for (std::uint32_t id = limit; id-- > 1;) {

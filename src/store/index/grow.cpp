@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // How the index grows: one segment at a time, by a page or by a split.
+#include <algorithm>
 #include <sys/mman.h>
 
 #include "base/check.hpp"
@@ -92,6 +93,40 @@ Status Index::double_directory() {
                                 std::memory_order_relaxed);
   }
   directory_mask_.store(static_cast<std::uint32_t>(2 * size - 1), std::memory_order_release);
+  return {};
+}
+
+Status Index::reserve(std::uint64_t entries) {
+  const MutexLock growing(grow_mutex_);
+  ENSURE(entries_.load(std::memory_order_relaxed) == 0);
+  constexpr std::uint64_t kPerPage = kBucketsPerPage * Bucket::kEntries;
+  constexpr std::uint64_t kPerPageReserved = kPerPage * 17 / 20;  // below the load at which one grows
+  // The fewest segments that need not split, then as many pages as those need.
+  unsigned depth = 0;
+  while ((entries >> depth) > (kSegmentPagesMax - 1) * kPerPageReserved && depth < kDepthMax &&
+         (std::uint64_t{2} << depth) <= segments_max_) {
+    ++depth;
+  }
+  const std::uint32_t count = 1u << depth;
+  const std::uint64_t pages = std::clamp<std::uint64_t>(
+      ((entries >> depth) + kPerPageReserved - 1) / kPerPageReserved, kSegmentPagesMin,
+      kSegmentPagesMax - 1);
+  for (std::uint32_t segment = 0; segment < count; ++segment) {
+    auto backed = back_with_memory(segment, pages);
+    if (!backed) return backed;
+  }
+  for (std::uint32_t index = 0; index < count; ++index) {
+    const MutexLock lock(lock_of(index));
+    Segment& segment = segments_[index];
+    segment.pattern = index;
+    segment.depth = depth;
+    segment.buckets.store(static_cast<std::uint32_t>(pages * kBucketsPerPage),
+                          std::memory_order_relaxed);
+    directory_[index].store(index, std::memory_order_relaxed);
+  }
+  directory_mask_.store(count - 1, std::memory_order_release);
+  segment_count_.store(count, std::memory_order_relaxed);
+  pages_.store(count * pages, std::memory_order_relaxed);
   return {};
 }
 

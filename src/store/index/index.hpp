@@ -44,6 +44,10 @@ class Index {
   };
   Candidates find(std::uint64_t hash, GroupId group) noexcept;
 
+  // Makes room for that many entries at once, so that they need no growth. REQUIRES: it is empty and no
+  // other thread uses it but for remove() of what is not there.
+  Status reserve(std::uint64_t entries);
+
   // Fetch memory ahead of find(): first the buckets, then the headers of what they name.
   void prefetch_buckets(std::uint64_t hash) const noexcept;
   void prefetch_headers(std::uint64_t hash) noexcept;

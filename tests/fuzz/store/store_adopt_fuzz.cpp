@@ -2,7 +2,8 @@
 // A store whose files were damaged anywhere is either refused by adopt() or serves what it can: nothing
 // crashes, no wrong byte is returned as `done`, and what is stored afterwards is not harmed by the damage.
 //
-// Input: pieces of damage, each 16 bytes {kind, 3 unused, place: u32, value: u64}, in any number.
+// Input: pieces of damage, each 16 bytes {kind, 3 unused, place: u32, value: u64}, in any number. With an odd
+// number of bytes nothing is read before it is dropped (a reader would find the damage first).
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -118,7 +119,7 @@ void inflict(Pristine& p, const Damage& d) {
 }
 
 // What a daemon does after a restart, over the damage. False when the store was refused.
-bool live(Pristine& p) {
+bool live(Pristine& p, bool reads) {
   auto adopted = Contents::adopt(p.borrow());
   if (!adopted) return false;
   Contents& store = **adopted;
@@ -127,7 +128,7 @@ bool live(Pristine& p) {
     const Got got = store.get(p.ids[i], out.bytes.data(), {});
     require(got != Got::done || out.bytes == page_of(i, noise_of(i)).bytes);
   };
-  for (std::uint64_t i = 0; i < kPages; i += 3) right_or_corrupt(i);
+  for (std::uint64_t i = 0; reads && i < kPages; i += 3) right_or_corrupt(i);
   for (std::uint64_t i = 0; i < kPages; ++i) {
     if (i % 5 != 0) store.count(p.ids[i]);  // every fifth is left for the sweep
   }
@@ -142,7 +143,7 @@ bool live(Pristine& p) {
     refs.push_back(std::move(result->ref));
     numbers.push_back(i);
   }
-  for (std::uint64_t i = 0; i < kPages; ++i) {
+  for (std::uint64_t i = 0; reads && i < kPages; ++i) {
     if (i % 5 != 0) right_or_corrupt(i);
   }
   for (std::uint64_t i = 0; i < kPages; ++i) {
@@ -165,6 +166,6 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     std::memcpy(&damage, data + at, sizeof damage);
     inflict(pristine, damage);
   }
-  live(pristine);
+  live(pristine, size % 2 == 0);
   return 0;
 }

@@ -70,3 +70,24 @@ TEST_CASE("an equal hash is reported with a reference taken") {
   CHECK_FALSE(index->insert(42, GroupId{0}, second, Index::OnEqual::insert_anyway));
   CHECK(index->find(42, GroupId{0}).count == 2);
 }
+
+TEST_CASE("room made at once is as dense as room grown into") {
+  constexpr std::uint64_t kMost = 100'000;
+  for (std::uint64_t count = 1000; count <= kMost; count = count * 5 / 4) {
+    Headers headers;
+    auto index = must(Index::make(*headers.table, headers.table->superblock().contents_max));
+    must(index->reserve(count));
+    const std::uint64_t bytes = index->bytes().value;
+    std::vector<ContentId> ids;
+    for (std::uint64_t i = 0; i < count; ++i) {
+      ids.push_back(headers.add(mix(i)));
+      index->insert(mix(i), GroupId{0}, ids.back(), Index::OnEqual::insert_anyway);
+    }
+    CHECK(index->unindexed() == 0);
+    CHECK(index->bytes().value <= bytes + bytes / 50);
+    if (count > 20'000) CHECK(bytes < count * 8);
+    for (std::uint64_t i = 0; i < count; i += 7) {
+      REQUIRE(index->find(mix(i), GroupId{0}).count == 1);
+    }
+  }
+}
