@@ -89,6 +89,17 @@ TEST_CASE("speed of the store", "[.][speed]") {
   in_order.time("floor: LZ4 encode alone", [&](Pages run, Numbers) {
     for (const PageCopy& page : run) lz4::encode(page, std::span(out).first(lz4::kEncodedMax));
   });
+  std::vector<std::vector<std::byte>> blocks(pages.size());
+  for (std::size_t i = 0; i < pages.size(); ++i) {
+    const std::uint32_t length = lz4::encode(pages[i], std::span(out).first(lz4::kEncodedMax));
+    blocks[i].assign(out.begin(), out.begin() + length);
+  }
+  const auto decode = [&](Pages, Numbers numbers) {
+    for (const std::size_t number : numbers) lz4::decode(blocks[number], out.data());
+  };
+  in_order.time("floor: LZ4 decode alone, in order", decode);
+  at_random.time("floor: LZ4 decode alone, shuffled", decode);
+  blocks = {};
   const auto put_runs = [&](Pages run, Numbers numbers) {
     std::array<PutRequest, Contents::kPutRunMax> requests;
     std::array<Result<PutResult>, Contents::kPutRunMax> results;
