@@ -77,13 +77,13 @@ Result<Listener> listen_control(const std::string& path, const std::string& grou
     if (::chown(fresh.c_str(), static_cast<uid_t>(-1), *listener.group) == 0) {
       mode = 0660;
     } else {
-      log(fmt::format("control: cannot give {} to group {}: {}; root alone may use it", path, group,
+      log(fmt::format("cannot give {} to group {}: {}; root alone may use it", path, group,
                       std::strerror(errno)));
       listener.group.reset();
     }
   } else {
     log(
-        fmt::format("control: there is no group '{}'; root alone may use {} (groupadd --system {} "
+        fmt::format("there is no group '{}'; root alone may use {} (groupadd --system {} "
                     "and a restart let its members)",
                     group, path, group));
   }

@@ -107,7 +107,7 @@ class Server::Impl {
         welcome(std::move(socket));
         return accept();
       }
-      options_.log(fmt::format("control: accept: {}", error.message()));
+      options_.log(fmt::format("accept: {}", error.message()));
       retry_.expires_after(kAcceptRetry);
       retry_.async_wait([this](const error_code& cancelled) {
         if (!cancelled) accept();
@@ -118,7 +118,7 @@ class Server::Impl {
   void welcome(Session::Socket socket) {
     const auto caller = admit(sys::BorrowedFd(socket.native_handle()), group_);
     if (!caller) {
-      options_.log("control: " + caller.error().text());
+      options_.log(caller.error().text());
       return;  // the socket closes
     }
     if (sessions_.size() >= kClientsMax) {
@@ -196,11 +196,11 @@ class Server::Impl {
                                          session->caller().uid, session->caller().pid);
     const auto failure = run(session, request);
     if (!failure.has_value()) {
-      options_.log(fmt::format("control: {}: {}: {}", what, name_of(failure.error().failure),
+      options_.log(fmt::format("{}: {}: {}", what, name_of(failure.error().failure),
                                printable(failure.error().text)));
       return encode_reply(request.id, failure.error());
     }
-    if (!request.plan_only) options_.log("control: " + what + ": done");
+    if (!request.plan_only) options_.log(what + ": done");
     return *failure;
   }
 

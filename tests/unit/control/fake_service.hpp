@@ -14,8 +14,7 @@
 namespace ramfold::control {
 
 inline Reason o_direct_reason() {
-  return {"direct_io",
-          "disk vda is opened with O_DIRECT: writes of the device bypass the guard",
+  return {"direct_io", "disk vda is opened with O_DIRECT: writes of the device bypass the guard",
           "set cache='writeback' on the disk and restart the VM"};
 }
 

@@ -148,7 +148,7 @@ TEST_CASE("detach tells its plan, its progress and its end") {
   CHECK(std::holds_alternative<Done>(next.body));
   CHECK(std::get<VmView>(client.ask({2, Operation::show, VmSelector{"web"}, false}).body).state ==
         VmState::detached);
-  CHECK(f.log.text().find("control: detach web by uid") != std::string::npos);
+  CHECK(f.log.text().find("detach web by uid") != std::string::npos);
   CHECK(failure_of(client.ask({3, Operation::attach, VmSelector{"db"}, false})) ==
         Failure::conflict);
   CHECK(std::get<VmView>(client.ask({4, Operation::attach, VmSelector{"web"}, false}).body).state ==
