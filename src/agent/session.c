@@ -427,17 +427,29 @@ static enum ended serve(int socket, bool *welcomed) {
   return c.refused ? ENDED_REFUSED : ENDED;
 }
 
+/* A restart of the daemon is nothing to speak of; a long absence with pages folded is. */
+static void say_absent(int error, bool seen_before, bool long_since) {
+  if (!seen_before) {
+    rf_say(RF_SAY_NO_DAEMON, "ramfold: no daemon at %s (%s); running without folding",
+           session.path, strerrordesc_np(error));
+  } else if (long_since && rf_gate_standing()) {
+    rf_say(RF_SAY_GONE, "ramfold: the daemon at %s is gone (%s); folded memory waits for it",
+           session.path, strerrordesc_np(error));
+  }
+}
+
 static void *run(void *unused) {
   (void)unused;
   rf_raw3(SYS_prctl, PR_SET_NAME, (long)"ramfold-agent", 0);
   settle();
   unsigned backoff_ms = BACKOFF_MS_MIN;
+  bool seen_before = false;
   for (;;) {
     const int socket = rf_connect(session.path);
     if (socket < 0) {
-      rf_say(RF_SAY_NO_DAEMON, "ramfold: no daemon at %s (%s); running without folding",
-             session.path, strerrordesc_np(-socket));
+      say_absent(-socket, seen_before, backoff_ms == BACKOFF_MS_MAX);
     } else {
+      seen_before = true;
       bool welcomed = false;
       const enum ended how = serve(socket, &welcomed);
       rf_gate_serving(false);

@@ -198,6 +198,21 @@ TEST_CASE("a daemon that comes later is found, and one that returns is found aga
   CHECK(guest.read_errors().find('\n') == guest.read_errors().size() - 1);
 }
 
+TEST_CASE("a daemon that restarts is nothing to speak of, one that stays away is") {
+  Daemon daemon(socket_path());
+  Guest guest(daemon.path(), {});
+  guest.good(ram(0, kMiB));
+  Shared shared(256, 1);
+  daemon.attached_from_scratch(shared, 1);
+  daemon.die();
+  ::usleep(500'000);
+  CHECK(guest.read_errors().empty());
+  guest.wait_for_errors();
+  CHECK(guest.read_errors().find("is gone (No such file or directory); folded memory waits") !=
+        std::string::npos);
+  CHECK(lines_in(guest.read_errors()) == 1);
+}
+
 TEST_CASE("refused, or another version: one line each, and QEMU runs on") {
   Daemon daemon(socket_path());
   Guest guest(daemon.path(), {});
