@@ -17,6 +17,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <filesystem>
 #include <stdexcept>
 #include <utility>
 
@@ -55,9 +56,18 @@ void Fd::reset() {
 }
 
 std::string temporary_directory() {
+  struct Made {
+    ~Made() {
+      std::error_code ignored;
+      for (const auto& path : paths) std::filesystem::remove_all(path, ignored);
+    }
+    std::vector<std::string> paths;
+  };
+  static Made made;
   char path[] = "/tmp/ramfold-agent-XXXXXX";
   if (::mkdtemp(path) == nullptr) fail("mkdtemp");
   must(::chmod(path, 0755), "chmod");
+  made.paths.emplace_back(path);
   return path;
 }
 
