@@ -207,10 +207,9 @@ class Contents final : public ContentSource {
   bool recovering() const noexcept;
   void count(ContentId id) noexcept;
   // Rebuilds index, arena maps and free lists from the headers and frees every content that nobody
-  // counted. Takes long (about 1 s per 10 million contents); one caller. A process killed anywhere in
-  // here leaves a store that adopt() takes again. An Error while still
-  // recovering(): there is no memory for the index, call again. Else: some memory could not be given back
-  // to the host, the store is ready all the same.
+  // counted. Takes long (about 3 s per 10 million contents); one caller. A process killed anywhere in
+  // here leaves a store that adopt() takes again. An Error: there is no memory for the index; the store
+  // is still recovering, call it again.
   Status finish_recovery();
 
   // Gives empty slabs back to the host. Cheap when there are none; for a housekeeping thread, so that

