@@ -35,6 +35,7 @@ struct ScanCursor {
 struct FactState {
   std::mutex mutex;
   std::vector<guest::Reason> reasons;
+  std::string unfolded_for;  // the first reason that demanded that everything comes back; may be gone by now
   guest::SlowFacts slow;
   bool slow_known = false;
   bool read_once = false;

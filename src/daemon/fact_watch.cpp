@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "daemon/fact_watch.hpp"
 
+#include <algorithm>
+
 #include "base/clock.hpp"
 
 namespace ramfold::daemon {
@@ -61,6 +63,9 @@ void FactWatch::check_one(const VmHandle& vm, guest::Depth depth,
   const bool unfold = facts.must_unfold();
   {
     const std::lock_guard lock(state.mutex);
+    const auto demanding =
+        std::ranges::find_if(facts.reasons, [](const guest::Reason& r) { return guest::demands_unfold(r.code); });
+    if (state.unfolded_for.empty() && demanding != facts.reasons.end()) state.unfolded_for = demanding->text;
     state.reasons = std::move(facts.reasons);
     state.slow = facts.slow;
     state.slow_known = true;

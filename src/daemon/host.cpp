@@ -237,7 +237,10 @@ void Host::unfold_wanted(const VmHandle& vm, std::uint32_t token, std::uint32_t 
 
 void Host::unfold_for_consumer(const VmHandle& vm) {
   if (vm->stay_unfolded.exchange(true)) return;
-  spdlog::warn("vm {}: its RAM is used by somebody else too: unfolding, it will not be folded again", vm->vm->name());
+  {
+    const std::lock_guard lock(vm->facts.mutex);
+    spdlog::warn("vm {}: {}: unfolding, it will not be folded again", vm->vm->name(), vm->facts.unfolded_for);
+  }
   post([vm] {
     if (vm->unfolding.exchange(true)) return;
     if (Status done = unfold(*vm, [](std::uint64_t) {}); !done) {

@@ -148,9 +148,6 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
     because("agent-silent", "its agent does not answer, so nothing may leave",
             "see the VM's log; the agent reconnects by itself");
   }
-  if (vm->stay_unfolded) {
-    because("other-consumer", "its RAM is used by somebody else too", "restart the VM without that device");
-  }
   if (!vm->policy.fold) because("policy", "fold = false for this VM in the configuration", "change [[vm]] fold");
   if (vm->paused) because("paused", "paused by the operator", "ramfold resume");
   bool facts_known = false;
@@ -158,6 +155,14 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
     const std::lock_guard lock(vm->facts.mutex);
     for (const guest::Reason& r : vm->facts.reasons) because(std::string(guest::name(r.code)), r.text, r.remedy);
     facts_known = vm->facts.read_once;
+    const bool shown = std::ranges::any_of(
+        vm->facts.reasons, [](const guest::Reason& r) { return guest::demands_unfold(r.code); });
+    if (vm->stay_unfolded && !shown) {
+      const std::string& was = vm->facts.unfolded_for;
+      because("other-consumer",
+              fmt::format("it was unfolded for good: {}", was.empty() ? "its RAM was wanted by a device" : was),
+              "restart the VM without that to have it folded again");
+    }
   }
   const bool folding = host_.policy_.may_fold;
   if (c.corrupt.get() != 0) because("corrupt", "a content could not be read back", "see the daemon's log; restart the VM");
