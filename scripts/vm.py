@@ -38,6 +38,7 @@ SCRIPTS = pathlib.Path(__file__).resolve().parent
 QEMU = os.environ.get("RAMFOLD_QEMU", "qemu-system-x86_64")
 # QEMU 7.2 under TCG corrupts flags around cmpxchg16b: newer kernels crash at boot without "-cx16".
 CPU = "qemu64,-cx16"
+PROBE_EVERY_S = 2
 
 
 class VmError(Exception):
@@ -132,16 +133,21 @@ def run_in_guest(path, command, timeout_s=60):
     begin = f"BEGIN-{token}\n"
     line = (f"\nprintf 'BEGIN-%s\\n' {token}\n"
             f"( {command}\n) </dev/null 2>&1; printf 'DONE-%s:%d\\n' {token} $?\n")
+    # A guest that is ready may not have opened its second port yet, and loses what came before: it
+    # is asked until it answers, with a line that does no harm when only its end arrives.
+    probe, awake = f"\necho AWAKE$nothing-{token}\n", f"AWAKE-{token}"
     deadline = time.monotonic() + timeout_s
     with socket.socket(socket.AF_UNIX) as link:
         link.connect(str(path))
-        link.sendall(line.encode())
-        seen = ""
+        seen, answered, next_probe = "", False, 0.0
         while True:
-            left_s = deadline - time.monotonic()
-            if left_s <= 0:
+            now = time.monotonic()
+            if now > deadline:
                 raise VmError(f"{command!r}: no end after {timeout_s} s: {seen[-500:]!r}")
-            link.settimeout(left_s)
+            if not answered and now >= next_probe:
+                link.sendall(probe.encode())
+                next_probe = now + PROBE_EVERY_S
+            link.settimeout(min(PROBE_EVERY_S, max(0.01, deadline - now)))
             try:
                 part = link.recv(65536)
             except socket.timeout:
@@ -149,6 +155,9 @@ def run_in_guest(path, command, timeout_s=60):
             if not part:
                 raise VmError(f"{command!r}: the VM is gone")
             seen += part.decode(errors="replace").replace("\r", "")
+            if not answered and awake in seen:
+                answered = True
+                link.sendall(line.encode())
             match = end.search(seen)
             if match:
                 start = seen.find(begin)
