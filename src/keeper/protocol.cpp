@@ -158,7 +158,7 @@ std::size_t write_ack(Buffer& out, std::uint32_t sequence, int code, std::size_t
   Ack ack{};
   ack.code = code;
   ack.count = static_cast<std::uint32_t>(count);
-  std::memcpy(ack.text, text.data(), std::min(text.size(), kTextMax - 1));
+  std::ranges::copy(text.substr(0, kTextMax - 1), ack.text);
   store(out, sizeof(Header), ack);
   return finish(out, Type::ack, sequence, sizeof(Ack));
 }
@@ -173,7 +173,7 @@ std::size_t write_list(Buffer& out, Type type, std::uint32_t sequence, std::span
     Name name{};
     name.kind = static_cast<std::uint8_t>(item.kind);
     name.size = static_cast<std::uint8_t>(item.name.size());
-    std::memcpy(name.text, item.name.data(), item.name.size());
+    std::ranges::copy(item.name, name.text);
     store(out, at, name);
     at += sizeof(Name);
   }
