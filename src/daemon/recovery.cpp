@@ -37,7 +37,7 @@ void count_page(AttachedVm& vm, store::Contents& contents, PageIndex p) {
     }
   }
   vm.vm->set_counted(p + PageCount{1});
-  if (table.release(p) == guest::Released::contended) (void)vm.vm->uffd().wake(vm.vm->range_of({p, PageCount{1}}));
+  if (table.release(p) == guest::Released::contended) vm.vm->wake({p, PageCount{1}});
 }
 
 }  // namespace

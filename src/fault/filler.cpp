@@ -153,7 +153,12 @@ Filler::Copied Filler::copy(PageIndex p, const PageCopy& from) noexcept {
     // and ours, goes out again. One whose punch comes later takes the copy with it.
     if (!vm_.table().discarded(p)) return {Outcome::done, false};
     vm_.counters().discards_seen.add();
-    if (!vm_.punch_pages(one(p))) return {Outcome::failed, false};
+    // Until it holds: a copy left behind would be the truth (T1).
+    while (!vm_.punch_pages(one(p))) {
+      vm_.counters().errors.add();
+      if (!vm_.alive() || stopping_.load(std::memory_order_relaxed)) return {Outcome::no_memory, false};
+      nap();
+    }
     return {Outcome::done, true};
   }
 }
@@ -238,11 +243,15 @@ Served Filler::lift_guard(PageIndex p, Word word) noexcept {
 
 Served Filler::poison(PageIndex p, Word word) noexcept {
   // Never zeros (D14): the VM gets a memory error for this page, or waits where the kernel cannot poison.
+  // A hole that was guarded still carries the mark, and the kernel poisons only what carries none.
+  (void)persist([&] { return vm_.uffd().lift(vm_.range_of(one(p)), Wake::no); });
   const auto result = persist([&] { return vm_.uffd().poison(vm_.range_of(one(p)), Wake::no); });
   if (word.tag() == Tag::folded) {
     // The reference goes with the word; the store keeps a corrupt content out of everybody's reach.
     const Held held = held_by(p, word);
-    set_word(p, word, word.becomes(Tag::poisoned, std::uint64_t{0}, 0, 0));
+    // A page that is there after all, left by a crash, is the truth (T1).
+    set_word(p, word, result.outcome == Outcome::present ? word.cleared()
+                                                         : word.becomes(Tag::poisoned, std::uint64_t{0}, 0, 0));
     drop(held);
   }
   if (result.outcome == Outcome::done || result.outcome == Outcome::present ||
@@ -308,7 +317,7 @@ void Filler::drop(Held held) noexcept {
 }
 
 void Filler::wake(PageRun run) noexcept {
-  persist([&] { return vm_.uffd().wake(vm_.range_of(run)); });
+  vm_.wake(run);
 }
 
 void Filler::release(PageIndex p) noexcept {

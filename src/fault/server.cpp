@@ -62,6 +62,8 @@ void Server::run() noexcept {
       continue;
     }
     for (std::size_t i = 0; i < *read; ++i) serve_event(events[i], buffer);
+    // Also while events keep coming: those that find no place come again until there is one.
+    if (any_ready_.exchange(false, std::memory_order_acq_rel)) serve_ready(buffer);
     if (*read != 0) continue;
     const std::uint64_t cpu = thread_cpu_ns();
     cpu_ns_.fetch_add(cpu - cpu_seen, std::memory_order_relaxed);
@@ -69,11 +71,10 @@ void Server::run() noexcept {
     std::array<pollfd, 2> waits{pollfd{vm_.uffd().fd(), POLLIN, 0}, pollfd{wake_.get(), POLLIN, 0}};
     (void)::poll(waits.data(), waits.size(), kPollMs);
     if ((waits[1].revents & POLLIN) != 0 && !stopping_.load(std::memory_order_relaxed)) {
-      // Emptied before the table is looked at: a ticket that becomes ready later pokes again.
+      // Emptied before the flag is looked at: a ticket that becomes ready later pokes again.
       std::uint64_t count = 0;
       [[maybe_unused]] const auto n = ::read(wake_.get(), &count, sizeof count);
     }
-    if (parked() != 0) serve_ready(buffer);
     if ((waits[0].revents & (POLLERR | POLLHUP)) != 0 && (waits[0].revents & POLLIN) == 0) {
       const timespec t{0, kErrorNapNs};
       ::nanosleep(&t, nullptr);  // never spin on a descriptor that only reports an error
@@ -96,7 +97,7 @@ void Server::serve_event(const uffd_msg& event, PageCopy& buffer) noexcept {
   if (place == nullptr) {
     // As many as may wait for the store do. This one faults again until there is a place.
     vm_.counters().faults_busy.add();
-    (void)vm_.uffd().wake(vm_.range_of({*page, PageCount{1}}));
+    vm_.wake({*page, PageCount{1}});
     return;
   }
   place->page = *page;
@@ -129,6 +130,7 @@ Server::Parked* Server::park() noexcept {
 
 void Server::ready(store::FetchTicket ticket) noexcept {
   parked_[ticket.token].state.store(ParkedState::ready, std::memory_order_release);
+  any_ready_.store(true, std::memory_order_release);
   poke(wake_);
 }
 

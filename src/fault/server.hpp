@@ -59,6 +59,7 @@ class Server final : private store::FetchListener {
   sys::Fd wake_;  // eventfd: stop, or a ticket is ready
   std::array<Parked, kParkedMax> parked_;
   std::atomic<std::uint64_t> parked_count_{0};
+  std::atomic<bool> any_ready_{false};  // a parked ticket became ready since the table was looked at
   std::atomic<std::uint64_t> cpu_ns_{0};
   std::vector<std::thread> threads_;
 };

@@ -16,7 +16,7 @@ using guest::Word;
 namespace {
 
 void release(guest::Vm& vm, PageIndex p) noexcept {
-  if (vm.table().release(p) == guest::Released::contended) (void)vm.uffd().wake(vm.range_of({p, PageCount{1}}));
+  if (vm.table().release(p) == guest::Released::contended) vm.wake({p, PageCount{1}});
 }
 
 }  // namespace

@@ -136,7 +136,7 @@ void LeavingRun::keep_observed(unsigned i, std::uint64_t hash_bits) noexcept {
                         : words_[i];
   if (next != words_[i]) table.advance(page(i), words_[i], next, Owner::punching);
   if (table.release(page(i)) == Released::contended) {
-    (void)vm_.uffd().wake(vm_.range_of({page(i), PageCount{1}}));
+    vm_.wake({page(i), PageCount{1}});
   }
 }
 
@@ -188,7 +188,7 @@ Committed LeavingRun::commit() noexcept {
   });
   for_each_bit(won, [&](unsigned i) {
     if (table.release(page(i)) == Released::contended) {
-      (void)vm_.uffd().wake(vm_.range_of({page(i), PageCount{1}}));
+      vm_.wake({page(i), PageCount{1}});
     }
   });
   return result;
@@ -217,7 +217,7 @@ void LeavingRun::undo(Mask pages) noexcept {
   });
   for_each_bit(held, [&](unsigned i) {
     if (table.release(page(i)) == Released::contended) {
-      (void)vm_.uffd().wake(vm_.range_of({page(i), PageCount{1}}));
+      vm_.wake({page(i), PageCount{1}});
     }
   });
 }

@@ -9,6 +9,26 @@
 #include "base/check.hpp"
 
 namespace ramfold::guest {
+namespace {
+
+constexpr unsigned kTriesMax = 200;  // of a call that must not be lost
+constexpr unsigned kUnregisterTriesMax = 3;
+constexpr long kNapNs = 1'000'000;  // between them
+
+// Until it holds, or says that the VM is gone.
+template <typename Call>
+sys::UffdResult insist(unsigned tries_max, Call call) noexcept {
+  sys::UffdResult result = call();
+  for (unsigned i = 1; i < tries_max; ++i) {
+    if (result.outcome == sys::Outcome::done || result.outcome == sys::Outcome::vm_gone) break;
+    const timespec nap{0, kNapNs};
+    ::nanosleep(&nap, nullptr);
+    result = call();
+  }
+  return result;
+}
+
+}  // namespace
 
 void Gate::drain() const noexcept {
   while (shared_->runs_active.load(std::memory_order_seq_cst) != 0) {
@@ -120,12 +140,18 @@ Status Vm::unregister_all() noexcept {
     for (PageIndex from = b.first; from < b.end();) {
       const PageIndex to{std::min(from.value + kChunkPages.value, b.end().value)};
       const sys::UffdRange range = range_of({from, PageCount{to.value - from.value}});
-      const auto lifted = uffd_.lift(range, sys::Wake::yes);
-      // A range that was never registered says ENOENT: there is nothing to lift.
-      if (lifted.outcome == sys::Outcome::failed) return fail("lift guards", lifted.code);
-      const auto gone = uffd_.unregister_range(range);
-      if (gone.outcome == sys::Outcome::failed) return fail("UFFDIO_UNREGISTER", gone.code);
+      // Nobody answers faults afterwards, so it must hold. A range that was mapped over says ENOENT or EINVAL
+      // for ever; a few tries tell that from a passing error.
+      const auto lifted = insist(kUnregisterTriesMax, [&] { return uffd_.lift(range, sys::Wake::yes); });
+      if (lifted.outcome == sys::Outcome::vm_gone) return {};
+      const auto gone = insist(kUnregisterTriesMax, [&] { return uffd_.unregister_range(range); });
       if (gone.outcome == sys::Outcome::vm_gone) return {};
+      if (lifted.outcome != sys::Outcome::done && lifted.outcome != sys::Outcome::range_gone) {
+        return fail("lift guards", lifted.code);
+      }
+      if (gone.outcome != sys::Outcome::done && gone.outcome != sys::Outcome::range_gone) {
+        return fail("UFFDIO_UNREGISTER", gone.code);
+      }
       counters_.unregistered_chunks.add();
       from = to;
     }
@@ -134,11 +160,15 @@ Status Vm::unregister_all() noexcept {
   return {};
 }
 
+void Vm::wake(PageRun run) const noexcept {
+  (void)insist(kTriesMax, [&] { return uffd_.wake(range_of(run)); });
+}
+
 void Vm::wake_all() const noexcept {
   for (const Block& b : blocks_) {
     for (PageIndex from = b.first; from < b.end();) {
       const PageIndex to{std::min(from.value + kChunkPages.value, b.end().value)};
-      (void)uffd_.wake(range_of({from, PageCount{to.value - from.value}}));
+      wake({from, PageCount{to.value - from.value}});
       from = to;
     }
   }

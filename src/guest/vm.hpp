@@ -87,6 +87,8 @@ class Vm {
   sys::UffdResult ensure_registered(PageIndex p) noexcept;
   // After everything is unfolded: lifts all guards and unregisters, a chunk at a time.
   Status unregister_all() noexcept;
+  // Wakes who waits for the run. A wake-up that is lost leaves a vCPU asleep, so it is tried until it holds.
+  void wake(PageRun run) const noexcept;  // REQUIRES: within one block
   // Wakes every waiter of the VM once (recovery, L3).
   void wake_all() const noexcept;
 
