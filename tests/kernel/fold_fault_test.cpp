@@ -2,49 +2,11 @@
 // Down and up on a real process with a real userfaultfd, without a daemon around them.
 #include <catch2/catch.hpp>
 
-#include <chrono>
-#include <thread>
-
-#include "fault/server.hpp"
-#include "fold/folder.hpp"
-#include "kernel/guest_process.hpp"
-#include "scan/plan.hpp"
+#include "kernel/fold_rig.hpp"
 
 using namespace ramfold;
 using guest::Tag;
-
-namespace {
-
-struct Rig {
-  std::unique_ptr<test::GuestProcess> process;
-  std::unique_ptr<guest::Vm> vm;
-  std::unique_ptr<store::Contents> contents = std::move(*store::Contents::create(ByteCount{1u << 30}));
-  std::unique_ptr<fault::Server> faults;
-  std::unique_ptr<fold::Folder> folder = std::make_unique<fold::Folder>(*contents);
-  GroupId group = *contents->group("test");
-  scan::ColdRule rule{1, true};
-
-  explicit Rig(std::uint64_t pages) {
-    process = test::GuestProcess::start(PageCount{pages});
-    vm = process->make_vm(1);
-    vm->gate().open(0);
-    faults = std::move(*fault::Server::start(*vm, *contents, 1));
-  }
-  // One pass over everything.
-  void pass() {
-    scan::Planner planner;
-    auto windows = std::make_unique<std::array<scan::Window, scan::kChunkWindows>>();
-    vm->next_pass();
-    for (std::size_t chunk = 0; chunk < scan::chunk_count(*vm); ++chunk) {
-      const auto n = planner.plan(*vm, chunk, rule, *windows);
-      REQUIRE(n.has_value());
-      for (std::size_t i = 0; i < *n; ++i) folder->work(*vm, group, (*windows)[i], {}, true);
-    }
-  }
-  Tag tag(std::uint64_t p) { return vm->table().load(PageIndex{p}).tag(); }
-};
-
-}  // namespace
+using test::Rig;
 
 TEST_CASE("pages fold after they stayed the same, and come back byte for byte") {
   Rig rig(64);
@@ -101,8 +63,7 @@ TEST_CASE("a discarded page is zero whatever its word says") {
   rig.pass();
   rig.pass();
   REQUIRE(rig.tag(3) == Tag::folded);
-  auto* bitmap = reinterpret_cast<std::uint64_t*>(reinterpret_cast<std::byte*>(&rig.vm->table().shared()) + RF_SHARED_PAGE);
-  bitmap[0] |= 1u << 3;
+  rig.set_discard_bit(3);
   rig.process->discard(PageIndex{3});
   CHECK(rig.process->load(PageIndex{3}) == test::GuestProcess::checksum(0));
   CHECK(rig.process->load(PageIndex{4}) == test::GuestProcess::checksum(5));

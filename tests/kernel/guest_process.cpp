@@ -1,17 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "kernel/guest_process.hpp"
 
+#include <atomic>
+#include <csetjmp>
+#include <csignal>
 #include <cstring>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdexcept>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <thread>
+#include <vector>
 
 #include "guest/page_table.hpp"
 #include "sys/memory.hpp"
@@ -22,7 +26,7 @@ namespace {
 
 struct Request {
   std::uint32_t op;
-  std::uint32_t pad;
+  std::uint32_t count;
   std::uint64_t page;
   std::uint64_t seed;
 };
@@ -31,15 +35,48 @@ void must(bool ok, const char* what) {
   if (!ok) throw std::runtime_error(std::string(what) + ": " + std::strerror(errno));
 }
 
+thread_local sigjmp_buf* volatile t_on_bus_error = nullptr;  // the handler reads it at any moment
+
+void bus_error(int) {
+  if (t_on_bus_error != nullptr) ::siglongjmp(*t_on_bus_error, 1);
+  ::_exit(2);
+}
+
 std::uint64_t sum(const std::byte* page) {
+  sigjmp_buf jump;
+  if (sigsetjmp(jump, 1) != 0) return GuestProcess::kBusError;
+  t_on_bus_error = &jump;
   std::uint64_t hash = 1469598103934665603u;
   for (std::size_t i = 0; i < kPageSize; ++i) {
     hash = (hash ^ std::to_integer<std::uint64_t>(static_cast<const volatile std::byte*>(page)[i])) * 1099511628211u;
   }
+  t_on_bus_error = nullptr;
   return hash;
 }
 
+// Accesses on threads of their own, so that the process goes on while they wait in a fault.
+class Apart {
+ public:
+  void load(const std::byte* page) {
+    threads_.emplace_back([this, page] { sum_ += sum(page); });
+  }
+  void store(std::byte* page, std::uint64_t seed) {
+    threads_.emplace_back([page, seed] { fill_page(seed, page); });
+  }
+  std::uint64_t join() {
+    for (std::thread& t : threads_) t.join();
+    threads_.clear();
+    return sum_.exchange(0);
+  }
+
+ private:
+  std::vector<std::thread> threads_;
+  std::atomic<std::uint64_t> sum_{0};
+};
+
 [[noreturn]] void serve(int socket, std::byte* ram, int ram_fd) {
+  std::signal(SIGBUS, bus_error);
+  Apart apart;
   for (;;) {
     Request r{};
     if (::recv(socket, &r, sizeof r, 0) != sizeof r) ::_exit(0);
@@ -53,6 +90,14 @@ std::uint64_t sum(const std::byte* page) {
                                                        static_cast<off_t>(r.page << kPageShift), kPageSize));
         break;
       case GuestProcess::Op::zero: std::memset(page, 0, kPageSize); break;
+      case GuestProcess::Op::load_apart:
+        for (std::uint32_t i = 0; i < r.count; ++i) apart.load(page + (std::uint64_t{i} << kPageShift));
+        break;
+      case GuestProcess::Op::store_apart: apart.store(page, r.seed); break;
+      case GuestProcess::Op::collect: value = apart.join(); break;
+      case GuestProcess::Op::map_over:
+        value = ::mmap(page, kPageSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != page;
+        break;
       case GuestProcess::Op::quit: ::_exit(0);
     }
     if (::send(socket, &value, sizeof value, 0) != sizeof value) ::_exit(0);
@@ -133,8 +178,8 @@ std::unique_ptr<guest::Vm> GuestProcess::make_vm(std::uint32_t id) {
   return std::move(*vm);
 }
 
-void GuestProcess::ask(Op op, PageIndex p, std::uint64_t seed) {
-  const Request r{static_cast<std::uint32_t>(op), 0, p.value, seed};
+void GuestProcess::ask(Op op, PageIndex p, std::uint64_t seed, std::uint32_t count) {
+  const Request r{static_cast<std::uint32_t>(op), count, p.value, seed};
   must(::send(socket_.get(), &r, sizeof r, MSG_NOSIGNAL) == sizeof r, "ask the child");
 }
 
@@ -161,6 +206,32 @@ void GuestProcess::discard(PageIndex p) {
   std::uint64_t result = 0;
   ask(Op::discard, p, 0);
   must(answer(result, 5000) && result == 0, "a discard that ends");
+}
+
+void GuestProcess::load_apart(PageIndex p, std::uint32_t count) {
+  std::uint64_t ignored = 0;
+  ask(Op::load_apart, p, 0, count);
+  must(answer(ignored, 5000), "threads that begin");
+}
+
+void GuestProcess::store_apart(PageIndex p, std::uint64_t seed) {
+  std::uint64_t ignored = 0;
+  ask(Op::store_apart, p, seed);
+  must(answer(ignored, 5000), "a thread that begins");
+}
+
+std::optional<std::uint64_t> GuestProcess::collect(int ms) {
+  std::uint64_t value = 0;
+  if (!collecting_) ask(Op::collect, PageIndex{0}, 0);
+  collecting_ = !answer(value, ms);
+  if (collecting_) return std::nullopt;
+  return value;
+}
+
+void GuestProcess::map_over(PageIndex p) {
+  std::uint64_t result = 0;
+  ask(Op::map_over, p, 0);
+  must(answer(result, 5000) && result == 0, "a mapping over the page");
 }
 
 std::uint64_t GuestProcess::checksum(std::uint64_t seed) {

@@ -7,6 +7,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <optional>
 
 #include "guest/vm.hpp"
 #include "sys/fd.hpp"
@@ -25,16 +26,25 @@ class GuestProcess {
   int ram() const noexcept { return ram_.get(); }
 
   // Ask the child; each waits for its answer, but ask()/answer() may be used apart to let it wait in a fault.
-  enum class Op : std::uint32_t { store, load, discard, zero, quit };
-  void ask(Op op, PageIndex p, std::uint64_t seed);
+  enum class Op : std::uint32_t { store, load, discard, zero, load_apart, store_apart, collect, map_over, quit };
+  void ask(Op op, PageIndex p, std::uint64_t seed, std::uint32_t count = 0);
   // Loads: the sum of the page's bytes as checksum(seed) would give. False: no answer within `ms`.
   bool answer(std::uint64_t& value, int ms);
   void store(PageIndex p, std::uint64_t seed);
   std::uint64_t load(PageIndex p);
   void discard(PageIndex p);
+  // Each of `count` pages is read, or written for `seed`, by a thread of its own; collect() waits for them
+  // all and tells the sum of what the reads gave. Nothing when some still wait after `ms`.
+  void load_apart(PageIndex p, std::uint32_t count);
+  void store_apart(PageIndex p, std::uint64_t seed);
+  std::optional<std::uint64_t> collect(int ms);
+  // Maps other memory over the page; whoever waits for it must be woken (D8).
+  void map_over(PageIndex p);
 
   // What load() gives for a page stored with this seed; seed 0 is a page of zeros.
   static std::uint64_t checksum(std::uint64_t seed);
+  // What load() gives for a page that raised SIGBUS.
+  static constexpr std::uint64_t kBusError = 0xb0500b05;
 
  private:
   pid_t pid_ = -1;
@@ -43,6 +53,7 @@ class GuestProcess {
   sys::Fd uffd_;
   std::uint64_t base_ = 0;
   PageCount pages_;
+  bool collecting_ = false;
 };
 
 // The page's bytes for a seed: compressible, different for every seed, all zero for 0.

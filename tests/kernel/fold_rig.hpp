@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// A process with RAM, a store, a fault service and a fold worker: everything but the daemon around them.
+// Threads: the test's; the fault service has one of its own.
+#pragma once
+
+#include <catch2/catch.hpp>
+#include <memory>
+#include <unistd.h>
+
+#include "fault/server.hpp"
+#include "fold/folder.hpp"
+#include "kernel/guest_process.hpp"
+#include "scan/plan.hpp"
+
+namespace ramfold::test {
+
+struct Rig {
+  std::unique_ptr<GuestProcess> process;
+  std::shared_ptr<store::Contents> contents;
+  std::unique_ptr<guest::Vm> vm;
+  std::unique_ptr<fault::Server> faults;
+  std::unique_ptr<fold::Folder> folder;
+  GroupId group;
+  scan::ColdRule rule{1, false};
+
+  static std::shared_ptr<store::Contents> make_store() {
+    auto made = store::Contents::create(ByteCount{1u << 30});
+    REQUIRE(made.has_value());
+    return std::shared_ptr<store::Contents>(std::move(*made));
+  }
+
+  // `store`: shared with another rig. `source`: what the fault service reads contents through.
+  explicit Rig(std::uint64_t pages, std::shared_ptr<store::Contents> store = make_store(),
+               store::ContentSource* source = nullptr, std::uint32_t id = 1)
+      : process(GuestProcess::start(PageCount{pages})), contents(std::move(store)), vm(process->make_vm(id)) {
+    source_ = source != nullptr ? source : contents.get();
+    folder = std::make_unique<fold::Folder>(*contents);
+    group = *contents->group("test " + std::to_string(id));
+    vm->gate().open(0);
+    serve();
+  }
+  // A fault service, after the last one was stopped as if its daemon had died.
+  void serve() {
+    auto started = fault::Server::start(*vm, *source_, 1);
+    REQUIRE(started.has_value());
+    faults = std::move(*started);
+  }
+  // One pass over everything.
+  void pass() {
+    scan::Planner planner;
+    auto windows = std::make_unique<std::array<scan::Window, scan::kChunkWindows>>();
+    vm->next_pass();
+    for (std::size_t chunk = 0; chunk < scan::chunk_count(*vm); ++chunk) {
+      const auto n = planner.plan(*vm, chunk, rule, *windows);
+      if (!n) continue;  // only where errors are injected
+      for (std::size_t i = 0; i < *n; ++i) folder->work(*vm, group, (*windows)[i], {}, true);
+    }
+  }
+  void fold_all() {
+    for (int i = 0; i < 3; ++i) pass();
+  }
+  // Passes until all of them are folded: the fault service may still own a page whose waiter it has woken.
+  void fold_until(std::uint64_t pages) {
+    std::uint64_t folded = 0;
+    for (int i = 0; i < 1000 && folded != pages; ++i) {
+      if (i > 5) ::usleep(2000);
+      pass();
+      for (folded = 0; folded < pages && tag(folded) == guest::Tag::folded;) ++folded;
+    }
+    INFO("page " << folded << ": tag " << static_cast<int>(tag(folded)) << ", owner "
+                 << static_cast<int>(vm->table().owner(PageIndex{folded})));
+    REQUIRE(folded == pages);
+  }
+  guest::Tag tag(std::uint64_t p) { return vm->table().load(PageIndex{p}).tag(); }
+  // What the agent does before QEMU's discard.
+  void set_discard_bit(std::uint64_t p) {
+    auto* bitmap = reinterpret_cast<std::uint64_t*>(reinterpret_cast<std::byte*>(&vm->table().shared()) + RF_SHARED_PAGE);
+    std::atomic_ref<std::uint64_t>(bitmap[p / 64]).fetch_or(std::uint64_t{1} << (p % 64));
+  }
+
+ private:
+  store::ContentSource* source_ = nullptr;
+};
+
+}  // namespace ramfold::test

@@ -1,0 +1,348 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Orders of events that are rare in life, forced: late and duplicate events, discards and faults in the middle
+// of a step, what a dead daemon left. By test points and by taking ownership by hand. Row numbers: HAZARDS.
+#include <catch2/catch.hpp>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <functional>
+#include <thread>
+
+#include "base/test_points.hpp"
+#include "kernel/fold_rig.hpp"
+
+using namespace ramfold;
+using fault::Need;
+using fault::Served;
+using guest::Owner;
+using guest::Tag;
+using test::GuestProcess;
+using test::Rig;
+
+namespace {
+
+// Calls `action` the first time that the point is reached, by whichever thread.
+class AtPoint {
+ public:
+  AtPoint(const char* name, std::function<void()> action) {
+    s_name = name;
+    s_action = std::move(action);
+    s_armed = true;
+    test_point_hook.store(reached);
+  }
+  ~AtPoint() { test_point_hook.store(nullptr); }
+  bool passed() const { return !s_armed; }
+
+ private:
+  static void reached(const char* name) {
+    if (std::strcmp(name, s_name) == 0 && s_armed.exchange(false)) s_action();
+  }
+  static inline const char* s_name = "";
+  static inline std::function<void()> s_action;
+  static inline std::atomic<bool> s_armed{false};
+};
+
+constexpr PageIndex kP{9};
+
+// Page 9 holds seed 5 and is folded.
+void fold_nine(Rig& rig) {
+  for (std::uint64_t p = 0; p < 16; ++p) rig.process->store(PageIndex{p}, p == 9 ? 5 : p + 100);
+  rig.fold_until(16);
+}
+
+std::uint64_t sum_of(std::uint64_t seed) { return GuestProcess::checksum(seed); }
+
+// Eventually true: other threads bring it about.
+bool soon(const std::function<bool()>& condition) {
+  for (int i = 0; i < 2000; ++i) {
+    if (condition()) return true;
+    ::usleep(500);
+  }
+  return false;
+}
+
+}  // namespace
+
+TEST_CASE("D3: a late missing event never brings old bytes back") {
+  Rig rig(16);
+  PageCopy buffer;
+  fold_nine(rig);
+  SECTION("the guest has written since") {
+    rig.process->store(kP, 6);
+    CHECK(rig.faults->filler().serve(kP, Need::read, {}, buffer) == Served::late);
+    CHECK(rig.faults->filler().serve(kP, Need::write, {}, buffer) == Served::late);
+    CHECK(rig.process->load(kP) == sum_of(6));
+  }
+  SECTION("it was only read, and is clean: the late one is a write") {
+    REQUIRE(rig.process->load(kP) == sum_of(5));
+    REQUIRE(rig.tag(9) == Tag::clean);
+    (void)rig.faults->filler().serve(kP, Need::write, {}, buffer);
+    CHECK(rig.process->load(kP) == sum_of(5));
+    rig.process->store(kP, 6);
+    CHECK(rig.process->load(kP) == sum_of(6));
+  }
+  SECTION("the guest has written and the page was folded anew") {
+    rig.process->store(kP, 6);
+    rig.fold_until(16);
+    CHECK(rig.faults->filler().serve(kP, Need::read, {}, buffer) == Served::filled);
+    CHECK(rig.process->load(kP) == sum_of(6));
+  }
+  SECTION("the second thread's event comes in the middle of the first one's answer") {
+    Served second{};
+    const AtPoint at("fault.copied", [&] {
+      PageCopy other;
+      second = rig.faults->filler().serve(kP, Need::write, {}, other);
+    });
+    CHECK(rig.process->load(kP) == sum_of(5));
+    CHECK(at.passed());
+    CHECK(second == Served::busy);  // told to the owner, who wakes
+    rig.process->store(kP, 6);
+    CHECK(rig.process->load(kP) == sum_of(6));
+  }
+}
+
+TEST_CASE("D3: a late write event never lifts the next fold's guard unseen") {
+  Rig rig(16);
+  PageCopy buffer;
+  fold_nine(rig);
+  rig.process->store(kP, 6);
+  SECTION("the page is folded again") {
+    rig.fold_until(16);
+    (void)rig.faults->filler().serve(kP, Need::lift, {}, buffer);
+    CHECK(rig.process->load(kP) == sum_of(6));
+    CHECK(rig.tag(9) == Tag::none);  // unguarded: its word may say nothing (T4)
+  }
+  for (const char* point : {"fold.guard", "fold.pread", "fold.encode", "fold.commit", "fold.word"}) {
+    DYNAMIC_SECTION("in the middle of a fold, at " << point) {
+      rig.pass();
+      const AtPoint at(point, [&] {
+        PageCopy other;
+        (void)rig.faults->filler().serve(kP, Need::lift, {}, other);
+        // Not from here: the guest's own write would wait for the owner that stands in this hook.
+        if (rig.vm->table().owner(kP) == Owner::idle) rig.process->store(kP, 7);
+      });
+      rig.fold_all();
+      CHECK(at.passed());
+      const std::uint64_t now = rig.process->load(kP);
+      CHECK((now == sum_of(6) || now == sum_of(7)));
+      rig.process->store(kP, 8);
+      CHECK(rig.process->load(kP) == sum_of(8));
+    }
+  }
+}
+
+TEST_CASE("D3: a fault waits for the page's owner, and is woken by it") {
+  Rig rig(16);
+  fold_nine(rig);
+  REQUIRE(rig.vm->table().take_idle_for_fill(kP));
+  rig.process->load_apart(kP, 1);
+  CHECK(soon([&] { return rig.vm->counters().faults_busy.get() > 0; }));
+  CHECK_FALSE(rig.process->collect(100));
+  REQUIRE(rig.vm->table().release(kP) == guest::Released::contended);
+  (void)rig.vm->uffd().wake(rig.vm->range_of({kP, PageCount{1}}));
+  CHECK(rig.process->collect(1000) == sum_of(5));
+}
+
+TEST_CASE("D4: a hole is not taken for a page of zeros") {
+  Rig rig(16);
+  for (std::uint64_t p = 0; p < 16; ++p) rig.process->store(PageIndex{p}, 5);
+  rig.pass();
+  rig.process->discard(kP);  // unseen: no bit
+  scan::Window stale{{PageIndex{0}, PageCount{16}}, 0, 1u << 9, 0, 0};
+  rig.folder->work(*rig.vm, rig.group, stale, {}, true);
+  CHECK(rig.tag(9) != Tag::folded);
+  CHECK(rig.process->load(kP) == sum_of(0));
+  rig.process->store(kP, 6);
+  CHECK(rig.process->load(kP) == sum_of(6));
+}
+
+TEST_CASE("D5: what a dead daemon left between two steps is read rightly after a discard") {
+  Rig rig(16);
+  fold_nine(rig);
+  rig.faults->stop();
+  // COPY was done, guarded, and the daemon died before the word: the guest cannot have changed the page.
+  PageCopy bytes;
+  test::fill_page(5, bytes.bytes.data());
+  REQUIRE(rig.vm->uffd().copy(rig.vm->address_of(kP), bytes.bytes.data(), ByteCount{kPageSize}, sys::Guard::yes,
+                              sys::Wake::no).outcome == sys::Outcome::done);
+  CHECK(rig.process->load(kP) == sum_of(5));
+  rig.process->store_apart(kP, 0);
+  CHECK_FALSE(rig.process->collect(100));
+  rig.serve();
+  rig.vm->wake_all();
+  REQUIRE(rig.process->collect(1000));
+  rig.process->discard(kP);  // unseen
+  CHECK(rig.process->load(kP) == sum_of(0));
+}
+
+TEST_CASE("T5: a discard in the middle of a fault or a fold leaves zeros") {
+  Rig rig(16);
+  for (const char* point : {"fold.guard", "fold.pread", "fold.encode", "fold.commit", "fold.word", "fold.punch"}) {
+    DYNAMIC_SECTION("fold, at " << point) {
+      for (std::uint64_t p = 0; p < 16; ++p) rig.process->store(PageIndex{p}, p == 9 ? 5 : 0);
+      rig.pass();
+      const AtPoint at(point, [&] {
+        rig.set_discard_bit(9);
+        rig.process->discard(kP);
+      });
+      rig.pass();
+      CHECK(at.passed());
+      CHECK(rig.process->load(kP) == sum_of(0));
+      CHECK(rig.process->load(PageIndex{8}) == sum_of(0));
+    }
+  }
+  SECTION("a read fault, after the copy") {
+    fold_nine(rig);
+    const AtPoint at("fault.copied", [&] {
+      rig.set_discard_bit(9);
+      rig.process->discard(kP);
+    });
+    rig.faults->stop();
+    PageCopy buffer;
+    (void)rig.faults->filler().serve(kP, Need::read, {}, buffer);
+    CHECK(at.passed());
+    rig.serve();
+    CHECK(rig.process->load(kP) == sum_of(0));
+  }
+}
+
+TEST_CASE("D8: who waits for a page that is mapped over is woken") {
+  Rig rig(16);
+  fold_nine(rig);
+  rig.faults->stop();
+  rig.process->load_apart(kP, 1);
+  ::usleep(50'000);  // it waits, and its event with it
+  rig.process->map_over(kP);
+  rig.serve();
+  // It finds what is mapped there now.
+  CHECK(rig.process->collect(1000) == sum_of(0));
+  CHECK(rig.process->load(PageIndex{8}) == sum_of(108));
+}
+
+TEST_CASE("L3: events that a dead daemon had read are raised again by waking") {
+  Rig rig(16);
+  fold_nine(rig);
+  rig.faults->stop();
+  rig.process->load_apart(kP, 1);
+  std::array<uffd_msg, 4> events;
+  std::size_t read = 0;
+  REQUIRE(soon([&] {
+    read = rig.vm->uffd().read_events(events).value_or(0);
+    return read != 0;
+  }));
+  rig.serve();
+  CHECK_FALSE(rig.process->collect(200));  // nobody tells the new service
+  rig.vm->wake_all();
+  CHECK(rig.process->collect(1000) == sum_of(5));
+}
+
+TEST_CASE("D14: a corrupt content is a memory error for its VM, never zeros, and touches nobody else") {
+  const auto store = Rig::make_store();
+  Rig healthy(16, store, nullptr, 2);
+  fold_nine(healthy);
+  const int arena = store->files().arena.get();
+  const auto arena_size = static_cast<std::size_t>(::lseek(arena, 0, SEEK_END));
+  const auto used = [&] { return static_cast<std::size_t>(std::min<off_t>(static_cast<off_t>(arena_size), 64 << 20)); };
+  std::vector<char> before(used());
+  REQUIRE(::pread(arena, before.data(), before.size(), 0) == static_cast<ssize_t>(before.size()));
+  Rig victim(16, store, nullptr, 3);
+  fold_nine(victim);
+  std::vector<char> after(used());
+  REQUIRE(::pread(arena, after.data(), after.size(), 0) == static_cast<ssize_t>(after.size()));
+  for (std::size_t i = 0; i < after.size(); ++i) {
+    if (before[i] == after[i]) continue;
+    const char flipped = static_cast<char>(~after[i]);
+    REQUIRE(::pwrite(arena, &flipped, 1, static_cast<off_t>(i)) == 1);
+  }
+  CHECK(victim.process->load(kP) == GuestProcess::kBusError);
+  CHECK(victim.tag(9) == Tag::poisoned);
+  CHECK(victim.process->load(kP) == GuestProcess::kBusError);
+  CHECK(healthy.process->load(kP) == sum_of(5));
+  SECTION("discarded, it is zeros or still an error: the kernel keeps the poison through a punch") {
+    victim.set_discard_bit(9);
+    victim.process->discard(kP);
+    const std::uint64_t now = victim.process->load(kP);
+    CHECK((now == GuestProcess::kBusError || now == sum_of(0)));
+  }
+  SECTION("two readers at once get the same") {
+    victim.process->load_apart(kP, 2);
+    CHECK(victim.process->collect(1000) == 2 * GuestProcess::kBusError);
+  }
+}
+
+namespace {
+
+// Says "pending" once for each content asked for, and that it is ready when told to.
+class SlowSource final : public store::ContentSource {
+ public:
+  explicit SlowSource(store::ContentSource& real) : real_(real) {}
+  store::Got get(ContentId id, std::byte* out, store::FetchTicket ticket) noexcept override {
+    if (ticket.listener == nullptr || id == kZeroContent || open_.load()) return real_.get(id, out, ticket);
+    const std::lock_guard lock(mutex_);
+    if (waiting_.size() == kMax) return real_.get(id, out, ticket);
+    waiting_.push_back(ticket);
+    return store::Got::pending;
+  }
+  void drop(ContentId id) noexcept override { real_.drop(id); }
+  std::size_t waiting() {
+    const std::lock_guard lock(mutex_);
+    return waiting_.size();
+  }
+  void open() {
+    open_.store(true);
+    std::vector<store::FetchTicket> tickets;
+    {
+      const std::lock_guard lock(mutex_);
+      tickets.swap(waiting_);
+    }
+    for (const store::FetchTicket& t : tickets) t.listener->ready(t);
+  }
+  void close() { open_.store(false); }
+
+ private:
+  static constexpr std::size_t kMax = 4096;
+  store::ContentSource& real_;
+  std::mutex mutex_;
+  std::vector<store::FetchTicket> waiting_;
+  std::atomic<bool> open_{false};
+};
+
+}  // namespace
+
+TEST_CASE("pages whose contents are on their way wait without holding up others") {
+  const auto store = Rig::make_store();
+  SlowSource slow(*store);
+  Rig rig(2048, store, &slow);
+  SECTION("one waits, zeros and writes to resident pages go on") {
+    for (std::uint64_t p = 0; p < 32; ++p) rig.process->store(PageIndex{p}, p < 16 ? p + 1 : 0);
+    rig.fold_until(32);
+    rig.process->load_apart(kP, 1);
+    REQUIRE(soon([&] { return slow.waiting() == 1; }));
+    CHECK(rig.process->load(PageIndex{20}) == sum_of(0));
+    rig.process->store(PageIndex{40}, 3);
+    CHECK(rig.process->load(PageIndex{40}) == sum_of(3));
+    CHECK(soon([&] { return rig.faults->parked() == 1; }));
+    // A second reader of the same page, and a pass that would like to have it.
+    rig.process->load_apart(kP, 1);
+    CHECK(soon([&] { return rig.vm->counters().faults_busy.get() > 0; }));
+    rig.pass();
+    slow.open();
+    CHECK(rig.process->collect(1000) == 2 * sum_of(10));
+    CHECK(rig.faults->parked() == 0);
+  }
+  SECTION("more wait than there are places") {
+    constexpr std::uint32_t kPages = fault::Server::kParkedMax + 100;
+    std::uint64_t expected = 0;
+    for (std::uint64_t p = 0; p < kPages; ++p) {
+      rig.process->store(PageIndex{p}, p % 50 + 1);
+      expected += sum_of(p % 50 + 1);
+    }
+    rig.fold_until(kPages);
+    rig.process->load_apart(PageIndex{0}, kPages);
+    CHECK(soon([&] { return slow.waiting() == fault::Server::kParkedMax; }));
+    slow.open();
+    CHECK(rig.process->collect(20'000) == expected);
+    CHECK(soon([&] { return rig.faults->parked() == 0; }));
+  }
+}
