@@ -15,18 +15,24 @@ using namespace ramfold::control;
 Colour colour_of(HostState state) {
   switch (state) {
     case HostState::folding:
-    case HostState::idle: return Colour::green;
-    case HostState::observe_only: return Colour::red;
-    default: return Colour::yellow;
+    case HostState::idle:
+      return Colour::green;
+    case HostState::observe_only:
+      return Colour::red;
+    default:
+      return Colour::yellow;
   }
 }
 
 Colour colour_of(VmState state) {
   switch (state) {
     case VmState::folding:
-    case VmState::idle: return Colour::green;
-    case VmState::failed: return Colour::red;
-    default: return Colour::yellow;
+    case VmState::idle:
+      return Colour::green;
+    case VmState::failed:
+      return Colour::red;
+    default:
+      return Colour::yellow;
   }
 }
 
@@ -110,12 +116,17 @@ std::string promise_of(const Promise& promise, const Style& style) {
                                                    : style.paint(Colour::red, "NOT KEPT")));
 }
 
-bool saves(const VmView& vm) { return vm.saved.net_bytes > 0; }
+bool saves(const VmView& vm) {
+  return vm.saved.net_bytes > 0;
+}
 
 std::string why_line(const VmView& vm, const Style& style) {
   std::string text = "    why: ";
   if (vm.reasons.empty()) {
-    text += "no cold page was found yet";
+    text += vm.saved.folded_pages() > PageCount{0}
+                ? fmt::format("{} saved so far is less than its share of what is spent",
+                              human(vm.saved.gross()))
+                : "no cold page was found yet";
   } else {
     text += reason_line(vm.reasons.front(), style);
   }
@@ -144,11 +155,14 @@ std::string faults_of(const VmView& vm, const Style& style) {
                {"p99", Align::right},
                {"max", Align::right}});
   for (const FaultKindView& kind : vm.faults) {
+    const auto shown = [&](std::uint64_t ns) {
+      return kind.count == 0 ? std::string("-") : human_duration_ns(ns);
+    };
     table.row({{"  " + printable(kind.kind)},
                {human_count(kind.count)},
-               {human_duration_ns(kind.p50_ns)},
-               {human_duration_ns(kind.p99_ns)},
-               {human_duration_ns(kind.max_ns)}});
+               {shown(kind.p50_ns)},
+               {shown(kind.p99_ns)},
+               {shown(kind.max_ns)}});
   }
   return "\n" + table.text(style);
 }

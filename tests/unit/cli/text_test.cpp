@@ -87,6 +87,13 @@ TEST_CASE("list says why a VM saves nothing, and where the other reasons are") {
       has(text, "set cache='writeback' on the disk and restart the VM (+1 more: ramfold show db)"));
   CHECK(has(text, "    why: memory plentiful\n"));
   CHECK(has(render_list({}, kPlain), "ramfold exec"));
+  service.change([](control::Snapshot& s) {
+    s.vms[0].saved.net_bytes = -1;
+    s.vms[2].reasons.clear();
+  });
+  const std::string young = render_list(service.snapshot(), kPlain);
+  CHECK(has(young, "why: 136 MiB saved so far is less than its share of what is spent"));
+  CHECK(has(young, "why: no cold page was found yet"));
 }
 
 TEST_CASE("status shows savings, spending and the promise") {
