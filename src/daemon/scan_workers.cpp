@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "base/clock.hpp"
+#include "sys/priority.hpp"
 
 namespace ramfold::daemon {
 namespace {
@@ -42,6 +43,7 @@ void ScanWorkers::stop() noexcept {
 }
 
 void ScanWorkers::run() noexcept {
+  sys::yield_this_thread();
   const auto planner = std::make_unique<scan::Planner>();
   const auto folder = std::make_unique<fold::Folder>(contents_);
   const auto windows = std::make_unique<std::array<scan::Window, scan::kChunkWindows>>();

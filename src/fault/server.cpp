@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "base/clock.hpp"
+#include "sys/priority.hpp"
 
 namespace ramfold::fault {
 namespace {
@@ -50,6 +51,7 @@ void Server::stop() noexcept {
 }
 
 void Server::run() noexcept {
+  sys::prefer_this_thread();
   PageCopy buffer;
   std::array<uffd_msg, kBatch> events;
   std::uint64_t cpu_seen = 0;

@@ -17,6 +17,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/clock.hpp"
 #include "guest/page_table.hpp"
 #include "sys/memory.hpp"
 #include "sys/message.hpp"
@@ -98,6 +99,18 @@ class Apart {
       case GuestProcess::Op::map_over:
         value = ::mmap(page, kPageSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != page;
         break;
+      case GuestProcess::Op::read_ns: {
+        const std::uint64_t began = monotonic_ns();
+        (void)*static_cast<volatile std::byte*>(page);
+        value = monotonic_ns() - began;
+        break;
+      }
+      case GuestProcess::Op::write_ns: {
+        const std::uint64_t began = monotonic_ns();
+        *static_cast<volatile std::byte*>(page + 100) = std::byte{1};
+        value = monotonic_ns() - began;
+        break;
+      }
       case GuestProcess::Op::quit: ::_exit(0);
     }
     if (::send(socket, &value, sizeof value, 0) != sizeof value) ::_exit(0);
@@ -200,6 +213,13 @@ std::uint64_t GuestProcess::load(PageIndex p) {
   ask(Op::load, p, 0);
   must(answer(value, 5000), "a load that ends");
   return value;
+}
+
+std::uint64_t GuestProcess::timed(Op op, PageIndex p) {
+  std::uint64_t ns = 0;
+  ask(op, p, 0);
+  must(answer(ns, 5000), "a touch that ends");
+  return ns;
 }
 
 void GuestProcess::discard(PageIndex p) {

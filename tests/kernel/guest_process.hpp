@@ -26,7 +26,7 @@ class GuestProcess {
   int ram() const noexcept { return ram_.get(); }
 
   // Ask the child; each waits for its answer, but ask()/answer() may be used apart to let it wait in a fault.
-  enum class Op : std::uint32_t { store, load, discard, zero, load_apart, store_apart, collect, map_over, quit };
+  enum class Op : std::uint32_t { store, load, discard, zero, load_apart, store_apart, collect, map_over, read_ns, write_ns, quit };
   void ask(Op op, PageIndex p, std::uint64_t seed, std::uint32_t count = 0);
   // Loads: the sum of the page's bytes as checksum(seed) would give. False: no answer within `ms`.
   bool answer(std::uint64_t& value, int ms);
@@ -40,6 +40,12 @@ class GuestProcess {
   std::optional<std::uint64_t> collect(int ms);
   // Maps other memory over the page; whoever waits for it must be woken (D8).
   void map_over(PageIndex p);
+  // Nanoseconds that touching one byte of p took the child.
+  std::uint64_t read_ns(PageIndex p) { return timed(Op::read_ns, p); }
+  std::uint64_t write_ns(PageIndex p) { return timed(Op::write_ns, p); }
+  // As it was made, before any make_vm(): for tests and benches that drive it themselves.
+  int uffd() const noexcept { return uffd_.get(); }
+  HostVirt base() const noexcept { return HostVirt{base_}; }
 
   // What load() gives for a page stored with this seed; seed 0 is a page of zeros.
   static std::uint64_t checksum(std::uint64_t seed);
@@ -47,6 +53,8 @@ class GuestProcess {
   static constexpr std::uint64_t kBusError = 0xb0500b05;
 
  private:
+  std::uint64_t timed(Op op, PageIndex p);
+
   pid_t pid_ = -1;
   sys::Fd socket_;
   sys::Fd ram_;

@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// CPU a folded page takes, by kind, against the floor (guard, pread, hash, compare, punch and nothing else)
+// and against KSM on the same pages in the same run. The pages of the second guest are laid out in runs as
+// recorded from two real guests (bench/layouts), in shuffled order.
+// usage: bench_fold_cpu LAYOUT
+#include <algorithm>
+#include <cstring>
+#include <fcntl.h>
+#include <fstream>
+#include <random>
+#include <signal.h>
+#include <string>
+#include <sys/mman.h>
+#include <sys/wait.h>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include "base/clock.hpp"
+#include "bench/report.hpp"
+#include "bench/rig.hpp"
+
+using namespace ramfold;
+using bench::Rig;
+
+namespace {
+
+constexpr std::uint64_t kPages = 24'576;  // 96 MiB a guest
+constexpr int kRepeats = 5;
+constexpr std::uint64_t kWindow = 16;
+
+enum class Kind : char { zero, duplicate, unique };
+using Layout = std::vector<Kind>;
+
+Layout load_layout(const char* path, std::uint32_t seed) {
+  std::vector<std::pair<Kind, std::uint64_t>> runs;
+  std::ifstream file(path);
+  std::string kind;
+  std::uint64_t length = 0, count = 0;
+  while (file >> kind >> length >> count) {
+    const Kind k = kind == "zero" ? Kind::zero : kind == "duplicate" ? Kind::duplicate : Kind::unique;
+    for (std::uint64_t i = 0; i < count; ++i) runs.emplace_back(k, length);
+  }
+  std::mt19937 random(seed);
+  std::shuffle(runs.begin(), runs.end(), random);
+  Layout layout;
+  for (std::size_t i = 0; layout.size() < kPages && !runs.empty(); i = (i + 1) % runs.size()) {
+    layout.insert(layout.end(), std::min<std::uint64_t>(runs[i].second, kPages - layout.size()), runs[i].first);
+  }
+  return layout;
+}
+
+// Seeds: zero 0; duplicates the same in both guests; unique different.
+std::uint64_t seed_of(Kind kind, std::uint64_t p, std::uint64_t guest) {
+  switch (kind) {
+    case Kind::zero: return 0;
+    case Kind::duplicate: return p + 1;
+    case Kind::unique: return (guest << 32) + p + 1;
+  }
+  return 0;
+}
+
+double us(std::uint64_t ns, std::uint64_t pages) {
+  return pages == 0 ? 0 : static_cast<double>(ns) / 1e3 / static_cast<double>(pages);
+}
+
+// The bare steps over the duplicates' runs: every page is compared with a copy that is at hand.
+double floor_cost(const Layout& layout) {
+  const auto process = test::GuestProcess::start(PageCount{kPages});
+  const auto vm = process->make_vm(9);
+  for (std::uint64_t p = 0; p < kPages; ++p) process->store(PageIndex{p}, seed_of(layout[p], p, 1));
+  for (std::uint64_t p = 0; p < kPages; p += guest::kChunkPages.value) (void)vm->ensure_registered(PageIndex{p});
+  const auto buffer = std::make_unique<std::array<PageCopy, kWindow>>();
+  const auto copy = std::make_unique<std::array<PageCopy, kWindow>>();
+  std::uint64_t spent = 0, pages = 0, sum = 0;
+  for (std::uint64_t p = 0; p < kPages;) {
+    std::uint64_t end = p;
+    while (end < kPages && layout[end] == Kind::duplicate && end / kWindow == p / kWindow) ++end;
+    if (end == p) {
+      ++p;
+      continue;
+    }
+    const PageRun run{PageIndex{p}, PageCount{end - p}};
+    for (std::uint64_t i = 0; i < run.count.value; ++i) test::fill_page(p + i + 1, (*copy)[i].bytes.data());
+    const std::uint64_t began = thread_cpu_ns();
+    (void)vm->uffd().guard(vm->range_of(run));
+    (void)vm->read_pages(run, (*buffer)[0].bytes.data());
+    for (std::uint64_t i = 0; i < run.count.value; ++i) {
+      sum += XXH3_64bits_withSeed(&(*buffer)[i], kPageSize, 7);
+      sum += static_cast<std::uint64_t>(std::memcmp(&(*buffer)[i], &(*copy)[i], kPageSize) == 0);
+    }
+    (void)vm->punch_pages(run);
+    spent += thread_cpu_ns() - began;
+    pages += run.count.value;
+    p = end;
+  }
+  if (sum == 0) std::fprintf(stderr, "the floor did nothing\n");
+  return us(spent, pages);
+}
+
+struct Ours {
+  double fold = 0;     // the pass that folds
+  double observe = 0;  // the pass before it
+};
+
+// The second guest's pages of one kind (the others are left untouched), after the first guest was folded.
+Ours fold_cost(const Layout& layout, Kind kind) {
+  const auto contents = Rig::make_store();
+  Rig first(contents, 1, kPages, false);
+  for (std::uint64_t p = 0; p < kPages; ++p) {
+    if (layout[p] == Kind::duplicate) first.process().store(PageIndex{p}, seed_of(layout[p], p, 1));
+  }
+  first.pass();
+  first.pass();
+  Rig second(contents, 2, kPages, false);
+  std::uint64_t pages = 0;
+  for (std::uint64_t p = 0; p < kPages; ++p) {
+    if (layout[p] != kind) continue;
+    second.process().store(PageIndex{p}, seed_of(kind, p, 2));
+    ++pages;
+  }
+  std::uint64_t began = thread_cpu_ns();
+  second.pass();
+  const std::uint64_t observe = thread_cpu_ns() - began;
+  began = thread_cpu_ns();
+  second.pass();
+  const std::uint64_t fold = thread_cpu_ns() - began;
+  if (second.folded() != pages) std::fprintf(stderr, "only %lu of %lu pages are folded\n", second.folded(), pages);
+  return {us(fold, pages), us(observe, pages)};
+}
+
+// --- KSM -----------------------------------------------------------------------------------------------
+
+class Sysfs {
+ public:
+  explicit Sysfs(std::string name) : path_("/sys/kernel/mm/ksm/" + std::move(name)), before_(read()) {}
+  ~Sysfs() { write(before_); }
+  std::string read() const {
+    std::ifstream f(path_);
+    std::string s;
+    f >> s;
+    return s;
+  }
+  void write(const std::string& s) const { std::ofstream(path_) << s; }
+
+ private:
+  std::string path_;
+  std::string before_;
+};
+
+std::uint64_t ksmd_ns() {
+  static const pid_t pid = [] {
+    for (pid_t p = 1; p < 100'000; ++p) {
+      std::ifstream f("/proc/" + std::to_string(p) + "/comm");
+      std::string name;
+      if (f >> name && name == "ksmd") return p;
+    }
+    return pid_t{-1};
+  }();
+  std::ifstream f("/proc/" + std::to_string(pid) + "/schedstat");
+  std::uint64_t ns = 0;
+  f >> ns;
+  return ns;
+}
+
+// ksmd's CPU a merged page over two guests' worth of the layout; 0 when KSM cannot be run here.
+double ksm_cost(const Layout& layout) {
+  const Sysfs run("run"), sleep("sleep_millisecs");
+  if (run.read().empty() || ksmd_ns() == 0) return 0;
+  std::array<int, 2> ready{};
+  if (::pipe(ready.data()) != 0) return 0;
+  const pid_t child = ::fork();
+  if (child == 0) {
+    const std::size_t size = 2 * kPages * kPageSize;
+    auto* at = static_cast<std::byte*>(
+        ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    (void)::madvise(at, size, MADV_NOHUGEPAGE);
+    for (std::uint64_t g = 0; g < 2; ++g) {
+      for (std::uint64_t p = 0; p < kPages; ++p) {
+        if (layout[p] == Kind::zero) continue;  // an exact duplicate of every other; counted apart by nobody
+        test::fill_page(seed_of(layout[p], p, g + 1), at + ((g * kPages + p) << kPageShift));
+      }
+    }
+    (void)::madvise(at, size, MADV_MERGEABLE);
+    [[maybe_unused]] const auto n = ::write(ready[1], "x", 1);
+    ::pause();
+    ::_exit(0);
+  }
+  char c = 0;
+  [[maybe_unused]] const auto got = ::read(ready[0], &c, 1);
+  const auto sharing = [] {
+    std::ifstream f("/sys/kernel/mm/ksm/pages_sharing");
+    std::uint64_t n = 0;
+    f >> n;
+    return n;
+  };
+  const std::uint64_t cpu = ksmd_ns();
+  sleep.write("0");
+  run.write("1");
+  std::uint64_t merged = 0, cpu_then = cpu;
+  for (int still = 0; still < 30;) {
+    ::usleep(100'000);
+    const std::uint64_t now = sharing();
+    if (now != merged) {
+      merged = now;
+      cpu_then = ksmd_ns();
+      still = 0;
+    } else {
+      ++still;
+    }
+  }
+  run.write("2");
+  ::kill(child, SIGKILL);
+  ::waitpid(child, nullptr, 0);
+  ::close(ready[0]);
+  ::close(ready[1]);
+  return us(cpu_then - cpu, merged);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 2) {
+    std::fprintf(stderr, "usage: %s LAYOUT\n", argv[0]);
+    return 2;
+  }
+  std::vector<double> floor, zero, duplicate, unique, observe, whole, ksm;
+  for (std::uint32_t r = 0; r < kRepeats; ++r) {
+    const Layout layout = load_layout(argv[1], r + 1);
+    if (layout.empty()) {
+      std::fprintf(stderr, "%s holds no layout\n", argv[1]);
+      return 2;
+    }
+    floor.push_back(floor_cost(layout));
+    zero.push_back(fold_cost(layout, Kind::zero).fold);
+    const Ours d = fold_cost(layout, Kind::duplicate);
+    duplicate.push_back(d.fold);
+    observe.push_back(d.observe);
+    whole.push_back(d.fold + d.observe);
+    unique.push_back(fold_cost(layout, Kind::unique).fold);
+    if (const double k = ksm_cost(layout); k > 0) ksm.push_back(k);
+  }
+  bench::Report report("fold-cpu");
+  report.add({"exact duplicate, folded", "us a page", floor, duplicate, ksm, "<= 1.5x floor",
+              bench::median_ratio(duplicate, floor) <= 1.5});
+  report.add({"exact duplicate, observed and folded", "us a page", {}, whole, ksm, "<= 1/8 of KSM",
+              ksm.empty() ? std::optional<bool>{} : bench::median_ratio(whole, ksm) <= 1.0 / 8});
+  report.add({"observed only", "us a page", {}, observe, {}, "", {}});
+  report.add({"zero, folded", "us a page", {}, zero, {}, "", {}});
+  report.add({"unique, folded (LZ4)", "us a page", {}, unique, {}, "", {}});
+  return report.print();
+}

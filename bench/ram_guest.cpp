@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// A process with RAM as QEMU's, for benches of the whole daemon: run it under the agent (LD_PRELOAD).
+// usage: bench_ram_guest GIB TOUCHERS
+// Fills its RAM with pages of few distinct values (a quarter zeros), prints "ready", then reads commands:
+//   read N     touch N random pages; prints "read N p50_us p99_us max_us"
+//   wait       prints and forgets the longest access of the touchers since the last: "wait max_us"
+//   quit
+// TOUCHERS threads touch a random page every millisecond and time it.
+#include <atomic>
+#include <cinttypes>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fcntl.h>
+#include <random>
+#include <string>
+#include <sys/mman.h>
+#include <thread>
+#include <unistd.h>
+#include <vector>
+
+#include "base/clock.hpp"
+#include "bench/report.hpp"
+#include "kernel/guest_process.hpp"
+
+using namespace ramfold;
+
+namespace {
+
+constexpr std::uint64_t kDistinct = 4096;
+
+std::byte* g_ram = nullptr;
+std::uint64_t g_pages = 0;
+std::atomic<std::uint64_t> g_longest_ns{0};
+
+std::uint64_t touch(std::uint64_t page) {
+  const std::uint64_t began = monotonic_ns();
+  (void)static_cast<volatile std::byte*>(g_ram)[page << kPageShift];
+  return monotonic_ns() - began;
+}
+
+void toucher(unsigned seed) {
+  std::mt19937_64 random(seed);
+  for (;;) {
+    const std::uint64_t ns = touch(random() % g_pages);
+    std::uint64_t seen = g_longest_ns.load();
+    while (ns > seen && !g_longest_ns.compare_exchange_weak(seen, ns)) {
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 3) return 2;
+  g_pages = std::strtoull(argv[1], nullptr, 10) << (30 - kPageShift);
+  const auto touchers = static_cast<unsigned>(std::strtoul(argv[2], nullptr, 10));
+  const int fd = ::memfd_create("memory-backend-memfd", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  if (fd < 0 || ::ftruncate(fd, static_cast<off_t>(g_pages << kPageShift)) != 0) return 1;
+  (void)::fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
+  void* at = ::mmap(nullptr, g_pages << kPageShift, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  if (at == MAP_FAILED) return 1;
+  g_ram = static_cast<std::byte*>(at);
+  std::vector<PageCopy> values(kDistinct);
+  for (std::uint64_t i = 0; i < kDistinct; ++i) test::fill_page(i + 1, values[i].bytes.data());
+  for (std::uint64_t p = 0; p < g_pages; ++p) {
+    if (p % 4 == 0) {
+      std::memset(g_ram + (p << kPageShift), 0, kPageSize);
+    } else {
+      std::memcpy(g_ram + (p << kPageShift), &values[p * 2654435761u % kDistinct], kPageSize);
+    }
+  }
+  for (unsigned i = 0; i < touchers; ++i) std::thread(toucher, i + 1).detach();
+  std::puts("ready");
+  std::fflush(stdout);
+  std::mt19937_64 random(99);
+  for (char line[64]; std::fgets(line, sizeof line, stdin) != nullptr;) {
+    std::uint64_t n = 0;
+    if (std::sscanf(line, "read %" SCNu64, &n) == 1) {
+      std::vector<double> us;
+      for (std::uint64_t i = 0; i < n; ++i) us.push_back(static_cast<double>(touch(random() % g_pages)) / 1e3);
+      std::printf("read %" PRIu64 " %.1f %.1f %.1f\n", n, bench::quantile(us, 0.5), bench::quantile(us, 0.99),
+                  bench::quantile(us, 1));
+    } else if (std::strncmp(line, "wait", 4) == 0) {
+      std::printf("wait %.1f\n", static_cast<double>(g_longest_ns.exchange(0)) / 1e3);
+    } else if (std::strncmp(line, "quit", 4) == 0) {
+      return 0;
+    }
+    std::fflush(stdout);
+  }
+  return 0;
+}
