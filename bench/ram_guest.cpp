@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "base/clock.hpp"
+#include "base/page_copy.hpp"
 #include "bench/report.hpp"
 #include "kernel/guest_process.hpp"
 

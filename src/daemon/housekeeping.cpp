@@ -8,6 +8,7 @@
 
 #include "base/clock.hpp"
 #include "daemon/host.hpp"
+#include "sys/self_test.hpp"
 
 namespace ramfold::daemon {
 namespace {
@@ -44,14 +45,30 @@ void Host::housekeeping() {
 }
 
 void Host::prove_kernel() {
+  const sys::SelfTest test = sys::run_self_test(procfs_, device_);
   guest::HostFacts facts;
   const auto version = procfs_.kernel_version();
   facts.kernel = version ? version->text : "unknown";
   facts.kernel_folds = version && version->at_least(6, 7);
-  facts.self_test_passed = true;
+  facts.self_test_passed = test.passed();
+  facts.self_test_failure = test.failure();
+  std::vector<control::SelfTestView> views;
+  for (const sys::KernelFact& fact : test.facts) {
+    const auto outcome = !fact.tried ? control::CheckOutcome::skipped
+                         : fact.holds ? control::CheckOutcome::passed
+                                      : control::CheckOutcome::failed;
+    views.push_back({std::string(fact.name), outcome, fact.detail,
+                     fact.holds ? std::string{} : std::string(sys::kSelfTestRemedy)});
+  }
   const bool ok = facts.self_test_passed && facts.kernel_folds;
+  if (ok) {
+    spdlog::info("self-test: {} facts of the kernel hold ({} us)", test.facts.size(), test.took_us);
+  } else {
+    spdlog::error("self-test: {}: nothing will be folded: {}", facts.self_test_failure, sys::kSelfTestRemedy);
+  }
   {
     const std::lock_guard lock(policy_.mutex);
+    policy_.self_test = std::move(views);
     policy_.self_test_ok = ok;
   }
   const std::lock_guard lock(watch_mutex_);
