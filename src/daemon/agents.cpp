@@ -171,7 +171,10 @@ bool Agents::on_hello(Connection& c, const guest::Hello& message) {
     c.hazards = hello.hazards;
     c.capabilities = hello.capabilities;
   }
-  const VmHandle vm = vms_.by_pid(c.peer.pid);
+  VmHandle vm = vms_.by_pid(c.peer.pid);
+  // A daemon that died between the keeper's hand-over and RF_ATTACHED left a VM that its agent does not know
+  // and of which nothing was folded.
+  if (vm && is_zero(hello.instance) && events_.forget_unused(vm)) vm = nullptr;
   if (!vm) {
     const std::lock_guard lock(mutex_);
     if (events_.wanted(c.peer)) return invite_now(c);
@@ -246,12 +249,19 @@ void Agents::on_ready(Connection& c, const VmHandle& vm) {
 }
 
 void Agents::close(Connection& c) {
-  const std::lock_guard lock(mutex_);
-  if (c.vm && (c.stage == Stage::attached || c.stage == Stage::ready)) {
-    // Nobody holds hazards back any more: nothing may leave until the agent is back.
-    c.vm->agent_ready.store(false);
-    c.vm->vm->gate().close();
+  VmHandle vm;
+  {
+    const std::lock_guard lock(mutex_);
+    if (c.stage == Stage::attached || c.stage == Stage::ready) vm = c.vm;
   }
+  if (vm) {
+    // Nobody holds hazards back any more: nothing may leave until the agent is back. It takes the end of
+    // the connection to mean that no run is under way, so that must be so before the socket closes.
+    vm->agent_ready.store(false);
+    vm->vm->gate().close();
+    vm->vm->gate().drain();
+  }
+  const std::lock_guard lock(mutex_);
   (void)::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, c.socket.get(), nullptr);
   connections_.remove_if([&](const Connection& other) { return &other == &c; });
 }

@@ -30,6 +30,8 @@ class AgentEvents {
   // A consumer of RAM waits until nothing is folded: answered by Agents::send_unfolded.
   virtual void unfold_wanted(const VmHandle& vm, std::uint32_t token, std::uint32_t hazard) = 0;
   virtual void attached(const VmHandle& vm) = 0;
+  // Lets go of a VM of which nothing is folded; false: something is, or that is not known yet.
+  virtual bool forget_unused(const VmHandle& vm) = 0;
 };
 
 // An agent that is connected without being attached.

@@ -206,6 +206,17 @@ void Host::attached(const VmHandle& vm) {
                vm->vm->pid(), bytes(vm->vm->pages()).value >> 20, vm->ram.size(), vm->vm->record().group);
 }
 
+bool Host::forget_unused(const VmHandle& vm) {
+  const guest::VmCounters& c = vm->vm->counters();
+  if (!vm->counted || vm->agent_ready || vm->unfolding) return false;
+  if (c.folded_zero.get() + c.folded_content.get() + c.clean.get() != 0) return false;
+  vm->detached.store(true);
+  vm->faults->stop();
+  vms_.remove(vm->vm->id());
+  (void)keeping_.drop_vm(vm->vm->id());
+  return true;
+}
+
 void Host::agent_ready(const VmHandle& vm) { look_again(vm); }
 
 void Host::look_again(const VmHandle& vm) {

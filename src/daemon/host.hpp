@@ -61,6 +61,7 @@ class Host final : private AgentEvents {
   void look_again(const VmHandle& vm) override;
   void unfold_wanted(const VmHandle& vm, std::uint32_t token, std::uint32_t hazard) override;
   void attached(const VmHandle& vm) override;
+  bool forget_unused(const VmHandle& vm) override;
 
   const policy::Config config_;
   const sys::Procfs procfs_;

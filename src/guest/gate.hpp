@@ -21,7 +21,9 @@ class Gate {
     Pass(Pass&& other) noexcept : gate_(std::exchange(other.gate_, nullptr)), ticket_(other.ticket_) {}
     Pass& operator=(Pass&&) = delete;
     ~Pass() {
-      if (gate_ != nullptr) gate_->shared_->runs_active.fetch_sub(1, std::memory_order_seq_cst);
+      if (gate_ == nullptr) return;
+      gate_->shared_->runs_active.fetch_sub(1, std::memory_order_seq_cst);
+      gate_->runs_.fetch_sub(1, std::memory_order_seq_cst);
     }
     // Asked after the guard and again before the commit.
     bool holds() const noexcept {
@@ -46,6 +48,7 @@ class Gate {
 
   // Begins a run; always gives a Pass, which holds() or not.
   Pass enter() noexcept {
+    runs_.fetch_add(1, std::memory_order_seq_cst);
     shared_->runs_active.fetch_add(1, std::memory_order_seq_cst);
     return Pass(this, state_.load(std::memory_order_seq_cst));
   }
@@ -77,6 +80,8 @@ class Gate {
 
   rf_shared* shared_;
   std::atomic<std::uint64_t> state_{0};
+  // The same count as runs_active, where no agent can write: what the daemon itself waits for.
+  std::atomic<std::uint32_t> runs_{0};
 };
 
 }  // namespace ramfold::guest

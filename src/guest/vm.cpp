@@ -31,7 +31,7 @@ sys::UffdResult insist(unsigned tries_max, Call call) noexcept {
 }  // namespace
 
 void Gate::drain() const noexcept {
-  while (shared_->runs_active.load(std::memory_order_seq_cst) != 0) {
+  while (runs_.load(std::memory_order_seq_cst) != 0) {
     const timespec nap{0, 50'000};
     ::nanosleep(&nap, nullptr);
   }
