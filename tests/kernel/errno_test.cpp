@@ -141,12 +141,12 @@ TEST_CASE("a discard in the middle of a copy is undone even where punching fails
   for (std::uint64_t p = 0; p < kPages; ++p) writes(rig, p, seed_of(p));
   rig.fold_until(kPages);
   // The bit comes between the look at the word and the copy; then the copy must go out again.
-  static Rig* s_rig = nullptr;
+  static std::atomic<Rig*> s_rig{nullptr};
   static std::atomic<int> s_punches{0};
   s_rig = &rig;
   s_punches = 0;
   sys::set_injector([](Call call) noexcept -> int {
-    if (call == Call::copy) s_rig->set_discard_bit(5);
+    if (call == Call::copy) s_rig.load()->set_discard_bit(5);
     if (call == Call::punch && s_punches.fetch_add(1) < 3) return EINTR;
     return 0;
   });

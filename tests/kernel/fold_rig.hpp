@@ -29,10 +29,12 @@ struct Rig {
     return std::shared_ptr<store::Contents>(std::move(*made));
   }
 
-  // `store`: shared with another rig. `source`: what the fault service reads contents through.
+  // `store`: shared with another rig. `source`: what the fault service reads contents through. `made`: a process
+  // that was started before; a second one is best started before the first one's threads (TSan).
   explicit Rig(std::uint64_t pages, std::shared_ptr<store::Contents> store = make_store(),
-               store::ContentSource* source = nullptr, std::uint32_t id = 1)
-      : process(GuestProcess::start(PageCount{pages})), contents(std::move(store)), vm(process->make_vm(id)) {
+               store::ContentSource* source = nullptr, std::uint32_t id = 1,
+               std::unique_ptr<GuestProcess> made = nullptr)
+      : process(made ? std::move(made) : GuestProcess::start(PageCount{pages})), contents(std::move(store)), vm(process->make_vm(id)) {
     source_ = source != nullptr ? source : contents.get();
     folder = std::make_unique<fold::Folder>(*contents);
     group = *contents->group("test " + std::to_string(id));
@@ -58,6 +60,14 @@ struct Rig {
   }
   void fold_all() {
     for (int i = 0; i < 3; ++i) pass();
+  }
+  // Passes until something has happened; see fold_until().
+  template <typename Condition>
+  void pass_until(Condition condition) {
+    for (int i = 0; i < 1000 && !condition(); ++i) {
+      if (i > 5) ::usleep(2000);
+      pass();
+    }
   }
   // Passes until all of them are folded: the fault service may still own a page whose waiter it has woken.
   void fold_until(std::uint64_t pages) {

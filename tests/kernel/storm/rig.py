@@ -21,7 +21,7 @@ pass_seconds = 0.1
 backoff = false
 [scan]
 cpu = 1.0
-threads = 1
+threads = {scan_threads}
 [fault]
 threads_per_vm = {fault_threads}
 [host]
@@ -95,7 +95,7 @@ class Guest:
 
 
 class Rig:
-    def __init__(self, seed=1, passes=1, fault_threads=1, daemon='RAMFOLDD_POINTS'):
+    def __init__(self, seed=1, passes=1, fault_threads=1, scan_threads=1, daemon='RAMFOLDD_POINTS'):
         # On tmpfs: a descriptor on an overlay would end the buffered gate of a guest that inherits it.
         self.dir = tempfile.mkdtemp(prefix='rf-storm.', dir='/dev/shm')
         self.seed = seed
@@ -107,7 +107,7 @@ class Rig:
         self.standing = 0
         self.faults = 0
         with open(f'{self.dir}/config.toml', 'w') as f:
-            f.write(CONFIG.format(dir=self.dir, passes=passes, fault_threads=fault_threads))
+            f.write(CONFIG.format(dir=self.dir, passes=passes, fault_threads=fault_threads, scan_threads=scan_threads))
         self.log = open(f'{self.dir}/daemon.log', 'w')
         self.keeper = subprocess.Popen([binary('RAMFOLD_KEEPER'), '--socket', f'{self.dir}/keeper.sock'],
                                        stderr=self.log)

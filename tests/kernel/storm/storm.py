@@ -6,6 +6,7 @@ storm.py storm|kill-points|no-t4|in-flight|no-gate; RAMFOLD_LONG=1: the long for
 Exits 77 where a userfaultfd cannot be driven from outside."""
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -197,11 +198,24 @@ class SlowFile:
         self.process.wait()
 
 
+def direct_file(slow):
+    """A copy of the slow file where O_DIRECT reaches a disk, beside the build; None where there is none."""
+    kind = subprocess.run(['stat', '-f', '-c', '%T', '.'], capture_output=True, text=True, check=False).stdout
+    if kind.strip() not in ('ext2/ext3', 'xfs', 'btrfs'):
+        return None
+    path = os.path.abspath(f'storm-direct.{os.getpid()}')
+    shutil.copyfile(slow.path, path)
+    return path
+
+
 def run_in_flight(rig, opens, *arguments):
     slow = SlowFile(rig, 250)
+    direct = direct_file(slow)
     try:
         for _ in range(2):
             rig.add_guest('--slow-file', slow.path, '--threads', '3', *arguments)
+        if direct:
+            rig.add_guest('--slow-file', direct, '--slow-direct', '--threads', '3', *arguments)
         rig.start_daemon()
         end = time.monotonic() + (1500 if LONG else 90)
         while sum(guest.status()['slow'] for guest in rig.guests) < opens:
@@ -223,6 +237,8 @@ def run_in_flight(rig, opens, *arguments):
         for guest in rig.guests:
             guest.process.kill()
             guest.process.wait()
+        if direct:
+            os.unlink(direct)
         slow.close()
 
 
@@ -253,7 +269,10 @@ def main():
         print('needs root and /dev/userfaultfd')
         sys.exit(77)
     say(f'{what}, seed {SEED}')
-    rig = Rig(seed=SEED, daemon=DAEMONS.get(what, 'RAMFOLDD_POINTS'))
+    # A point in the way up is met by one thread, or its count would be another's.
+    many = what == 'storm'
+    rig = Rig(seed=SEED, passes=1 + SEED % 2 if many else 1, fault_threads=1 + SEED // 2 % 2 if many else 1,
+              scan_threads=1 + SEED // 4 % 2 if many else 1, daemon=DAEMONS.get(what, 'RAMFOLDD_POINTS'))
     failed = True
     try:
         {'storm': storm, 'kill-points': kill_points, 'no-t4': no_t4, 'in-flight': in_flight,
