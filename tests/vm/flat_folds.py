@@ -58,7 +58,7 @@ def test(run_dir, options):
 
 parser = vm_tests.rig_parser(__doc__)
 parser.add_argument("elf")
-parser.add_argument("--mib", type=int, default=16)
+parser.add_argument("--mib", type=int, default=8)
 parser.add_argument("--accel", default="kvm")
 wanted = parser.parse_args()
 if wanted.accel == "kvm" and vm.kvm_unusable():
