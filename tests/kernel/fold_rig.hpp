@@ -34,7 +34,9 @@ struct Rig {
   explicit Rig(std::uint64_t pages, std::shared_ptr<store::Contents> store = make_store(),
                store::ContentSource* source = nullptr, std::uint32_t id = 1,
                std::unique_ptr<GuestProcess> made = nullptr)
-      : process(made ? std::move(made) : GuestProcess::start(PageCount{pages})), contents(std::move(store)), vm(process->make_vm(id)) {
+      : process(made ? std::move(made) : GuestProcess::start(PageCount{pages})),
+        contents(std::move(store)),
+        vm(process->make_vm(id)) {
     source_ = source != nullptr ? source : contents.get();
     folder = std::make_unique<fold::Folder>(*contents);
     group = *contents->group("test " + std::to_string(id));
