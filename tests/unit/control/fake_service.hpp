@@ -134,7 +134,7 @@ class FakeService : public Service {
   }
   ByteCount available{5ull << 30};
   std::atomic<int> unfold_ms{0};
-  std::atomic<bool> snapshot_throws{false};
+  std::atomic<bool> hurry{false};  // ends what unfold_ms keeps waiting
 
  private:
   Answer<VmView*> find(const VmSelector& wanted) {
@@ -153,7 +153,9 @@ class FakeService : public Service {
   void unfold(const ProgressSink& progress) {
     constexpr int kSteps = 20;
     for (int step = 1; step <= kSteps; ++step) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(unfold_ms.load()) / kSteps);
+      for (int ms = 0; ms < unfold_ms / kSteps && !hurry; ++ms) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      }
       progress({PageCount{static_cast<std::uint64_t>(step) * 100}, PageCount{kSteps * 100}, 0.1});
     }
   }
