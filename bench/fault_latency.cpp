@@ -37,6 +37,7 @@ Times echo() {
   (void)uffd.register_range({process->base(), bytes(PageCount{kPages})});
   std::atomic<bool> stop{false};
   std::thread server([&] {
+    sys::prefer_this_thread();  // as the fault service
     PageCopy page{};
     std::array<uffd_msg, 64> events;
     while (!stop) {
