@@ -125,12 +125,13 @@ void Host::bury_dead() {
     retired_fault_cpu_ns_.fetch_add(vm->faults->cpu_ns());
     vms_.remove(vm->vm->id());
     std::uint64_t dropped = 0;
-    for (std::uint64_t p = 0; p < vm->vm->pages().value; ++p) {
-      const guest::Word word = vm->vm->table().load(PageIndex{p});
-      if (!word.names_content() || word.content() == kZeroContent) continue;
-      contents_->drop(word.content());
+    (void)vm->vm->each_naming([&](PageIndex p) {
+      const ContentId content = vm->vm->table().load(p).content();
+      if (content == kZeroContent) return true;
+      contents_->drop(content);
       ++dropped;
-    }
+      return true;
+    });
     (void)keeping_.drop_vm(vm->vm->id());
     spdlog::info("vm {} (pid {}): ended; {} references given up", vm->vm->name(), vm->vm->pid(), dropped);
   }

@@ -2,7 +2,6 @@
 #include "daemon/recovery.hpp"
 
 #include <thread>
-#include <unistd.h>
 
 #include "base/test_points.hpp"
 
@@ -12,9 +11,6 @@ using guest::Tag;
 using guest::Word;
 
 namespace {
-
-// Words lie in a sparse file: a page of it that was never written holds 512 words that say nothing.
-constexpr std::uint64_t kWordsAPage = kPageSize / sizeof(std::uint64_t);
 
 // Takes p even from a fault that has it for a moment; a page that waits for the store can take long.
 bool own(guest::PageTable& table, PageIndex p, const std::atomic<bool>& stop) {
@@ -37,32 +33,23 @@ void count_page(AttachedVm& vm, store::Contents& contents, PageIndex p) {
     }
   }
   vm.vm->set_counted(p + PageCount{1});
-  if (table.release(p) == guest::Released::contended) vm.vm->wake({p, PageCount{1}});
+  vm.vm->release(p);
 }
 
 }  // namespace
 
 bool count_references(AttachedVm& vm, store::Contents& contents, const std::atomic<bool>& stop) {
   guest::PageTable& table = vm.vm->table();
-  const std::uint64_t pages = vm.vm->pages().value;
-  const int words = vm.vm->files().words.get();
-  for (std::uint64_t at = 0; at < pages;) {
-    if (stop.load(std::memory_order_relaxed)) return false;
-    // Nothing is written to a hole of the table while nothing is folded, but for faults on pages whose
-    // word says nothing; those hold no reference.
-    const off_t data = ::lseek(words, static_cast<off_t>(at * sizeof(std::uint64_t)), SEEK_DATA);
-    const std::uint64_t next = data < 0 ? pages : static_cast<std::uint64_t>(data) / kPageSize * kWordsAPage;
-    if (next > at) at = next;
-    const std::uint64_t end = std::min(at + kWordsAPage, pages);
-    for (; at < end; ++at) {
-      const PageIndex p{at};
-      if (!table.load(p).names_content()) continue;
-      if (!own(table, p, stop)) return false;
-      count_page(vm, contents, p);
-      TEST_POINT("recovery.count");
-    }
-  }
-  vm.vm->set_counted(PageIndex{pages});
+  // Nothing is written to a hole of the table while nothing is folded, but for faults on pages whose word
+  // says nothing; those hold no reference.
+  const bool whole = vm.vm->each_naming([&](PageIndex p) {
+    if (stop.load(std::memory_order_relaxed) || !own(table, p, stop)) return false;
+    count_page(vm, contents, p);
+    TEST_POINT("recovery.count");
+    return true;
+  });
+  if (!whole) return false;
+  vm.vm->set_counted(PageIndex{vm.vm->pages().value});
   vm.counted.store(true);
   return true;
 }

@@ -10,7 +10,6 @@
 namespace ramfold::fault {
 
 using guest::Owner;
-using guest::Released;
 using guest::Tag;
 using guest::Taken;
 using guest::Word;
@@ -321,7 +320,7 @@ void Filler::wake(PageRun run) noexcept {
 }
 
 void Filler::release(PageIndex p) noexcept {
-  if (vm_.table().release(p) == Released::contended) wake(one(p));
+  vm_.release(p);
 }
 
 Served Filler::finish(PageIndex p, Served served) noexcept {

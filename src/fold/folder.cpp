@@ -13,14 +13,6 @@ using guest::Owner;
 using guest::Tag;
 using guest::Word;
 
-namespace {
-
-void release(guest::Vm& vm, PageIndex p) noexcept {
-  if (vm.table().release(p) == guest::Released::contended) vm.wake({p, PageCount{1}});
-}
-
-}  // namespace
-
 void Folder::work(guest::Vm& vm, GroupId group, const scan::Window& window, const classify::Policy& policy,
                   bool may_fold) noexcept {
   if (window.age != 0) age(vm, window);
@@ -40,7 +32,7 @@ void Folder::age(guest::Vm& vm, const scan::Window& window) noexcept {
     if (word.tag() == Tag::clean) {
       table.advance(p, word, word.with_age(std::min(word.age() + 1, Word::kAgeMax)), Owner::punching);
     }
-    release(vm, p);
+    vm.release(p);
   });
 }
 
@@ -73,7 +65,7 @@ void Folder::observe(guest::Vm& vm, GroupId group, const scan::Window& window) n
         vm.counters().errors.add();
       }
       if (next != word) table.advance(p, word, next, Owner::punching);
-      release(vm, p);
+      vm.release(p);
     }
     vm.counters().observed.add(count);
   });

@@ -8,7 +8,6 @@
 namespace ramfold::fold {
 
 using guest::Owner;
-using guest::Released;
 using guest::Tag;
 using guest::Word;
 using sys::Outcome;
@@ -135,9 +134,7 @@ void LeavingRun::keep_observed(unsigned i, std::uint64_t hash_bits) noexcept {
                         ? words_[i].becomes(Tag::observed, hash_bits, 0, words_[i].backoff())
                         : words_[i];
   if (next != words_[i]) table.advance(page(i), words_[i], next, Owner::punching);
-  if (table.release(page(i)) == Released::contended) {
-    vm_.wake({page(i), PageCount{1}});
-  }
+  vm_.release(page(i));
 }
 
 Committed LeavingRun::commit() noexcept {
@@ -186,11 +183,7 @@ Committed LeavingRun::commit() noexcept {
     if (!vm_.punch_pages({page(first), PageCount{count}})) counters.errors.add();
     TEST_POINT("fold.punch");
   });
-  for_each_bit(won, [&](unsigned i) {
-    if (table.release(page(i)) == Released::contended) {
-      vm_.wake({page(i), PageCount{1}});
-    }
-  });
+  for_each_bit(won, [&](unsigned i) { vm_.release(page(i)); });
   return result;
 }
 
@@ -215,11 +208,7 @@ void LeavingRun::undo(Mask pages) noexcept {
   for_each_run(held, [&](unsigned first, unsigned count) {
     (void)vm_.uffd().lift(vm_.range_of({page(first), PageCount{count}}), Wake::yes);
   });
-  for_each_bit(held, [&](unsigned i) {
-    if (table.release(page(i)) == Released::contended) {
-      vm_.wake({page(i), PageCount{1}});
-    }
-  });
+  for_each_bit(held, [&](unsigned i) { vm_.release(page(i)); });
 }
 
 }  // namespace ramfold::fold

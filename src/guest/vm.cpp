@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <sys/uio.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/check.hpp"
 
@@ -162,6 +163,17 @@ Status Vm::unregister_all() noexcept {
 
 void Vm::wake(PageRun run) const noexcept {
   (void)insist(kTriesMax, [&] { return uffd_.wake(range_of(run)); });
+}
+
+void Vm::release(PageIndex p) noexcept {
+  if (table_.release(p) == Released::contended) wake({p, PageCount{1}});
+}
+
+std::uint64_t Vm::backed_from(std::uint64_t at) const noexcept {
+  if (at >= pages().value) return pages().value;
+  const off_t data = ::lseek(files_.words.get(), static_cast<off_t>(at * sizeof(Word)), SEEK_DATA);
+  if (data < 0) return pages().value;
+  return std::max(at, static_cast<std::uint64_t>(data) / sizeof(Word));
 }
 
 void Vm::wake_all() const noexcept {

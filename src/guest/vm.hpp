@@ -5,6 +5,7 @@
 // page table.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <memory>
@@ -89,6 +90,19 @@ class Vm {
   Status unregister_all() noexcept;
   // Wakes who waits for the run. A wake-up that is lost leaves a vCPU asleep, so it is tried until it holds.
   void wake(PageRun run) const noexcept;  // REQUIRES: within one block
+  // Ends `punching` or `filling` and wakes whoever met the page meanwhile. REQUIRES: the caller owns p.
+  void release(PageIndex p) noexcept;
+  // Calls f(page) for every page whose word names a content, until it returns false; false: it did. The
+  // table is sparse and its holes are skipped: reading them through the mapping would fill them.
+  template <typename F>
+  bool each_naming(F f) const {
+    for (std::uint64_t at = backed_from(0); at < pages().value; at = backed_from(at)) {
+      for (const std::uint64_t end = std::min(at + kWordsAPage, pages().value); at < end; ++at) {
+        if (table_.load(PageIndex{at}).names_content() && !f(PageIndex{at})) return false;
+      }
+    }
+    return true;
+  }
   // Wakes every waiter of the VM once (recovery, L3).
   void wake_all() const noexcept;
 
@@ -108,6 +122,10 @@ class Vm {
   void begin_uncounted() noexcept { counted_.store(0, std::memory_order_release); }
 
  private:
+  static constexpr std::uint64_t kWordsAPage = kPageSize / sizeof(Word);
+  // The first page at or after `at` whose word the table's file really holds; pages() when none is left.
+  std::uint64_t backed_from(std::uint64_t at) const noexcept;
+
   Vm(const VmRecord& record, Files files, PageTable table, sys::Pagemap pagemap, std::vector<Block> blocks);
 
   VmRecord record_;
