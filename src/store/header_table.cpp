@@ -157,7 +157,7 @@ void HeaderTable::give_back(ContentId id) noexcept {
 
 void HeaderTable::publish(ContentId id, std::uint64_t hash, GroupId group, Where where) noexcept {
   Header& header = headers_[id.value];
-  header.hash.store(hash, std::memory_order_relaxed);
+  header.hash.store(bound_to(id, hash), std::memory_order_relaxed);
   groups_[id.value].store(group.value, std::memory_order_relaxed);
   counts_[id.value].store(1, std::memory_order_relaxed);
   TEST_POINT("store.publish");

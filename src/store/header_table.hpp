@@ -44,7 +44,7 @@ class HeaderTable {
     return Where(headers_[id.value].where.load(std::memory_order_acquire));
   }
   std::uint64_t hash(ContentId id) const noexcept {
-    return headers_[id.value].hash.load(std::memory_order_relaxed);
+    return bound_to(id, headers_[id.value].hash.load(std::memory_order_relaxed));
   }
   GroupId group(ContentId id) const noexcept {
     return GroupId{groups_[id.value].load(std::memory_order_relaxed)};

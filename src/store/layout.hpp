@@ -50,9 +50,16 @@ static_assert(offsetof(Superblock, arena_bytes) == 16 && offsetof(Superblock, st
 static_assert(offsetof(Superblock, checksum) == 32 && offsetof(Superblock, id_limit) == 64);
 static_assert(sizeof(Superblock) == 72);
 
+// What stands in a header for a content's hash, and back. Bound to the id, so that a header that was
+// copied over another, both words of it, does not match the bytes it names.
+constexpr std::uint64_t bound_to(ContentId id, std::uint64_t hash) noexcept {
+  return hash ^ (id.value * std::uint64_t{0x9e37'79b9'7f4a'7c15});
+}
+
 // One content. While the id is free, `where` is 0 and `hash` links the free list (volatile meaning).
 struct Header {
-  std::atomic<std::uint64_t> hash;   // XXH3-64 of the 4096 decoded bytes, seeded by the group
+  // XXH3-64 of the 4096 decoded bytes, seeded by the group, bound to the id.
+  std::atomic<std::uint64_t> hash;
   std::atomic<std::uint64_t> where;  // a Where
 };
 static_assert(sizeof(Header) == 16 && offsetof(Header, where) == 8);

@@ -114,7 +114,10 @@ void inflict(Pristine& p, const Damage& d) {
       block.checksum = plain_checksum({p.contents.data(), offsetof(Superblock, checksum)});
       break;
     }
-    case 9: header.hash.store(headers[d.value % (kPages + 8)].hash.load()); break;
+    case 9:  // another header's hash, or all of it
+      header.hash.store(headers[d.value % (kPages + 8)].hash.load());
+      if (d.value >> 63 != 0) header.where.store(headers[d.value % (kPages + 8)].where.load());
+      break;
   }
 }
 

@@ -37,6 +37,7 @@ TEST_CASE("the superblock of the example") {
 TEST_CASE("the content of the example") {
   const PageCopy page = page_of_2a();
   CHECK(PageHasher(0x0123456789abcdef)(page.bytes.data()) == 0x9140dc945198c529);
+  CHECK(bound_to(ContentId{1}, 0x9140dc945198c529) == 0x0f77a52d2ed2b93c);
   std::array<std::byte, 64> block;
   REQUIRE(lz4::encode(page, block) == 26);
   PageCopy decoded;

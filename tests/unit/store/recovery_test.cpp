@@ -119,6 +119,23 @@ TEST_CASE("a drop of a word that was never counted frees nothing") {
   CHECK(holds(*store, left.words.at(0), page_of(0)));
 }
 
+TEST_CASE("a header that was copied over another's is corrupt, not that other content") {
+  Left left(3);
+  const sys::Fd& file = left.store->files().contents;
+  const std::uint64_t from = where_offset(left.words.at(0));
+  const std::uint64_t to = where_offset(left.words.at(1));
+  write_u64(file, to - 8, read_u64(file, from - 8));
+  write_u64(file, to, read_u64(file, from));
+  auto store = left.restart();
+  PageCopy out;
+  CHECK(store->get(left.words.at(1), out.bytes.data(), {}) == Got::corrupt);
+  for (const auto& [number, id] : left.words) store->count(id);
+  must(store->finish_recovery());
+  CHECK(store->get(left.words.at(1), out.bytes.data(), {}) == Got::corrupt);
+  CHECK(holds(*store, left.words.at(0), page_of(0)));
+  CHECK(holds(*store, left.words.at(2), page_of(2)));
+}
+
 TEST_CASE("a damaged superblock or group table is refused") {
   for (const std::uint64_t offset : {0, 8, 12, 16, 24, 32}) {
     Left left(1);
