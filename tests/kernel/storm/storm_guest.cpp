@@ -3,7 +3,8 @@
 // write, read, discard and verify self-describing pages without end. It knows nothing of the daemon.
 //
 // Commands on stdin, an answer a line: `status` (operations so far, slowest operation), `check` (everybody
-// stops, every page is verified), `calm` (no more slow reads), `quit`. A wrong byte ends the process at once with a line "BAD ...".
+// stops, every page is verified), `rest` (everybody stops until the next `check`), `calm` (no more slow
+// reads), `quit`. A wrong byte ends the process at once with a line "BAD ...".
 // Threads: a page is changed by the thread that owns its block of 16 pages alone; everybody reads all pages.
 #include <fcntl.h>
 #include <getopt.h>
@@ -343,9 +344,13 @@ void make_file() {
   }
 }
 
-void check(unsigned workers) {
+void rest(unsigned workers) {
   pausing.store(true);
   while (paused.load() != workers) ::usleep(500);
+}
+
+void check(unsigned workers) {
+  rest(workers);
   for (std::uint64_t p = 0; p < options.pages; ++p) verify(p, "check");
   pausing.store(false);
   std::printf("checked %lu\n", options.pages);
@@ -356,6 +361,9 @@ void answer(const std::string& command, unsigned workers) {
   if (command == "calm") {
     calm.store(true);
     std::printf("calm\n");
+  } else if (command == "rest") {
+    rest(workers);
+    std::printf("resting\n");
   } else if (command == "check") {
     check(workers);
   } else if (command == "status") {

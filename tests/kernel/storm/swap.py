@@ -1,0 +1,218 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The host swaps guest memory out while the daemon folds it.
+
+swap.py storm: random pages of the guests, guarded, clean or neither, go to swap without end while they write, read,
+discard and verify, and the daemon is killed now and then.
+swap.py idle: pages that lie in swap stay there while the daemon passes over them again and again.
+Exits 77 where there is no zram to swap to."""
+import ctypes
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+
+from rig import Failed, Rig
+from storm import LONG, SEED, finish, kill_delay, say, start
+
+PAGE = 4096
+SYS_PIDFD_OPEN, SYS_PROCESS_MADVISE, MADV_PAGEOUT = 434, 440, 21
+SWAP_MIB = 256
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def skip(why):
+    print(why)
+    sys.exit(77)
+
+
+def run_quietly(*command):
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+class Zram:
+    """A zram device to swap to, given back on close."""
+
+    def __init__(self):
+        self.number = None
+        if not os.path.exists('/sys/class/zram-control'):
+            run_quietly('modprobe', 'zram')
+        try:
+            with open('/sys/class/zram-control/hot_add') as f:
+                self.number = int(f.read())
+        except OSError as e:
+            skip(f'needs zram: {e}')
+        self.device = f'/dev/zram{self.number}'
+        try:
+            with open(f'/sys/block/zram{self.number}/disksize', 'w') as f:
+                f.write(f'{SWAP_MIB}M')
+        except OSError as e:
+            self.close()
+            skip(f'needs zram: {e}')
+        for command in (['mkswap', self.device], ['swapon', '-p', '32000', self.device]):
+            done = run_quietly(*command)
+            if done.returncode != 0:
+                self.close()
+                skip(f'needs swap: {" ".join(command)}: {done.stderr.strip()}')
+
+    def close(self):
+        run_quietly('swapoff', self.device)
+        try:
+            with open(f'/sys/block/zram{self.number}/reset', 'w') as f:
+                f.write('1')
+            with open('/sys/class/zram-control/hot_remove', 'w') as f:
+                f.write(str(self.number))
+        except OSError as e:
+            print(f'{self.device} stays: {e}')
+
+
+class Iovec(ctypes.Structure):
+    _fields_ = [('base', ctypes.c_uint64), ('size', ctypes.c_uint64)]
+
+
+class Ram:
+    """A guest's RAM as the host sees it."""
+
+    def __init__(self, guest):
+        self.pid = guest.process.pid
+        self.pidfd = libc.syscall(SYS_PIDFD_OPEN, self.pid, 0)
+        self.start, self.end = self._range()
+
+    def close(self):
+        os.close(self.pidfd)
+
+    def _range(self):
+        with open(f'/proc/{self.pid}/maps') as f:
+            for line in f:
+                if 'memfd:memory-backend-memfd' in line:
+                    return [int(x, 16) for x in line.split()[0].split('-')]
+        raise Failed('the guest maps no RAM')
+
+    def page_out(self, first=0, pages=None):
+        """Puts the range to swap; what the kernel cannot move now stays."""
+        size = (self.end - self.start) if pages is None else pages * PAGE
+        vector = Iovec(self.start + first * PAGE, size)
+        libc.syscall(SYS_PROCESS_MADVISE, self.pidfd, ctypes.byref(vector), 1, MADV_PAGEOUT, 0)
+
+    def pages(self):
+        return (self.end - self.start) // PAGE
+
+    def read_file(self):
+        """Reads all of the RAM file, which is what no scan may do."""
+        for fd in os.listdir(f'/proc/{self.pid}/fd'):
+            if 'memory-backend-memfd' in os.readlink(f'/proc/{self.pid}/fd/{fd}'):
+                with open(f'/proc/{self.pid}/fd/{fd}', 'rb') as f:
+                    while f.read(1 << 20):
+                        pass
+                return
+
+
+def swap_in_use(zram):
+    with open('/proc/swaps') as f:
+        for line in f:
+            if line.startswith(zram.device + ' '):
+                return int(line.split()[3]) // 4
+    raise Failed('the swap device is gone')
+
+
+def storm(rig, zram):
+    dice = random.Random(SEED)
+    start(rig)
+    rams = [Ram(guest) for guest in rig.guests]
+    stop = threading.Event()
+
+    def page_out_for_ever():
+        while not stop.wait(0.01):
+            ram = dice.choice(rams)
+            first = dice.randrange(ram.pages())
+            ram.page_out(first, min(dice.choice((1, 16, 256)), ram.pages() - first))
+
+    with open(f'/sys/block/zram{zram.number}/stat') as f:
+        before = int(f.read().split()[4])
+    pager = threading.Thread(target=page_out_for_ever)
+    pager.start()
+    try:
+        end = time.monotonic() + (600 if LONG else 15)
+        while time.monotonic() < end:
+            time.sleep(1 + kill_delay(dice))
+            rig.count()
+            rig.must_be_well()
+            rig.kill_daemon()
+            rig.start_daemon()
+        rig.wait_folded(300, 60)
+        rig.count()
+    finally:
+        stop.set()
+        pager.join()
+    with open(f'/sys/block/zram{zram.number}/stat') as f:
+        written = int(f.read().split()[4]) - before
+    finish(rig)
+    say(f'{rig.kills} kills, {written} pages written to swap, {rig.counted()}, no wrong byte')
+    if written < 2000 or rig.brought_back < 500:
+        raise Failed('too few: this was no storm')
+    for ram in rams:
+        ram.close()
+
+
+def idle(rig, zram):
+    guest = rig.add_guest('--pages', '8192')
+    end = time.monotonic() + 60
+    while guest.status()['stores'] < 6000:
+        if time.monotonic() > end:
+            raise Failed('the guest fills its RAM too slowly')
+        time.sleep(0.1)
+    guest.ask('rest', 10)
+    ram = Ram(guest)
+    ram.page_out()
+    before = swap_in_use(zram)
+    if before < 2000:
+        raise Failed(f'only {before} pages went to swap')
+    rig.start_daemon()
+    end = time.monotonic() + 30
+    passes = 0
+    while passes < 20:
+        snapshot = rig.snapshot()
+        vms = snapshot['vms'] if snapshot else []
+        passes = vms[0]['passes'] if vms else 0
+        if time.monotonic() > end:
+            raise Failed(f'{passes} passes in 30 s: {vms}')
+        rig.must_be_well()
+        time.sleep(0.1)
+    after = swap_in_use(zram)
+    say(f'{before} pages in swap, {after} after {passes} passes')
+    if after < before - before // 50:
+        raise Failed(f'scanning brought {before - after} pages back from swap')
+    guest.check()
+    # That reading would have been seen.
+    ram.read_file()
+    if swap_in_use(zram) > before // 2:
+        raise Failed('reading the RAM file brings nothing back: the test is too weak')
+    finish(rig)
+    ram.close()
+
+
+def main():
+    if not os.path.exists('/dev/userfaultfd') or os.geteuid() != 0:
+        skip('needs root and /dev/userfaultfd')
+    what = sys.argv[1]
+    say(f'swap {what}, seed {SEED}')
+    zram = Zram()
+    failed = True
+    try:
+        rig = Rig(seed=SEED)
+        try:
+            {'storm': storm, 'idle': idle}[what](rig, zram)
+            failed = False
+        except Failed as e:
+            say(f'FAILED: {e}')
+        finally:
+            rig.close(keep=failed)
+    finally:
+        zram.close()
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == '__main__':
+    main()
