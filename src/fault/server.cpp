@@ -12,12 +12,17 @@
 namespace ramfold::fault {
 namespace {
 
-constexpr int kPollMs = 1000;  // so that CPU time is published and a lost wake-up heals
+constexpr int kPollMs = 1000;  // so that a lost wake-up heals
 constexpr long kErrorNapNs = 1'000'000;
 
 Need need_of(const uffd_msg& event) noexcept {
   if ((event.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP) != 0) return Need::lift;
   return (event.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WRITE) != 0 ? Need::write : Need::read;
+}
+
+void nap_after_error() noexcept {
+  const timespec t{0, kErrorNapNs};
+  ::nanosleep(&t, nullptr);
 }
 
 void poke(const sys::Fd& eventfd) noexcept {
@@ -30,18 +35,24 @@ void poke(const sys::Fd& eventfd) noexcept {
 Result<std::unique_ptr<Server>> Server::start(guest::Vm& vm, store::ContentSource& source, unsigned threads) {
   sys::Fd wake(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!wake) return fail_errno("eventfd");
-  std::unique_ptr<Server> server(new Server(vm, source, std::move(wake)));
+  std::unique_ptr<Server> server(new Server(vm, source, std::move(wake), threads));
   for (unsigned i = 0; i < threads; ++i) {
-    server->threads_.emplace_back([s = server.get()] { s->run(); });
+    server->threads_.emplace_back([s = server.get(), i] { s->run(s->cpu_[i]); });
     ::pthread_setname_np(server->threads_.back().native_handle(), "rf-fault");
   }
   return server;
 }
 
-Server::Server(guest::Vm& vm, store::ContentSource& source, sys::Fd wake)
-    : vm_(vm), filler_(vm, source, stopping_), wake_(std::move(wake)) {}
+Server::Server(guest::Vm& vm, store::ContentSource& source, sys::Fd wake, unsigned threads)
+    : vm_(vm), filler_(vm, source, stopping_), wake_(std::move(wake)), cpu_(threads) {}
 
 Server::~Server() { stop(); }
+
+std::uint64_t Server::cpu_ns() const noexcept {
+  std::uint64_t sum = 0;
+  for (const ThreadCpu& cpu : cpu_) sum += cpu.ns();
+  return sum;
+}
 
 void Server::stop() noexcept {
   stopping_.store(true);
@@ -50,37 +61,43 @@ void Server::stop() noexcept {
   threads_.clear();
 }
 
-void Server::run() noexcept {
+void Server::run(ThreadCpu& cpu) noexcept {
+  cpu.started();
   sys::prefer_this_thread();
   PageCopy buffer;
   std::array<uffd_msg, kBatch> events;
-  std::uint64_t cpu_seen = 0;
+  std::size_t served = 0;
   while (!stopping_.load(std::memory_order_relaxed)) {
+    // Between a wake-up and the next poll there is nothing that can wait: where the woken thread has this
+    // core, it runs only then. Only a full batch may have left events behind.
+    if (served != kBatch) wait_for_work();
     const auto read = vm_.uffd().read_events(events);
+    served = 0;
     if (!read) {
       vm_.counters().errors.add();
-      const timespec t{0, kErrorNapNs};
-      ::nanosleep(&t, nullptr);
+      nap_after_error();
       continue;
     }
-    for (std::size_t i = 0; i < *read; ++i) serve_event(events[i], buffer);
+    served = *read;
+    for (std::size_t i = 0; i < served; ++i) serve_event(events[i], buffer);
     // Also while events keep coming: those that find no place come again until there is one.
-    if (any_ready_.exchange(false, std::memory_order_acq_rel)) serve_ready(buffer);
-    if (*read != 0) continue;
-    const std::uint64_t cpu = thread_cpu_ns();
-    cpu_ns_.fetch_add(cpu - cpu_seen, std::memory_order_relaxed);
-    cpu_seen = cpu;
-    std::array<pollfd, 2> waits{pollfd{vm_.uffd().fd(), POLLIN, 0}, pollfd{wake_.get(), POLLIN, 0}};
-    (void)::poll(waits.data(), waits.size(), kPollMs);
-    if ((waits[1].revents & POLLIN) != 0 && !stopping_.load(std::memory_order_relaxed)) {
-      // Emptied before the flag is looked at: a ticket that becomes ready later pokes again.
-      std::uint64_t count = 0;
-      [[maybe_unused]] const auto n = ::read(wake_.get(), &count, sizeof count);
+    if (any_ready_.load(std::memory_order_relaxed) && any_ready_.exchange(false, std::memory_order_acq_rel)) {
+      serve_ready(buffer);
     }
-    if ((waits[0].revents & (POLLERR | POLLHUP)) != 0 && (waits[0].revents & POLLIN) == 0) {
-      const timespec t{0, kErrorNapNs};
-      ::nanosleep(&t, nullptr);  // never spin on a descriptor that only reports an error
-    }
+  }
+  cpu.ended();
+}
+
+void Server::wait_for_work() noexcept {
+  std::array<pollfd, 2> waits{pollfd{vm_.uffd().fd(), POLLIN, 0}, pollfd{wake_.get(), POLLIN, 0}};
+  (void)::poll(waits.data(), waits.size(), kPollMs);
+  if ((waits[1].revents & POLLIN) != 0 && !stopping_.load(std::memory_order_relaxed)) {
+    // Emptied before the flag is looked at: a ticket that becomes ready later pokes again.
+    std::uint64_t count = 0;
+    [[maybe_unused]] const auto n = ::read(wake_.get(), &count, sizeof count);
+  }
+  if ((waits[0].revents & (POLLERR | POLLHUP)) != 0 && (waits[0].revents & POLLIN) == 0) {
+    nap_after_error();  // never spin on a descriptor that only reports an error
   }
 }
 

@@ -10,6 +10,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/thread_cpu.hpp"
 #include "fault/filler.hpp"
 #include "sys/fd.hpp"
 
@@ -32,7 +33,7 @@ class Server final : private store::FetchListener {
   void stop() noexcept;
   Filler& filler() noexcept { return filler_; }
   // CPU time of the threads so far.
-  std::uint64_t cpu_ns() const noexcept { return cpu_ns_.load(std::memory_order_relaxed); }
+  std::uint64_t cpu_ns() const noexcept;
   std::uint64_t parked() const noexcept { return parked_count_.load(std::memory_order_relaxed); }
 
  private:
@@ -44,8 +45,9 @@ class Server final : private store::FetchListener {
     std::uint64_t since_ns = 0;
   };
 
-  Server(guest::Vm& vm, store::ContentSource& source, sys::Fd wake);
-  void run() noexcept;
+  Server(guest::Vm& vm, store::ContentSource& source, sys::Fd wake, unsigned threads);
+  void run(ThreadCpu& cpu) noexcept;
+  void wait_for_work() noexcept;
   void serve_event(const uffd_msg& event, PageCopy& buffer) noexcept;
   void serve_ready(PageCopy& buffer) noexcept;
   void account(Served served, bool zero, std::uint64_t since_ns) noexcept;
@@ -60,7 +62,7 @@ class Server final : private store::FetchListener {
   std::array<Parked, kParkedMax> parked_;
   std::atomic<std::uint64_t> parked_count_{0};
   std::atomic<bool> any_ready_{false};  // a parked ticket became ready since the table was looked at
-  std::atomic<std::uint64_t> cpu_ns_{0};
+  std::vector<ThreadCpu> cpu_;  // one a thread
   std::vector<std::thread> threads_;
 };
 
