@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "daemon/unfold.hpp"
 
-#include <thread>
 #include <time.h>
-#include <unistd.h>
 
 namespace ramfold::daemon {
 
@@ -14,7 +12,6 @@ namespace {
 constexpr double kPagesASecond = 150'000;  // measured; a plan's estimate only
 constexpr unsigned kRoundsMax = 2'000;     // of pages that faults held at the moment
 constexpr std::uint64_t kProgressEvery = 8192;
-constexpr std::uint64_t kWordsAPage = kPageSize / sizeof(std::uint64_t);
 
 void nap() {
   const timespec t{0, 1'000'000};
@@ -29,36 +26,27 @@ struct Round {
 Round unfold_round(AttachedVm& vm, PageCopy& buffer, std::uint64_t& done,
                    const std::function<void(std::uint64_t)>& progress) {
   Round round;
-  guest::PageTable& table = vm.vm->table();
-  const std::uint64_t pages = vm.vm->pages().value;
-  for (std::uint64_t at = 0; at < pages;) {
-    const off_t data = ::lseek(vm.vm->files().words.get(), static_cast<off_t>(at * sizeof(std::uint64_t)), SEEK_DATA);
-    if (data < 0) break;
-    at = std::max(at, static_cast<std::uint64_t>(data) / kPageSize * kWordsAPage);
-    const std::uint64_t end = std::min(at + kWordsAPage, pages);
-    for (; at < end; ++at) {
-      const PageIndex p{at};
-      if (!table.load(p).names_content()) continue;
-      switch (vm.faults->filler().unfold(p, {}, buffer)) {
-        case Served::filled:
-        case Served::late:
-          if (++done % kProgressEvery == 0) progress(done);
-          break;
-        case Served::busy:
-        case Served::pending:
-        case Served::again: ++round.left; break;
-        case Served::poisoned:
-          round.status = fail("a content of this VM is corrupt; the page was given to it as a memory error", EIO);
-          break;
-        case Served::abandoned:
-          if (!vm.vm->alive()) return round;
-          round.status = fail("no memory to bring a page back", ENOMEM);
-          return round;
-        case Served::lifted:
-        case Served::zeroed: break;
-      }
+  vm.vm->each_naming([&](PageIndex p) {
+    switch (vm.faults->filler().unfold(p, {}, buffer)) {
+      case Served::filled:
+      case Served::late:
+        if (++done % kProgressEvery == 0) progress(done);
+        break;
+      case Served::busy:
+      case Served::pending:
+      case Served::again: ++round.left; break;
+      case Served::poisoned:
+        round.status = fail(
+            "a content of this VM is corrupt; the page was given to it as a memory error", EIO);
+        break;
+      case Served::abandoned:
+        if (vm.vm->alive()) round.status = fail("no memory to bring a page back", ENOMEM);
+        return false;
+      case Served::lifted:
+      case Served::zeroed: break;
     }
-  }
+    return true;
+  });
   return round;
 }
 
