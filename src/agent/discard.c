@@ -57,9 +57,19 @@ static void set_block(struct step *step, const struct rf_gate *gate,
            (to - from) / RF_SHARED_PAGE);
 }
 
+/* Like a system call: 0, or -1 and errno. */
+static int fills_ended(struct rf_gate *gate, long *until) {
+  const int saved = errno;
+  errno = rf_gate_await_fills(gate, until);
+  if (errno != 0) return -1;
+  errno = saved;
+  return 0;
+}
+
 int rf_discard_file(struct rf_gate *gate, int fd, int mode, off_t offset, off_t size,
                     uint64_t device, uint64_t inode) {
   int result = 0;
+  long until = 0;
   const uint64_t end = (uint64_t)offset + (uint64_t)size;
   atomic_fetch_add(&gate->shared->discards_active, 1);
   for (uint64_t from = (uint64_t)offset; from < end && result == 0;) {
@@ -71,7 +81,8 @@ int rf_discard_file(struct rf_gate *gate, int fd, int mode, off_t offset, off_t 
       if (block->device == device && block->inode == inode)
         set_block(&step, gate, block, block->offset, from, from + bytes);
     }
-    result = rf_real_fallocate(fd, mode, (off_t)from, (off_t)bytes);
+    result = fills_ended(gate, &until);
+    if (result == 0) result = rf_real_fallocate(fd, mode, (off_t)from, (off_t)bytes);
     if (result != 0) clear_fresh(&step);
     from += bytes;
   }
@@ -81,6 +92,7 @@ int rf_discard_file(struct rf_gate *gate, int fd, int mode, off_t offset, off_t 
 
 int rf_discard_range(struct rf_gate *gate, void *at, size_t size) {
   int result = 0;
+  long until = 0;
   const uint64_t end = (uint64_t)at + ((size + RF_SHARED_PAGE - 1) & ~(size_t)(RF_SHARED_PAGE - 1));
   atomic_fetch_add(&gate->shared->discards_active, 1);
   for (uint64_t from = (uint64_t)at; from < end && result == 0;) {
@@ -92,7 +104,8 @@ int rf_discard_range(struct rf_gate *gate, void *at, size_t size) {
       if (atomic_load(&block->live))
         set_block(&step, gate, block, block->address, from, from + bytes);
     }
-    result = rf_real_madvise((void *)from, bytes, MADV_REMOVE);
+    result = fills_ended(gate, &until);
+    if (result == 0) result = rf_real_madvise((void *)from, bytes, MADV_REMOVE);
     if (result != 0) clear_fresh(&step);
     from += bytes;
   }

@@ -2,7 +2,8 @@
 /*
  * QEMU discards RAM (balloon, free page reporting, virtio-mem). A folded page is a hole already, so
  * the discard itself leaves no trace; the bit that is set before it does (T5): this hole is zero.
- * Threads: any; no locks, never waits.
+ * Threads: any; no locks. Waits for the daemon's fills that began before the bits were set: some
+ * microseconds, or EBUSY after RF_HOLD_MS_MAX when the daemon was stopped in the middle of one.
  */
 #ifndef RAMFOLD_AGENT_DISCARD_H
 #define RAMFOLD_AGENT_DISCARD_H

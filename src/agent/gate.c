@@ -11,6 +11,8 @@
 
 #define HOLD_PAUSE_US_MIN 50u
 #define HOLD_PAUSE_US_MAX 1000u
+/* A fill takes some microseconds, a sleep at least fifty: looks before the first. */
+#define FILL_LOOKS 200
 
 /* A daemon that came back with new memory leaves the former mapping to those still inside it. */
 #define MAPS_MAX 4
@@ -20,12 +22,16 @@ struct rf_gate_map {
   size_t bytes;
   uint64_t device, inode;
   _Atomic uint32_t users;
+  /* Values of filling words that a discard waited for in vain. Once is enough: a stopped daemon does
+     not cost every discard the whole wait. Even: none. */
+  _Atomic uint32_t given_up[RF_FILLINGS];
 };
 
 static struct rf_gate_map maps[MAPS_MAX];
 static _Atomic(struct rf_gate_map *) current; /* null: not standing */
 static _Atomic uint32_t passing;              /* calls that entered while not standing */
 static _Atomic uint32_t connection;           /* odd: a daemon that may fold is connected */
+static _Atomic uint32_t dead;                 /* generation of a daemon that died; 0: none */
 static _Atomic uint32_t hold_ms = RF_HOLD_MS_MAX;
 
 void rf_gate_limit_hold_ms(unsigned ms) {
@@ -88,6 +94,47 @@ void rf_gate_began(struct rf_gate *gate) {
   atomic_fetch_sub(&gate->shared->pending, 1);
 }
 
+/* Is what the filling words say a dead daemon's? A daemon that began meanwhile wrote another
+   session before it wrote its first word, so REQUIRES: the word was read before. */
+static bool left_behind(const struct rf_shared *shared) {
+  const uint32_t last = atomic_load(&dead);
+  return last != 0 && atomic_load(&shared->session) == last;
+}
+
+static int await_fill(struct rf_gate *gate, unsigned i, long *until) {
+  _Atomic uint32_t *word = &gate->shared->filling[i].word;
+  const uint32_t seen = atomic_load(word);
+  if (seen % 2 == 0) return 0;
+  for (unsigned looks = 0; looks < FILL_LOOKS; ++looks)
+    if (atomic_load(word) != seen) return 0;
+  unsigned pause = HOLD_PAUSE_US_MIN;
+  while (atomic_load(word) == seen && !left_behind(gate->shared)) {
+    const long now = rf_now_ms();
+    if (*until == 0) *until = now + (long)atomic_load(&hold_ms);
+    if (now >= *until || atomic_load(&gate->map->given_up[i]) == seen) {
+      atomic_store(&gate->map->given_up[i], seen);
+      return EBUSY;
+    }
+    rf_sleep_us(pause);
+    if (pause < HOLD_PAUSE_US_MAX) pause *= 2;
+  }
+  return 0;
+}
+
+int rf_gate_await_fills(struct rf_gate *gate, long *until) {
+  for (unsigned i = 0; i < RF_FILLINGS; ++i)
+    if (await_fill(gate, i, until) != 0) return EBUSY;
+  return 0;
+}
+
+void rf_gate_hung_up(uint32_t generation) {
+  const struct rf_gate_map *map = atomic_load(&current);
+  /* A living daemon that closes a connection fills on, and has said so before; a dead one's system
+     calls ended before its socket closed. */
+  if (map != NULL && atomic_load(&map->shared->session) == generation)
+    atomic_store(&dead, generation);
+}
+
 static struct rf_gate_map *slot_of(const struct stat *s) {
   for (unsigned i = 0; i < MAPS_MAX; ++i)
     if (maps[i].shared != NULL && maps[i].device == s->st_dev && maps[i].inode == s->st_ino)
@@ -128,14 +175,17 @@ enum rf_published rf_gate_publish(int fd, uint64_t pages, uint32_t generation) {
     map->bytes = bytes;
     map->device = s.st_dev;
     map->inode = s.st_ino;
+    for (unsigned i = 0; i < RF_FILLINGS; ++i) atomic_store(&map->given_up[i], 0);
   }
   rf_sys_close(fd);
   const struct rf_shared *shared = map->shared;
   const uint32_t session = atomic_load(&map->shared->session);
   if (shared->magic != RF_MAGIC || shared->version < RF_VERSION_MIN ||
       shared->version > RF_VERSION_MAX || shared->pages != pages || map->bytes < bytes ||
-      (int32_t)(generation - session) < 0)
+      (session != 0 && (int32_t)(generation - session) < 0))
     return RF_PUBLISH_INVALID;
+  uint32_t same = generation; /* two daemons of one number: the clock was set back */
+  (void)atomic_compare_exchange_strong(&dead, &same, 0);
   atomic_store(&current, map);
   return RF_PUBLISHED;
 }
@@ -167,4 +217,5 @@ void rf_gate_forget(void) {
   atomic_store(&current, NULL);
   atomic_store(&passing, 0);
   atomic_store(&connection, 0);
+  atomic_store(&dead, 0);
 }

@@ -32,12 +32,20 @@ static inline bool rf_gate_stands(const struct rf_gate *gate) { return gate->map
 int rf_gate_hold(struct rf_gate *gate, uint32_t hazards, bool lasting);
 void rf_gate_began(struct rf_gate *gate);
 
+/* Between a discard's bits and its call (T5): waits until no fill is under way that may have looked
+   at a bit before it was set. Returns 0, or EBUSY: then the call must not be made. `until`: 0 when
+   the discard begins; it bounds all waits of one discard. REQUIRES: stands. */
+int rf_gate_await_fills(struct rf_gate *gate, long *until);
+
 /* The session's side. */
 enum rf_published { RF_PUBLISHED, RF_PUBLISH_INVALID, RF_PUBLISH_BUSY };
 /* Maps `fd` (taken over) and stands on it from now on. */
 enum rf_published rf_gate_publish(int fd, uint64_t pages, uint32_t generation);
 bool rf_gate_quiet(void);            /* every call from before the publication has ended */
 void rf_gate_serving(bool serving);  /* a daemon is connected and may fold */
+/* The daemon of this generation has closed the connection. If it died, what its filling words say
+   holds no longer. */
+void rf_gate_hung_up(uint32_t generation);
 bool rf_gate_standing(void);
 void rf_gate_sticky(uint32_t hazards);
 void rf_gate_stop(void);             /* RF_DETACHED */

@@ -74,7 +74,8 @@ int rf_receive(int socket, struct rf_received *received) {
   received->fd = -1;
   const long length = rf_sys_recvmsg(socket, &packet, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
   if (length == -EAGAIN || length == -EINTR) return 0;
-  if (length <= 0) return -1;
+  if (rf_hung_up(length)) return -1;
+  if (length < 0) return -4;
   take_fds(&packet, received);
   const struct rf_header *h = &received->message->h;
   int result = 1;

@@ -8,6 +8,7 @@
 
 #include "agent/wire.h"
 
+#include <errno.h>
 #include <stdbool.h>
 
 /* What the daemon may send along with one message. */
@@ -34,8 +35,11 @@ int rf_connect(const char *path);
 int rf_send(int socket, void *message, size_t length, uint16_t type, uint16_t flags,
             uint32_t generation, const int *fds, unsigned fd_count);
 
-/* 1: received, 0: nothing there, -1: the connection ended, -2: not the protocol, -3: not a version
-   of it we know. */
+/* Does a read say so when the other end has closed, or died? Any other error leaves that open. */
+static inline bool rf_hung_up(long length) { return length == 0 || length == -ECONNRESET; }
+
+/* 1: received, 0: nothing there, -1: the other end has closed, -2: not the protocol, -3: not a
+   version of it we know, -4: an error. */
 int rf_receive(int socket, struct rf_received *received);
 
 #endif

@@ -144,12 +144,12 @@ static void settle(void) {
 }
 
 static void send_hello(struct connection *c) {
-  struct rf_hello hello = {.version_min = RF_VERSION_MIN,
-                           .version_max = RF_VERSION_MAX,
-                           .blocks = rf_ram_count(),
-                           .capabilities =
-                             RF_CAP_DISCARD | RF_CAP_BUFFERED | RF_CAP_CONSUMERS,
-                           .hazards = rf_facts_lasting()};
+  struct rf_hello hello = {
+      .version_min = RF_VERSION_MIN,
+      .version_max = RF_VERSION_MAX,
+      .blocks = rf_ram_count(),
+      .capabilities = RF_CAP_DISCARD | RF_CAP_BUFFERED | RF_CAP_CONSUMERS | RF_CAP_FILLS,
+      .hazards = rf_facts_lasting()};
   rf_facts_mark_open();
   memcpy(hello.instance, session.instance, sizeof hello.instance);
   if (rf_send(c->socket, &hello, sizeof hello, RF_HELLO, 0, 0, NULL, 0) != 0) c->over = true;
@@ -386,13 +386,16 @@ static void receive(struct connection *c) {
     case -2:
       protocol_error(c);
       return;
+    case -4:
+      c->over = true;
+      return;
     default:
       c->over = c->gone = true;
   }
 }
 
 /* The agent ends the connection to a daemon that may have runs under way, and its closing of the
-   socket is what says that they are over: threads that hold must wait for it. */
+   socket is what says that they are over: threads that hold must wait for it. No error ends it. */
 static void drain(int socket) {
   static char dropped[64];
   rf_raw3(SYS_shutdown, socket, SHUT_WR, 0);
@@ -400,7 +403,8 @@ static void drain(int socket) {
     struct pollfd event = {socket, POLLIN, 0};
     (void)rf_sys_poll(&event, 1, -1);
     const long length = rf_sys_read(socket, dropped, sizeof dropped);
-    if (length <= 0 && length != -EAGAIN && length != -EINTR) return;
+    if (rf_hung_up(length)) return;
+    if (length < 0 && length != -EAGAIN && length != -EINTR) rf_sleep_us(POLL_MS_READY * 1000);
   }
 }
 
@@ -422,7 +426,11 @@ static enum ended serve(int socket, bool *welcomed) {
       send_unfolds(&c);
     }
   }
-  if (!c.gone && rf_gate_standing()) drain(socket);
+  if (!c.gone && rf_gate_standing()) {
+    drain(socket);
+    c.gone = true;
+  }
+  if (c.gone && c.welcomed) rf_gate_hung_up(c.generation);
   *welcomed = c.welcomed && !c.refused;
   return c.refused ? ENDED_REFUSED : ENDED;
 }

@@ -56,6 +56,7 @@ struct rf_header {
 #define RF_CAP_DISCARD 1u   /* stands before fallocate/madvise discards */
 #define RF_CAP_BUFFERED 2u  /* holds what would end the buffered gate */
 #define RF_CAP_CONSUMERS 4u /* holds what would start another consumer of the RAM file */
+#define RF_CAP_FILLS 8u     /* waits for fills between a discard's bits and its call */
 
 struct rf_hello {
   struct rf_header h;
@@ -165,14 +166,22 @@ struct rf_ping { /* RF_PING, RF_PONG, RF_DETACHED */
  *                                  connection ended (a dead daemon has finished its system calls);
  *                                  begin the hazard; sequence += 1; pending -= 1.
  *   A wait that takes longer than RF_HOLD_MS_MAX fails the call with EBUSY instead.
- * The discard (T5):
- *   agent:  discards_active += 1; set the bits; the call; clear the bits if it failed;
- *           discards_active -= 1.
- *   daemon: clears a bit only as the page's owner, with the word saying "hole is zero"; if
- *           discards_active is not 0 after the clearing, it sets the bit again.
+ *
+ * The discard (T5; sequentially consistent too):
+ *   agent:           discards_active += 1; set the bits; wait for the fills under way; the call;
+ *                    clear the bits if it failed; discards_active -= 1.
+ *   daemon, a fill:  its filling word becomes odd; look at the bit; COPY, unless it is set; the word
+ *                    becomes even. Nothing in between waits: not for a lock, the store, the agent.
+ *   agent, the wait: until no filling word has an odd value that it had after the bits were set,
+ *                    unless the daemon whose it is has died: `session` names it and its connection
+ *                    has ended. After RF_HOLD_MS_MAX the discard fails with EBUSY.
+ *   daemon:          clears a bit only as the page's owner, with the word saying "hole is zero"; if
+ *                    discards_active is not 0 after the clearing, it sets the bit again.
  */
 #define RF_HOLD_MS_MAX 10000u
 #define RF_UNFOLD_MS_MAX 120000u
+#define RF_FILLINGS \
+  17u /* threads that may fill one VM at once: 16 fault threads, one that unfolds */
 
 #ifdef __cplusplus
 #include <atomic>
@@ -185,6 +194,12 @@ struct rf_ping { /* RF_PING, RF_PONG, RF_DETACHED */
 #define RF_ATOMIC64 _Atomic uint64_t
 #define RF_ASSERT _Static_assert
 #endif
+
+struct rf_filling {
+  RF_ATOMIC32
+      word; /* odd: its thread is between its look at a discard bit and the end of its COPY */
+  uint8_t reserved[60]; /* a cache line for each thread */
+};
 
 struct rf_shared {
   /* written by the daemon before it hands the memory out */
@@ -201,8 +216,12 @@ struct rf_shared {
   uint8_t reserved1[48];
   /* written by the daemon */
   RF_ATOMIC32 runs_active; /* runs between their guard and their end */
-  RF_ATOMIC32 session;     /* generation of the daemon's session */
+  /* Generation of the daemon, while the agent would see its death as the end of their connection:
+     set before WELCOME or ATTACHED brings this memory, 0 before a living daemon closes the
+     connection and when another daemon begins. */
+  RF_ATOMIC32 session;
   uint8_t reserved2[56];
+  struct rf_filling filling[RF_FILLINGS];
 };
 
 RF_ASSERT(sizeof(struct rf_header) == 16, "wire");
@@ -218,8 +237,11 @@ RF_ASSERT(sizeof(struct rf_unfolded) == 24, "wire");
 RF_ASSERT(sizeof(struct rf_refused) == 16 + RF_TEXT_MAX, "wire");
 RF_ASSERT(sizeof(struct rf_ping) == 16, "wire");
 RF_ASSERT(sizeof(RF_ATOMIC32) == 4, "wire");
-RF_ASSERT(sizeof(struct rf_shared) == 192, "wire");
+RF_ASSERT(sizeof(struct rf_filling) == 64, "wire");
+RF_ASSERT(sizeof(struct rf_shared) == 192 + 64 * RF_FILLINGS, "wire");
+RF_ASSERT(sizeof(struct rf_shared) <= RF_SHARED_PAGE, "wire");
 RF_ASSERT(offsetof(struct rf_shared, sequence) == 64, "wire");
 RF_ASSERT(offsetof(struct rf_shared, runs_active) == 128, "wire");
+RF_ASSERT(offsetof(struct rf_shared, filling) == 192, "wire");
 
 #endif /* RAMFOLD_AGENT_WIRE_H */

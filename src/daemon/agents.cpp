@@ -192,6 +192,7 @@ bool Agents::on_hello(Connection& c, const guest::Hello& message) {
   c.vm = vm;
   c.stage = Stage::ready;
   c.deadline_ns = monotonic_ns() + kHandshakeNs;
+  vm->vm->fillings().agent_is_there(generation_);
   return welcome(c, RF_ACTION_RESUME, record.instance, vm->vm->files().shared.get());
 }
 
@@ -231,6 +232,7 @@ bool Agents::on_offer(Connection& c, const rf_offer& offer, sys::Message& messag
   std::memcpy(answer.instance, (*vm)->vm->record().instance, sizeof answer.instance);
   answer.pages = (*vm)->vm->pages().value;
   const std::array fds{(*vm)->vm->files().shared.get()};
+  (*vm)->vm->fillings().agent_is_there(generation_);
   return send(c, answer, RF_ATTACHED, fds);
 }
 
@@ -260,6 +262,8 @@ void Agents::close(Connection& c) {
     vm->agent_ready.store(false);
     vm->vm->gate().close();
     vm->vm->gate().drain();
+    // Its fills go on, and what says so may not look like what a dead daemon left.
+    vm->vm->fillings().agent_is_away();
   }
   const std::lock_guard lock(mutex_);
   (void)::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, c.socket.get(), nullptr);
@@ -285,7 +289,7 @@ bool Agents::welcome(Connection& c, std::uint16_t action, const std::uint8_t* in
   rf_welcome answer{};
   answer.version = RF_VERSION_MAX;
   answer.action = action;
-  answer.capabilities = RF_CAP_DISCARD | RF_CAP_BUFFERED | RF_CAP_CONSUMERS;
+  answer.capabilities = RF_CAP_DISCARD | RF_CAP_BUFFERED | RF_CAP_CONSUMERS | RF_CAP_FILLS;
   if (instance != nullptr) std::memcpy(answer.instance, instance, sizeof answer.instance);
   const std::array fds{fd};
   return send(c, answer, RF_WELCOME, fd < 0 ? std::span<const int>{} : std::span<const int>(fds));

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "daemon/host.hpp"
 
+#include <algorithm>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <spdlog/spdlog.h>
@@ -57,8 +58,9 @@ Result<std::uint64_t> choose_features(sys::BorrowedFd device) {
 
 Host::Host(policy::Config config)
     : config_(std::move(config)), started_ns_(monotonic_ns()), keeping_(config_.keeper_socket()) {
-  // A session's number only has to differ from its predecessor's.
-  generation_ = static_cast<std::uint32_t>(clock_ns(CLOCK_REALTIME) / 1'000'000);
+  // A session's number only has to differ from its predecessor's and from 0.
+  generation_ =
+      std::max<std::uint32_t>(1, static_cast<std::uint32_t>(clock_ns(CLOCK_REALTIME) / 1'000'000));
 }
 
 Result<std::unique_ptr<Host>> Host::start(policy::Config config) {

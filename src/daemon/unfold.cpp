@@ -23,11 +23,11 @@ struct Round {
   Status status;
 };
 
-Round unfold_round(AttachedVm& vm, PageCopy& buffer, std::uint64_t& done,
+Round unfold_round(AttachedVm& vm, fault::FillerThread& me, std::uint64_t& done,
                    const std::function<void(std::uint64_t)>& progress) {
   Round round;
   vm.vm->each_naming([&](PageIndex p) {
-    switch (vm.faults->filler().unfold(p, {}, buffer)) {
+    switch (vm.faults->filler().unfold(p, {}, me)) {
       case Served::filled:
       case Served::late:
         if (++done % kProgressEvery == 0) progress(done);
@@ -65,10 +65,10 @@ control::UnfoldPlan plan_unfold(const AttachedVm& vm, ByteCount available) {
 Status unfold(AttachedVm& vm, const std::function<void(std::uint64_t)>& progress) {
   vm.vm->gate().close();
   vm.vm->gate().drain();
-  PageCopy buffer;
+  fault::FillerThread me(vm.vm->fillings()[guest::Fillings::kUnfolder]);
   std::uint64_t done = 0;
   for (unsigned i = 0; i < kRoundsMax; ++i) {
-    const Round round = unfold_round(vm, buffer, done, progress);
+    const Round round = unfold_round(vm, me, done, progress);
     if (!round.status) return round.status;
     if (!vm.vm->alive()) return {};
     if (round.left == 0) {

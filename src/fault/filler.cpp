@@ -48,22 +48,24 @@ sys::UffdResult persist(Call call) noexcept {
 
 }  // namespace
 
-Served Filler::serve(PageIndex p, Need need, store::FetchTicket ticket, PageCopy& buffer) noexcept {
+Served Filler::serve(PageIndex p, Need need, store::FetchTicket ticket, FillerThread& me) noexcept {
   if (vm_.table().take_for_fill(p) == Taken::busy) return Served::busy;
-  return serve_owned(p, need, ticket, buffer);
+  return serve_owned(p, need, ticket, me);
 }
 
-Served Filler::resume(PageIndex p, Need need, store::FetchTicket ticket, PageCopy& buffer) noexcept {
-  return serve_owned(p, need, ticket, buffer);
+Served Filler::resume(PageIndex p, Need need, store::FetchTicket ticket,
+                      FillerThread& me) noexcept {
+  return serve_owned(p, need, ticket, me);
 }
 
-Served Filler::serve_owned(PageIndex p, Need need, store::FetchTicket ticket, PageCopy& buffer) noexcept {
+Served Filler::serve_owned(PageIndex p, Need need, store::FetchTicket ticket,
+                           FillerThread& me) noexcept {
   const Word word = apply_discard(p, vm_.table().load(p));
   switch (word.tag()) {
     case Tag::folded:
       // Also for a write event: a late one may meet a page that was folded since, and only the attempt to
       // copy tells a hole from a page that a crash left resident.
-      return fill_content(p, word, need, ticket, buffer);
+      return fill_content(p, word, need, ticket, me);
     case Tag::poisoned:
       return poison(p, word);
     case Tag::none:
@@ -90,13 +92,13 @@ Word Filler::apply_discard(PageIndex p, Word word) noexcept {
 }
 
 Served Filler::fill_content(PageIndex p, Word word, Need need, store::FetchTicket ticket,
-                            PageCopy& buffer) noexcept {
-  switch (source_.get(word.content(), buffer.bytes.data(), ticket)) {
+                            FillerThread& me) noexcept {
+  switch (source_.get(word.content(), me.buffer.bytes.data(), ticket)) {
     case store::Got::pending: return Served::pending;
     case store::Got::corrupt: vm_.counters().corrupt.add(); return poison(p, word);
     case store::Got::done: break;
   }
-  const Copied copied = copy(p, buffer);
+  const Copied copied = copy(p, me);
   if (copied.discarded) {
     const Held held = held_by(p, word);
     set_word(p, word, word.cleared());
@@ -134,31 +136,35 @@ Served Filler::fill_content(PageIndex p, Word word, Need need, store::FetchTicke
   return served;
 }
 
-Filler::Copied Filler::copy(PageIndex p, const PageCopy& from) noexcept {
-  const HostVirt to = vm_.address_of(p);
+Filler::Copied Filler::copy(PageIndex p, FillerThread& me) noexcept {
   for (unsigned tries = 0;;) {
+    sys::UffdResult result;
+    {
+      // T5: a discard that sets its bit after the look waits for the end of this, and takes the
+      // copy with it. Nothing in here may wait: a thread of QEMU does.
+      const guest::Filling::Section section(me.filling);
+      if (vm_.table().discarded(p)) {
+        vm_.counters().discards_seen.add();
+        return {Outcome::done, true};
+      }
+      TEST_POINT("fault.looked");
 #ifdef RAMFOLD_TEST_NO_T4
-    const auto result = vm_.uffd().copy(to, from.bytes.data(), ByteCount{kPageSize}, sys::Guard::no, Wake::yes);
+      constexpr auto guard = sys::Guard::no;
+      constexpr auto waking = Wake::yes;
 #else
-    const auto result = vm_.uffd().copy(to, from.bytes.data(), ByteCount{kPageSize}, sys::Guard::yes, Wake::no);
+      constexpr auto guard = sys::Guard::yes;
+      constexpr auto waking = Wake::no;
 #endif
+      result = vm_.uffd().copy(vm_.address_of(p), me.buffer.bytes.data(), ByteCount{kPageSize},
+                               guard, waking);
+      TEST_POINT("fault.filled");
+    }
     if (result.outcome == Outcome::no_memory) {
       if (!nap_for_memory()) return {Outcome::no_memory, false};
       continue;
     }
     if (result.outcome == Outcome::retry && ++tries < kTriesMax) continue;
-    if (result.outcome != Outcome::done) return {result.outcome, false};
-    // T5: a discard whose punch came before the copy has set its bit before that; the copy, still guarded
-    // and ours, goes out again. One whose punch comes later takes the copy with it.
-    if (!vm_.table().discarded(p)) return {Outcome::done, false};
-    vm_.counters().discards_seen.add();
-    // Until it holds: a copy left behind would be the truth (T1).
-    while (!vm_.punch_pages(one(p))) {
-      vm_.counters().errors.add();
-      if (!vm_.alive() || stopping_.load(std::memory_order_relaxed)) return {Outcome::no_memory, false};
-      nap();
-    }
-    return {Outcome::done, true};
+    return {result.outcome, false};
   }
 }
 
@@ -261,7 +267,7 @@ Served Filler::poison(PageIndex p, Word word) noexcept {
   return Served::poisoned;
 }
 
-Served Filler::unfold(PageIndex p, store::FetchTicket ticket, PageCopy& buffer) noexcept {
+Served Filler::unfold(PageIndex p, store::FetchTicket ticket, FillerThread& me) noexcept {
   guest::PageTable& table = vm_.table();
   if (!table.take_idle_for_fill(p)) return Served::busy;
   const Word word = apply_discard(p, table.load(p));
@@ -270,12 +276,12 @@ Served Filler::unfold(PageIndex p, store::FetchTicket ticket, PageCopy& buffer) 
     return Served::late;
   }
   if (word.tag() == Tag::folded && word.content() != kZeroContent) {
-    switch (source_.get(word.content(), buffer.bytes.data(), ticket)) {
+    switch (source_.get(word.content(), me.buffer.bytes.data(), ticket)) {
       case store::Got::pending: release(p); return Served::pending;
       case store::Got::corrupt: vm_.counters().corrupt.add(); return poison(p, word);
       case store::Got::done: break;
     }
-    const Copied copied = copy(p, buffer);
+    const Copied copied = copy(p, me);
     if (!copied.discarded && copied.outcome != Outcome::done && copied.outcome != Outcome::present) {
       if (copied.outcome == Outcome::vm_gone) vm_.set_gone();
       release(p);

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The way up for one page: own it, look its word up, bring the bytes back, wake who waits.
-// Order (docs/design.md, Truth): COPY with MODE_WP and DONTWAKE -> word (clean, or none) -> guard lifted if
-// it was a write -> WAKE -> reference dropped. A write event: word cleared -> guard lifted -> WAKE.
-// Threads: any number of threads may serve the same VM, each with its own buffer. No allocation, no lock,
-// no logging; waits only for memory that the host has not got (no_memory).
+// Order (docs/design.md, Truth): COPY with MODE_WP and DONTWAKE -> word (clean, or none) -> guard
+// lifted if it was a write -> WAKE -> reference dropped. A write event: word cleared -> guard
+// lifted -> WAKE.
+// Threads: any number of threads may serve the same VM, each with its own FillerThread. No
+// allocation, no lock, no logging; waits only for memory that the host has not got (no_memory).
 #pragma once
 
 #include <atomic>
@@ -33,34 +34,42 @@ enum class Served : std::uint8_t {
   abandoned,  // the VM is gone, or the daemon stops: nothing was woken
 };
 
+// What a thread that fills brings along.
+struct FillerThread {
+  explicit FillerThread(guest::Filling& own) noexcept : filling(own) {}
+
+  guest::Filling& filling;  // of no other thread
+  PageCopy buffer;
+};
+
 class Filler {
  public:
   Filler(guest::Vm& vm, store::ContentSource& source, const std::atomic<bool>& stopping) noexcept
       : vm_(vm), source_(source), stopping_(stopping) {}
 
-  // Serves one event. `buffer` is the calling thread's.
-  Served serve(PageIndex p, Need need, store::FetchTicket ticket, PageCopy& buffer) noexcept;
+  // Serves one event. `me` is the calling thread's.
+  Served serve(PageIndex p, Need need, store::FetchTicket ticket, FillerThread& me) noexcept;
   // Goes on with a page that serve() or resume() left pending. REQUIRES: nobody else resumes it.
-  Served resume(PageIndex p, Need need, store::FetchTicket ticket, PageCopy& buffer) noexcept;
+  Served resume(PageIndex p, Need need, store::FetchTicket ticket, FillerThread& me) noexcept;
   // Brings p back for good (detach): afterwards its word is none. It stays guarded until its range is
   // unregistered. `busy`: a fault has it; try again later. REQUIRES: the gate is closed and drained.
-  Served unfold(PageIndex p, store::FetchTicket ticket, PageCopy& buffer) noexcept;
+  Served unfold(PageIndex p, store::FetchTicket ticket, FillerThread& me) noexcept;
 
  private:
   struct Copied {
     sys::Outcome outcome;
-    bool discarded;  // a discard came while the page was copied: the copy was taken out again
+    bool discarded;  // a discard came before: nothing was copied
   };
 
-  Served serve_owned(PageIndex p, Need need, store::FetchTicket ticket, PageCopy& buffer) noexcept;
+  Served serve_owned(PageIndex p, Need need, store::FetchTicket ticket, FillerThread& me) noexcept;
   Served fill_content(PageIndex p, guest::Word word, Need need, store::FetchTicket ticket,
-                      PageCopy& buffer) noexcept;
+                      FillerThread& me) noexcept;
   Served fill_zero(PageIndex p, Need need) noexcept;
   Served lift_guard(PageIndex p, guest::Word word) noexcept;
   Served poison(PageIndex p, guest::Word word) noexcept;
   // Zero pages after p that may be filled with it: the window grows while faults come in sequence.
   PageCount own_zero_run(PageIndex p) noexcept;
-  Copied copy(PageIndex p, const PageCopy& from) noexcept;
+  Copied copy(PageIndex p, FillerThread& me) noexcept;
   // T5: drops what a discarded page's word says of its hole.
   guest::Word apply_discard(PageIndex p, guest::Word word) noexcept;
   void set_word(PageIndex p, guest::Word seen, guest::Word next) noexcept;

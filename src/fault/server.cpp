@@ -33,11 +33,12 @@ void poke(const sys::Fd& eventfd) noexcept {
 }  // namespace
 
 Result<std::unique_ptr<Server>> Server::start(guest::Vm& vm, store::ContentSource& source, unsigned threads) {
+  if (threads > kThreadsMax) return fail("too many fault threads for one VM");
   sys::Fd wake(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!wake) return fail_errno("eventfd");
   std::unique_ptr<Server> server(new Server(vm, source, std::move(wake), threads));
   for (unsigned i = 0; i < threads; ++i) {
-    server->threads_.emplace_back([s = server.get(), i] { s->run(s->cpu_[i]); });
+    server->threads_.emplace_back([s = server.get(), i] { s->run(i); });
     ::pthread_setname_np(server->threads_.back().native_handle(), "rf-fault");
   }
   return server;
@@ -61,10 +62,11 @@ void Server::stop() noexcept {
   threads_.clear();
 }
 
-void Server::run(ThreadCpu& cpu) noexcept {
+void Server::run(unsigned number) noexcept {
+  ThreadCpu& cpu = cpu_[number];
+  FillerThread me(vm_.fillings()[guest::Fillings::kFaultFirst + number]);
   cpu.started();
   sys::prefer_this_thread();
-  PageCopy buffer;
   std::array<uffd_msg, kBatch> events;
   std::size_t served = 0;
   while (!stopping_.load(std::memory_order_relaxed)) {
@@ -79,10 +81,10 @@ void Server::run(ThreadCpu& cpu) noexcept {
       continue;
     }
     served = *read;
-    for (std::size_t i = 0; i < served; ++i) serve_event(events[i], buffer);
+    for (std::size_t i = 0; i < served; ++i) serve_event(events[i], me);
     // Also while events keep coming: those that find no place come again until there is one.
     if (any_ready_.load(std::memory_order_relaxed) && any_ready_.exchange(false, std::memory_order_acq_rel)) {
-      serve_ready(buffer);
+      serve_ready(me);
     }
   }
   cpu.ended();
@@ -101,7 +103,7 @@ void Server::wait_for_work() noexcept {
   }
 }
 
-void Server::serve_event(const uffd_msg& event, PageCopy& buffer) noexcept {
+void Server::serve_event(const uffd_msg& event, FillerThread& me) noexcept {
   if (event.event != UFFD_EVENT_PAGEFAULT) return;  // none other is negotiated (L2)
   const std::uint64_t began = monotonic_ns();
   const HostVirt address{event.arg.pagefault.address};
@@ -125,7 +127,7 @@ void Server::serve_event(const uffd_msg& event, PageCopy& buffer) noexcept {
   const store::FetchTicket ticket{this, static_cast<std::uint64_t>(place - parked_.data())};
   const auto word = vm_.table().load(*page);
   const bool zero = word.tag() != guest::Tag::folded || word.content() == kZeroContent;
-  const Served served = filler_.serve(*page, need, ticket, buffer);
+  const Served served = filler_.serve(*page, need, ticket, me);
   if (served == Served::pending) {
     vm_.counters().faults_pending.add();
     return;  // ready() may already have been called; the table says so
@@ -153,12 +155,12 @@ void Server::ready(store::FetchTicket ticket) noexcept {
   poke(wake_);
 }
 
-void Server::serve_ready(PageCopy& buffer) noexcept {
+void Server::serve_ready(FillerThread& me) noexcept {
   for (Parked& place : parked_) {
     ParkedState is = ParkedState::ready;
     if (!place.state.compare_exchange_strong(is, ParkedState::fetching, std::memory_order_acq_rel)) continue;
     const store::FetchTicket ticket{this, static_cast<std::uint64_t>(&place - parked_.data())};
-    const Served served = filler_.resume(place.page, place.need, ticket, buffer);
+    const Served served = filler_.resume(place.page, place.need, ticket, me);
     if (served == Served::pending) continue;
     account(served, false, place.since_ns);
     unpark(place);

@@ -23,6 +23,9 @@ class Server final : private store::FetchListener {
   static constexpr std::size_t kBatch = 64;
   static constexpr std::size_t kParkedMax = 1024;
 
+  static constexpr unsigned kThreadsMax = guest::Fillings::kFaultMax;
+
+  // REQUIRES: no other server of this VM runs.
   static Result<std::unique_ptr<Server>> start(guest::Vm& vm, store::ContentSource& source, unsigned threads);
   ~Server();
   Server(const Server&) = delete;
@@ -46,10 +49,10 @@ class Server final : private store::FetchListener {
   };
 
   Server(guest::Vm& vm, store::ContentSource& source, sys::Fd wake, unsigned threads);
-  void run(ThreadCpu& cpu) noexcept;
+  void run(unsigned number) noexcept;
   void wait_for_work() noexcept;
-  void serve_event(const uffd_msg& event, PageCopy& buffer) noexcept;
-  void serve_ready(PageCopy& buffer) noexcept;
+  void serve_event(const uffd_msg& event, FillerThread& me) noexcept;
+  void serve_ready(FillerThread& me) noexcept;
   void account(Served served, bool zero, std::uint64_t since_ns) noexcept;
   Parked* park() noexcept;
   void unpark(Parked& place) noexcept;

@@ -36,7 +36,8 @@ constexpr std::array<Hazard, 10> kHazards{{
     {RF_HAZARD_OTHER_UFFD, ReasonCode::other_userfaultfd,
      "the agent saw a userfaultfd of QEMU's own"},
 }};
-constexpr std::uint64_t kCapabilitiesNeeded = RF_CAP_DISCARD | RF_CAP_BUFFERED | RF_CAP_CONSUMERS;
+constexpr std::uint64_t kCapabilitiesNeeded =
+    RF_CAP_DISCARD | RF_CAP_BUFFERED | RF_CAP_CONSUMERS | RF_CAP_FILLS;
 
 // One read of one VM. The order of the checks is from cheap and decisive to slow.
 class VmRead {

@@ -57,12 +57,14 @@ Result<std::unique_ptr<Vm>> Vm::make(const VmRecord& record, Files files) {
       new Vm(record, std::move(files), std::move(*table), std::move(*pagemap), std::move(blocks)));
 }
 
-Vm::Vm(const VmRecord& record, Files files, PageTable table, sys::Pagemap pagemap, std::vector<Block> blocks)
+Vm::Vm(const VmRecord& record, Files files, PageTable table, sys::Pagemap pagemap,
+       std::vector<Block> blocks)
     : record_(record),
       files_(std::move(files)),
       blocks_(std::move(blocks)),
       table_(std::move(table)),
       gate_(table_.shared()),
+      fillings_(table_.shared()),
       uffd_(files_.uffd),
       pagemap_(std::move(pagemap)),
       // A chunk of the index may hold pages of two blocks; each block's part is registered with it.

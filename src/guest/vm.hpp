@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "base/counters.hpp"
+#include "guest/fillings.hpp"
 #include "guest/gate.hpp"
 #include "guest/page_table.hpp"
 #include "guest/vm_record.hpp"
@@ -69,6 +70,7 @@ class Vm {
   PageTable& table() noexcept { return table_; }
   const PageTable& table() const noexcept { return table_; }
   Gate& gate() noexcept { return gate_; }
+  Fillings& fillings() noexcept { return fillings_; }
   const sys::Uffd& uffd() const noexcept { return uffd_; }
   const sys::Pagemap& pagemap() const noexcept { return pagemap_; }
   VmCounters& counters() noexcept { return counters_; }
@@ -82,7 +84,7 @@ class Vm {
 
   // Bytes of the run into `to`; REQUIRES: within one block, resident and owned, or only observed.
   Status read_pages(PageRun run, std::byte* to) const noexcept;
-  // Punches the run out of the RAM file. REQUIRES: owned as `punching` (or a fill undone under its guard).
+  // Punches the run out of the RAM file. REQUIRES: owned as `punching`.
   Status punch_pages(PageRun run) const noexcept;
   // Registers the chunk of p when it is not yet. Any thread; harmless twice.
   sys::UffdResult ensure_registered(PageIndex p) noexcept;
@@ -133,6 +135,7 @@ class Vm {
   std::vector<Block> blocks_;
   PageTable table_;
   Gate gate_;
+  Fillings fillings_;
   sys::Uffd uffd_;
   sys::Pagemap pagemap_;
   std::vector<std::atomic<std::uint8_t>> registered_;  // one a chunk of the linear page index, per block

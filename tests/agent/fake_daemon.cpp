@@ -74,7 +74,7 @@ std::string temporary_directory() {
 Shared::Shared(uint64_t pages, uint32_t session)
     : fd_(must(::memfd_create("ramfold-shared", MFD_CLOEXEC | MFD_ALLOW_SEALING), "memfd")),
       pages_(pages),
-      bytes_(RF_SHARED_PAGE + (pages + 63) / 64 * 8) {
+      bytes_(RF_SHARED_PAGE + (pages / 8 / RF_SHARED_PAGE + 1) * RF_SHARED_PAGE) {
   must(::ftruncate(fd_.get(), static_cast<off_t>(bytes_)), "ftruncate");
   must(::fcntl(fd_.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW), "seal");
   void* at = ::mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, fd_.get(), 0);

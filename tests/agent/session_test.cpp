@@ -51,7 +51,7 @@ TEST_CASE("the offer names the blocks and brings their files and a working userf
   CHECK(hello.version_min == RF_VERSION_MIN);
   CHECK(hello.version_max == RF_VERSION_MAX);
   CHECK(hello.blocks == 2);
-  CHECK(hello.capabilities == (RF_CAP_DISCARD | RF_CAP_BUFFERED | RF_CAP_CONSUMERS));
+  CHECK(hello.capabilities == (RF_CAP_DISCARD | RF_CAP_BUFFERED | RF_CAP_CONSUMERS | RF_CAP_FILLS));
   CHECK(hello.hazards == 0);
   CHECK(std::all_of(std::begin(hello.instance), std::end(hello.instance),
                     [](auto b) { return b == 0; }));

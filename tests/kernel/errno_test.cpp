@@ -136,27 +136,6 @@ TEST_CASE("a registration that fails folds nothing, and is tried again") {
   }
 }
 
-TEST_CASE("a discard in the middle of a copy is undone even where punching fails") {
-  Rig rig(kPages);
-  for (std::uint64_t p = 0; p < kPages; ++p) writes(rig, p, seed_of(p));
-  rig.fold_until(kPages);
-  // The bit comes between the look at the word and the copy; then the copy must go out again.
-  static std::atomic<Rig*> s_rig{nullptr};
-  static std::atomic<int> s_punches{0};
-  s_rig = &rig;
-  s_punches = 0;
-  sys::set_injector([](Call call) noexcept -> int {
-    if (call == Call::copy) s_rig.load()->set_discard_bit(5);
-    if (call == Call::punch && s_punches.fetch_add(1) < 3) return EINTR;
-    return 0;
-  });
-  std::uint64_t value = 0;
-  const bool answered = access(rig, GuestProcess::Op::load, 5, 0, value);
-  sys::set_injector(nullptr);
-  REQUIRE(answered);
-  CHECK(value == GuestProcess::checksum(0));
-}
-
 TEST_CASE("detaching under errors ends in all bytes back, or says that it has not") {
   for (const Call call : {Call::copy, Call::lift, Call::unreg}) {
     for (const int error : {EINVAL, ENOENT, EAGAIN, ENOMEM, EIO}) {
@@ -165,12 +144,13 @@ TEST_CASE("detaching under errors ends in all bytes back, or says that it has no
       for (std::uint64_t p = 0; p < kPages; ++p) writes(rig, p, seed_of(p));
       rig.fold_until(kPages);
       rig.vm->gate().close();
-      PageCopy buffer;
+      fault::FillerThread me(rig.vm->fillings()[guest::Fillings::kUnfolder]);
       {
         const Injected injected(call, error, How::once);
         for (int round = 0; round < 3; ++round) {
           for (std::uint64_t p = 0; p < kPages; ++p) {
-            if (rig.vm->table().load(PageIndex{p}).names_content()) (void)rig.faults->filler().unfold(PageIndex{p}, {}, buffer);
+            if (rig.vm->table().load(PageIndex{p}).names_content())
+              (void)rig.faults->filler().unfold(PageIndex{p}, {}, me);
           }
         }
         for (std::uint64_t p = 0; p < kPages; ++p) REQUIRE_FALSE(rig.vm->table().load(PageIndex{p}).names_content());

@@ -76,9 +76,9 @@ TEST_CASE("detaching brings everything back") {
   rig.pass();
   rig.pass();
   rig.vm->gate().close();
-  PageCopy buffer;
+  fault::FillerThread me(rig.vm->fillings()[guest::Fillings::kUnfolder]);
   for (std::uint64_t p = 0; p < 64; ++p) {
-    REQUIRE(rig.faults->filler().unfold(PageIndex{p}, {}, buffer) == fault::Served::filled);
+    REQUIRE(rig.faults->filler().unfold(PageIndex{p}, {}, me) == fault::Served::filled);
   }
   REQUIRE(rig.vm->unregister_all().has_value());
   rig.faults->stop();

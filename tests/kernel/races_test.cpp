@@ -58,10 +58,10 @@ std::uint64_t sum_of(std::uint64_t seed) { return GuestProcess::checksum(seed); 
 
 // As a fault thread would, once the one of the rig has let the page go.
 Served serve(Rig& rig, Need need) {
-  PageCopy buffer;
+  fault::FillerThread me(rig.vm->fillings()[2]);
   Served served{};
   do {
-    served = rig.faults->filler().serve(kP, need, {}, buffer);
+    served = rig.faults->filler().serve(kP, need, {}, me);
   } while (served == Served::busy);
   return served;
 }
@@ -103,7 +103,7 @@ TEST_CASE("D3: a late missing event never brings old bytes back") {
   SECTION("the second thread's event comes in the middle of the first one's answer") {
     std::atomic<Served> second{};
     const AtPoint at("fault.copied", [&] {
-      PageCopy other;
+      fault::FillerThread other(rig.vm->fillings()[3]);
       second = rig.faults->filler().serve(kP, Need::write, {}, other);
     });
     CHECK(rig.process->load(kP) == sum_of(5));
@@ -128,7 +128,7 @@ TEST_CASE("D3: a late write event never lifts the next fold's guard unseen") {
     DYNAMIC_SECTION("in the middle of a fold, at " << point) {
       rig.pass();
       const AtPoint at(point, [&] {
-        PageCopy other;
+        fault::FillerThread other(rig.vm->fillings()[3]);
         (void)rig.faults->filler().serve(kP, Need::lift, {}, other);
         // Not from here: the guest's own write would wait for the owner that stands in this hook.
         if (rig.vm->table().owner(kP) == Owner::idle) rig.process->store(kP, 7);
@@ -210,12 +210,56 @@ TEST_CASE("T5: a discard in the middle of a fault or a fold leaves zeros") {
       rig.process->discard(kP);
     });
     rig.faults->stop();
-    PageCopy buffer;
-    (void)rig.faults->filler().serve(kP, Need::read, {}, buffer);
+    fault::FillerThread me(rig.vm->fillings()[2]);
+    (void)rig.faults->filler().serve(kP, Need::read, {}, me);
     CHECK(at.passed());
     rig.serve();
     CHECK(rig.process->load(kP) == sum_of(0));
   }
+}
+
+namespace {
+
+// Calls `action` while a fault has its bytes fetched: after its first look at the page, before the
+// copy's.
+class ActingSource final : public store::ContentSource {
+ public:
+  explicit ActingSource(store::ContentSource& real) : real_(real) {}
+  store::Got get(ContentId id, std::byte* out, store::FetchTicket ticket) noexcept override {
+    const store::Got got = real_.get(id, out, ticket);
+    if (armed.exchange(false)) action();
+    return got;
+  }
+  void drop(ContentId id) noexcept override { real_.drop(id); }
+  std::function<void()> action;
+  std::atomic<bool> armed{false};
+
+ private:
+  store::ContentSource& real_;
+};
+
+}  // namespace
+
+TEST_CASE("T5: a discard while the bytes are fetched leaves zeros, on every way back") {
+  const auto store = Rig::make_store();
+  ActingSource source(*store);
+  Rig rig(16, store, &source);
+  fold_nine(rig);
+  // QEMU's call then finds a hole.
+  source.action = [&] { rig.set_discard_bit(9); };
+  source.armed = true;
+  SECTION("a read") { CHECK(rig.process->load(kP) == sum_of(0)); }
+  SECTION("a write") {
+    rig.process->store(kP, 6);
+    CHECK(rig.process->load(kP) == sum_of(6));
+  }
+  SECTION("an unfolding") {
+    fault::FillerThread me(rig.vm->fillings()[guest::Fillings::kUnfolder]);
+    CHECK(rig.faults->filler().unfold(kP, {}, me) == Served::filled);
+    CHECK(rig.process->load(kP) == sum_of(0));
+  }
+  CHECK_FALSE(source.armed);
+  CHECK(rig.vm->counters().discards_seen.get() > 0);
 }
 
 TEST_CASE("D8: who waits for a page that is mapped over is woken") {

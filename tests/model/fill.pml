@@ -92,11 +92,12 @@ inline apply_discard(p) {
 #endif
 }
 
-/* Filler::copy: `zero` when a discard has come, `installed` when there was a hole. */
+/* Filler::copy: `zero` when a discard has come, `installed` when there was a hole. Between its two
+ * changes the thread's filling word is odd. */
 inline copy(me, p) {
 #if DISCARDS > 0
   in_fill[me] = 1;
-#if !defined(NO_T5_BIT) && !defined(RECHECKS)
+#ifndef NO_T5_BIT
   zero = discard[p];
 #endif
 #endif
@@ -117,17 +118,8 @@ inline copy(me, p) {
     :: else
     fi
   };
-#ifdef RECHECKS
-  /* Instead of the agent's wait: the page is still guarded and ours, take it back. */
-  if
-  :: installed && discard[p] ->
-    zero = 1;
-    d_step { resident[p] = 0; guard[p] = 0; value[p] = 0 }
-  :: else
-  fi;
-#endif
 #if DISCARDS > 0
-  in_fill[me] = 0
+  d_step { in_fill[me] = 0; awaited[me] = 0 }
 #endif
 }
 

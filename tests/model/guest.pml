@@ -68,6 +68,13 @@ proctype guest(byte me) {
 /* QEMU discards a page; the agent stands before it (wire.h). */
 
 #if DISCARDS > 0
+/* rf_gate_await_fills: no fill may be on its way that looked at the bit before it was set. One of a
+ * dead daemon has ended: its connection has, or the next daemon made the word even. */
+inline await(thread) {
+  d_step { awaited[thread] = in_fill[thread] };
+  !awaited[thread]
+}
+
 proctype agent() {
   byte p;
   bit mine;
@@ -91,23 +98,22 @@ end:
 #ifndef NO_T5_ORDER
     d_step { mine = !discard[p]; discard[p] = 1 };
 #endif
+    if
+    :: true ->
 #ifndef NO_WAIT_FOR_FILLS
-    /* No fill may be on its way that looked at the bit before it was set. A fill of a dead daemon
-     * has ended: its connection has. */
-    !in_fill[HANDLER0];
+      await(HANDLER0);
 #if HANDLERS > 1
-    !in_fill[HANDLER0 + 1];
+      await(HANDLER0 + 1);
 #endif
 #if UNFOLDS > 0
-    !in_fill[UNFOLDER];
+      await(UNFOLDER);
 #endif
 #endif
-    if
-    :: d_step {
+      d_step {
         resident[p] = 0; guard[p] = 0; value[p] = 0; marker[p] = 0
       }
 #ifdef MAY_FAIL
-    :: failed = 1
+    :: failed = 1 /* the call, or the wait took too long */
 #endif
     fi;
 #ifdef NO_T5_ORDER

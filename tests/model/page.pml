@@ -103,7 +103,7 @@ end:
       od;
       i = 0;
       do
-      :: i < DAEMONS -> in_fill[i] = 0; i++
+      :: i < DAEMONS -> in_fill[i] = 0; awaited[i] = 0; i++
       :: else -> break
       od;
       i = 0;

@@ -81,7 +81,8 @@ bit contended[PAGES];
 byte refs[CONTENTS];
 bit up;    /* main let the threads run */
 bit known; /* the reference counts have been rebuilt */
-bit in_fill[DAEMONS]; /* shared with the agent; a dead daemon's count as false */
+bit in_fill[DAEMONS]; /* shared with the agent: the filling word is odd */
+bit awaited[DAEMONS]; /* ... and has been since the agent looked at it */
 
 bit kept = KEPT; /* the keeper has acknowledged the table and the store */
 byte crashes_left;

@@ -300,7 +300,7 @@ TEST_CASE("host and agent") {
     CHECK(codes(vm.read(check)) == "agent_silent");
   }
   SECTION("agent without a capability") {
-    check.agent_capabilities = RF_CAP_DISCARD | RF_CAP_BUFFERED;
+    check.agent_capabilities = RF_CAP_DISCARD | RF_CAP_BUFFERED | RF_CAP_CONSUMERS;
     CHECK(codes(vm.read(check)) == "agent_incomplete");
   }
   SECTION("each hazard is a reason") {
