@@ -52,11 +52,25 @@ def offer_seeds():
     }
 
 
+def patch_seeds():
+    """A step of each kind, against noise and against pointers."""
+    steps = [b"\xbc\x20\x10\xa6", b"\xbd\x34\x12\x05\x85\xa4", b"\xcd\x03\1\2\3\4\5\6\7", b"\xd4hello",
+             b"\xe1\xe7\x20", b"\xd0\0\xef\0\x40", b"\xf1\x00\x12\xff\xff\xfe\x10", b"\xa8\xa0\xc1\x10"]
+    seeds = {f"step{i}-{kind}": bytes([kind]) + step for i, step in enumerate(steps) for kind in (0, 1)}
+    return {**seeds, "all": b"\1" + b"".join(steps)}
+
+
 TARGETS = {
     "offer": {
         "sources": ["tests/fuzz/offer_fuzz.cpp", "src/guest/agent_messages.cpp", "src/base/check.cpp"],
         "seeds": offer_seeds,
         "max_len": 1024,
+    },
+    "patch": {
+        "sources": ["tests/fuzz/store/patch_fuzz.cpp", "src/store/patch/decode.cpp",
+                    "src/store/patch/encode.cpp", "src/base/check.cpp"],
+        "seeds": patch_seeds,
+        "max_len": 4200,
     },
 }
 
@@ -72,7 +86,8 @@ def build(name, bug, directory):
         skip("clang++-19 is not installed (apt-get install clang-19)")
     target = TARGETS[name]
     binary = directory / f"fuzz_{name}{f'_bug{bug}' if bug else ''}"
-    newest = max(p.stat().st_mtime for p in [*ROOT.glob("src/**/*.[ch]*"), *ROOT.glob("tests/fuzz/*")])
+    newest = max(p.stat().st_mtime for p in [*ROOT.glob("src/**/*.[ch]*"), *ROOT.glob("tests/**/*.[ch]pp"),
+                                           *ROOT.glob("tests/fuzz/*.py")])
     if binary.exists() and binary.stat().st_mtime > newest:
         return binary
     command = [CLANG, *FLAGS, f"-DRAMFOLD_SEEDED_BUG={bug}", "-o", str(binary)]
