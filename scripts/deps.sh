@@ -9,7 +9,8 @@ build=(g++ meson ninja-build pkg-config ccache git
   libxxhash-dev linux-libc-dev nlohmann-json3-dev scdoc)
 # Real QEMU, real systemd, real FUSE; spin for the model; clang for the fuzzers.
 test=(catch2 clang-19 libclang-rt-19-dev libfuse3-dev fuse3 librapidcheck-dev python3 qemu-system-x86 spin
-  systemd busybox-static cpio e2fsprogs kmod xz-utils procps util-linux iproute2)
+  systemd busybox-static cpio e2fsprogs kmod xz-utils procps util-linux iproute2
+  libzstd-dev xdelta3)  # what bench/run measures beside ours
 demo=(debootstrap python3 qemu-system-x86 busybox-static cpio e2fsprogs kmod xz-utils)
 lint=(clang-19 clang-tidy-19 clang-format-19 python3)
 

@@ -319,16 +319,20 @@ class Vm:
                 raise VmError(f"{self.name}: the balloon stays at {self.balloon_mib()} MiB")
             time.sleep(0.1)
 
-    def ram_resident_bytes(self):
-        """Memory that the host spends on the guest's RAM now: what its RAM file holds."""
+    def ram_file(self):
+        """A path by which the host can open the guest's RAM file."""
         directory = f"/proc/{self.pid}/fd"
         for fd in os.listdir(directory):
             try:
                 if os.readlink(f"{directory}/{fd}").startswith("/memfd:memory-backend-memfd"):
-                    return os.stat(f"{directory}/{fd}").st_blocks * 512
+                    return f"{directory}/{fd}"
             except FileNotFoundError:
                 continue  # closed meanwhile
         raise VmError(f"{self.name}: QEMU has no RAM file")
+
+    def ram_resident_bytes(self):
+        """Memory that the host spends on the guest's RAM now: what its RAM file holds."""
+        return os.stat(self.ram_file()).st_blocks * 512
 
     def stop(self):
         """Ends QEMU, politely at first. Returns its exit status."""
