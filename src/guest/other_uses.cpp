@@ -57,6 +57,9 @@ class Pass {
   void note(pid_t pid, RamFileId file, OtherUse::How how) {
     const auto owned = std::ranges::find(files_, file, &ProcFacts::OwnedFile::file);
     if (owned == files_.end() || owned->owner == pid) return;
+    // systemd's descriptor store holds all that the keeper holds. A mapping would be another
+    // matter.
+    if (pid == kInit && how == OtherUse::How::holds_descriptor) return;
     for (const OtherUse& use : found_.uses) {
       if (use.pid == pid && use.file == file) return;  // its mapping is found before its descriptor
     }

@@ -60,6 +60,14 @@ TEST_CASE("another process that maps RAM, or holds its descriptor, is found") {
     check.others = &others;
     CHECK(codes(vm.read(check)) == "ram_fd_elsewhere");
   }
+  SECTION("init holds the keeper's descriptors for it, but maps nothing") {
+    add_process(vm, 1, kElse, "0");
+    vm.tree.link("proc/1/fd/5", "/memfd:mem (deleted)");
+    vm.procfs.stats[{1, 5}] = {S_IFREG, FakeVm::kDevice, FakeVm::kInode, 0};
+    CHECK(look(vm).uses.empty());
+    add_process(vm, 1, kRam, "0");
+    CHECK(look(vm).uses.size() == 1);
+  }
   SECTION("our own processes are left out") {
     add_process(vm, 8, kRam);
     CHECK(look(vm, std::array<pid_t, 2>{5, 8}).uses.empty());
