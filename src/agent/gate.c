@@ -204,6 +204,11 @@ void rf_gate_serving(bool serving) {
 
 bool rf_gate_standing(void) { return atomic_load(&current) != NULL; }
 
+bool rf_gate_folded(void) {
+  const struct rf_gate_map *map = atomic_load(&current);
+  return map != NULL && atomic_load(&map->shared->folded) != 0;
+}
+
 void rf_gate_sticky(uint32_t hazards) {
   struct rf_gate_map *map = atomic_load(&current);
   if (map != NULL) atomic_fetch_or(&map->shared->sticky, hazards);

@@ -47,6 +47,7 @@ void rf_gate_serving(bool serving);  /* a daemon is connected and may fold */
    holds no longer. */
 void rf_gate_hung_up(uint32_t generation);
 bool rf_gate_standing(void);
+bool rf_gate_folded(void);           /* pages may be folded */
 void rf_gate_sticky(uint32_t hazards);
 void rf_gate_stop(void);             /* RF_DETACHED */
 void rf_gate_forget(void);           /* in a fork child */

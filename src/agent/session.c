@@ -149,7 +149,8 @@ static void send_hello(struct connection *c) {
       .version_max = RF_VERSION_MAX,
       .blocks = rf_ram_count(),
       .capabilities = RF_CAP_DISCARD | RF_CAP_BUFFERED | RF_CAP_CONSUMERS | RF_CAP_FILLS,
-      .hazards = rf_facts_lasting()};
+      .hazards = rf_facts_lasting(),
+      .folded = rf_gate_folded() ? 1 : 0};
   rf_facts_mark_open();
   memcpy(hello.instance, session.instance, sizeof hello.instance);
   if (rf_send(c->socket, &hello, sizeof hello, RF_HELLO, 0, 0, NULL, 0) != 0) c->over = true;
@@ -173,6 +174,12 @@ static int userfaultfd_from(int device) {
 
 static void offer(struct connection *c, int device) {
   int fds[RF_FDS_MAX];
+  if (rf_gate_folded()) {
+    rf_own_drop(device);
+    rf_say(RF_SAY_FOLDED, "ramfold: the daemon does not know this VM's folded pages; they wait");
+    c->refused = c->over = true;
+    return;
+  }
   fds[0] = userfaultfd_from(device);
   if (fds[0] < 0 || rf_ram_count() == 0) {
     c->refused = c->over = true; /* perhaps later */

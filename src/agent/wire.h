@@ -65,7 +65,8 @@ struct rf_hello {
   uint64_t capabilities; /* RF_CAP_* */
   uint8_t instance[16];  /* of the last RF_ATTACHED in this process; zeros when there was none */
   uint32_t hazards;      /* RF_HAZARD_* seen so far: facts from before the attach */
-  uint32_t reserved;
+  uint32_t folded;       /* 1: the last attachment may have left folded pages. A daemon that does not
+                            know it must not attach this process anew: its holes would become zeros */
 };
 
 enum rf_action {
@@ -220,7 +221,8 @@ struct rf_shared {
      set before WELCOME or ATTACHED brings this memory, 0 before a living daemon closes the
      connection and when another daemon begins. */
   RF_ATOMIC32 session;
-  uint8_t reserved2[56];
+  RF_ATOMIC32 folded; /* 1 before the first page leaves, for good */
+  uint8_t reserved2[52];
   struct rf_filling filling[RF_FILLINGS];
 };
 

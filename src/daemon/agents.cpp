@@ -172,12 +172,23 @@ bool Agents::on_hello(Connection& c, const guest::Hello& message) {
     c.capabilities = hello.capabilities;
   }
   VmHandle vm = vms_.by_pid(c.peer.pid);
-  // A daemon that died between the keeper's hand-over and RF_ATTACHED left a VM that its agent does not know
-  // and of which nothing was folded.
-  if (vm && is_zero(hello.instance) && events_.forget_unused(vm)) vm = nullptr;
+  // A daemon that died between the keeper's hand-over and RF_ATTACHED left a VM that its agent does
+  // not know, and one that had no keeper attached it anew: of neither was anything folded.
+  const bool other =
+      vm && std::memcmp(vm->vm->record().instance, hello.instance, sizeof hello.instance) != 0;
+  if (other && hello.folded == 0 && events_.forget_unused(vm)) vm = nullptr;
   if (!vm) {
     const std::lock_guard lock(mutex_);
-    if (events_.wanted(c.peer)) return invite_now(c);
+    c.folded = hello.folded != 0;
+    if (c.folded) {
+      spdlog::error(
+          "vm {} (pid {}): its pages were folded by a daemon that left nothing of it here: they "
+          "wait, and "
+          "what touches them",
+          c.name, c.peer.pid);
+    } else if (events_.wanted(c.peer)) {
+      return invite_now(c);
+    }
     c.stage = Stage::waiting;
     c.deadline_ns = 0;
     return welcome(c, RF_ACTION_WAIT, nullptr, -1);
@@ -330,6 +341,7 @@ void Agents::send_detached(const AttachedVm& vm) {
     rf_ping message{};
     (void)send(c, message, RF_DETACHED);
     c.vm.reset();
+    c.folded = false;
     c.stage = Stage::waiting;
     c.deadline_ns = 0;
   });
@@ -347,7 +359,7 @@ std::vector<WaitingAgent> Agents::waiting() const {
 bool Agents::invite(pid_t pid) {
   const std::lock_guard lock(mutex_);
   for (Connection& c : connections_) {
-    if (c.stage == Stage::waiting && c.peer.pid == pid) return invite_now(c);
+    if (c.stage == Stage::waiting && c.peer.pid == pid) return !c.folded && invite_now(c);
   }
   return false;
 }

@@ -70,6 +70,7 @@ class Agents {
     std::uint64_t deadline_ns = 0;
     std::uint32_t hazards = 0;
     std::uint64_t capabilities = 0;
+    bool folded = false;  // by a daemon that left this one nothing of it
     VmHandle vm;
   };
 

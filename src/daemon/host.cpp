@@ -101,6 +101,7 @@ Status Host::take_over() {
     if (!contents) return std::unexpected(contents.error());
     contents_ = std::move(*contents);
     store_kept_ = true;
+    had_keeper_ = true;
   } else {
     if (left && !left->vms.empty()) {
       return fail("the keeper holds VMs without a store: run `ramfold doctor`; their pages cannot be served");

@@ -74,6 +74,7 @@ class Host final : private AgentEvents {
   Keeping keeping_;
   std::unique_ptr<store::Contents> contents_;
   bool store_kept_ = false;
+  bool had_keeper_ = false;  // at the start, or since
   std::unique_ptr<Attacher> attacher_;
   std::unique_ptr<guest::ProcFacts> facts_;
   std::unique_ptr<FactWatch> watch_;

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // What the daemon looks after while others work: the kernel's facts at the start, the keeper, the VMs' facts
 // and deaths, and whether the host's memory wants folding, and allows it.
-#include <algorithm>
 #include <poll.h>
 #include <spdlog/spdlog.h>
 #include <time.h>
 #include <unistd.h>
+#include <algorithm>
+#include <csignal>
 
 #include "base/clock.hpp"
 #include "daemon/host.hpp"
@@ -100,9 +101,18 @@ void Host::keep_everything() {
   }
   if (Status kept = keeping_.keep_store(*contents_); !kept) {
     spdlog::error("keeper: did not take the store: {}", kept.error().text());
+    // It came after this daemon, which has folded nothing therefore, and holds what a predecessor
+    // left.
+    if (kept.error().code == EEXIST && !had_keeper_ && !stopping_) {
+      spdlog::critical(
+          "the keeper holds another store, whose guests wait: ending, so that the next start takes "
+          "it");
+      ::kill(::getpid(), SIGTERM);
+    }
     return;
   }
   store_kept_ = true;
+  had_keeper_ = true;
   for (const VmHandle& vm : vms_.all()) {
     Status kept = keeping_.keep_vm(*vm->vm);
     if (!kept) spdlog::error("keeper: did not take vm {}: {}", vm->vm->name(), kept.error().text());

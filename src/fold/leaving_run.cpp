@@ -148,6 +148,7 @@ Committed LeavingRun::commit() noexcept {
   guest::PageTable& table = vm_.table();
   guest::VmCounters& counters = vm_.counters();
   Mask won = 0;
+  vm_.note_leaving();
   for_each_bit(static_cast<Mask>(staged_ | again_), [&](unsigned i) {
     const PageIndex p = page(i);
     if (table.discarded(p)) {

@@ -84,6 +84,11 @@ class Vm {
 
   // Bytes of the run into `to`; REQUIRES: within one block, resident and owned, or only observed.
   Status read_pages(PageRun run, std::byte* to) const noexcept;
+  // Before a page leaves: whoever has lost this table must not attach the process anew.
+  void note_leaving() const noexcept {
+    std::atomic<std::uint32_t>& folded = table_.shared().folded;
+    if (folded.load(std::memory_order_relaxed) == 0) folded.store(1, std::memory_order_seq_cst);
+  }
   // Punches the run out of the RAM file. REQUIRES: owned as `punching`.
   Status punch_pages(PageRun run) const noexcept;
   // Registers the chunk of p when it is not yet. Any thread; harmless twice.

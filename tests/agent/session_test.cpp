@@ -198,6 +198,37 @@ TEST_CASE("a daemon that comes later is found, and one that returns is found aga
   CHECK(guest.read_errors().find('\n') == guest.read_errors().size() - 1);
 }
 
+TEST_CASE(
+    "with pages folded the program is not attached anew by a daemon that does not know them") {
+  Daemon daemon(socket_path());
+  Guest guest(daemon.path(), {});
+  guest.good(ram(0, kMiB));
+  Shared shared(256, 1);
+  daemon.attached_from_scratch(shared, 1);
+  shared->folded = 1;
+  daemon.die();
+  daemon.listen();
+  CHECK(daemon.hello().folded == 1);
+  const Fd device = open_userfaultfd();
+  daemon.welcome(RF_ACTION_OFFER, 2, device.get());
+  CHECK(daemon.receive().bytes.empty());
+  daemon.hang_up();
+  CHECK(guest.read_errors() ==
+        "ramfold: the daemon does not know this VM's folded pages; they wait\n");
+  // One that knows them.
+  CHECK(daemon.hello().folded == 1);
+  shared->session = 3;
+  daemon.welcome(RF_ACTION_RESUME, 3, shared.fd());
+  daemon.expect(RF_READY);
+  // Nothing is folded any more.
+  rf_ping detached{};
+  daemon.send(&detached, sizeof detached, RF_DETACHED, 3);
+  daemon.die();
+  daemon.listen();
+  CHECK(daemon.hello().folded == 0);
+  daemon.offer(4);
+}
+
 TEST_CASE("a daemon that restarts is nothing to speak of, one that stays away is") {
   Daemon daemon(socket_path());
   Guest guest(daemon.path(), {});

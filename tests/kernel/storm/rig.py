@@ -11,6 +11,8 @@ import tempfile
 import threading
 import time
 
+from service_manager import ServiceManager
+
 CONFIG = """
 runtime_dir = "{dir}"
 log_level = "info"
@@ -95,7 +97,8 @@ class Guest:
 
 
 class Rig:
-    def __init__(self, seed=1, passes=1, fault_threads=1, scan_threads=1, daemon='RAMFOLDD_POINTS'):
+    def __init__(self, seed=1, passes=1, fault_threads=1, scan_threads=1, daemon='RAMFOLDD_POINTS',
+                 managed=False):
         # On tmpfs: a descriptor on an overlay would end the buffered gate of a guest that inherits it.
         self.dir = tempfile.mkdtemp(prefix='rf-storm.', dir='/dev/shm')
         self.seed = seed
@@ -103,15 +106,29 @@ class Rig:
         self.daemon = None
         self.guests = []
         self.kills = 0
+        self.restarts = 0
         self.brought_back = 0
         self.standing = 0
         self.faults = 0
         with open(f'{self.dir}/config.toml', 'w') as f:
             f.write(CONFIG.format(dir=self.dir, passes=passes, fault_threads=fault_threads, scan_threads=scan_threads))
         self.log = open(f'{self.dir}/daemon.log', 'w')
-        self.keeper = subprocess.Popen([binary('RAMFOLD_KEEPER'), '--socket', f'{self.dir}/keeper.sock'],
-                                       stderr=self.log)
-        self._wait(lambda: os.path.exists(f'{self.dir}/keeper.sock'), 10, 'the keeper')
+        self.manager = ServiceManager(f'{self.dir}/notify.sock') if managed else None
+        self.start_keeper()
+
+    def start_keeper(self):
+        """Returns when the keeper answers; a killed one leaves its socket behind."""
+        path = f'{self.dir}/keeper.sock'
+        if os.path.exists(path):
+            os.unlink(path)
+        command = [binary('RAMFOLD_KEEPER'), '--socket', path]
+        self.keeper = (self.manager.start(command, self.log) if self.manager
+                       else subprocess.Popen(command, stderr=self.log))
+        self._wait(lambda: os.path.exists(path), 10, 'the keeper')
+
+    def kill_keeper(self):
+        self.keeper.kill()
+        self.keeper.wait()
 
     @staticmethod
     def _wait(condition, seconds, what):
@@ -147,7 +164,10 @@ class Rig:
                 time.sleep(0.2)
                 raise Failed(f'guest {guest.number} after {self.kills} kills: {guest.bad} {guest.said[-3:]}')
         code = self.daemon.poll() if self.daemon else None
-        if code is not None and code != -signal.SIGKILL:
+        if self.manager and code is not None and code >= 0:
+            self.restarts += 1  # as its unit does: it had no keeper, or lost it as it started
+            self.start_daemon()
+        elif code is not None and code != -signal.SIGKILL:
             raise Failed(f'the daemon ended with {code}: {self.log_tail()}')
 
     def log_tail(self):
