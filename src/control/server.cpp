@@ -236,7 +236,8 @@ class Server::Impl {
       return refuse(Failure::refused,
                     fmt::format("unfolding needs {} bytes and {} are available: {} are missing",
                                 plan->needed.value, plan->available.value, plan->missing().value),
-                    "free that much memory (stop or migrate a VM, add swap), or detach single VMs",
+                    "free that much memory (stop or migrate a VM, add swap), lower host.reserve, or "
+                    "detach single VMs",
                     plan->missing());
     }
     if (request.plan_only) return encode_done(request.id);

@@ -215,6 +215,13 @@ bool Agents::invite_now(Connection& c) {
 
 bool Agents::on_offer(Connection& c, const rf_offer& offer, sys::Message& message) {
   if (vms_.by_pid(c.peer.pid)) return false;
+  const std::lock_guard offers(offers_mutex_);
+  if (!events_.wanted(c.peer)) {  // no longer
+    const std::lock_guard lock(mutex_);
+    c.stage = Stage::waiting;
+    c.deadline_ns = 0;
+    return welcome(c, RF_ACTION_WAIT, nullptr, -1);
+  }
   const auto checked = guest::check_offer(offer, c.peer.pid, std::span(message.fds).first(message.fd_count), procfs_);
   if (!checked) {
     refuse(c, checked.error().what);

@@ -59,6 +59,8 @@ class Agents {
   std::vector<WaitingAgent> waiting() const;
   // Asks a waiting agent for its RAM again; false: there is none of that pid.
   bool invite(pid_t pid);
+  // Waits for a VM that is being attached right now; the next one meets what wanted() says by then.
+  void finish_offers() { const std::lock_guard lock(offers_mutex_); }
 
  private:
   enum class Stage : std::uint8_t { hello, waiting, offer, ready, attached };
@@ -101,6 +103,7 @@ class Agents {
   Attacher& attacher_;
   AgentEvents& events_;
   std::atomic<bool> stopping_{false};
+  std::mutex offers_mutex_;   // from wanted() until the VM is in `vms_`
   mutable std::mutex mutex_;  // the list and every Connection
   std::list<Connection> connections_;
   std::thread thread_;

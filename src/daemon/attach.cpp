@@ -114,7 +114,7 @@ Result<VmHandle> Attacher::attach(const AgentPeer& peer, const rf_offer& offer, 
   std::memcpy(memory.instance, record.instance, sizeof record.instance);
   memory.magic = RF_MAGIC;
   // Nothing is punched before the keeper has all of it; without a keeper the VM is only observed.
-  (*vm)->kept.store(keeping_.keep_vm(*(*vm)->vm).has_value());
+  (*vm)->kept.store(keeping_.keep_vm(*(*vm)->vm, contents_).has_value());
   return vm;
 }
 

@@ -4,6 +4,8 @@
 // Threads: flags are atomic; `facts` and `cursor` have locks of their own.
 #pragma once
 
+#include <poll.h>
+
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -18,6 +20,12 @@
 #include "policy/config.hpp"
 
 namespace ramfold::daemon {
+
+// The process of a pidfd has ended.
+inline bool has_ended(sys::BorrowedFd pidfd) noexcept {
+  pollfd p{pidfd.get(), POLLIN, 0};
+  return ::poll(&p, 1, 0) == 1 && (p.revents & POLLIN) != 0;
+}
 
 // Which chunk a worker takes next. A pass ends when every chunk was taken and given back; a chunk is worked
 // on by one worker at a time because a new pass begins only then.

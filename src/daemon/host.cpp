@@ -7,11 +7,11 @@
 #include <spdlog/spdlog.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #include "base/clock.hpp"
 #include "base/test_points.hpp"
 #include "daemon/recovery.hpp"
-#include "daemon/unfold.hpp"
 
 #ifndef USERFAULTFD_IOC_NEW
 #define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
@@ -20,6 +20,7 @@
 namespace ramfold::daemon {
 namespace {
 
+constexpr long kUnusableNapNs = 100'000'000;
 constexpr std::uint64_t kArenaMax = std::uint64_t{1} << 40;  // what the store's format allows
 
 // One daemon a host (L8): a POSIX lock on a file of ours dies with its process, whoever holds duplicates.
@@ -54,6 +55,11 @@ Result<std::uint64_t> choose_features(sys::BorrowedFd device) {
   return sys::Uffd::kFeaturesNeeded | (*offered & sys::Uffd::kFeaturePoison);
 }
 
+void nap() {
+  const timespec t{0, kUnusableNapNs};
+  ::nanosleep(&t, nullptr);
+}
+
 }  // namespace
 
 Host::Host(policy::Config config)
@@ -76,7 +82,6 @@ Result<std::unique_ptr<Host>> Host::start(policy::Config config) {
   host->features_ = *features;
   if (Status taken = host->take_over(); !taken) return std::unexpected(taken.error());
   if (Status opened = host->open_agents(); !opened) return std::unexpected(opened.error());
-  host->operator_ = std::thread([h = host.get()] { h->run_operations(); });
   host->recoverer_ = std::thread([h = host.get()] { h->recover(); });
   host->housekeeper_ = std::thread([h = host.get()] { h->housekeeping(); });
   return host;
@@ -100,10 +105,8 @@ Status Host::take_over() {
     auto contents = store::Contents::adopt(std::move(*left->store));
     if (!contents) return std::unexpected(contents.error());
     contents_ = std::move(*contents);
-    store_kept_ = true;
-    had_keeper_ = true;
   } else {
-    if (left && !left->vms.empty()) {
+    if (left && (!left->vms.empty() || !left->unusable.empty())) {
       return fail("the keeper holds VMs without a store: run `ramfold doctor`; their pages cannot be served");
     }
     const auto memory = procfs_.memory_info();
@@ -114,25 +117,31 @@ Status Host::take_over() {
     contents_ = std::move(*contents);
   }
   attacher_ = std::make_unique<Attacher>(procfs_, *contents_, keeping_, config_, features_);
-  if (!left) return {};
-  for (const std::string& dropped : left->dropped) spdlog::warn("{}: dropped, nothing of it was folded", dropped);
-  for (KeptVm& kept : left->vms) {
-    const std::string name = kept.record.name;
+  if (left) adopt_all(std::move(*left));
+  return {};
+}
+
+void Host::adopt_all(Inheritance left) {
+  for (const std::string& dropped : left.dropped) spdlog::warn("{}: dropped, nothing of it was folded", dropped);
+  for (KeptVm& kept : left.vms) {
+    const VmId id{kept.record.vm};
+    auto pidfd = kept.files.pidfd.duplicate();
     auto vm = attacher_->adopt(std::move(kept));
     TEST_POINT("recovery.vm");
     if (vm) {
       vms_.add(*vm);
-      continue;
+    } else {
+      left.unusable.push_back({id, vm.error().text(), pidfd ? std::move(*pidfd) : sys::Fd{}});
     }
-    // Kept where it is: a later daemon may be able to serve it. Its faults wait; they never read zeros.
-    spdlog::error("vm {}: not taken over: {}", name, vm.error().text());
   }
+  // Kept where they are: a later daemon may be able to serve them. Their faults wait; they never read zeros.
+  for (const UnusableVm& vm : left.unusable) spdlog::error("vm {}: not taken over: {}", vm.id.value, vm.why);
+  unusable_ = std::move(left.unusable);
   if (vms_.size() != 0) {
     ++restarts_;
     spdlog::info("took over {} VMs; faults are served {:.1f} ms after the start", vms_.size(),
                  static_cast<double>(monotonic_ns() - started_ns_) / 1e6);
   }
-  return {};
 }
 
 Status Host::open_agents() {
@@ -151,7 +160,8 @@ void Host::recover() {
     if (!vm->counted) complete = count_references(*vm, *contents_, stopping_) && complete;
   }
   TEST_POINT("recovery.counted");
-  if (!complete) return;
+  // What no word names that was counted is freed below.
+  if (!complete || !wait_for_unusable()) return;
   if (contents_->recovering()) {
     if (Status done = contents_->finish_recovery(); !done) {
       spdlog::error("store: not recovered, nothing more will be folded: {}", done.error().text());
@@ -160,47 +170,47 @@ void Host::recover() {
     spdlog::info("store: recovered {:.1f} ms after the start", static_cast<double>(monotonic_ns() - started_ns_) / 1e6);
   }
   policy_.recovering.store(false);
+  judge_memory();
   workers_ = std::make_unique<ScanWorkers>(vms_, *contents_, policy_, config_);
   workers_->start();
 }
 
+bool Host::wait_for_unusable() {
+  while (!stopping_) {
+    std::vector<VmId> ended;
+    bool none = false;
+    {
+      const std::lock_guard lock(unusable_mutex_);
+      std::erase_if(unusable_, [&](const UnusableVm& vm) {
+        if (!vm.pidfd || !has_ended(vm.pidfd)) return false;
+        ended.push_back(vm.id);
+        return true;
+      });
+      none = unusable_.empty();
+    }
+    for (const VmId id : ended) {
+      spdlog::info("vm {}: ended", id.value);
+      (void)keeping_.drop_vm(id);
+    }
+    if (none) return true;
+    nap();
+  }
+  return false;
+}
+
 void Host::stop() noexcept {
   if (stopping_.exchange(true)) return;
-  tasks_changed_.notify_all();
   if (recoverer_.joinable()) recoverer_.join();
   if (workers_) workers_->stop();
   if (housekeeper_.joinable()) housekeeper_.join();
-  if (operator_.joinable()) operator_.join();
+  retries_.stop();
+  operator_.stop();
+  undertaker_.stop();
   if (agents_) agents_->stop();
   for (const VmHandle& vm : vms_.all()) vm->faults->stop();
 }
 
-void Host::post(Task task) {
-  {
-    const std::lock_guard lock(tasks_mutex_);
-    tasks_.push_back(std::move(task));
-  }
-  tasks_changed_.notify_one();
-}
-
-void Host::run_operations() {
-  std::unique_lock lock(tasks_mutex_);
-  while (!stopping_) {
-    if (tasks_.empty()) {
-      tasks_changed_.wait(lock);
-      continue;
-    }
-    Task task = std::move(tasks_.front());
-    tasks_.pop_front();
-    lock.unlock();
-    task();
-    lock.lock();
-  }
-}
-
-bool Host::wanted(const AgentPeer& peer) {
-  const VmIdentity identity = identify(procfs_, peer.pid);
-  (void)identity;
+bool Host::wanted(const AgentPeer&) {
   return !policy_.off;
 }
 
@@ -224,84 +234,10 @@ void Host::agent_ready(const VmHandle& vm) { look_again(vm); }
 
 void Host::look_again(const VmHandle& vm) {
   // Reading facts takes milliseconds and must not hold up the agents' thread.
-  post([this, vm] {
+  operator_.post([this, vm] {
     const std::lock_guard lock(watch_mutex_);
     if (watch_) watch_->check_one(vm, guest::Depth::quick, [this](const VmHandle& v) { unfold_for_consumer(v); });
   });
-}
-
-void Host::unfold_wanted(const VmHandle& vm, std::uint32_t token, std::uint32_t hazard) {
-  spdlog::warn("vm {}: another consumer of its RAM waits (hazard {:#x}): unfolding", vm->vm->name(), hazard);
-  post([this, vm, token] {
-    vm->stay_unfolded.store(true);
-    Status done;
-    if (!vm->unfolding.exchange(true)) {
-      done = unfold(*vm, [](std::uint64_t) {});
-      vm->unfolding.store(false);
-    } else {
-      done = fail("being unfolded already", EAGAIN);
-    }
-    if (!done) {
-      spdlog::error("vm {}: not unfolded: {}", vm->vm->name(), done.error().text());
-      vm->stay_unfolded.store(false);
-    }
-    agents_->send_unfolded(*vm, token, done.has_value());
-  });
-}
-
-void Host::unfold_for_consumer(const VmHandle& vm) {
-  if (vm->stay_unfolded.exchange(true)) return;
-  {
-    const std::lock_guard lock(vm->facts.mutex);
-    spdlog::warn("vm {}: {}: unfolding, it will not be folded again", vm->vm->name(), vm->facts.unfolded_for);
-  }
-  post([vm] {
-    if (vm->unfolding.exchange(true)) return;
-    if (Status done = unfold(*vm, [](std::uint64_t) {}); !done) {
-      spdlog::error("vm {}: not unfolded: {}", vm->vm->name(), done.error().text());
-    }
-    vm->unfolding.store(false);
-  });
-}
-
-control::Answer<void> Host::detach(const VmHandle& vm, const std::function<void(std::uint64_t)>& progress) {
-  using control::Failure;
-  if (vm->unfolding.exchange(true)) {
-    return control::refuse(Failure::conflict, "the VM is being unfolded already", "wait for it to end");
-  }
-  const control::UnfoldPlan plan = plan_unfold(*vm, memory_for_unfolding());
-  if (plan.missing().value != 0) {
-    vm->unfolding.store(false);
-    return control::refuse(Failure::refused, "the host has not enough memory to bring this VM's pages back",
-                           "free memory or add swap, or detach smaller VMs first", plan.missing());
-  }
-  const auto headroom = facts_ ? facts_->headroom(vm->vm->pid()) : Result<std::optional<ByteCount>>{};
-  if (headroom && *headroom && **headroom < plan.needed) {
-    vm->unfolding.store(false);
-    return control::refuse(Failure::refused, "the VM's memory cgroup has not enough room for its own pages",
-                           "raise the limit of its cgroup", ByteCount{plan.needed.value - (**headroom).value});
-  }
-  if (Status done = unfold(*vm, progress); !done) {
-    vm->unfolding.store(false);
-    return control::refuse(Failure::failed, done.error().text(), "the VM is attached and served as before");
-  }
-  vm->detached.store(true);
-  agents_->send_detached(*vm);
-  vm->faults->stop();
-  retired_fault_cpu_ns_.fetch_add(vm->faults->cpu_ns());
-  vms_.remove(vm->vm->id());
-  (void)keeping_.drop_vm(vm->vm->id());
-  spdlog::info("vm {}: detached", vm->vm->name());
-  return {};
-}
-
-ByteCount Host::memory_for_unfolding() const {
-  const auto memory = procfs_.memory_info();
-  if (!memory) return ByteCount{0};
-  // Swap counts here: these pages may be swapped like any other, and the operator asked for them.
-  const std::uint64_t reserve = config_.host.reserve.resolve(memory->total).value;
-  const std::uint64_t have = memory->available.value + memory->swap_free.value;
-  return ByteCount{have - std::min(have, reserve)};
 }
 
 }  // namespace ramfold::daemon

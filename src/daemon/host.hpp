@@ -5,8 +5,6 @@
 #pragma once
 
 #include <atomic>
-#include <condition_variable>
-#include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -19,7 +17,9 @@
 #include "daemon/fact_watch.hpp"
 #include "daemon/host_policy.hpp"
 #include "daemon/keeping.hpp"
+#include "daemon/retries.hpp"
 #include "daemon/scan_workers.hpp"
+#include "daemon/task_thread.hpp"
 
 namespace ramfold::daemon {
 
@@ -33,28 +33,44 @@ class Host final : private AgentEvents {
 
   // Folded pages stay folded: the keeper holds them for the next daemon.
   void stop() noexcept;
+  // `ramfold off` has ended well: nothing of any guest is held here or by the keeper.
+  bool is_off() const noexcept { return policy_.off && policy_.off_done; }
   std::unique_ptr<control::Service> make_service();
   const policy::Config& config() const noexcept { return config_; }
 
  private:
   friend class HostService;
-  using Task = std::function<void()>;
+  static constexpr const char* kOffTask = "off";
+  // May bringing pages back take host.reserve too?
+  enum class Reserve : bool { left_alone, used };
 
   explicit Host(policy::Config config);
   Status take_over();
+  void adopt_all(Inheritance left);
   Status open_agents();
   void prove_kernel();
   void housekeeping();
   void keep_everything();
   void judge_memory();
   void bury_dead();
+  void bury(VmHandle vm);
   void recover();
-  void post(Task task);  // to the operations' thread
-  void run_operations();
-  // Unfolds and leaves the VM attached, never to be folded again in this process (D13).
+  // Waits for VMs that this daemon cannot serve; false: the daemon stops.
+  bool wait_for_unusable();
+
+  // bring_back.cpp
+  // Unfolds and leaves the VM attached, never to be folded again in this process (D13); tried until it is so.
   void unfold_for_consumer(const VmHandle& vm);
-  control::Answer<void> detach(const VmHandle& vm, const std::function<void(std::uint64_t)>& progress);
-  ByteCount memory_for_unfolding() const;
+  Status unfold_attached(const VmHandle& vm, Reserve reserve);
+  static std::string unfold_task(const AttachedVm& vm);  // its name among the retries
+  control::Answer<void> detach(const VmHandle& vm, const control::ProgressSink& progress);
+  control::Answer<void> off(const control::ProgressSink& progress);
+  control::Answer<void> bring_all_back(const control::ProgressSink& progress);
+  control::Answer<void> end_off();
+  // Folded pages of a VM can be counted on being counted: false soon after a restart, for too long.
+  bool wait_counted(const AttachedVm& vm) const;
+  std::optional<control::OperationError> no_room_for(const AttachedVm& vm, Reserve reserve) const;
+  ByteCount memory_for_unfolding(Reserve reserve) const;
 
   bool wanted(const AgentPeer& peer) override;
   void agent_ready(const VmHandle& vm) override;
@@ -73,24 +89,27 @@ class Host final : private AgentEvents {
   std::uint64_t features_ = 0;
   Keeping keeping_;
   std::unique_ptr<store::Contents> contents_;
-  bool store_kept_ = false;
-  bool had_keeper_ = false;  // at the start, or since
   std::unique_ptr<Attacher> attacher_;
   std::unique_ptr<guest::ProcFacts> facts_;
   std::unique_ptr<FactWatch> watch_;
   std::mutex watch_mutex_;
   HostPolicy policy_;
+  std::mutex judge_mutex_;  // held while memory is judged and the verdict published
+  std::mutex off_mutex_;    // held while everything is brought back
   VmSet vms_;
+  std::mutex unusable_mutex_;
+  std::vector<UnusableVm> unusable_;
   std::unique_ptr<Agents> agents_;
   std::unique_ptr<ScanWorkers> workers_;
   std::atomic<bool> stopping_{false};
+  std::atomic<bool> off_retried_{false};
+  std::atomic<std::uint64_t> retired_fault_cpu_ns_{0};
+  std::string keeper_complaint_;  // the housekeeper's: said once
   std::thread housekeeper_;
   std::thread recoverer_;
-  std::thread operator_;
-  std::mutex tasks_mutex_;
-  std::condition_variable tasks_changed_;
-  std::deque<Task> tasks_;
-  std::atomic<std::uint64_t> retired_fault_cpu_ns_{0};
+  TaskThread operator_{"rf-operator"};
+  TaskThread undertaker_{"rf-undertaker"};
+  Retries retries_;
 };
 
 }  // namespace ramfold::daemon

@@ -19,6 +19,7 @@ struct HostPolicy {
   std::atomic<bool> may_observe{false};  // scanning at all makes sense
   std::atomic<bool> paused{false};
   std::atomic<bool> off{false};
+  std::atomic<bool> off_done{false};  // everything is back, and the keeper has let go of the store
   std::atomic<bool> recovering{true};
   std::atomic<std::uint64_t> store_full_until_ns{0};  // a put failed for lack of room: rest until then
 

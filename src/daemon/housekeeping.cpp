@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // What the daemon looks after while others work: the kernel's facts at the start, the keeper, the VMs' facts
 // and deaths, and whether the host's memory wants folding, and allows it.
+#include <fmt/format.h>
 #include <poll.h>
 #include <spdlog/spdlog.h>
 #include <time.h>
@@ -21,15 +22,11 @@ constexpr long kTickNs = 250'000'000;
 constexpr std::uint64_t kFactsEveryNs = 1'000'000'000;
 constexpr std::uint64_t kFactsEveryMaxNs = 15'000'000'000;
 constexpr std::uint64_t kFactsPart = 50;
+constexpr unsigned kLastLookWaits = 20;  // of kTickNs
 
 void nap() {
   const timespec t{0, kTickNs};
   ::nanosleep(&t, nullptr);
-}
-
-bool has_ended(const sys::Fd& pidfd) {
-  pollfd p{pidfd.get(), POLLIN, 0};
-  return ::poll(&p, 1, 0) == 1 && (p.revents & POLLIN) != 0;
 }
 
 }  // namespace
@@ -89,34 +86,35 @@ void Host::prove_kernel() {
 }
 
 void Host::keep_everything() {
-  if (keeping_.connected() && store_kept_) return;
+  const auto complain = [this](const std::string& text) {
+    if (text != keeper_complaint_) spdlog::error("keeper: {}", text);
+    keeper_complaint_ = text;
+  };
   if (!keeping_.connected()) {
     // Without a keeper nothing leaves: what was punched now would be lost with this process.
     for (const VmHandle& vm : vms_.all()) {
       if (vm->kept.exchange(false)) vm->vm->gate().close();
     }
-    store_kept_ = false;
     if (!keeping_.connect()) return;
     spdlog::info("keeper: connected");
   }
-  if (Status kept = keeping_.keep_store(*contents_); !kept) {
-    spdlog::error("keeper: did not take the store: {}", kept.error().text());
+  if (keeping_.holds_anothers_store() && !stopping_) {
     // It came after this daemon, which has folded nothing therefore, and holds what a predecessor
     // left.
-    if (kept.error().code == EEXIST && !had_keeper_ && !stopping_) {
-      spdlog::critical(
-          "the keeper holds another store, whose guests wait: ending, so that the next start takes "
-          "it");
-      ::kill(::getpid(), SIGTERM);
-    }
+    spdlog::critical(
+        "the keeper holds another store, whose guests wait: ending, so that the next start takes it");
+    ::kill(::getpid(), SIGTERM);
     return;
   }
-  store_kept_ = true;
-  had_keeper_ = true;
   for (const VmHandle& vm : vms_.all()) {
-    Status kept = keeping_.keep_vm(*vm->vm);
-    if (!kept) spdlog::error("keeper: did not take vm {}: {}", vm->vm->name(), kept.error().text());
-    vm->kept.store(kept.has_value());
+    if (vm->kept || vm->detached || !vm->vm->alive()) continue;
+    if (Status kept = keeping_.keep_vm(*vm->vm, *contents_); !kept) {
+      complain("did not take vm " + vm->vm->name() + ": " + kept.error().text());
+      continue;
+    }
+    vm->kept.store(true);
+    // It may have been let go of meanwhile.
+    if (vm->detached) (void)keeping_.drop_vm(vm->vm->id());
   }
 }
 
@@ -131,23 +129,34 @@ void Host::bury_dead() {
       const std::lock_guard lock(vm->cursor.mutex);
       if (vm->cursor.in_work != 0) continue;
     }
-    vm->faults->stop();
-    retired_fault_cpu_ns_.fetch_add(vm->faults->cpu_ns());
+    vm->detached.store(true);
     vms_.remove(vm->vm->id());
-    std::uint64_t dropped = 0;
-    (void)vm->vm->each_naming([&](PageIndex p) {
-      const ContentId content = vm->vm->table().load(p).content();
-      if (content == kZeroContent) return true;
-      contents_->drop(content);
-      ++dropped;
-      return true;
-    });
     (void)keeping_.drop_vm(vm->vm->id());
-    spdlog::info("vm {} (pid {}): ended; {} references given up", vm->vm->name(), vm->vm->pid(), dropped);
+    undertaker_.post([this, vm] { bury(vm); });
   }
 }
 
+// On the undertaker's thread: walking the page table and closing the RAM files, which frees their memory,
+// take 0.3 to 0.6 s a GiB together, and nobody should wait for it.
+void Host::bury(VmHandle vm) {
+  vm->faults->stop();
+  retired_fault_cpu_ns_.fetch_add(vm->faults->cpu_ns());
+  std::uint64_t dropped = 0;
+  (void)vm->vm->each_naming([&](PageIndex p) {
+    const ContentId content = vm->vm->table().load(p).content();
+    if (content == kZeroContent) return true;
+    contents_->drop(content);
+    ++dropped;
+    return true;
+  });
+  spdlog::info("vm {} (pid {}): ended; {} references given up", vm->vm->name(), vm->vm->pid(), dropped);
+  // Whoever still looks at it would close the files in its stead.
+  for (unsigned i = 0; vm.use_count() > 1 && i < kLastLookWaits && !stopping_; ++i) nap();
+}
+
 void Host::judge_memory() {
+  // One at a time, from the first look on: a verdict must not replace a later one.
+  const std::lock_guard judging(judge_mutex_);
   const auto memory = procfs_.memory_info();
   const std::vector<VmHandle> vms = vms_.all();
   const store::Stats stats = contents_->stats();
@@ -160,12 +169,25 @@ void Host::judge_memory() {
     because("self-test", "a kernel fact that folding stands on does not hold here",
             "see `ramfold doctor`; Linux 6.7 or newer is needed");
   }
-  if (!keeping_.connected() || !store_kept_) {
+  if (!keeping_.connected()) {
     because("no-keeper", "the keeper is not there, so nothing may be folded", "systemctl start ramfold-keeper");
   }
   if (policy_.recovering) because("recovering", "the indexes are being rebuilt after a restart", "wait");
-  if (policy_.off) because("off", "switched off by the operator", "ramfold resume");
-  if (policy_.paused) because("paused", "paused by the operator", "ramfold resume");
+  {
+    const std::lock_guard unusable(unusable_mutex_);
+    for (const UnusableVm& vm : unusable_) {
+      because("unusable-vm",
+              fmt::format("vm {} was folded by a predecessor and cannot be served: {}", vm.id.value, vm.why),
+              "start the ramfold that folded it, or end that VM; nothing is folded meanwhile");
+    }
+  }
+  if (policy_.off) {
+    const auto trouble = retries_.trouble(kOffTask);
+    because("off", trouble ? "switched off, and not everything is back: " + trouble->why : "switched off by the operator",
+            trouble ? "free memory or add swap, it is tried again by itself; or fold again: `ramfold resume`"
+                    : "`ramfold resume`");
+  }
+  if (policy_.paused) because("paused", "paused by the operator", "`ramfold resume`");
   bool may_observe = reasons.empty();
   if (memory) {
     control::Promise& promise = policy_.promise;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "daemon/keeping.hpp"
 
+#include <algorithm>
 #include <charconv>
 #include <fmt/format.h>
 
@@ -11,6 +12,7 @@ namespace {
 
 constexpr std::string_view kStorePrefix = "store.";
 constexpr std::string_view kVmPrefix = "vm.";
+constexpr std::size_t kStoreParts = 3;
 
 std::string vm_prefix(VmId id) { return fmt::format("vm.{}.", id.value); }
 
@@ -33,7 +35,6 @@ Result<KeptVm> assemble(Named& parts) {
   };
   KeptVm vm;
   vm.files.record = take("record");
-  if (!vm.files.record) return fail("its hand-over never ended");
   auto record = guest::read_record(vm.files.record);
   if (!record) return std::unexpected(record.error());
   vm.record = *record;
@@ -59,13 +60,31 @@ Status Keeping::connect() {
   auto client = keeper::Client::connect(socket_);
   if (!client) return std::unexpected(client.error());
   client_.emplace(std::move(*client));
-  held_ = 0;
+  store_kept_ = false;
+  vms_kept_.clear();
+  anothers_store_ = false;
+  if (!store_handed_over_) {
+    const auto kept = client_->take_all();
+    if (!kept) return std::unexpected(kept.error());
+    anothers_store_ = std::ranges::any_of(*kept, [](const keeper::Kept& k) { return k.name.starts_with(kStorePrefix); });
+  }
+  // Its service manager gave it back all that it had held.
+  while (!vms_to_drop_.empty()) {
+    const std::uint32_t id = *vms_to_drop_.begin();
+    if (Status dropped = client_->drop_prefix(vm_prefix(VmId{id})); !dropped) return dropped;
+    vms_to_drop_.erase(id);
+  }
   return {};
 }
 
 bool Keeping::connected() const {
   const std::lock_guard lock(mutex_);
   return client_ && client_->alive();
+}
+
+bool Keeping::holds_anothers_store() const {
+  const std::lock_guard lock(mutex_);
+  return client_ && client_->alive() && anothers_store_;
 }
 
 bool Keeping::backed() const {
@@ -75,7 +94,9 @@ bool Keeping::backed() const {
 
 std::uint64_t Keeping::held() const {
   const std::lock_guard lock(mutex_);
-  return held_;
+  std::uint64_t held = store_kept_ ? kStoreParts : 0;
+  for (const auto& [id, descriptors] : vms_kept_) held += descriptors;
+  return held;
 }
 
 pid_t Keeping::keeper_pid() const {
@@ -97,7 +118,6 @@ Result<Inheritance> Keeping::inherit() {
     auto kept = client.take_all();
     if (!kept) return std::unexpected(kept.error());
     all = std::move(*kept);
-    held_ = all.size();
     return {};
   });
   if (!taken) return std::unexpected(taken.error());
@@ -116,37 +136,55 @@ Result<Inheritance> Keeping::inherit() {
     }
   }
   const auto part = [&](const char* name) { return store_parts.find(name); };
-  if (part("contents") != store_parts.end() && part("arena") != store_parts.end() &&
-      part("groups") != store_parts.end()) {
+  const bool store = part("contents") != store_parts.end() && part("arena") != store_parts.end() &&
+                     part("groups") != store_parts.end();
+  if (store) {
     result.store.emplace(store::Contents::Files{std::move(part("contents")->second),
                                                 std::move(part("arena")->second),
                                                 std::move(part("groups")->second)});
   }
+  {
+    const std::lock_guard lock(mutex_);
+    anothers_store_ = false;
+    store_kept_ = store;
+    store_handed_over_ = !store_parts.empty();
+    for (const auto& [id, parts] : vms) vms_kept_[id] = parts.size();
+  }
   for (auto& [id, parts] : vms) {
+    if (!parts.contains("record")) {
+      result.dropped.push_back(fmt::format("vm {}: its hand-over never ended", id));
+      (void)drop_vm(VmId{id});
+      continue;
+    }
+    sys::Fd pidfd;
+    if (const auto watch = parts.find("pidfd"); watch != parts.end()) {
+      if (auto copy = watch->second.duplicate()) pidfd = std::move(*copy);
+    }
     auto vm = assemble(parts);
     if (vm && vm->record.vm == id) {
       result.vms.push_back(std::move(*vm));
     } else {
-      result.dropped.push_back(fmt::format("vm {}: {}", id, vm ? "its record is another's" : vm.error().text()));
-      (void)drop_vm(VmId{id});
+      result.unusable.push_back({VmId{id}, vm ? "its record is another's" : vm.error().text(), std::move(pidfd)});
     }
   }
   return result;
 }
 
-Status Keeping::keep_store(const store::Contents& contents) {
-  return call([&](keeper::Client& client) -> Status {
-    const store::Contents::Files& files = contents.files();
-    const std::array set{keeper::Keep{"store.contents", files.contents}, keeper::Keep{"store.arena", files.arena},
-                         keeper::Keep{"store.groups", files.groups}};
-    const Status kept = client.keep_together(set);
-    if (kept) held_ += set.size();
-    return kept;
-  });
+Status Keeping::keep_store(keeper::Client& client, const store::Contents& contents) {
+  if (store_kept_) return {};
+  const store::Contents::Files& files = contents.files();
+  const std::array set{keeper::Keep{"store.contents", files.contents}, keeper::Keep{"store.arena", files.arena},
+                       keeper::Keep{"store.groups", files.groups}};
+  static_assert(set.size() == kStoreParts);
+  store_handed_over_ = true;
+  const Status kept = client.keep_together(set);
+  store_kept_ = kept.has_value();
+  return kept;
 }
 
-Status Keeping::keep_vm(const guest::Vm& vm) {
+Status Keeping::keep_vm(const guest::Vm& vm, const store::Contents& contents) {
   return call([&](keeper::Client& client) -> Status {
+    if (Status kept = keep_store(client, contents); !kept) return kept;
     const guest::Vm::Files& files = vm.files();
     const std::string prefix = vm_prefix(vm.id());
     const std::string uffd = prefix + "uffd";
@@ -158,15 +196,40 @@ Status Keeping::keep_vm(const guest::Vm& vm) {
     std::vector<keeper::Keep> set{{uffd, files.uffd}, {words, files.words}, {shared, files.shared}};
     for (std::size_t i = 0; i < rams.size(); ++i) set.push_back({rams[i], files.rams[i]});
     set.push_back({prefix, files.pidfd, keeper::Kind::watch});
+    // Entered before it is tried: a call that fails half-way leaves something there.
+    vms_kept_[vm.id().value] = set.size() + 1;
     if (Status kept = client.keep_together(set); !kept) return kept;
-    if (Status kept = client.keep(record, files.record); !kept) return kept;
-    held_ += set.size() + 1;
-    return {};
+    return client.keep(record, files.record);
   });
 }
 
 Status Keeping::drop_vm(VmId id) {
-  return call([&](keeper::Client& client) { return client.drop_prefix(vm_prefix(id)); });
+  const std::lock_guard lock(mutex_);
+  Status dropped = fail("the keeper is not connected", ENOTCONN);
+  if (client_ && client_->alive()) dropped = client_->drop_prefix(vm_prefix(id));
+  if (dropped) {
+    vms_kept_.erase(id.value);
+  } else {
+    vms_to_drop_.insert(id.value);
+  }
+  return dropped;
+}
+
+Status Keeping::drop_store() {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!store_handed_over_) return {};
+  }
+  if (Status connected = connect(); !connected) return connected;
+  return call([&](keeper::Client& client) -> Status {
+    if (!vms_kept_.empty() || !vms_to_drop_.empty()) {
+      return fail("the keeper holds VMs whose pages may be in the store", EBUSY);
+    }
+    store_kept_ = false;
+    Status dropped = client.drop_prefix(kStorePrefix);
+    store_handed_over_ = !dropped;
+    return dropped;
+  });
 }
 
 }  // namespace ramfold::daemon

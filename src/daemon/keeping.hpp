@@ -2,12 +2,15 @@
 // What outlives the daemon, by name: "store.*" and "vm.<id>.*", handed to the keeper before anything is
 // punched and taken back at the start.
 // Threads: any; one call at a time inside.
+// Invariants: the keeper never holds a VM without the store that its pages are in: keep_vm() hands the store
+// over first, drop_store() refuses while a VM is kept.
 #pragma once
 
 #include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -22,10 +25,19 @@ struct KeptVm {
   guest::Vm::Files files;
 };
 
+// A VM that may be folded and that this daemon cannot read. It stays with the keeper, and what its pages
+// name stays in the store, until it has ended or a daemon comes that can.
+struct UnusableVm {
+  VmId id;
+  std::string why;
+  sys::Fd pidfd;  // may be absent
+};
+
 struct Inheritance {
   std::optional<store::Contents::Files> store;
   std::vector<KeptVm> vms;
-  std::vector<std::string> dropped;  // prefixes that were incomplete, in words for the log
+  std::vector<UnusableVm> unusable;
+  std::vector<std::string> dropped;  // hand-overs that never ended, in words for the log
 };
 
 class Keeping {
@@ -37,22 +49,32 @@ class Keeping {
   bool connected() const;
   bool backed() const;
   std::uint64_t held() const;
+  // It came after this daemon's start with a store of a predecessor's.
+  bool holds_anothers_store() const;
   // The keeper's process; -1 when it is not connected.
   pid_t keeper_pid() const;
   // What a predecessor left. VMs whose hand-over never ended are dropped: nothing of them was folded.
   Result<Inheritance> inherit();
-  Status keep_store(const store::Contents& contents);
-  // The VM's record goes last; a VM without one was never folded.
-  Status keep_vm(const guest::Vm& vm);
+  // The store first, unless it is kept; the VM's record last: a VM without one was never folded.
+  Status keep_vm(const guest::Vm& vm, const store::Contents& contents);
   Status drop_vm(VmId id);
+  // EBUSY: a VM is kept, whose pages may be in it. Nothing to do when it never was kept.
+  Status drop_store();
 
  private:
   Status call(auto&& request);
+  Status keep_store(keeper::Client& client, const store::Contents& contents);
 
   const std::string socket_;
   mutable std::mutex mutex_;
   std::optional<keeper::Client> client_;
-  std::uint64_t held_ = 0;
+  // Of this connection.
+  bool store_kept_ = false;
+  std::map<std::uint32_t, std::size_t> vms_kept_;  // how many descriptors of each
+  std::set<std::uint32_t> vms_to_drop_;            // while the keeper was away
+  bool anothers_store_ = false;
+  // Ever since the start: a keeper that comes back has it from its service manager.
+  bool store_handed_over_ = false;
 };
 
 }  // namespace ramfold::daemon

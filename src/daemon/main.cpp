@@ -18,6 +18,8 @@ namespace {
 using namespace ramfold;
 
 constexpr rlim_t kFilesWanted = 65'536;
+// Nothing depends on this daemon any more: its unit does not start it again.
+constexpr int kExitOff = 10;
 
 void raise_file_limit() {
   rlimit limit{};
@@ -62,9 +64,13 @@ int serve(policy::Config config, bool paused) {
   int signal = 0;
   (void)::sigwait(&signals, &signal);
   (void)::sd_notify(0, "STOPPING=1");
-  spdlog::info("stopping; folded pages stay with the keeper for the next ramfoldd");
   server->reset();
   (*host)->stop();
+  if ((*host)->is_off()) {
+    spdlog::info("stopped; switched off, no VM needs a ramfoldd");
+    return kExitOff;
+  }
+  spdlog::info("stopped; folded pages stay with the keeper for the next ramfoldd");
   return 0;
 }
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <fmt/format.h>
 #include <thread>
 
@@ -22,6 +23,10 @@ constexpr unsigned kAttachWaits = 100;  // of 50 ms
 constexpr auto kAttachNap = std::chrono::milliseconds(50);
 
 double seconds(std::uint64_t ns) { return static_cast<double>(ns) / 1e9; }
+
+std::unexpected<control::OperationError> still_counting() {
+  return control::refuse(Failure::conflict, "pages are still being counted after a restart", "try again");
+}
 
 control::FaultKindView fault_kind(std::string kind, const Counter& count, const LatencyHistogram& latency) {
   return {std::move(kind), count.get(), latency.quantile_ns(0.5), latency.quantile_ns(0.99), latency.max_ns()};
@@ -78,14 +83,15 @@ control::HostView HostService::host_view(const std::vector<VmHandle>& vms, const
       return std::any_of(policy.reasons.begin(), policy.reasons.end(), [&](const auto& r) { return r.code == code; });
     };
     view.state = policy.recovering        ? control::HostState::starting
-                 : policy.off             ? control::HostState::off
+                 : policy.off_done        ? control::HostState::off
+                 : policy.off             ? control::HostState::unfolding
                  : policy.paused          ? control::HostState::paused
                  : has("self-test") || has("no-keeper") ? control::HostState::observe_only
                  : !policy.reasons.empty() ? control::HostState::idle
                                            : control::HostState::folding;
   }
   view.keeper.state = !host_.keeping_.connected() ? control::KeeperState::absent
-                      : host_.store_kept_          ? control::KeeperState::holding
+                      : host_.keeping_.held() != 0 ? control::KeeperState::holding
                                                    : control::KeeperState::connected;
   view.keeper.descriptors = host_.keeping_.held();
   view.keeper.detail = host_.keeping_.backed() ? "backed by systemd's descriptor store" : "";
@@ -164,6 +170,12 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
               "restart the VM without that to have it folded again");
     }
   }
+  if (const auto trouble = host_.retries_.trouble(Host::unfold_task(*vm))) {
+    because("unfold-failed",
+            fmt::format("another consumer of its RAM is there or waits, and its pages could not be brought back "
+                        "({} attempts): {}", trouble->attempts, trouble->why),
+            fmt::format("it is tried again by itself, in {:.0f} s at the latest", std::ceil(trouble->next_seconds)));
+  }
   const bool folding = host_.policy_.may_fold;
   if (c.corrupt.get() != 0) because("corrupt", "a content could not be read back", "see the daemon's log; restart the VM");
   view.state = vm->unfolding        ? VmState::unfolding
@@ -215,6 +227,9 @@ Answer<control::VmView> HostService::attach(const control::VmSelector& selector)
   if (find(selector)) {
     return control::refuse(Failure::conflict, fmt::format("'{}' is attached already", selector.text), {});
   }
+  if (host_.policy_.off) {
+    return control::refuse(Failure::conflict, "ramfold is switched off", "`ramfold resume` attaches all VMs");
+  }
   for (const WaitingAgent& agent : host_.agents_->waiting()) {
     if (agent.name != selector.text && fmt::format("{}", agent.pid) != selector.text) continue;
     if (!host_.agents_->invite(agent.pid)) break;
@@ -231,13 +246,15 @@ Answer<control::VmView> HostService::attach(const control::VmSelector& selector)
 Answer<control::UnfoldPlan> HostService::plan_detach(const control::VmSelector& selector) {
   const auto vm = find(selector);
   if (!vm) return std::unexpected(vm.error());
-  return plan_unfold(**vm, host_.memory_for_unfolding());
+  if (!host_.wait_counted(**vm)) return still_counting();
+  return plan_unfold(**vm, host_.memory_for_unfolding(Host::Reserve::left_alone));
 }
 
 Answer<control::UnfoldPlan> HostService::plan_off() {
   control::UnfoldPlan sum;
-  sum.available = host_.memory_for_unfolding();
+  sum.available = host_.memory_for_unfolding(Host::Reserve::left_alone);
   for (const VmHandle& vm : host_.vms_.all()) {
+    if (!host_.wait_counted(*vm)) return still_counting();
     const control::UnfoldPlan plan = plan_unfold(*vm, sum.available);
     sum.pages.value += plan.pages.value;
     sum.needed.value += plan.needed.value;
@@ -246,39 +263,18 @@ Answer<control::UnfoldPlan> HostService::plan_off() {
   return sum;
 }
 
-Answer<void> HostService::detach_with(const VmHandle& vm, const control::ProgressSink& progress) {
-  const control::UnfoldPlan plan = plan_unfold(*vm, host_.memory_for_unfolding());
-  const std::uint64_t began = monotonic_ns();
-  return host_.detach(vm, [&](std::uint64_t done) {
-    const double spent = seconds(monotonic_ns() - began);
-    const double left = done == 0 || done >= plan.pages.value
-                            ? 0
-                            : spent * static_cast<double>(plan.pages.value - done) / static_cast<double>(done);
-    progress({PageCount{std::min(done, plan.pages.value)}, plan.pages, left});
-  });
-}
-
 Answer<void> HostService::detach(const control::VmSelector& selector, const control::ProgressSink& progress) {
   const auto vm = find(selector);
   if (!vm) return std::unexpected(vm.error());
-  return detach_with(*vm, progress);
+  return host_.detach(*vm, progress);
 }
 
-Answer<void> HostService::off(const control::ProgressSink& progress) {
-  host_.policy_.off.store(true);
-  for (const VmHandle& vm : host_.vms_.all()) {
-    if (auto done = detach_with(vm, progress); !done) {
-      // What came back stays back; the rest is attached and served, and nothing more is folded.
-      return done;
-    }
-  }
-  return {};
-}
+Answer<void> HostService::off(const control::ProgressSink& progress) { return host_.off(progress); }
 
 Answer<void> HostService::pause(const control::VmsSelector& vms) {
   if (!vms) {
     host_.policy_.paused.store(true);
-    host_.policy_.may_fold.store(false);
+    host_.judge_memory();
     return {};
   }
   const auto vm = find(*vms);
@@ -297,10 +293,7 @@ Answer<void> HostService::resume(const control::VmsSelector& vms) {
     return {};
   }
   host_.policy_.paused.store(false);
-  if (host_.policy_.off.exchange(false)) {
-    for (const WaitingAgent& agent : host_.agents_->waiting()) (void)host_.agents_->invite(agent.pid);
-  }
-  return {};
+  return host_.end_off();
 }
 
 }  // namespace ramfold::daemon

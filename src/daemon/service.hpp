@@ -26,7 +26,6 @@ class HostService final : public control::Service {
   control::Answer<VmHandle> find(const control::VmSelector& selector) const;
   control::HostView host_view(const std::vector<VmHandle>& vms, const Account& account) const;
   control::VmView vm_view(const VmHandle& vm, const Account& account, const std::vector<VmHandle>& vms) const;
-  control::Answer<void> detach_with(const VmHandle& vm, const control::ProgressSink& progress);
 
   Host& host_;
 };

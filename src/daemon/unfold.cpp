@@ -24,9 +24,13 @@ struct Round {
 };
 
 Round unfold_round(AttachedVm& vm, fault::FillerThread& me, std::uint64_t& done,
-                   const std::function<void(std::uint64_t)>& progress) {
+                   const std::function<void(std::uint64_t)>& progress, const std::atomic<bool>& stop) {
   Round round;
   vm.vm->each_naming([&](PageIndex p) {
+    if (stop.load(std::memory_order_relaxed)) {
+      round.status = fail("the daemon stops", ECANCELED);
+      return false;
+    }
     switch (vm.faults->filler().unfold(p, {}, me)) {
       case Served::filled:
       case Served::late:
@@ -62,13 +66,13 @@ control::UnfoldPlan plan_unfold(const AttachedVm& vm, ByteCount available) {
   return plan;
 }
 
-Status unfold(AttachedVm& vm, const std::function<void(std::uint64_t)>& progress) {
+Status unfold(AttachedVm& vm, const std::function<void(std::uint64_t)>& progress, const std::atomic<bool>& stop) {
   vm.vm->gate().close();
   vm.vm->gate().drain();
   fault::FillerThread me(vm.vm->fillings()[guest::Fillings::kUnfolder]);
   std::uint64_t done = 0;
   for (unsigned i = 0; i < kRoundsMax; ++i) {
-    const Round round = unfold_round(vm, me, done, progress);
+    const Round round = unfold_round(vm, me, done, progress, stop);
     if (!round.status) return round.status;
     if (!vm.vm->alive()) return {};
     if (round.left == 0) {

@@ -98,7 +98,7 @@ Served Filler::fill_content(PageIndex p, Word word, Need need, store::FetchTicke
     case store::Got::corrupt: vm_.counters().corrupt.add(); return poison(p, word);
     case store::Got::done: break;
   }
-  const Copied copied = copy(p, me);
+  const Copied copied = copy(p, me, Patience::endless);
   if (copied.discarded) {
     const Held held = held_by(p, word);
     set_word(p, word, word.cleared());
@@ -136,8 +136,8 @@ Served Filler::fill_content(PageIndex p, Word word, Need need, store::FetchTicke
   return served;
 }
 
-Filler::Copied Filler::copy(PageIndex p, FillerThread& me) noexcept {
-  for (unsigned tries = 0;;) {
+Filler::Copied Filler::copy(PageIndex p, FillerThread& me, Patience patience) noexcept {
+  for (unsigned tries = 0, naps = 0;;) {
     sys::UffdResult result;
     {
       // T5: a discard that sets its bit after the look waits for the end of this, and takes the
@@ -161,6 +161,7 @@ Filler::Copied Filler::copy(PageIndex p, FillerThread& me) noexcept {
     }
     if (result.outcome == Outcome::no_memory) {
       if (!nap_for_memory()) return {Outcome::no_memory, false};
+      if (patience == Patience::some && ++naps == kTriesMax) return {Outcome::no_memory, false};
       continue;
     }
     if (result.outcome == Outcome::retry && ++tries < kTriesMax) continue;
@@ -281,7 +282,7 @@ Served Filler::unfold(PageIndex p, store::FetchTicket ticket, FillerThread& me) 
       case store::Got::corrupt: vm_.counters().corrupt.add(); return poison(p, word);
       case store::Got::done: break;
     }
-    const Copied copied = copy(p, me);
+    const Copied copied = copy(p, me, Patience::some);
     if (!copied.discarded && copied.outcome != Outcome::done && copied.outcome != Outcome::present) {
       if (copied.outcome == Outcome::vm_gone) vm_.set_gone();
       release(p);

@@ -52,7 +52,8 @@ class Filler {
   // Goes on with a page that serve() or resume() left pending. REQUIRES: nobody else resumes it.
   Served resume(PageIndex p, Need need, store::FetchTicket ticket, FillerThread& me) noexcept;
   // Brings p back for good (detach): afterwards its word is none. It stays guarded until its range is
-  // unregistered. `busy`: a fault has it; try again later. REQUIRES: the gate is closed and drained.
+  // unregistered. `busy`: a fault has it; try again later. `abandoned` while the VM lives: there is no memory,
+  // and nobody waits for the page. REQUIRES: the gate is closed and drained.
   Served unfold(PageIndex p, store::FetchTicket ticket, FillerThread& me) noexcept;
 
  private:
@@ -69,7 +70,9 @@ class Filler {
   Served poison(PageIndex p, guest::Word word) noexcept;
   // Zero pages after p that may be filled with it: the window grows while faults come in sequence.
   PageCount own_zero_run(PageIndex p) noexcept;
-  Copied copy(PageIndex p, FillerThread& me) noexcept;
+  // Waits for memory as long as it takes, where a vCPU waits for the page, else for a fifth of a second.
+  enum class Patience : bool { endless, some };
+  Copied copy(PageIndex p, FillerThread& me, Patience patience) noexcept;
   // T5: drops what a discarded page's word says of its hole.
   guest::Word apply_discard(PageIndex p, guest::Word word) noexcept;
   void set_word(PageIndex p, guest::Word seen, guest::Word next) noexcept;

@@ -184,6 +184,7 @@ Ref Contents::share(ContentId id) noexcept {
 }
 
 void Contents::trim() noexcept { parts_->arena->trim(); }
+void Contents::trim_all() noexcept { parts_->arena->trim_all(); }
 
 Stats Contents::stats() const {
   const Parts& parts = *parts_;

@@ -215,6 +215,8 @@ class Contents final : public ContentSource {
   // Gives empty slabs back to the host. Cheap when there are none; for a housekeeping thread, so that
   // fault threads need not do it.
   void trim() noexcept;
+  // Also those kept for reuse: nothing of a page that was dropped stays behind.
+  void trim_all() noexcept;
 
   // Walks counters, not contents.
   Stats stats() const;

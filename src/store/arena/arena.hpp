@@ -43,6 +43,8 @@ class Arena {
   void free(Extent at) noexcept;
   // Gives empty slabs back, but for a few.
   void trim() noexcept { release_empty(kEmptyKept); }
+  // Every one of them.
+  void trim_all() noexcept { release_empty(0); }
 
   // Recovery: a header names this extent. conflict: its place cannot be a slot beside those claimed
   // before it; see freeze().

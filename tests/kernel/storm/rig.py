@@ -27,7 +27,8 @@ threads = {scan_threads}
 [fault]
 threads_per_vm = {fault_threads}
 [host]
-reserve = "1%"
+{host}
+{extra}
 """
 
 
@@ -98,11 +99,14 @@ class Guest:
 
 class Rig:
     def __init__(self, seed=1, passes=1, fault_threads=1, scan_threads=1, daemon='RAMFOLDD_POINTS',
-                 managed=False):
+                 host='reserve = "1%"', extra='', daemon_arguments=(), notify=None, managed=False):
+        """host: keys of [host]; extra: more of the configuration; notify: a function that makes, in the rig's
+        directory, the socket of a service manager for the keeper; managed: a service manager that starts it."""
         # On tmpfs: a descriptor on an overlay would end the buffered gate of a guest that inherits it.
         self.dir = tempfile.mkdtemp(prefix='rf-storm.', dir='/dev/shm')
         self.seed = seed
         self.daemon_binary = daemon
+        self.daemon_arguments = list(daemon_arguments)
         self.daemon = None
         self.guests = []
         self.kills = 0
@@ -111,8 +115,10 @@ class Rig:
         self.standing = 0
         self.faults = 0
         with open(f'{self.dir}/config.toml', 'w') as f:
-            f.write(CONFIG.format(dir=self.dir, passes=passes, fault_threads=fault_threads, scan_threads=scan_threads))
+            f.write(CONFIG.format(dir=self.dir, passes=passes, fault_threads=fault_threads, scan_threads=scan_threads,
+                                  host=host, extra=extra))
         self.log = open(f'{self.dir}/daemon.log', 'w')
+        self.notify = notify(self.dir) if notify else None
         self.manager = ServiceManager(f'{self.dir}/notify.sock') if managed else None
         self.start_keeper()
 
@@ -122,8 +128,9 @@ class Rig:
         if os.path.exists(path):
             os.unlink(path)
         command = [binary('RAMFOLD_KEEPER'), '--socket', path]
+        env = dict(os.environ, NOTIFY_SOCKET=self.notify) if self.notify else None
         self.keeper = (self.manager.start(command, self.log) if self.manager
-                       else subprocess.Popen(command, stderr=self.log))
+                       else subprocess.Popen(command, stderr=self.log, env=env))
         self._wait(lambda: os.path.exists(path), 10, 'the keeper')
 
     def kill_keeper(self):
@@ -146,11 +153,16 @@ class Rig:
         env = dict(os.environ)
         if kill_at:
             env['RAMFOLD_KILL_AT'] = kill_at
-        self.daemon = subprocess.Popen([binary(self.daemon_binary), '--config', f'{self.dir}/config.toml'],
-                                       stderr=self.log, env=env)
+        self.daemon = subprocess.Popen([binary(self.daemon_binary), '--config', f'{self.dir}/config.toml',
+                                        *self.daemon_arguments], stderr=self.log, env=env)
 
     def daemon_died(self):
         return self.daemon.poll() is not None
+
+    def stop_daemon(self, seconds=20):
+        """As systemd would; the exit status."""
+        self.daemon.terminate()
+        return self.daemon.wait(seconds)
 
     def kill_daemon(self):
         self.daemon.kill()

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// What must come about in the end: tried at once, and again with growing pauses until it holds. The log has
+// one line when it first fails and one when it holds after that.
+// Threads: add() and trouble() from any; tasks run one after another on a thread of its own;
+// stop() from one.
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <list>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <thread>
+
+#include "base/result.hpp"
+
+namespace ramfold::daemon {
+
+class Retries {
+ public:
+  struct Pauses {
+    std::uint64_t first_ns = 250'000'000;
+    std::uint64_t most_ns = 30'000'000'000;  // an operator who frees memory sees it work within half a minute
+  };
+  struct Task {
+    std::string name;  // "vm web: bring its pages back"; need not be unique
+    std::function<Status()> attempt;
+    std::function<bool()> wanted;           // false: it is given up without a word
+    std::function<void(bool held)> ended;   // once, on the thread of the attempts; may be empty
+    std::uint64_t give_up_after_ns = 0;     // 0: never
+  };
+  // Why a task has not come about yet.
+  struct Trouble {
+    std::string why;
+    std::uint64_t attempts = 0;
+    double next_seconds = 0;
+  };
+
+  Retries() : Retries(Pauses{}) {}
+  explicit Retries(Pauses pauses);
+  ~Retries() { stop(); }
+  Retries(const Retries&) = delete;
+  Retries& operator=(const Retries&) = delete;
+
+  void add(Task task);
+  // Of a task of that name that has failed; nothing when there is none.
+  std::optional<Trouble> trouble(std::string_view name) const;
+  // Tasks are dropped; one that is being tried is waited for.
+  void stop() noexcept;
+
+ private:
+  struct Entry {
+    Task task;
+    std::uint64_t began_ns = 0;
+    std::uint64_t next_ns = 0;
+    std::uint64_t pause_ns = 0;
+    std::uint64_t attempts = 0;  // that failed
+    std::string why;
+  };
+  using Entries = std::list<Entry>;
+
+  void run();
+  void attempt(Entries::iterator entry, std::unique_lock<std::mutex>& lock);
+
+  const Pauses pauses_;
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  Entries entries_;  // erased by the thread of the attempts only
+  bool stopping_ = false;
+  std::thread thread_;
+};
+
+}  // namespace ramfold::daemon

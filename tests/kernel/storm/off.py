@@ -1,0 +1,297 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Bringing everything back: what `off` leaves behind, when it is refused, and what is tried again.
+
+off.py off|refused|consumer. Exits 77 where a userfaultfd cannot be driven from outside."""
+import mmap
+import os
+import socket
+import subprocess
+import sys
+import time
+
+from rig import Failed, Rig, binary
+
+MIB = 1 << 20
+FOLDED = 300
+
+# A guest that does nothing by itself: RAM whose pages all differ, and its sum when asked for it.
+QUIET_GUEST = '''
+import fcntl, hashlib, mmap, os, struct, sys
+size = int(sys.argv[1]) << 20
+fd = os.memfd_create("memory-backend-memfd", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+os.ftruncate(fd, size)
+fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
+ram = mmap.mmap(fd, size)
+for page in range(size // 4096):
+    ram[page * 4096:page * 4096 + 4096] = struct.pack("<Q", page) * 512
+print("ram", fd, hashlib.sha256(ram).hexdigest(), flush=True)
+for line in sys.stdin:
+    print(hashlib.sha256(ram).hexdigest(), flush=True)
+'''
+
+
+def say(text):
+    print(f'{time.strftime("%H:%M:%S")} {text}', flush=True)
+
+
+def wait(what, condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        if time.monotonic() > end:
+            raise Failed(f'{what}: not within {seconds} s')
+        time.sleep(0.05)
+    return found
+
+
+class Manager:
+    """The part of systemd that keeps descriptors (sd_notify(3)): names of what it was given and not told to drop."""
+
+    def __init__(self):
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.setblocking(False)
+        self.held = set()
+        self.most = 0
+
+    def bind(self, directory):
+        self.socket.bind(f'{directory}/notify')
+        return f'{directory}/notify'
+
+    def names(self):
+        while True:
+            try:
+                text, fds, _, _ = socket.recv_fds(self.socket, 4096, 4)
+            except BlockingIOError:
+                return self.held
+            for fd in fds:
+                os.close(fd)
+            fields = dict(line.split('=', 1) for line in text.decode().splitlines() if '=' in line)
+            if 'FDSTOREREMOVE' in fields:
+                self.held.discard(fields['FDNAME'])
+            elif 'FDSTORE' in fields:
+                self.held.add(fields['FDNAME'])
+            self.most = max(self.most, len(self.held))
+
+
+def memory_files_of(pid):
+    """Memory files that a process holds open or has mapped."""
+    links = [os.readlink(f'/proc/{pid}/fd/{fd}') for fd in os.listdir(f'/proc/{pid}/fd')]
+    with open(f'/proc/{pid}/maps', encoding='ascii', errors='replace') as maps:
+        links += [line.split(None, 5)[5] for line in maps if '/memfd:' in line]
+    return [link for link in links if 'memfd:' in link]
+
+
+def is_off(rig, manager):
+    host = rig.snapshot()['host']
+    if host['promise']['needed_if_all_back_bytes'] != 0:
+        raise Failed(f'the promise is stale: {host["promise"]}')
+    if host['state'] != 'off' or host['keeper']['state'] != 'connected' or host['keeper']['descriptors'] != 0:
+        raise Failed(f'not off: {host["state"]}, {host["keeper"]}, {host["reasons"]}')
+    if host['spent']['arena_allocated_bytes'] != 0:
+        raise Failed(f'stored pages stay in memory: {host["spent"]}')
+    # The keeper closes what it has dropped a moment later, and tells its manager.
+    wait('the keeper holds nothing', lambda: not memory_files_of(rig.keeper.pid), 5)
+    wait(f'its service manager holds nothing', lambda: not manager.names(), 5)
+    for _ in range(4):  # and nobody hands anything over again
+        time.sleep(0.3)
+        if memory_files_of(rig.keeper.pid) or manager.names():
+            raise Failed(f'kept again while off: {memory_files_of(rig.keeper.pid)} {manager.names()}')
+
+
+def must_succeed(what, answer):
+    if not answer or 'error' in answer:
+        raise Failed(f'{what}: {answer}')
+    return answer
+
+
+def off():
+    """Nothing of any guest is left behind; folding again begins with the keeper; the exit status says it."""
+    manager = Manager()
+    rig = Rig(seed=1, notify=manager.bind)
+    try:
+        for _ in range(2):
+            rig.add_guest('--pages', '2048', '--threads', '3')
+        rig.start_daemon()
+        rig.wait_folded(FOLDED, 60)
+        for turn in range(3):
+            if not memory_files_of(rig.keeper.pid) or not manager.names():
+                raise Failed('folded, and the keeper or its manager holds nothing')
+            if turn == 1:
+                rig.kill_daemon()
+                rig.start_daemon()
+                wait('an answer', rig.snapshot)
+            must_succeed('off', rig.request('off', 60))
+            is_off(rig, manager)
+            for guest in rig.guests:
+                guest.check()
+            say(f'turn {turn}: off, the manager held up to {manager.most} descriptors')
+            refused = rig.request('attach', vm=str(rig.guests[0].process.pid))
+            if refused['error']['failure'] != 'conflict' or 'ramfold resume' not in refused['error']['remedy']:
+                raise Failed(f'attached while off: {refused}')
+            must_succeed('resume', rig.request('resume'))
+            rig.wait_folded(FOLDED, 60)
+        # A daemon that dies now has left everything with the keeper.
+        rig.kill_daemon()
+        rig.start_daemon()
+        rig.wait_folded(50, 30)
+        for guest in rig.guests:
+            guest.check()
+        if (status := rig.stop_daemon()) != 0:
+            raise Failed(f'guests depend on it, and it ended with {status}')
+        rig.start_daemon()
+        rig.wait_folded(50, 30)
+        must_succeed('off', rig.request('off', 60))
+        is_off(rig, manager)
+        if (status := rig.stop_daemon()) != 10:
+            raise Failed(f'after off it ended with {status}, its unit waits for 10')
+        rig.keeper.terminate()
+        if (status := rig.keeper.wait(10)) != 0:
+            raise Failed(f'the keeper ended with {status}')
+        for guest in rig.guests:
+            guest.check()
+    finally:
+        rig.close(keep=sys.exc_info()[0] is not None)
+
+
+def cli(rig, *arguments):
+    return subprocess.run([binary('RAMFOLD_CLI'), *arguments, '--socket', f'{rig.dir}/control.sock'],
+                          capture_output=True, text=True, check=False, timeout=60)
+
+
+def refused():
+    """Where memory would not suffice nothing is begun, and the answer says what to do."""
+    # Folding may promise more than there is, bringing back may not: all memory is reserved.
+    rig = Rig(seed=2, host=f'reserve = {1 << 40}\nunbacked_max = {1 << 41}')
+    try:
+        guest = rig.add_guest('--pages', '2048', '--threads', '2', '--no-raw-discards')
+        rig.start_daemon()
+        rig.wait_folded(FOLDED, 60)
+        pid = str(guest.process.pid)
+        for command in (['off'], ['detach', pid]):
+            plan = cli(rig, *command, '--dry-run')
+            if plan.returncode != 4 or 'pages come back' not in plan.stdout or 'about' not in plan.stdout:
+                raise Failed(f'{command} --dry-run: {plan}')
+            done = cli(rig, *command)
+            if done.returncode != 4 or 'are missing' not in done.stderr or 'remedy: free' not in done.stderr \
+                    or 'host.reserve' not in done.stderr:
+                raise Failed(f'{command}: {done}')
+            say(done.stdout.strip())
+            say(done.stderr.strip())
+        if rig.snapshot()['host']['state'] != 'folding':
+            raise Failed('a refusal must change nothing')
+        rig.wait_folded(FOLDED, 30)
+        guest.check()
+    finally:
+        rig.close(keep=sys.exc_info()[0] is not None)
+
+
+class MemoryGroup:
+    """A memory cgroup of the test's own."""
+
+    def __init__(self):
+        for base, self.limit_file in (('/sys/fs/cgroup/memory', 'memory.limit_in_bytes'),
+                                      ('/sys/fs/cgroup', 'memory.max')):
+            self.path = f'{base}/ramfold-off-{os.getpid()}'
+            try:
+                os.mkdir(self.path)
+                self.limit(64 * MIB)
+                return
+            except OSError:
+                if os.path.isdir(self.path):
+                    os.rmdir(self.path)
+        print('no memory cgroup can be made here')
+        sys.exit(77)
+
+    def _write(self, name, text):
+        with open(f'{self.path}/{name}', 'w', encoding='ascii') as file:
+            file.write(str(text))
+
+    def limit(self, size):
+        self._write(self.limit_file, size)
+
+    def add(self, pid):
+        self._write('cgroup.procs', pid)
+
+    def remove(self):
+        for _ in range(100):
+            try:
+                os.rmdir(self.path)
+                return
+            except OSError:
+                time.sleep(0.05)
+
+
+def consumer():
+    """Another process maps a VM's RAM, and the VM has no room for its own pages: tried until it has."""
+    group = MemoryGroup()
+    rig = Rig(seed=3)
+    guest = None
+    try:
+        guest = subprocess.Popen(
+            [sys.executable, '-c', QUIET_GUEST, '32'], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env=dict(os.environ, LD_PRELOAD=binary('RAMFOLD_AGENT'), RAMFOLD_AGENT_SOCKET=f'{rig.dir}/agent.sock',
+                     RAMFOLD_SETTLE_MS='20'))
+        _, ram, checksum = guest.stdout.readline().split()
+        rig.start_daemon()
+        pid = str(guest.pid)
+
+        def view():
+            answer = rig.request('show', 5, vm=pid)
+            return answer['vm'] if answer and 'vm' in answer else None
+
+        wait('all of it is folded', lambda: (v := view()) and v['saved']['folded_pages'] >= 8000, 60)
+        group.limit(16 * MIB)
+        group.add(guest.pid)
+        no = rig.request('detach', vm=pid)
+        if no['error']['failure'] != 'refused' or 'cgroup' not in no['error']['remedy']:
+            raise Failed(f'detach into a full cgroup: {no}')
+        say(f'detach: {no["error"]["text"]}; {no["error"]["remedy"]}')
+        with open(f'/proc/{pid}/fd/{ram}', 'r+b', buffering=0) as file, \
+                mmap.mmap(file.fileno(), 4096) as _:
+            def failed():
+                return {r['code']: r for r in view()['reasons']}.get('unfold-failed')
+
+            reason = wait('the reason', failed, 30)
+            if 'cgroup' not in reason['text']:
+                raise Failed(f'why? {reason}')
+            say(f'{reason["text"]}; {reason["remedy"]}')
+            wait('several attempts', lambda: ' 1 attempts' not in failed()['text'], 10)
+            if view()['saved']['folded_pages'] < 8000 or guest.poll() is not None:
+                raise Failed(f'it was begun without room: {view()}')
+            group.limit(128 * MIB)
+            wait('everything is back', lambda: view()['saved']['folded_pages'] == 0, 60)
+            wait('no more trouble', lambda: not failed(), 10)
+        with open(f'{rig.dir}/daemon.log', encoding='utf-8') as file:
+            lines = [line for line in file if 'unfolding for another consumer' in line]
+        if len(lines) != 2 or 'trying again' not in lines[0] or 'done after' not in lines[1]:
+            raise Failed(f'one line when it fails and one when it holds: {lines}')
+        # The consumer has gone again; the VM stays as it is.
+        time.sleep(7)
+        now = view()
+        if now['saved']['folded_pages'] != 0 or now['state'] != 'observe-only':
+            raise Failed(f'folded again: {now}')
+        guest.stdin.write('sum\n')
+        guest.stdin.flush()
+        if guest.stdout.readline().strip() != checksum:
+            raise Failed('the guest has other bytes than it wrote')
+    finally:
+        if guest:
+            guest.kill()
+            guest.wait()
+        rig.close(keep=sys.exc_info()[0] is not None)
+        group.remove()
+
+
+def main():
+    if not os.path.exists('/dev/userfaultfd') or os.geteuid() != 0:
+        print('needs root and /dev/userfaultfd')
+        sys.exit(77)
+    try:
+        {'off': off, 'refused': refused, 'consumer': consumer}[sys.argv[1]]()
+    except Failed as e:
+        say(f'FAILED: {e}')
+        sys.exit(1)
+
+
+if __name__ == '__main__':
+    main()
