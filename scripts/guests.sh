@@ -32,8 +32,6 @@ keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C
 unset -v TMPDIR
 
-build_packages=(debootstrap e2fsprogs cpio kmod xz-utils zstd gcc libc6-dev debian-archive-keyring)
-run_packages=(qemu-system-x86 python3 util-linux)
 items=512  # pages that the web server has, and keys that redis is given
 
 say() { echo "guests: $*" >&2; }
@@ -84,21 +82,16 @@ hash_of() { cat | sha256sum | cut -c1-12; }
 
 # ---- the host -----------------------------------------------------------------------------------
 
+# need GROUP...: packages of scripts/deps.sh.
 need() {
-  local missing=() p
-  for p; do
-    [ "$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null)" = installed ] || missing+=("$p")
-  done
-  [ ${#missing[@]} -eq 0 ] && return
-  [ "$(id -u)" = 0 ] || { say "missing packages, install them as root: ${missing[*]}"; return 1; }
+  local missing
+  missing=$("$here/deps.sh" --missing "$@")
+  [ -n "$missing" ] || return 0
   mkdir -p "$cache"
-  local log=$cache/apt-install.log lock=(-o DPkg::Lock::Timeout=600)
   (
     exec 9>"$cache/apt-install.lock"
     flock 9
-    step "$log" "updating the list of packages" apt-get -q "${lock[@]}" update
-    step "$log" "installing ${missing[*]}" \
-      apt-get -q -y "${lock[@]}" --no-install-recommends install "${missing[@]}"
+    step "$cache/apt-install.log" "installing $missing" "$here/deps.sh" "$@"
   )
 }
 
@@ -380,7 +373,7 @@ build() {
   local kind=$1 dir began=$SECONDS
   dir=$(image_dir "$kind")
   if [ ! -e "$dir" ]; then
-    need "${build_packages[@]}"
+    need image
     case $kind in
       web) once "$dir" make_image web bookworm "$web_packages" /sbin/init ;;
       kv) once "$dir" make_image kv trixie "$kv_packages" /sbin/guest-init ;;
@@ -407,7 +400,7 @@ main() {
       for kind; do image_dir "$kind"; done
       ;;
     path) for kind; do image_dir "$kind"; done ;;
-    deps) need "${build_packages[@]}" "${run_packages[@]}" ;;
+    deps) need image guest ;;
     *) sed -n '3,/^set /s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2 ;;
   esac
 }

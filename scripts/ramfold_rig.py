@@ -66,6 +66,7 @@ class Rig:
         self.cli = build / "src/cli/ramfold"
         self.dir = pathlib.Path(run_dir).resolve() / "ramfold"
         self.config = {**CONFIG, **(config or {})}
+        self.daemon_arguments = []  # taken at the daemon's next start
         self.keeper = None
         self.daemon = None
         self._cpu_of_dead = 0.0
@@ -98,7 +99,8 @@ class Rig:
         """Starts the daemon and waits until it answers; returns after how many seconds."""
         began = time.monotonic()
         self.daemon = self._spawn("daemon", self.daemon_binary, "--config",
-                                  self.dir / "ramfold.toml", "--runtime-dir", self.dir)
+                                  self.dir / "ramfold.toml", "--runtime-dir", self.dir,
+                                  *self.daemon_arguments)
         self._wait(self.daemon, "daemon", self._answers)
         return time.monotonic() - began
 
@@ -203,6 +205,11 @@ class Rig:
 
     def off(self, progress=None):
         return self.ask("off", progress)
+
+    def command(self, *arguments):
+        """The `ramfold` command, finished."""
+        return subprocess.run([str(self.cli), *arguments, "--socket", str(self.dir / "control.sock")],
+                              capture_output=True, text=True, check=False, timeout=60)
 
     def cpu_seconds(self):
         """CPU time that keeper and daemons have used since the start, as the kernel counts it."""

@@ -170,9 +170,11 @@ ExitCode run_show(const CommandOptions& options, const Console& console, const s
                               });
 }
 
-ExitCode run_attach(const CommandOptions& options, const Console& console, const std::string& vm) {
+ExitCode run_attach(const CommandOptions& options, const Console& console, const std::string& vm,
+                    Incoming incoming) {
   const auto reply =
-      ask(options, {0, Operation::attach, VmSelector{vm}, false}, kOperationPatience);
+      ask(options, {0, Operation::attach, VmSelector{vm}, false, incoming == Incoming::finished},
+          kOperationPatience);
   if (!reply) return fail_with(options, console, reply.error());
   if (const auto* error = std::get_if<OperationError>(&reply->body)) {
     report(options, console, *error);
@@ -209,7 +211,7 @@ ExitCode run_unfold(const CommandOptions& options, const Console& console,
   }
   if (options.output == Output::text && dry_run == DryRun::no) {
     console.print(vm ? "Every page of it is back; ramfold has let go of it.\n"
-                     : "Every page is back. Nothing is folded until: ramfold resume\n");
+                     : "Every page is back. Nothing is folded until `ramfold resume`.\n");
   }
   return ExitCode::ok;
 }

@@ -9,6 +9,7 @@
 #include "cli/client.hpp"
 #include "cli/console.hpp"
 #include "cli/exit_code.hpp"
+#include "control/service.hpp"
 
 namespace ramfold::cli {
 
@@ -23,7 +24,8 @@ struct CommandOptions {
 ExitCode run_status(const CommandOptions& options, const Console& console);
 ExitCode run_list(const CommandOptions& options, const Console& console);
 ExitCode run_show(const CommandOptions& options, const Console& console, const std::string& vm);
-ExitCode run_attach(const CommandOptions& options, const Console& console, const std::string& vm);
+ExitCode run_attach(const CommandOptions& options, const Console& console, const std::string& vm,
+                    control::Incoming incoming);
 // detach one VM, or everything: off.
 enum class DryRun : bool { no, yes };
 ExitCode run_unfold(const CommandOptions& options, const Console& console,

@@ -35,11 +35,11 @@ struct Check {
   std::vector<std::string> commands;  // what applies the remedy now, where a command does
 };
 
-inline constexpr std::array<std::string_view, 18> kChecks{
+inline constexpr std::array<std::string_view, 19> kChecks{
     "kernel.fold",      "kernel.map",   "kernel.userfaultfd", "kernel.unprivileged",
     "kernel.mappings",  "kernel.files", "memory.hugepages",   "memory.ksm",
     "memory.zram",      "memory.zswap", "daemon.running",     "daemon.keeper",
-    "daemon.self_test", "daemon.files", "vm.command",         "vm.agent",
+    "daemon.self_test", "daemon.grace", "daemon.files", "vm.command",         "vm.agent",
     "vm.cgroup",        "vm.mappings",
 };
 

@@ -72,7 +72,7 @@ Check check_agent(const HostFiles& host, const Qemu& qemu) {
     check.outcome = Outcome::fail;
     check.text = "it runs without the agent: ramfold does not see it";
     check.remedy =
-        "start it with: ramfold exec -- qemu-system-x86_64 ... (libvirt: <emulator> with "
+        "start it with `ramfold exec -- qemu-system-x86_64 ...` (libvirt: <emulator> with "
         "the wrapper, see the operator's guide)";
   }
   return check;

@@ -34,7 +34,7 @@ std::string absolute(const std::string& path) {
 void warn(const Console& console, const QemuAdvice& advice) {
   if (advice.probing || advice.reasons.empty()) return;
   const control::Reason& first = advice.reasons.front();
-  const std::string more = advice.reasons.size() > 1 ? fmt::format(" (+{} more: ramfold doctor)",
+  const std::string more = advice.reasons.size() > 1 ? fmt::format(" (+{} more: `ramfold doctor`)",
                                                                    advice.reasons.size() - 1)
                                                      : "";
   console.complain(fmt::format("ramfold: this VM will only be observed: {}; {}{}\n",

@@ -18,6 +18,7 @@ struct Arguments {
   CommandOptions options;
   bool json = false;
   bool dry_run = false;
+  bool incoming_finished = false;
   bool all = false;
   std::string vm;
   std::string root;
@@ -88,7 +89,7 @@ class Parser {
                        "read /proc, /sys, /dev and /run below this directory");
     doctor->add_flag("--all", arguments_.all, "also show what passed");
     app_.add_subcommand("exec",
-                        "start QEMU with the agent: ramfold exec -- qemu-system-x86_64 ...");
+                        "start QEMU with the agent: `ramfold exec -- qemu-system-x86_64 ...`");
   }
 
   int run(int argc, char** argv) {
@@ -140,9 +141,13 @@ class Parser {
 
   void add_operations() {
     CLI::App* attach = add("attach", "attach a VM whose agent is connected", [this] {
-      return run_attach(arguments_.options, console_, arguments_.vm);
+      return run_attach(arguments_.options, console_, arguments_.vm,
+                        arguments_.incoming_finished ? control::Incoming::finished
+                                                     : control::Incoming::not_known);
     });
     attach->add_option("VM", arguments_.vm, "pid or name")->required();
+    attach->add_flag("--incoming-finished", arguments_.incoming_finished,
+                     "the migration that this QEMU was started for (-incoming) has ended");
     const auto dry_run = [this] { return arguments_.dry_run ? DryRun::yes : DryRun::no; };
     CLI::App* detach = add("detach", "bring every page of a VM back, then let go of it", [=, this] {
       return run_unfold(arguments_.options, console_, arguments_.vm, dry_run());

@@ -133,7 +133,7 @@ std::string why_line(const VmView& vm, const Style& style) {
   const std::string more =
       vm.reasons.size() > 1 ? fmt::format("+{} more: ", vm.reasons.size() - 1) : "";
   if (!more.empty()) {
-    text += fmt::format(" ({}ramfold show {})", more,
+    text += fmt::format(" ({}`ramfold show {}`)", more,
                         vm.name.empty() ? std::to_string(vm.id.value) : printable(vm.name));
   }
   return text;
@@ -142,7 +142,7 @@ std::string why_line(const VmView& vm, const Style& style) {
 std::string gate_of(const VmView& vm, const Style& style) {
   const std::string name(name_of(vm.gate));
   if (vm.gate == GateState::grace) {
-    return style.paint(Colour::red, name + ": GUEST DATA AT RISK (accept_data_loss_risk)");
+    return style.paint(Colour::red, name + ": GUEST DATA AT RISK (--accept-data-loss-risk)");
   }
   return vm.gate == GateState::closed ? style.paint(Colour::yellow, name) : name;
 }
@@ -218,8 +218,8 @@ std::string render_status(const Snapshot& snapshot, const Style& style) {
 
 std::string render_list(const Snapshot& snapshot, const Style& style) {
   if (snapshot.vms.empty()) {
-    return "No VM has connected. Start QEMU with the agent: ramfold exec -- qemu-system-x86_64 ... "
-           "(ramfold doctor looks at those that run)\n";
+    return "No VM has connected. Start QEMU with the agent: `ramfold exec -- qemu-system-x86_64 ...` "
+           "(`ramfold doctor` looks at those that run)\n";
   }
   Table table({{"ID", Align::right},
                {"NAME"},

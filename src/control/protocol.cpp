@@ -67,18 +67,24 @@ Answer<Request> request_of(const Json& json, std::uint64_t id) {
     return bad(fmt::format("this daemon speaks version {} of the protocol", kProtocolVersion));
   }
   for (const auto& [key, value] : json.items()) {
-    static constexpr std::array<std::string_view, 5> kKnown{"ramfold", "id", "op", "vm",
-                                                            "plan_only"};
+    static constexpr std::array<std::string_view, 6> kKnown{
+        "ramfold", "id", "op", "vm", "plan_only", "incoming_finished"};
     if (std::find(kKnown.begin(), kKnown.end(), key) == kKnown.end()) return bad("unknown field");
   }
   const auto info = operation_of(json);
   if (!info) return std::unexpected(info.error());
   auto vm = selector_of(json, info->vm);
   if (!vm) return std::unexpected(std::move(vm.error()));
-  Request request{id, info->operation, std::move(*vm), false};
+  Request request{id, info->operation, std::move(*vm)};
   if (const auto plan = json.find("plan_only"); plan != json.end()) {
     if (!plan->is_boolean() || !info->may_plan) return bad("'plan_only' does not belong here");
     request.plan_only = plan->get<bool>();
+  }
+  if (const auto incoming = json.find("incoming_finished"); incoming != json.end()) {
+    if (!incoming->is_boolean() || info->operation != Operation::attach) {
+      return bad("'incoming_finished' does not belong here");
+    }
+    request.incoming_finished = incoming->get<bool>();
   }
   return request;
 }
@@ -136,6 +142,7 @@ std::string encode(const Request& request) {
   }
   if (request.vm) line["vm"] = request.vm->text;
   if (request.plan_only) line["plan_only"] = true;
+  if (request.incoming_finished) line["incoming_finished"] = true;
   return text_of(line, -1) + "\n";
 }
 

@@ -31,6 +31,7 @@ struct Request {
   Operation operation = Operation::snapshot;
   VmsSelector vm;          // REQUIRED by show, attach, detach; optional for pause, resume
   bool plan_only = false;  // detach, off: tell the plan, do nothing
+  bool incoming_finished = false;  // attach: the migration that it was started for has ended
   friend bool operator==(const Request&, const Request&) = default;
 };
 

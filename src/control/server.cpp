@@ -158,7 +158,7 @@ class Server::Impl {
       return session->answer(encode_reply(
           request.id, OperationError{Failure::busy,
                                      fmt::format("{} operations are under way", kOperationsMax),
-                                     "wait for one to end: ramfold status --watch",
+                                     "wait for one to end: `ramfold status --watch`",
                                      {}}));
     }
     operations_running_.fetch_add(1);
@@ -212,7 +212,8 @@ class Server::Impl {
     };
     switch (request.operation) {
       case Operation::attach: {
-        const auto vm = service_.attach(*request.vm);
+        const auto vm = service_.attach(
+            *request.vm, request.incoming_finished ? Incoming::finished : Incoming::not_known);
         if (!vm) return std::unexpected(vm.error());
         return encode_reply(request.id, *vm);
       }

@@ -52,6 +52,9 @@ struct VmSelector {
 // pause and resume: one VM, or all of them and folding as such.
 using VmsSelector = std::optional<VmSelector>;
 
+// What the operator says of the migration that a VM was started for (QEMU's -incoming).
+enum class Incoming : bool { not_known, finished };
+
 // Called now and then (at most some times a second) while pages come back. Never throws or blocks.
 using ProgressSink = std::function<void(const UnfoldProgress&)>;
 
@@ -65,7 +68,8 @@ class Service {
   // Attaches a VM whose agent is connected but which is not attached (detached before, or not
   // wanted by the configuration). The answer is the VM afterwards; observe-only is a success with
   // reasons.
-  virtual Answer<VmView> attach(const VmSelector& vm) = 0;
+  // `finished` is also taken of a VM that is attached, and holds until its QEMU ends.
+  virtual Answer<VmView> attach(const VmSelector& vm, Incoming incoming) = 0;
 
   // What detach/off would take. The server tells the client, and refuses by itself when
   // plan.missing() > 0; only then are detach/off called.

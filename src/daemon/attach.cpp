@@ -136,6 +136,7 @@ Result<VmHandle> Attacher::finish(const guest::VmRecord& record, guest::Vm::File
   attached->policy = config_.for_vm(identity.name, identity.uuid);
   attached->uuid = identity.uuid;
   attached->attached_ns = monotonic_ns();
+  attached->incoming_finished.store((record.flags & guest::kRecordIncomingFinished) != 0);
   for (std::uint32_t i = 0; i < record.blocks; ++i) {
     const rf_block& b = record.block[i];
     attached->ram.push_back({{static_cast<dev_t>(b.device), static_cast<ino_t>(b.inode)}, HostVirt{b.address},

@@ -49,6 +49,7 @@ struct FactState {
   bool read_once = false;
   std::uint32_t hello_hazards = 0;  // RF_HAZARD_* from before the attach
   std::uint64_t capabilities = 0;   // RF_CAP_*
+  guest::Gate::Mode opened_as = guest::Gate::Mode::closed;  // the last time that the gate was opened
 };
 
 struct AttachedVm {
@@ -67,6 +68,8 @@ struct AttachedVm {
   std::atomic<bool> unfolding{false};
   std::atomic<bool> stay_unfolded{false};  // another consumer began (D13): never fold again until re-attached
   std::atomic<bool> detached{false};       // nothing is folded, the range is unregistered
+
+  std::atomic<bool> incoming_finished{false};  // the operator says so of the migration it began with
 
   FactState facts;
   ScanCursor cursor;

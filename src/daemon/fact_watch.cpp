@@ -2,6 +2,7 @@
 #include "daemon/fact_watch.hpp"
 
 #include <algorithm>
+#include <spdlog/spdlog.h>
 
 #include "base/clock.hpp"
 
@@ -52,6 +53,7 @@ void FactWatch::check_one(const VmHandle& vm, guest::Depth depth,
   what.start_ticks = vm->vm->record().start_time;
   what.blocks = vm->ram;
   what.agent_answers = vm->agent_ready;
+  what.incoming_finished = vm->incoming_finished;
   what.others = others_known_ ? &others_ : nullptr;
   guest::Facts facts = facts_.read(what);
   if (facts.gone) {
@@ -59,7 +61,14 @@ void FactWatch::check_one(const VmHandle& vm, guest::Depth depth,
     vm->vm->set_gone();
     return;
   }
-  const bool good = !pending && facts.foldable();
+  auto mode = guest::Gate::Mode::closed;
+  if (!pending && vm->wants_folding()) {
+    if (facts.foldable()) {
+      mode = guest::Gate::Mode::proved;
+    } else if (vm->policy.grace_seconds > 0 && facts.foldable_with_grace()) {
+      mode = guest::Gate::Mode::grace;
+    }
+  }
   const bool unfold = facts.must_unfold();
   {
     const std::lock_guard lock(state.mutex);
@@ -71,12 +80,34 @@ void FactWatch::check_one(const VmHandle& vm, guest::Depth depth,
     state.slow_known = true;
     state.read_once = true;
   }
-  if (good && vm->wants_folding() && gate.sequence() == sequence) {
-    gate.open(sequence);
-  } else if (!good || !vm->wants_folding()) {
-    gate.close();
-  }
+  open_gate(*vm, mode, sequence);
   if (unfold) must_unfold(vm);
+}
+
+void FactWatch::open_gate(AttachedVm& vm, guest::Gate::Mode mode, std::uint32_t sequence) {
+  using Mode = guest::Gate::Mode;
+  guest::Gate& gate = vm.vm->gate();
+  if (mode == Mode::closed) return gate.close();
+  if (gate.sequence() != sequence) return;  // what was read is old: the agent has asked for a new look
+  Mode& opened_as = vm.facts.opened_as;
+  if (mode != opened_as) {
+    // A run goes by one set of rules, and the grace mode trusts guards that were made in it.
+    gate.close();
+    gate.drain();
+    if (mode == Mode::grace) {
+      const auto wait_ns = static_cast<std::uint64_t>(vm.policy.grace_seconds * 1e9);
+      if (Status begun = vm.vm->grace().begin(vm.vm->pages(), wait_ns, monotonic_ns()); !begun) {
+        spdlog::error("vm {}: no grace mode: {}", vm.vm->name(), begun.error().text());
+        return;
+      }
+      spdlog::warn("vm {}: GUEST DATA AT RISK: folded under a grace period of {} s", vm.vm->name(),
+                   vm.policy.grace_seconds);
+    } else if (opened_as == Mode::grace) {
+      spdlog::info("vm {}: no grace period is needed any more", vm.vm->name());
+    }
+    opened_as = mode;
+  }
+  gate.open(sequence, mode);
 }
 
 }  // namespace ramfold::daemon

@@ -26,6 +26,9 @@ class FactWatch {
   void set_keeper(pid_t pid) noexcept { ours_[1] = pid; }
 
  private:
+  // The verdict of a look at `sequence`.
+  static void open_gate(AttachedVm& vm, guest::Gate::Mode mode, std::uint32_t sequence);
+
   VmSet& vms_;
   const guest::ProcFacts& facts_;
   std::array<pid_t, 2> ours_;  // daemon, keeper

@@ -169,9 +169,9 @@ void Host::recover() {
     }
     spdlog::info("store: recovered {:.1f} ms after the start", static_cast<double>(monotonic_ns() - started_ns_) / 1e6);
   }
+  workers_ = std::make_unique<ScanWorkers>(vms_, *contents_, policy_, config_);
   policy_.recovering.store(false);
   judge_memory();
-  workers_ = std::make_unique<ScanWorkers>(vms_, *contents_, policy_, config_);
   workers_->start();
 }
 
@@ -234,10 +234,12 @@ void Host::agent_ready(const VmHandle& vm) { look_again(vm); }
 
 void Host::look_again(const VmHandle& vm) {
   // Reading facts takes milliseconds and must not hold up the agents' thread.
-  operator_.post([this, vm] {
-    const std::lock_guard lock(watch_mutex_);
-    if (watch_) watch_->check_one(vm, guest::Depth::quick, [this](const VmHandle& v) { unfold_for_consumer(v); });
-  });
+  operator_.post([this, vm] { look_now(vm); });
+}
+
+void Host::look_now(const VmHandle& vm) {
+  const std::lock_guard lock(watch_mutex_);
+  if (watch_) watch_->check_one(vm, guest::Depth::quick, [this](const VmHandle& v) { unfold_for_consumer(v); });
 }
 
 }  // namespace ramfold::daemon

@@ -72,6 +72,7 @@ class Host final : private AgentEvents {
   std::optional<control::OperationError> no_room_for(const AttachedVm& vm, Reserve reserve) const;
   ByteCount memory_for_unfolding(Reserve reserve) const;
 
+  void look_now(const VmHandle& vm);
   bool wanted(const AgentPeer& peer) override;
   void agent_ready(const VmHandle& vm) override;
   void look_again(const VmHandle& vm) override;

@@ -55,10 +55,11 @@ void ScanWorkers::run() noexcept {
       nap(kIdleNapNs);
       continue;
     }
-    work(next, *planner, *folder, *windows);
+    const std::uint64_t folding = work(next, *planner, *folder, *windows);
     give_back(next, planner->present());
     const std::uint64_t cpu = thread_cpu_ns();
-    cpu_ns_.fetch_add(cpu - cpu_seen, std::memory_order_relaxed);
+    fold_cpu_ns_.fetch_add(folding, std::memory_order_relaxed);
+    scan_cpu_ns_.fetch_add(cpu - cpu_seen - folding, std::memory_order_relaxed);
     pay(cpu - cpu_seen);
     cpu_seen = cpu;
   }
@@ -105,22 +106,37 @@ void ScanWorkers::give_back(const Claim& claim, std::uint64_t present) {
   }
 }
 
-void ScanWorkers::work(const Claim& claim, scan::Planner& planner, fold::Folder& folder,
-                       std::span<scan::Window, scan::kChunkWindows> windows) {
+std::uint64_t ScanWorkers::work(const Claim& claim, scan::Planner& planner, fold::Folder& folder,
+                                std::span<scan::Window, scan::kChunkWindows> windows) {
   AttachedVm& vm = *claim.vm;
-  const scan::ColdRule rule{config_.fold.passes, config_.fold.backoff};
+  const bool grace = vm.vm->gate().mode() == guest::Gate::Mode::grace;
+  const scan::ColdRule rule{config_.fold.passes, config_.fold.backoff, grace};
   const auto planned = planner.plan(*vm.vm, claim.chunk, rule, windows);
   if (!planned) {
     if (planned.error().code == ESRCH) vm.vm->set_gone();
     vm.vm->counters().errors.add();
-    return;
+    return 0;
   }
+  // One after the other, so that the clock is read twice a chunk and not twice a window.
+  const std::span<const scan::Window> found = std::span(windows).first(*planned);
+  for (const scan::Window& window : found) {
+    if (stopping_.load(std::memory_order_relaxed) || !vm.wants_folding()) return 0;
+    folder.look(*vm.vm, vm.group, window);
+  }
+  const std::uint64_t began = thread_cpu_ns();
+  fold(vm, folder, found);
+  return thread_cpu_ns() - began;
+}
+
+void ScanWorkers::fold(AttachedVm& vm, fold::Folder& folder, std::span<const scan::Window> windows) {
   const classify::Policy policy{vm.policy.zero, vm.policy.share || vm.policy.lz4};
-  for (std::size_t i = 0; i < *planned; ++i) {
+  for (const scan::Window& window : windows) {
     if (stopping_.load(std::memory_order_relaxed) || !vm.wants_folding()) return;
-    const bool may_fold = host_.may_fold.load(std::memory_order_relaxed) &&
-                          monotonic_ns() >= host_.store_full_until_ns.load(std::memory_order_relaxed);
-    folder.work(*vm.vm, vm.group, windows[i], policy, may_fold);
+    if (!host_.may_fold.load(std::memory_order_relaxed) ||
+        monotonic_ns() < host_.store_full_until_ns.load(std::memory_order_relaxed)) {
+      return;
+    }
+    folder.leave(*vm.vm, vm.group, window, policy);
     if (folder.store_error() == ENOSPC || folder.store_error() == ENOMEM) {
       host_.store_full_until_ns.store(monotonic_ns() + kStoreFullRestNs, std::memory_order_relaxed);
     }

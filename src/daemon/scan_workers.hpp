@@ -26,7 +26,9 @@ class ScanWorkers {
 
   void start();
   void stop() noexcept;
-  std::uint64_t cpu_ns() const noexcept { return cpu_ns_.load(std::memory_order_relaxed); }
+  // What looking at pages took, planning included, and what letting them go did.
+  std::uint64_t scan_cpu_ns() const noexcept { return scan_cpu_ns_.load(std::memory_order_relaxed); }
+  std::uint64_t fold_cpu_ns() const noexcept { return fold_cpu_ns_.load(std::memory_order_relaxed); }
 
  private:
   struct Claim {
@@ -37,7 +39,10 @@ class ScanWorkers {
   // A chunk of some VM whose pass is under way or due; nothing when all rest.
   bool claim(Claim& claim, std::size_t& turn);
   void give_back(const Claim& claim, std::uint64_t present);
-  void work(const Claim& claim, scan::Planner& planner, fold::Folder& folder, std::span<scan::Window, scan::kChunkWindows> windows);
+  // Returns the CPU time that folding took of it.
+  std::uint64_t work(const Claim& claim, scan::Planner& planner, fold::Folder& folder,
+                     std::span<scan::Window, scan::kChunkWindows> windows);
+  void fold(AttachedVm& vm, fold::Folder& folder, std::span<const scan::Window> windows);
   // Sleeps as long as the threads together are ahead of their budget.
   void pay(std::uint64_t cpu_ns) noexcept;
 
@@ -46,7 +51,8 @@ class ScanWorkers {
   HostPolicy& host_;
   const policy::Config& config_;
   std::atomic<bool> stopping_{false};
-  std::atomic<std::uint64_t> cpu_ns_{0};
+  std::atomic<std::uint64_t> scan_cpu_ns_{0};
+  std::atomic<std::uint64_t> fold_cpu_ns_{0};
   std::atomic<std::uint64_t> budget_until_ns_{0};  // wall time up to which the CPU used is paid for
   std::vector<std::thread> threads_;
 };

@@ -100,7 +100,10 @@ control::HostView HostService::host_view(const std::vector<VmHandle>& vms, const
   std::uint64_t faults = host_.retired_fault_cpu_ns_.load();
   for (const VmHandle& vm : vms) faults += vm->faults->cpu_ns();
   view.cpu.fault_seconds = seconds(faults);
-  if (host_.workers_ && !host_.policy_.recovering) view.cpu.fold_seconds = seconds(host_.workers_->cpu_ns());
+  if (!host_.policy_.recovering) {  // only then there are workers
+    view.cpu.scan_seconds = seconds(host_.workers_->scan_cpu_ns());
+    view.cpu.fold_seconds = seconds(host_.workers_->fold_cpu_ns());
+  }
   view.uptime_seconds = seconds(monotonic_ns() - host_.started_ns_);
   view.restarts = host_.restarts_;
   view.vms_attached = vms.size();
@@ -147,15 +150,24 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
   const auto because = [&](std::string code, std::string text, std::string remedy) {
     view.reasons.push_back({std::move(code), std::move(text), std::move(remedy)});
   };
-  const bool open = vm->vm->gate().is_open();
-  view.gate = open ? control::GateState::buffered : control::GateState::closed;
+  const guest::Gate::Mode mode = vm->vm->gate().mode();
+  const bool open = mode != guest::Gate::Mode::closed;
+  view.gate = mode == guest::Gate::Mode::grace ? control::GateState::grace
+              : open                           ? control::GateState::buffered
+                                               : control::GateState::closed;
+  if (mode == guest::Gate::Mode::grace) {
+    because("grace",
+            fmt::format("GUEST DATA AT RISK: folded after a grace period of {} s although device writes may be in flight",
+                        vm->vm->grace().wait_seconds()),
+            "remedy the reasons below and remove grace_seconds");
+  }
   if (!vm->kept) because("no-keeper", "the keeper does not hold this VM", "systemctl start ramfold-keeper");
   if (!vm->agent_ready) {
     because("agent-silent", "its agent does not answer, so nothing may leave",
             "see the VM's log; the agent reconnects by itself");
   }
   if (!vm->policy.fold) because("policy", "fold = false for this VM in the configuration", "change [[vm]] fold");
-  if (vm->paused) because("paused", "paused by the operator", "ramfold resume");
+  if (vm->paused) because("paused", "paused by the operator", "`ramfold resume`");
   bool facts_known = false;
   {
     const std::lock_guard lock(vm->facts.mutex);
@@ -205,7 +217,7 @@ control::Snapshot HostService::snapshot() {
     view.uid = agent.uid;
     view.state = VmState::connected;
     view.reasons.push_back({"not-attached", "its agent is connected, its RAM is not attached",
-                            fmt::format("ramfold attach {}", agent.pid)});
+                            fmt::format("`ramfold attach {}`", agent.pid)});
     snapshot.vms.push_back(std::move(view));
   }
   return snapshot;
@@ -223,8 +235,9 @@ Answer<control::VmView> HostService::show(const control::VmSelector& selector) {
   return vm_view(*vm, host_account(vms, *host_.contents_, host_.procfs_, host_.keeping_.keeper_pid()), vms);
 }
 
-Answer<control::VmView> HostService::attach(const control::VmSelector& selector) {
-  if (find(selector)) {
+Answer<control::VmView> HostService::attach(const control::VmSelector& selector, control::Incoming incoming) {
+  if (const auto vm = find(selector)) {
+    if (incoming == control::Incoming::finished) return believe_incoming(*vm);
     return control::refuse(Failure::conflict, fmt::format("'{}' is attached already", selector.text), {});
   }
   if (host_.policy_.off) {
@@ -235,12 +248,24 @@ Answer<control::VmView> HostService::attach(const control::VmSelector& selector)
     if (!host_.agents_->invite(agent.pid)) break;
     for (unsigned i = 0; i < kAttachWaits; ++i) {
       std::this_thread::sleep_for(kAttachNap);
-      if (host_.vms_.by_pid(agent.pid)) return show({fmt::format("{}", agent.pid)});
+      const VmHandle vm = host_.vms_.by_pid(agent.pid);
+      if (!vm) continue;
+      if (incoming == control::Incoming::finished) return believe_incoming(vm);
+      return show({fmt::format("{}", agent.pid)});
     }
     return control::refuse(Failure::failed, "the agent did not offer its RAM in time", "see the VM's log");
   }
   return control::refuse(Failure::not_found, fmt::format("no connected agent of '{}'", selector.text),
                          "start the VM with `ramfold exec -- qemu-system-x86_64 ...`");
+}
+
+Answer<control::VmView> HostService::believe_incoming(const VmHandle& vm) {
+  if (Status noted = vm->vm->note_incoming_finished(); !noted) {
+    return control::refuse(Failure::failed, noted.error().text(), "try again");
+  }
+  vm->incoming_finished.store(true);
+  host_.look_now(vm);
+  return show({fmt::format("{}", vm->vm->id().value)});
 }
 
 Answer<control::UnfoldPlan> HostService::plan_detach(const control::VmSelector& selector) {

@@ -14,7 +14,7 @@ class HostService final : public control::Service {
 
   control::Snapshot snapshot() override;
   control::Answer<control::VmView> show(const control::VmSelector& vm) override;
-  control::Answer<control::VmView> attach(const control::VmSelector& vm) override;
+  control::Answer<control::VmView> attach(const control::VmSelector& vm, control::Incoming incoming) override;
   control::Answer<control::UnfoldPlan> plan_detach(const control::VmSelector& vm) override;
   control::Answer<control::UnfoldPlan> plan_off() override;
   control::Answer<void> detach(const control::VmSelector& vm, const control::ProgressSink& progress) override;
@@ -23,6 +23,7 @@ class HostService final : public control::Service {
   control::Answer<void> resume(const control::VmsSelector& vms) override;
 
  private:
+  control::Answer<control::VmView> believe_incoming(const VmHandle& vm);
   control::Answer<VmHandle> find(const control::VmSelector& selector) const;
   control::HostView host_view(const std::vector<VmHandle>& vms, const Account& account) const;
   control::VmView vm_view(const VmHandle& vm, const Account& account, const std::vector<VmHandle>& vms) const;

@@ -15,10 +15,35 @@ using guest::Word;
 
 void Folder::work(guest::Vm& vm, GroupId group, const scan::Window& window, const classify::Policy& policy,
                   bool may_fold) noexcept {
-  if (window.age != 0) age(vm, window);
+  look(vm, group, window);
   // Cold pages that may not leave now stay as they are: their word already says all that is known.
+  if (may_fold) leave(vm, group, window, policy);
+}
+
+void Folder::look(guest::Vm& vm, GroupId group, const scan::Window& window) noexcept {
+  if (window.age != 0) age(vm, window);
   if (window.observe != 0) observe(vm, group, window);
-  if (may_fold && (window.fold | window.again) != 0) fold(vm, group, window, policy);
+}
+
+void Folder::leave(guest::Vm& vm, GroupId group, const scan::Window& window,
+                   const classify::Policy& policy) noexcept {
+  store_error_ = 0;
+  if ((window.fold | window.again) != 0) fold(vm, group, window, policy);
+  // After those that have waited: a window has one clock.
+  if (window.hold != 0) hold(vm, group, window);
+}
+
+void Folder::hold(guest::Vm& vm, GroupId group, const scan::Window& window) noexcept {
+  LeavingRun run(vm, window, window.hold, 0, copies_, Purpose::hold);
+  for_each_bit(run.copied(), [&](unsigned i) {
+    const std::uint64_t bits = contents_.hash(group, copies_[i]).value & classify::kObservedBits;
+    if (run.word(i).payload() == bits) {
+      run.keep_guarded(i);
+    } else {
+      vm.counters().changed_while_cold.add();
+      run.keep_observed(i, bits);
+    }
+  });
 }
 
 void Folder::age(guest::Vm& vm, const scan::Window& window) noexcept {
@@ -96,7 +121,6 @@ void Folder::fold(guest::Vm& vm, GroupId group, const scan::Window& window,
     }
   });
   TEST_POINT("fold.encode");
-  store_error_ = 0;
   unsigned shared = 0;
   unsigned stored = 0;
   if (wanted != 0) {

@@ -2,6 +2,7 @@
 #include "fold/leaving_run.hpp"
 
 #include "base/check.hpp"
+#include "base/clock.hpp"
 #include "base/test_points.hpp"
 #include "fold/mask.hpp"
 
@@ -20,9 +21,9 @@ Mask without(Mask from, Mask what) noexcept { return static_cast<Mask>(from & ~w
 }  // namespace
 
 LeavingRun::LeavingRun(guest::Vm& vm, const scan::Window& window, Mask fresh, Mask again,
-                       Copies& copies) noexcept
-    : vm_(vm), window_(window), pass_(vm.gate().enter()) {
-  if (!pass_.holds()) {
+                       Copies& copies, Purpose purpose) noexcept
+    : vm_(vm), window_(window), pass_(vm.gate().enter()), purpose_(purpose) {
+  if (!pass_.holds() || (purpose == Purpose::hold && !pass_.in_grace())) {
     vm_.counters().aborted_by_gate.add();
     return;
   }
@@ -49,11 +50,10 @@ void LeavingRun::own(Mask wanted, bool fresh) noexcept {
     const PageIndex p = page(i);
     if (!table.take_for_fold(p)) return;
     const Word word = table.load(p);
-    const bool fits = fresh ? word.tag() == Tag::none || word.tag() == Tag::observed
-                            : word.tag() == Tag::clean || word.tag() == Tag::folded;
+    const bool right = fits(word, p, fresh);
     if (table.discarded(p) && word.tag() != Tag::folded) table.clear_discard(p);
-    if (!fits || table.discarded(p)) {
-      if (fits) vm_.counters().aborted_by_discard.add();
+    if (!right || table.discarded(p)) {
+      if (right) vm_.counters().aborted_by_discard.add();
       table.give_up_fold(p);
       return;
     }
@@ -62,8 +62,20 @@ void LeavingRun::own(Mask wanted, bool fresh) noexcept {
   });
 }
 
+bool LeavingRun::fits(Word word, PageIndex p, bool fresh) const noexcept {
+  if (!fresh) return word.tag() == Tag::clean || word.tag() == Tag::folded;
+  if (!pass_.in_grace()) return word.tag() == Tag::none || word.tag() == Tag::observed;
+  return word.tag() == Tag::observed &&
+         (purpose_ == Purpose::hold || vm_.grace().over(p, monotonic_ns()));
+}
+
 void LeavingRun::guard() noexcept {
   if (fresh_ == 0) return;
+  if (pass_.in_grace() && purpose_ == Purpose::fold) {
+    // A guard made now would look as if it had been there all the time. Those without one are sorted out next.
+    guarded_ = fresh_;
+    return;
+  }
   if (vm_.ensure_registered(page(0)).outcome != Outcome::done ||
       vm_.ensure_registered(PageIndex{window_.pages.end().value - 1}).outcome != Outcome::done) {
     vm_.counters().errors.add();
@@ -76,6 +88,7 @@ void LeavingRun::guard() noexcept {
     const auto result = vm_.uffd().guard(vm_.range_of(run));
     const auto pages = static_cast<Mask>(((1u << count) - 1u) << first);
     guarded_ |= pages;
+    if (purpose_ == Purpose::hold) vm_.grace().guarded(run.first, monotonic_ns());
     if (result.outcome == Outcome::done) return;
     if (result.outcome == Outcome::vm_gone) vm_.set_gone();
     vm_.counters().errors.add();
@@ -135,6 +148,13 @@ void LeavingRun::keep_observed(unsigned i, std::uint64_t hash_bits) noexcept {
                         : words_[i];
   if (next != words_[i]) table.advance(page(i), words_[i], next, Owner::punching);
   vm_.release(page(i));
+}
+
+void LeavingRun::keep_guarded(unsigned i) noexcept {
+  // Nothing to do when a fault took it: its guard is gone or the fault's to lift.
+  vm_.table().give_up_fold(page(i));
+  fresh_ = without(fresh_, bit(i));
+  copied_ = without(copied_, bit(i));
 }
 
 Committed LeavingRun::commit() noexcept {

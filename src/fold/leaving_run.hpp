@@ -26,11 +26,17 @@ struct Committed {
   bool gate = true;     // false: the gate closed, nothing was punched
 };
 
+// hold: pages are guarded and left so, to wait for what may be in flight (guest/grace.hpp).
+enum class Purpose : std::uint8_t { fold, hold };
+
 class LeavingRun {
  public:
   // Owns the pages of `fresh` (to be guarded and read) and `again` (clean: guarded since they came back)
   // that nobody else owns and whose word still fits, guards and reads `fresh` into `copies`.
-  LeavingRun(guest::Vm& vm, const scan::Window& window, Mask fresh, Mask again, Copies& copies) noexcept;
+  // In the grace mode `fold` takes only those of `fresh` that have waited under their guard, `hold` does
+  // nothing in any other.
+  LeavingRun(guest::Vm& vm, const scan::Window& window, Mask fresh, Mask again, Copies& copies,
+             Purpose purpose = Purpose::fold) noexcept;
   ~LeavingRun();
   LeavingRun(const LeavingRun&) = delete;
   LeavingRun& operator=(const LeavingRun&) = delete;
@@ -43,11 +49,14 @@ class LeavingRun {
   void stage(unsigned i, store::Ref ref) noexcept;
   // Page i does not leave; its word becomes `observed` with these hash bits.
   void keep_observed(unsigned i, std::uint64_t hash_bits) noexcept;
+  // Page i waits under its guard.
+  void keep_guarded(unsigned i) noexcept;
   // The gate once more, then every staged and clean page.
   Committed commit() noexcept;
 
  private:
   void own(Mask wanted, bool fresh) noexcept;
+  bool fits(guest::Word word, PageIndex p, bool fresh) const noexcept;
   void guard() noexcept;
   void verify_present() noexcept;
   void read(Copies& copies) noexcept;
@@ -57,6 +66,7 @@ class LeavingRun {
   guest::Vm& vm_;
   scan::Window window_;
   guest::Gate::Pass pass_;
+  Purpose purpose_;
   Mask fresh_ = 0;    // owned, to be read
   Mask again_ = 0;    // owned, clean
   Mask guarded_ = 0;  // by this run

@@ -62,8 +62,8 @@ std::string_view name(ReasonCode code) noexcept;
 // The reason means that RAM is, or is about to be, used by somebody who does not know holes:
 // everything is unfolded, not only folding stopped.
 bool demands_unfold(ReasonCode code) noexcept;
-// The reason concerns device writes in flight only: what `grace` with an accepted risk may pass
-// over.
+// The reason concerns device writes in flight that end by themselves: what `grace` with an accepted
+// risk may pass over. Not so buffers that stay pinned, and descriptors that nobody knows.
 bool is_in_flight(ReasonCode code) noexcept;
 
 struct Reason {

@@ -15,6 +15,9 @@ namespace ramfold::guest {
 
 class Gate {
  public:
+  // What stands in for device writes in flight: facts that exclude them, or a wait (guest/grace.hpp).
+  enum class Mode : std::uint8_t { closed, proved, grace };
+
   // One run between its guard and its end. While it lives the agent holds hazards back.
   class Pass {
    public:
@@ -34,6 +37,9 @@ class Gate {
              gate_->agent_agrees(static_cast<std::uint32_t>(ticket_));
 #endif
     }
+
+    // The run is under the rules of the grace mode, from its beginning to its end.
+    bool in_grace() const noexcept { return (ticket_ & kGrace) != 0; }
 
    private:
     friend class Gate;
@@ -55,13 +61,17 @@ class Gate {
   // What facts must be read at: ask before reading them, give it to open() after.
   std::uint32_t sequence() const noexcept { return shared_->sequence.load(std::memory_order_seq_cst); }
   bool hazard_pending() const noexcept { return shared_->pending.load(std::memory_order_seq_cst) != 0; }
-  // The facts read at `sequence` say: foldable.
-  void open(std::uint32_t sequence) noexcept { state_.store(kOpen | sequence, std::memory_order_seq_cst); }
-  void close() noexcept { state_.store(0, std::memory_order_seq_cst); }
-  bool is_open() const noexcept {
-    const std::uint64_t s = state_.load(std::memory_order_seq_cst);
-    return (s & kOpen) != 0 && agent_agrees(static_cast<std::uint32_t>(s));
+  // The facts read at `sequence` say: foldable. REQUIRES: closed and drained between two modes.
+  void open(std::uint32_t sequence, Mode mode = Mode::proved) noexcept {
+    state_.store(kOpen | (mode == Mode::grace ? kGrace : 0) | sequence, std::memory_order_seq_cst);
   }
+  void close() noexcept { state_.store(0, std::memory_order_seq_cst); }
+  Mode mode() const noexcept {
+    const std::uint64_t s = state_.load(std::memory_order_seq_cst);
+    if ((s & kOpen) == 0 || !agent_agrees(static_cast<std::uint32_t>(s))) return Mode::closed;
+    return (s & kGrace) != 0 ? Mode::grace : Mode::proved;
+  }
+  bool is_open() const noexcept { return mode() != Mode::closed; }
   std::uint32_t sticky_hazards() const noexcept { return shared_->sticky.load(std::memory_order_relaxed); }
   // Waits until no run of this daemon is under way; REQUIRES: close() before. Spins with short sleeps; a
   // run takes well under a millisecond.
@@ -71,6 +81,7 @@ class Gate {
 
  private:
   static constexpr std::uint64_t kOpen = std::uint64_t{1} << 32;
+  static constexpr std::uint64_t kGrace = std::uint64_t{1} << 33;
 
   bool agent_agrees(std::uint32_t sequence) const noexcept {
     const std::uint64_t s = state_.load(std::memory_order_seq_cst);

@@ -64,9 +64,9 @@ constexpr std::array<Row, kReasonCodes> kRows{{
     {ReasonCode::sg_io, Follows::in_flight, "sg_io",
      "use an emulated disk (scsi-hd, virtio-blk) instead of scsi-block, scsi-generic or NVMe "
      "pass-through"},
-    {ReasonCode::fixed_buffers, Follows::in_flight, "fixed_buffers",
+    {ReasonCode::fixed_buffers, Follows::stop_folding, "fixed_buffers",
      "use aio=threads, or aio=io_uring without registered buffers"},
-    {ReasonCode::unknown_descriptor, Follows::in_flight, "unknown_descriptor",
+    {ReasonCode::unknown_descriptor, Follows::stop_folding, "unknown_descriptor",
      "remove the device that uses it, or report it so that it can be judged"},
 }};
 

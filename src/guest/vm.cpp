@@ -178,6 +178,12 @@ std::uint64_t Vm::backed_from(std::uint64_t at) const noexcept {
   return std::max(at, static_cast<std::uint64_t>(data) / sizeof(Word));
 }
 
+Status Vm::note_incoming_finished() const {
+  VmRecord record = record_;
+  record.flags |= kRecordIncomingFinished;
+  return write_record(files_.record, record);
+}
+
 void Vm::wake_all() const noexcept {
   for (const Block& b : blocks_) {
     for (PageIndex from = b.first; from < b.end();) {

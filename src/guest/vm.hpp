@@ -17,6 +17,7 @@
 #include "base/counters.hpp"
 #include "guest/fillings.hpp"
 #include "guest/gate.hpp"
+#include "guest/grace.hpp"
 #include "guest/page_table.hpp"
 #include "guest/vm_record.hpp"
 #include "sys/pagemap.hpp"
@@ -71,6 +72,8 @@ class Vm {
   const PageTable& table() const noexcept { return table_; }
   Gate& gate() noexcept { return gate_; }
   Fillings& fillings() noexcept { return fillings_; }
+  Grace& grace() noexcept { return grace_; }
+  const Grace& grace() const noexcept { return grace_; }
   const sys::Uffd& uffd() const noexcept { return uffd_; }
   const sys::Pagemap& pagemap() const noexcept { return pagemap_; }
   VmCounters& counters() noexcept { return counters_; }
@@ -113,6 +116,9 @@ class Vm {
   // Wakes every waiter of the VM once (recovery, L3).
   void wake_all() const noexcept;
 
+  // For the next daemon: the operator's word on the migration that this QEMU was started for.
+  Status note_incoming_finished() const;
+
   // The scan's pass over this VM; a folded word keeps its low bits, so that a fault can tell how long the
   // page stayed away.
   unsigned pass_now() const noexcept { return pass_.load(std::memory_order_relaxed); }
@@ -141,6 +147,7 @@ class Vm {
   PageTable table_;
   Gate gate_;
   Fillings fillings_;
+  Grace grace_;
   sys::Uffd uffd_;
   sys::Pagemap pagemap_;
   std::vector<std::atomic<std::uint8_t>> registered_;  // one a chunk of the linear page index, per block

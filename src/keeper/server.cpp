@@ -127,7 +127,7 @@ void Server::read_signals() {
         number(holding()) +
         " descriptors held here. `ramfold off` unfolds them; the keeper ends "
         "when it holds nothing.");
-    store_.tell("STATUS=asked to stop; waiting until nothing is held (ramfold off)");
+    store_.tell("STATUS=asked to stop; waiting until nothing is held (`ramfold off`)");
   }
 }
 

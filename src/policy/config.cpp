@@ -40,6 +40,21 @@ bool set_double(double& to, const toml::node& node, double least, double most) {
   return true;
 }
 
+// A wait of less than a second is shorter than what a disk may take, and only pretends.
+bool set_grace(double& to, const toml::node& node) {
+  double seconds = 0;
+  if (!set_double(seconds, node, 0, 3600) || (seconds > 0 && seconds < 1)) return false;
+  to = seconds;
+  return true;
+}
+
+bool set_grace(std::optional<double>& to, const toml::node& node) {
+  double seconds = 0;
+  if (!set_grace(seconds, node)) return false;
+  to = seconds;
+  return true;
+}
+
 bool set_unsigned(unsigned& to, const toml::node& node, unsigned least, unsigned most) {
   const auto value = node.value_exact<std::int64_t>();
   if (!value || *value < least || *value > most) return false;
@@ -150,6 +165,7 @@ constexpr std::array kFoldWhens{Choice{"pressure", FoldWhen::pressure},
 constexpr std::array kGroupDefaults{Choice{"owner", GroupDefault::owner},
                                     Choice{"vm", GroupDefault::vm}};
 constexpr std::string_view kBoolAllowed = "true or false";
+constexpr std::string_view kGraceAllowed = "a number of seconds, 0 (off) or 1 to 3600";
 using Node = toml::node;
 
 const std::array kKeys{
@@ -192,11 +208,8 @@ const std::array kKeys{
     Key<Config>{
         {"groups.default", "\"owner\" or \"vm\""},
         [](Config& c, const Node& n) { return set_choice(c.group_default, n, kGroupDefaults); }},
-    Key<Config>{
-        {"gate.grace_seconds", "a number of seconds from 0 (off) to 3600"},
-        [](Config& c, const Node& n) { return set_double(c.gate.grace_seconds, n, 0, 3600); }},
-    Key<Config>{{"gate.accept_data_loss_risk", kBoolAllowed},
-                [](Config& c, const Node& n) { return set_bool(c.gate.accept_data_loss_risk, n); }},
+    Key<Config>{{"gate.grace_seconds", kGraceAllowed},
+                [](Config& c, const Node& n) { return set_grace(c.gate.grace_seconds, n); }},
 };
 
 const std::array kVmKeys{
@@ -214,6 +227,8 @@ const std::array kVmKeys{
                     [](VmOverride& v, const Node& n) { return set_bool(v.share, n); }},
     Key<VmOverride>{{"vm.lz4", kBoolAllowed},
                     [](VmOverride& v, const Node& n) { return set_bool(v.lz4, n); }},
+    Key<VmOverride>{{"vm.grace_seconds", kGraceAllowed},
+                    [](VmOverride& v, const Node& n) { return set_grace(v.grace_seconds, n); }},
 };
 
 // --- reading -------------------------------------------------------------------------------------
@@ -230,7 +245,7 @@ std::string shown(const toml::node& node) {
 
 class Reader {
  public:
-  explicit Reader(std::string_view source) : source_(source) {}
+  Reader(std::string_view source, DataLossRisk risk) : source_(source), risk_(risk) {}
 
   void read(const toml::table& root, Config& config) {
     for (const auto& [name, node] : root) {
@@ -299,7 +314,16 @@ class Reader {
                             vm.name.empty() ? vm.uuid : vm.name));
       }
     }
+    if (vm.grace_seconds.value_or(0) > 0) check_risk(*table.get("grace_seconds"), "vm.grace_seconds");
     config.vms.push_back(std::move(vm));
+  }
+
+  void check_risk(const toml::node& node, std::string_view path) {
+    if (risk_ == DataLossRisk::accepted) return;
+    problem(node, path,
+            "unchanged bytes do not prove that no device write is in flight, guest data may be lost; allowed: "
+            "0, or more when the daemon was started with --accept-data-loss-risk; remove the line, and give "
+            "the VM's disks cache=writeback instead");
   }
 
   template <typename Target, std::size_t N>
@@ -339,12 +363,9 @@ class Reader {
                           "lower scan.cpu or raise scan.threads",
                           config.scan.cpu, config.scan.threads));
     }
-    if (config.gate.grace_seconds > 0 && !config.gate.accept_data_loss_risk) {
+    if (config.gate.grace_seconds > 0) {
       const toml::node* node = root.at_path("gate.grace_seconds").node();
-      problem(node == nullptr ? root : *node, "gate.grace_seconds",
-              "unchanged bytes do not prove that no device write is in flight, guest data may be "
-              "lost; allowed: 0, or more together with accept_data_loss_risk = true; remove the "
-              "line unless you accept that");
+      check_risk(node == nullptr ? root : *node, "gate.grace_seconds");
     }
   }
 
@@ -354,6 +375,7 @@ class Reader {
   }
 
   std::string_view source_;
+  DataLossRisk risk_;
   std::vector<std::string> problems_;
 };
 
@@ -382,18 +404,19 @@ VmPolicy Config::for_vm(std::string_view name, std::string_view uuid) const {
   const auto by_name = std::find_if(vms.begin(), vms.end(), [&](const VmOverride& vm) {
     return vm.uuid.empty() && !vm.name.empty() && vm.name == name;
   });
-  VmPolicy policy{true, fold.zero, fold.share, fold.lz4, std::nullopt};
+  VmPolicy policy{true, fold.zero, fold.share, fold.lz4, gate.grace_seconds, std::nullopt};
   const auto found = by_uuid != vms.end() ? by_uuid : by_name;
   if (found == vms.end()) return policy;
   policy.fold = found->fold.value_or(policy.fold);
   policy.zero = found->zero.value_or(policy.zero);
   policy.share = found->share.value_or(policy.share);
   policy.lz4 = found->lz4.value_or(policy.lz4);
+  policy.grace_seconds = found->grace_seconds.value_or(policy.grace_seconds);
   policy.group = found->group;
   return policy;
 }
 
-Result<Config> parse_config(std::string_view text, std::string_view source) {
+Result<Config> parse_config(std::string_view text, std::string_view source, DataLossRisk risk) {
   if (text.size() > kConfigBytesMax) {
     return fail(
         fmt::format("{}: longer than {} bytes; is it the right file?", source, kConfigBytesMax),
@@ -402,7 +425,7 @@ Result<Config> parse_config(std::string_view text, std::string_view source) {
   try {
     const toml::table root = toml::parse(text, source);
     Config config;
-    Reader reader(source);
+    Reader reader(source, risk);
     reader.read(root, config);
     if (!reader.problems().empty()) return fail(joined(reader.problems()));
     return config;
@@ -412,7 +435,7 @@ Result<Config> parse_config(std::string_view text, std::string_view source) {
   }
 }
 
-Result<Config> load_config(const std::string& path, IfMissing missing) {
+Result<Config> load_config(const std::string& path, IfMissing missing, DataLossRisk risk) {
   errno = 0;
   std::ifstream file(path, std::ios::binary);
   if (!file) {
@@ -423,7 +446,7 @@ Result<Config> load_config(const std::string& path, IfMissing missing) {
   file.read(text.data(), static_cast<std::streamsize>(text.size()));
   if (file.bad()) return fail_errno("read the configuration " + path);
   text.resize(static_cast<std::size_t>(file.gcount()));
-  return parse_config(text, path);
+  return parse_config(text, path, risk);
 }
 
 }  // namespace ramfold::policy

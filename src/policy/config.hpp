@@ -94,9 +94,7 @@ struct HostConfig {
 };
 
 struct GateConfig {
-  double grace_seconds = 0;  // 0: off. Above 0 only together with accept_data_loss_risk
-  bool accept_data_loss_risk = false;
-  bool grace() const noexcept { return grace_seconds > 0 && accept_data_loss_risk; }
+  double grace_seconds = 0;  // 0: off. Above 0 only with DataLossRisk::accepted
   friend bool operator==(const GateConfig&, const GateConfig&) = default;
 };
 
@@ -110,6 +108,7 @@ struct VmOverride {
   std::optional<bool> zero;
   std::optional<bool> share;
   std::optional<bool> lz4;
+  std::optional<double> grace_seconds;
   friend bool operator==(const VmOverride&, const VmOverride&) = default;
 };
 
@@ -119,6 +118,7 @@ struct VmPolicy {
   bool zero = true;
   bool share = true;
   bool lz4 = true;
+  double grace_seconds = 0;
   std::optional<std::string> group;  // absent: Config::group_default decides
 };
 
@@ -143,12 +143,18 @@ struct Config {
   friend bool operator==(const Config&, const Config&) = default;
 };
 
+// `ramfoldd --accept-data-loss-risk`: whoever starts the daemon takes the risk of the grace mode, a line in
+// a file alone does not.
+enum class DataLossRisk : bool { refused, accepted };
+
 // `source` names the text in errors. Every problem is reported, one a line:
 // "FILE:LINE: KEY: what is wrong; allowed: ...; what to do".
-Result<Config> parse_config(std::string_view text, std::string_view source);
+Result<Config> parse_config(std::string_view text, std::string_view source,
+                            DataLossRisk risk = DataLossRisk::refused);
 
 // A missing file is an error only when the operator named it (--config).
 enum class IfMissing : bool { use_defaults, fail };
-Result<Config> load_config(const std::string& path, IfMissing missing);
+Result<Config> load_config(const std::string& path, IfMissing missing,
+                           DataLossRisk risk = DataLossRisk::refused);
 
 }  // namespace ramfold::policy

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "base/clock.hpp"
+
 namespace ramfold::scan {
 
 using guest::Tag;
@@ -12,7 +14,9 @@ Verdict ColdRule::judge(guest::Word word, bool guarded) const noexcept {
   const bool cold = word.age() + 1 >= need;
   switch (word.tag()) {
     case Tag::none: return need == 0 ? Verdict::fold : Verdict::observe;
-    case Tag::observed: return cold ? Verdict::fold : Verdict::observe;
+    case Tag::observed:
+      if (!cold) return Verdict::observe;
+      return grace && !guarded ? Verdict::hold : Verdict::fold;
     case Tag::clean:
       if (!guarded) return Verdict::observe;
       return cold ? Verdict::again : Verdict::age;
@@ -33,6 +37,7 @@ Result<std::size_t> Planner::plan(const guest::Vm& vm, std::size_t chunk, const 
                                   std::span<Window, kChunkWindows> into) {
   std::size_t used = 0;
   present_ = 0;
+  const std::uint64_t now = rule.grace ? monotonic_ns() : 0;
   const PageIndex first{chunk * guest::kChunkPages.value};
   const PageIndex end{std::min(first.value + guest::kChunkPages.value, vm.pages().value)};
   for (const guest::Block& block : vm.blocks()) {
@@ -55,12 +60,15 @@ Result<std::size_t> Planner::plan(const guest::Vm& vm, std::size_t chunk, const 
           ++present_;
           const Verdict verdict = rule.judge(vm.table().load(p), guarded);
           if (verdict == Verdict::leave) continue;
+          // Who waits in a window is not made to wait for others that come to it.
+          if (rule.grace && verdict == Verdict::fold && !vm.grace().over(p, now)) continue;
+          if (verdict == Verdict::hold && !vm.grace().idle(p, now)) continue;
           if (used == 0 || p >= into[used - 1].pages.end()) {
             const std::uint64_t start = p.value / kWindowPages * kWindowPages;
             const std::uint64_t window_first = std::max(start, block.first.value);
             const std::uint64_t window_end = std::min(start + kWindowPages, block.end().value);
             if (used == into.size()) return used;
-            into[used++] = {{PageIndex{window_first}, PageCount{window_end - window_first}}, 0, 0, 0, 0};
+            into[used++] = {{PageIndex{window_first}, PageCount{window_end - window_first}}, 0, 0, 0, 0, 0};
           }
           Window& w = into[used - 1];
           const auto bit = static_cast<std::uint16_t>(1u << (p.value - w.pages.first.value));
@@ -69,6 +77,7 @@ Result<std::size_t> Planner::plan(const guest::Vm& vm, std::size_t chunk, const 
             case Verdict::fold: w.fold |= bit; break;
             case Verdict::again: w.again |= bit; break;
             case Verdict::age: w.age |= bit; break;
+            case Verdict::hold: w.hold |= bit; break;
             case Verdict::leave: break;
           }
         }

@@ -25,16 +25,19 @@ struct Window {
   std::uint16_t fold;     // guard, read; fold when the hash is still the same
   std::uint16_t again;    // clean: fold without reading
   std::uint16_t age;      // clean, still warm: count one more pass
-  std::uint16_t work() const noexcept { return observe | fold | again | age; }
+  std::uint16_t hold = 0;  // cold, in the grace mode: guard and leave
+  std::uint16_t work() const noexcept { return observe | fold | again | age | hold; }
 };
 
-enum class Verdict : std::uint8_t { leave, observe, fold, again, age };
+enum class Verdict : std::uint8_t { leave, observe, fold, again, age, hold };
 
 // Cold, for now: the bytes did not change over `passes` passes, doubled for every time the page came back
 // soon after it was folded.
 struct ColdRule {
   unsigned passes = 2;
   bool backoff = true;
+  // The gate is open for grace: a cold page is guarded, and folded when it stayed so for the time.
+  bool grace = false;
 
   // `guarded`: the page is present and write-protected.
   Verdict judge(guest::Word word, bool guarded) const noexcept;

@@ -100,7 +100,6 @@ constexpr std::string_view kConfigWords[] = {"[fold]\n",
                                              "{",
                                              "}",
                                              "grace_seconds",
-                                             "accept_data_loss_risk",
                                              "nan",
                                              "-"};
 // NUL ends an argument.
@@ -174,7 +173,7 @@ void try_config(const std::string& text) {
     return;
   }
   ENSURE(config->scan.cpu <= config->scan.threads);
-  ENSURE(config->gate.grace_seconds <= 0 || config->gate.accept_data_loss_risk);
+  ENSURE(config->gate.grace_seconds <= 0);  // the risk was not accepted
   ENSURE(config->fold.passes >= 1);
 }
 

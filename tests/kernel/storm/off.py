@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Bringing everything back: what `off` leaves behind, when it is refused, and what is tried again.
 
-off.py off|refused|consumer. Exits 77 where a userfaultfd cannot be driven from outside."""
+off.py off|refused|consumer|incoming. Exits 77 where a userfaultfd cannot be driven from outside."""
 import mmap
 import os
 import socket
@@ -91,7 +91,7 @@ def is_off(rig, manager):
         raise Failed(f'stored pages stay in memory: {host["spent"]}')
     # The keeper closes what it has dropped a moment later, and tells its manager.
     wait('the keeper holds nothing', lambda: not memory_files_of(rig.keeper.pid), 5)
-    wait(f'its service manager holds nothing', lambda: not manager.names(), 5)
+    wait('its service manager holds nothing', lambda: not manager.names(), 5)
     for _ in range(4):  # and nobody hands anything over again
         time.sleep(0.3)
         if memory_files_of(rig.keeper.pid) or manager.names():
@@ -221,17 +221,72 @@ class MemoryGroup:
                 time.sleep(0.05)
 
 
+def quiet_guest(rig, mib, *arguments):
+    """The process, the number of its RAM's descriptor, and the sum of its RAM."""
+    guest = subprocess.Popen(
+        [sys.executable, '-c', QUIET_GUEST, str(mib), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        text=True, env=dict(os.environ, LD_PRELOAD=binary('RAMFOLD_AGENT'), RAMFOLD_SETTLE_MS='20',
+                            RAMFOLD_AGENT_SOCKET=f'{rig.dir}/agent.sock'))
+    _, ram, checksum = guest.stdout.readline().split()
+    return guest, ram, checksum
+
+
+def sum_of(guest):
+    guest.stdin.write('sum\n')
+    guest.stdin.flush()
+    return guest.stdout.readline().strip()
+
+
+def incoming():
+    """A VM that began with a migration is folded when the operator says that it has ended: by the remedy's words."""
+    rig = Rig(seed=4)
+    guest = None
+    try:
+        guest, _, checksum = quiet_guest(rig, 16, '-incoming', 'defer')
+        rig.start_daemon()
+        pid = str(guest.pid)
+
+        def view():
+            answer = rig.request('show', 5, vm=pid)
+            return answer['vm'] if answer and 'vm' in answer else None
+
+        reason = wait('the reason', lambda: (v := view()) and {r['code']: r for r in v['reasons']}
+                      .get('incoming_migration'), 20)
+        time.sleep(1)
+        if view()['saved']['folded_pages'] != 0:
+            raise Failed('folded while pages may still arrive')
+        words = reason['remedy'].split('`')[1].split()
+        if words[0] != 'ramfold' or 'VM' not in words:
+            raise Failed(f'what should one do? {reason}')
+        done = cli(rig, *[pid if word == 'VM' else word for word in words[1:]])
+        if done.returncode != 0:
+            raise Failed(f'{words}: {done}')
+        wait('it is folded', lambda: view()['saved']['folded_pages'] >= 4000, 60)
+        cpu = rig.snapshot()['host']['cpu']
+        if not 0 < cpu['scan_seconds'] < 60 or not 0 < cpu['fold_seconds'] < 60:
+            raise Failed(f'scanning and folding took time: {cpu}')
+        rig.kill_daemon()
+        rig.start_daemon()
+        wait('the gate opens again', lambda: (v := view()) and v['gate'] == 'buffered', 30)
+        if sum_of(guest) != checksum:
+            raise Failed('the guest has other bytes than it wrote')
+        must_succeed('off', rig.request('off', 60))
+        if sum_of(guest) != checksum:
+            raise Failed('the guest has other bytes than it wrote')
+    finally:
+        if guest:
+            guest.kill()
+            guest.wait()
+        rig.close(keep=sys.exc_info()[0] is not None)
+
+
 def consumer():
     """Another process maps a VM's RAM, and the VM has no room for its own pages: tried until it has."""
     group = MemoryGroup()
     rig = Rig(seed=3)
     guest = None
     try:
-        guest = subprocess.Popen(
-            [sys.executable, '-c', QUIET_GUEST, '32'], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env=dict(os.environ, LD_PRELOAD=binary('RAMFOLD_AGENT'), RAMFOLD_AGENT_SOCKET=f'{rig.dir}/agent.sock',
-                     RAMFOLD_SETTLE_MS='20'))
-        _, ram, checksum = guest.stdout.readline().split()
+        guest, ram, checksum = quiet_guest(rig, 32)
         rig.start_daemon()
         pid = str(guest.pid)
 
@@ -270,9 +325,7 @@ def consumer():
         now = view()
         if now['saved']['folded_pages'] != 0 or now['state'] != 'observe-only':
             raise Failed(f'folded again: {now}')
-        guest.stdin.write('sum\n')
-        guest.stdin.flush()
-        if guest.stdout.readline().strip() != checksum:
+        if sum_of(guest) != checksum:
             raise Failed('the guest has other bytes than it wrote')
     finally:
         if guest:
@@ -287,7 +340,7 @@ def main():
         print('needs root and /dev/userfaultfd')
         sys.exit(77)
     try:
-        {'off': off, 'refused': refused, 'consumer': consumer}[sys.argv[1]]()
+        {'off': off, 'refused': refused, 'consumer': consumer, 'incoming': incoming}[sys.argv[1]]()
     except Failed as e:
         say(f'FAILED: {e}')
         sys.exit(1)

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Kills the daemon over and over while guests write, read, discard and verify. See docs/design.md, Truth.
 
-storm.py storm|kill-points|no-t4|in-flight|no-gate; RAMFOLD_LONG=1: the long forms; RAMFOLD_SEED=n.
+storm.py storm|kill-points|no-t4|in-flight|no-gate|grace|grace-short; RAMFOLD_LONG=1: the long forms; RAMFOLD_SEED=n.
 Exits 77 where a userfaultfd cannot be driven from outside."""
 import os
 import random
@@ -261,6 +261,60 @@ def no_gate(rig):
     raise Failed('a read in flight into folded pages lost nothing: the test is too weak')
 
 
+def run_grace(rig, delay_ms, seconds, opens):
+    """Reads in flight while the gate is open for grace; ends early when a guest has a wrong byte."""
+    slow = SlowFile(rig, delay_ms)
+    try:
+        for _ in range(2):
+            rig.add_guest('--slow-file', slow.path, '--threads', '3', '--slow-threads', '2')
+        rig.start_daemon()
+        end = time.monotonic() + seconds
+        seen = 0
+        while time.monotonic() < end and sum(guest.status()['slow'] for guest in rig.guests) < opens:
+            rig.must_be_well()
+            for vm in (rig.snapshot() or {'vms': []})['vms']:
+                if vm['gate'] == 'buffered':
+                    continue  # none is open just now
+                codes = [reason['code'] for reason in vm['reasons']]
+                if vm['gate'] == 'grace':
+                    seen += 1
+                    if codes[0] != 'grace' or 'AT RISK' not in vm['reasons'][0]['text'] or 'filesystem' not in codes:
+                        raise Failed(f'in grace, and who looks is not told: {vm["reasons"]}')
+            time.sleep(0.2)
+        rig.count()
+        say(f'{sum(g["slow"] for g in progress_of(rig))} reads in flight, {rig.counted()}, seen {seen} times in grace')
+        if seen < 5 or rig.standing < 500 or rig.brought_back < 100:
+            raise Failed('hardly folded in the grace mode: this proves nothing')
+        for guest in rig.guests:
+            guest.ask('calm', 5)
+            guest.check()
+        finish(rig)
+        say('no wrong byte')
+    finally:
+        for guest in rig.guests:
+            guest.process.kill()
+            guest.process.wait()
+        slow.close()
+
+
+def grace(rig):
+    """Reads that end within the grace period lose nothing."""
+    run_grace(rig, 300, 900 if LONG else 60, 2000 if LONG else 150)
+
+
+def grace_short(rig):
+    """Reads that take longer lose: the risk is as the guide tells it, and the test above could fail."""
+    try:
+        run_grace(rig, 3000, 120, 100000)
+    except Failed as e:
+        if 'BAD' not in str(e):
+            raise
+        say(f'caught: {e}')
+        return
+    raise Failed('reads that outlast the grace period lost nothing: the test is too weak')
+
+
+GRACE = {'extra': '[gate]\ngrace_seconds = 1', 'daemon_arguments': ['--accept-data-loss-risk']}
 DAEMONS = {'no-t4': 'RAMFOLDD_NO_T4', 'no-gate': 'RAMFOLDD_NO_GATE'}
 
 
@@ -273,11 +327,12 @@ def main():
     # A point in the way up is met by one thread, or its count would be another's.
     many = what == 'storm'
     rig = Rig(seed=SEED, passes=1 + SEED % 2 if many else 1, fault_threads=1 + SEED // 2 % 2 if many else 1,
-              scan_threads=1 + SEED // 4 % 2 if many else 1, daemon=DAEMONS.get(what, 'RAMFOLDD_POINTS'))
+              scan_threads=1 + SEED // 4 % 2 if many else 1, daemon=DAEMONS.get(what, 'RAMFOLDD_POINTS'),
+              **(GRACE if what.startswith('grace') else {}))
     failed = True
     try:
         {'storm': storm, 'kill-points': kill_points, 'no-t4': no_t4, 'in-flight': in_flight,
-         'no-gate': no_gate}[what](rig)
+         'no-gate': no_gate, 'grace': grace, 'grace-short': grace_short}[what](rig)
         failed = False
     except Failed as e:
         say(f'FAILED: {e}')

@@ -218,6 +218,8 @@ const std::vector<Fixture> kFixtures{
      },
      "still there", "another kernel",
      [](Host& h) { h.daemon.host.self_test.back().outcome = control::CheckOutcome::passed; }},
+    {"daemon.grace", [](Host& h) { h.daemon.vms[0].gate = control::GateState::grace; }, "GUEST DATA AT RISK",
+     "cache=writeback", [](Host& h) { h.daemon.vms[0].gate = control::GateState::buffered; }},
     {"daemon.files",
      [](Host& h) { h.tree.write("proc/50/limits", "Max open files   1024   524288   files\n"); },
      "1024", "LimitNOFILE", nullptr},

@@ -87,11 +87,12 @@ class FakeService : public Service {
     if (!found) return std::unexpected(found.error());
     return **found;
   }
-  Answer<VmView> attach(const VmSelector& vm) override {
+  Answer<VmView> attach(const VmSelector& vm, Incoming incoming) override {
     const std::lock_guard lock(mutex_);
     const auto found = find(vm);
     if (!found) return std::unexpected(found.error());
     if ((*found)->state != VmState::detached) {
+      if (incoming == Incoming::finished) return **found;
       return refuse(Failure::conflict, "'" + vm.text + "' is attached already");
     }
     (*found)->state = VmState::folding;

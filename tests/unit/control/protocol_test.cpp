@@ -32,6 +32,7 @@ TEST_CASE("requests survive the way through the socket") {
       {1, Operation::snapshot, {}, false},
       {2, Operation::show, VmSelector{"web \"1\"\n"}, false},
       {3, Operation::attach, VmSelector{"4001"}, false},
+      {3, Operation::attach, VmSelector{"4001"}, false, true},
       {4, Operation::detach, VmSelector{"web"}, true},
       {5, Operation::off, {}, true},
       {6, Operation::pause, {}, false},
@@ -66,6 +67,8 @@ TEST_CASE("what is no request is answered as a bad one, with its id where it has
            "{\"ramfold\":1,\"op\":\"off\",\"force\":true}",
            "{\"ramfold\":1,\"id\":-1,\"op\":\"off\"}",
            "{\"ramfold\":1,\"id\":\"x\",\"op\":\"off\"}",
+           "{\"ramfold\":1,\"op\":\"detach\",\"vm\":\"web\",\"incoming_finished\":true}",
+           "{\"ramfold\":1,\"op\":\"attach\",\"vm\":\"web\",\"incoming_finished\":1}",
            "\xff\xfe",
        }) {
     INFO(line);

@@ -87,7 +87,6 @@ arena_max = "512 MiB"
 default = "vm"
 [gate]
 grace_seconds = 2
-accept_data_loss_risk = true
 [[vm]]
 name = "web"
 group = "blue"
@@ -95,10 +94,11 @@ fold = false
 zero = true
 share = true
 lz4 = true
+grace_seconds = 60
 [[vm]]
 uuid = "8D1B3A54-6C2E-4F0A-9B7D-0C5E2F1A3B4C"
 )",
-                                   "r.toml");
+                                   "r.toml", DataLossRisk::accepted);
   if (!config) FAIL(config.error().what);
   Config wanted;
   wanted.runtime_dir = "/run/other";
@@ -117,9 +117,9 @@ uuid = "8D1B3A54-6C2E-4F0A-9B7D-0C5E2F1A3B4C"
   wanted.host = {MemoryAmount::of_bytes(ByteCount{1ull << 30}), MemoryAmount::of_percent(10),
                  MemoryAmount::of_bytes(ByteCount{512ull << 20})};
   wanted.group_default = GroupDefault::vm;
-  wanted.gate = {2, true};
-  wanted.vms = {{"web", "", "blue", false, true, true, true},
-                {"", "8d1b3a54-6c2e-4f0a-9b7d-0c5e2f1a3b4c", {}, {}, {}, {}, {}}};
+  wanted.gate = {2};
+  wanted.vms = {{"web", "", "blue", false, true, true, true, 60},
+                {"", "8d1b3a54-6c2e-4f0a-9b7d-0c5e2f1a3b4c", {}, {}, {}, {}, {}, {}}};
   CHECK(*config == wanted);
 }
 
@@ -167,7 +167,9 @@ TEST_CASE("every key refuses a value of another type and one out of range") {
       {"groups.default = \"all\"", "groups.default"},
       {"gate.grace_seconds = -1", "gate.grace_seconds"},
       {"gate.grace_seconds = 5", "gate.grace_seconds"},
-      {"gate.accept_data_loss_risk = \"true\"", "gate.accept_data_loss_risk"},
+      {"gate.grace_seconds = 0.5", "gate.grace_seconds"},
+      {"[[vm]]\nname = \"a\"\ngrace_seconds = 5", "vm.grace_seconds"},
+      {"[[vm]]\nname = \"a\"\ngrace_seconds = \"5\"", "vm.grace_seconds"},
       {"[vm]\nname = \"a\"", "vm"},
       {"vm = [1]", "vm"},
       {"[[vm]]\nfold = false", "vm"},
@@ -208,8 +210,9 @@ TEST_CASE("what is not TOML names its line") {
 TEST_CASE("a VM's policy: uuid before name, absent fields as for the rest") {
   Config config;
   config.fold.lz4 = false;
-  config.vms = {{"a", "", "g1", false, {}, {}, {}},
-                {"", "8d1b3a54-6c2e-4f0a-9b7d-0c5e2f1a3b4c", "g2", {}, false, {}, true}};
+  config.gate.grace_seconds = 5;
+  config.vms = {{"a", "", "g1", false, {}, {}, {}, 0},
+                {"", "8d1b3a54-6c2e-4f0a-9b7d-0c5e2f1a3b4c", "g2", {}, false, {}, true, {}}};
   const VmPolicy other = config.for_vm("z", "");
   CHECK(other.fold);
   CHECK_FALSE(other.lz4);
@@ -217,12 +220,28 @@ TEST_CASE("a VM's policy: uuid before name, absent fields as for the rest") {
   const VmPolicy by_name = config.for_vm("a", "");
   CHECK_FALSE(by_name.fold);
   CHECK(by_name.group == "g1");
+  CHECK(by_name.grace_seconds == 0);
   const VmPolicy by_uuid = config.for_vm("a", "8d1b3a54-6c2e-4f0a-9b7d-0c5e2f1a3b4c");
   CHECK(by_uuid.group == "g2");
   CHECK(by_uuid.fold);
   CHECK_FALSE(by_uuid.zero);
   CHECK(by_uuid.share);
   CHECK(by_uuid.lz4);
+  CHECK(by_uuid.grace_seconds == 5);
+}
+
+TEST_CASE("grace needs the risk to be accepted where the daemon is started, and says what to do") {
+  for (const char* text : {"[gate]\ngrace_seconds = 5", "[[vm]]\nname = \"a\"\ngrace_seconds = 5"}) {
+    const std::string error = error_of(text);
+    INFO(error);
+    CHECK(error.find("--accept-data-loss-risk") != std::string::npos);
+    CHECK(error.find("guest data may be lost") != std::string::npos);
+    CHECK(error.find("cache=writeback") != std::string::npos);
+    CHECK(parse_config(text, "r.toml", DataLossRisk::accepted).has_value());
+  }
+  CHECK(parse_config("[gate]\ngrace_seconds = 0", "r.toml").has_value());
+  // A line in a file is not the acceptance.
+  CHECK(error_of("[gate]\ngrace_seconds = 5\naccept_data_loss_risk = true").find("unknown key") != std::string::npos);
 }
 
 TEST_CASE("amounts of memory") {
