@@ -172,6 +172,7 @@ bool Agents::on_hello(Connection& c, const guest::Hello& message) {
     c.capabilities = hello.capabilities;
   }
   VmHandle vm = vms_.by_pid(c.peer.pid);
+  if (vm && vm->detached) vm = nullptr;
   // A daemon that died between the keeper's hand-over and RF_ATTACHED left a VM that its agent does
   // not know, and one that had no keeper attached it anew: of neither was anything folded.
   const bool other =

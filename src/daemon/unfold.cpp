@@ -78,6 +78,8 @@ Status unfold(AttachedVm& vm, const std::function<void(std::uint64_t)>& progress
     if (round.left == 0) {
       progress(done);
       if (Status gone = vm.vm->unregister_all(); !gone) return gone;
+      // An agent that is not connected now is not told of the detach: it reads it here.
+      vm.vm->note_all_back();
       vm.vm->wake_all();
       return {};
     }

@@ -92,6 +92,8 @@ class Vm {
     std::atomic<std::uint32_t>& folded = table_.shared().folded;
     if (folded.load(std::memory_order_relaxed) == 0) folded.store(1, std::memory_order_seq_cst);
   }
+  // All pages are back. REQUIRES: the gate is closed and drained.
+  void note_all_back() const noexcept { table_.shared().folded.store(0, std::memory_order_seq_cst); }
   // Punches the run out of the RAM file. REQUIRES: owned as `punching`.
   Status punch_pages(PageRun run) const noexcept;
   // Registers the chunk of p when it is not yet. Any thread; harmless twice.

@@ -235,7 +235,7 @@ TEST_CASE("exec warns of a QEMU that can only be observed, in one line, and star
                         environment);
   CHECK(bad.status == 7);
   CHECK(has(bad.err, "this VM will only be observed: RAM is not a memory-backend-memfd"));
-  CHECK(has(bad.err, "(+1 more: ramfold doctor)"));
+  CHECK(has(bad.err, "(+1 more: `ramfold doctor`)"));
   CHECK(lines_of_ours(bad.err) == 1);
   const Ran probe =
       spawn({binary("RAMFOLD_BIN"), "exec", "--", dir / "qemu-system-x86_64", "-machine", "none"},
