@@ -230,7 +230,7 @@ bool Agents::on_offer(Connection& c, const rf_offer& offer, sys::Message& messag
   }
   std::vector<sys::Fd> rams;
   for (std::size_t i = 1; i < message.fd_count; ++i) rams.push_back(std::move(message.fds[i]));
-  auto vm = attacher_.attach(c.peer, offer, std::move(message.fds[0]), std::move(rams));
+  auto vm = attacher_.attach(c.peer, offer, checked->blocks, std::move(message.fds[0]), std::move(rams));
   if (!vm) {
     spdlog::error("vm {} (pid {}): not attached: {}", c.name, c.peer.pid, vm.error().text());
     refuse(c, vm.error().what);

@@ -13,6 +13,8 @@
 namespace ramfold::daemon {
 namespace {
 
+constexpr unsigned kProofsMax = 3;
+
 // Value of `key=` in a comma-separated option, or the whole of it when it has none of `key=`.
 std::string option_value(std::string_view option, std::string_view key) {
   std::string_view rest = option;
@@ -68,8 +70,8 @@ std::string group_of(const policy::Config& config, const VmIdentity& identity, u
   return fmt::format("uid:{}", uid);
 }
 
-Result<VmHandle> Attacher::attach(const AgentPeer& peer, const rf_offer& offer, sys::Fd uffd,
-                                  std::vector<sys::Fd> rams) {
+Result<VmHandle> Attacher::attach(const AgentPeer& peer, const rf_offer& offer, std::span<const guest::RamBlock> blocks,
+                                  sys::Fd uffd, std::vector<sys::Fd> rams) {
   const VmId id{next_id_++};
   const VmIdentity identity = identify(procfs_, peer.pid);
   guest::VmRecord record;
@@ -105,6 +107,7 @@ Result<VmHandle> Attacher::attach(const AgentPeer& peer, const rf_offer& offer, 
   files.pidfd = std::move(*pidfd);
 
   if (Status ok = sys::Uffd(files.uffd).handshake(features_); !ok) return std::unexpected(ok.error());
+  if (Status ok = prove_owner(files.uffd, peer.pid, blocks); !ok) return std::unexpected(ok.error());
   if (Status ok = guest::write_record(files.record, record); !ok) return std::unexpected(ok.error());
   auto vm = finish(record, std::move(files), identity, false);
   if (!vm) return vm;
@@ -116,6 +119,16 @@ Result<VmHandle> Attacher::attach(const AgentPeer& peer, const rf_offer& offer, 
   // Nothing is punched before the keeper has all of it; without a keeper the VM is only observed.
   (*vm)->kept.store(keeping_.keep_vm(*(*vm)->vm, contents_).has_value());
   return vm;
+}
+
+// RAM in several adjacent mappings may have a border of its own within the range that is tried.
+Status Attacher::prove_owner(sys::BorrowedFd uffd, pid_t pid, std::span<const guest::RamBlock> blocks) const {
+  Status proved;
+  for (unsigned i = 0; i < kProofsMax; ++i) {
+    proved = guest::prove_owner(sys::Uffd(uffd), pid, blocks, procfs_);
+    if (proved) break;
+  }
+  return proved;
 }
 
 Result<VmHandle> Attacher::adopt(KeptVm kept) {

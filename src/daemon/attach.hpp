@@ -3,10 +3,12 @@
 // Threads: one at a time.
 #pragma once
 
+#include <span>
 #include <string>
 
 #include "daemon/attached_vm.hpp"
 #include "daemon/keeping.hpp"
+#include "guest/attach_check.hpp"
 #include "policy/config.hpp"
 #include "store/contents.hpp"
 #include "sys/procfs.hpp"
@@ -37,13 +39,15 @@ class Attacher {
            std::uint64_t uffd_features) noexcept
       : procfs_(procfs), contents_(contents), keeping_(keeping), config_(config), features_(uffd_features) {}
 
-  // `offer` and `fds` (uffd, then a RAM file a block) were checked. The VM is kept and its faults are served
-  // on return; whether the keeper took it is in AttachedVm::kept.
-  Result<VmHandle> attach(const AgentPeer& peer, const rf_offer& offer, sys::Fd uffd, std::vector<sys::Fd> rams);
+  // `offer` and `fds` (uffd, then a RAM file a block) were checked, and what came of it is `blocks`; whose memory
+  // the uffd drives is proved here. The VM is kept and its faults are served on return; whether the keeper took it is in AttachedVm::kept.
+  Result<VmHandle> attach(const AgentPeer& peer, const rf_offer& offer, std::span<const guest::RamBlock> blocks,
+                          sys::Fd uffd, std::vector<sys::Fd> rams);
   // After a restart: faults are served on return, references not counted yet.
   Result<VmHandle> adopt(KeptVm kept);
 
  private:
+  Status prove_owner(sys::BorrowedFd uffd, pid_t pid, std::span<const guest::RamBlock> blocks) const;
   Result<VmHandle> finish(const guest::VmRecord& record, guest::Vm::Files files, const VmIdentity& identity,
                           bool recovering);
 

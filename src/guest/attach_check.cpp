@@ -3,8 +3,12 @@
 
 #include <fcntl.h>
 #include <linux/magic.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
+
+#include <algorithm>
+#include <array>
 
 #include "guest/ram_mapping.hpp"
 
@@ -13,6 +17,9 @@ namespace {
 
 // What would make fallocate(PUNCH_HOLE) or UFFDIO_COPY fail later.
 constexpr int kSealsAgainstFolding = F_SEAL_WRITE | F_SEAL_FUTURE_WRITE;
+
+// Room for borders that are not the block's own.
+constexpr std::uint64_t kProofPagesMin = 16;
 
 }  // namespace
 
@@ -96,6 +103,57 @@ Result<CheckedOffer> check_offer(const rf_offer& offer, pid_t pid, std::span<con
   checked.uid = status->uid;
   checked.start_ticks = *ticks;
   return checked;
+}
+
+namespace {
+
+// A mapping of `pid` begins at `begin` and one ends at `end`, the same one where nothing lies between.
+Result<bool> has_mapping(const sys::Procfs& procfs, pid_t pid, sys::UffdRange range) {
+  bool found = false;
+  const sys::Seen seen = procfs.mappings(pid, [&](const sys::MapEntry& entry) {
+    found = entry.begin == range.start &&
+            entry.end.value == range.start.value + range.size.value;
+    return !found;
+  });
+  if (seen != sys::Seen::all) {
+    return fail("the mappings of the agent's process cannot be read", sys::errno_of(seen));
+  }
+  return found;
+}
+
+}  // namespace
+
+Status prove_owner(sys::Uffd uffd, pid_t pid, std::span<const RamBlock> blocks,
+                   const sys::Procfs& procfs) {
+  const auto largest = std::ranges::max_element(
+      blocks, {}, [](const RamBlock& block) { return block.size.value; });
+  const std::uint64_t pages = largest == blocks.end() ? 0 : largest->size.value >> kPageShift;
+  if (pages < kProofPagesMin) return fail("RAM is too small to prove whose it is", EPROTO);
+  // Two borders within the block, neither of them its own, at most a call's length apart.
+  std::array<std::uint64_t, 2> dice;
+  if (::getrandom(dice.data(), sizeof dice, 0) != sizeof dice) return fail_errno("getrandom");
+  const std::uint64_t first = 1 + dice[0] % (pages - 2);
+  const std::uint64_t count_max =
+      std::min(pages - 1 - first, sys::kUffdCallMax.value >> kPageShift);
+  const std::uint64_t count = 1 + dice[1] % count_max;
+  const sys::UffdRange range{HostVirt{largest->address.value + (first << kPageShift)},
+                             ByteCount{count << kPageShift}};
+  const auto before = has_mapping(procfs, pid, range);
+  if (!before) return std::unexpected(before.error());
+  const auto registered = uffd.register_for_proof(range);
+  // Of another's memory this is not taken back: who knows what is registered there.
+  if (registered.outcome != sys::Outcome::done) {
+    return fail("the userfaultfd does not take the RAM of its sender", registered.code);
+  }
+  const auto after = has_mapping(procfs, pid, range);
+  if (!after) return std::unexpected(after.error());
+  if (*before || !*after) {
+    return fail("the userfaultfd is not of the process that sent it", EPROTO);
+  }
+  if (const auto undone = uffd.unregister_range(range); undone.outcome != sys::Outcome::done) {
+    return fail("UFFDIO_UNREGISTER after the proof", undone.code);
+  }
+  return {};
 }
 
 }  // namespace ramfold::guest

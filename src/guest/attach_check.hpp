@@ -15,6 +15,7 @@
 #include "guest/facts.hpp"
 #include "sys/fd.hpp"
 #include "sys/procfs.hpp"
+#include "sys/uffd.hpp"
 
 namespace ramfold::guest {
 
@@ -35,6 +36,15 @@ Result<CheckedOffer> check_offer(const rf_offer& offer, pid_t pid, std::span<con
 // A userfaultfd that does not block its reader. Asks the kernel only, never what is behind the
 // descriptor.
 Status check_uffd(sys::BorrowedFd fd);
+// The userfaultfd drives the memory of process `pid`, and no other's: a range of the blocks that
+// nobody could guess, registered through it, shows in that process's mappings. No thread ever waits
+// for it, as nothing is guarded, and at the end it is registered no more.
+// What it cannot show: that no process relays what it sees to another. Whoever could do that owns
+// both, and gives away nothing but his own memory.
+// REQUIRES: check_offer() held; the handshake was made; nothing of the process is folded. Like every
+// look at a process's mappings it lasts as long as the process can hold its own mmap_lock.
+Status prove_owner(sys::Uffd uffd, pid_t pid, std::span<const RamBlock> blocks,
+                   const sys::Procfs& procfs);
 // The block's RAM file: a memfd (no hugetlb), open for reading and writing, with the identity and
 // the size that the block names, sealed against shrinking and against nothing that folding does.
 Status check_ram_file(sys::BorrowedFd fd, const rf_block& block);

@@ -1,8 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "sys/uffd.hpp"
 
+#include <array>
 #include <atomic>
+#include <charconv>
+#include <cstdio>
+#include <fcntl.h>
+#include <string_view>
 #include <sys/ioctl.h>
+#include <sys/uio.h>
 
 // Newer than the kernel headers we build with (6.6).
 struct ramfold_uffdio_poison {
@@ -22,6 +28,12 @@ namespace {
 #ifdef RAMFOLD_TEST_POINTS
 std::atomic<Injector> g_injector{nullptr};
 #endif
+
+// The kernel's own mark among the features: the handshake was made.
+constexpr std::uint64_t kInitialized = std::uint64_t{1} << 31;
+
+// Linux before 6.10 has no RWF_NOWAIT for a userfaultfd; found out at the first read.
+std::atomic<bool> g_reads_nowait{true};
 
 uffdio_range range_of(UffdRange r) noexcept { return {r.start.value, r.size.value}; }
 
@@ -69,14 +81,48 @@ Result<std::uint64_t> Uffd::offered_features(BorrowedFd probe) {
 
 Status Uffd::handshake(std::uint64_t features) const {
   uffdio_api api{.api = UFFD_API, .features = features, .ioctls = 0};
-  if (::ioctl(fd_, UFFDIO_API, &api) == 0 || errno == EINVAL) return {};
-  return fail_errno("UFFDIO_API");
+  // EINVAL: done before, or features that the kernel has not got; what came of it tells them apart.
+  if (::ioctl(fd_, UFFDIO_API, &api) != 0 && errno != EINVAL) return fail_errno("UFFDIO_API");
+  const auto has = this->features();
+  if (!has) return std::unexpected(has.error());
+  if (*has == features) return {};
+  if (*has == 0) return fail("the kernel refuses the features that a userfaultfd needs", EOPNOTSUPP);
+  return fail("the userfaultfd was set up with other features than the daemon asks for", EPROTO);
+}
+
+Result<std::uint64_t> Uffd::features() const {
+  std::array<char, 64> path;
+  std::snprintf(path.data(), path.size(), "/proc/self/fdinfo/%d", fd_);
+  const Fd info(::open(path.data(), O_RDONLY | O_CLOEXEC));
+  if (!info) return fail_errno("open a userfaultfd's fdinfo");
+  // "API:\taa:80001120:1ff": protocol, features, calls (fs/userfaultfd.c).
+  std::array<char, 1024> text;
+  const ssize_t n = ::read(info.get(), text.data(), text.size());
+  if (n < 0) return fail_errno("read a userfaultfd's fdinfo");
+  std::string_view rest(text.data(), static_cast<std::size_t>(n));
+  constexpr std::string_view kKey = "\nAPI:\taa:";
+  const std::size_t at = rest.find(kKey);
+  if (at == std::string_view::npos) return fail("a userfaultfd's fdinfo is not understood", EIO);
+  rest.remove_prefix(at + kKey.size());
+  std::uint64_t features = 0;
+  const auto parsed = std::from_chars(rest.data(), rest.data() + rest.size(), features, 16);
+  if (parsed.ec != std::errc{} || parsed.ptr == rest.data() + rest.size() || *parsed.ptr != ':') {
+    return fail("a userfaultfd's fdinfo is not understood", EIO);
+  }
+  return features & ~kInitialized;
 }
 
 UffdResult Uffd::register_range(UffdRange range) const noexcept {
   uffdio_register arg{};
   arg.range = range_of(range);
   arg.mode = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP;
+  return call(fd_, UFFDIO_REGISTER, arg, Call::reg);
+}
+
+UffdResult Uffd::register_for_proof(UffdRange range) const noexcept {
+  uffdio_register arg{};
+  arg.range = range_of(range);
+  arg.mode = UFFDIO_REGISTER_MODE_WP;
   return call(fd_, UFFDIO_REGISTER, arg, Call::reg);
 }
 
@@ -129,12 +175,23 @@ UffdResult Uffd::wake(UffdRange range) const noexcept {
 }
 
 Result<std::size_t> Uffd::read_events(std::span<uffd_msg> events) const {
-  const int error = injected(Call::read);
-  const ssize_t n = error != 0 ? -1 : ::read(fd_, events.data(), events.size_bytes());
-  if (n >= 0) return static_cast<std::size_t>(n) / sizeof(uffd_msg);
-  if (error != 0) return fail("read userfaultfd", error);
-  if (errno == EAGAIN || errno == EINTR) return 0;
-  return fail_errno("read userfaultfd");
+  int error = injected(Call::read);
+  ssize_t n = -1;
+  if (error == 0 && g_reads_nowait.load(std::memory_order_relaxed)) {
+    const iovec into{events.data(), events.size_bytes()};
+    n = ::preadv2(fd_, &into, 1, -1, RWF_NOWAIT);
+    error = n < 0 ? errno : 0;
+  } else if (error == 0) {
+    error = EOPNOTSUPP;
+  }
+  if (error == EOPNOTSUPP) {
+    g_reads_nowait.store(false, std::memory_order_relaxed);
+    n = ::read(fd_, events.data(), events.size_bytes());
+    error = n < 0 ? errno : 0;
+  }
+  if (error == 0) return static_cast<std::size_t>(n) / sizeof(uffd_msg);
+  if (error == EAGAIN || error == EINTR) return 0;
+  return fail("read userfaultfd", error);
 }
 
 }  // namespace ramfold::sys

@@ -54,9 +54,12 @@ class Uffd {
   static constexpr std::uint64_t kFeaturePoison = std::uint64_t{1} << 14;
   // What `probe`, a uffd of ours that is used for nothing else, offers.
   static Result<std::uint64_t> offered_features(BorrowedFd probe);
-  // The handshake, once in a uffd's life: a second one fails with EINVAL, which after a restart of the
-  // daemon is expected and reported as done.
+  // The handshake, once in a uffd's life: of one that was detached and comes back it is over already. Either
+  // way the kernel is asked what the uffd really has, and that must be `features`, neither less (it would not
+  // guard) nor more (an event that nobody awaits; a fork event opens a descriptor in its reader).
   Status handshake(std::uint64_t features) const;
+  // What a uffd of ours or an agent's has negotiated, from its fdinfo; 0 before the handshake.
+  Result<std::uint64_t> features() const;
 
   // MISSING | WP. Registering again is harmless.
   UffdResult register_range(UffdRange range) const noexcept;
@@ -70,8 +73,12 @@ class Uffd {
   UffdResult poison(UffdRange range, Wake wake) const noexcept;
   UffdResult wake(UffdRange range) const noexcept;
 
-  // Reads as many events as fit, without blocking; 0 when there are none. An Error with ESRCH or ENODEV
-  // class codes never happens while the process lives.
+  // For the proof of whose memory it drives: registers for guards alone, so that nobody ever waits.
+  UffdResult register_for_proof(UffdRange range) const noexcept;
+
+  // Reads as many events as fit; 0 when there are none. Never waits, though the agent shares the description
+  // and may clear O_NONBLOCK or take the events itself. Before Linux 6.10 (no RWF_NOWAIT here) it may wait
+  // where the agent does that; a signal then ends it.
   Result<std::size_t> read_events(std::span<uffd_msg> events) const;
 
   int fd() const noexcept { return fd_; }
