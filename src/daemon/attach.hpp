@@ -39,8 +39,9 @@ class Attacher {
            std::uint64_t uffd_features) noexcept
       : procfs_(procfs), contents_(contents), keeping_(keeping), config_(config), features_(uffd_features) {}
 
-  // `offer` and `fds` (uffd, then a RAM file a block) were checked, and what came of it is `blocks`; whose memory
-  // the uffd drives is proved here. The VM is kept and its faults are served on return; whether the keeper took it is in AttachedVm::kept.
+  // `offer` and `fds` (uffd, then a RAM file a block) were checked, and what came of it is `blocks`;
+  // whose memory the uffd drives is proved here. The VM is kept and its faults are served on return;
+  // whether the keeper took it is in AttachedVm::kept.
   Result<VmHandle> attach(const AgentPeer& peer, const rf_offer& offer, std::span<const guest::RamBlock> blocks,
                           sys::Fd uffd, std::vector<sys::Fd> rams);
   // After a restart: faults are served on return, references not counted yet.

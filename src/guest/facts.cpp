@@ -10,6 +10,7 @@
 #include "guest/descriptor_facts.hpp"
 #include "guest/ram_mapping.hpp"
 #include "guest/reasons.hpp"
+#include "sys/large_folios.hpp"
 
 namespace ramfold::guest {
 namespace {
@@ -58,6 +59,7 @@ class VmRead {
     }
     check_mappings();
     check_large_folios_and_locks();
+    check_large_folios_of_before();
     const DescriptorFacts descriptors = check_descriptors(procfs_, vm_.pid, reasons_);
     if (descriptors.seen != sys::Seen::all) seen("its descriptors", descriptors.seen);
     if (descriptors.userfaultfds > vm_.agent_uffds) {
@@ -176,6 +178,28 @@ class VmRead {
     if (huge->possible && (huge->forced || !slow_.huge_excluded)) {
       reasons_.add(ReasonCode::large_folios,
                    "the host may give the RAM file large folios (" + slow_.shmem_huge + ")");
+    }
+  }
+
+  // Whatever the settings are now: a punch that cannot split a large folio zeroes the page and leaves it
+  // present (D7). Looked for where the host has made more of them since the last look.
+  void check_large_folios_of_before() {
+    const std::uint64_t made = procfs_.large_shmem_folios_made();
+    const bool looked = vm_.last != nullptr && vm_.last->large_made == made;
+    slow_.large_made = made;
+    slow_.holds_large = looked && vm_.last->holds_large;
+    for (std::size_t i = 0; made != 0 && !looked && !slow_.holds_large && i < vm_.blocks.size(); ++i) {
+      const RamBlock& block = vm_.blocks[i];
+      const auto large = sys::has_large_folio(vm_.pid, {block.address, block.size});
+      if (!large) {
+        slow_.large_made = 0;  // look again
+        return could_not_read("which folios its RAM is made of", large.error());
+      }
+      slow_.holds_large = *large;
+    }
+    if (slow_.holds_large) {
+      reasons_.add(ReasonCode::large_folios,
+                   "its RAM holds large folios that the host gave it before it was attached");
     }
   }
 

@@ -120,6 +120,8 @@ struct SlowFacts {
   bool smaps_read = false;
   bool ram_locked = false;
   bool huge_excluded = false;  // MADV_NOHUGEPAGE holds on all of RAM
+  std::uint64_t large_made = 0;  // sys::Procfs::large_shmem_folios_made()
+  bool holds_large = false;      // RAM holds some of them
 };
 
 enum class Depth : std::uint8_t { quick, full };

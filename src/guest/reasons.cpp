@@ -38,7 +38,7 @@ constexpr std::array<Row, kReasonCodes> kRows{{
      "use memory-backend-memfd without hugetlb (libvirt: no <hugepages/>)"},
     {ReasonCode::large_folios, Follows::stop_folding, "large_folios",
      "echo never to /sys/kernel/mm/transparent_hugepage/shmem_enabled and to every "
-     "hugepages-*/shmem_enabled there"},
+     "hugepages-*/shmem_enabled there; a VM that holds large folios must then be restarted"},
     {ReasonCode::locked_memory, Follows::unfold, "locked_memory",
      "start QEMU without -overcommit mem-lock=on (libvirt: no <locked/>)"},
     {ReasonCode::confidential_guest, Follows::unfold, "confidential_guest",

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <memory>
 
 #include "sys/procfs.hpp"
@@ -270,6 +271,27 @@ Result<ShmemHuge> Procfs::shmem_huge() const {
   }
   huge.possible = any;
   return huge;
+}
+
+std::uint64_t Procfs::large_shmem_folios_made() const {
+  std::uint64_t made = 0;
+  const auto add = [&](std::string_view text) {
+    const std::string_view digits = text::word(text);
+    std::uint64_t n = 0;
+    (void)std::from_chars(digits.data(), digits.data() + digits.size(), n);
+    made += n;
+  };
+  if (const auto vmstat = text::read_file(root_ + "/proc/vmstat", kSmallFileMax)) {
+    if (const auto value = text::value_of(*vmstat, "thp_file_alloc")) add(*value);
+  }
+  const std::string base = root_ + "/sys/kernel/mm/transparent_hugepage/";
+  const std::unique_ptr<DIR, CloseDir> dir(::opendir(base.c_str()));
+  while (const dirent* entry = dir ? ::readdir(dir.get()) : nullptr) {
+    if (!std::string_view(entry->d_name).starts_with("hugepages-")) continue;
+    const auto count = text::read_file(base + entry->d_name + "/stats/shmem_alloc", kSmallFileMax);
+    if (count) add(*count);
+  }
+  return made;
 }
 
 bool Procfs::module_parameter_on(std::string_view module, std::string_view parameter) const {
