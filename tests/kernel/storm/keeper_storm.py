@@ -11,8 +11,8 @@ import signal
 import sys
 import time
 
-from rig import Failed, Rig
-from storm import LONG, SEED, finish, progress_of, say, start, wait_for_progress
+from rig import Failed, Rig, need_userfaultfd, run, say
+from storm import LONG, SEED, finish, progress_of, start, wait_for_progress
 
 BURIAL_SECONDS = 20
 RAM = 'memory-backend-memfd'  # what the storm's guests call theirs
@@ -181,20 +181,9 @@ def keeper_storm(rig):
 
 
 def main():
-    if not os.path.exists('/dev/userfaultfd') or os.geteuid() != 0:
-        print('needs root and /dev/userfaultfd')
-        sys.exit(77)
+    need_userfaultfd()
     say(f'keeper, seed {SEED}')
-    rig = Rig(seed=SEED, managed=True)
-    failed = True
-    try:
-        keeper_storm(rig)
-        failed = False
-    except Failed as e:
-        say(f'FAILED: {e}')
-    finally:
-        rig.close(keep=failed)
-    sys.exit(1 if failed else 0)
+    sys.exit(run(Rig(seed=SEED, managed=True), keeper_storm))
 
 
 if __name__ == '__main__':

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 
-from rig import Failed, Rig, binary
+from rig import Failed, Rig, binary, need_userfaultfd, say
 
 MIB = 1 << 20
 FOLDED = 300
@@ -29,10 +29,6 @@ print("ram", fd, hashlib.sha256(ram).hexdigest(), flush=True)
 for line in sys.stdin:
     print(hashlib.sha256(ram).hexdigest(), flush=True)
 '''
-
-
-def say(text):
-    print(f'{time.strftime("%H:%M:%S")} {text}', flush=True)
 
 
 def wait(what, condition, seconds=30):
@@ -336,9 +332,7 @@ def consumer():
 
 
 def main():
-    if not os.path.exists('/dev/userfaultfd') or os.geteuid() != 0:
-        print('needs root and /dev/userfaultfd')
-        sys.exit(77)
+    need_userfaultfd()
     try:
         {'off': off, 'refused': refused, 'consumer': consumer, 'incoming': incoming}[sys.argv[1]]()
     except Failed as e:

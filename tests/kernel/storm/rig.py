@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -34,6 +35,41 @@ threads_per_vm = {fault_threads}
 
 class Failed(Exception):
     pass
+
+
+def say(text):
+    print(f'{time.strftime("%H:%M:%S")} {text}', flush=True)
+
+
+def need_userfaultfd():
+    if not os.path.exists('/dev/userfaultfd') or os.geteuid() != 0:
+        print('needs root and /dev/userfaultfd')
+        sys.exit(77)
+
+
+def run(rig, body):
+    """body(rig), and the rig put away, its logs kept when it failed. Returns the test's exit status."""
+    failed = True
+    try:
+        body(rig)
+        failed = False
+    except Failed as e:
+        say(f'FAILED: {e}')
+    finally:
+        rig.close(keep=failed)
+    return 1 if failed else 0
+
+
+def must_lose(body, too_weak):
+    """Some guest meets a wrong byte in body(), or the test could not have found one: Failed, with `too_weak`."""
+    try:
+        body()
+    except Failed as e:
+        if 'BAD' not in str(e):
+            raise
+        say(f'caught: {e}')
+        return
+    raise Failed(too_weak)
 
 
 def binary(name):

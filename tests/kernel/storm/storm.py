@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 
-from rig import Failed, Rig, binary
+from rig import Failed, Rig, binary, must_lose, need_userfaultfd, run, say
 
 LONG = os.environ.get('RAMFOLD_LONG', '0') == '1'
 SEED = int(os.environ.get('RAMFOLD_SEED', '0')) or int(time.time())
@@ -25,10 +25,6 @@ POINTS = [
     'keeper.handover:1', 'recovery.inherited:1', 'recovery.vm:1', 'recovery.vm:2', 'recovery.count:200',
     'recovery.counted:1', 'recovery.store.index:1', 'recovery.store.index:100', 'recovery.store.sweep:1',
 ]
-
-
-def say(text):
-    print(f'{time.strftime("%H:%M:%S")} {text}', flush=True)
 
 
 def progress_of(rig):
@@ -160,7 +156,8 @@ def no_t4(rig):
     """The daemon that lets a page go before its word says so must be caught within 60 s."""
     dice = random.Random(SEED)
     began = time.monotonic()
-    try:
+
+    def kills():
         # Few pages: one that a kill left in error is soon discarded and read.
         start(rig, 2, '--pages', '1024')
         rig.kill_daemon()
@@ -171,12 +168,9 @@ def no_t4(rig):
                 run_kills(rig, dice, 1)
             for guest in rig.guests:
                 guest.status()
-    except Failed as e:
-        if 'BAD' not in str(e):
-            raise
-        say(f'caught after {time.monotonic() - began:.1f} s and {rig.kills} kills: {e}')
-        return
-    raise Failed('not caught within 60 s: the storm is too weak')
+
+    must_lose(kills, 'not caught within 60 s: the storm is too weak')
+    say(f'after {time.monotonic() - began:.1f} s and {rig.kills} kills')
 
 
 class SlowFile:
@@ -251,14 +245,8 @@ def in_flight(rig):
 
 
 def no_gate(rig):
-    try:
-        run_in_flight(rig, 1000, '--slow-raw')
-    except Failed as e:
-        if 'BAD' not in str(e):
-            raise
-        say(f'caught: {e}')
-        return
-    raise Failed('a read in flight into folded pages lost nothing: the test is too weak')
+    must_lose(lambda: run_in_flight(rig, 1000, '--slow-raw'),
+              'a read in flight into folded pages lost nothing: the test is too weak')
 
 
 def run_grace(rig, delay_ms, seconds, opens):
@@ -304,14 +292,8 @@ def grace(rig):
 
 def grace_short(rig):
     """Reads that take longer lose: the risk is as the guide tells it, and the test above could fail."""
-    try:
-        run_grace(rig, 3000, 120, 100000)
-    except Failed as e:
-        if 'BAD' not in str(e):
-            raise
-        say(f'caught: {e}')
-        return
-    raise Failed('reads that outlast the grace period lost nothing: the test is too weak')
+    must_lose(lambda: run_grace(rig, 3000, 120, 100000),
+              'reads that outlast the grace period lost nothing: the test is too weak')
 
 
 GRACE = {'extra': '[gate]\ngrace_seconds = 1', 'daemon_arguments': ['--accept-data-loss-risk']}
@@ -320,25 +302,16 @@ DAEMONS = {'no-t4': 'RAMFOLDD_NO_T4', 'no-gate': 'RAMFOLDD_NO_GATE'}
 
 def main():
     what = sys.argv[1]
-    if not os.path.exists('/dev/userfaultfd') or os.geteuid() != 0:
-        print('needs root and /dev/userfaultfd')
-        sys.exit(77)
+    need_userfaultfd()
     say(f'{what}, seed {SEED}')
     # A point in the way up is met by one thread, or its count would be another's.
     many = what == 'storm'
     rig = Rig(seed=SEED, passes=1 + SEED % 2 if many else 1, fault_threads=1 + SEED // 2 % 2 if many else 1,
               scan_threads=1 + SEED // 4 % 2 if many else 1, daemon=DAEMONS.get(what, 'RAMFOLDD_POINTS'),
               **(GRACE if what.startswith('grace') else {}))
-    failed = True
-    try:
-        {'storm': storm, 'kill-points': kill_points, 'no-t4': no_t4, 'in-flight': in_flight,
-         'no-gate': no_gate, 'grace': grace, 'grace-short': grace_short}[what](rig)
-        failed = False
-    except Failed as e:
-        say(f'FAILED: {e}')
-    finally:
-        rig.close(keep=failed)
-    sys.exit(1 if failed else 0)
+    tests = {'storm': storm, 'kill-points': kill_points, 'no-t4': no_t4, 'in-flight': in_flight,
+             'no-gate': no_gate, 'grace': grace, 'grace-short': grace_short}
+    sys.exit(run(rig, tests[what]))
 
 
 if __name__ == '__main__':

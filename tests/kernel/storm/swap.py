@@ -14,8 +14,8 @@ import sys
 import threading
 import time
 
-from rig import Failed, Rig
-from storm import LONG, SEED, finish, kill_delay, say, start
+from rig import Failed, Rig, need_userfaultfd, run, say
+from storm import LONG, SEED, finish, kill_delay, start
 
 PAGE = 4096
 SYS_PIDFD_OPEN, SYS_PROCESS_MADVISE, MADV_PAGEOUT = 434, 440, 21
@@ -194,24 +194,16 @@ def idle(rig, zram):
 
 
 def main():
-    if not os.path.exists('/dev/userfaultfd') or os.geteuid() != 0:
-        skip('needs root and /dev/userfaultfd')
+    need_userfaultfd()
     what = sys.argv[1]
     say(f'swap {what}, seed {SEED}')
     zram = Zram()
-    failed = True
     try:
-        rig = Rig(seed=SEED)
-        try:
-            {'storm': storm, 'idle': idle}[what](rig, zram)
-            failed = False
-        except Failed as e:
-            say(f'FAILED: {e}')
-        finally:
-            rig.close(keep=failed)
+        tests = {'storm': storm, 'idle': idle}
+        status = run(Rig(seed=SEED), lambda rig: tests[what](rig, zram))
     finally:
         zram.close()
-    sys.exit(1 if failed else 0)
+    sys.exit(status)
 
 
 if __name__ == '__main__':
