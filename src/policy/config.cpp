@@ -2,152 +2,17 @@
 #include "policy/config.hpp"
 
 #include <fmt/core.h>
-#include <toml++/toml.h>
 
 #include <algorithm>
 #include <array>
-#include <cmath>
 #include <fstream>
-#include <sstream>
 
-#include "policy/amount.hpp"
 #include "policy/config_keys.hpp"
+#include "policy/config_values.hpp"
 #include "policy/suggest.hpp"
 
 namespace ramfold::policy {
 namespace {
-
-// --- what a value may be -------------------------------------------------------------------------
-
-bool set_bool(bool& to, const toml::node& node) {
-  const auto value = node.value_exact<bool>();
-  if (value) to = *value;
-  return value.has_value();
-}
-
-bool set_bool(std::optional<bool>& to, const toml::node& node) {
-  bool value = false;
-  if (!set_bool(value, node)) return false;
-  to = value;
-  return true;
-}
-
-bool set_double(double& to, const toml::node& node, double least, double most) {
-  if (!node.is_number()) return false;
-  const double value = node.value<double>().value_or(std::nan(""));
-  if (!(value >= least && value <= most)) return false;
-  to = value;
-  return true;
-}
-
-// A wait of less than a second is shorter than what a disk may take, and only pretends.
-bool set_grace(double& to, const toml::node& node) {
-  double seconds = 0;
-  if (!set_double(seconds, node, 0, 3600) || (seconds > 0 && seconds < 1)) return false;
-  to = seconds;
-  return true;
-}
-
-bool set_grace(std::optional<double>& to, const toml::node& node) {
-  double seconds = 0;
-  if (!set_grace(seconds, node)) return false;
-  to = seconds;
-  return true;
-}
-
-bool set_unsigned(unsigned& to, const toml::node& node, unsigned least, unsigned most) {
-  const auto value = node.value_exact<std::int64_t>();
-  if (!value || *value < least || *value > most) return false;
-  to = static_cast<unsigned>(*value);
-  return true;
-}
-
-bool set_amount(MemoryAmount& to, const toml::node& node, double percent_max) {
-  std::optional<MemoryAmount> amount;
-  if (const auto bytes = node.value_exact<std::int64_t>()) {
-    if (*bytes >= 0) amount = parse_amount(std::to_string(*bytes));
-  } else if (const auto text = node.value_exact<std::string>()) {
-    amount = parse_amount(*text);
-  }
-  if (!amount || (amount->relative() && amount->percent() > percent_max)) return false;
-  to = *amount;
-  return true;
-}
-
-template <typename Enum>
-struct Choice {
-  std::string_view name;
-  Enum value;
-};
-template <typename Enum, std::size_t N>
-bool set_choice(Enum& to, const toml::node& node, const std::array<Choice<Enum>, N>& choices) {
-  const auto text = node.value_exact<std::string>();
-  if (!text) return false;
-  for (const auto& choice : choices) {
-    if (choice.name == *text) {
-      to = choice.value;
-      return true;
-    }
-  }
-  return false;
-}
-
-bool is_word(std::string_view text, std::size_t size_max) {
-  const auto fits = [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
-           c == '-' || c == '.';
-  };
-  return !text.empty() && text.size() <= size_max && std::all_of(text.begin(), text.end(), fits);
-}
-
-bool set_word(std::string& to, const toml::node& node, std::size_t size_max) {
-  const auto text = node.value_exact<std::string>();
-  if (!text || !is_word(*text, size_max)) return false;
-  to = *text;
-  return true;
-}
-
-// sun_path holds 107 bytes, "/control.sock" is the longest name in it.
-constexpr std::size_t kRuntimeDirMax = 90;
-
-bool set_runtime_dir(std::string& to, const toml::node& node) {
-  const auto text = node.value_exact<std::string>();
-  if (!text || text->size() < 2 || text->front() != '/' || text->back() == '/') return false;
-  if (text->size() > kRuntimeDirMax || text->find('\n') != std::string::npos) return false;
-  to = *text;
-  return true;
-}
-
-bool set_uuid(std::string& to, const toml::node& node) {
-  const auto text = node.value_exact<std::string>();
-  if (!text || text->size() != 36) return false;
-  std::string lower = *text;
-  for (std::size_t i = 0; i < lower.size(); ++i) {
-    char& c = lower[i];
-    if (c >= 'A' && c <= 'F') c = static_cast<char>(c - 'A' + 'a');
-    const bool dash = i == 8 || i == 13 || i == 18 || i == 23;
-    const bool hex = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f');
-    if (dash ? c != '-' : !hex) return false;
-  }
-  to = lower;
-  return true;
-}
-
-constexpr std::size_t kVmNameMax = 256;
-
-bool set_vm_name(std::string& to, const toml::node& node) {
-  const auto text = node.value_exact<std::string>();
-  if (!text || text->empty() || text->size() > kVmNameMax) return false;
-  to = *text;
-  return true;
-}
-
-bool set_group(std::optional<std::string>& to, const toml::node& node) {
-  std::string name;
-  if (!set_word(name, node, 64)) return false;
-  to = name;
-  return true;
-}
 
 // --- the keys ------------------------------------------------------------------------------------
 
@@ -314,15 +179,18 @@ class Reader {
                             vm.name.empty() ? vm.uuid : vm.name));
       }
     }
-    if (vm.grace_seconds.value_or(0) > 0) check_risk(*table.get("grace_seconds"), "vm.grace_seconds");
+    if (vm.grace_seconds.value_or(0) > 0)
+      check_risk(*table.get("grace_seconds"), "vm.grace_seconds");
     config.vms.push_back(std::move(vm));
   }
 
   void check_risk(const toml::node& node, std::string_view path) {
     if (risk_ == DataLossRisk::accepted) return;
     problem(node, path,
-            "unchanged bytes do not prove that no device write is in flight, guest data may be lost; allowed: "
-            "0, or more when the daemon was started with --accept-data-loss-risk; remove the line, and give "
+            "unchanged bytes do not prove that no device write is in flight, guest data may be "
+            "lost; allowed: "
+            "0, or more when the daemon was started with --accept-data-loss-risk; remove the line, "
+            "and give "
             "the VM's disks cache=writeback instead");
   }
 

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// What the value of a key may be: each function takes a node of the file into its setting, or
+// leaves the setting alone and says no. Only config.cpp includes this, so that only it compiles
+// toml++. Threads: any; no state.
+#pragma once
+
+#include <toml++/toml.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "policy/amount.hpp"
+
+namespace ramfold::policy {
+
+inline bool set_bool(bool& to, const toml::node& node) {
+  const auto value = node.value_exact<bool>();
+  if (value) to = *value;
+  return value.has_value();
+}
+
+inline bool set_bool(std::optional<bool>& to, const toml::node& node) {
+  bool value = false;
+  if (!set_bool(value, node)) return false;
+  to = value;
+  return true;
+}
+
+inline bool set_double(double& to, const toml::node& node, double least, double most) {
+  if (!node.is_number()) return false;
+  const double value = node.value<double>().value_or(std::nan(""));
+  if (!(value >= least && value <= most)) return false;
+  to = value;
+  return true;
+}
+
+// A wait of less than a second is shorter than what a disk may take, and only pretends.
+inline bool set_grace(double& to, const toml::node& node) {
+  double seconds = 0;
+  if (!set_double(seconds, node, 0, 3600) || (seconds > 0 && seconds < 1)) return false;
+  to = seconds;
+  return true;
+}
+
+inline bool set_grace(std::optional<double>& to, const toml::node& node) {
+  double seconds = 0;
+  if (!set_grace(seconds, node)) return false;
+  to = seconds;
+  return true;
+}
+
+inline bool set_unsigned(unsigned& to, const toml::node& node, unsigned least, unsigned most) {
+  const auto value = node.value_exact<std::int64_t>();
+  if (!value || *value < least || *value > most) return false;
+  to = static_cast<unsigned>(*value);
+  return true;
+}
+
+inline bool set_amount(MemoryAmount& to, const toml::node& node, double percent_max) {
+  std::optional<MemoryAmount> amount;
+  if (const auto bytes = node.value_exact<std::int64_t>()) {
+    if (*bytes >= 0) amount = parse_amount(std::to_string(*bytes));
+  } else if (const auto text = node.value_exact<std::string>()) {
+    amount = parse_amount(*text);
+  }
+  if (!amount || (amount->relative() && amount->percent() > percent_max)) return false;
+  to = *amount;
+  return true;
+}
+
+template <typename Enum>
+struct Choice {
+  std::string_view name;
+  Enum value;
+};
+template <typename Enum, std::size_t N>
+inline bool set_choice(Enum& to, const toml::node& node,
+                       const std::array<Choice<Enum>, N>& choices) {
+  const auto text = node.value_exact<std::string>();
+  if (!text) return false;
+  for (const auto& choice : choices) {
+    if (choice.name == *text) {
+      to = choice.value;
+      return true;
+    }
+  }
+  return false;
+}
+
+inline bool is_word(std::string_view text, std::size_t size_max) {
+  const auto fits = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
+           c == '-' || c == '.';
+  };
+  return !text.empty() && text.size() <= size_max && std::all_of(text.begin(), text.end(), fits);
+}
+
+inline bool set_word(std::string& to, const toml::node& node, std::size_t size_max) {
+  const auto text = node.value_exact<std::string>();
+  if (!text || !is_word(*text, size_max)) return false;
+  to = *text;
+  return true;
+}
+
+// sun_path holds 107 bytes, "/control.sock" is the longest name in it.
+inline constexpr std::size_t kRuntimeDirMax = 90;
+
+inline bool set_runtime_dir(std::string& to, const toml::node& node) {
+  const auto text = node.value_exact<std::string>();
+  if (!text || text->size() < 2 || text->front() != '/' || text->back() == '/') return false;
+  if (text->size() > kRuntimeDirMax || text->find('\n') != std::string::npos) return false;
+  to = *text;
+  return true;
+}
+
+inline bool set_uuid(std::string& to, const toml::node& node) {
+  const auto text = node.value_exact<std::string>();
+  if (!text || text->size() != 36) return false;
+  std::string lower = *text;
+  for (std::size_t i = 0; i < lower.size(); ++i) {
+    char& c = lower[i];
+    if (c >= 'A' && c <= 'F') c = static_cast<char>(c - 'A' + 'a');
+    const bool dash = i == 8 || i == 13 || i == 18 || i == 23;
+    const bool hex = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f');
+    if (dash ? c != '-' : !hex) return false;
+  }
+  to = lower;
+  return true;
+}
+
+inline constexpr std::size_t kVmNameMax = 256;
+
+inline bool set_vm_name(std::string& to, const toml::node& node) {
+  const auto text = node.value_exact<std::string>();
+  if (!text || text->empty() || text->size() > kVmNameMax) return false;
+  to = *text;
+  return true;
+}
+
+inline bool set_group(std::optional<std::string>& to, const toml::node& node) {
+  std::string name;
+  if (!set_word(name, node, 64)) return false;
+  to = name;
+  return true;
+}
+
+}  // namespace ramfold::policy
