@@ -22,7 +22,7 @@ void FactWatch::check(const std::function<void(const VmHandle&)>& must_unfold) {
     for (const VmHandle& vm : vms) {
       for (const guest::RamBlock& block : vm->ram) files.push_back({block.file, vm->vm->pid()});
     }
-    others_ = facts_.other_uses(files, ours_);
+    others_ = facts_.other_uses(files, custody_);
     others_known_ = true;
     others_ns_ = now;
   }

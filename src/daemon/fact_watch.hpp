@@ -4,7 +4,6 @@
 // Threads: check() from the housekeeping thread only.
 #pragma once
 
-#include <array>
 #include <functional>
 #include <memory>
 
@@ -15,15 +14,13 @@ namespace ramfold::daemon {
 
 class FactWatch {
  public:
-  FactWatch(VmSet& vms, const guest::ProcFacts& facts, pid_t daemon) noexcept
-      : vms_(vms), facts_(facts), ours_{daemon, -1} {}
+  FactWatch(VmSet& vms, const guest::ProcFacts& facts, const guest::Custody& custody) noexcept
+      : vms_(vms), facts_(facts), custody_(custody) {}
 
   // `must_unfold` is called for a VM whose RAM somebody else uses.
   void check(const std::function<void(const VmHandle&)>& must_unfold);
   // One VM, at once and in full: after its agent got ready, and on its hints.
   void check_one(const VmHandle& vm, guest::Depth depth, const std::function<void(const VmHandle&)>& must_unfold);
-  // The keeper holds RAM files too; -1: there is none.
-  void set_keeper(pid_t pid) noexcept { ours_[1] = pid; }
 
  private:
   // The verdict of a look at `sequence`.
@@ -31,7 +28,7 @@ class FactWatch {
 
   VmSet& vms_;
   const guest::ProcFacts& facts_;
-  std::array<pid_t, 2> ours_;  // daemon, keeper
+  const guest::Custody custody_;
   guest::OtherUses others_;
   bool others_known_ = false;
   std::uint64_t others_ns_ = 0;

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <poll.h>
 #include <spdlog/spdlog.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 #include <algorithm>
@@ -29,6 +30,13 @@ void nap() {
   ::nanosleep(&t, nullptr);
 }
 
+// Nothing is known as {0, 0}.
+guest::RamFileId file_of(sys::BorrowedFd fd) {
+  struct stat st{};
+  if (::fstat(fd.get(), &st) != 0) return {};
+  return {st.st_dev, st.st_ino};
+}
+
 }  // namespace
 
 void Host::housekeeping() {
@@ -42,7 +50,6 @@ void Host::housekeeping() {
       const std::uint64_t cpu_ns = thread_cpu_ns();
       {
         const std::lock_guard lock(watch_mutex_);
-        watch_->set_keeper(keeping_.keeper_pid());
         watch_->check([this](const VmHandle& vm) { unfold_for_consumer(vm); });
       }
       facts_ns = monotonic_ns() +
@@ -82,7 +89,8 @@ void Host::prove_kernel() {
   }
   const std::lock_guard lock(watch_mutex_);
   facts_ = std::make_unique<guest::ProcFacts>(procfs_, std::move(facts));
-  watch_ = std::make_unique<FactWatch>(vms_, *facts_, ::getpid());
+  const guest::Custody custody{::getpid(), file_of(contents_->files().contents)};
+  watch_ = std::make_unique<FactWatch>(vms_, *facts_, custody);
 }
 
 void Host::keep_everything() {

@@ -154,6 +154,15 @@ struct Facts {
 };
 inline constexpr std::size_t kReasonsMax = 64;
 
+// Who has RAM files for us. The keeper is told by what it holds, not by its pid: one that was killed
+// has everything back from its service manager before the daemon can know of the new process.
+struct Custody {
+  pid_t daemon = -1;
+  // A file of the store. Daemon, keeper and the service manager hold it, with whatever they forked a
+  // moment ago; nobody else is ever given it, and no RAM is kept without it.
+  RamFileId store;
+};
+
 class ProcFacts {
  public:
   // `procfs` must outlive this.
@@ -162,13 +171,12 @@ class ProcFacts {
   Facts read(const VmToCheck& vm) const;
 
   // One pass over all processes: who else maps one of `files` or holds its descriptor? `owners` are
-  // the QEMU processes themselves, `ours` daemon and keeper. A process that ends meanwhile is left
-  // out.
+  // the QEMU processes themselves. A process that ends meanwhile is left out.
   struct OwnedFile {
     RamFileId file;
     pid_t owner = 0;
   };
-  OtherUses other_uses(std::span<const OwnedFile> files, std::span<const pid_t> ours) const;
+  OtherUses other_uses(std::span<const OwnedFile> files, const Custody& custody) const;
 
   // Bytes that may still be charged to the VM before one of its memory cgroups is full (L6), file
   // cache that the kernel can drop counted as free; nothing: no limit. An error when it cannot be

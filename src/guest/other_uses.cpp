@@ -13,34 +13,31 @@ constexpr pid_t kInit = 1;
 
 class Pass {
  public:
-  Pass(const sys::Procfs& procfs, std::span<const ProcFacts::OwnedFile> files) noexcept
-      : procfs_(procfs), files_(files) {}
+  Pass(const sys::Procfs& procfs, std::span<const ProcFacts::OwnedFile> files,
+       const RamFileId& store) noexcept
+      : procfs_(procfs), files_(files), store_(store) {}
 
   void look_at(pid_t pid) {
     ++found_.processes;
-    // Some hosts shield init even from root; it was there before every RAM file and is nobody's helper.
-    if (pid == kInit && procfs_.mappings(pid, [](const auto&) { return false; }) == sys::Seen::denied) {
+    // Some hosts shield init even from root; it was there before every RAM file and is nobody's
+    // helper.
+    if (pid == kInit &&
+        procfs_.mappings(pid, [](const auto&) { return false; }) == sys::Seen::denied) {
       return;
     }
-    bool whole = lines_ < kPassLinesMax;
-    if (whole) {
-      whole = is_whole(procfs_.mappings(pid, [&](const sys::MapEntry& entry) {
-        note(pid, {entry.device, entry.inode}, OtherUse::How::maps);
-        return ++lines_ < kPassLinesMax;
-      }));
+    Look look = look_once(pid);
+    if (!look.uses.empty()) {
+      // A keeper that is being killed, or a child of the service manager before its exec, may have
+      // lost the store between two descriptors of the first look; by now it has lost the others
+      // too.
+      if (Look again = look_once(pid); again.whole) look = std::move(again);
     }
-    if (whole) {
-      whole = is_whole(procfs_.descriptors(pid, [&](const sys::FdEntry& entry) {
-        // Only a memory file has such a link, or a file of that name, which the inode tells apart.
-        if (entry.link.starts_with("/memfd:")) {
-          if (const auto stat = procfs_.fd_stat(pid, entry.number)) {
-            note(pid, {stat->device, stat->inode}, OtherUse::How::holds_descriptor);
-          }
-        }
-        return ++lines_ < kPassLinesMax;
-      }));
+    for (OtherUse& use : look.uses) {
+      if (found_.uses.size() >= kUsesMax) break;
+      use.command = procfs_.command(pid).value_or("?");
+      found_.uses.push_back(std::move(use));
     }
-    if (whole && lines_ < kPassLinesMax) return;
+    if (look.whole) return;
     const auto status = procfs_.status(pid);
     if (!status) return;  // gone
     auto& uids = found_.unchecked_uids;
@@ -50,37 +47,71 @@ class Pass {
   OtherUses take() { return std::move(found_); }
 
  private:
+  // What one process uses.
+  struct Look {
+    std::vector<OtherUse> uses;
+    bool whole = false;
+  };
+
+  Look look_once(pid_t pid) {
+    Look look;
+    bool holds_store = false;
+    look.whole = lines_ < kPassLinesMax;
+    if (look.whole) {
+      look.whole = is_whole(procfs_.mappings(pid, [&](const sys::MapEntry& entry) {
+        note(look, pid, {entry.device, entry.inode}, OtherUse::How::maps);
+        return ++lines_ < kPassLinesMax;
+      }));
+    }
+    if (look.whole) {
+      look.whole = is_whole(procfs_.descriptors(pid, [&](const sys::FdEntry& entry) {
+        // Only a memory file has such a link, or a file of that name, which the inode tells apart.
+        if (entry.link.starts_with("/memfd:")) {
+          if (const auto stat = procfs_.fd_stat(pid, entry.number)) {
+            const RamFileId file{stat->device, stat->inode};
+            holds_store = holds_store || file == store_;
+            note(look, pid, file, OtherUse::How::holds_descriptor);
+          }
+        }
+        return ++lines_ < kPassLinesMax;
+      }));
+    }
+    look.whole = look.whole && lines_ < kPassLinesMax;
+    // Who keeps RAM files for us maps none.
+    if (holds_store)
+      std::erase_if(look.uses, [](const OtherUse& use) { return use.how != OtherUse::How::maps; });
+    return look;
+  }
+
   static bool is_whole(sys::Seen seen) noexcept {
     return seen == sys::Seen::all || seen == sys::Seen::gone;
   }
 
-  void note(pid_t pid, RamFileId file, OtherUse::How how) {
+  void note(Look& look, pid_t pid, RamFileId file, OtherUse::How how) const {
     const auto owned = std::ranges::find(files_, file, &ProcFacts::OwnedFile::file);
     if (owned == files_.end() || owned->owner == pid) return;
     // systemd's descriptor store holds all that the keeper holds. A mapping would be another
     // matter.
     if (pid == kInit && how == OtherUse::How::holds_descriptor) return;
-    for (const OtherUse& use : found_.uses) {
-      if (use.pid == pid && use.file == file) return;  // its mapping is found before its descriptor
-    }
-    if (found_.uses.size() >= kUsesMax) return;
-    found_.uses.push_back({file, pid, procfs_.command(pid).value_or("?"), how});
+    // Its mapping is found before its descriptor.
+    if (std::ranges::find(look.uses, file, &OtherUse::file) != look.uses.end()) return;
+    if (look.uses.size() < kUsesMax) look.uses.push_back({file, pid, {}, how});
   }
 
   static constexpr std::size_t kUsesMax = 4096;
   const sys::Procfs& procfs_;
   std::span<const ProcFacts::OwnedFile> files_;
+  const RamFileId store_;
   OtherUses found_;
   std::size_t lines_ = 0;
 };
 
 }  // namespace
 
-OtherUses ProcFacts::other_uses(std::span<const OwnedFile> files,
-                                std::span<const pid_t> ours) const {
-  Pass pass(procfs_, files);
+OtherUses ProcFacts::other_uses(std::span<const OwnedFile> files, const Custody& custody) const {
+  Pass pass(procfs_, files, custody.store);
   procfs_.processes([&](pid_t pid) {
-    if (std::ranges::find(ours, pid) == ours.end()) pass.look_at(pid);
+    if (pid != custody.daemon) pass.look_at(pid);
     return true;
   });
   return pass.take();

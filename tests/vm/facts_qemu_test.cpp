@@ -165,7 +165,7 @@ using Names = std::set<std::string_view>;
 
 OtherUses others_of(const Qemu& qemu) {
   const std::array files{ProcFacts::OwnedFile{qemu.block().file, qemu.pid()}};
-  return facts_reader.other_uses(files, std::array{::getpid()});
+  return facts_reader.other_uses(files, {.daemon = ::getpid(), .store = {}});
 }
 
 }  // namespace

@@ -11,10 +11,11 @@ import signal
 import sys
 import time
 
-from rig import Failed, Rig, need_userfaultfd, run, say
+from rig import Failed, Rig, binary, need_userfaultfd, run, say
 from storm import LONG, SEED, finish, progress_of, start, wait_for_progress
 
 BURIAL_SECONDS = 20
+PASS_SECONDS = 7  # more than from one look at all processes to the next
 RAM = 'memory-backend-memfd'  # what the storm's guests call theirs
 
 
@@ -149,9 +150,29 @@ class Kills:
         return kill.__name__
 
 
+def keeper_out_of_reach(rig):
+    """A keeper has everything back, and the daemon cannot reach it: it is no other consumer of RAM,
+    for which a guest would be unfolded for good."""
+    rig.wait_folded(200, 60)
+    rig.kill_keeper()
+    command = [binary('RAMFOLD_KEEPER'), '--socket', f'{rig.dir}/elsewhere.sock']
+    rig.keeper = rig.manager.start(command, rig.log)
+    time.sleep(PASS_SECONDS)
+    kept = ram_inodes(rig.keeper.pid)
+    if not all(ram_inodes(guest.process.pid) & kept for guest in rig.guests):
+        raise Failed('the keeper has not all RAM files back: this shows nothing')
+    rig.kill_keeper()
+    rig.start_keeper()
+    for vm in rig.snapshot()['vms']:
+        if any(r['code'] in ('ram_fd_elsewhere', 'other-consumer') for r in vm['reasons']):
+            raise Failed(f'its own keeper is taken for a consumer: {vm["reasons"]}')
+    rig.wait_folded(200, 60)
+
+
 def keeper_storm(rig):
     dice = random.Random(SEED)
     start(rig, 2, '--pages', '2048')
+    keeper_out_of_reach(rig)
     kills = Kills(rig, dice)
     seen = {}
     for i in range(200 if LONG else 30):

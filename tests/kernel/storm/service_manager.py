@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What systemd does for the keeper: takes descriptors by datagram and passes them to the next one.
 
-The daemon takes a process that holds a RAM file for another consumer of it, but not init. So what is stored here
-lies as messages in sockets, and is ours for as long as it takes to start a keeper only."""
+What is stored lies as messages in sockets, and is this process's for as long as it takes to start a
+keeper only: of a dead guest's RAM no descriptor may be seen anywhere."""
 import array
 import fcntl
 import os

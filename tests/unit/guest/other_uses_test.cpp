@@ -23,17 +23,24 @@ void add_process(const FakeVm& vm, int pid, const std::string& maps, const char*
 constexpr const char* kRam = "7f5000000000-7f5000001000 r--s 00003000 00:01 4242 /memfd:mem\n";
 constexpr const char* kElse = "7f5000000000-7f5000001000 r--s 00003000 00:01 4243 /memfd:mem\n";
 
-OtherUses look(const FakeVm& vm, std::span<const pid_t> ours = {}) {
+constexpr pid_t kDaemon = 5;
+constexpr RamFileId kStore{FakeVm::kDevice, 77};
+
+OtherUses look(const FakeVm& vm) {
   const std::array files{ProcFacts::OwnedFile{vm.block.file, FakeVm::kPid}};
-  return ProcFacts(vm.procfs, {}).other_uses(files, ours);
+  return ProcFacts(vm.procfs, {}).other_uses(files, {kDaemon, kStore});
+}
+
+void add_memory_file(FakeVm& vm, pid_t pid, int fd, const RamFileId& file) {
+  vm.tree.link("proc/" + std::to_string(pid) + "/fd/" + std::to_string(fd), "/memfd:mem (deleted)");
+  vm.procfs.stats[{pid, fd}] = {S_IFREG, file.device, file.inode, 0};
 }
 
 }  // namespace
 
 TEST_CASE("another process that maps RAM, or holds its descriptor, is found") {
   FakeVm vm;
-  vm.tree.link("proc/1000/fd/9", "/memfd:mem (deleted)");
-  vm.procfs.stats[{FakeVm::kPid, 9}] = {S_IFREG, FakeVm::kDevice, FakeVm::kInode, 0};
+  add_memory_file(vm, FakeVm::kPid, 9, vm.block.file);
   add_process(vm, 7, kElse);
   CHECK(look(vm).uses.empty());
 
@@ -51,8 +58,7 @@ TEST_CASE("another process that maps RAM, or holds its descriptor, is found") {
     CHECK(facts.reasons[0].text == "process 8 (back?end) maps the VM's RAM");
   }
   SECTION("a descriptor") {
-    vm.tree.link("proc/7/fd/5", "/memfd:mem (deleted)");
-    vm.procfs.stats[{7, 5}] = {S_IFREG, FakeVm::kDevice, FakeVm::kInode, 0};
+    add_memory_file(vm, 7, 5, vm.block.file);
     const OtherUses others = look(vm);
     REQUIRE(others.uses.size() == 1);
     CHECK(others.uses[0].how == OtherUse::How::holds_descriptor);
@@ -62,16 +68,53 @@ TEST_CASE("another process that maps RAM, or holds its descriptor, is found") {
   }
   SECTION("init holds the keeper's descriptors for it, but maps nothing") {
     add_process(vm, 1, kElse, "0");
-    vm.tree.link("proc/1/fd/5", "/memfd:mem (deleted)");
-    vm.procfs.stats[{1, 5}] = {S_IFREG, FakeVm::kDevice, FakeVm::kInode, 0};
+    add_memory_file(vm, 1, 5, vm.block.file);
     CHECK(look(vm).uses.empty());
     add_process(vm, 1, kRam, "0");
     CHECK(look(vm).uses.size() == 1);
   }
-  SECTION("our own processes are left out") {
-    add_process(vm, 8, kRam);
-    CHECK(look(vm, std::array<pid_t, 2>{5, 8}).uses.empty());
+  SECTION("the daemon is left out") {
+    add_process(vm, kDaemon, kRam);
+    CHECK(look(vm).uses.empty());
   }
+}
+
+TEST_CASE("who holds the store keeps RAM files for us, whatever its pid") {
+  FakeVm vm;
+  add_process(vm, 8, kElse, "0");
+  const int store = GENERATE(4, 6);  // before and after the RAM file
+  add_memory_file(vm, 8, 5, vm.block.file);
+  SECTION("a keeper that the daemon has not reached yet") {
+    add_memory_file(vm, 8, store, kStore);
+    CHECK(look(vm).uses.empty());
+  }
+  SECTION("it maps RAM all the same") {
+    add_process(vm, 8, kRam, "0");
+    add_memory_file(vm, 8, store, kStore);
+    REQUIRE(look(vm).uses.size() == 1);
+    CHECK(look(vm).uses[0].how == OtherUse::How::maps);
+  }
+  SECTION("another file, of the same name") {
+    add_memory_file(vm, 8, store, {FakeVm::kDevice, 78});
+    CHECK(look(vm).uses.size() == 1);
+  }
+  SECTION("another process than the one that holds the store") {
+    add_memory_file(vm, 8, store, kStore);
+    add_process(vm, 9, kElse, "0");
+    add_memory_file(vm, 9, 5, vm.block.file);
+    REQUIRE(look(vm).uses.size() == 1);
+    CHECK(look(vm).uses[0].pid == 9);
+  }
+}
+
+TEST_CASE("a process that gives its descriptors up while it is looked at is no consumer") {
+  FakeVm vm;
+  add_process(vm, 8, kElse, "0");
+  add_memory_file(vm, 8, 5, vm.block.file);
+  vm.procfs.after_stat = [&](pid_t pid, int fd) {
+    if (pid == 8) vm.tree.remove("proc/8/fd/" + std::to_string(fd));
+  };
+  CHECK(look(vm).uses.empty());
 }
 
 TEST_CASE("another VM's use is no reason for this one") {

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <map>
 #include <stdexcept>
 #include <string>
@@ -54,6 +55,7 @@ class FakeProcfs : public sys::Procfs {
   Result<sys::FileStat> fd_stat(pid_t pid, int fd) const override {
     const auto found = stats.find({pid, fd});
     if (found == stats.end()) return fail("fake fd_stat", ESRCH);
+    if (after_stat) after_stat(pid, fd);
     return found->second;
   }
   Result<std::uint64_t> fd_filesystem(pid_t pid, int fd) const override {
@@ -63,6 +65,7 @@ class FakeProcfs : public sys::Procfs {
   }
 
   std::map<std::pair<pid_t, int>, sys::FileStat> stats;
+  std::function<void(pid_t, int)> after_stat;  // what happens while a process is looked at
   std::map<std::pair<pid_t, int>, std::uint64_t> filesystems;
 };
 
