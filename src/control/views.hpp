@@ -194,8 +194,8 @@ struct RamBlockView {
 };
 
 struct BackoffView {
-  PageCount held;         // pages that must stay unchanged for longer than `passes` now
-  std::uint64_t returns;  // folded pages that came back soon
+  PageCount held;         // present in the last pass; must stay unchanged for longer than `passes`
+  std::uint64_t returns;  // how often a folded page came back soon, since the daemon's start
   friend bool operator==(const BackoffView&, const BackoffView&) = default;
 };
 

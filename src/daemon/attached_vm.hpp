@@ -18,6 +18,7 @@
 #include "guest/facts.hpp"
 #include "guest/vm.hpp"
 #include "policy/config.hpp"
+#include "scan/plan.hpp"
 
 namespace ramfold::daemon {
 
@@ -34,9 +35,9 @@ struct ScanCursor {
   std::size_t next = 0;
   std::size_t in_work = 0;
   std::uint64_t began_ns = 0;
-  std::uint64_t present = 0;       // pages seen present so far in this pass
-  std::uint64_t present_last = 0;  // in the last whole pass
-  std::uint64_t pass_ns = 0;       // how long that took
+  scan::Met met;              // so far in this pass
+  scan::Met met_last;         // in the last whole pass
+  std::uint64_t pass_ns = 0;  // how long that took
   std::uint64_t passes = 0;
 };
 

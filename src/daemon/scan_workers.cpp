@@ -56,7 +56,7 @@ void ScanWorkers::run() noexcept {
       continue;
     }
     const std::uint64_t folding = work(next, *planner, *folder, *windows);
-    give_back(next, planner->present());
+    give_back(next, planner->met());
     const std::uint64_t cpu = thread_cpu_ns();
     fold_cpu_ns_.fetch_add(folding, std::memory_order_relaxed);
     scan_cpu_ns_.fetch_add(cpu - cpu_seen - folding, std::memory_order_relaxed);
@@ -82,7 +82,7 @@ bool ScanWorkers::claim(Claim& claim, std::size_t& turn) {
     }
     if (cursor.next == 0) {
       cursor.began_ns = monotonic_ns();
-      cursor.present = 0;
+      cursor.met = {};
       vm->vm->next_pass();
     }
     ++cursor.in_work;
@@ -94,13 +94,14 @@ bool ScanWorkers::claim(Claim& claim, std::size_t& turn) {
   return false;
 }
 
-void ScanWorkers::give_back(const Claim& claim, std::uint64_t present) {
+void ScanWorkers::give_back(const Claim& claim, scan::Met met) {
   ScanCursor& cursor = claim.vm->cursor;
   const std::lock_guard lock(cursor.mutex);
   --cursor.in_work;
-  cursor.present += present;
+  cursor.met.present += met.present;
+  cursor.met.held += met.held;
   if (cursor.next == scan::chunk_count(*claim.vm->vm) && cursor.in_work == 0) {
-    cursor.present_last = cursor.present;
+    cursor.met_last = cursor.met;
     cursor.pass_ns = monotonic_ns() - cursor.began_ns;
     ++cursor.passes;
   }

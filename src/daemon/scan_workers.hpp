@@ -38,7 +38,7 @@ class ScanWorkers {
   void run() noexcept;
   // A chunk of some VM whose pass is under way or due; nothing when all rest.
   bool claim(Claim& claim, std::size_t& turn);
-  void give_back(const Claim& claim, std::uint64_t present);
+  void give_back(const Claim& claim, scan::Met met);
   // Returns the CPU time that folding took of it.
   std::uint64_t work(const Claim& claim, scan::Planner& planner, fold::Folder& folder,
                      std::span<scan::Window, scan::kChunkWindows> windows);

@@ -134,8 +134,10 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
     const std::lock_guard lock(vm->cursor.mutex);
     view.pass_seconds = seconds(vm->cursor.pass_ns);
     view.passes = vm->cursor.passes;
-    view.pages.observed = PageCount{vm->cursor.present_last};
+    view.pages.observed = PageCount{vm->cursor.met_last.present};
+    view.backoff.held = PageCount{vm->cursor.met_last.held};
   }
+  view.backoff.returns = c.returned_soon.get();
   view.faults = {fault_kind("zero", c.faults_zero, c.latency_zero),
                  fault_kind("content", c.faults_content, c.latency_content),
                  fault_kind("write", c.faults_write_guarded, c.latency_guarded)};

@@ -304,8 +304,10 @@ void Filler::set_word(PageIndex p, Word seen, Word next) noexcept {
   if (seen.tag() == Tag::folded && next.tag() != Tag::folded) {
     if (counted) (seen.content() == kZeroContent ? counters.folded_zero : counters.folded_content).sub();
     const unsigned passes = (vm_.pass_now() - seen.age()) & Word::kAgeMax;
-    const unsigned backoff = passes < kReturnedSoonPasses ? std::min(seen.backoff() + 1, Word::kBackoffMax)
-                                                          : seen.backoff() - (seen.backoff() > 0 ? 1 : 0);
+    const bool soon = passes < kReturnedSoonPasses;
+    if (soon) counters.returned_soon.add();
+    const unsigned backoff = soon ? std::min(seen.backoff() + 1, Word::kBackoffMax)
+                                  : seen.backoff() - (seen.backoff() > 0 ? 1 : 0);
     next = next.becomes(next.tag(), next.payload(), next.age(), backoff);
   }
   if (counted && seen.tag() == Tag::clean) counters.clean.sub();

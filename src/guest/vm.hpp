@@ -45,7 +45,7 @@ struct VmCounters {
   Counter folds_zero, folds_shared, folds_stored, folds_again;
   Counter observed, aborted_by_write, aborted_by_gate, aborted_by_discard, changed_while_cold;
   Counter faults_zero, faults_content, faults_write_guarded, faults_late, faults_busy, faults_pending;
-  Counter zero_filled, errors, no_memory_waits, corrupt, discards_seen, unregistered_chunks;
+  Counter returned_soon, zero_filled, errors, no_memory_waits, corrupt, discards_seen, unregistered_chunks;
   LatencyHistogram latency_zero, latency_content, latency_guarded;
 };
 

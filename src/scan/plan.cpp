@@ -9,11 +9,20 @@ namespace ramfold::scan {
 
 using guest::Tag;
 
+unsigned ColdRule::need(guest::Word word) const noexcept {
+  return std::min(passes << (backoff ? word.backoff() : 0), guest::Word::kAgeMax);
+}
+
+bool ColdRule::holds_back(guest::Word word) const noexcept {
+  const Tag tag = word.tag();
+  const bool candidate = tag == Tag::none || tag == Tag::observed || tag == Tag::clean;
+  return candidate && need(word) > passes;
+}
+
 Verdict ColdRule::judge(guest::Word word, bool guarded) const noexcept {
-  const unsigned need = std::min(passes << (backoff ? word.backoff() : 0), guest::Word::kAgeMax);
-  const bool cold = word.age() + 1 >= need;
+  const bool cold = word.age() + 1 >= need(word);
   switch (word.tag()) {
-    case Tag::none: return need == 0 ? Verdict::fold : Verdict::observe;
+    case Tag::none: return need(word) == 0 ? Verdict::fold : Verdict::observe;
     case Tag::observed:
       if (!cold) return Verdict::observe;
       return grace && !guarded ? Verdict::hold : Verdict::fold;
@@ -36,7 +45,7 @@ std::size_t chunk_count(const guest::Vm& vm) noexcept {
 Result<std::size_t> Planner::plan(const guest::Vm& vm, std::size_t chunk, const ColdRule& rule,
                                   std::span<Window, kChunkWindows> into) {
   std::size_t used = 0;
-  present_ = 0;
+  met_ = {};
   const std::uint64_t now = rule.grace ? monotonic_ns() : 0;
   const PageIndex first{chunk * guest::kChunkPages.value};
   const PageIndex end{std::min(first.value + guest::kChunkPages.value, vm.pages().value)};
@@ -57,8 +66,10 @@ Result<std::size_t> Planner::plan(const guest::Vm& vm, std::size_t chunk, const 
         const bool guarded = (region.categories & sys::kPageWritten) == 0;
         for (std::uint64_t va = region.start; va < region.end; va += kPageSize) {
           const PageIndex p{from.value + ((va - base.value) >> kPageShift)};
-          ++present_;
-          const Verdict verdict = rule.judge(vm.table().load(p), guarded);
+          const guest::Word word = vm.table().load(p);
+          ++met_.present;
+          if (rule.holds_back(word)) ++met_.held;
+          const Verdict verdict = rule.judge(word, guarded);
           if (verdict == Verdict::leave) continue;
           // Who waits in a window is not made to wait for others that come to it.
           if (rule.grace && verdict == Verdict::fold && !vm.grace().over(p, now)) continue;

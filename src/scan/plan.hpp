@@ -41,6 +41,17 @@ struct ColdRule {
 
   // `guarded`: the page is present and write-protected.
   Verdict judge(guest::Word word, bool guarded) const noexcept;
+  // The page, not folded now, must stay unchanged for more than `passes` passes.
+  bool holds_back(guest::Word word) const noexcept;
+
+ private:
+  unsigned need(guest::Word word) const noexcept;
+};
+
+// Pages of a chunk, as the plan met them.
+struct Met {
+  std::uint64_t present = 0;
+  std::uint64_t held = 0;  // present, and held back by the rule's back-off
 };
 
 class Planner {
@@ -49,12 +60,12 @@ class Planner {
   // work. An Error with ESRCH: the VM is gone.
   Result<std::size_t> plan(const guest::Vm& vm, std::size_t chunk, const ColdRule& rule,
                            std::span<Window, kChunkWindows> into);
-  // Pages of the chunk that were present at the last plan().
-  std::uint64_t present() const noexcept { return present_; }
+  // Of the last plan().
+  Met met() const noexcept { return met_; }
 
  private:
   std::array<sys::PageRegion, 256> regions_;
-  std::uint64_t present_ = 0;
+  Met met_;
 };
 
 // Chunks of a VM.

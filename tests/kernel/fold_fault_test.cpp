@@ -49,6 +49,29 @@ TEST_CASE("a write to a folded page changes only that page") {
   }
 }
 
+TEST_CASE("pages that come back soon are held back, and counted") {
+  Rig rig(32);
+  rig.rule.backoff = true;
+  for (std::uint64_t p = 0; p < 32; ++p) rig.process->store(PageIndex{p}, p + 1);
+  rig.fold_until(32);
+  CHECK(rig.held == 0);
+  for (std::uint64_t p = 0; p < 3; ++p) (void)rig.process->load(PageIndex{p});
+  rig.process->store(PageIndex{3}, 77);
+  rig.pass();
+  CHECK(rig.held == 4);
+  CHECK(rig.vm->counters().returned_soon.get() == 4);
+  SECTION("until they are folded again") {
+    rig.fold_until(32);
+    rig.pass();
+    CHECK(rig.held == 0);
+  }
+  SECTION("not by a rule without back-off") {
+    rig.rule.backoff = false;
+    rig.pass();
+    CHECK(rig.held == 0);
+  }
+}
+
 TEST_CASE("a closed gate folds nothing") {
   Rig rig(16);
   for (std::uint64_t p = 0; p < 16; ++p) rig.process->store(PageIndex{p}, 5);

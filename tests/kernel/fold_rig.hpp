@@ -22,6 +22,7 @@ struct Rig {
   std::unique_ptr<fold::Folder> folder;
   GroupId group;
   scan::ColdRule rule{1, false};
+  std::uint64_t held = 0;  // pages that the last pass met held back
 
   static std::shared_ptr<store::Contents> make_store() {
     auto made = store::Contents::create(ByteCount{1u << 30});
@@ -54,9 +55,11 @@ struct Rig {
     scan::Planner planner;
     auto windows = std::make_unique<std::array<scan::Window, scan::kChunkWindows>>();
     vm->next_pass();
+    held = 0;
     for (std::size_t chunk = 0; chunk < scan::chunk_count(*vm); ++chunk) {
       const auto n = planner.plan(*vm, chunk, rule, *windows);
       if (!n) continue;  // only where errors are injected
+      held += planner.met().held;
       for (std::size_t i = 0; i < *n; ++i) folder->work(*vm, group, (*windows)[i], {}, true);
     }
   }

@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Guests under real KVM verify every page of theirs while they are folded and the daemon is killed."""
+import time
+
 import vm_tests
 from vm_tests import rig_of, vm
 
@@ -15,6 +17,18 @@ def rounds(guest):
 def intact(guest):
     if "BAD" in guest.serial():
         raise vm.VmError(f"{guest.name}: {guest.serial()[-500:]}")
+
+
+def wait_backoff(rig, name, seconds=60):
+    """Pages that every round brings back are held back, and `ramfold show` says so."""
+    end = time.monotonic() + seconds
+    while True:
+        view = rig.vm(name)["backoff"]
+        if view["held_pages"] and view["returns"]:
+            return
+        if time.monotonic() > end:
+            raise vm.VmError(f"{name}: back-off after {seconds} s: {view}")
+        time.sleep(0.2)
 
 
 def test(run_dir, options):
@@ -47,6 +61,7 @@ def test(run_dir, options):
                 intact(one)
         for one in guests:
             rig.wait_folded(one.name, pages)
+            wait_backoff(rig, one.name)
         rig.detach("flat1")
         rig.off()
         start = [rounds(one) for one in guests]
