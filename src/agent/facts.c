@@ -26,7 +26,7 @@ static const char *link_at(const char *path, char *out, size_t size) {
 
 uint32_t rf_facts_of(int fd) {
   const int flags = rf_sys_fcntl(fd, F_GETFL, 0);
-  struct stat s;
+  struct stat s = {0};
   if (flags < 0 || rf_sys_fstat(fd, &s) != 0) return 0;
   char path[48];
   char link[64]; /* only its beginning is asked about */
@@ -75,7 +75,7 @@ void rf_facts_mark_open(void) {
   const int opened = rf_sys_openat(AT_FDCWD, "/proc/self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
   if (opened < 0) return;
   const int directory = rf_own_keep(opened);
-  _Alignas(8) char entries[2048];
+  _Alignas(8) char entries[2048] = {0};
   for (;;) {
     const long bytes = rf_raw3(SYS_getdents64, directory, (long)entries, sizeof entries);
     if (bytes <= 0) break;

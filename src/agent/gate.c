@@ -150,7 +150,7 @@ static struct rf_gate_map *slot_of(const struct stat *s) {
 }
 
 enum rf_published rf_gate_publish(int fd, uint64_t pages, uint32_t generation) {
-  struct stat s;
+  struct stat s = {0};
   const uint64_t bytes = RF_SHARED_PAGE + (pages + 63) / 64 * 8;
   const int seals = rf_sys_fcntl(fd, F_GET_SEALS, 0);
   /* Without the seal against shrinking, a daemon gone wrong could end QEMU by SIGBUS. */

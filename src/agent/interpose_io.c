@@ -94,6 +94,7 @@ static int begin_register(struct rf_hazard_call *call, bool *active) {
   return *active ? -rf_hazard_hold(call, RF_HAZARD_FIXED_BUFFERS, true) : 0;
 }
 
+/* NOLINTBEGIN(bugprone-macro-parentheses): lists of parameters have theirs. */
 #define REGISTER(name, parameters, types, arguments)                   \
   int name parameters;                                                 \
   RF_EXPORT int name parameters {                                      \
@@ -108,6 +109,7 @@ static int begin_register(struct rf_hazard_call *call, bool *active) {
     if (active) rf_hazard_done(&call, false);                          \
     return result;                                                     \
   }
+/* NOLINTEND(bugprone-macro-parentheses) */
 
 REGISTER(io_uring_register_buffers, (struct io_uring * ring, const struct iovec *v, unsigned n),
          (struct io_uring *, const struct iovec *, unsigned), (ring, v, n))

@@ -66,7 +66,7 @@ static void take_fds(struct msghdr *packet, struct rf_received *received) {
 
 int rf_receive(int socket, struct rf_received *received) {
   struct iovec part = {received->message->bytes, RF_MESSAGE_MAX};
-  _Alignas(struct cmsghdr) char control[CMSG_SPACE(sizeof(int) * RF_RECEIVED_FDS_MAX)];
+  _Alignas(struct cmsghdr) char control[CMSG_SPACE(sizeof(int) * RF_RECEIVED_FDS_MAX)] = {0};
   struct msghdr packet = {.msg_iov = &part,
                           .msg_iovlen = 1,
                           .msg_control = control,

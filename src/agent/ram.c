@@ -65,7 +65,7 @@ bool rf_ram_overlaps(const void *at, size_t size) {
 }
 
 bool rf_ram_is_file(int fd, uint64_t *device, uint64_t *inode) {
-  struct stat s;
+  struct stat s = {0};
   if (rf_ram_count() == 0 || fd < 0 || rf_sys_fstat(fd, &s) != 0) return false;
   for (uint32_t i = 0; i < rf_ram_count(); ++i) {
     if (blocks[i].device != s.st_dev || blocks[i].inode != s.st_ino) continue;
@@ -82,8 +82,8 @@ bool rf_ram_found(void *at, size_t size, int flags, int fd, off_t offset) {
   if (type != MAP_SHARED && type != MAP_SHARED_VALIDATE) return false;
   if (size == 0 || size % RF_SHARED_PAGE != 0 || !is_backend(fd)) return false;
 
-  struct stat s;
-  struct statfs f;
+  struct stat s = {0};
+  struct statfs f = {0};
   if (rf_sys_fstat(fd, &s) != 0 || rf_raw3(SYS_fstatfs, fd, (long)&f, 0) != 0) return false;
   if ((uint64_t)f.f_type == HUGETLBFS) return false; /* huge pages cannot be folded */
   if (!rf_make_home()) return false;

@@ -79,7 +79,7 @@ static inline long rf_sys_recvmsg(int fd, struct msghdr *message, int flags) {
 }
 
 static inline long rf_now_ms(void) {
-  struct timespec t;
+  struct timespec t = {0};
   rf_raw3(SYS_clock_gettime, CLOCK_MONOTONIC, (long)&t, 0);
   return t.tv_sec * 1000L + t.tv_nsec / 1000000L;
 }

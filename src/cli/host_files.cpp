@@ -96,7 +96,7 @@ std::vector<std::string> HostFiles::names(std::string_view path) const {
 }
 
 std::optional<std::string> HostFiles::chosen(std::string_view path) const {
-  const auto whole = word(path);
+  auto whole = word(path);
   if (!whole) return std::nullopt;
   const auto begin = whole->find('[');
   const auto end = whole->find(']');

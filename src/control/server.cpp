@@ -134,7 +134,7 @@ class Server::Impl {
     }
     const auto session = std::make_shared<Session>(
         std::move(socket), *caller, SessionLimits{options_.client_idle, options_.client_write},
-        [this](const SessionPtr& from, std::string line) { on_line(from, line); },
+        [this](const SessionPtr& from, const std::string& line) { on_line(from, line); },
         [this](const SessionPtr& gone) { sessions_.erase(gone); });
     sessions_.insert(session);
     session->start();
