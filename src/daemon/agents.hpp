@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The daemon's end of the agents' socket: accepts, checks who is there, attaches VMs, relays holds and
-// unfold requests. Treats every agent as hostile: bounded connections, deadlines, one connection a process,
-// nothing waits for an agent.
-// Threads: one thread of its own; send_* and forget() from any.
+// The daemon's end of the agents' socket: accepts, checks who is there, attaches VMs, relays holds
+// and unfold requests. Treats every agent as hostile: bounded connections a process and a user,
+// deadlines, a child to receive what it sends, and nothing waits for an agent. Threads: one thread
+// of its own; send_* and forget() from any.
 #pragma once
 
 #include <atomic>
@@ -10,11 +10,14 @@
 #include <list>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <thread>
 
 #include "daemon/attach.hpp"
+#include "daemon/complaints.hpp"
 #include "guest/agent_messages.hpp"
+#include "sys/receptionist.hpp"
 
 namespace ramfold::daemon {
 
@@ -44,11 +47,15 @@ struct WaitingAgent {
 class Agents {
  public:
   static constexpr std::size_t kConnectionsMax = 1024;
+  static constexpr std::size_t kVmsMax = 1024;
+  static constexpr std::size_t kOfUserMax =
+      512;  // of either: one user does not keep the others out
+  static constexpr std::size_t kOfProcessMax = 2;
   static constexpr std::uint64_t kHandshakeNs = 5'000'000'000;
 
   static Result<std::unique_ptr<Agents>> start(const std::string& socket, std::uint32_t generation,
-                                               sys::Fd userfault_device, const sys::Procfs& procfs, VmSet& vms,
-                                               Attacher& attacher, AgentEvents& events);
+                                               sys::Fd userfault_device, const sys::Procfs& procfs,
+                                               VmSet& vms, Attacher& attacher, AgentEvents& events);
   ~Agents();
   Agents(const Agents&) = delete;
   Agents& operator=(const Agents&) = delete;
@@ -72,7 +79,8 @@ class Agents {
     std::uint64_t deadline_ns = 0;
     std::uint32_t hazards = 0;
     std::uint64_t capabilities = 0;
-    bool folded = false;  // by a daemon that left this one nothing of it
+    bool folded = false;   // by a daemon that left this one nothing of it
+    bool closing = false;  // as soon as no run of its VM is under way
     VmHandle vm;
   };
 
@@ -80,17 +88,29 @@ class Agents {
          const sys::Procfs& procfs, VmSet& vms, Attacher& attacher, AgentEvents& events);
   void run();
   void accept_all();
+  void accept_one(sys::Fd socket);
+  bool has_place(const sys::Peer& peer);
+  bool has_place_for_vm(uid_t uid) const;
   bool receive(Connection& c);  // false: close it
+  bool handle(Connection& c, sys::Message& message, std::span<const std::byte> bytes);
   bool on_hello(Connection& c, const guest::Hello& message);
   bool on_offer(Connection& c, const rf_offer& offer, sys::Message& message);
   void on_ready(Connection& c, const VmHandle& vm);
+  bool closes_another_of(const Connection& c) const;
+  bool on_unfold(Connection& c, const VmHandle& vm, const rf_unfold& message);
   void close(Connection& c);
   void close_late();
+  void close_quiet();
   bool invite_now(Connection& c);
   bool welcome(Connection& c, std::uint16_t action, const std::uint8_t* instance, int fd);
   void refuse(Connection& c, std::string_view why);
   template <typename Message>
-  bool send(Connection& c, Message& message, std::uint16_t type, std::span<const int> fds = {});
+  bool send(const Connection& c, Message& message, std::uint16_t type,
+            std::span<const int> fds = {}) {
+    message.h = {RF_MAGIC, type, 0, sizeof message, generation_};
+    return send_bytes(c, std::as_bytes(std::span(&message, 1)), fds);
+  }
+  bool send_bytes(const Connection& c, std::span<const std::byte> bytes, std::span<const int> fds);
   void send_to(const AttachedVm& vm, const std::function<void(Connection&)>& f);
 
   sys::Fd listener_;
@@ -102,6 +122,10 @@ class Agents {
   VmSet& vms_;
   Attacher& attacher_;
   AgentEvents& events_;
+  sys::Receptionist receptionist_;  // the thread's alone, as are the complaints
+  Complaints complaints_;
+  std::uint64_t tended_ns_ = 0;
+  bool any_closing_ = false;
   std::atomic<bool> stopping_{false};
   std::mutex offers_mutex_;   // from wanted() until the VM is in `vms_`
   mutable std::mutex mutex_;  // the list and every Connection

@@ -70,6 +70,10 @@ struct AttachedVm {
   std::atomic<bool> stay_unfolded{false};  // another consumer began (D13): never fold again until re-attached
   std::atomic<bool> detached{false};       // nothing is folded, the range is unregistered
 
+  // Bounds on what an agent's messages make us do.
+  std::atomic<std::uint32_t> unfolds_asked{0};  // not answered yet
+  std::atomic<bool> look_asked{false};          // a look at its facts is due and has not begun
+
   std::atomic<bool> incoming_finished{false};  // the operator says so of the migration it began with
 
   FactState facts;

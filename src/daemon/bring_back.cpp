@@ -57,14 +57,16 @@ Status Host::unfold_attached(const VmHandle& vm, Reserve reserve) {
 }
 
 void Host::unfold_wanted(const VmHandle& vm, std::uint32_t token, std::uint32_t hazard) {
-  spdlog::warn("vm {}: another consumer of its RAM waits (hazard {:#x}): unfolding", vm->vm->name(), hazard);
-  vm->stay_unfolded.store(true);
+  if (!vm->stay_unfolded.exchange(true)) {
+    spdlog::warn("vm {}: another consumer of its RAM waits (hazard {:#x}): unfolding", vm->vm->name(), hazard);
+  }
   retries_.add({unfold_task(*vm), [this, vm] { return unfold_attached(vm, Reserve::left_alone); },
                 [vm] { return vm->vm->alive() && !vm->detached; },
                 [this, vm, token](bool held) {
                   // Refused, the consumer does not begin; what a look at the facts finds is another matter.
                   if (!held) vm->stay_unfolded.store(false);
                   agents_->send_unfolded(*vm, token, held);
+                  vm->unfolds_asked.fetch_sub(1);
                 },
                 kConsumerWaitNs});
 }

@@ -233,8 +233,13 @@ bool Host::forget_unused(const VmHandle& vm) {
 void Host::agent_ready(const VmHandle& vm) { look_again(vm); }
 
 void Host::look_again(const VmHandle& vm) {
-  // Reading facts takes milliseconds and must not hold up the agents' thread.
-  operator_.post([this, vm] { look_now(vm); });
+  // Reading facts takes milliseconds and must not hold up the agents' thread. However often an agent
+  // asks: one look at a time, and one that comes after it.
+  if (vm->look_asked.exchange(true)) return;
+  operator_.post([this, vm] {
+    vm->look_asked.store(false);
+    look_now(vm);
+  });
 }
 
 void Host::look_now(const VmHandle& vm) {

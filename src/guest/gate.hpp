@@ -76,6 +76,7 @@ class Gate {
   // Waits until no run of this daemon is under way; REQUIRES: close() before. Spins with short sleeps; a
   // run takes well under a millisecond.
   void drain() const noexcept;
+  bool is_drained() const noexcept { return runs_.load(std::memory_order_seq_cst) == 0; }
   // At the start of a daemon's session: what a dead one counted is void.
   void reset_runs() noexcept { shared_->runs_active.store(0, std::memory_order_seq_cst); }
 

@@ -18,7 +18,12 @@ namespace ramfold::sys {
 // No message here carries more: a uffd and 16 RAM files at most.
 inline constexpr std::size_t kMessageFdsMax = 32;
 
-enum class Received { message, nothing_yet, closed };
+enum class Received {
+  message,
+  nothing_yet,
+  closed,
+  no_room,  // from a Receptionist only
+};
 
 struct Message {
   Received outcome = Received::nothing_yet;

@@ -20,13 +20,17 @@ namespace {
 
 // The child makes a handful of system calls, none of which waits: a host under load.
 constexpr int kChildMs = 2000;
+constexpr std::size_t kScmMaxFd = 253;  // the kernel's SCM_MAX_FD
+// More than the queue of any socket holds (net.core.wmem_max is some MiB on a host that was tuned).
+constexpr unsigned kQueuedMax = 65'536;
 
 struct Peeked {
   Received outcome = Received::nothing_yet;
   bool has_descriptors = false;
 };
 
-// Without room for descriptors the kernel drops them itself, without a flush, and says so.
+// Never of a message with descriptors, unless to peek: without room for them the kernel drops them
+// here.
 Result<ssize_t> receive_plain(BorrowedFd socket, std::span<std::byte> buffer, int flags,
                               int& seen) {
   iovec part{buffer.data(), buffer.size()};
@@ -54,17 +58,24 @@ Result<Peeked> peek(BorrowedFd socket) {
   return Peeked{*n == 0 ? Received::closed : Received::message, (seen & MSG_CTRUNC) != 0};
 }
 
+// In a child; `kept` is in ascending order.
+void close_all_but(std::span<const int> kept) {
+  unsigned from = 0;
+  for (const int fd : kept) {
+    const auto keep = static_cast<unsigned>(fd);
+    if (keep > from) ::syscall(SYS_close_range, from, keep - 1, 0);
+    from = keep + 1;
+  }
+  ::syscall(SYS_close_range, from, ~0u, 0);
+}
+
 // The child: system calls only, as its parent has threads. Receives the message, looks at what came
 // with it, and sends both on when all of it is the kernel's own; one byte otherwise.
 [[noreturn]] void child_main(int socket, int reply, std::span<std::byte> buffer) {
-  const int low = std::min(socket, reply);
-  const int high = std::max(socket, reply);
-  if (low > 0) ::syscall(SYS_close_range, 0u, static_cast<unsigned>(low) - 1, 0);
-  if (high > low + 1) {
-    ::syscall(SYS_close_range, static_cast<unsigned>(low) + 1, static_cast<unsigned>(high) - 1, 0);
-  }
-  ::syscall(SYS_close_range, static_cast<unsigned>(high) + 1, ~0u, 0);
-  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int) * kMessageFdsMax)> control{};
+  close_all_but(std::array{std::min(socket, reply), std::max(socket, reply)});
+  // Room for all that a message can carry: what does not fit would be dropped, and hold this child
+  // before it has answered.
+  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int) * kScmMaxFd)> control{};
   iovec part{buffer.data(), buffer.size()};
   msghdr header{};
   header.msg_iov = &part;
@@ -74,12 +85,14 @@ Result<Peeked> peek(BorrowedFd socket) {
   const ssize_t n = ::recvmsg(socket, &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
   ::close(socket);
   bool good = n > 0 && (header.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) == 0;
+  std::size_t count = 0;
   for (cmsghdr* c = CMSG_FIRSTHDR(&header); n >= 0 && c != nullptr; c = CMSG_NXTHDR(&header, c)) {
     if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
     for (std::size_t i = 0; i < (c->cmsg_len - CMSG_LEN(0)) / sizeof(int); ++i) {
       int fd = -1;
       std::memcpy(&fd, CMSG_DATA(c) + i * sizeof(int), sizeof fd);
-      good = is_kernels_own(BorrowedFd(fd)) && good;
+      // More than the parent has room for, the kernel would drop there: it has to be here.
+      good = is_kernels_own(BorrowedFd(fd)) && ++count <= kMessageFdsMax && good;
     }
   }
   part.iov_len = n > 0 ? static_cast<std::size_t>(n) : 1;
@@ -127,7 +140,12 @@ bool is_kernels_own(BorrowedFd fd) noexcept {
          std::string_view(link.data(), static_cast<std::size_t>(n)) == "anon_inode:[userfaultfd]";
 }
 
-Receptionist::~Receptionist() { (void)held(); }
+Receptionist::~Receptionist() {
+  // Without a bound now: what is dropped here may hold this process.
+  while (!waiting_.empty() && close_by_child(waiting_.front().uid, Bound::none)) {
+  }
+  (void)held();
+}
 
 std::size_t Receptionist::held() noexcept {
   std::erase_if(children_,
@@ -135,10 +153,16 @@ std::size_t Receptionist::held() noexcept {
   return children_.size();
 }
 
-bool Receptionist::has_room(uid_t uid) noexcept {
-  const bool few = held() < kHeldMax;  // which also forgets those that ended
-  const auto of_user = std::ranges::count(children_, uid, &Child::uid);
-  return few && static_cast<std::size_t>(of_user) < kHeldOfUserMax;
+bool Receptionist::has_room(uid_t uid, bool closes) noexcept {
+  (void)held();  // forgets those that ended
+  std::size_t all = 0;
+  std::size_t of_user = 0;
+  for (const Child& child : children_) {
+    if (child.closes != closes) continue;
+    ++all;
+    of_user += child.uid == uid ? 1 : 0;
+  }
+  return all < kHeldMax && of_user < kHeldOfUserMax;
 }
 
 Result<Message> Receptionist::receive(BorrowedFd socket, std::span<std::byte> buffer, uid_t uid) {
@@ -147,7 +171,11 @@ Result<Message> Receptionist::receive(BorrowedFd socket, std::span<std::byte> bu
   Message message;
   message.outcome = peeked->outcome;
   if (peeked->outcome != Received::message) return message;
-  if (peeked->has_descriptors && has_room(uid)) return receive_by_child(socket, buffer, uid);
+  if (peeked->has_descriptors) {
+    if (has_room(uid, false)) return receive_by_child(socket, buffer, uid);
+    message.outcome = Received::no_room;
+    return message;
+  }
   int seen = 0;
   const auto n = receive_plain(socket, buffer, 0, seen);
   if (!n) return std::unexpected(n.error());
@@ -166,13 +194,69 @@ Result<Message> Receptionist::receive_by_child(BorrowedFd socket, std::span<std:
   const pid_t child = ::fork();
   if (child < 0) return fail_errno("fork");
   if (child == 0) child_main(socket.get(), theirs.get(), buffer);
-  children_.push_back({child, uid});
+  children_.push_back({child, uid, false});
   theirs.reset();
   if (!is_readable(ours.get())) return hostile();
   auto message = sys::receive(ours, buffer, MSG_DONTWAIT);
   if (!message) return message;
   if (message->outcome != Received::message || message->fd_count == 0) return hostile();
   return message;
+}
+
+void Receptionist::close(Fd socket, uid_t uid) {
+  // From here on nothing more arrives: what is in the queue is all there will be.
+  ::shutdown(socket.get(), SHUT_RDWR);
+  std::array<std::byte, 1> cut;
+  for (unsigned i = 0; i < kQueuedMax; ++i) {
+    const auto next = peek(socket);
+    if (!next || next->outcome != Received::message) return;
+    if (next->has_descriptors) break;
+    int seen = 0;
+    if (!receive_plain(socket, cut, 0, seen)) return;
+  }
+  waiting_.push_back({std::move(socket), uid});
+  const auto of_user = std::ranges::count(waiting_, uid, &Waiting::uid);
+  const bool many =
+      static_cast<std::size_t>(of_user) > kWaitingOfUserMax || waiting_.size() > kWaitingMax;
+  (void)close_by_child(uid, many ? Bound::none : Bound::held);
+}
+
+void Receptionist::tend() {
+  (void)held();
+  std::vector<uid_t> users;
+  for (const Waiting& one : waiting_) {
+    if (std::ranges::find(users, one.uid) == users.end()) users.push_back(one.uid);
+  }
+  for (const uid_t uid : users) (void)close_by_child(uid);
+}
+
+bool Receptionist::close_by_child(uid_t uid, Bound bound) {
+  if (bound == Bound::held && !has_room(uid, true)) return false;
+  int ends[2];
+  if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0) return false;
+  Fd ours(ends[0]);
+  Fd theirs(ends[1]);
+  std::vector<int> kept{theirs.get()};
+  for (const Waiting& one : waiting_) {
+    if (one.uid == uid) kept.push_back(one.socket.get());
+  }
+  std::ranges::sort(kept);
+  const pid_t child = ::fork();
+  if (child < 0) return false;
+  if (child == 0) {
+    close_all_but(kept);
+    char byte = 0;
+    ::send(theirs.get(), &byte, 1, MSG_NOSIGNAL);
+    // Until the parent has let go: then the last is this one, which ends here, or is held here.
+    (void)!::read(theirs.get(), &byte, 1);
+    ::_exit(0);
+  }
+  children_.push_back({child, uid, true});
+  theirs.reset();
+  // Not before it has let go of the others' sockets: it must not be held in their place.
+  (void)is_readable(ours.get());
+  std::erase_if(waiting_, [uid](const Waiting& one) { return one.uid == uid; });
+  return true;
 }
 
 }  // namespace ramfold::sys

@@ -1,0 +1,251 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A hostile agent at a real daemon, beside guests that are not: those are served, folded and attached all
+the while, and the daemon can be stopped and started.
+
+hostile.py fuse|flood|crowd. Exits 77 where a userfaultfd cannot be driven from outside."""
+import os
+import pathlib
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / 'storm'))
+from rig import Failed, Rig, binary, need_userfaultfd, run, say  # noqa: E402
+
+FOLDED_MIN = 300
+ATTACH_S = 20
+# A loaded machine's; a thread that is held up waits for ever.
+SLOWEST_US = 5_000_000
+SNAPSHOT_S = 3
+OTHER_USER = 65534
+GUEST = ('--pages', '1024', '--threads', '2')
+
+
+class Attacker:
+    """A hostile_agent in a session of its own, with what it mounts below the rig's directory."""
+
+    def __init__(self, rig, what, user=None):
+        self.what = what
+        path = os.path.join(rig.dir, 'agent.sock')
+        self.process = subprocess.Popen([binary('RAMFOLD_HOSTILE_AGENT'), path, what], stdout=subprocess.PIPE,
+                                        text=True, user=user, start_new_session=True,
+                                        env=dict(os.environ, TMPDIR=rig.dir))
+        self.lines = queue.Queue()
+        rig.attackers.append(self)
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self):
+        for line in self.process.stdout:
+            self.lines.put(line.strip())
+        self.lines.put(None)
+
+    def until_done(self, seconds):
+        """All lines up to `done`."""
+        lines = []
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                line = self.lines.get(timeout=max(0.1, end - time.monotonic()))
+            except queue.Empty:
+                raise Failed(f'{self.what}: not done within {seconds} s: {lines}')
+            if line is None or line.startswith('cannot'):
+                raise Failed(f'{self.what}: {lines} {line}')
+            if line == 'done':
+                return lines
+            lines.append(line)
+
+    def end(self):
+        """All its processes, the server of its file system among them, which ends what waits for that."""
+        if self.process.returncode is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait(20)
+
+
+def unmount_below(directory):
+    with open('/proc/self/mounts') as mounts:
+        paths = [line.split()[1] for line in mounts]
+    for path in paths:
+        if path.startswith(directory + '/'):
+            subprocess.run(['umount', '--lazy', path], check=False)
+
+
+def start(rig):
+    os.chmod(rig.dir, 0o755)  # another user's agents knock too
+    rig.start_daemon()
+    honest = rig.add_guest(*GUEST)
+    wait_folds(rig, honest)
+    return honest
+
+
+def view_of(rig, guest):
+    began = time.monotonic()
+    snapshot = rig.snapshot()
+    if time.monotonic() - began > SNAPSHOT_S:
+        raise Failed(f'a snapshot took {time.monotonic() - began:.1f} s')
+    for vm in (snapshot or {'vms': []})['vms']:
+        if vm['pid'] == guest.process.pid:
+            return vm
+    return None
+
+
+def wait_folds(rig, guest, seconds=ATTACH_S):
+    """It is attached, and so much of it is folded."""
+    end = time.monotonic() + seconds
+    while True:
+        view = view_of(rig, guest)
+        if view and view['saved'].get('folded_pages', 0) >= FOLDED_MIN:
+            return
+        if time.monotonic() > end:
+            raise Failed(f'guest {guest.number} is not folded: {view and (view["state"], view["reasons"])}')
+        rig.must_be_well()
+        time.sleep(0.1)
+
+
+def all_is_well(rig, honest, seconds=2):
+    """The honest guest is served; another comes, is attached and folded, and both hold what they should."""
+    honest.status()
+    before = honest.status()['operations']
+    time.sleep(seconds)
+    status = honest.status()
+    if status['operations'] < before + 100 or status['slowest_us'] > SLOWEST_US:
+        raise Failed(f'guest {honest.number} is not served: {before} then {status}')
+    newcomer = rig.add_guest(*GUEST)
+    wait_folds(rig, newcomer)
+    for guest in (honest, newcomer):
+        guest.check()
+    rig.must_be_well()
+    rig.guests.remove(newcomer)
+    newcomer.process.kill()
+    newcomer.process.wait()
+
+
+def restart(rig, honest):
+    """An orderly one; what is held up does not keep the old daemon from its end."""
+    code = rig.stop_daemon()
+    if code != 0:
+        raise Failed(f'the daemon ended with {code}: {rig.log_tail()}')
+    rig.start_daemon()
+    wait_folds(rig, honest)
+    honest.check()
+
+
+def children_of(pid):
+    return [int(child) for child in pathlib.Path(f'/proc/{pid}/task/{pid}/children').read_text().split()]
+
+
+def wait_gone(pids, seconds=10):
+    end = time.monotonic() + seconds
+    while any(os.path.exists(f'/proc/{pid}') for pid in pids):
+        if time.monotonic() > end:
+            raise Failed(f'still there: {[pid for pid in pids if os.path.exists(f"/proc/{pid}")]}')
+        time.sleep(0.1)
+
+
+def descriptors_of(rig):
+    return len(os.listdir(f'/proc/{rig.daemon.pid}/fd'))
+
+
+def log_of(rig):
+    return pathlib.Path(rig.dir, 'daemon.log').read_text(errors='replace')
+
+
+def held_children(rig):
+    """Of the daemon, every thread of which may have made them."""
+    return [child for task in os.listdir(f'/proc/{rig.daemon.pid}/task')
+            for child in map(int, pathlib.Path(f'/proc/{rig.daemon.pid}/task/{task}/children').read_text().split())]
+
+
+def wait_released(rig, held, descriptors, seconds=10):
+    """The children have ended and the sockets that waited are closed."""
+    wait_gone(held, seconds)
+    end = time.monotonic() + seconds
+    while descriptors_of(rig) > descriptors:
+        if time.monotonic() > end:
+            raise Failed(f'{descriptors_of(rig)} descriptors, {descriptors} before')
+        time.sleep(0.1)
+
+
+def fuse(rig):
+    honest = start(rig)
+    for what in ('fuse', 'fuse-dirty'):
+        descriptors = descriptors_of(rig)
+        attacker = Attacker(rig, what)
+        said = attacker.until_done(30)
+        say(f'{what}: {said}')
+        if 'attached' in said or not said or any(line.startswith('answer') for line in said):
+            raise Failed(f'{what} was not refused: {said}')
+        all_is_well(rig, honest)
+        held = held_children(rig)
+        if not held:
+            raise Failed(f'{what} held nobody: this proves nothing')
+        if what == 'fuse':
+            if 'not received any more' not in log_of(rig):
+                raise Failed(f'the bound on held children was not met: {said}')
+            restart(rig, honest)
+            attacker.end()
+            wait_gone(held)
+        else:
+            attacker.end()
+            wait_released(rig, held, descriptors)
+        say(f'{what}: {len(held)} children had been held, and are gone')
+        all_is_well(rig, honest)
+
+
+def flood(rig):
+    honest = start(rig)
+    before = rss_kib(rig)
+    attacker = Attacker(rig, 'flood')
+    say(f'flood: {attacker.until_done(60)}')
+    all_is_well(rig, honest)
+    after = rss_kib(rig)
+    lines = log_of(rig).count('\n')
+    say(f'the daemon grew by {after - before} KiB and wrote {lines} lines')
+    if after - before > 32 << 10 or lines > 200:
+        raise Failed('an agent that never stops talking costs too much')
+    attacker.end()
+
+
+def rss_kib(rig):
+    with open(f'/proc/{rig.daemon.pid}/status') as f:
+        return next(int(line.split()[1]) for line in f if line.startswith('VmRSS:'))
+
+
+def crowd(rig):
+    honest = start(rig)
+    attacker = Attacker(rig, 'crowd', user=OTHER_USER)
+    attacker.until_done(60)
+    all_is_well(rig, honest)
+    log = log_of(rig)
+    if 'too many connections' not in log:
+        raise Failed('no bound was met')
+    if log.count('\n') > 200:
+        raise Failed(f'a crowd writes {log.count(chr(10))} lines into the log')
+    attacker.end()
+    all_is_well(rig, honest)
+
+
+def main():
+    what = sys.argv[1]
+    need_userfaultfd()
+    if what == 'fuse' and not os.path.exists('/dev/fuse'):
+        print('needs /dev/fuse')
+        sys.exit(77)
+    rig = Rig(seed=int(time.time()), daemon='RAMFOLDD')
+    rig.attackers = []
+
+    def body(it):
+        try:
+            {'fuse': fuse, 'flood': flood, 'crowd': crowd}[what](it)
+        finally:
+            for attacker in it.attackers:
+                attacker.end()
+            unmount_below(it.dir)
+    sys.exit(run(rig, body))
+
+
+if __name__ == '__main__':
+    main()
