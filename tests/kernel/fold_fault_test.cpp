@@ -72,6 +72,24 @@ TEST_CASE("pages that come back soon are held back, and counted") {
   }
 }
 
+TEST_CASE("first touches of RAM in a row are filled in growing runs") {
+  constexpr std::uint64_t kPages = 1024;
+  Rig rig(kPages);
+  SECTION("nothing is registered, so nobody faults here, before a page is folded") {
+    for (std::uint64_t p = 0; p < kPages; ++p) (void)rig.process->load(PageIndex{p});
+    CHECK(rig.vm->counters().faults_zero.get() == 0);
+  }
+  SECTION("in a chunk of which a page is folded") {
+    rig.process->store(PageIndex{0}, 5);
+    rig.fold_until(1);
+    for (std::uint64_t p = 1; p < kPages; ++p) {
+      REQUIRE(rig.process->load(PageIndex{p}) == test::GuestProcess::checksum(0));
+    }
+    CHECK(rig.vm->counters().zero_filled.get() >= kPages - 1);
+    CHECK(rig.vm->counters().faults_zero.get() < kPages / 4);
+  }
+}
+
 TEST_CASE("a closed gate folds nothing") {
   Rig rig(16);
   for (std::uint64_t p = 0; p < 16; ++p) rig.process->store(PageIndex{p}, 5);

@@ -157,7 +157,8 @@ TEST_CASE("D3: a fault waits for the page's owner, and is woken by it") {
 
 TEST_CASE("D4: a hole is not taken for a page of zeros") {
   Rig rig(16);
-  for (std::uint64_t p = 0; p < 16; ++p) rig.process->store(PageIndex{p}, 5);
+  // A page of zeros when it was observed, so that what pread gives for the hole looks unchanged.
+  for (std::uint64_t p = 0; p < 16; ++p) rig.process->store(PageIndex{p}, p == 9 ? 0 : 5);
   rig.pass();
   rig.process->discard(kP);  // unseen: no bit
   scan::Window stale{{PageIndex{0}, PageCount{16}}, 0, 1u << 9, 0, 0};
