@@ -10,16 +10,19 @@
 #   web    bookworm with systemd and nginx, which serves pages that were generated into its disk
 #   kv     trixie with a minimal init and redis
 #   mini   a kernel and an initramfs with busybox: boots in seconds, nothing to debootstrap
+#   db     bullseye for i386 with a minimal init and postgres
+#   script bullseye with a minimal init and a web application in python
 #
-# Every kind runs ramcheck (tests/vm/guest), says GUEST-READY on the first serial port once that
-# answers, and has a root shell, without prompt and echo, on the second (its output is a pipe, so
-# that no shell takes itself for interactive).
+# Every kind says GUEST-READY on the first serial port once its service answers, and has a root
+# shell, without prompt and echo, on the second (its output is a pipe, so that no shell takes itself
+# for interactive). web, kv and mini run ramcheck (tests/vm/guest), which checks the guest's memory;
+# db and script have a command guest-load, which gives their service work and returns when it is
+# done. guest_kinds.sh has the recipes.
 #
 # An image is a directory: vmlinuz, initrd.gz, disk.ext4 (not for mini) and image.json. Its name
-# carries a hash of this script and of ramcheck, so a changed recipe gives a new image; kernels and
-# bare root trees are cached one by one, by the functions that make them. All are built under a
-# temporary name and renamed when done, and a lock for each lets several of these scripts run at
-# once.
+# carries a hash of the recipe, so a changed one gives a new image; kernels and bare root trees are
+# cached one by one, by the functions that make them. All are built under a temporary name and
+# renamed when done, and a lock for each lets several of these scripts run at once.
 #
 # RAMFOLD_CACHE    where images are kept (default: ~/.cache/ramfold)
 # RAMFOLD_MIRROR   where packages come from (default: the mirror that apt is configured with)
@@ -32,7 +35,8 @@ keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C
 unset -v TMPDIR
 
-items=512  # pages that the web server has, and keys that redis is given
+# shellcheck source=scripts/guest_kinds.sh
+source "$here/guest_kinds.sh"
 
 say() { echo "guests: $*" >&2; }
 
@@ -111,25 +115,32 @@ mirror() {
 
 modules_needed=(virtio_pci virtio_blk ext4 virtio_balloon)
 
-# apt with everything of its own below a directory, for a suite that need not be the host's.
+# The kernel's package: the small one made for VMs, where there is one.
+kernel_package() {
+  case $1 in amd64) echo linux-image-cloud-amd64 ;; i386) echo linux-image-686-pae ;; esac
+}
+
+# apt with everything of its own below a directory, for a suite and an architecture that need not be
+# the host's.
 apt_at() {
-  local at=$1 tool=$2
-  shift 2
+  local at=$1 arch=$2 tool=$3
+  shift 3
   "$tool" -q -o Dir::Etc::SourceList="$at/sources.list" -o Dir::Etc::SourceParts=/dev/null \
     -o Dir::State="$at/state" -o Dir::State::Status="$at/status" -o Dir::Cache="$at/cache" \
     -o APT::Sandbox::User=root -o APT::Update::Error-Mode=any -o Acquire::Retries=3 \
-    -o Acquire::Languages=none -o APT::Architecture=amd64 "$@"
+    -o Acquire::Languages=none -o APT::Architecture="$arch" \
+    -o APT::Architectures="$arch" "$@"
 }
 
 download_kernel() {
-  local at=$1 suite=$2 image
+  local at=$1 suite=$2 arch=$3 image
   mkdir -p "$at"/{state/lists/partial,cache/archives/partial,debs,tree}
   : >"$at/status"
   echo "deb [signed-by=$keyring] $(mirror) $suite main" >"$at/sources.list"
-  apt_at "$at" apt-get update
-  image=$(apt_at "$at" apt-cache depends linux-image-cloud-amd64 |
+  apt_at "$at" "$arch" apt-get update
+  image=$(apt_at "$at" "$arch" apt-cache depends "$(kernel_package "$arch")" |
     sed -n 's/.*Depends: \(linux-image-[0-9].*\)/\1/p' | head -n 1)
-  (cd "$at/debs" && apt_at "$at" apt-get download "$image" busybox-static)
+  (cd "$at/debs" && apt_at "$at" "$arch" apt-get download "$image" busybox-static)
   for deb in "$at"/debs/*.deb; do dpkg-deb -x "$deb" "$at/tree"; done
   # Where /usr is merged in the suite, modprobe still looks in /lib.
   if [ -d "$at/tree/usr/lib/modules" ]; then
@@ -140,8 +151,8 @@ download_kernel() {
 }
 
 make_kernel() {
-  local new=$1 suite=$2 version file name
-  step "$new.log" "$suite: kernel and busybox" download_kernel "$new/work" "$suite"
+  local new=$1 suite=$2 arch=$3 version file name
+  step "$new.log" "$suite, $arch: kernel and busybox" download_kernel "$new/work" "$suite" "$arch"
   local tree=$new/work/tree
   version=$(basename "$tree"/lib/modules/*)
   mkdir "$new/modules"
@@ -164,10 +175,10 @@ make_kernel() {
 }
 
 kernel_dir() {
-  local suite=$1
-  echo "$cache/kernels/$suite-$({
+  local suite=$1 arch=$2
+  echo "$cache/kernels/$suite-$arch-$({
     echo "$(mirror) ${modules_needed[*]}"
-    declare -f apt_at download_kernel make_kernel
+    declare -f apt_at kernel_package download_kernel make_kernel
   } | hash_of)"
 }
 
@@ -225,16 +236,19 @@ I
 # ---- root trees and disks -----------------------------------------------------------------------
 
 make_root() {
-  local new=$1 suite=$2 packages=$3
+  local new=$1 suite=$2 arch=$3 packages=$4
   [ "$(id -u)" = 0 ] || { say "building this image needs root"; return 1; }
-  step "$new.log" "$suite: debootstrap (${packages//,/ })" \
-    debootstrap --variant=minbase --arch=amd64 --include="$packages" --keyring="$keyring" \
+  step "$new.log" "$suite, $arch: debootstrap (${packages//,/ })" \
+    debootstrap --variant=minbase --arch="$arch" --include="$packages" --keyring="$keyring" \
     "$suite" "$new/root" "$(mirror)"
   rm -rf "$new"/root/var/{lib/apt/lists,cache/apt}/*
 }
 root_dir() {
-  local suite=$1 packages=$2
-  echo "$cache/roots/$suite-$({ echo "$(mirror) $packages"; declare -f make_root; } | hash_of)"
+  local suite=$1 arch=$2 packages=$3
+  echo "$cache/roots/$suite-$arch-$({
+    echo "$(mirror) $packages"
+    declare -f make_root
+  } | hash_of)"
 }
 
 # The disk is made from the directory, nothing is mounted. Older kernels mount it too.
@@ -246,104 +260,18 @@ make_disk() {
 
 compile_ramcheck() { gcc -static -O2 -Wall -pthread -o "$1" "$source_dir/ramcheck.c"; }
 
-# ---- the kinds ----------------------------------------------------------------------------------
+# ---- images -------------------------------------------------------------------------------------
 
-web_packages=systemd-sysv,udev,dbus,nginx-light,iproute2,procps,kmod
-kv_packages=redis-server,iproute2,procps,kmod
-
-web_files() {
-  local tree=$1 unit
-  local units=$tree/etc/systemd/system
-  mkdir -p "$tree/srv/pages" "$units/multi-user.target.wants"
-  "$tree/usr/local/sbin/ramcheck" pages "$tree/srv/pages" "$items"
-  # A link with an absolute target: never write through it.
-  rm "$tree/etc/nginx/sites-enabled/default"
-  cat >"$tree/etc/nginx/conf.d/pages.conf" <<'F'
-server {
-  listen 127.0.0.1:80 default_server;
-  root /srv/pages;
-  access_log /var/log/nginx/access.log;
-}
-F
-  cat >"$units/ramcheck.service" <<F
-[Unit]
-After=nginx.service
-Wants=nginx.service
-[Service]
-ExecStart=/usr/local/sbin/ramcheck run --files 32 /usr/lib --files 8 /usr/share --records 16 \\
-  --web 80 --items $items
-StandardError=tty
-TTYPath=/dev/ttyS0
-F
-  cat >"$units/guest-ready.service" <<'F'
-[Unit]
-After=ramcheck.service
-[Service]
-Type=oneshot
-ExecStart=/bin/sh -c 'until ramcheck ask state >/dev/null 2>&1; do sleep 0.2; done; \
-  echo "GUEST-READY up=$(cut -d" " -f1 /proc/uptime)"'
-StandardOutput=tty
-TTYPath=/dev/ttyS0
-F
-  cat >"$units/guest-shell.service" <<'F'
-[Service]
-Environment=HOME=/root
-ExecStart=/bin/sh -c 'stty -echo -onlcr; sh 2>&1 | cat'
-StandardInput=tty-force
-StandardOutput=tty
-StandardError=tty
-TTYPath=/dev/ttyS1
-Restart=always
-RestartSec=0
-F
-  for unit in ramcheck guest-ready guest-shell; do
-    ln -sf "../$unit.service" "$units/multi-user.target.wants/$unit.service"
-  done
-  # What a guest without network, console and updates only waits for.
-  for unit in serial-getty@ttyS0.service getty@tty1.service systemd-timesyncd.service \
-    apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer \
-    e2scrub_reap.service fstrim.timer \
-    systemd-random-seed.service systemd-udev-trigger.service systemd-logind.service \
-    systemd-update-utmp.service systemd-update-utmp-runlevel.service systemd-journal-flush.service \
-    modprobe@configfs.service modprobe@dm_mod.service modprobe@drm.service \
-    modprobe@efi_pstore.service modprobe@fuse.service modprobe@loop.service \
-    proc-sys-fs-binfmt_misc.automount; do
-    ln -sf /dev/null "$units/$unit"
-  done
-}
-
-kv_files() {
-  local tree=$1
-  cat >"$tree/sbin/guest-init" <<F
-#!/bin/sh
-export PATH=/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C TERM=dumb
-mkdir -p /dev/pts /dev/shm
-mount -t devpts devpts /dev/pts
-for at in /dev/shm /run /tmp; do mount -t tmpfs tmpfs \$at; done
-ip link set lo up
-hostname kv
-exec </dev/null >/dev/ttyS0 2>&1
-redis-server --daemonize yes --bind 127.0.0.1 --port 6379 --save '' --dir /tmp >/dev/null
-ramcheck run --files 24 /usr/lib --files 8 /usr/bin --records 16 \\
-  --redis 6379 --items $((items * 2)) &
-until ramcheck ask state >/dev/null 2>&1; do sleep 0.2; done
-echo "GUEST-READY up=\$(cut -d' ' -f1 /proc/uptime)"
-stty -F /dev/ttyS1 -echo -onlcr
-while :; do setsid sh -c 'sh 2>&1 | cat' </dev/ttyS1 >/dev/ttyS1 2>&1; sleep 0.2; done
-F
-  chmod 755 "$tree/sbin/guest-init"
-}
-
-# make_image NEW KIND SUITE PACKAGES INIT
+# make_image NEW KIND SUITE ARCH PACKAGES INIT
 make_image() {
-  local new=$1 kind=$2 suite=$3 packages=$4 init=$5 kernel root
-  kernel=$(kernel_dir "$suite")
-  once "$kernel" make_kernel "$suite"
+  local new=$1 kind=$2 suite=$3 arch=$4 packages=$5 init=$6 kernel root
+  kernel=$(kernel_dir "$suite" "$arch")
+  once "$kernel" make_kernel "$suite" "$arch"
   cp "$kernel/vmlinuz" "$new/vmlinuz"
   compile_ramcheck "$new/ramcheck"
   if [ -n "$packages" ]; then
-    root=$(root_dir "$suite" "$packages")
-    once "$root" make_root "$suite" "$packages"
+    root=$(root_dir "$suite" "$arch" "$packages")
+    once "$root" make_root "$suite" "$arch" "$packages"
     step "$new.log" "$kind: copying the root tree" cp -a "$root/root" "$new/root"
     cp "$new/ramcheck" "$new/root/usr/local/sbin/ramcheck"
     echo "$kind" >"$new/root/etc/hostname"
@@ -375,9 +303,13 @@ build() {
   if [ ! -e "$dir" ]; then
     need image
     case $kind in
-      web) once "$dir" make_image web bookworm "$web_packages" /sbin/init ;;
-      kv) once "$dir" make_image kv trixie "$kv_packages" /sbin/guest-init ;;
-      mini) once "$dir" make_image mini bookworm '' /init ;;
+      web) once "$dir" make_image web bookworm amd64 "$web_packages" /sbin/init ;;
+      kv) once "$dir" make_image kv trixie amd64 "$kv_packages" /sbin/guest-init ;;
+      mini) once "$dir" make_image mini bookworm amd64 '' /init ;;
+      db) once "$dir" make_image db bullseye i386 "$db_packages" /sbin/guest-init ;;
+      script)
+        once "$dir" make_image script bullseye amd64 "$script_packages" /sbin/guest-init
+        ;;
     esac
     prune "$kind" "$dir"
     say "$kind: done after $((SECONDS - began)) s"
@@ -388,9 +320,10 @@ main() {
   local command=${1:-help} kind pids=() failed=0
   [ $# -gt 0 ] && shift
   for kind; do
-    case $kind in web | kv | mini) ;; *) say "unknown kind: $kind"; exit 2 ;; esac
+    case $kind in web | kv | mini | db | script) ;; *) say "unknown kind: $kind"; exit 2 ;; esac
   done
-  recipe_hash=$(cat "${BASH_SOURCE[0]}" "$source_dir/ramcheck.c" | hash_of)
+  recipe_hash=$(cat "${BASH_SOURCE[0]}" "$here/guest_kinds.sh" \
+    "$source_dir"/{ramcheck.c,catalogue.py} | hash_of)
   case $command in
     build)
       mkdir -p "$cache"

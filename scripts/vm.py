@@ -39,6 +39,7 @@ QEMU = os.environ.get("RAMFOLD_QEMU", "qemu-system-x86_64")
 # QEMU 7.2 under TCG corrupts flags around cmpxchg16b: newer kernels crash at boot without "-cx16".
 CPU = "qemu64,-cx16"
 PROBE_EVERY_S = 2
+KINDS = ("web", "kv", "mini", "db", "script")  # of scripts/guests.sh
 
 
 class VmError(Exception):
@@ -68,7 +69,7 @@ def build_images(*kinds):
 
 # no_timer_check: on a busy host the kernel takes a late timer of TCG for a broken one, and panics.
 def guest(kind):
-    """A Linux guest of scripts/guests.sh: web, kv or mini."""
+    """A Linux guest of scripts/guests.sh: one of KINDS."""
     image = build_images(kind)[0]
     facts = json.loads((image / "image.json").read_text())
     return Guest(kind=kind, kernel=str(image / "vmlinuz"), initrd=str(image / "initrd.gz"),
@@ -178,6 +179,7 @@ class Vm:
     run_dir   holds NAME.serial (first serial port), NAME.log (QEMU's own words), NAME.qmp, NAME.sh
     wrapper   a command put before QEMU's; it has to become QEMU with exec, keeping its pid
     env       variables added to QEMU's environment
+    ram       "memfd", which can be folded, or "anonymous", what QEMU takes when nothing is said
     balloon   None, "plain" or "reporting" (free page reporting)
     accel     "tcg" or "kvm"
     extra     further QEMU arguments
@@ -187,13 +189,14 @@ class Vm:
     """
 
     def __init__(self, guest_, name, run_dir, *, memory_mib=512, wrapper=(), env=None,
-                 balloon="reporting", accel="tcg", cpus=1, extra=(), outlive=False):
+                 ram="memfd", balloon="reporting", accel="tcg", cpus=1, extra=(), outlive=False):
         self.guest = guest_
         self.name = name
         self.run_dir = pathlib.Path(run_dir).resolve()
         self.memory_mib = memory_mib
         self.wrapper = list(wrapper)
         self.env = dict(env or {})
+        self.ram = ram
         self.balloon = balloon
         self.accel = accel
         self.cpus = cpus
@@ -221,13 +224,15 @@ class Vm:
         line = [] if self.outlive else ["setpriv", "--pdeathsig", "KILL", "--"]
         line += [*self.wrapper, QEMU, "-name", self.name, "-nodefaults", "-no-user-config",
                  "-display", "none", "-no-reboot",
-                 "-machine", f"{self.guest.machine},memory-backend=ram,usb=off",
+                 "-machine", f"{self.guest.machine},usb=off",
                  "-accel", accel, "-cpu", CPU, "-smp", str(self.cpus), "-m", memory,
-                 "-object", f"memory-backend-memfd,id=ram,size={memory},share=on",
                  "-kernel", self.guest.kernel, "-append", self.guest.append,
                  "-serial", f"file:{self._path('serial')}",
                  "-chardev", f"socket,id=shell,path={self._path('sh')},server=on,wait=off",
                  "-serial", "chardev:shell", "-qmp", f"unix:{self.qmp_path},server=on,wait=off"]
+        if self.ram == "memfd":
+            line += ["-object", f"memory-backend-memfd,id=ram,size={memory},share=on",
+                     "-machine", "memory-backend=ram"]
         if self.guest.initrd:
             line += ["-initrd", self.guest.initrd]
         if self.guest.disk:
@@ -396,7 +401,7 @@ def main():
     parser.add_argument("--dir", default=os.environ.get("RAMFOLD_VM_DIR", "/var/tmp/ramfold-vms"))
     parts = parser.add_subparsers(dest="what", required=True)
     part = parts.add_parser("start")
-    part.add_argument("kind", help="web, kv, mini, or the path of a flat guest")
+    part.add_argument("kind", help=f"{', '.join(KINDS)}, or the path of a flat guest")
     part.add_argument("name")
     part.add_argument("--wrapper", default="")
     part.add_argument("--balloon", default="reporting", choices=["none", "plain", "reporting"])
@@ -432,7 +437,7 @@ def main():
             time.sleep(0.2)
 
     if wanted.what == "start":
-        if wanted.kind in ("web", "kv", "mini"):
+        if wanted.kind in KINDS:
             what = guest(wanted.kind)
         else:
             what = flat_guest(pathlib.Path(wanted.kind).resolve())
