@@ -6,7 +6,7 @@ set -euo pipefail
 
 build=(g++ meson ninja-build pkg-config ccache git
   libboost-dev libcli11-dev libfmt-dev liblz4-dev libspdlog-dev libsystemd-dev libtomlplusplus-dev
-  libxxhash-dev linux-libc-dev nlohmann-json3-dev scdoc)
+  libxxhash-dev libzstd-dev linux-libc-dev nlohmann-json3-dev scdoc)
 # scripts/guests.sh: images from Debian's packages alone; what runs them.
 image=(debootstrap debian-archive-keyring cpio e2fsprogs gcc kmod libc6-dev xz-utils zstd)
 guest=(python3 qemu-system-x86 util-linux)
@@ -14,7 +14,7 @@ demo=("${image[@]}" "${guest[@]}")
 # Real QEMU, real systemd, real FUSE; spin for the model; clang for the fuzzers.
 test=("${image[@]}" "${guest[@]}" busybox-static catch2 clang-19 libclang-rt-19-dev fuse3 iproute2 libfuse3-dev
   librapidcheck-dev procps spin systemd
-  libzstd-dev xdelta3)  # what bench/run measures beside ours
+  xdelta3)  # what bench/run measures beside ours
 lint=(clang-19 clang-tidy-19 clang-format-19 python3)
 
 only_missing=0

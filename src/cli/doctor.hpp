@@ -47,6 +47,8 @@ inline constexpr std::array<std::string_view, 19> kChecks{
 std::vector<Check> check_host(const HostFiles& host);
 std::vector<Check> check_daemon(const HostFiles& host, const Asked<control::Snapshot>& daemon);
 std::vector<Check> check_vms(const HostFiles& host);
+// Those of one QEMU; empty when the process runs no VM.
+std::vector<Check> check_vm(const HostFiles& host, pid_t pid);
 
 // Something failed that is more than information.
 bool found_problems(const std::vector<Check>& checks);

@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "cli/doctor.hpp"
 #include "cli/qemu_command.hpp"
@@ -29,18 +30,15 @@ Check make(std::string_view id, const Qemu& qemu) {
   return check;
 }
 
-std::vector<Qemu> find_qemus(const HostFiles& host) {
-  std::vector<Qemu> qemus;
-  for (const pid_t pid : host.processes()) {
-    const std::vector<std::string> arguments = host.arguments(pid);
-    if (arguments.empty() || !is_qemu(arguments.front())) continue;
-    Qemu qemu{pid, {}, examine(arguments)};
-    if (qemu.advice.probing) continue;
-    qemu.label = qemu.advice.name.empty() ? fmt::format("pid {}", pid)
-                                          : fmt::format("{} (pid {})", qemu.advice.name, pid);
-    qemus.push_back(std::move(qemu));
-  }
-  return qemus;
+// Nothing when the process is not a QEMU that runs a VM.
+std::optional<Qemu> qemu_of(const HostFiles& host, pid_t pid) {
+  const std::vector<std::string> arguments = host.arguments(pid);
+  if (arguments.empty() || !is_qemu(arguments.front())) return std::nullopt;
+  Qemu qemu{pid, {}, examine(arguments)};
+  if (qemu.advice.probing) return std::nullopt;
+  qemu.label = qemu.advice.name.empty() ? fmt::format("pid {}", pid)
+                                        : fmt::format("{} (pid {})", qemu.advice.name, pid);
+  return qemu;
 }
 
 std::vector<Check> check_command(const Qemu& qemu) {
@@ -123,13 +121,20 @@ Check check_mappings(const HostFiles& host, const Qemu& qemu) {
 
 }  // namespace
 
+std::vector<Check> check_vm(const HostFiles& host, pid_t pid) {
+  const auto qemu = qemu_of(host, pid);
+  if (!qemu) return {};
+  std::vector<Check> checks = check_command(*qemu);
+  checks.push_back(check_agent(host, *qemu));
+  checks.push_back(check_cgroup(host, *qemu));
+  checks.push_back(check_mappings(host, *qemu));
+  return checks;
+}
+
 std::vector<Check> check_vms(const HostFiles& host) {
   std::vector<Check> checks;
-  for (const Qemu& qemu : find_qemus(host)) {
-    for (Check& check : check_command(qemu)) checks.push_back(std::move(check));
-    checks.push_back(check_agent(host, qemu));
-    checks.push_back(check_cgroup(host, qemu));
-    checks.push_back(check_mappings(host, qemu));
+  for (const pid_t pid : host.processes()) {
+    for (Check& check : check_vm(host, pid)) checks.push_back(std::move(check));
   }
   return checks;
 }

@@ -6,6 +6,7 @@
 
 #include "cli/commands.hpp"
 #include "cli/doctor.hpp"
+#include "cli/estimate.hpp"
 #include "cli/exec.hpp"
 #include "version.hpp"
 
@@ -22,6 +23,8 @@ struct Arguments {
   bool all = false;
   std::string vm;
   std::string root;
+  EstimateOptions estimate;
+  std::uint64_t sample_mib = EstimateOptions{}.sample->value >> 20;
   double watch_seconds = 2;
 };
 
@@ -47,6 +50,13 @@ ExitCode run_doctor(const Arguments& arguments, const Console& console) {
                     : render_checks(checks, arguments.all ? Detail::all : Detail::failed_only,
                                     console.style));
   return found_problems(checks) ? ExitCode::problems : ExitCode::ok;
+}
+
+ExitCode run_estimate(Arguments& arguments, const Console& console) {
+  arguments.estimate.output = arguments.options.output;
+  arguments.estimate.sample = ByteCount{arguments.sample_mib << 20};
+  if (arguments.all) arguments.estimate.sample.reset();
+  return run_estimate(arguments.estimate, console);
 }
 
 // Its arguments belong to CMD: no option parser looks at them.
@@ -88,6 +98,7 @@ class Parser {
     doctor->add_option("--root", arguments_.root,
                        "read /proc, /sys, /dev and /run below this directory");
     doctor->add_flag("--all", arguments_.all, "also show what passed");
+    add_estimate();
     app_.add_subcommand("exec",
                         "start QEMU with the agent: `ramfold exec -- qemu-system-x86_64 ...`");
   }
@@ -137,6 +148,23 @@ class Parser {
     CLI::App* show = add("show", "one VM in full",
                          [this] { return run_show(arguments_.options, console_, arguments_.vm); });
     show->add_option("VM", arguments_.vm, "id, pid, name or uuid")->required();
+  }
+
+  void add_estimate() {
+    CLI::App* estimate = add("estimate", "what would be saved of running VMs or RAM dumps",
+                             [this] { return run_estimate(arguments_, console_); });
+    estimate->remove_option(estimate->get_option("--socket"));  // it needs no daemon
+    estimate->add_option("TARGET", arguments_.estimate.targets,
+                         "pids of QEMUs and files of RAM dumps; all QEMUs of this host when absent");
+    CLI::Option* all =
+        estimate->add_flag("--all", arguments_.all, "look closely at all RAM, however long it takes");
+    estimate
+        ->add_option("--sample", arguments_.sample_mib,
+                     "look closely at so much RAM and take the rest to be like it")
+        ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{1} << 30))
+        ->type_name("MIB")
+        ->capture_default_str()
+        ->excludes(all);
   }
 
   void add_operations() {

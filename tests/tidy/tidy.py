@@ -40,7 +40,8 @@ ARROWS = {
     "fault": {"guest", "store", "sys", "base"},
     "fold": {"scan", "classify", "guest", "store", "sys", "base"},
     "control": {"policy", "sys", "base"},
-    "cli": {"control", "policy", "sys", "base"},
+    "estimate": {"store", "sys", "base"},
+    "cli": {"control", "estimate", "policy", "sys", "base"},
     "daemon": {"control", "policy", "scan", "fold", "fault", "classify", "guest", "store", "keeper",
                "metrics", "sys", "base"},
 }

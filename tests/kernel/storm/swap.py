@@ -6,70 +6,17 @@ swap.py storm: random pages of the guests, guarded, clean or neither, go to swap
 discard and verify, and the daemon is killed now and then.
 swap.py idle: pages that lie in swap stay there while the daemon passes over them again and again.
 Exits 77 where there is no zram to swap to."""
-import ctypes
 import os
 import random
-import subprocess
 import sys
 import threading
 import time
 
 from rig import Failed, Rig, need_userfaultfd, run, say
 from storm import LONG, SEED, finish, kill_delay, start
+from zram import Zram, page_out
 
 PAGE = 4096
-SYS_PIDFD_OPEN, SYS_PROCESS_MADVISE, MADV_PAGEOUT = 434, 440, 21
-SWAP_MIB = 256
-libc = ctypes.CDLL(None, use_errno=True)
-
-
-def skip(why):
-    print(why)
-    sys.exit(77)
-
-
-def run_quietly(*command):
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-class Zram:
-    """A zram device to swap to, given back on close."""
-
-    def __init__(self):
-        self.number = None
-        if not os.path.exists('/sys/class/zram-control'):
-            run_quietly('modprobe', 'zram')
-        try:
-            with open('/sys/class/zram-control/hot_add') as f:
-                self.number = int(f.read())
-        except OSError as e:
-            skip(f'needs zram: {e}')
-        self.device = f'/dev/zram{self.number}'
-        try:
-            with open(f'/sys/block/zram{self.number}/disksize', 'w') as f:
-                f.write(f'{SWAP_MIB}M')
-        except OSError as e:
-            self.close()
-            skip(f'needs zram: {e}')
-        for command in (['mkswap', self.device], ['swapon', '-p', '32000', self.device]):
-            done = run_quietly(*command)
-            if done.returncode != 0:
-                self.close()
-                skip(f'needs swap: {" ".join(command)}: {done.stderr.strip()}')
-
-    def close(self):
-        run_quietly('swapoff', self.device)
-        try:
-            with open(f'/sys/block/zram{self.number}/reset', 'w') as f:
-                f.write('1')
-            with open('/sys/class/zram-control/hot_remove', 'w') as f:
-                f.write(str(self.number))
-        except OSError as e:
-            print(f'{self.device} stays: {e}')
-
-
-class Iovec(ctypes.Structure):
-    _fields_ = [('base', ctypes.c_uint64), ('size', ctypes.c_uint64)]
 
 
 class Ram:
@@ -77,7 +24,7 @@ class Ram:
 
     def __init__(self, guest):
         self.pid = guest.process.pid
-        self.pidfd = libc.syscall(SYS_PIDFD_OPEN, self.pid, 0)
+        self.pidfd = os.pidfd_open(self.pid)
         self.start, self.end = self._range()
 
     def close(self):
@@ -93,8 +40,7 @@ class Ram:
     def page_out(self, first=0, pages=None):
         """Puts the range to swap; what the kernel cannot move now stays."""
         size = (self.end - self.start) if pages is None else pages * PAGE
-        vector = Iovec(self.start + first * PAGE, size)
-        libc.syscall(SYS_PROCESS_MADVISE, self.pidfd, ctypes.byref(vector), 1, MADV_PAGEOUT, 0)
+        page_out(self.pidfd, self.start + first * PAGE, size)
 
     def pages(self):
         return (self.end - self.start) // PAGE

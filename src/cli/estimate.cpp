@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "cli/estimate.hpp"
+
+#include <fmt/core.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "cli/progress.hpp"
+#include "cli/qemu_command.hpp"
+#include "cli/render.hpp"
+#include "control/view_json.hpp"
+#include "estimate/census.hpp"
+#include "estimate/process_ram.hpp"
+#include "estimate/ram_dump.hpp"
+
+namespace ramfold::cli {
+namespace {
+
+// What QEMU gives a machine when nothing says otherwise.
+constexpr ByteCount kRamDefault{128u << 20};
+constexpr const char* kUse =
+    "give the pid of a running QEMU (`pgrep -a qemu` lists them) or the file of a RAM dump";
+
+struct Subject {
+  Estimated shown;
+  std::unique_ptr<estimate::RamSource> ram;
+};
+
+Result<Subject> subject_of_process(const HostFiles& host, pid_t pid) {
+  const std::vector<std::string> arguments = host.arguments(pid);
+  if (arguments.empty() && !host.exists(fmt::format("/proc/{}", pid))) {
+    return fail(fmt::format("there is no process {}: {}", pid, kUse));
+  }
+  if (arguments.empty() || !is_qemu(arguments.front())) {
+    return fail(fmt::format("process {} is not a QEMU: {}", pid, kUse));
+  }
+  const QemuAdvice advice = examine(arguments);
+  if (advice.probing) return fail(fmt::format("process {} runs no VM: {}", pid, kUse));
+  const ByteCount wanted = advice.ram.value != 0 ? advice.ram : kRamDefault;
+  const sys::Procfs procfs;
+  auto ranges = estimate::find_ram(procfs, pid, wanted);
+  if (!ranges) return std::unexpected(ranges.error());
+  auto ram = estimate::ProcessRam::open(pid, std::move(*ranges));
+  if (!ram) return std::unexpected(ram.error());
+  const std::string label = advice.name.empty() ? fmt::format("pid {}", pid)
+                                                : fmt::format("{} (pid {})", advice.name, pid);
+  return Subject{{label, pid, check_vm(host, pid)}, std::move(*ram)};
+}
+
+Result<Subject> subject_of_file(const std::string& path) {
+  auto ram = estimate::RamDump::open(path);
+  if (!ram) {
+    if (ram.error().code != ENOENT) return std::unexpected(ram.error());
+    return fail(fmt::format("there is no file {}: {}", path, kUse));
+  }
+  return Subject{{path, std::nullopt, {}}, std::move(*ram)};
+}
+
+Result<std::vector<Subject>> subjects_of(const std::vector<std::string>& targets) {
+  const HostFiles host("");
+  std::vector<Subject> subjects;
+  const auto add = [&](Result<Subject> subject) -> Status {
+    if (!subject) return std::unexpected(subject.error());
+    subjects.push_back(std::move(*subject));
+    return {};
+  };
+  for (const std::string& target : targets) {
+    const auto pid = number_of(target);
+    const bool is_pid = pid && *pid != 0 && *pid <= sys::kProcessesMax;
+    auto added =
+        add(is_pid ? subject_of_process(host, static_cast<pid_t>(*pid)) : subject_of_file(target));
+    if (!added) return std::unexpected(added.error());
+  }
+  if (!targets.empty()) return subjects;
+  for (const pid_t pid : host.processes()) {
+    const std::vector<std::string> arguments = host.arguments(pid);
+    if (arguments.empty() || !is_qemu(arguments.front()) || examine(arguments).probing) continue;
+    if (auto added = add(subject_of_process(host, pid)); !added) {
+      return std::unexpected(added.error());
+    }
+  }
+  if (subjects.empty()) return fail(fmt::format("no QEMU runs here: {}", kUse));
+  return subjects;
+}
+
+// Of so many clusters of pages one is looked at closely.
+std::uint32_t one_of(const std::vector<Subject>& subjects, std::optional<ByteCount> sample) {
+  if (!sample) return 1;
+  std::uint64_t pages = 0;
+  for (const Subject& subject : subjects) pages += subject.ram->present().value;
+  const std::uint64_t wanted = std::max<std::uint64_t>(1, sample->value / kPageSize);
+  return static_cast<std::uint32_t>(
+      std::clamp<std::uint64_t>((pages + wanted - 1) / wanted, 1, UINT32_MAX));
+}
+
+Status count(std::vector<Subject>& subjects, estimate::Census& census) {
+  std::uint64_t pages = 0;
+  for (const Subject& subject : subjects) pages += subject.ram->present().value;
+  Progress progress(stderr, ::isatty(STDERR_FILENO) == 1, pages);
+  for (Subject& subject : subjects) {
+    const Status added = census.add(subject.shown.label, *subject.ram,
+                                    [&](PageCount read) { progress.advance(read.value); });
+    if (added) continue;
+    if (added.error().code == ESRCH) {
+      return fail(subject.shown.label + " ended while it was read: run it again");
+    }
+    return added;
+  }
+  return {};
+}
+
+}  // namespace
+
+ExitCode run_estimate(const EstimateOptions& options, const Console& console) {
+  const auto fail_with = [&](const Error& error) {
+    const control::OperationError shown{control::Failure::failed, error.text(), "", {}};
+    if (options.output == Output::json) {
+      console.print(control::text_of({{"error", control::to_json(shown)}}, 2) + "\n");
+    }
+    console.complain(render_error(shown, console.error_style));
+    return ExitCode::failed;
+  };
+  auto subjects = subjects_of(options.targets);
+  if (!subjects) return fail_with(subjects.error());
+  estimate::Census census(one_of(*subjects, options.sample));
+  if (auto counted = count(*subjects, census); !counted) return fail_with(counted.error());
+  std::vector<Estimated> shown;
+  for (Subject& subject : *subjects) shown.push_back(std::move(subject.shown));
+  console.print(options.output == Output::json ? json_of(shown, census)
+                                               : render_estimate(shown, census, console.style));
+  return ExitCode::ok;
+}
+
+}  // namespace ramfold::cli

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// What `ramfold estimate` found, as text and as JSON.
+#include <fmt/core.h>
+
+#include <nlohmann/json.hpp>
+
+#include "cli/estimate.hpp"
+#include "control/view_json.hpp"
+
+namespace ramfold::cli {
+namespace {
+
+using estimate::Census;
+using estimate::Figures;
+using estimate::Mechanism;
+using estimate::Saved;
+using estimate::Savings;
+using estimate::VmCensus;
+using Json = nlohmann::json;
+
+std::string mib(double bytes) { return fmt::format("{:.1f}", bytes / (1 << 20)); }
+double bytes_of(PageCount pages) { return static_cast<double>(bytes(pages).value); }
+
+std::string with_share(const Saved& saved, double of) {
+  std::string text = mib(saved.bytes);
+  if (saved.plus_minus > 0) text += " +-" + mib(saved.plus_minus);
+  if (of > 0) text += fmt::format(" {:3.0f} %", 100 * saved.bytes / of);
+  return text;
+}
+
+const Saved& at(const Savings& savings, Mechanism mechanism) {
+  return savings[static_cast<std::size_t>(mechanism)];
+}
+
+std::vector<Table::Cell> row_of(const std::string& label, double touched, const Savings& savings) {
+  std::vector<Table::Cell> cells{{printable(label)}, {mib(touched)}};
+  for (const Mechanism mechanism : estimate::kMechanisms) {
+    const Saved& saved = at(savings, mechanism);
+    cells.push_back({mechanism == Mechanism::best ? with_share(saved, touched) : mib(saved.bytes)});
+  }
+  return cells;
+}
+
+Table table_of(const std::vector<Estimated>& what, const Census& census, const Figures& figures) {
+  std::vector<Column> columns{{"MiB saved of"}};
+  for (const char* title : {"touched", "zero", "equal", "similar", "lz4", "zstd", "all of these"}) {
+    columns.push_back({title, Align::right});
+  }
+  Table table(std::move(columns));
+  double touched = 0;
+  for (std::size_t i = 0; i < what.size(); ++i) {
+    const double of_vm = bytes_of(census.vms()[i].touched);
+    touched += of_vm;
+    table.row(row_of(what[i].label, of_vm, figures.vms[i].alone));
+  }
+  if (what.size() > 1) {
+    table.row(row_of("together, each alone", touched, figures.together.alone));
+    table.row(row_of("together, sharing pages", touched, figures.together.across));
+  }
+  return table;
+}
+
+// What was not looked at, one line each.
+std::string left_out(const Estimated& what, const VmCensus& vm) {
+  std::string out;
+  const auto line = [&](PageCount pages, const char* why) {
+    if (pages.value == 0) return;
+    out += printable(what.label) + ": " + human(bytes(pages)) + " " + why + "\n";
+  };
+  line(vm.left_out.swapped, "are paged out by the host and were left there");
+  line(vm.left_out.moved, "went away while they were read");
+  line(vm.left_out.merged, "are merged by KSM already: their equals are no new saving");
+  return out;
+}
+
+std::string changes(const std::vector<Estimated>& what, const Style& style) {
+  std::string out;
+  for (const Estimated& one : what) {
+    if (!one.pid) continue;
+    out += "\n" + style.paint(Colour::bold, printable(one.label)) + ": to have it\n";
+    bool nothing = true;
+    for (const Check& check : one.checks) {
+      if (check.outcome != Outcome::fail) continue;
+      nothing = false;
+      out += "  " + printable(check.text) + "\n    remedy: " + printable(check.remedy) + "\n";
+    }
+    if (nothing) out += "  nothing stands against it that can be seen from outside\n";
+  }
+  return out;
+}
+
+Json json_of(const Savings& savings) {
+  Json json;
+  for (const Mechanism mechanism : estimate::kMechanisms) {
+    const Saved& saved = at(savings, mechanism);
+    json[std::string(name_of(mechanism))] = {{"saved_bytes", std::llround(saved.bytes)},
+                                             {"plus_minus_bytes", std::llround(saved.plus_minus)}};
+  }
+  return json;
+}
+
+Json json_of(const Estimated& what, const VmCensus& vm, const estimate::VmFigures& figures) {
+  Json json{{"name", what.label},
+            {"size_bytes", bytes(vm.size).value},
+            {"touched_bytes", bytes(vm.touched).value},
+            {"sampled_bytes", bytes(vm.sampled).value},
+            {"swapped_bytes", bytes(vm.left_out.swapped).value},
+            {"moved_bytes", bytes(vm.left_out.moved).value},
+            {"merged_bytes", bytes(vm.left_out.merged).value},
+            {"alone", json_of(figures.alone)},
+            {"across", json_of(figures.across)}};
+  if (!what.pid) return json;
+  json["pid"] = *what.pid;
+  json["changes"] = Json::array();
+  for (const Check& check : what.checks) {
+    if (check.outcome != Outcome::fail) continue;
+    json["changes"].push_back(
+        {{"id", std::string(check.id)}, {"text", check.text}, {"remedy", check.remedy}});
+  }
+  return json;
+}
+
+}  // namespace
+
+std::string render_estimate(const std::vector<Estimated>& what, const Census& census,
+                            const Style& style) {
+  std::string out = table_of(what, census, figures_of(census)).text(style);
+  if (census.one_of() > 1) {
+    out += fmt::format(
+        "Looked at closely: one of {} groups of pages that are alike. The true figures lie within "
+        "+- 19 times of 20; of similar pages a sample finds fewer than there are.\n",
+        census.one_of());
+  }
+  for (std::size_t i = 0; i < what.size(); ++i) out += left_out(what[i], census.vms()[i]);
+  if (what.size() > 1) {
+    out +=
+        "VMs share pages only within a trust group: `groups.default` and [[vm]] in "
+        "ramfold.toml.\n";
+  }
+  return out + changes(what, style);
+}
+
+std::string json_of(const std::vector<Estimated>& what, const Census& census) {
+  const Figures figures = figures_of(census);
+  Json vms = Json::array();
+  for (std::size_t i = 0; i < what.size(); ++i) {
+    vms.push_back(json_of(what[i], census.vms()[i], figures.vms[i]));
+  }
+  const Json together{{"alone", json_of(figures.together.alone)},
+                      {"across", json_of(figures.together.across)}};
+  return control::text_of({{"estimate",
+                            {{"sampled_one_of", census.one_of()},
+                             {"vms", std::move(vms)},
+                             {"together", together}}}},
+                          2) +
+         "\n";
+}
+
+}  // namespace ramfold::cli

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The RAM of a running QEMU, with or without the agent, anonymous or shared. Only pages in the
+// process's page table are read, found by pagemap a mebibyte at a time just before: a page that is
+// swapped out stays so, a hole stays one, and a folded page stays folded. Reading marks a page as
+// accessed, no more. Threads: one owner.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "estimate/find_ram.hpp"
+#include "estimate/ram_source.hpp"
+#include "sys/remote_memory.hpp"
+
+namespace ramfold::estimate {
+
+class ProcessRam : public RamSource {
+ public:
+  // The error names what to do. ESRCH: the process has ended.
+  static Result<std::unique_ptr<ProcessRam>> open(pid_t pid, std::vector<RamRange> ranges);
+
+  PageCount size() const noexcept override { return size_; }
+  PageCount present() const noexcept override { return present_; }
+  Status each(const PageVisitor& visit) override;
+  bool read(PageIndex page, PageCopy& into) override;
+
+ private:
+  static constexpr std::size_t kBatch = sys::RemoteMemory::kPagesMax;
+
+  ProcessRam(sys::RemoteMemory memory, std::vector<RamRange> ranges);
+  Status count();
+  // Visits what is present of at most kBatch pages; nothing in the error's place: the visitor
+  // stopped.
+  struct Part {
+    HostVirt at;
+    PageIndex first;
+    std::size_t count;
+    bool shared;
+  };
+  Result<bool> visit_part(const Part& part, const PageVisitor& visit);
+  template <typename Each>
+  Status each_part(Each&& each);
+
+  sys::RemoteMemory memory_;
+  std::vector<RamRange> ranges_;
+  PageCount size_;
+  PageCount present_;
+  std::vector<PageCopy> copies_;
+};
+
+}  // namespace ramfold::estimate
