@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 #include <pthread.h>
 #include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <algorithm>
 
@@ -43,27 +42,28 @@ Result<std::unique_ptr<Agents>> Agents::start(const std::string& socket, std::ui
   auto listener = sys::listen_seqpacket(socket, 0666);
   if (!listener) return std::unexpected(listener.error());
   sys::Fd epoll(::epoll_create1(EPOLL_CLOEXEC));
-  sys::Fd wake(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-  if (!epoll || !wake) return fail_errno("epoll");
+  auto desk = LookDesk::make();
+  if (!desk) return std::unexpected(desk.error());
+  if (!epoll) return fail_errno("epoll");
   epoll_event listen_event{EPOLLIN, {.ptr = nullptr}};
   if (::epoll_ctl(epoll.get(), EPOLL_CTL_ADD, listener->get(), &listen_event) != 0 ||
-      ::epoll_ctl(epoll.get(), EPOLL_CTL_ADD, wake.get(), &listen_event) != 0) {
+      ::epoll_ctl(epoll.get(), EPOLL_CTL_ADD, (*desk)->wake_fd(), &listen_event) != 0) {
     return fail_errno("epoll_ctl");
   }
-  std::unique_ptr<Agents> agents(new Agents(std::move(*listener), std::move(epoll), std::move(wake),
-                                            generation, std::move(userfault_device), procfs, vms,
-                                            attacher, events));
+  std::unique_ptr<Agents> agents(
+      new Agents(std::move(*listener), std::move(epoll), std::move(*desk), generation,
+                 std::move(userfault_device), procfs, vms, attacher, events));
   agents->thread_ = std::thread([a = agents.get()] { a->run(); });
   ::pthread_setname_np(agents->thread_.native_handle(), "rf-agents");
   return agents;
 }
 
-Agents::Agents(sys::Fd listener, sys::Fd epoll, sys::Fd wake, std::uint32_t generation,
-               sys::Fd device, const sys::Procfs& procfs, VmSet& vms, Attacher& attacher,
-               AgentEvents& events)
+Agents::Agents(sys::Fd listener, sys::Fd epoll, std::shared_ptr<LookDesk> desk,
+               std::uint32_t generation, sys::Fd device, const sys::Procfs& procfs, VmSet& vms,
+               Attacher& attacher, AgentEvents& events)
     : listener_(std::move(listener)),
       epoll_(std::move(epoll)),
-      wake_(std::move(wake)),
+      desk_(std::move(desk)),
       generation_(generation),
       device_(std::move(device)),
       procfs_(procfs),
@@ -75,8 +75,7 @@ Agents::~Agents() { stop(); }
 
 void Agents::stop() noexcept {
   if (stopping_.exchange(true)) return;
-  const std::uint64_t one = 1;
-  [[maybe_unused]] const auto n = ::write(wake_.get(), &one, sizeof one);
+  desk_->poke();
   if (thread_.joinable()) thread_.join();
   // Queues may hold what must not be dropped here, those of sockets that nobody accepted as well.
   ::shutdown(listener_.get(), SHUT_RDWR);
@@ -105,6 +104,8 @@ void Agents::run() {
       // One message a turn: an agent that never stops talking does not keep the others waiting.
       if (!receive(*c)) close(*c);
     }
+    desk_->drain();
+    take_looks();
     close_late();
     close_quiet();
     const std::uint64_t now = monotonic_ns();
@@ -163,9 +164,19 @@ void Agents::accept_one(sys::Fd socket) {
   }
 }
 
+// A connection that is not heard is out of the set altogether: its hang-up would be reported for
+// ever.
+void Agents::hear(Connection& c, bool heard) {
+  if (c.heard == heard) return;
+  epoll_event event{EPOLLIN, {.ptr = &c}};
+  const int change = heard ? EPOLL_CTL_ADD : EPOLL_CTL_DEL;
+  (void)::epoll_ctl(epoll_.get(), change, c.socket.get(), &event);
+  c.heard = heard;
+}
+
 bool Agents::receive(Connection& c) {
-  // An earlier event of the same turn may have closed it.
-  if (c.closing) return true;
+  // An earlier event of the same turn may have closed it, or begun a look.
+  if (!c.heard) return true;
   std::array<std::byte, RF_MESSAGE_MAX> buffer;
   auto message = receptionist_.receive(c.socket, buffer, c.peer.uid);
   if (!message || message->outcome == sys::Received::closed) return false;
@@ -253,8 +264,9 @@ void Agents::close(Connection& c) {
     c.vm->agent_ready.store(false);
     c.vm->vm->gate().close();
   }
-  // Out of the set altogether: its hang-up would be reported for ever.
-  (void)::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, c.socket.get(), nullptr);
+  hear(c, false);
+  if (c.look) let_go_apart(std::move(c.look));
+  c.look = nullptr;
   c.deadline_ns = 0;
   c.closing = any_closing_ = true;
 }
@@ -290,8 +302,9 @@ void Agents::close_late() {
     }
   }
   for (Connection* c : late) {
-    complaints_.warn(c->peer.uid,
-                     agent_text(c->peer) + ": silent in its handshake, connection closed");
+    const char* const why =
+        c->look ? ": its process does not let itself be looked at" : ": silent in its handshake";
+    complaints_.warn(c->peer.uid, agent_text(c->peer) + why + ", connection closed");
     close(*c);
   }
 }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The daemon's end of the agents' socket: accepts, checks who is there, attaches VMs, relays holds
 // and unfold requests. Treats every agent as hostile: bounded connections a process and a user,
-// deadlines, a child to receive what it sends, and nothing waits for an agent. Threads: one thread
-// of its own; send_* and forget() from any.
+// deadlines, a child to receive what it sends, and nothing waits for an agent or its process:
+// whatever can be held up is done apart (daemon/look.hpp).
+// Threads: one thread of its own; send_* and forget() from any.
 #pragma once
 
 #include <atomic>
@@ -16,6 +17,7 @@
 
 #include "daemon/attach.hpp"
 #include "daemon/complaints.hpp"
+#include "daemon/look.hpp"
 #include "guest/agent_messages.hpp"
 #include "sys/receptionist.hpp"
 
@@ -79,13 +81,18 @@ class Agents {
     std::uint64_t deadline_ns = 0;
     std::uint32_t hazards = 0;
     std::uint64_t capabilities = 0;
-    bool folded = false;   // by a daemon that left this one nothing of it
+    bool folded = false;  // by a daemon that left this one nothing of it
+    // Its process is being looked at; meanwhile nothing is received.
+    std::shared_ptr<Look> look;
+    rf_hello hello{};
+    bool heard = true;     // in the epoll set
     bool closing = false;  // as soon as no run of its VM is under way
     VmHandle vm;
   };
 
-  Agents(sys::Fd listener, sys::Fd epoll, sys::Fd wake, std::uint32_t generation, sys::Fd device,
-         const sys::Procfs& procfs, VmSet& vms, Attacher& attacher, AgentEvents& events);
+  Agents(sys::Fd listener, sys::Fd epoll, std::shared_ptr<LookDesk> desk, std::uint32_t generation,
+         sys::Fd device, const sys::Procfs& procfs, VmSet& vms, Attacher& attacher,
+         AgentEvents& events);
   void run();
   void accept_all();
   void accept_one(sys::Fd socket);
@@ -93,8 +100,13 @@ class Agents {
   bool has_place_for_vm(uid_t uid) const;
   bool receive(Connection& c);  // false: close it
   bool handle(Connection& c, sys::Message& message, std::span<const std::byte> bytes);
+  void hear(Connection& c, bool heard);
+  void start_look(Connection& c, std::shared_ptr<Look> look);
+  void take_looks();
   bool on_hello(Connection& c, const guest::Hello& message);
+  bool after_hello(Connection& c, const Look& look);
   bool on_offer(Connection& c, const rf_offer& offer, sys::Message& message);
+  bool after_offer(Connection& c, Look& look);
   void on_ready(Connection& c, const VmHandle& vm);
   bool closes_another_of(const Connection& c) const;
   bool on_unfold(Connection& c, const VmHandle& vm, const rf_unfold& message);
@@ -115,7 +127,7 @@ class Agents {
 
   sys::Fd listener_;
   sys::Fd epoll_;
-  sys::Fd wake_;
+  std::shared_ptr<LookDesk> desk_;  // its eventfd wakes the thread for whatever reason
   const std::uint32_t generation_;
   sys::Fd device_;
   const sys::Procfs& procfs_;

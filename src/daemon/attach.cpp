@@ -8,12 +8,11 @@
 #include <sys/random.h>
 
 #include "base/clock.hpp"
+#include "daemon/apart.hpp"
 #include "scan/plan.hpp"
 
 namespace ramfold::daemon {
 namespace {
-
-constexpr unsigned kProofsMax = 3;
 
 // Value of `key=` in a comma-separated option, or the whole of it when it has none of `key=`.
 std::string option_value(std::string_view option, std::string_view key) {
@@ -70,10 +69,9 @@ std::string group_of(const policy::Config& config, const VmIdentity& identity, u
   return fmt::format("uid:{}", uid);
 }
 
-Result<VmHandle> Attacher::attach(const AgentPeer& peer, const rf_offer& offer, std::span<const guest::RamBlock> blocks,
-                                  sys::Fd uffd, std::vector<sys::Fd> rams) {
+Result<VmHandle> Attacher::attach(const AgentPeer& peer, const VmIdentity& identity,
+                                  const rf_offer& offer, sys::Fd uffd, std::vector<sys::Fd> rams) {
   const VmId id{next_id_++};
-  const VmIdentity identity = identify(procfs_, peer.pid);
   guest::VmRecord record;
   record.vm = id.value;
   record.pid = peer.pid;
@@ -88,6 +86,7 @@ Result<VmHandle> Attacher::attach(const AgentPeer& peer, const rf_offer& offer, 
   }
   if (::getrandom(record.instance, sizeof record.instance, 0) != sizeof record.instance) return fail_errno("getrandom");
   copy_text(record.name, sizeof record.name, identity.name);
+  copy_text(record.uuid, sizeof record.uuid, identity.uuid);
   copy_text(record.group, sizeof record.group, group_of(config_, identity, peer.uid, id));
 
   guest::Vm::Files files;
@@ -106,8 +105,6 @@ Result<VmHandle> Attacher::attach(const AgentPeer& peer, const rf_offer& offer, 
   files.record = std::move(*record_file);
   files.pidfd = std::move(*pidfd);
 
-  if (Status ok = sys::Uffd(files.uffd).handshake(features_); !ok) return std::unexpected(ok.error());
-  if (Status ok = prove_owner(files.uffd, peer.pid, blocks); !ok) return std::unexpected(ok.error());
   if (Status ok = guest::write_record(files.record, record); !ok) return std::unexpected(ok.error());
   auto vm = finish(record, std::move(files), identity, false);
   if (!vm) return vm;
@@ -121,20 +118,9 @@ Result<VmHandle> Attacher::attach(const AgentPeer& peer, const rf_offer& offer, 
   return vm;
 }
 
-// RAM in several adjacent mappings may have a border of its own within the range that is tried.
-Status Attacher::prove_owner(sys::BorrowedFd uffd, pid_t pid, std::span<const guest::RamBlock> blocks) const {
-  Status proved;
-  for (unsigned i = 0; i < kProofsMax; ++i) {
-    proved = guest::prove_owner(sys::Uffd(uffd), pid, blocks, procfs_);
-    if (proved) break;
-  }
-  return proved;
-}
-
 Result<VmHandle> Attacher::adopt(KeptVm kept) {
   next_id_ = std::max(next_id_, kept.record.vm + 1);
-  VmIdentity identity = identify(procfs_, kept.record.pid);
-  identity.name = kept.record.name;
+  const VmIdentity identity{kept.record.name, kept.record.uuid};
   auto vm = finish(kept.record, std::move(kept.files), identity, true);
   if (vm) (*vm)->kept.store(true);
   return vm;
@@ -144,7 +130,10 @@ Result<VmHandle> Attacher::finish(const guest::VmRecord& record, guest::Vm::File
                                   bool recovering) {
   auto vm = guest::Vm::make(record, std::move(files));
   if (!vm) return std::unexpected(vm.error());
-  auto attached = std::make_shared<AttachedVm>();
+  // Its userfaultfd may wait for the process when it is closed.
+  const VmHandle attached(new AttachedVm, [](AttachedVm* ended) {
+    let_go_apart(std::shared_ptr<AttachedVm>(ended));
+  });
   attached->vm = std::move(*vm);
   attached->policy = config_.for_vm(identity.name, identity.uuid);
   attached->uuid = identity.uuid;

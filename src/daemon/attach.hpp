@@ -28,6 +28,7 @@ struct VmIdentity {
   std::string name;
   std::string uuid;
 };
+// Reads its command line: the process can make that wait.
 VmIdentity identify(const sys::Procfs& procfs, pid_t pid);
 // The trust group (docs/design.md, Groups): the operator's, else the owner's; VMs that a management layer
 // starts under one account are a group each.
@@ -35,24 +36,24 @@ std::string group_of(const policy::Config& config, const VmIdentity& identity, u
 
 class Attacher {
  public:
-  Attacher(const sys::Procfs& procfs, store::Contents& contents, Keeping& keeping, const policy::Config& config,
+  Attacher(store::Contents& contents, Keeping& keeping, const policy::Config& config,
            std::uint64_t uffd_features) noexcept
-      : procfs_(procfs), contents_(contents), keeping_(keeping), config_(config), features_(uffd_features) {}
+      : contents_(contents), keeping_(keeping), config_(config), features_(uffd_features) {}
 
-  // `offer` and `fds` (uffd, then a RAM file a block) were checked, and what came of it is `blocks`;
-  // whose memory the uffd drives is proved here. The VM is kept and its faults are served on return;
-  // whether the keeper took it is in AttachedVm::kept.
-  Result<VmHandle> attach(const AgentPeer& peer, const rf_offer& offer, std::span<const guest::RamBlock> blocks,
+  // What every userfaultfd is to have negotiated.
+  std::uint64_t features() const noexcept { return features_; }
+  // `offer`, `uffd` and `rams` (one a block) were checked, see Look. The VM is kept and its faults are
+  // served on return; whether the keeper took it is in AttachedVm::kept. Neither this nor adopt()
+  // waits for the process.
+  Result<VmHandle> attach(const AgentPeer& peer, const VmIdentity& identity, const rf_offer& offer,
                           sys::Fd uffd, std::vector<sys::Fd> rams);
   // After a restart: faults are served on return, references not counted yet.
   Result<VmHandle> adopt(KeptVm kept);
 
  private:
-  Status prove_owner(sys::BorrowedFd uffd, pid_t pid, std::span<const guest::RamBlock> blocks) const;
   Result<VmHandle> finish(const guest::VmRecord& record, guest::Vm::Files files, const VmIdentity& identity,
                           bool recovering);
 
-  const sys::Procfs& procfs_;
   store::Contents& contents_;
   Keeping& keeping_;
   const policy::Config& config_;

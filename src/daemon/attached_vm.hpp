@@ -42,7 +42,10 @@ struct ScanCursor {
 };
 
 struct FactState {
+  std::mutex looking;  // one look at a time; before `mutex`
+  std::atomic<std::uint64_t> looked_at_since_ns{0};  // by the housekeeper; 0: no look is under way
   std::mutex mutex;
+  bool held_said = false;  // that its process cannot be looked at
   std::vector<guest::Reason> reasons;
   std::string unfolded_for;  // the first reason that demanded that everything comes back; may be gone by now
   guest::SlowFacts slow;

@@ -3,36 +3,72 @@
 
 #include <algorithm>
 #include <spdlog/spdlog.h>
+#include <utility>
 
 #include "base/clock.hpp"
+#include "daemon/apart.hpp"
 
 namespace ramfold::daemon {
 namespace {
 
-constexpr std::uint64_t kOthersEveryNs = 5'000'000'000;  // a walk over all processes: an alarm only
-constexpr std::uint64_t kFullEveryNs = 30'000'000'000;   // smaps walk the page tables of all RAM
+constexpr std::uint64_t kFullEveryNs = 30'000'000'000;  // smaps walk the page tables of all RAM
+// All VMs together; what takes longer goes on by itself.
+constexpr std::uint64_t kPatienceNs = 2'000'000'000;
+constexpr std::uint64_t kMomentNs = 20'000'000;
+
+// The VM's facts are not known, and while they are not it is not folded.
+void note_held(AttachedVm& vm) {
+  vm.vm->gate().close();
+  const std::lock_guard lock(vm.facts.mutex);
+  vm.facts.reasons = {{guest::ReasonCode::unreadable, "its process does not let itself be looked at",
+                       "end the VM, or what holds its memory map: a file system that does not answer?"}};
+  vm.facts.read_once = true;
+  if (std::exchange(vm.facts.held_said, true)) return;
+  spdlog::warn("vm {} (pid {}): its process does not let itself be looked at: it is not folded meanwhile",
+               vm.vm->name(), vm.vm->pid());
+}
 
 }  // namespace
 
-void FactWatch::check(const std::function<void(const VmHandle&)>& must_unfold) {
+std::uint64_t FactWatch::check(const MustUnfold& must_unfold) {
   const std::vector<VmHandle> vms = vms_.all();
   const std::uint64_t now = monotonic_ns();
-  if (!vms.empty() && (!others_known_ || now - others_ns_ >= kOthersEveryNs)) {
-    std::vector<guest::ProcFacts::OwnedFile> files;
-    for (const VmHandle& vm : vms) {
-      for (const guest::RamBlock& block : vm->ram) files.push_back({block.file, vm->vm->pid()});
-    }
-    others_ = facts_.other_uses(files, custody_);
-    others_known_ = true;
-    others_ns_ = now;
-  }
+  const std::uint64_t until_ns = now + kPatienceNs;
+  if (!vms.empty()) others_.tend(vms, kPatienceNs, cpu_);
   const guest::Depth depth = now - full_ns_ >= kFullEveryNs ? guest::Depth::full : guest::Depth::quick;
   if (depth == guest::Depth::full) full_ns_ = now;
-  for (const VmHandle& vm : vms) check_one(vm, depth, must_unfold);
+  for (const VmHandle& vm : vms) look_apart(vm, depth, until_ns, must_unfold);
+  return cpu_->exchange(0);
 }
 
-void FactWatch::check_one(const VmHandle& vm, guest::Depth depth,
-                          const std::function<void(const VmHandle&)>& must_unfold) {
+void FactWatch::look_apart(const VmHandle& vm, guest::Depth depth, std::uint64_t until_ns,
+                           const MustUnfold& must_unfold) {
+  const std::uint64_t began_ns = monotonic_ns();
+  std::atomic<std::uint64_t>& since_ns = vm->facts.looked_at_since_ns;
+  if (const std::uint64_t since = since_ns.load(); since != 0) {
+    if (began_ns - since >= kPatienceNs) note_held(*vm);
+    return;
+  }
+  since_ns.store(began_ns);
+  const std::uint64_t patience_ns = until_ns > began_ns ? until_ns - began_ns : 0;
+  const Ended ended =
+      run_apart_for(std::max(patience_ns, kMomentNs), [this, vm, depth, must_unfold, cpu = cpu_] {
+        const std::uint64_t began_cpu_ns = thread_cpu_ns();
+        check_one(vm, depth, must_unfold);
+        cpu->fetch_add(thread_cpu_ns() - began_cpu_ns);
+        vm->facts.looked_at_since_ns.store(0);
+      });
+  if (ended == Ended::never_ran) {
+    since_ns.store(0);
+    note_held(*vm);
+  } else if (ended == Ended::goes_on && monotonic_ns() - began_ns >= kPatienceNs) {
+    note_held(*vm);
+  }
+}
+
+void FactWatch::check_one(const VmHandle& vm, guest::Depth depth, const MustUnfold& must_unfold) {
+  const std::lock_guard looking(vm->facts.looking);
+  const std::uint64_t began_ns = monotonic_ns();
   guest::Gate& gate = vm->vm->gate();
   // The sequence is read before the facts: a hazard that begins meanwhile moves it, and the gate that is
   // opened for the old one does not hold.
@@ -54,15 +90,22 @@ void FactWatch::check_one(const VmHandle& vm, guest::Depth depth,
   what.blocks = vm->ram;
   what.agent_answers = vm->agent_ready;
   what.incoming_finished = vm->incoming_finished;
-  what.others = others_known_ ? &others_ : nullptr;
+  const auto others = others_.known();
+  what.others = others.get();
   guest::Facts facts = facts_.read(what);
   if (facts.gone) {
     gate.close();
     vm->vm->set_gone();
     return;
   }
+  if (!others) {
+    facts.reasons.push_back({guest::ReasonCode::unreadable,
+                             "which other processes use its RAM is not known at the moment", "wait"});
+  }
   auto mode = guest::Gate::Mode::closed;
-  if (!pending && vm->wants_folding()) {
+  // What took that long to be told may be true no more.
+  const bool stale = monotonic_ns() - began_ns >= kPatienceNs;
+  if (!pending && !stale && vm->wants_folding()) {
     if (facts.foldable()) {
       mode = guest::Gate::Mode::proved;
     } else if (vm->policy.grace_seconds > 0 && facts.foldable_with_grace()) {

@@ -6,7 +6,7 @@
 
 #include "base/clock.hpp"
 #include "daemon/agents.hpp"
-#include "guest/attach_check.hpp"
+#include "daemon/apart.hpp"
 
 namespace ramfold::daemon {
 namespace {
@@ -18,6 +18,36 @@ bool is_zero(const std::uint8_t (&instance)[16]) {
 
 }  // namespace
 
+void Agents::start_look(Connection& c, std::shared_ptr<Look> look) {
+  look->pid = c.peer.pid;
+  look->uid = c.peer.uid;
+  look->start_ticks = c.peer.start_ticks;
+  c.look = look;
+  hear(c, false);
+  LookDesk::start(desk_, procfs_, std::move(look));
+}
+
+void Agents::take_looks() {
+  for (std::shared_ptr<Look>& look : desk_->take()) {
+    Connection* whose = nullptr;
+    {
+      const std::lock_guard lock(mutex_);
+      for (Connection& c : connections_) {
+        if (c.look == look && !c.closing) whose = &c;
+      }
+      if (whose != nullptr) {
+        whose->look.reset();
+        hear(*whose, true);
+      }
+    }
+    if (whose != nullptr) {
+      const bool good = look->of_offer ? after_offer(*whose, *look) : after_hello(*whose, *look);
+      if (!good) close(*whose);
+    }
+    let_go_apart(std::move(look));
+  }
+}
+
 bool Agents::on_hello(Connection& c, const guest::Hello& message) {
   const rf_hello& hello = message.wire;
   if (message.version == 0) {
@@ -27,11 +57,19 @@ bool Agents::on_hello(Connection& c, const guest::Hello& message) {
   }
   // A run of its VM outlasts its last connection: it tries again.
   if (closes_another_of(c)) return false;
+  const std::lock_guard lock(mutex_);
+  c.hazards = hello.hazards;
+  c.capabilities = hello.capabilities;
+  c.hello = hello;
+  start_look(c, std::make_shared<Look>());
+  return true;
+}
+
+bool Agents::after_hello(Connection& c, const Look& look) {
+  const rf_hello& hello = c.hello;
   {
     const std::lock_guard lock(mutex_);
-    c.name = identify(procfs_, c.peer.pid).name;
-    c.hazards = hello.hazards;
-    c.capabilities = hello.capabilities;
+    c.name = look.identity.name;
   }
   VmHandle vm = vms_.by_pid(c.peer.pid);
   if (vm && vm->detached) vm = nullptr;
@@ -79,6 +117,24 @@ bool Agents::invite_now(Connection& c) {
 
 bool Agents::on_offer(Connection& c, const rf_offer& offer, sys::Message& message) {
   if (vms_.by_pid(c.peer.pid)) return false;
+  auto look = std::make_shared<Look>();
+  look->of_offer = true;
+  look->offer = offer;
+  look->features = attacher_.features();
+  for (std::size_t i = 0; i < message.fd_count; ++i) look->fds.push_back(std::move(message.fds[i]));
+  message.fd_count = 0;
+  const std::lock_guard lock(mutex_);
+  start_look(c, std::move(look));
+  return true;
+}
+
+bool Agents::after_offer(Connection& c, Look& look) {
+  if (!look.status) {
+    refuse(c, look.status.error().what);
+    return false;
+  }
+  // With the pidfd from before the look: the process that was looked at is the one that connected.
+  if (has_ended(c.peer.pidfd) || vms_.by_pid(c.peer.pid)) return false;
   const std::lock_guard offers(offers_mutex_);
   if (!events_.wanted(c.peer)) {  // no longer
     const std::lock_guard lock(mutex_);
@@ -86,20 +142,14 @@ bool Agents::on_offer(Connection& c, const rf_offer& offer, sys::Message& messag
     c.deadline_ns = 0;
     return welcome(c, RF_ACTION_WAIT, nullptr, -1);
   }
-  const auto checked = guest::check_offer(offer, c.peer.pid,
-                                          std::span(message.fds).first(message.fd_count), procfs_);
-  if (!checked) {
-    refuse(c, checked.error().what);
-    return false;
-  }
   if (!has_place_for_vm(c.peer.uid)) {
     refuse(c, "too many VMs are attached");
     return false;
   }
   std::vector<sys::Fd> rams;
-  for (std::size_t i = 1; i < message.fd_count; ++i) rams.push_back(std::move(message.fds[i]));
+  for (std::size_t i = 1; i < look.fds.size(); ++i) rams.push_back(std::move(look.fds[i]));
   auto vm =
-      attacher_.attach(c.peer, offer, checked->blocks, std::move(message.fds[0]), std::move(rams));
+      attacher_.attach(c.peer, look.identity, look.offer, std::move(look.fds[0]), std::move(rams));
   if (!vm) {
     refuse(c, vm.error().what);
     return false;

@@ -11,6 +11,7 @@
 
 #include "base/clock.hpp"
 #include "base/test_points.hpp"
+#include "daemon/apart.hpp"
 #include "daemon/recovery.hpp"
 
 #ifndef USERFAULTFD_IOC_NEW
@@ -20,7 +21,8 @@
 namespace ramfold::daemon {
 namespace {
 
-constexpr long kUnusableNapNs = 100'000'000;
+constexpr long kNapNs = 100'000'000;
+constexpr unsigned kStopWaits = 20;  // of kNapNs
 constexpr std::uint64_t kArenaMax = std::uint64_t{1} << 40;  // what the store's format allows
 
 // One daemon a host (L8): a POSIX lock on a file of ours dies with its process, whoever holds duplicates.
@@ -56,7 +58,7 @@ Result<std::uint64_t> choose_features(sys::BorrowedFd device) {
 }
 
 void nap() {
-  const timespec t{0, kUnusableNapNs};
+  const timespec t{0, kNapNs};
   ::nanosleep(&t, nullptr);
 }
 
@@ -116,7 +118,7 @@ Status Host::take_over() {
     if (!contents) return std::unexpected(contents.error());
     contents_ = std::move(*contents);
   }
-  attacher_ = std::make_unique<Attacher>(procfs_, *contents_, keeping_, config_, features_);
+  attacher_ = std::make_unique<Attacher>(*contents_, keeping_, config_, features_);
   if (left) adopt_all(std::move(*left));
   return {};
 }
@@ -204,10 +206,14 @@ void Host::stop() noexcept {
   if (workers_) workers_->stop();
   if (housekeeper_.joinable()) housekeeper_.join();
   retries_.stop();
-  operator_.stop();
   undertaker_.stop();
   if (agents_) agents_->stop();
   for (const VmHandle& vm : vms_.all()) vm->faults->stop();
+  // What a VM's process holds up stays: see main().
+  for (unsigned i = 0; i < kStopWaits && count_apart() != 0; ++i) nap();
+  // A thread that stays keeps the descriptors of this process open: the lock is given up by hand, so
+  // that the next daemon can start.
+  lock_.reset();
 }
 
 bool Host::wanted(const AgentPeer&) {
@@ -236,15 +242,17 @@ void Host::look_again(const VmHandle& vm) {
   // Reading facts takes milliseconds and must not hold up the agents' thread. However often an agent
   // asks: one look at a time, and one that comes after it.
   if (vm->look_asked.exchange(true)) return;
-  operator_.post([this, vm] {
+  const bool runs = run_apart([this, vm] {
     vm->look_asked.store(false);
     look_now(vm);
   });
+  if (!runs) vm->look_asked.store(false);
 }
 
 void Host::look_now(const VmHandle& vm) {
-  const std::lock_guard lock(watch_mutex_);
-  if (watch_) watch_->check_one(vm, guest::Depth::quick, [this](const VmHandle& v) { unfold_for_consumer(v); });
+  FactWatch* const watch = watching_.load();
+  if (watch == nullptr || stopping_) return;
+  watch->check_one(vm, guest::Depth::quick, [this](const VmHandle& v) { unfold_for_consumer(v); });
 }
 
 }  // namespace ramfold::daemon

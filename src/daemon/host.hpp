@@ -93,7 +93,7 @@ class Host final : private AgentEvents {
   std::unique_ptr<Attacher> attacher_;
   std::unique_ptr<guest::ProcFacts> facts_;
   std::unique_ptr<FactWatch> watch_;
-  std::mutex watch_mutex_;
+  std::atomic<FactWatch*> watching_{nullptr};  // once the kernel was proved, for good
   HostPolicy policy_;
   std::mutex judge_mutex_;  // held while memory is judged and the verdict published
   std::mutex off_mutex_;    // held while everything is brought back
@@ -108,7 +108,6 @@ class Host final : private AgentEvents {
   std::string keeper_complaint_;  // the housekeeper's: said once
   std::thread housekeeper_;
   std::thread recoverer_;
-  TaskThread operator_{"rf-operator"};
   TaskThread undertaker_{"rf-undertaker"};
   Retries retries_;
 };

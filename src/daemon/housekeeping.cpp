@@ -47,13 +47,9 @@ void Host::housekeeping() {
     bury_dead();
     judge_memory();
     if (monotonic_ns() >= facts_ns) {
-      const std::uint64_t cpu_ns = thread_cpu_ns();
-      {
-        const std::lock_guard lock(watch_mutex_);
-        watch_->check([this](const VmHandle& vm) { unfold_for_consumer(vm); });
-      }
-      facts_ns = monotonic_ns() +
-                 std::clamp((thread_cpu_ns() - cpu_ns) * kFactsPart, kFactsEveryNs, kFactsEveryMaxNs);
+      const std::uint64_t cpu_ns =
+          watch_->check([this](const VmHandle& vm) { unfold_for_consumer(vm); });
+      facts_ns = monotonic_ns() + std::clamp(cpu_ns * kFactsPart, kFactsEveryNs, kFactsEveryMaxNs);
     }
     if (!policy_.recovering) contents_->trim();
     nap();
@@ -87,10 +83,10 @@ void Host::prove_kernel() {
     policy_.self_test = std::move(views);
     policy_.self_test_ok = ok;
   }
-  const std::lock_guard lock(watch_mutex_);
   facts_ = std::make_unique<guest::ProcFacts>(procfs_, std::move(facts));
   const guest::Custody custody{::getpid(), file_of(contents_->files().contents)};
-  watch_ = std::make_unique<FactWatch>(vms_, *facts_, custody);
+  watch_ = std::make_unique<FactWatch>(vms_, *facts_, procfs_, custody);
+  watching_.store(watch_.get());
 }
 
 void Host::keep_everything() {

@@ -7,6 +7,7 @@
 #include <systemd/sd-daemon.h>
 
 #include "control/server.hpp"
+#include "daemon/apart.hpp"
 #include "daemon/host.hpp"
 #ifdef RAMFOLD_TEST_POINTS
 #include "daemon/kill_point.hpp"
@@ -66,12 +67,16 @@ int serve(policy::Config config, bool paused) {
   (void)::sd_notify(0, "STOPPING=1");
   server->reset();
   (*host)->stop();
-  if ((*host)->is_off()) {
-    spdlog::info("stopped; switched off, no VM needs a ramfoldd");
-    return kExitOff;
-  }
-  spdlog::info("stopped; folded pages stay with the keeper for the next ramfoldd");
-  return 0;
+  const bool off = (*host)->is_off();
+  spdlog::info(off ? "stopped; switched off, no VM needs a ramfoldd"
+                   : "stopped; folded pages stay with the keeper for the next ramfoldd");
+  const int status = off ? kExitOff : 0;
+  const unsigned left = daemon::count_apart();
+  if (left == 0) return status;
+  // Threads that a VM's process holds up still use what would be destroyed now.
+  spdlog::warn("{} threads are held up by processes of VMs, and left", left);
+  spdlog::shutdown();
+  ::_exit(status);
 }
 
 }  // namespace

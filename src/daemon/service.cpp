@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "base/clock.hpp"
+#include "daemon/apart.hpp"
 #include "daemon/unfold.hpp"
 #include "version.hpp"
 
@@ -19,6 +20,7 @@ using control::VmState;
 
 namespace {
 
+constexpr std::uint64_t kLookWaitNs = 2'000'000'000;
 constexpr unsigned kAttachWaits = 100;  // of 50 ms
 constexpr auto kAttachNap = std::chrono::milliseconds(50);
 
@@ -266,7 +268,7 @@ Answer<control::VmView> HostService::believe_incoming(const VmHandle& vm) {
     return control::refuse(Failure::failed, noted.error().text(), "try again");
   }
   vm->incoming_finished.store(true);
-  host_.look_now(vm);
+  (void)run_apart_for(kLookWaitNs, [this, vm] { host_.look_now(vm); });
   return show({fmt::format("{}", vm->vm->id().value)});
 }
 

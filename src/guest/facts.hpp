@@ -13,6 +13,7 @@
 
 #include <sys/types.h>
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -163,6 +164,16 @@ struct Custody {
   RamFileId store;
 };
 
+// A pass over all processes, for somebody who watches it: where it is, since when, and whom to leave
+// out, as if they could not be checked.
+struct LookAt {
+  std::atomic<pid_t> pid{0};
+  std::atomic<std::uint64_t> since_ns{0};
+  std::atomic<bool> ended{false};  // the watcher's
+  std::vector<pid_t> leave_out;
+  std::vector<uid_t> leave_out_users;
+};
+
 class ProcFacts {
  public:
   // `procfs` must outlive this.
@@ -176,7 +187,9 @@ class ProcFacts {
     RamFileId file;
     pid_t owner = 0;
   };
-  OtherUses other_uses(std::span<const OwnedFile> files, const Custody& custody) const;
+  // Any process can hold the pass up, as long as it holds its own mmap_lock: `at` says which it is.
+  OtherUses other_uses(std::span<const OwnedFile> files, const Custody& custody,
+                       LookAt* at = nullptr) const;
 
   // Bytes that may still be charged to the VM before one of its memory cgroups is full (L6), file
   // cache that the kernel can drop counted as free; nothing: no limit. An error when it cannot be

@@ -2,6 +2,7 @@
 // The search for other users of RAM files: one pass over all processes for all VMs.
 #include <algorithm>
 
+#include "base/clock.hpp"
 #include "guest/facts.hpp"
 
 namespace ramfold::guest {
@@ -37,7 +38,11 @@ class Pass {
       use.command = procfs_.command(pid).value_or("?");
       found_.uses.push_back(std::move(use));
     }
-    if (look.whole) return;
+    if (!look.whole) leave_out(pid);
+  }
+
+  // Its status is told without its mmap_lock.
+  void leave_out(pid_t pid) {
     const auto status = procfs_.status(pid);
     if (!status) return;  // gone
     auto& uids = found_.unchecked_uids;
@@ -108,10 +113,26 @@ class Pass {
 
 }  // namespace
 
-OtherUses ProcFacts::other_uses(std::span<const OwnedFile> files, const Custody& custody) const {
+OtherUses ProcFacts::other_uses(std::span<const OwnedFile> files, const Custody& custody,
+                                LookAt* at) const {
   Pass pass(procfs_, files, custody.store);
+  const auto left_out = [&](pid_t pid) {
+    if (std::ranges::find(at->leave_out, pid) != at->leave_out.end()) return true;
+    if (at->leave_out_users.empty()) return false;
+    const auto status = procfs_.status(pid);
+    return status && std::ranges::find(at->leave_out_users, status->uid) != at->leave_out_users.end();
+  };
   procfs_.processes([&](pid_t pid) {
-    if (pid != custody.daemon) pass.look_at(pid);
+    if (pid == custody.daemon) return true;
+    if (at != nullptr && left_out(pid)) {
+      pass.leave_out(pid);
+      return true;
+    }
+    if (at != nullptr) {
+      at->since_ns.store(monotonic_ns());
+      at->pid.store(pid);
+    }
+    pass.look_at(pid);
     return true;
   });
   return pass.take();

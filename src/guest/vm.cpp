@@ -51,14 +51,11 @@ Result<std::unique_ptr<Vm>> Vm::make(const VmRecord& record, Files files) {
   }
   auto table = PageTable::open(files.words, files.shared, PageCount{next.value});
   if (!table) return std::unexpected(table.error());
-  auto pagemap = sys::Pagemap::open(record.pid);
-  if (!pagemap) return std::unexpected(pagemap.error());
   return std::unique_ptr<Vm>(
-      new Vm(record, std::move(files), std::move(*table), std::move(*pagemap), std::move(blocks)));
+      new Vm(record, std::move(files), std::move(*table), std::move(blocks)));
 }
 
-Vm::Vm(const VmRecord& record, Files files, PageTable table, sys::Pagemap pagemap,
-       std::vector<Block> blocks)
+Vm::Vm(const VmRecord& record, Files files, PageTable table, std::vector<Block> blocks)
     : record_(record),
       files_(std::move(files)),
       blocks_(std::move(blocks)),
@@ -66,7 +63,7 @@ Vm::Vm(const VmRecord& record, Files files, PageTable table, sys::Pagemap pagema
       gate_(table_.shared()),
       fillings_(table_.shared()),
       uffd_(files_.uffd),
-      pagemap_(std::move(pagemap)),
+      pagemap_(record.pid, files_.pidfd),
       // A chunk of the index may hold pages of two blocks; each block's part is registered with it.
       registered_(table_.pages().value / kChunkPages.value + 1),
       counted_(table_.pages().value) {}

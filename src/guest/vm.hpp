@@ -60,6 +60,7 @@ class Vm {
     sys::Fd pidfd;
   };
   // A VM over descriptors that were checked: new ones at an attach, the keeper's after a restart.
+  // Nothing here waits for the process.
   static Result<std::unique_ptr<Vm>> make(const VmRecord& record, Files files);
 
   VmId id() const noexcept { return VmId{record_.vm}; }
@@ -141,7 +142,7 @@ class Vm {
   // The first page at or after `at` whose word the table's file really holds; pages() when none is left.
   std::uint64_t backed_from(std::uint64_t at) const noexcept;
 
-  Vm(const VmRecord& record, Files files, PageTable table, sys::Pagemap pagemap, std::vector<Block> blocks);
+  Vm(const VmRecord& record, Files files, PageTable table, std::vector<Block> blocks);
 
   VmRecord record_;
   Files files_;

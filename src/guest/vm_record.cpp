@@ -39,7 +39,7 @@ Result<VmRecord> read_record(sys::BorrowedFd file) {
   }
   if (record.checksum != checksum_of(record)) return fail("a VM's record does not match its checksum");
   if (record.blocks == 0 || record.blocks > RF_BLOCKS_MAX || !terminated(record.name, sizeof record.name) ||
-      !terminated(record.group, sizeof record.group)) {
+      !terminated(record.uuid, sizeof record.uuid) || !terminated(record.group, sizeof record.group)) {
     return fail("a VM's record is out of bounds");
   }
   return record;

@@ -13,7 +13,7 @@
 namespace ramfold::guest {
 
 inline constexpr std::uint32_t kVmRecordMagic = 0x4d565246;  // "FRVM"
-inline constexpr std::uint32_t kVmRecordVersion = 2;
+inline constexpr std::uint32_t kVmRecordVersion = 3;
 
 // VmRecord::flags: the operator said that the migration which QEMU was started for has ended.
 inline constexpr std::uint32_t kRecordIncomingFinished = 1;
@@ -30,12 +30,13 @@ struct VmRecord {
   std::uint64_t features = 0;  // of the userfaultfd
   std::uint8_t instance[16] = {};
   char name[64] = {};
+  char uuid[64] = {};
   char group[64] = {};
   rf_block block[RF_BLOCKS_MAX] = {};
   std::uint32_t flags = 0;  // may change later; the whole record is one write of less than a page
   std::uint32_t reserved = 0;
 };
-static_assert(sizeof(VmRecord) == 64 + 128 + sizeof(rf_block) * RF_BLOCKS_MAX + 8);
+static_assert(sizeof(VmRecord) == 64 + 192 + sizeof(rf_block) * RF_BLOCKS_MAX + 8);
 
 Status write_record(sys::BorrowedFd file, VmRecord record);
 // Checks magic, version, checksum and bounds.

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// PAGEMAP_SCAN (6.7) on /proc/PID/pagemap: which pages of a range are in the process's page table, and
-// which are guarded, at about 0.01 us a page, from outside. Documentation/admin-guide/mm/pagemap.rst.
-// Threads: stateless over a descriptor.
+// PAGEMAP_SCAN (6.7) on /proc/PID/pagemap: which pages of a range are in the process's page table,
+// and which are guarded, at about 0.01 us a page, from outside.
+// Documentation/admin-guide/mm/pagemap.rst. Threads: stateless over a descriptor.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <span>
 
@@ -30,17 +31,26 @@ static_assert(sizeof(PageRegion) == 24);
 
 class Pagemap {
  public:
-  static Result<Pagemap> open(pid_t pid);
-  explicit Pagemap(Fd fd) noexcept : fd_(std::move(fd)) {}
+  // The process's pagemap is opened at the first scan: a process can make who opens it wait.
+  // `pidfd` tells whether the process that was opened is still the one meant; -1: there is no other
+  // to be mistaken for it. REQUIRES: `pidfd` outlives this.
+  Pagemap(pid_t pid, BorrowedFd pidfd) noexcept : pid_(pid), pidfd_(pidfd.get()) {}
+  ~Pagemap() { Fd(fd_.load()).reset(); }
+  Pagemap(const Pagemap&) = delete;
+  Pagemap& operator=(const Pagemap&) = delete;
 
-  // Regions of `range` (at most kUffdCallMax) that have every category of `required`; `returned` says
-  // which categories to tell apart. Gives the count, and in `walked` where the kernel stopped (the end of
-  // the range, or earlier when `into` was full). ESRCH when the process is gone.
+  // Regions of `range` (at most kUffdCallMax) that have every category of `required`; `returned`
+  // says which categories to tell apart. Gives the count, and in `walked` where the kernel stopped
+  // (the end of the range, or earlier when `into` was full). ESRCH when the process is gone.
   Result<std::size_t> scan(UffdRange range, std::uint64_t required, std::uint64_t returned,
                            std::span<PageRegion> into, HostVirt& walked) const;
 
  private:
-  Fd fd_;
+  Result<int> opened() const;
+
+  pid_t pid_;
+  int pidfd_;
+  mutable std::atomic<int> fd_{-1};
 };
 
 }  // namespace ramfold::sys

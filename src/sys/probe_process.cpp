@@ -244,13 +244,12 @@ Result<bool> ProbeDriver::is_resident(PageIndex p) {
 }
 
 Result<std::uint64_t> ProbeDriver::categories(PageIndex p) {
-  auto pagemap = Pagemap::open(process_.pid());
-  if (!pagemap) return std::unexpected(pagemap.error());
+  const Pagemap pagemap(process_.pid(), BorrowedFd(-1));
   std::array<PageRegion, 1> regions{};
   HostVirt walked;
-  const auto n = pagemap->scan(process_.range_of(p), 0,
-                               kPageWritten | kPageFile | kPagePresent | kPageSwapped | kPageHuge,
-                               regions, walked);
+  const auto n = pagemap.scan(process_.range_of(p), 0,
+                              kPageWritten | kPageFile | kPagePresent | kPageSwapped | kPageHuge,
+                              regions, walked);
   if (!n) return std::unexpected(n.error());
   return *n == 0 ? 0 : regions[0].categories;
 }

@@ -3,7 +3,7 @@
 """A hostile agent at a real daemon, beside guests that are not: those are served, folded and attached all
 the while, and the daemon can be stopped and started.
 
-hostile.py fuse|flood|crowd. Exits 77 where a userfaultfd cannot be driven from outside."""
+hostile.py fuse|flood|hello|crowd. Exits 77 where a userfaultfd cannot be driven from outside."""
 import os
 import pathlib
 import queue
@@ -214,6 +214,29 @@ def rss_kib(rig):
         return next(int(line.split()[1]) for line in f if line.startswith('VmRSS:'))
 
 
+def must_hold(attackers):
+    for attacker in attackers:
+        if not attacker.lines.empty():
+            raise Failed(f'{attacker.what}: {attacker.lines.get()}: this proves nothing')
+
+
+def hello(rig):
+    """Processes that cannot be looked at say hello: as many of one user as are looked at together, and more."""
+    honest = start(rig)
+    attackers = [Attacker(rig, 'map-at-hello') for _ in range(3)]
+    for attacker in attackers:
+        say(f'{attacker.what}: {attacker.until_done(30)}')
+    all_is_well(rig, honest)
+    must_hold(attackers)
+    if 'does not let itself be looked at' not in log_of(rig):
+        raise Failed('nobody was held: this proves nothing')
+    restart(rig, honest)
+    must_hold(attackers)
+    for attacker in attackers:
+        attacker.end()
+    all_is_well(rig, honest)
+
+
 def crowd(rig):
     honest = start(rig)
     attacker = Attacker(rig, 'crowd', user=OTHER_USER)
@@ -228,10 +251,14 @@ def crowd(rig):
     all_is_well(rig, honest)
 
 
+BODIES = {'fuse': fuse, 'flood': flood, 'hello': hello, 'crowd': crowd}
+NEED_FUSE = ('fuse', 'hello')
+
+
 def main():
     what = sys.argv[1]
     need_userfaultfd()
-    if what == 'fuse' and not os.path.exists('/dev/fuse'):
+    if what in NEED_FUSE and not os.path.exists('/dev/fuse'):
         print('needs /dev/fuse')
         sys.exit(77)
     rig = Rig(seed=int(time.time()), daemon='RAMFOLDD')
@@ -239,7 +266,7 @@ def main():
 
     def body(it):
         try:
-            {'fuse': fuse, 'flood': flood, 'crowd': crowd}[what](it)
+            BODIES[what](it)
         finally:
             for attacker in it.attackers:
                 attacker.end()
