@@ -59,31 +59,40 @@ Result<Subject> subject_of_file(const std::string& path) {
   return Subject{{path, std::nullopt, {}}, std::move(*ram)};
 }
 
-Result<std::vector<Subject>> subjects_of(const std::vector<std::string>& targets) {
+Result<std::vector<Subject>> named(const std::vector<std::string>& targets) {
   const HostFiles host("");
   std::vector<Subject> subjects;
-  const auto add = [&](Result<Subject> subject) -> Status {
-    if (!subject) return std::unexpected(subject.error());
-    subjects.push_back(std::move(*subject));
-    return {};
-  };
   for (const std::string& target : targets) {
     const auto pid = number_of(target);
     const bool is_pid = pid && *pid != 0 && *pid <= sys::kProcessesMax;
-    auto added =
-        add(is_pid ? subject_of_process(host, static_cast<pid_t>(*pid)) : subject_of_file(target));
-    if (!added) return std::unexpected(added.error());
+    auto subject =
+        is_pid ? subject_of_process(host, static_cast<pid_t>(*pid)) : subject_of_file(target);
+    if (!subject) return std::unexpected(subject.error());
+    subjects.push_back(std::move(*subject));
   }
-  if (!targets.empty()) return subjects;
+  return subjects;
+}
+
+struct Running {
+  std::vector<Subject> subjects;
+  std::vector<Error> unreadable;
+};
+Running running() {
+  const HostFiles host("");
+  Running found;
   for (const pid_t pid : host.processes()) {
     const std::vector<std::string> arguments = host.arguments(pid);
     if (arguments.empty() || !is_qemu(arguments.front()) || examine(arguments).probing) continue;
-    if (auto added = add(subject_of_process(host, pid)); !added) {
-      return std::unexpected(added.error());
+    if (auto subject = subject_of_process(host, pid)) {
+      found.subjects.push_back(std::move(*subject));
+    } else if (subject.error().code != ESRCH) {  // it has ended meanwhile
+      found.unreadable.push_back(subject.error());
     }
   }
-  if (subjects.empty()) return fail(fmt::format("no QEMU runs here: {}", kUse));
-  return subjects;
+  if (found.subjects.empty() && found.unreadable.empty()) {
+    found.unreadable.push_back({fmt::format("no QEMU runs here: {}", kUse), 0});
+  }
+  return found;
 }
 
 // Of so many clusters of pages one is looked at closely.
@@ -123,15 +132,28 @@ ExitCode run_estimate(const EstimateOptions& options, const Console& console) {
     console.complain(render_error(shown, console.error_style));
     return ExitCode::failed;
   };
-  auto subjects = subjects_of(options.targets);
-  if (!subjects) return fail_with(subjects.error());
-  estimate::Census census(one_of(*subjects, options.sample));
-  if (auto counted = count(*subjects, census); !counted) return fail_with(counted.error());
+  std::vector<Subject> subjects;
+  ExitCode code = ExitCode::ok;
+  if (options.targets.empty()) {
+    Running found = running();
+    if (found.subjects.empty()) return fail_with(found.unreadable.front());
+    for (const Error& error : found.unreadable) {
+      console.complain("ramfold: left out: " + printable(error.text()) + "\n");
+      code = ExitCode::failed;
+    }
+    subjects = std::move(found.subjects);
+  } else {
+    auto found = named(options.targets);
+    if (!found) return fail_with(found.error());
+    subjects = std::move(*found);
+  }
+  estimate::Census census(one_of(subjects, options.sample));
+  if (auto counted = count(subjects, census); !counted) return fail_with(counted.error());
   std::vector<Estimated> shown;
-  for (Subject& subject : *subjects) shown.push_back(std::move(subject.shown));
+  for (Subject& subject : subjects) shown.push_back(std::move(subject.shown));
   console.print(options.output == Output::json ? json_of(shown, census)
                                                : render_estimate(shown, census, console.style));
-  return ExitCode::ok;
+  return code;
 }
 
 }  // namespace ramfold::cli

@@ -29,7 +29,8 @@ Result<std::vector<Block>> blocks_of(const sys::Procfs& procfs, pid_t pid) {
   std::vector<Block> blocks;
   const sys::Seen seen = procfs.smaps(pid, [&](const sys::MapEntry& entry, std::string_view flags) {
     if (!entry.readable || !entry.writable || entry.executable) return true;
-    if (entry.path.starts_with('[')) return true;  // heap, stack
+    // Heap and stack; anonymous memory may have a name.
+    if (entry.path.starts_with('[') && !entry.path.starts_with("[anon")) return true;
     const Block block{{entry.begin, ByteCount{entry.end.value - entry.begin.value}, entry.shared},
                       entry.device,
                       entry.inode,

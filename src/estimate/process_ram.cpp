@@ -29,15 +29,15 @@ ProcessRam::ProcessRam(RemoteMemory memory, std::vector<RamRange> ranges)
   for (const RamRange& range : ranges_) size_.value += range.size.value / kPageSize;
 }
 
-// Calls each(Part) over all ranges until it gives an error or false.
+// Calls each(Part) with at most `most` pages over all ranges until it gives an error or false.
 template <typename Each>
-Status ProcessRam::each_part(Each&& each) {
+Status ProcessRam::each_part(std::size_t most, Each&& each) {
   PageIndex first{0};
   for (const RamRange& range : ranges_) {
     const std::uint64_t pages = range.size.value / kPageSize;
-    for (std::uint64_t done = 0; done < pages; done += kBatch) {
+    for (std::uint64_t done = 0; done < pages; done += most) {
       const Part part{HostVirt{range.begin.value + done * kPageSize}, first + PageCount{done},
-                      std::min<std::uint64_t>(kBatch, pages - done), range.shared};
+                      std::min<std::uint64_t>(most, pages - done), range.shared};
       const Result<bool> goes_on = each(part);
       if (!goes_on) return std::unexpected(goes_on.error());
       if (!*goes_on) return {};
@@ -48,8 +48,10 @@ Status ProcessRam::each_part(Each&& each) {
 }
 
 Status ProcessRam::count() {
-  return each_part([&](const Part& part) -> Result<bool> {
-    std::array<std::uint64_t, kBatch> entries;
+  // A mostly empty terabyte should not take a million calls.
+  constexpr std::size_t kCountBatch = 32'768;
+  std::vector<std::uint64_t> entries(kCountBatch);
+  return each_part(kCountBatch, [&](const Part& part) -> Result<bool> {
     const auto got = memory_.entries(part.at, std::span(entries).first(part.count));
     if (!got) return std::unexpected(got.error());
     present_.value += static_cast<std::uint64_t>(
@@ -61,7 +63,7 @@ Status ProcessRam::count() {
 
 Status ProcessRam::each(const PageVisitor& visit) {
   left_out_ = {};
-  return each_part([&](const Part& part) { return visit_part(part, visit); });
+  return each_part(kBatch, [&](const Part& part) { return visit_part(part, visit); });
 }
 
 Result<bool> ProcessRam::visit_part(const Part& part, const PageVisitor& visit) {

@@ -39,7 +39,7 @@ class ProcessRam : public RamSource {
   };
   Result<bool> visit_part(const Part& part, const PageVisitor& visit);
   template <typename Each>
-  Status each_part(Each&& each);
+  Status each_part(std::size_t most, Each&& each);
 
   sys::RemoteMemory memory_;
   std::vector<RamRange> ranges_;

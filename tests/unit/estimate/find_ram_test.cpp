@@ -61,7 +61,7 @@ TEST_CASE("RAM of several backends, in order of address") {
   const Tree tree;
   const std::string smaps = mapping(1000, 256, "rw-s", kMemfd, "rd wr sh dc") +
                             mapping(2000, 16, "rw-p", kAnonymous, "rd wr dc") +
-                            mapping(3000, 512, "rw-p", kAnonymous, "rd wr dc");
+                            mapping(3000, 512, "rw-p", "00:00 0 [anon:named]", "rd wr dc");
   CHECK(tree.find(smaps, 768).value() == std::vector{range(1000, 256, true), range(3000, 512)});
 }
 
