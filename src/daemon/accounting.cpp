@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "daemon/accounting.hpp"
 
-#include <algorithm>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <algorithm>
 
 namespace ramfold::daemon {
 
@@ -13,8 +13,8 @@ namespace {
 
 ByteCount operator+(ByteCount a, ByteCount b) noexcept { return ByteCount{a.value + b.value}; }
 
-// 8 bytes of a kernel page table a page that is registered and was touched cannot be told from those that
-// the guest needs anyway; what folding adds is the tables of the daemon's own mappings.
+// 8 bytes of a kernel page table a page that is registered and was touched cannot be told from
+// those that the guest needs anyway; what folding adds is the tables of the daemon's own mappings.
 ByteCount own_page_tables(const sys::Procfs& procfs) {
   const auto status = procfs.status(::getpid());
   return status ? status->page_tables : ByteCount{0};
@@ -29,7 +29,7 @@ ByteCount private_memory(const sys::Procfs& procfs, pid_t pid) {
 }  // namespace
 
 ByteCount backed(sys::BorrowedFd file) noexcept {
-  struct stat st {};
+  struct stat st{};
   if (::fstat(file.get(), &st) != 0) return ByteCount{0};
   return ByteCount{static_cast<std::uint64_t>(st.st_blocks) * 512};
 }
@@ -38,7 +38,7 @@ PageCount resident(const guest::Vm& vm) noexcept {
   std::uint64_t total = 0;
   std::vector<std::pair<dev_t, ino_t>> seen;
   for (const sys::Fd& ram : vm.files().rams) {
-    struct stat st {};
+    struct stat st{};
     if (::fstat(ram.get(), &st) != 0) continue;
     const std::pair id{st.st_dev, st.st_ino};
     if (std::find(seen.begin(), seen.end(), id) != seen.end()) continue;
@@ -58,8 +58,8 @@ ByteCount needed_if_all_back(const std::vector<VmHandle>& vms, const store::Stat
   return ByteCount{needed - std::min(needed, stats.arena_in_slots.value)};
 }
 
-Account host_account(const std::vector<VmHandle>& vms, const store::Contents& contents, const sys::Procfs& procfs,
-                     pid_t keeper) {
+Account host_account(const std::vector<VmHandle>& vms, const store::Contents& contents,
+                     const sys::Procfs& procfs, pid_t keeper) {
   Account account;
   const store::Stats stats = contents.stats();
   std::uint64_t folded_content = 0;
@@ -71,8 +71,8 @@ Account host_account(const std::vector<VmHandle>& vms, const store::Contents& co
     account.spent.discard_bitmaps = account.spent.discard_bitmaps + backed(vm->vm->files().shared);
   }
   for (const store::FormStats& form : stats.forms) account.contents += form.contents;
-  // Of n pages that name one content, n - 1 are shared and one stands for it. A content named by clean
-  // pages only stands for no folded page; those are few and counted as if it did.
+  // Of n pages that name one content, n - 1 are shared and one stands for it. A content named by
+  // clean pages only stands for no folded page; those are few and counted as if it did.
   const std::uint64_t standing = std::min(folded_content, account.contents);
   account.saved.shared.pages = PageCount{folded_content - standing};
   account.saved.compressed.pages = PageCount{standing};
@@ -82,22 +82,27 @@ Account host_account(const std::vector<VmHandle>& vms, const store::Contents& co
   account.saved.compressed.saved = ByteCount{whole - std::min(whole, stats.arena_stored.value)};
   account.spent.arena_used = stats.arena_stored;
   account.spent.arena_allocated = backed(contents.files().arena);
-  account.spent.content_headers =
-      backed(contents.files().contents) + backed(contents.files().groups) + stats.count_bytes + stats.slab_map_bytes;
-  account.spent.index = stats.index_bytes;
+  account.spent.content_headers = backed(contents.files().contents) +
+                                  backed(contents.files().groups) + stats.note_bytes +
+                                  stats.slab_map_bytes;
+  account.spent.index = stats.index_bytes + stats.similarity_bytes;
   account.spent.kernel_page_tables = own_page_tables(procfs);
   // Volatile arrays of the store are anonymous memory of the daemon too: counted once.
   const ByteCount anonymous = private_memory(procfs, ::getpid());
-  const std::uint64_t counted = stats.count_bytes.value + stats.slab_map_bytes.value + stats.index_bytes.value;
+  const std::uint64_t counted =
+      stats.note_bytes.value + stats.slab_map_bytes.value + account.spent.index.value;
   account.spent.processes = ByteCount{anonymous.value - std::min(anonymous.value, counted)} +
                             (keeper > 0 ? private_memory(procfs, keeper) : ByteCount{0});
-  const std::uint64_t blobs_beyond = stats.arena_stored.value - std::min(stats.arena_stored.value, whole);
-  account.saved.net_bytes = static_cast<std::int64_t>(account.saved.gross().value) -
-                            static_cast<std::int64_t>(account.spent.overhead().value + blobs_beyond);
+  const std::uint64_t blobs_beyond =
+      stats.arena_stored.value - std::min(stats.arena_stored.value, whole);
+  account.saved.net_bytes =
+      static_cast<std::int64_t>(account.saved.gross().value) -
+      static_cast<std::int64_t>(account.spent.overhead().value + blobs_beyond);
   return account;
 }
 
-control::Savings vm_savings(const AttachedVm& vm, const Account& host, const std::vector<VmHandle>& vms) {
+control::Savings vm_savings(const AttachedVm& vm, const Account& host,
+                            const std::vector<VmHandle>& vms) {
   const guest::VmCounters& c = vm.vm->counters();
   control::Savings saved;
   saved.zero = {PageCount{c.folded_zero.get()}, bytes(PageCount{c.folded_zero.get()})};
@@ -105,16 +110,21 @@ control::Savings vm_savings(const AttachedVm& vm, const Account& host, const std
   const std::uint64_t all = host.saved.shared.pages.value + host.saved.compressed.pages.value;
   const double part = all == 0 ? 0 : static_cast<double>(mine) / static_cast<double>(all);
   const auto share = [part](Mechanism m) {
-    return Mechanism{PageCount{static_cast<std::uint64_t>(static_cast<double>(m.pages.value) * part)},
-                     ByteCount{static_cast<std::uint64_t>(static_cast<double>(m.saved.value) * part)}};
+    return Mechanism{
+        PageCount{static_cast<std::uint64_t>(static_cast<double>(m.pages.value) * part)},
+        ByteCount{static_cast<std::uint64_t>(static_cast<double>(m.saved.value) * part)}};
   };
   saved.compressed = share(host.saved.compressed);
   saved.shared = share(host.saved.shared);
-  const std::uint64_t tables = backed(vm.vm->files().words).value + backed(vm.vm->files().shared).value;
+  const std::uint64_t tables =
+      backed(vm.vm->files().words).value + backed(vm.vm->files().shared).value;
   const std::uint64_t host_tables = host.spent.page_tables.value + host.spent.discard_bitmaps.value;
-  const std::uint64_t rest = host.spent.overhead().value - std::min(host.spent.overhead().value, host_tables);
-  const double weight = all == 0 ? 1.0 / static_cast<double>(std::max<std::size_t>(1, vms.size())) : part;
-  saved.net_bytes = static_cast<std::int64_t>(saved.gross().value) - static_cast<std::int64_t>(tables) -
+  const std::uint64_t rest =
+      host.spent.overhead().value - std::min(host.spent.overhead().value, host_tables);
+  const double weight =
+      all == 0 ? 1.0 / static_cast<double>(std::max<std::size_t>(1, vms.size())) : part;
+  saved.net_bytes = static_cast<std::int64_t>(saved.gross().value) -
+                    static_cast<std::int64_t>(tables) -
                     static_cast<std::int64_t>(static_cast<double>(rest) * weight);
   return saved;
 }

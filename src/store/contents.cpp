@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "store/contents.hpp"
 
-#include <cstring>
 #include <sys/random.h>
+#include <cstring>
 
 #include "base/check.hpp"
 #include "base/test_points.hpp"
-#include "store/codec/lz4.hpp"
+#include "store/codec/forms.hpp"
 #include "store/parts.hpp"
 
 namespace ramfold::store {
@@ -57,7 +57,9 @@ Result<std::unique_ptr<Contents::Parts>> Contents::Parts::open(const Files& file
                                          .arena = std::move(*arena),
                                          .index = std::move(*index),
                                          .usage = std::move(*usage),
+                                         .readers = {},
                                          .hash_for_tests = hash,
+                                         .similarity_bytes = {},
                                          .corrupt = {},
                                          .collisions = {},
                                          .miscounted = {}});
@@ -78,19 +80,31 @@ ContentHash Contents::hash(GroupId group, const PageCopy& page) const noexcept {
   return ContentHash{parts_->hash(*hasher, page.bytes.data())};
 }
 
-bool Contents::Parts::decode(Where where, std::byte* out) const noexcept {
-  const Extent at = where.extent();
-  const std::byte* bytes = arena->data(at);
-  switch (where.form()) {
-    case Form::raw:
-      std::memcpy(out, bytes, kPageSize);
-      return true;
-    case Form::lz4:
-      return lz4::decode({bytes, at.length}, out);
-    case Form::zero:
-      break;
+namespace {
+thread_local PageCopy reference_scratch;
+}  // namespace
+
+const std::byte* Contents::Parts::reference_page(ContentId id, GroupId group) const noexcept {
+  if (!knows(id) || headers->group(id) != group) return nullptr;
+  const Where where = headers->where(id);
+  if (!where.sound(arena->size()) || where.bad() || where.has_reference()) return nullptr;
+  const std::byte* const bytes = arena->data(where.extent());
+  if (where.form() == Form::raw) return bytes;
+  std::byte* const page = reference_scratch.bytes.data();
+  const bool decoded = store::decode({where.form(), where.transpose()},
+                                     {bytes, where.extent().length}, nullptr, page);
+  return decoded ? page : nullptr;
+}
+
+bool Contents::Parts::decode(ContentId id, Where where, std::byte* out) const noexcept {
+  const std::byte* reference = nullptr;
+  if (where.has_reference()) {
+    reference = reference_page(headers->reference(id), headers->group(id));
+    if (reference == nullptr) return false;
   }
-  return false;
+  const Extent at = where.extent();
+  return store::decode({where.form(), where.transpose()}, {arena->data(at), at.length}, reference,
+                       out);
 }
 
 bool Contents::Parts::matches_checksum(ContentId id, const std::byte* page) const noexcept {
@@ -104,6 +118,15 @@ void Contents::Parts::condemn(ContentId id, Where seen) noexcept {
   index->remove(headers->hash(id), id);
 }
 
+void Contents::Parts::condemn_damaged(ContentId reference, ContentId of) noexcept {
+  const GroupId group = headers->group(of);
+  if (!knows(reference) || headers->group(reference) != group) return;
+  const Where where = headers->where(reference);
+  if (!where.sound(arena->size()) || where.bad() || where.has_reference()) return;
+  const std::byte* const page = reference_page(reference, group);
+  if (page == nullptr || !matches_checksum(reference, page)) condemn(reference, where);
+}
+
 Got Contents::get(ContentId id, std::byte* out, FetchTicket) noexcept {
   if (id == kZeroContent) {
     std::memset(out, 0, kPageSize);
@@ -111,11 +134,20 @@ Got Contents::get(ContentId id, std::byte* out, FetchTicket) noexcept {
   }
   Parts& parts = *parts_;
   if (!parts.knows(id)) return Got::corrupt;
-  // The one look at where the bytes are. When contents move while they are read, this and the decode
-  // stand in an epoch; the old bytes stay until it has passed.
-  const Where where = parts.headers->where(id);
-  if (!where.sound(parts.arena->size()) || where.bad()) return Got::corrupt;
-  if (parts.decode(where, out) && parts.matches_checksum(id, out)) return Got::done;
+  ContentNotes& notes = parts.headers->notes(id);
+  __builtin_prefetch(&notes, 1);
+  Where where;
+  {
+    const Readers::Section section(parts.readers);
+    where = parts.headers->where(id);
+    if (!where.sound(parts.arena->size()) || where.bad()) return Got::corrupt;
+    TEST_POINT("store.get");
+    if (parts.decode(id, where, out) && parts.matches_checksum(id, out)) {
+      notes.note_read(parts.headers->now());
+      return Got::done;
+    }
+    if (where.has_reference()) parts.condemn_damaged(parts.headers->reference(id), id);
+  }
   parts.condemn(id, where);
   return Got::corrupt;
 }
@@ -133,8 +165,8 @@ void Contents::Parts::drop(ContentId id) noexcept {
   const GroupId group = headers->group(id);
   const HeaderTable::Dropped dropped = headers->drop_reference(id);
   if (dropped == HeaderTable::Dropped::none_left) {
-    // While recovering: a word that was never counted. Some count is now too low, perhaps this one's, so
-    // this content stays whatever the count says. Otherwise: a reference dropped twice.
+    // While recovering: a word that was never counted. Some count is now too low, perhaps this
+    // one's, so this content stays whatever the count says. Otherwise: a reference dropped twice.
     ENSURE(phase.load() == Phase::recovering);
     headers->pin(id);
     miscounted.add();
@@ -155,16 +187,17 @@ void Contents::Parts::drop_uncounted(ContentId id) noexcept {
   if (dropped == HeaderTable::Dropped::last) release_if_unused(id);
 }
 
-// The count fell to 0 before the phase is read here; the sweep sets the phase before it reads counts.
-// So one of the two sees both, and claim_dead() picks one if both do.
+// The count fell to 0 before the phase is read here; the sweep sets the phase before it reads
+// counts. So one of the two sees both, and claim_dead() picks one if both do.
 void Contents::Parts::release_if_unused(ContentId id) noexcept {
   if (phase.load(std::memory_order_seq_cst) == Phase::recovering) return;
   if (!headers->claim_dead(id)) return;
   const Where where = headers->where(id);
-  // A header that cannot be trusted keeps its id and its bytes: something may still be learnt from them,
-  // and what it points at may be another's.
+  // A header that cannot be trusted keeps its id and its bytes: something may still be learnt from
+  // them, and what it points at may be another's.
   if (!where.sound(arena->size()) || where.bad()) return;
   if (groups->hasher(headers->group(id)) == nullptr) return;
+  const ContentId reference = where.has_reference() ? headers->reference(id) : kZeroContent;
   usage.remove_content(headers->group(id), where.form(), where.extent().length);
   index->remove(headers->hash(id), id);
   TEST_POINT("store.drop");
@@ -172,6 +205,13 @@ void Contents::Parts::release_if_unused(ContentId id) noexcept {
   TEST_POINT("store.drop.cleared");
   arena->free(where.extent());
   headers->give_back(id);
+  if (reference != kZeroContent) drop_dependence(reference);
+}
+
+// The reference is none of those that have one, so this goes no deeper.
+void Contents::Parts::drop_dependence(ContentId reference) noexcept {
+  headers->notes(reference).remove_dependent();
+  drop_uncounted(reference);
 }
 
 Ref Contents::share(ContentId id) noexcept {
@@ -206,9 +246,10 @@ Stats Contents::stats() const {
   stats.arena_allocated = parts.arena->allocated();
   stats.arena_in_slots = parts.arena->in_slots();
   stats.header_bytes = parts.headers->persistent_bytes();
-  stats.count_bytes = parts.headers->count_bytes();
+  stats.note_bytes = parts.headers->note_bytes();
   stats.index_bytes = parts.index->bytes();
   stats.slab_map_bytes = parts.arena->map_bytes();
+  stats.similarity_bytes = ByteCount{parts.similarity_bytes.get()};
   stats.corrupt = parts.corrupt.get();
   stats.collisions = parts.collisions.get();
   stats.unindexed = parts.index->unindexed();

@@ -1,19 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The store of contents: every distinct page value is kept once, in the cheapest form, under a stable
-// ContentId with a reference count. It knows no VM and no page of a VM.
+// The store of contents: every distinct page value is kept once, in the cheapest form, under a
+// stable ContentId with a reference count. It knows no VM and no page of a VM.
 //
-// Truth. What must outlive the daemon is in three memory files (docs/store-format.md): headers, arena
-// bytes and the table of groups. The index, reference counts, free lists, arena maps and statistics are
-// derived; after a restart get() works at once and the rest is rebuilt behind it.
+// Truth. What must outlive the daemon is in three memory files (docs/store-format.md): headers,
+// arena bytes and the table of groups. The index, reference counts, free lists, arena maps and
+// statistics are derived; after a restart get() works at once and the rest is rebuilt behind it.
 //
 // Threads: everything may be called from any thread at any time unless a comment says otherwise.
-//   put() by fold workers, get() and drop() by fault threads, count() by the scan of the page tables.
-//   get() takes no lock and allocates nothing. drop() allocates nothing; its locks are never held over
-//   a system call.
+//   put() by fold workers, get() and drop() by fault threads, count() by the scan of the page
+//   tables. get() takes no lock and allocates nothing. drop() allocates nothing; its locks are
+//   never held over a system call.
 // Invariants:
-//   I1. Who calls get(id) or drop(id) owns a reference to id (a Ref, or a page's word while that page is
+//   I1. Who calls get(id) or drop(id) owns a reference to id (a Ref, or a page's word while that
+//   page is
 //       owned), so a content that is being read cannot be freed.
-//   I2. The bytes of a content are in the arena, were read back, decoded and compared before its header
+//   I2. The bytes of a content are in the arena, were read back, decoded and compared before its
+//   header
 //       is published; the header is published before put() returns.
 //   I3. Every decode is verified against the checksum in the header. What does not match is never
 //       returned: the content is marked bad, for ever, and nothing is shared with it any more.
@@ -39,8 +41,11 @@
 namespace ramfold::store {
 
 // How a content is kept. The numbers are part of the format.
-enum class Form : std::uint8_t { zero = 0, raw = 1, lz4 = 2 };
-inline constexpr std::size_t kForms = 3;
+//   patch  the difference to another content, its reference (docs/patch-format.md): quick to decode
+//   delta  zstd with the reference as prefix: denser
+// A reference belongs to the same group and is itself neither patch nor delta.
+enum class Form : std::uint8_t { zero = 0, raw = 1, lz4 = 2, zstd = 3, patch = 4, delta = 5 };
+inline constexpr std::size_t kForms = 6;
 
 enum class Got : std::uint8_t {
   done,     // the 4096 bytes are in the caller's buffer, checksum verified
@@ -48,8 +53,8 @@ enum class Got : std::uint8_t {
   corrupt,  // they cannot be had (D14); the buffer holds garbage and must not be used
 };
 
-// Who waits for a content that get() called pending: `listener->ready(ticket)` is called once, from any
-// thread, when get() is worth calling again. The token is the caller's own.
+// Who waits for a content that get() called pending: `listener->ready(ticket)` is called once, from
+// any thread, when get() is worth calling again. The token is the caller's own.
 struct FetchTicket;
 class FetchListener {
  public:
@@ -70,8 +75,8 @@ class ContentSource {
 
   // Writes the content's 4096 bytes to `out`. REQUIRES: the caller owns a reference to `id` (I1).
   virtual Got get(ContentId id, std::byte* out, FetchTicket ticket) noexcept = 0;
-  // Gives up one reference; the last one frees the content. Nothing happens for kZeroContent, which is
-  // not counted. REQUIRES: the caller owned the reference, and no word names it any more.
+  // Gives up one reference; the last one frees the content. Nothing happens for kZeroContent, which
+  // is not counted. REQUIRES: the caller owned the reference, and no word names it any more.
   virtual void drop(ContentId id) noexcept = 0;
 };
 
@@ -133,21 +138,23 @@ struct Stats {
   std::array<FormStats, kForms> forms;  // sums over the groups; zeros are not counted here
   std::vector<GroupStats> groups;
   ByteCount arena_max{};
-  ByteCount arena_allocated{};   // slabs backed by host memory, empty ones kept for reuse included
-  ByteCount arena_in_slots{};    // slots in use, at the size of their class
-  ByteCount arena_stored{};      // encoded bytes in them
-  ByteCount header_bytes{};      // persistent metadata backed by host memory
-  ByteCount count_bytes{};       // volatile reference counts
+  ByteCount arena_allocated{};  // slabs backed by host memory, empty ones kept for reuse included
+  ByteCount arena_in_slots{};   // slots in use, at the size of their class
+  ByteCount arena_stored{};     // encoded bytes in them
+  ByteCount header_bytes{};     // persistent metadata backed by host memory
+  ByteCount note_bytes{};       // volatile reference counts and notes
   ByteCount index_bytes{};
   ByteCount slab_map_bytes{};
+  ByteCount similarity_bytes{};  // index of references, see Reformer
   std::uint64_t corrupt = 0;     // contents marked bad; never freed before the next recovery
   std::uint64_t unindexed = 0;   // contents kept but not found as duplicates (index bounds)
   std::uint64_t collisions = 0;  // equal hash, different bytes
-  std::uint64_t miscounted = 0;  // references counted or dropped that no content had: a bug or damage
+  std::uint64_t miscounted =
+      0;  // references counted or dropped that no content had: a bug or damage
 
   ByteCount metadata() const noexcept {
-    return ByteCount{header_bytes.value + count_bytes.value + index_bytes.value +
-                     slab_map_bytes.value};
+    return ByteCount{header_bytes.value + note_bytes.value + index_bytes.value +
+                     slab_map_bytes.value + similarity_bytes.value};
   }
   // Share of the allocated arena that holds no encoded bytes.
   double fragmentation() const noexcept {
@@ -167,9 +174,9 @@ class Contents final : public ContentSource {
     sys::Fd arena;     // bytes
     sys::Fd groups;    // names and seeds
   };
-  static constexpr std::size_t kGroupsMax = 4096;      // 128 B each; a group per VM at most
-  static constexpr std::size_t kGroupNameMax = 96;     // bytes
-  static constexpr std::size_t kPutRunMax = 16;        // pages: 64 KiB, what stays in the cache
+  static constexpr std::size_t kGroupsMax = 4096;   // 128 B each; a group per VM at most
+  static constexpr std::size_t kGroupNameMax = 96;  // bytes
+  static constexpr std::size_t kPutRunMax = 16;     // pages: 64 KiB, what stays in the cache
 
   // An empty store that may grow to `arena_max` bytes of encoded pages (at most 1 TiB). Sparse: an
   // empty store costs some pages.
@@ -187,33 +194,34 @@ class Contents final : public ContentSource {
   // REQUIRES: `group` came from group().
   ContentHash hash(GroupId group, const PageCopy& page) const noexcept;
 
-  // Keeps a page, or finds it. `hash` is hash(group, page). Errors: EAGAIN recovering; ENOSPC the arena
-  // or the ids are used up; ENOMEM the host has no memory to back it; EINVAL the hash is not the
-  // page's; EIO what was stored did not decode to the page.
+  // Keeps a page, or finds it. `hash` is hash(group, page). Errors: EAGAIN recovering; ENOSPC the
+  // arena or the ids are used up; ENOMEM the host has no memory to back it; EINVAL the hash is not
+  // the page's; EIO what was stored did not decode to the page.
   Result<PutResult> put(GroupId group, const PageCopy& page, ContentHash hash);
   // The same for up to kPutRunMax pages, faster a page: memory is prefetched ahead.
   // REQUIRES: out.size() == requests.size().
-  void put_run(GroupId group, std::span<const PutRequest> requests, std::span<Result<PutResult>> out);
+  void put_run(GroupId group, std::span<const PutRequest> requests,
+               std::span<Result<PutResult>> out);
 
   Got get(ContentId id, std::byte* out, FetchTicket ticket) noexcept override;
   void drop(ContentId id) noexcept override;
   // One more reference. REQUIRES: the caller owns one already.
   Ref share(ContentId id) noexcept;
 
-  // Recovery, behind the faults. After adopt(): get() works; put() says EAGAIN; drop() counts down and
-  // frees nothing. Count once, with count(), every word that names a content, then finish.
-  // A word's reference may be dropped only after that word was counted: whoever clears a word that the
-  // scan has not reached yet must not call drop() for it (the scan will not see it).
+  // Recovery, behind the faults. After adopt(): get() works; put() says EAGAIN; drop() counts down
+  // and frees nothing. Count once, with count(), every word that names a content, then finish. A
+  // word's reference may be dropped only after that word was counted: whoever clears a word that
+  // the scan has not reached yet must not call drop() for it (the scan will not see it).
   bool recovering() const noexcept;
   void count(ContentId id) noexcept;
   // Rebuilds index, arena maps and free lists from the headers and frees every content that nobody
-  // counted. Takes long (about 3 s per 10 million contents); one caller. A process killed anywhere in
-  // here leaves a store that adopt() takes again. An Error: there is no memory for the index; the store
-  // is still recovering, call it again.
+  // counted. Takes long (about 3 s per 10 million contents); one caller. A process killed anywhere
+  // in here leaves a store that adopt() takes again. An Error: there is no memory for the index;
+  // the store is still recovering, call it again.
   Status finish_recovery();
 
-  // Gives empty slabs back to the host. Cheap when there are none; for a housekeeping thread, so that
-  // fault threads need not do it.
+  // Gives empty slabs back to the host. Cheap when there are none; for a housekeeping thread, so
+  // that fault threads need not do it.
   void trim() noexcept;
   // Also those kept for reuse: nothing of a page that was dropped stays behind.
   void trim_all() noexcept;
@@ -224,6 +232,8 @@ class Contents final : public ContentSource {
   struct Parts;  // opaque
 
  private:
+  friend class Reformer;  // store/reform: the one who moves what is kept here
+
   Contents(Files files, std::unique_ptr<Parts> parts) noexcept;
 
   Files files_;

@@ -18,8 +18,8 @@ std::uint64_t checksum_of(const Superblock& block) noexcept {
       {reinterpret_cast<const std::byte*>(&block), offsetof(Superblock, checksum)});
 }
 
-// Memory for [offset, offset + size) now, as an error if there is none: a fault on a memory file that
-// cannot be served is a signal.
+// Memory for [offset, offset + size) now, as an error if there is none: a fault on a memory file
+// that cannot be served is a signal.
 Status back_with_memory(int fd, std::uint64_t offset, std::uint64_t size) noexcept {
   if (::fallocate(fd, 0, static_cast<off_t>(offset), static_cast<off_t>(size)) != 0) {
     return fail_errno("memory for the store's headers");
@@ -50,7 +50,8 @@ Result<sys::Fd> HeaderTable::make_file(ByteCount arena, std::uint64_t store_id) 
 Result<std::unique_ptr<HeaderTable>> HeaderTable::open(sys::BorrowedFd file) {
   const auto size = sys::file_size(file);
   if (!size) return std::unexpected(size.error());
-  if (size->value < kPageSize) return fail("adopt the store: the contents file is too short", EINVAL);
+  if (size->value < kPageSize)
+    return fail("adopt the store: the contents file is too short", EINVAL);
   auto first = sys::Mapping::shared(file, ByteCount{kPageSize});
   if (!first) return std::unexpected(first.error());
   const auto& block = *first->as<Superblock>();
@@ -60,8 +61,8 @@ Result<std::unique_ptr<HeaderTable>> HeaderTable::open(sys::BorrowedFd file) {
   }
   const std::uint64_t limit_bits = block.id_limit.load(std::memory_order_acquire);
   const auto limit = static_cast<std::uint32_t>(limit_bits);
-  if (!is_self_checked(limit_bits) || block.arena_bytes == 0 || block.arena_bytes > kArenaMax.value ||
-      block.arena_bytes % kSlabBytes != 0 ||
+  if (!is_self_checked(limit_bits) || block.arena_bytes == 0 ||
+      block.arena_bytes > kArenaMax.value || block.arena_bytes % kSlabBytes != 0 ||
       block.contents_max != contents_max_for(ByteCount{block.arena_bytes}) ||
       size->value != ContentsLayout(block.contents_max).end || limit > block.contents_max ||
       limit % kIdChunk != 0) {
@@ -69,21 +70,22 @@ Result<std::unique_ptr<HeaderTable>> HeaderTable::open(sys::BorrowedFd file) {
   }
   auto whole = sys::Mapping::shared(file, *size);
   if (!whole) return std::unexpected(whole.error());
-  auto counts = sys::Mapping::anonymous(
-      ByteCount{std::uint64_t{block.contents_max} * sizeof(std::uint32_t)});
-  if (!counts) return std::unexpected(counts.error());
-  return std::unique_ptr<HeaderTable>(
-      new HeaderTable(file, std::move(*whole), std::move(*counts)));
+  auto notes =
+      sys::Mapping::anonymous(ByteCount{std::uint64_t{block.contents_max} * sizeof(ContentNotes)});
+  if (!notes) return std::unexpected(notes.error());
+  return std::unique_ptr<HeaderTable>(new HeaderTable(file, std::move(*whole), std::move(*notes)));
 }
 
-HeaderTable::HeaderTable(sys::BorrowedFd fd, sys::Mapping file, sys::Mapping counts) noexcept
+HeaderTable::HeaderTable(sys::BorrowedFd fd, sys::Mapping file, sys::Mapping notes)
     : fd_(fd.get()),
       file_(std::move(file)),
-      count_memory_(std::move(counts)),
+      note_memory_(std::move(notes)),
       layout_(superblock().contents_max),
       headers_(reinterpret_cast<Header*>(file_.data() + layout_.headers)),
       groups_(reinterpret_cast<std::atomic<std::uint16_t>*>(file_.data() + layout_.groups)),
-      counts_(count_memory_.as<std::atomic<std::uint32_t>>()) {
+      references_(reinterpret_cast<std::atomic<std::uint32_t>*>(file_.data() + layout_.references)),
+      notes_(note_memory_.as<ContentNotes>()),
+      has_references_(superblock().contents_max / kIdChunk) {
   const auto limit =
       static_cast<std::uint32_t>(superblock().id_limit.load(std::memory_order_acquire));
   limit_.store(limit, std::memory_order_release);
@@ -98,7 +100,7 @@ Result<ContentId> HeaderTable::allocate() {
     std::uint32_t next = next_.load(std::memory_order_relaxed);
     while (next < limit) {
       if (next_.compare_exchange_weak(next, next + 1, std::memory_order_relaxed)) {
-        counts_[next].store(kDead, std::memory_order_relaxed);
+        notes_[next].count.store(kDead, std::memory_order_relaxed);
         return ContentId{next};
       }
     }
@@ -117,7 +119,7 @@ Status HeaderTable::grow(std::uint32_t seen_limit) {
   backed = back_with_memory(fd_, layout_.groups + std::uint64_t{limit} * sizeof(std::uint16_t),
                             kIdChunk * sizeof(std::uint16_t));
   if (!backed) return backed;
-  if (::madvise(&counts_[limit], kIdChunk * sizeof(std::uint32_t), MADV_POPULATE_WRITE) != 0) {
+  if (::madvise(&notes_[limit], kIdChunk * sizeof(ContentNotes), MADV_POPULATE_WRITE) != 0) {
     return fail_errno("memory for the store's reference counts");
   }
   file_.as<Superblock>()->id_limit.store(self_checked(limit + kIdChunk), std::memory_order_release);
@@ -159,7 +161,8 @@ void HeaderTable::publish(ContentId id, std::uint64_t hash, GroupId group, Where
   Header& header = headers_[id.value];
   header.hash.store(bound_to(id, hash), std::memory_order_relaxed);
   groups_[id.value].store(group.value, std::memory_order_relaxed);
-  counts_[id.value].store(1, std::memory_order_relaxed);
+  notes_[id.value].begin(now());
+  notes_[id.value].count.store(1, std::memory_order_relaxed);
   TEST_POINT("store.publish");
   header.where.store(where.bits(), std::memory_order_release);
 }
@@ -175,8 +178,11 @@ bool HeaderTable::take(ContentId id, std::uint64_t hash, GroupId group) noexcept
     const Where w = where(id);
     return w.valid() && !w.bad() && this->hash(id) == hash && this->group(id) == group;
   };
-  if (!matches()) return false;
-  auto& count = counts_[id.value];
+  return matches() && take_live(id);
+}
+
+bool HeaderTable::take_live(ContentId id) noexcept {
+  auto& count = notes_[id.value].count;
   std::uint32_t seen = count.load(std::memory_order_relaxed);
   do {
     if (seen == 0 || seen >= kShareMax) return false;  // kDead and pinned ones included
@@ -185,8 +191,25 @@ bool HeaderTable::take(ContentId id, std::uint64_t hash, GroupId group) noexcept
   return true;
 }
 
+Status HeaderTable::back_references(ContentId id) noexcept {
+  const std::size_t chunk = id.value / kIdChunk;
+  if (has_references_[chunk]) return {};
+  auto backed = back_with_memory(fd_, layout_.references + chunk * kIdChunk * sizeof(std::uint32_t),
+                                 kIdChunk * sizeof(std::uint32_t));
+  if (!backed) return backed;
+  has_references_[chunk] = true;
+  chunks_with_references_.fetch_add(1, std::memory_order_relaxed);
+  return {};
+}
+
+bool HeaderTable::switch_where(ContentId id, Where seen, Where next) noexcept {
+  std::uint64_t bits = seen.bits();
+  return headers_[id.value].where.compare_exchange_strong(bits, next.bits(),
+                                                          std::memory_order_acq_rel);
+}
+
 HeaderTable::Dropped HeaderTable::drop_reference(ContentId id) noexcept {
-  auto& count = counts_[id.value];
+  auto& count = notes_[id.value].count;
   std::uint32_t seen = count.load(std::memory_order_relaxed);
   do {
     if (seen == 0 || seen == kDead) return Dropped::none_left;
@@ -198,7 +221,7 @@ HeaderTable::Dropped HeaderTable::drop_reference(ContentId id) noexcept {
 
 bool HeaderTable::claim_dead(ContentId id) noexcept {
   std::uint32_t none = 0;
-  return counts_[id.value].compare_exchange_strong(none, kDead, std::memory_order_seq_cst);
+  return notes_[id.value].count.compare_exchange_strong(none, kDead, std::memory_order_seq_cst);
 }
 
 }  // namespace ramfold::store

@@ -1,22 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The headers of all contents, their groups and (volatile) reference counts, and which ids are free.
+// The headers of all contents, their groups, the contents that patches refer to, (volatile)
+// reference counts and notes, and which ids are free.
 //
 // Threads: everything may be called concurrently unless it says "recovery".
 // A content's life, by its reference count:
-//   kDead    the id is free, being filled, being freed, or set aside because its header cannot be trusted
-//   n > 0    live: n references; more may be taken by whoever finds it in the index (take)
-//   0        nobody owns it any more: whoever turns 0 into kDead (claim_dead) frees it, exactly once
-// Invariants: `where` is published last and cleared first, before its bytes can be reused, so that a
-// crash never leaves two headers that name one place. An id is reused only after that.
+//   kDead    the id is free, being filled, being freed, or set aside because its header cannot be
+//   trusted n > 0    live: n references; more may be taken by whoever finds it in the index (take)
+//   0        nobody owns it any more: whoever turns 0 into kDead (claim_dead) frees it, exactly
+//   once
+// Invariants: `where` is published last and cleared first, before its bytes can be reused, so that
+// a crash never leaves two headers that name one place. An id is reused only after that.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "base/result.hpp"
 #include "base/thread_annotations.hpp"
 #include "base/types.hpp"
+#include "store/content_notes.hpp"
 #include "store/layout.hpp"
 #include "sys/fd.hpp"
 #include "sys/memory.hpp"
@@ -50,11 +54,21 @@ class HeaderTable {
     return GroupId{groups_[id.value].load(std::memory_order_relaxed)};
   }
   std::uint32_t count(ContentId id) const noexcept {
-    return counts_[id.value].load(std::memory_order_seq_cst);
+    return notes_[id.value].count.load(std::memory_order_seq_cst);
+  }
+  // The clock of notes, in ticks of the caller's choice; wraps.
+  std::uint16_t now() const noexcept { return now_.load(std::memory_order_relaxed); }
+  void set_now(std::uint16_t now) noexcept { now_.store(now, std::memory_order_relaxed); }
+  ContentNotes& notes(ContentId id) noexcept { return notes_[id.value]; }
+  const ContentNotes& notes(ContentId id) const noexcept { return notes_[id.value]; }
+  // What a patch or delta refers to; means nothing in other forms, and may be anything in a damaged
+  // file. Load it after `where`.
+  ContentId reference(ContentId id) const noexcept {
+    return ContentId{references_[id.value].load(std::memory_order_relaxed)};
   }
   void prefetch(ContentId id) const noexcept {
     __builtin_prefetch(&headers_[id.value]);
-    __builtin_prefetch(&counts_[id.value], 1);
+    __builtin_prefetch(&notes_[id.value], 1);
     __builtin_prefetch(&groups_[id.value]);
   }
 
@@ -64,15 +78,30 @@ class HeaderTable {
   void give_back(ContentId id) noexcept;
   // First reference and header, in the order that I2 wants. REQUIRES: from allocate().
   void publish(ContentId id, std::uint64_t hash, GroupId group, Where where) noexcept;
-  void clear(ContentId id) noexcept { headers_[id.value].where.store(0, std::memory_order_release); }
+  void clear(ContentId id) noexcept {
+    headers_[id.value].where.store(0, std::memory_order_release);
+  }
+  // Memory behind the references of this id and its neighbours. Errors: ENOMEM. One caller at a
+  // time.
+  Status back_references(ContentId id) noexcept;
+  // REQUIRES: back_references(id), and that no reader can still hold a `where` of this id that
+  // needs one (store/readers.hpp).
+  void set_reference(ContentId id, ContentId reference) noexcept {
+    references_[id.value].store(reference.value, std::memory_order_relaxed);
+  }
+  // The bytes are elsewhere or in another form from now on; false when `where` is no longer `seen`.
+  bool switch_where(ContentId id, Where seen, Where next) noexcept;
   // True for whoever set the mark.
   bool mark_bad(ContentId id, Where seen) noexcept;
 
-  // One more reference, if the content is live, not bad, and has this hash and group. The caller holds
-  // the index lock under which it found `id`, or gives the reference back through drop.
+  // One more reference, if the content is live, not bad, and has this hash and group. The caller
+  // holds the index lock under which it found `id`, or gives the reference back through drop.
   bool take(ContentId id, std::uint64_t hash, GroupId group) noexcept;
+  // The same for an id that was found elsewhere: one more reference to whatever live content is
+  // there now; the caller looks what it is. Not to one that is shared too often already.
+  bool take_live(ContentId id) noexcept;
   void add_reference(ContentId id) noexcept {
-    counts_[id.value].fetch_add(1, std::memory_order_relaxed);
+    notes_[id.value].count.fetch_add(1, std::memory_order_relaxed);
   }
   enum class Dropped : std::uint8_t { remains, last, none_left };
   // none_left: there was no reference to drop; nothing changed.
@@ -80,28 +109,36 @@ class HeaderTable {
   bool claim_dead(ContentId id) noexcept;
 
   // Recovery: the count is below the truth; keep the content whatever happens.
-  void pin(ContentId id) noexcept { counts_[id.value].fetch_or(kPinned, std::memory_order_seq_cst); }
+  void pin(ContentId id) noexcept {
+    notes_[id.value].count.fetch_or(kPinned, std::memory_order_seq_cst);
+  }
 
   ByteCount persistent_bytes() const noexcept {
-    return ByteCount{kPageSize + std::uint64_t{limit()} * (sizeof(Header) + sizeof(std::uint16_t))};
+    return ByteCount{kPageSize + std::uint64_t{limit()} * (sizeof(Header) + sizeof(std::uint16_t)) +
+                     chunks_with_references_.load(std::memory_order_relaxed) * kIdChunk *
+                         sizeof(std::uint32_t)};
   }
-  ByteCount count_bytes() const noexcept {
-    return ByteCount{std::uint64_t{limit()} * sizeof(std::uint32_t)};
+  ByteCount note_bytes() const noexcept {
+    return ByteCount{std::uint64_t{limit()} * sizeof(ContentNotes)};
   }
 
  private:
-  HeaderTable(sys::BorrowedFd fd, sys::Mapping file, sys::Mapping counts) noexcept;
+  HeaderTable(sys::BorrowedFd fd, sys::Mapping file, sys::Mapping notes);
   Status grow(std::uint32_t seen_limit);
   bool pop_free(ContentId& id) noexcept;
 
   int fd_;
   sys::Mapping file_;
-  sys::Mapping count_memory_;
+  sys::Mapping note_memory_;
   ContentsLayout layout_;
   Header* headers_;
   std::atomic<std::uint16_t>* groups_;
-  std::atomic<std::uint32_t>* counts_;
+  std::atomic<std::uint32_t>* references_;
+  ContentNotes* notes_;
+  std::vector<bool> has_references_;  // by chunk of ids; back_references() only
+  std::atomic<std::uint64_t> chunks_with_references_{0};
 
+  std::atomic<std::uint16_t> now_{0};
   std::atomic<std::uint32_t> limit_{0};
   alignas(64) std::atomic<std::uint32_t> next_{1};  // never used ids begin here
   // Free list: id in the low half, a count of changes in the high half against ABA.

@@ -16,17 +16,19 @@
 namespace ramfold::store {
 
 static_assert(std::endian::native == std::endian::little);
-static_assert(std::atomic<std::uint64_t>::is_always_lock_free && sizeof(std::atomic<std::uint64_t>) == 8);
-static_assert(std::atomic<std::uint32_t>::is_always_lock_free && sizeof(std::atomic<std::uint32_t>) == 4);
+static_assert(std::atomic<std::uint64_t>::is_always_lock_free &&
+              sizeof(std::atomic<std::uint64_t>) == 8);
+static_assert(std::atomic<std::uint32_t>::is_always_lock_free &&
+              sizeof(std::atomic<std::uint32_t>) == 4);
 
 inline constexpr std::uint64_t kContentsMagic = 0x31'54'4e'43'44'4c'46'52;  // "RFLDCNT1"
 inline constexpr std::uint64_t kGroupsMagic = 0x31'50'52'47'44'4c'46'52;    // "RFLDGRP1"
-inline constexpr std::uint32_t kFormatVersion = 1;
+inline constexpr std::uint32_t kFormatVersion = 2;
 // 2^40 bytes: offsets have room for twice that.
 inline constexpr ByteCount kArenaMax{std::uint64_t{1} << 40};
 
-// The two counters that grow while the store runs carry their complement, so that a damaged one is seen:
-// an id or a group given out twice would give somebody another's bytes.
+// The two counters that grow while the store runs carry their complement, so that a damaged one is
+// seen: an id or a group given out twice would give somebody another's bytes.
 constexpr std::uint64_t self_checked(std::uint32_t value) noexcept {
   return value | std::uint64_t{~value} << 32;
 }
@@ -50,13 +52,14 @@ static_assert(offsetof(Superblock, arena_bytes) == 16 && offsetof(Superblock, st
 static_assert(offsetof(Superblock, checksum) == 32 && offsetof(Superblock, id_limit) == 64);
 static_assert(sizeof(Superblock) == 72);
 
-// What stands in a header for a content's hash, and back. Bound to the id, so that a header that was
-// copied over another, both words of it, does not match the bytes it names.
+// What stands in a header for a content's hash, and back. Bound to the id, so that a header that
+// was copied over another, both words of it, does not match the bytes it names.
 constexpr std::uint64_t bound_to(ContentId id, std::uint64_t hash) noexcept {
   return hash ^ (id.value * std::uint64_t{0x9e37'79b9'7f4a'7c15});
 }
 
-// One content. While the id is free, `where` is 0 and `hash` links the free list (volatile meaning).
+// One content. While the id is free, `where` is 0 and `hash` links the free list (volatile
+// meaning).
 struct Header {
   // XXH3-64 of the 4096 decoded bytes, seeded by the group, bound to the id.
   std::atomic<std::uint64_t> hash;
@@ -87,7 +90,8 @@ struct GroupEntry {
 };
 static_assert(sizeof(GroupEntry) == 128 && offsetof(GroupEntry, name) == 24);
 
-// Headers, groups and references of this many contents get their memory at once: 16, 2 and 4 pages.
+// Headers and groups of this many contents get their memory at once: 16 and 2 pages. The 4 pages of
+// their references come with the first of them that has one.
 inline constexpr std::uint32_t kIdChunk = 4096;
 // Contents smaller than this on average run out of ids before the arena is full.
 inline constexpr std::uint64_t kMeanContentBytesMin = 64;
@@ -96,7 +100,7 @@ inline constexpr std::uint64_t kMeanContentBytesMin = 64;
 struct ContentsLayout {
   std::uint64_t headers = 0;
   std::uint64_t groups = 0;      // u16 a content
-  std::uint64_t references = 0;  // u32 a content: the id a patch refers to; all zero in this version
+  std::uint64_t references = 0;  // u32 a content: the id that a patch or delta refers to
   std::uint64_t end = 0;
 
   constexpr explicit ContentsLayout(std::uint32_t contents_max) noexcept

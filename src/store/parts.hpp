@@ -12,12 +12,13 @@
 #include "store/groups.hpp"
 #include "store/header_table.hpp"
 #include "store/index/index.hpp"
+#include "store/readers.hpp"
 #include "store/usage.hpp"
 
 namespace ramfold::store {
 
-// recovering: no put, drops free nothing. sweeping: no put, drops free. The order matters for a count that
-// falls to 0 while the sweep passes: see Parts::release_if_unused.
+// recovering: no put, drops free nothing. sweeping: no put, drops free. The order matters for a
+// count that falls to 0 while the sweep passes: see Parts::release_if_unused.
 enum class Phase : std::uint8_t { recovering, sweeping, ready };
 
 struct Contents::Parts {
@@ -26,8 +27,12 @@ struct Contents::Parts {
   std::unique_ptr<Arena> arena;
   std::unique_ptr<Index> index;
   Usage usage;
+  Readers readers;  // of bytes that may move
   HashFunction hash_for_tests = nullptr;
   std::atomic<Phase> phase{Phase::recovering};
+  bool has_counted_references = false;  // finish_recovery() came so far; its caller's
+  std::atomic<bool> has_reformer{false};
+  Counter similarity_bytes;
   Counter corrupt;
   Counter collisions;
   Counter miscounted;
@@ -38,12 +43,21 @@ struct Contents::Parts {
     return hash_for_tests == nullptr ? hasher(page) : hash_for_tests(page, hasher.seed());
   }
   bool knows(ContentId id) const noexcept { return id.value != 0 && id.value < headers->limit(); }
-  // Bytes of a content into `out`, by a `where` that is sound; false when they do not decode.
-  bool decode(Where where, std::byte* out) const noexcept;
+  // The page of a content whose `where` was seen to be so and is sound; false when it does not
+  // decode. For a patch or delta that includes a reference that is none: not live, of another
+  // group, or one itself. REQUIRES: a section of `readers` since before `where` was loaded, or that
+  // nothing moves.
+  bool decode(ContentId id, Where where, std::byte* out) const noexcept;
+  // The bytes of a content that is none of those, by reference or in the thread's scratch page;
+  // nullptr when it cannot serve as a reference in this group. REQUIRES: as above.
+  const std::byte* reference_page(ContentId id, GroupId group) const noexcept;
   // The decoded bytes match the checksum in the header (I3).
   bool matches_checksum(ContentId id, const std::byte* page) const noexcept;
   // Puts a content out of use for sharing. Its readers will see `corrupt` from now on.
   void condemn(ContentId id, Where seen) noexcept;
+  // The same for the reference of a content that did not decode, if it is the reference that is
+  // damaged.
+  void condemn_damaged(ContentId reference, ContentId of) noexcept;
   // See Contents::drop. Not for kZeroContent.
   void drop(ContentId id) noexcept;
   // Enters references taken or given up in the statistics.
@@ -52,6 +66,8 @@ struct Contents::Parts {
   void drop_uncounted(ContentId id) noexcept;
   // Frees a content whose count is 0, unless somebody else does.
   void release_if_unused(ContentId id) noexcept;
+  // What a patch or delta held: its reference has one dependent less.
+  void drop_dependence(ContentId reference) noexcept;
 };
 
 }  // namespace ramfold::store

@@ -6,6 +6,7 @@
 
 #include "base/check.hpp"
 #include "base/test_points.hpp"
+#include "store/codec/forms.hpp"
 #include "store/codec/lz4.hpp"
 #include "store/parts.hpp"
 
@@ -64,13 +65,14 @@ class Putter {
 
 // REQUIRES: a reference. Compares the bytes; what differs is either a collision or damage.
 bool Putter::holds_page(ContentId id) noexcept {
+  const Readers::Section section(parts_.readers);
   const Where where = parts_.headers->where(id);
   if (!where.sound(parts_.arena->size()) || where.bad()) return false;
   if (parts_.headers->group(id) != group_) return false;  // I4, whatever became of the index
   const std::byte* bytes = nullptr;
   if (where.form() == Form::raw) {
     bytes = parts_.arena->data(where.extent());
-  } else if (parts_.decode(where, scratch.decoded.bytes.data())) {
+  } else if (parts_.decode(id, where, scratch.decoded.bytes.data())) {
     bytes = scratch.decoded.bytes.data();
   }
   if (bytes != nullptr && equal(bytes, page_.bytes.data())) return true;
@@ -118,9 +120,9 @@ Status Putter::write(Extent at, const Encoded& encoded) noexcept {
   std::memcpy(to, encoded.bytes.data(), half);
   TEST_POINT("store.write");
   std::memcpy(to + half, encoded.bytes.data() + half, encoded.bytes.size() - half);
-  const Where where(at, encoded.form);
   std::byte* decoded = scratch.decoded.bytes.data();
-  if (!parts_.decode(where, decoded) || !equal(decoded, page_.bytes.data())) {
+  if (!decode({encoded.form}, {to, encoded.bytes.size()}, nullptr, decoded) ||
+      !equal(decoded, page_.bytes.data())) {
     return fail("what was stored does not decode to the page", EIO);
   }
   if (parts_.hash(*parts_.groups->hasher(group_), decoded) != hash_) {
@@ -183,8 +185,8 @@ void Contents::put_run(GroupId group, std::span<const PutRequest> requests,
   ENSURE(parts_->groups->hasher(group) != nullptr);
   Parts& parts = *parts_;
   const bool is_ready = parts.phase.load(std::memory_order_acquire) == Phase::ready;
-  // Memory is slower than all that is done with it here, so the run is walked several times, each walk
-  // fetching what the next needs: buckets, headers, bytes.
+  // Memory is slower than all that is done with it here, so the run is walked several times, each
+  // walk fetching what the next needs: buckets, headers, bytes.
   std::array<std::optional<Putter>, kPutRunMax> putters;
   for (std::size_t i = 0; i < requests.size(); ++i) {
     const PageCopy& page = *requests[i].page;

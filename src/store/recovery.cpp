@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Recovery: everything derived is rebuilt from the headers, behind the faults.
 //
-// While it runs get() reads, mark_bad() may set a mark and drop() counts down; nothing else changes a
-// header. Nothing here changes a header but to clear those that nobody counted, so it may be killed and
-// begun again at any point.
+// While it runs get() reads, mark_bad() may set a mark and drop() counts down; nothing else changes
+// a header. Nothing here changes a header but to clear those that nobody counted, so it may be
+// killed and begun again at any point.
+#include <utility>
+
 #include "base/check.hpp"
 #include "base/test_points.hpp"
 #include "store/parts.hpp"
@@ -17,29 +19,36 @@ class Rebuild {
  public:
   explicit Rebuild(Contents::Parts& parts) noexcept : parts_(parts) {}
 
+  // First for all that have a reference: those that live keep it alive.
+  void count_reference(ContentId id) noexcept;
+  // Then for all.
   void one(ContentId id);
 
  private:
-  void forget(ContentId id) noexcept;
+  bool may_refer(ContentId reference, GroupId group) const noexcept;
+  bool forget(ContentId id) noexcept;
   bool claim(ContentId id, Where where) noexcept;
 
   Contents::Parts& parts_;
 };
 
-// Nobody counted it: its header may be cleared and its id given out. Not so if a damaged word names it.
-void Rebuild::forget(ContentId id) noexcept {
-  if (!parts_.headers->claim_dead(id)) return;
+// Nobody counted it: its header may be cleared and its id given out. Not so if a damaged word names
+// it.
+bool Rebuild::forget(ContentId id) noexcept {
+  if (!parts_.headers->claim_dead(id)) return false;
   TEST_POINT("recovery.store.sweep");
   parts_.headers->clear(id);
   parts_.headers->give_back(id);
+  return true;
 }
 
-// The content's place on the arena's map. If it does not fit there, one of two headers is damaged: the
-// bytes decide whether it is this one, and if not the whole slab is left alone.
+// The content's place on the arena's map. If it does not fit there, one of two headers is damaged:
+// the bytes decide whether it is this one, and if not the whole slab is left alone.
 bool Rebuild::claim(ContentId id, Where where) noexcept {
   if (parts_.arena->claim(where.extent()) == Arena::Claimed::yes) return true;
   PageCopy page;
-  if (parts_.decode(where, page.bytes.data()) && parts_.matches_checksum(id, page.bytes.data())) {
+  if (parts_.decode(id, where, page.bytes.data()) &&
+      parts_.matches_checksum(id, page.bytes.data())) {
     parts_.arena->freeze(where.extent());
     return true;
   }
@@ -47,10 +56,38 @@ bool Rebuild::claim(ContentId id, Where where) noexcept {
   return false;
 }
 
+// A damaged header may name any reference. Only one that can be decoded with is counted, and what
+// is not counted is never given up: the content is marked bad.
+void Rebuild::count_reference(ContentId id) noexcept {
+  HeaderTable& headers = *parts_.headers;
+  const Where where = headers.where(id);
+  if (!where.sound(parts_.arena->size()) || where.bad() || !where.has_reference()) return;
+  if (headers.count(id) == 0 && forget(id)) return;
+  const ContentId reference = headers.reference(id);
+  if (!may_refer(reference, headers.group(id)) || !headers.back_references(id)) {
+    headers.mark_bad(id, where);
+    return;
+  }
+  headers.add_reference(reference);
+  headers.notes(reference).add_dependent();
+}
+
+bool Rebuild::may_refer(ContentId reference, GroupId group) const noexcept {
+  if (!parts_.knows(reference) || parts_.headers->group(reference) != group) return false;
+  if (parts_.headers->count(reference) == HeaderTable::kDead) return false;
+  const Where where = parts_.headers->where(reference);
+  return where.sound(parts_.arena->size()) && !where.bad() && !where.has_reference();
+}
+
 void Rebuild::one(ContentId id) {
   HeaderTable& headers = *parts_.headers;
   const Where where = headers.where(id);
-  if (headers.count(id) == 0) return forget(id);
+  if (headers.count(id) == HeaderTable::kDead) return;
+  // A live one with a reference whose count fell to 0 since it was counted holds that reference: it
+  // is left to the sweep, which gives it up.
+  const bool holds_reference =
+      where.sound(parts_.arena->size()) && !where.bad() && where.has_reference();
+  if (headers.count(id) == 0 && !holds_reference && forget(id)) return;
   // Live, but not to be trusted: readers see `corrupt`, the id is never given out again.
   const GroupId group = headers.group(id);
   if (!where.sound(parts_.arena->size())) {
@@ -92,10 +129,16 @@ Status Contents::finish_recovery() {
   ENSURE(parts.phase.load() == Phase::recovering);
   HeaderTable& headers = *parts.headers;
   const std::uint32_t limit = headers.limit();
+  Rebuild rebuild(parts);
+  if (!std::exchange(parts.has_counted_references, true)) {
+    for (std::uint32_t id = 1; id < limit; ++id) {
+      TEST_POINT("recovery.store.references");
+      rebuild.count_reference(ContentId{id});
+    }
+  }
   std::uint64_t live = 0;
   for (std::uint32_t id = 1; id < limit; ++id) live += headers.count(ContentId{id}) != 0;
   if (auto reserved = parts.index->reserve(live); !reserved) return reserved;
-  Rebuild rebuild(parts);
   // Downwards, so that the free list begins with the lowest ids and the headers stay dense.
   for (std::uint32_t id = limit; id-- > 1;) {
     if (id > kAhead) parts.index->prefetch_buckets(headers.hash(ContentId{id - kAhead}));

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Where a content's bytes are and how they are kept, in one 64-bit word of its header: a reader loads it
-// once and has a consistent view, a writer that moves the bytes switches them with one store. Part of
-// the format (docs/store-format.md).
+// Where a content's bytes are and how they are kept, in one 64-bit word of its header: a reader
+// loads it once and has a consistent view, a writer that moves the bytes switches them with one
+// store. Part of the format (docs/store-format.md).
 //
 //   bits  0-35  offset in the arena in units of 32 bytes
 //        36-47  encoded length in bytes, less one
 //        48-51  form
-//        52-55  coldness (0 for now: set when contents are re-encoded)
+//        52-53  how the page was transposed before it was encoded (0 for raw pages and patches)
+//        54-55  zero
 //        56-59  version of this word
 //        60     valid: the header is published
 //        61     bad: the bytes did not match the checksum; never shared, never freed while running
@@ -19,6 +20,7 @@
 
 #include "base/types.hpp"
 #include "store/arena/size_classes.hpp"
+#include "store/codec/transpose.hpp"
 #include "store/contents.hpp"
 
 namespace ramfold::store {
@@ -29,45 +31,61 @@ struct Extent {
   std::uint32_t length = 0;
 };
 
+constexpr bool is_stored(Form form) noexcept { return form >= Form::raw && form <= Form::delta; }
+constexpr bool needs_reference(Form form) noexcept {
+  return form == Form::patch || form == Form::delta;
+}
+constexpr bool may_transpose(Form form, Transpose transpose) noexcept {
+  return transpose <= Transpose::words8 &&
+         (form == Form::lz4 || form == Form::zstd || form == Form::delta);
+}
+
 class Where {
  public:
-  static constexpr std::uint64_t kVersion = 1;
+  static constexpr std::uint64_t kVersion = 2;
   static constexpr std::uint64_t kBad = std::uint64_t{1} << 61;
 
   constexpr Where() noexcept = default;
   constexpr explicit Where(std::uint64_t bits) noexcept : bits_(bits) {}
   // REQUIRES: the offset is a multiple of 32 below 2 TiB, the length 1..4096.
-  constexpr Where(Extent at, Form form) noexcept
+  constexpr Where(Extent at, Form form, Transpose transpose = Transpose::none) noexcept
       : bits_((at.offset / kUnit) | (std::uint64_t{at.length - 1} << kLengthShift) |
-              (static_cast<std::uint64_t>(form) << kFormShift) | (kVersion << kVersionShift) |
-              kValid) {}
+              (static_cast<std::uint64_t>(form) << kFormShift) |
+              (static_cast<std::uint64_t>(transpose) << kTransposeShift) |
+              (kVersion << kVersionShift) | kValid) {}
 
   constexpr std::uint64_t bits() const noexcept { return bits_; }
   constexpr bool valid() const noexcept { return (bits_ & kValid) != 0; }
   constexpr bool bad() const noexcept { return (bits_ & kBad) != 0; }
   constexpr Form form() const noexcept { return static_cast<Form>((bits_ >> kFormShift) & 0xf); }
+  constexpr Transpose transpose() const noexcept {
+    return static_cast<Transpose>((bits_ >> kTransposeShift) & 0x3);
+  }
+  // It takes another content to decode it.
+  constexpr bool has_reference() const noexcept { return needs_reference(form()); }
   constexpr Extent extent() const noexcept {
     return {(bits_ & kOffsetMask) * kUnit,
             static_cast<std::uint32_t>((bits_ >> kLengthShift) & 0xfff) + 1};
   }
-  // Every field is one that this version writes and the bytes lie within one slab of an arena of this
-  // size: reading them is safe, whatever they are. A header from outside is used only after this.
+  // Every field is one that this version writes and the bytes lie within one slab of an arena of
+  // this size: reading them is safe, whatever they are. A header from outside is used only after
+  // this.
   constexpr bool sound(ByteCount arena) const noexcept {
-    if (!valid() || (bits_ >> 62) != 0) return false;
+    if (!valid() || (bits_ & kZeroBits) != 0) return false;
     if (((bits_ >> kVersionShift) & 0xf) != kVersion) return false;
     const Extent at = extent();
-    const bool length_fits = form() == Form::raw   ? at.length == kPageSize
-                             : form() == Form::lz4 ? at.length < kPageSize
-                                                   : false;
-    return length_fits && at.offset + at.length <= arena.value &&
-           at.offset % kSlabBytes + at.length <= kSlabBytes;
+    return is_stored(form()) && (form() == Form::raw) == (at.length == kPageSize) &&
+           (transpose() == Transpose::none || may_transpose(form(), transpose())) &&
+           at.offset + at.length <= arena.value && at.offset % kSlabBytes + at.length <= kSlabBytes;
   }
 
  private:
   static constexpr std::uint64_t kOffsetMask = (std::uint64_t{1} << 36) - 1;
   static constexpr unsigned kLengthShift = 36;
   static constexpr unsigned kFormShift = 48;
+  static constexpr unsigned kTransposeShift = 52;
   static constexpr unsigned kVersionShift = 56;
+  static constexpr std::uint64_t kZeroBits = std::uint64_t{3} << 54 | std::uint64_t{3} << 62;
   static constexpr std::uint64_t kValid = std::uint64_t{1} << 60;
 
   std::uint64_t bits_ = 0;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "store/arena/arena.hpp"
 
-#include <algorithm>
-#include <bit>
 #include <sys/mman.h>
 #include <unistd.h>
+#include <algorithm>
+#include <bit>
 
 #include "base/check.hpp"
 
@@ -93,7 +93,43 @@ Result<Extent> Arena::allocate(std::uint32_t length) {
   start(*fresh, size_class);
   const MutexLock lock(lists.mutex);
   link(lists, *fresh);
+  lists.free_slots += kSizeClasses.of[size_class].slots;
   return take_slot(lists, *fresh, length);
+}
+
+std::uint32_t Arena::denser_slab(const ClassLists& lists, std::uint32_t mine) const noexcept {
+  const Slab& slab = slabs_[mine];
+  const std::uint32_t slots = kSizeClasses.of[slab.size_class].slots;
+  if (slab.used == slots) return kNone;
+  const std::uint64_t elsewhere = lists.free_slots - (slots - slab.used);
+  if (elsewhere < slab.used) return kNone;
+  // Within a level the lists have no order; a few looks find one nearly always.
+  constexpr int kLooksMax = 8;
+  for (std::size_t level = kLevels; level-- > level_of(slab);) {
+    std::uint32_t index = lists.partial[level];
+    for (int look = 0; look < kLooksMax && index != kNone; ++look, index = slabs_[index].next) {
+      if (index != mine && slabs_[index].used >= slab.used) return index;
+    }
+  }
+  return kNone;
+}
+
+bool Arena::may_move(Extent at) noexcept {
+  const std::size_t size_class = class_of(at.length);
+  ClassLists& lists = classes_[size_class];
+  const MutexLock lock(lists.mutex);
+  const Slab& slab = slabs_[slab_of(at)];
+  return slab.state == State::active && slab.size_class == size_class &&
+         denser_slab(lists, slab_of(at)) != kNone;
+}
+
+std::optional<Extent> Arena::allocate_denser(Extent at) noexcept {
+  ClassLists& lists = classes_[class_of(at.length)];
+  const MutexLock lock(lists.mutex);
+  if (slabs_[slab_of(at)].state != State::active) return std::nullopt;
+  const std::uint32_t index = denser_slab(lists, slab_of(at));
+  if (index == kNone) return std::nullopt;
+  return take_slot(lists, index, at.length);
 }
 
 Extent Arena::take_slot(ClassLists& lists, std::uint32_t index, std::uint32_t length) noexcept {
@@ -106,6 +142,7 @@ Extent Arena::take_slot(ClassLists& lists, std::uint32_t index, std::uint32_t le
   const std::size_t slot = word * 64 + bit;
   DENSURE(slot < c.slots);
   words[word] |= std::uint64_t{1} << bit;
+  --lists.free_slots;
   const std::size_t level = level_of(slab);
   if (slab.used + 1u == c.slots || (slab.used + 1u) * kLevels / c.slots != level) {
     unlink(lists, index);
@@ -137,8 +174,13 @@ void Arena::free(Extent at) noexcept {
     slot_bytes_.fetch_sub(c.bytes, std::memory_order_relaxed);
     if (slab.used != c.slots) unlink(lists, index);
     --slab.used;
+    ++lists.free_slots;
     emptied = slab.used == 0;
-    if (!emptied) link(lists, index);
+    if (emptied) {
+      lists.free_slots -= c.slots;
+    } else {
+      link(lists, index);
+    }
   }
   if (!emptied) return;
   retire(index);
@@ -169,12 +211,15 @@ Result<std::uint32_t> Arena::new_slab() {
       slabs_known_.store(index + 1, std::memory_order_relaxed);
     }
   }
-  // Allocates and maps in one call, and says so if there is no memory where a write would be killed.
+  // Allocates and maps in one call, and says so if there is no memory where a write would be
+  // killed.
   std::byte* const bytes = data_.data() + std::size_t{index} * kSlabBytes;
   if (::madvise(bytes, kSlabBytes, MADV_POPULATE_WRITE) != 0) {
     const int error = errno == EFAULT ? ENOMEM : errno;
-    // What it allocated before it failed goes back; if even that fails the next user finds it there.
-    (void)sys::punch(sys::BorrowedFd(fd_), ByteCount{std::uint64_t{index} * kSlabBytes}, ByteCount{kSlabBytes});
+    // What it allocated before it failed goes back; if even that fails the next user finds it
+    // there.
+    (void)sys::punch(sys::BorrowedFd(fd_), ByteCount{std::uint64_t{index} * kSlabBytes},
+                     ByteCount{kSlabBytes});
     const MutexLock lock(pool_mutex_);
     slabs_[index].next = absent_;
     absent_ = index;
@@ -216,8 +261,8 @@ void Arena::release_empty(std::uint32_t keep) noexcept {
       empty_ = slabs_[index].next;
       --empty_count_;
     }
-    const auto punched =
-        sys::punch(sys::BorrowedFd(fd_), ByteCount{std::uint64_t{index} * kSlabBytes}, ByteCount{kSlabBytes});
+    const auto punched = sys::punch(
+        sys::BorrowedFd(fd_), ByteCount{std::uint64_t{index} * kSlabBytes}, ByteCount{kSlabBytes});
     Slab& slab = slabs_[index];
     const MutexLock lock(pool_mutex_);
     slab.state = punched ? State::absent : State::empty;
@@ -277,11 +322,11 @@ Status Arena::finish_claims() {
       const MutexLock lock(pool_mutex_);
       slab.next = absent_;
       absent_ = index;
-    } else if (slab.state == State::active &&
-               slab.used != kSizeClasses.of[slab.size_class].slots) {
+    } else if (slab.state == State::active && slab.used != kSizeClasses.of[slab.size_class].slots) {
       ClassLists& lists = classes_[slab.size_class];
       const MutexLock lock(lists.mutex);
       link(lists, index);
+      lists.free_slots += kSizeClasses.of[slab.size_class].slots - slab.used;
     }
   }
   return release_unclaimed();

@@ -1,20 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Room for encoded contents: one sparse memory file, cut into slabs of 64 KiB, each cut into slots of one
-// size class. A new content goes to the fullest slab of its class, so that others run empty; an empty
-// slab is given back to the host by punching it. Which slots are in use is volatile, told by the headers.
+// Room for encoded contents: one sparse memory file, cut into slabs of 64 KiB, each cut into slots
+// of one size class. A new content goes to the fullest slab of its class, so that others run empty;
+// an empty slab is given back to the host by punching it. Where the free slots of a class would
+// hold all that is in one of its slabs, that slab's contents may move to fuller ones. Which slots
+// are in use is volatile, told by the headers.
 //
-// Threads: allocate, free and trim from any thread, data() without a lock. Everything under "recovery" is
-// for one thread, while nobody allocates or frees.
-// Locks: one per class, then the pool's; never held over a system call.
-// Invariants: a slab belongs to one class from its first slot to its last. Memory is behind a slab before
-// anything is written to it (MADV_POPULATE_WRITE), so that a host without memory is an error
-// where the kernel says so, never SIGBUS.
+// Threads: allocate, free and trim from any thread, data() without a lock. Everything under
+// "recovery" is for one thread, while nobody allocates or frees. Locks: one per class, then the
+// pool's; never held over a system call. Invariants: a slab belongs to one class from its first
+// slot to its last. Memory is behind a slab before anything is written to it (MADV_POPULATE_WRITE),
+// so that a host without memory is an error where the kernel says so, never SIGBUS.
 #pragma once
 
 #include <array>
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 
 #include "base/result.hpp"
@@ -39,7 +41,12 @@ class Arena {
 
   // A slot of at least `length` bytes. Errors: ENOSPC the arena is full, ENOMEM the host is.
   Result<Extent> allocate(std::uint32_t length);
-  // REQUIRES: the extent came from allocate() or claim() and no header names it any more.
+  // allocate_denser() would find something. `at` may have been freed meanwhile.
+  bool may_move(Extent at) noexcept;
+  // A slot of the same class in a slab at least as full, if the whole slab of `at` could be emptied
+  // into such; nothing otherwise. Takes no new memory. REQUIRES: `at` is in use.
+  std::optional<Extent> allocate_denser(Extent at) noexcept;
+  // REQUIRES: the extent came from an allocation or claim() and no header names it any more.
   void free(Extent at) noexcept;
   // Gives empty slabs back, but for a few.
   void trim() noexcept { release_empty(kEmptyKept); }
@@ -50,8 +57,8 @@ class Arena {
   // before it; see freeze().
   enum class Claimed : std::uint8_t { yes, conflict };
   Claimed claim(Extent at) noexcept;
-  // Recovery: the slab holds something that fits no map. Nothing in it is allocated or freed until the
-  // next recovery.
+  // Recovery: the slab holds something that fits no map. Nothing in it is allocated or freed until
+  // the next recovery.
   void freeze(Extent at) noexcept;
   // Recovery, once after the last claim: gives everything back that nobody claimed.
   Status finish_claims();
@@ -69,9 +76,9 @@ class Arena {
 
  private:
   static constexpr std::uint32_t kNone = 0xffff'ffff;
-  static constexpr std::size_t kLevels = 4;           // of fullness, a list each
-  static constexpr std::uint32_t kEmptyKept = 16;     // 1 MiB: reused without a system call
-  static constexpr std::uint32_t kEmptyMax = 64;      // 4 MiB: then whoever frees gives one back
+  static constexpr std::size_t kLevels = 4;        // of fullness, a list each
+  static constexpr std::uint32_t kEmptyKept = 16;  // 1 MiB: reused without a system call
+  static constexpr std::uint32_t kEmptyMax = 64;   // 4 MiB: then whoever frees gives one back
   static constexpr std::size_t kInlineSlots = 128;
 
   enum class State : std::uint8_t { absent, empty, active, frozen };
@@ -89,6 +96,7 @@ class Arena {
   struct alignas(64) ClassLists {
     Mutex mutex;
     std::array<std::uint32_t, kLevels> partial GUARDED_BY(mutex) = {kNone, kNone, kNone, kNone};
+    std::uint64_t free_slots GUARDED_BY(mutex) = 0;  // in slabs that are in use
   };
 
   Arena(sys::BorrowedFd fd, sys::Mapping data, sys::Mapping slabs, BitmapPool bitmaps) noexcept;
@@ -102,6 +110,9 @@ class Arena {
       REQUIRES(lists.mutex);
   void link(ClassLists& lists, std::uint32_t slab) noexcept REQUIRES(lists.mutex);
   void unlink(ClassLists& lists, std::uint32_t slab) noexcept REQUIRES(lists.mutex);
+  // A slab that slots of `slab` may move to; kNone.
+  std::uint32_t denser_slab(const ClassLists& lists, std::uint32_t slab) const noexcept
+      REQUIRES(lists.mutex);
   Result<std::uint32_t> new_slab();
   void start(std::uint32_t slab, std::size_t size_class) noexcept EXCLUDES(pool_mutex_);
   void retire(std::uint32_t slab) noexcept EXCLUDES(pool_mutex_);
@@ -115,7 +126,8 @@ class Arena {
   std::array<ClassLists, kClasses> classes_;
 
   Mutex pool_mutex_;
-  BitmapPool bitmaps_;  // chunks are handed out under pool_mutex_; a chunk's bits belong to its slab
+  BitmapPool
+      bitmaps_;  // chunks are handed out under pool_mutex_; a chunk's bits belong to its slab
   std::uint32_t empty_ GUARDED_BY(pool_mutex_) = kNone;
   std::uint32_t empty_count_ GUARDED_BY(pool_mutex_) = 0;
   std::uint32_t absent_ GUARDED_BY(pool_mutex_) = kNone;

@@ -1,20 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// A store whose files were damaged anywhere is either refused by adopt() or serves what it can: nothing
-// crashes, no wrong byte is returned as `done`, and what is stored afterwards is not harmed by the damage.
+// A store whose files were damaged anywhere is either refused by adopt() or serves what it can:
+// nothing crashes, no wrong byte is returned as `done`, and what is stored afterwards is not harmed
+// by the damage.
 //
-// Input: pieces of damage, each 16 bytes {kind, 3 unused, place: u32, value: u64}, in any number. With an odd
-// number of bytes nothing is read before it is dropped (a reader would find the damage first).
+// Input: pieces of damage, each 16 bytes {kind, 3 unused, place: u32, value: u64}, in any number.
+// With an odd number of bytes nothing is read before it is dropped (a reader would find the damage
+// first).
+#include <fcntl.h>
+#include <sys/mman.h>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <fcntl.h>
 #include <optional>
-#include <sys/mman.h>
 #include <vector>
 
 #include "pages.hpp"
 #include "store/hash.hpp"
 #include "store/layout.hpp"
+#include "store/reform/reformer.hpp"
 #include "sys/memory.hpp"
 
 using namespace ramfold;
@@ -27,8 +30,19 @@ constexpr std::uint64_t kPages = 120;
 constexpr std::size_t kHeadersKept = 4096;  // bytes of headers that are restored for each input
 constexpr ByteCount kArena{4u << 20};
 
-// Few size classes, so that slabs hold several contents.
-std::size_t noise_of(std::uint64_t number) { return number % 8 == 7 ? kPageSize : number % 4 * 700; }
+// Few size classes, so that slabs hold several contents; half of the pages have a relative in their
+// group.
+PageCopy page_at(std::uint64_t number) {
+  if (number % 4 >= 2) return kin_of(number / 24 * 2 + number % 2, number);
+  return page_of(number, number % 8 == 5 ? kPageSize : number % 8 * 300);
+}
+
+ReformPolicy greedy() {
+  ReformPolicy policy;
+  policy.economy = {.cpu_s_per_gib_hour = 1e12, .wait_weight = 0};
+  return policy;
+}
+constexpr std::uint64_t kEnoughNs = 60'000'000'000;
 
 void require(bool ok) {
   if (!ok) std::abort();
@@ -43,6 +57,7 @@ struct Pristine {
   sys::Mapping groups;
   std::vector<std::byte> contents_copy;
   std::vector<std::byte> group_ids_copy;
+  std::vector<std::byte> references_copy;
   std::vector<std::byte> arena_copy;
   std::vector<std::byte> groups_copy;
   ContentsLayout layout{contents_max_for(kArena)};
@@ -50,15 +65,31 @@ struct Pristine {
   Pristine() {
     auto store = must(Contents::create(kArena));
     const GroupId groups_of_store[2] = {must(store->group("a")), must(store->group("b"))};
-    for (std::uint64_t i = 0; i < kPages; ++i) {
-      ids.push_back(put(*store, groups_of_store[i % 2], page_of(i, noise_of(i))).ref.release());
+    for (std::uint64_t i = 0; i < kPages * 2 / 3; ++i) {
+      ids.push_back(put(*store, groups_of_store[i % 2], page_at(i)).ref.release());
+    }
+    // One round makes patches, the next zstd of what is left; a third of the pages came after both.
+    auto reformer = must(Reformer::make(*store));
+    ReformPolicy policy = greedy();
+    policy.dense = false;
+    (void)reformer->step(policy, 1000, kEnoughNs);
+    for (std::uint64_t i = kPages * 2 / 3; i < kPages; ++i) {
+      ids.push_back(put(*store, groups_of_store[i % 2], page_at(i)).ref.release());
+    }
+    (void)reformer->step(greedy(), 1100, kEnoughNs);
+    const Stats stats = store->stats();
+    for (const Form form : {Form::raw, Form::zstd, Form::patch, Form::delta}) {
+      require(stats.forms[static_cast<std::size_t>(form)].contents > 0);
     }
     files = same_files(*store);
     contents = must(sys::Mapping::shared(files.contents, ByteCount{layout.end}));
     arena = must(sys::Mapping::shared(files.arena, kArena));
     groups = must(sys::Mapping::shared(files.groups, must(sys::file_size(files.groups))));
     contents_copy.assign(contents.data(), contents.data() + kPageSize + kHeadersKept);
-    group_ids_copy.assign(contents.data() + layout.groups, contents.data() + layout.groups + kPageSize);
+    group_ids_copy.assign(contents.data() + layout.groups,
+                          contents.data() + layout.groups + kPageSize);
+    references_copy.assign(contents.data() + layout.references,
+                           contents.data() + layout.references + kPageSize);
     arena_copy.assign(arena.data(), arena.data() + store->stats().arena_allocated.value);
     groups_copy.assign(groups.data(), groups.data() + 2 * kPageSize);
   }
@@ -68,6 +99,8 @@ struct Pristine {
     std::memset(contents.data() + contents_copy.size(), 0,
                 kIdChunk * sizeof(Header) - kHeadersKept);
     std::memcpy(contents.data() + layout.groups, group_ids_copy.data(), group_ids_copy.size());
+    std::memcpy(contents.data() + layout.references, references_copy.data(),
+                references_copy.size());
     std::memcpy(arena.data(), arena_copy.data(), arena_copy.size());
     std::memcpy(groups.data(), groups_copy.data(), groups_copy.size());
   }
@@ -97,7 +130,7 @@ void inflict(Pristine& p, const Damage& d) {
   Header& header = headers[d.place % (kPages + 8)];
   const std::uint64_t other = headers[(d.value >> 8) % (kPages + 8)].where.load();
   // Most stores with a damaged superblock are refused, so that is rare.
-  switch (d.kind < 254 ? d.kind % 10 : d.kind - 244) {
+  switch (d.kind < 254 ? d.kind % 11 : d.kind - 243) {
     case 0: header.where.store(d.value); break;
     case 1: header.where.store(header.where.load() ^ std::uint64_t{1} << (d.value % 64)); break;
     case 2: header.where.store(other); break;
@@ -107,8 +140,9 @@ void inflict(Pristine& p, const Damage& d) {
     case 6: xor_at(p.contents.data() + p.layout.groups, 512, d.value); break;
     case 7: xor_at(p.arena.data(), p.arena_copy.size(), d.value); break;
     case 8: xor_at(p.groups.data(), 2 * kPageSize, d.value); break;
-    case 10: xor_at(p.contents.data(), 80, d.value); break;
-    case 11: {  // a superblock that was damaged before its checksum was made
+    case 10: xor_at(p.contents.data() + p.layout.references, 512, d.value % 256); break;
+    case 11: xor_at(p.contents.data(), 80, d.value); break;
+    case 12: {  // a superblock that was damaged before its checksum was made
       xor_at(p.contents.data(), 40, d.value);
       auto& block = *p.contents.as<Superblock>();
       block.checksum = plain_checksum({p.contents.data(), offsetof(Superblock, checksum)});
@@ -129,18 +163,20 @@ bool live(Pristine& p, bool reads) {
   PageCopy out;
   const auto right_or_corrupt = [&](std::uint64_t i) {
     const Got got = store.get(p.ids[i], out.bytes.data(), {});
-    require(got != Got::done || out.bytes == page_of(i, noise_of(i)).bytes);
+    require(got != Got::done || out.bytes == page_at(i).bytes);
   };
   for (std::uint64_t i = 0; reads && i < kPages; i += 3) right_or_corrupt(i);
   for (std::uint64_t i = 0; i < kPages; ++i) {
     if (i % 5 != 0) store.count(p.ids[i]);  // every fifth is left for the sweep
   }
   must(store.finish_recovery());
+  auto reformer = must(Reformer::make(store));
+  (void)reformer->step(greedy(), 5000, kEnoughNs);
   std::vector<Ref> refs;
   std::vector<std::uint64_t> numbers;
   const auto group = store.group("c");
   for (std::uint64_t i = 1000; group && i < 1060; ++i) {
-    const PageCopy page = page_of(i, noise_of(i));
+    const PageCopy page = page_at(i);
     auto result = store.put(*group, page, store.hash(*group, page));
     if (!result) continue;  // the damage may have used up the arena
     refs.push_back(std::move(result->ref));
@@ -149,11 +185,13 @@ bool live(Pristine& p, bool reads) {
   for (std::uint64_t i = 0; reads && i < kPages; ++i) {
     if (i % 5 != 0) right_or_corrupt(i);
   }
+  (void)reformer->step(greedy(), 6000, kEnoughNs);
   for (std::uint64_t i = 0; i < kPages; ++i) {
     if (i % 5 != 0) store.drop(p.ids[i]);
   }
+  (void)reformer->step(greedy(), 7000, kEnoughNs);
   for (std::size_t i = 0; i < refs.size(); ++i) {
-    require(holds(store, refs[i].id(), page_of(numbers[i], noise_of(numbers[i]))));
+    require(holds(store, refs[i].id(), page_at(numbers[i])));
   }
   (void)store.stats();
   return true;

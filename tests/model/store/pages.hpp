@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Pages for tests of the store: every kind is a function of a number, so that any page can be made again
-// and compared.
+// Pages for tests of the store: every kind is a function of a number, so that any page can be made
+// again and compared.
 #pragma once
 
 #include <cstdint>
@@ -33,6 +33,54 @@ inline PageCopy page_of(std::uint64_t number, std::size_t random_bytes) noexcept
 // The mixture of sizes that guests have, roughly: an eighth raw, the rest from some bytes upwards.
 inline PageCopy page_of(std::uint64_t number) noexcept {
   return page_of(number, mix(number ^ 0x55) % (kPageSize + kPageSize / 8));
+}
+
+// Pages of one family share noise that nothing but a relative compresses and differ in a few words;
+// every third has a line of digits of its own, which a patch keeps as they are and a delta halves.
+inline PageCopy kin_of(std::uint64_t family, std::uint64_t member) noexcept {
+  PageCopy page = page_of(mix(family) | 1, kPageSize);
+  for (std::uint64_t i = 0; i < 6; ++i) {
+    const std::uint64_t word = mix(family ^ mix(member * 8 + i));
+    std::memcpy(&page.bytes[mix(word) % (kPageSize / 8) * 8], &word, sizeof word);
+  }
+  for (std::uint64_t i = 0; member % 3 == 0 && i < 400; ++i) {
+    page.bytes[3000 + i] = std::byte{static_cast<unsigned char>('0' + mix(member * 400 + i) % 10)};
+  }
+  return page;
+}
+// Pages whose words count up, which compress by columns.
+inline PageCopy table_of(std::uint64_t number) noexcept {
+  PageCopy page;
+  for (std::uint64_t i = 0; i < kPageSize / 8; ++i) {
+    const std::uint64_t word = mix(number) + i * (0x10003 + number % 7);
+    std::memcpy(&page.bytes[i * 8], &word, sizeof word);
+  }
+  return page;
+}
+
+// A mixture of all of these: something for every form.
+inline PageCopy any_page(std::uint64_t number) noexcept {
+  switch (number % 4) {
+    case 0: return table_of(number);
+    case 1: return page_of(number);
+    default: return kin_of(number / 16, number);
+  }
+}
+
+struct Sums {
+  std::uint64_t contents = 0;
+  std::uint64_t references = 0;
+  std::uint64_t referring = 0;  // contents that need another
+};
+inline Sums sums_of(const Stats& stats) noexcept {
+  Sums sums;
+  for (const FormStats& form : stats.forms) {
+    sums.contents += form.contents;
+    sums.references += form.references;
+  }
+  sums.referring = stats.forms[static_cast<std::size_t>(Form::patch)].contents +
+                   stats.forms[static_cast<std::size_t>(Form::delta)].contents;
+  return sums;
 }
 
 template <typename T>

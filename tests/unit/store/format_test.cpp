@@ -23,13 +23,13 @@ PageCopy page_of_2a() {
 TEST_CASE("the superblock of the example") {
   Superblock block{};
   block.magic = kContentsMagic;
-  block.version = 1;
+  block.version = kFormatVersion;
   block.arena_bytes = std::uint64_t{1} << 30;
   block.contents_max = contents_max_for(ByteCount{block.arena_bytes});
   block.store_id = 0x1122334455667788;
   CHECK(block.contents_max == 0x0100'0000);
   CHECK(ContentsLayout(block.contents_max).end == 369'102'848);
-  CHECK(plain_checksum({reinterpret_cast<const std::byte*>(&block), 32}) == 0x68a1fe0268ff8b39);
+  CHECK(plain_checksum({reinterpret_cast<const std::byte*>(&block), 32}) == 0x7950df17dc8eb19b);
   CHECK(self_checked(4096) == 0xffffefff00001000);
   CHECK(std::string_view(reinterpret_cast<const char*>(&block.magic), 8) == "RFLDCNT1");
 }
@@ -45,7 +45,7 @@ TEST_CASE("the content of the example") {
   CHECK(decoded.bytes == page.bytes);
 
   const Where where({65536 + 3 * 32, 26}, Form::lz4);
-  CHECK(where.bits() == 0x1102019000000803);
+  CHECK(where.bits() == 0x1202019000000803);
   CHECK(where.sound(ByteCount{1u << 30}));
   CHECK(where.extent().offset == 65632);
   CHECK(where.extent().length == 26);
@@ -59,7 +59,7 @@ TEST_CASE("every field of a where is checked against what this version writes") 
   const std::uint64_t good = Where({0, 100}, Form::lz4).bits();
   CHECK(Where(good).sound(arena));
   CHECK_FALSE(Where().sound(arena));
-  for (const unsigned bit : {57u, 58u, 59u, 60u, 62u, 63u, 49u, 50u, 51u}) {
+  for (const unsigned bit : {49u, 50u, 51u, 54u, 55u, 56u, 57u, 58u, 59u, 60u, 62u, 63u}) {
     CHECK_FALSE(Where(good ^ std::uint64_t{1} << bit).sound(arena));
   }
   CHECK_FALSE(Where({arena.value, 32}, Form::lz4).sound(arena));
@@ -67,4 +67,12 @@ TEST_CASE("every field of a where is checked against what this version writes") 
   CHECK_FALSE(Where({0, 4095}, Form::raw).sound(arena));
   CHECK_FALSE(Where({0, 4096}, Form::lz4).sound(arena));
   CHECK(Where({kSlabBytes - 4096, 4096}, Form::raw).sound(arena));
+  for (const Form form : {Form::lz4, Form::zstd, Form::delta}) {
+    CHECK(Where({0, 100}, form, Transpose::words4).sound(arena));
+    CHECK(Where({0, 100}, form, Transpose::words8).sound(arena));
+    CHECK_FALSE(Where({0, 100}, form, Transpose{3}).sound(arena));
+  }
+  CHECK(Where({0, 100}, Form::patch).sound(arena));
+  CHECK_FALSE(Where({0, 100}, Form::patch, Transpose::words4).sound(arena));
+  CHECK_FALSE(Where({0, 4096}, Form::raw, Transpose::words8).sound(arena));
 }

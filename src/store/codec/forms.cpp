@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "store/codec/forms.hpp"
+
+#include <cstring>
+
+#include "store/codec/lz4.hpp"
+#include "store/codec/zstd.hpp"
+#include "store/patch/patch.hpp"
+
+namespace ramfold::store {
+namespace {
+
+thread_local PageCopy columns;
+thread_local PageCopy reference_columns;
+
+bool decode_plain(Form form, std::span<const std::byte> bytes, const std::byte* reference,
+                  std::byte* out) noexcept {
+  switch (form) {
+    case Form::raw:
+      if (bytes.size() != kPageSize) return false;
+      std::memcpy(out, bytes.data(), kPageSize);
+      return true;
+    case Form::lz4: return lz4::decode(bytes, out);
+    case Form::zstd: return zstd::decode(bytes, nullptr, out);
+    case Form::patch: return reference != nullptr && patch::decode(bytes, reference, out);
+    case Form::delta: return reference != nullptr && zstd::decode(bytes, reference, out);
+    case Form::zero: break;
+  }
+  return false;
+}
+
+}  // namespace
+
+bool decode(Shape shape, std::span<const std::byte> bytes, const std::byte* reference,
+            std::byte* out) noexcept {
+  if (shape.transpose == Transpose::none) return decode_plain(shape.form, bytes, reference, out);
+  if (reference != nullptr) {
+    transpose(shape.transpose, reference, reference_columns.bytes.data());
+    reference = reference_columns.bytes.data();
+  }
+  if (!decode_plain(shape.form, bytes, reference, columns.bytes.data())) return false;
+  transpose_back(shape.transpose, columns.bytes.data(), out);
+  return true;
+}
+
+}  // namespace ramfold::store

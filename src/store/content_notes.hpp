@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// What is known of a content only while the daemon runs: who needs it, when it was last read, and
+// which forms were tried for it. Threads: any; each field is an atomic of its own.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+namespace ramfold::store {
+
+// Which forms a content has been tried in, each step dearer than the one before.
+enum class Stage : std::uint8_t { stored = 0, patched = 1, dense = 2, densest = 3 };
+
+class ContentNotes {
+ public:
+  // More patches than this to one reference are not counted: it is "many" until the next restart.
+  static constexpr std::uint16_t kDependentsMax = 0x1fff;
+
+  // Reference count: words, patches, and whoever works on it. See HeaderTable.
+  std::atomic<std::uint32_t> count{0};
+
+  // Ticks of Contents::set_now(). Written only when it changes, so that reading a content that
+  // everybody reads writes to no shared line.
+  std::uint16_t read_at() const noexcept { return read_at_.load(std::memory_order_relaxed); }
+  void note_read(std::uint16_t now) noexcept {
+    if (read_at() != now) read_at_.store(now, std::memory_order_relaxed);
+  }
+
+  Stage stage() const noexcept {
+    return static_cast<Stage>(state_.load(std::memory_order_relaxed) >> kStageShift);
+  }
+  // It may be found as a reference (store/similarity).
+  bool entered() const noexcept { return (state_.load(std::memory_order_relaxed) & kEntered) != 0; }
+  std::uint16_t dependents() const noexcept {
+    return state_.load(std::memory_order_relaxed) & kDependentsMax;
+  }
+
+  void set_stage(Stage stage) noexcept {
+    change([&](unsigned s) {
+      return (s & ~kStageBits) | static_cast<unsigned>(stage) << kStageShift;
+    });
+  }
+  void set_entered(bool entered) noexcept {
+    change([&](unsigned s) { return entered ? s | kEntered : s & ~unsigned{kEntered}; });
+  }
+  void add_dependent() noexcept {
+    change([](unsigned s) { return (s & kDependentsMax) == kDependentsMax ? s : s + 1; });
+  }
+  void remove_dependent() noexcept {
+    change([](unsigned s) {
+      const unsigned n = s & kDependentsMax;
+      return n == 0 || n == kDependentsMax ? s : s - 1;
+    });
+  }
+  // A new content under this id.
+  void begin(std::uint16_t now) noexcept {
+    read_at_.store(now, std::memory_order_relaxed);
+    state_.store(0, std::memory_order_relaxed);
+  }
+
+ private:
+  static constexpr unsigned kStageShift = 14;
+  static constexpr unsigned kStageBits = 3u << kStageShift;
+  static constexpr std::uint16_t kEntered = 1u << 13;
+
+  template <typename F>
+  void change(F next) noexcept {
+    std::uint16_t seen = state_.load(std::memory_order_relaxed);
+    while (!state_.compare_exchange_weak(seen, static_cast<std::uint16_t>(next(seen)),
+                                         std::memory_order_relaxed)) {
+    }
+  }
+
+  std::atomic<std::uint16_t> read_at_{0};
+  std::atomic<std::uint16_t> state_{0};
+};
+static_assert(sizeof(ContentNotes) == 8);
+
+}  // namespace ramfold::store

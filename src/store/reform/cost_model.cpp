@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "store/reform/cost_model.hpp"
+
+#include <algorithm>
+
+#include "store/arena/size_classes.hpp"
+
+namespace ramfold::store {
+
+namespace {
+
+// Before anything was learnt: as measured on pages of Debian guests with a core of 2020.
+constexpr CostModel::Figures kAtFirst = {
+    .decode_ns = {0, 300, 1'200, 6'000, 2'500, 9'000},
+    .attempt_ns = {0, 20'000, 140'000, 300'000},
+    //               zero  raw  lz4  zstd  patch  delta
+    .gain_bytes =
+        {{{}, {0, 300, 300, 100, 0, 0}, {0, 400, 600, 0, 80, 0}, {0, 100, 100, 50, 50, 20}}},
+};
+
+// What a stage mostly ends in.
+constexpr Form form_of(Stage stage) noexcept {
+  return stage == Stage::patched ? Form::patch : Form::zstd;
+}
+
+}  // namespace
+
+CostModel::CostModel() noexcept {
+  const auto store = [](const auto& from, auto& to) {
+    for (std::size_t i = 0; i < from.size(); ++i) to[i].store(from[i], std::memory_order_relaxed);
+  };
+  store(kAtFirst.decode_ns, decode_ns_);
+  store(kAtFirst.attempt_ns, attempt_ns_);
+  for (std::size_t i = 0; i < kStages; ++i) store(kAtFirst.gain_bytes[i], gain_bytes_[i]);
+}
+
+double CostModel::byte_second_ns() const noexcept {
+  constexpr double kGib = 1024.0 * 1024 * 1024;
+  return economy_.cpu_s_per_gib_hour * 1e9 / kGib / 3600;
+}
+
+double CostModel::wait_ns(Form form, std::uint32_t dependents) const noexcept {
+  return decode_ns_[index(form)].load(std::memory_order_relaxed) * (1 + dependents) *
+         economy_.wait_weight;
+}
+
+double CostModel::cost_ns(Form form, std::uint32_t length, double cold_s,
+                          std::uint32_t dependents) const noexcept {
+  const double slot = kSizeClasses.of[class_of(length)].bytes;
+  return slot * cold_s * byte_second_ns() + wait_ns(form, dependents);
+}
+
+bool CostModel::pays(Stage stage, Form form, double cold_s,
+                     std::uint32_t dependents) const noexcept {
+  // Some are tried even where nothing was gained for long: contents change.
+  constexpr double kGainMin = 8;
+  const double gain = gain_bytes_[index(stage)][index(form)].load(std::memory_order_relaxed);
+  const double longer = wait_ns(form_of(stage), dependents) - wait_ns(form, dependents);
+  return std::max(gain, kGainMin) * cold_s * byte_second_ns() >
+         attempt_ns_[index(stage)].load(std::memory_order_relaxed) + std::max(longer, 0.0);
+}
+
+void CostModel::learn(Mean& mean, double value) noexcept {
+  constexpr double kShare = 1.0 / 128;
+  const double old = mean.load(std::memory_order_relaxed);
+  mean.store(old + kShare * (value - old), std::memory_order_relaxed);
+}
+
+void CostModel::learn_time(Mean& mean, double ns) noexcept {
+  constexpr double kFar = 8;
+  learn(mean, std::min(ns, kFar * mean.load(std::memory_order_relaxed)));
+}
+
+CostModel::Figures CostModel::figures() const noexcept {
+  Figures f;
+  const auto load = [](const auto& from, auto& to) {
+    for (std::size_t i = 0; i < to.size(); ++i) to[i] = from[i].load(std::memory_order_relaxed);
+  };
+  load(decode_ns_, f.decode_ns);
+  load(attempt_ns_, f.attempt_ns);
+  for (std::size_t i = 0; i < kStages; ++i) load(gain_bytes_[i], f.gain_bytes[i]);
+  return f;
+}
+
+}  // namespace ramfold::store

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// What a form costs, in nanoseconds of CPU: the memory it takes for as long as it is expected to be
+// kept, and what those wait who read it. A content that was cold for so long is expected to stay so
+// for as long again, and to be read once in that time; its dependents read it too. What encoding
+// and decoding cost and what an attempt gains is learnt from those that were made. Threads: one
+// writes; figures() from any.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+
+#include "store/content_notes.hpp"
+#include "store/contents.hpp"
+
+namespace ramfold::store {
+
+// What memory is worth.
+struct Economy {
+  // CPU seconds that one GiB kept free for an hour is worth.
+  double cpu_s_per_gib_hour = 3600;
+  // A nanosecond that a guest waits costs so many of CPU.
+  double wait_weight = 4;
+};
+
+inline constexpr std::size_t kStages = 4;
+
+class CostModel {
+ public:
+  template <typename T>
+  using ByForm = std::array<T, kForms>;
+  template <typename T>
+  using ByStage = std::array<T, kStages>;
+
+  struct Figures {
+    ByForm<double> decode_ns{};
+    ByStage<double> attempt_ns{};          // of CPU, by the stage that it leads to
+    ByStage<ByForm<double>> gain_bytes{};  // that an attempt finds, by the form it begins with
+  };
+
+  CostModel() noexcept;
+  void set_economy(const Economy& economy) noexcept { economy_ = economy; }
+
+  // Of keeping a content of so many encoded bytes.
+  double cost_ns(Form form, std::uint32_t length, double cold_s,
+                 std::uint32_t dependents) const noexcept;
+  // An attempt at this stage, with a content that has this form now, is expected to gain more than
+  // it and the longer waits cost.
+  bool pays(Stage stage, Form form, double cold_s, std::uint32_t dependents) const noexcept;
+
+  void learn_decode(Form form, double ns) noexcept { learn_time(decode_ns_[index(form)], ns); }
+  // `gained_bytes`: by the shortest that was found, wanted or not.
+  void learn_attempt(Stage stage, Form form, double cpu_ns, double gained_bytes) noexcept {
+    learn_time(attempt_ns_[index(stage)], cpu_ns);
+    learn(gain_bytes_[index(stage)][index(form)], gained_bytes);
+  }
+  Figures figures() const noexcept;
+
+ private:
+  using Mean = std::atomic<double>;
+
+  template <typename E>
+  static constexpr std::size_t index(E e) noexcept {
+    return static_cast<std::size_t>(e);
+  }
+  double byte_second_ns() const noexcept;
+  double wait_ns(Form form, std::uint32_t dependents) const noexcept;
+  // The last hundred or so count.
+  static void learn(Mean& mean, double value) noexcept;
+  // What is far beyond the mean was interrupted.
+  static void learn_time(Mean& mean, double ns) noexcept;
+
+  Economy economy_;
+  ByForm<Mean> decode_ns_;
+  ByStage<Mean> attempt_ns_;
+  ByStage<ByForm<Mean>> gain_bytes_;
+};
+
+}  // namespace ramfold::store

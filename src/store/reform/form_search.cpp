@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "store/reform/form_search.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include "store/codec/lz4.hpp"
+
+namespace ramfold::store {
+
+Result<FormSearch> FormSearch::make() {
+  auto quick = zstd::Encoder::make(kQuickLevel);
+  if (!quick) return std::unexpected(quick.error());
+  auto dense = zstd::Encoder::make(kDenseLevel);
+  if (!dense) return std::unexpected(dense.error());
+  return FormSearch(std::move(*quick), std::move(*dense));
+}
+
+void FormSearch::begin(const PageCopy& page, const References& references, const CostModel& costs,
+                       double cold_s, std::uint32_t dependents, const Found& now) noexcept {
+  page_ = &page;
+  references_ = &references;
+  costs_ = &costs;
+  cold_s_ = cold_s;
+  dependents_ = dependents;
+  best_ = now;
+  improved_ = false;
+  shortest_ = now.length;
+  best_bytes_ = &buffers_->encoded[0];
+  scratch_ = &buffers_->encoded[1];
+}
+
+// `bytes` are in the scratch buffer, but for a raw page.
+void FormSearch::consider(Shape shape, std::span<const std::byte> bytes,
+                          std::size_t reference) noexcept {
+  const auto length = static_cast<std::uint32_t>(bytes.size());
+  if (length == 0 || (length >= kPageSize && shape.form != Form::raw)) return;
+  shortest_ = std::min(shortest_, length);
+  const double cost = costs_->cost_ns(shape.form, length, cold_s_, dependents_);
+  if (cost >= best_.cost_ns) return;
+  best_ = {shape, length, reference, cost};
+  improved_ = true;
+  if (bytes.data() == scratch_->data()) {
+    std::swap(best_bytes_, scratch_);
+  } else {
+    std::ranges::copy(bytes, best_bytes_->begin());
+  }
+}
+
+void FormSearch::try_lz4() noexcept {
+  const std::span<std::byte> out(scratch_->data(), lz4::kEncodedMax);
+  consider({Form::lz4}, out.first(lz4::encode(*page_, out)), kNoReference);
+}
+
+void FormSearch::try_patches() noexcept {
+  for (std::size_t i = 0; i < references_->count; ++i) {
+    const std::span<std::byte> out(scratch_->data(), kPageSize - 1);
+    consider({Form::patch}, out.first(patch::encode(*page_, references_->pages[i], out)), i);
+  }
+}
+
+const std::byte* FormSearch::columns_of(Transpose t, const PageCopy& page,
+                                        PageCopy& scratch) noexcept {
+  if (t == Transpose::none) return page.bytes.data();
+  transpose(t, page.bytes.data(), scratch.bytes.data());
+  return scratch.bytes.data();
+}
+
+void FormSearch::encode_zstd(zstd::Encoder& encoder, Transpose t, std::size_t reference) noexcept {
+  const std::byte* const page = columns_of(t, *page_, buffers_->columns);
+  const std::byte* const prefix =
+      reference == kNoReference
+          ? nullptr
+          : columns_of(t, references_->pages[reference], buffers_->reference_columns);
+  const std::span<std::byte> out(scratch_->data(), kPageSize - 1);
+  consider({prefix == nullptr ? Form::zstd : Form::delta, t},
+           out.first(encoder.encode(page, prefix, out)), reference);
+}
+
+void FormSearch::try_dense() noexcept {
+  for (const Transpose t : {Transpose::none, Transpose::words4, Transpose::words8}) {
+    encode_zstd(quick_, t, kNoReference);
+  }
+  for (std::size_t i = 0; i < references_->count; ++i) encode_zstd(quick_, Transpose::none, i);
+  // With columns only the likeliest reference is worth the time.
+  if (references_->count == 0) return;
+  const std::size_t best = best_.reference == kNoReference ? 0 : best_.reference;
+  encode_zstd(quick_, Transpose::words4, best);
+  encode_zstd(quick_, Transpose::words8, best);
+}
+
+void FormSearch::try_densest() noexcept {
+  if (best_.shape.form != Form::zstd && best_.shape.form != Form::delta) return;
+  encode_zstd(dense_, best_.shape.transpose, best_.reference);
+}
+
+}  // namespace ramfold::store

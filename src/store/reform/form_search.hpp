@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The cheapest form of one page: encodes it this way and that and keeps the best so far.
+// Threads: belongs to one.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "base/page_copy.hpp"
+#include "base/result.hpp"
+#include "store/codec/forms.hpp"
+#include "store/codec/zstd.hpp"
+#include "store/patch/patch.hpp"
+#include "store/reform/cost_model.hpp"
+#include "store/similarity/similarity_index.hpp"
+
+namespace ramfold::store {
+
+// What pages may refer to in one search: private copies of live contents.
+struct References {
+  static constexpr std::size_t kMax = SimilarityIndex::kCandidatesMax;
+
+  std::array<ContentId, kMax> ids;
+  std::array<PageCopy, kMax> pages;
+  std::size_t count = 0;
+};
+
+class FormSearch {
+ public:
+  static constexpr int kQuickLevel = 3;
+  static constexpr int kDenseLevel = 12;
+  static constexpr std::size_t kNoReference = ~std::size_t{0};
+
+  // How it is kept now, or the best that was found.
+  struct Found {
+    Shape shape;
+    std::uint32_t length = 0;
+    std::size_t reference = kNoReference;  // of References
+    double cost_ns = 0;
+  };
+
+  static Result<FormSearch> make();
+
+  // `now`: what must be beaten. REQUIRES: page, references and costs outlive the search.
+  void begin(const PageCopy& page, const References& references, const CostModel& costs,
+             double cold_s, std::uint32_t dependents, const Found& now) noexcept;
+  void try_raw() noexcept { consider({Form::raw}, page_->bytes, kNoReference); }
+  void try_lz4() noexcept;
+  void try_patches() noexcept;
+  // Alone and against every reference, as it is and transposed where that may win.
+  void try_dense() noexcept;
+  // The best shape so far once more, if it is zstd's, at the dearest level.
+  void try_densest() noexcept;
+
+  // Of all that were tried since begin(), and of what was there; wanted or not.
+  std::uint32_t shortest() const noexcept { return shortest_; }
+  // Something is cheaper than what was there at the beginning.
+  bool improved() const noexcept { return improved_; }
+  const Found& best() const noexcept { return best_; }
+  // REQUIRES: improved().
+  std::span<const std::byte> bytes() const noexcept { return {best_bytes_->data(), best_.length}; }
+
+ private:
+  using Buffer = std::array<std::byte, patch::kPatchMax + 1>;
+
+  FormSearch(zstd::Encoder quick, zstd::Encoder dense)
+      : quick_(std::move(quick)), dense_(std::move(dense)), buffers_(std::make_unique<Buffers>()) {}
+
+  void encode_zstd(zstd::Encoder& encoder, Transpose transpose, std::size_t reference) noexcept;
+  void consider(Shape shape, std::span<const std::byte> bytes, std::size_t reference) noexcept;
+  const std::byte* columns_of(Transpose transpose, const PageCopy& page,
+                              PageCopy& scratch) noexcept;
+
+  struct Buffers {
+    std::array<Buffer, 2> encoded;
+    PageCopy columns;
+    PageCopy reference_columns;
+  };
+
+  zstd::Encoder quick_;
+  zstd::Encoder dense_;
+  std::unique_ptr<Buffers> buffers_;
+  Buffer* best_bytes_ = nullptr;
+  Buffer* scratch_ = nullptr;
+  const PageCopy* page_ = nullptr;
+  const References* references_ = nullptr;
+  const CostModel* costs_ = nullptr;
+  double cold_s_ = 0;
+  std::uint32_t dependents_ = 0;
+  Found best_;
+  std::uint32_t shortest_ = 0;
+  bool improved_ = false;
+};
+
+}  // namespace ramfold::store

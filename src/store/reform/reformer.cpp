@@ -1,0 +1,361 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "store/reform/reformer.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/check.hpp"
+#include "base/clock.hpp"
+#include "base/test_points.hpp"
+#include "store/parts.hpp"
+
+namespace ramfold::store {
+namespace {
+
+constexpr std::size_t kLeftMax = 64;
+constexpr std::uint32_t kClockEvery = 64;   // ids between two looks at the CPU's clock
+constexpr std::uint16_t kColdMax = 0x8000;  // seconds; the notes' clock wraps at twice that
+
+// What a form says of the attempts that were made before a restart.
+Stage stage_of(Form form) noexcept {
+  if (form == Form::zstd || form == Form::delta) return Stage::dense;
+  return form == Form::patch ? Stage::patched : Stage::stored;
+}
+
+std::uint32_t slot_bytes(std::uint32_t length) noexcept {
+  return kSizeClasses.of[class_of(length)].bytes;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Reformer>> Reformer::make(Contents& contents) {
+  auto search = FormSearch::make();
+  if (!search) return std::unexpected(search.error());
+  auto similar = SimilarityIndex::make(contents.parts_->headers->superblock().contents_max);
+  if (!similar) return std::unexpected(similar.error());
+  if (contents.parts_->has_reformer.exchange(true)) {
+    return fail("the store's contents are reformed by another already", EBUSY);
+  }
+  return std::unique_ptr<Reformer>(new Reformer(contents, std::move(*search), std::move(*similar)));
+}
+
+Reformer::Reformer(Contents& contents, FormSearch search, std::unique_ptr<SimilarityIndex> similar)
+    : parts_(*contents.parts_),
+      similar_(std::move(similar)),
+      search_(std::move(search)),
+      references_(std::make_unique<References>()),
+      pages_(std::make_unique<std::array<PageCopy, 2>>()) {
+  left_.reserve(kLeftMax);
+}
+
+Reformer::~Reformer() { parts_.has_reformer.store(false); }
+
+Reformer::Step Reformer::step(const ReformPolicy& policy, std::uint64_t now_s,
+                              std::uint64_t cpu_ns) {
+  if (parts_.phase.load(std::memory_order_acquire) != Phase::ready) return {};
+  policy_ = policy;
+  costs_.set_economy(policy.economy);
+  changed_ = false;
+  parts_.headers->set_now(static_cast<std::uint16_t>(now_s));
+  const std::uint64_t end = thread_cpu_ns() + cpu_ns;
+  const std::uint32_t limit = parts_.headers->limit();
+  for (std::uint32_t n = 0; next_ < limit; ++next_, ++n) {
+    if (n % kClockEvery == 0 && thread_cpu_ns() >= end) break;
+    visit(ContentId{next_});
+  }
+  settle();
+  parts_.similarity_bytes.set(similar_->memory().value);
+  if (next_ < limit) return {false, changed_};
+  next_ = 1;
+  rounds_.add();
+  return {true, changed_};
+}
+
+double Reformer::cold_s(ContentId id) noexcept {
+  const std::uint16_t now = parts_.headers->now();
+  ContentNotes& notes = parts_.headers->notes(id);
+  const auto cold = static_cast<std::uint16_t>(now - notes.read_at());
+  if (cold > kColdMax) notes.note_read(static_cast<std::uint16_t>(now - kColdMax));
+  return std::min(cold, kColdMax);
+}
+
+Stage Reformer::wanted_stage(const Visit& visit) const noexcept {
+  for (const Stage stage : {Stage::densest, Stage::dense, Stage::patched}) {
+    if (stage <= visit.reached) break;
+    const bool allowed = stage == Stage::patched ? policy_.similar : policy_.dense;
+    if (allowed && costs_.pays(stage, visit.where.form(), visit.cold_s, visit.dependents))
+      return stage;
+  }
+  return Stage::stored;
+}
+
+// Nothing but patches needs its reference any more.
+bool Reformer::is_orphaned(ContentId id) const noexcept {
+  const ContentId reference = parts_.headers->reference(id);
+  if (!parts_.knows(reference)) return false;
+  const std::uint32_t dependents = parts_.headers->notes(reference).dependents();
+  return dependents != 0 && dependents != ContentNotes::kDependentsMax &&
+         parts_.headers->count(reference) == dependents;
+}
+
+void Reformer::visit(ContentId id) {
+  HeaderTable& headers = *parts_.headers;
+  const std::uint32_t count = headers.count(id);
+  if (count == 0 || count >= HeaderTable::kShareMax) return;
+  // Without a reference this is only a guess at whether there is something to do.
+  Visit visit{.id = id, .where = headers.where(id)};
+  if (!visit.where.sound(parts_.arena->size()) || visit.where.bad()) return;
+  const ContentNotes& notes = headers.notes(id);
+  visit.cold_s = cold_s(id);
+  visit.dependents = notes.dependents();
+  const Stage implied = stage_of(visit.where.form());
+  visit.reached = std::max(notes.stage(), implied);
+  visit.wanted = wanted_stage(visit);
+  visit.enter = policy_.similar && !visit.where.has_reference() && !notes.entered() &&
+                (implied > notes.stage() || visit.dependents != 0);
+  // One that did not pay to rewrite is not tried in every round.
+  constexpr std::uint64_t kOrphanRounds = 16;
+  visit.orphaned = visit.where.has_reference() && is_orphaned(id) &&
+                   (id.value + rounds_.get()) % kOrphanRounds == 0;
+  const bool reform = visit.wanted > visit.reached || visit.enter || visit.orphaned;
+  const bool compact = policy_.compact && !reform && parts_.arena->may_move(visit.where.extent());
+  if (!(reform || compact) || !headers.take_live(id)) return;
+  visit.where =
+      headers.where(id);  // R3: from here on only this thread changes it, but for its mark
+  visit.group = headers.group(id);
+  if (!visit.where.sound(parts_.arena->size()) || visit.where.bad() ||
+      parts_.groups->hasher(visit.group) == nullptr) {
+    return parts_.drop_uncounted(id);
+  }
+  if (reform) {
+    work(visit);
+  } else if (!move(id)) {
+    parts_.drop_uncounted(id);
+  }
+  if (left_.size() == kLeftMax) settle();
+}
+
+void Reformer::work(Visit visit) {
+  if (!read(visit)) return parts_.drop_uncounted(visit.id);
+  const PageCopy& page = pages_->front();
+  if (policy_.similar) {
+    const std::uint64_t seed = parts_.groups->hasher(visit.group)->seed();
+    const auto [known, _] = sketchers_.try_emplace(visit.group.value, seed);
+    visit.sketch = known->second(page);
+  }
+  find_references(visit);
+  search(visit);
+  const bool given = search_.improved() && give(visit);
+  const bool refers = given && needs_reference(search_.best().shape.form);
+  if (!visit.where.has_reference()) {
+    put_down_references(refers ? references_->ids[search_.best().reference] : kZeroContent);
+  }
+  enter_or_leave(visit);
+  const Stage stage = std::max(visit.wanted, visit.reached);
+  parts_.headers->notes(visit.id).set_stage(stage);
+  if (!given) parts_.drop_uncounted(visit.id);
+}
+
+// The page, as a fault would read it.
+bool Reformer::read(const Visit& visit) {
+  std::byte* const out = pages_->front().bytes.data();
+  const std::uint64_t begin = monotonic_ns();
+  if (parts_.decode(visit.id, visit.where, out) && parts_.matches_checksum(visit.id, out)) {
+    costs_.learn_decode(visit.where.form(), static_cast<double>(monotonic_ns() - begin));
+    return true;
+  }
+  parts_.condemn(visit.id, visit.where);
+  return false;
+}
+
+void Reformer::find_references(const Visit& visit) {
+  References& found = *references_;
+  found.count = 0;
+  if (visit.orphaned) return;
+  const auto add = [&](ContentId id) {
+    const std::byte* const page = parts_.reference_page(id, visit.group);
+    if (page == nullptr || !parts_.matches_checksum(id, page)) return false;
+    found.ids[found.count] = id;
+    std::memcpy(found.pages[found.count].bytes.data(), page, kPageSize);
+    ++found.count;
+    return true;
+  };
+  // R2: another one only by way of a form that needs none.
+  if (visit.where.has_reference()) {
+    add(parts_.headers->reference(visit.id));
+    return;
+  }
+  if (!policy_.similar || visit.dependents != 0 || visit.wanted <= visit.reached) return;  // R1
+  for (const ContentId id : similar_->find(visit.sketch).all()) {
+    if (id == visit.id || !parts_.knows(id) || !parts_.headers->take_live(id)) continue;
+    if (!add(id)) parts_.drop_uncounted(id);
+  }
+}
+
+// Those that were taken. REQUIRES: give() is over; `but` has become the reference, or is
+// kZeroContent.
+void Reformer::put_down_references(ContentId but) noexcept {
+  for (std::size_t i = 0; i < references_->count; ++i) {
+    const ContentId id = references_->ids[i];
+    if (id != but) parts_.drop_uncounted(id);
+  }
+}
+
+void Reformer::search(const Visit& visit) {
+  FormSearch::Found now{.shape = {visit.where.form(), visit.where.transpose()},
+                        .length = visit.where.extent().length,
+                        .reference = visit.where.has_reference() ? 0 : FormSearch::kNoReference};
+  now.cost_ns = costs_.cost_ns(now.shape.form, now.length, visit.cold_s, visit.dependents);
+  if (visit.orphaned) {
+    // Its share of what the reference costs.
+    const ContentId reference = parts_.headers->reference(visit.id);
+    const Where at = parts_.headers->where(reference);
+    now.cost_ns += costs_.cost_ns(Form::zero, at.extent().length, visit.cold_s, 0) /
+                   std::max<std::uint32_t>(1, parts_.headers->notes(reference).dependents());
+  }
+  search_.begin(pages_->front(), *references_, costs_, visit.cold_s, visit.dependents, now);
+  const auto attempt = [&](Stage stage, auto&& tries) {
+    const std::uint64_t begin = thread_cpu_ns();
+    const std::uint32_t before = search_.shortest();
+    tries();
+    costs_.learn_attempt(stage, now.shape.form, static_cast<double>(thread_cpu_ns() - begin),
+                         before - search_.shortest());
+    tried_.add();
+  };
+  if (visit.orphaned) {
+    search_.try_raw();
+    search_.try_lz4();
+    if (policy_.dense) search_.try_dense();
+    return;
+  }
+  const auto wants = [&](Stage stage) { return visit.reached < stage && stage <= visit.wanted; };
+  if (wants(Stage::patched)) attempt(Stage::patched, [&] { search_.try_patches(); });
+  if (wants(Stage::dense)) attempt(Stage::dense, [&] { search_.try_dense(); });
+  if (wants(Stage::densest)) attempt(Stage::densest, [&] { search_.try_densest(); });
+}
+
+bool Reformer::give(const Visit& visit) {
+  HeaderTable& headers = *parts_.headers;
+  const FormSearch::Found& found = search_.best();
+  const bool needs = needs_reference(found.shape.form);
+  const bool has = visit.where.has_reference();
+  const ContentId reference = needs ? references_->ids[found.reference] : kZeroContent;
+  DENSURE(!needs || visit.dependents == 0);
+  if (needs && !has && !headers.back_references(visit.id)) return false;
+  const auto at = parts_.arena->allocate(found.length);
+  if (!at) return false;
+  if (!write(visit, *at, reference)) {
+    parts_.arena->free(*at);
+    return false;
+  }
+  if (needs && !has) {
+    headers.notes(reference).add_dependent();
+    headers.set_reference(visit.id, reference);
+    TEST_POINT("reform.reference");
+  }
+  const Where next(*at, found.shape.form, found.shape.transpose);
+  if (!headers.switch_where(visit.id, visit.where, next)) {  // marked bad meanwhile
+    if (needs && !has) headers.notes(reference).remove_dependent();
+    parts_.arena->free(*at);
+    return false;
+  }
+  TEST_POINT("reform.switch");
+  // The old form's references move to the new one; a drop that is under way may still count for the
+  // old, so the split between forms is exact only while nobody is.
+  const auto words = static_cast<std::int64_t>(headers.count(visit.id)) - 1 - visit.dependents;
+  parts_.usage.remove_content(visit.group, visit.where.form(), visit.where.extent().length);
+  parts_.usage.add_references(visit.group, visit.where.form(), -words);
+  parts_.usage.add_content(visit.group, next.form(), found.length);
+  parts_.usage.add_references(visit.group, next.form(), words);
+  left_.push_back(
+      {visit.id, visit.where.extent(), has && !needs ? headers.reference(visit.id) : kZeroContent});
+  given_[static_cast<std::size_t>(next.form())].add();
+  if (visit.orphaned) rewritten_.add();
+  const std::uint32_t before = slot_bytes(visit.where.extent().length);
+  const std::uint32_t after = slot_bytes(found.length);
+  if (after < before) saved_bytes_.add(before - after);
+  changed_ = true;
+  return true;
+}
+
+// REQUIRES: the slot is ours. False: it does not decode to the page.
+bool Reformer::write(const Visit& visit, Extent at, ContentId reference) noexcept {
+  const std::span<const std::byte> from = search_.bytes();
+  std::byte* const to = parts_.arena->data(at);
+  const std::size_t half = from.size() / 2;
+  std::memcpy(to, from.data(), half);
+  TEST_POINT("reform.write");
+  std::memcpy(to + half, from.data() + half, from.size() - half);
+  const std::byte* prefix = nullptr;
+  if (reference != kZeroContent) {
+    prefix = parts_.reference_page(reference, visit.group);
+    if (prefix == nullptr) return false;
+  }
+  PageCopy& back = pages_->back();
+  const Shape shape = search_.best().shape;
+  const std::uint64_t begin = monotonic_ns();
+  if (!decode(shape, {to, from.size()}, prefix, back.bytes.data())) return false;
+  if (prefix == nullptr)
+    costs_.learn_decode(shape.form, static_cast<double>(monotonic_ns() - begin));
+  return back.bytes == pages_->front().bytes;
+}
+
+void Reformer::enter_or_leave(const Visit& visit) noexcept {
+  ContentNotes& notes = parts_.headers->notes(visit.id);
+  const bool refers = parts_.headers->where(visit.id).has_reference();
+  if (refers && notes.entered()) {
+    similar_->remove(visit.sketch, visit.id);
+    notes.set_entered(false);
+  } else if (policy_.similar && !refers && !notes.entered()) {
+    similar_->insert(visit.sketch, visit.id);
+    notes.set_entered(true);
+  }
+}
+
+// The same bytes in a fuller slab. REQUIRES: a reference; true: it is given up with the old place.
+bool Reformer::move(ContentId id) {
+  const Where where = parts_.headers->where(id);
+  const Extent from = where.extent();
+  const auto to = parts_.arena->allocate_denser(from);
+  if (!to) return false;
+  std::memcpy(parts_.arena->data(*to), parts_.arena->data(from), from.length);
+  const bool equal =
+      std::memcmp(parts_.arena->data(*to), parts_.arena->data(from), from.length) == 0;
+  TEST_POINT("reform.moved");
+  if (!equal ||
+      !parts_.headers->switch_where(id, where, Where(*to, where.form(), where.transpose()))) {
+    parts_.arena->free(*to);
+    return false;
+  }
+  TEST_POINT("reform.switch");
+  left_.push_back({id, from});
+  moved_.add();
+  changed_ = true;
+  return true;
+}
+
+void Reformer::settle() noexcept {
+  if (left_.empty()) return;
+  parts_.readers.wait();
+  for (const Left& left : left_) {
+    TEST_POINT("reform.free");
+    parts_.arena->free(left.bytes);
+    if (left.reference != kZeroContent) parts_.drop_dependence(left.reference);
+    parts_.drop_uncounted(left.id);
+  }
+  left_.clear();
+}
+
+ReformFigures Reformer::figures() const noexcept {
+  ReformFigures f;
+  for (std::size_t i = 0; i < kForms; ++i) f.given[i] = given_[i].get();
+  f.tried = tried_.get();
+  f.moved = moved_.get();
+  f.rewritten = rewritten_.get();
+  f.rounds = rounds_.get();
+  f.saved_bytes = saved_bytes_.get();
+  f.costs = costs_.figures();
+  return f;
+}
+
+}  // namespace ramfold::store

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Gives contents cheaper forms as they stay cold, moves them together in the arena, and keeps the
+// index of what others may refer to. Walks over all ids, round after round.
+//
+// A change of form, killed anywhere: new bytes in a slot that no header names -> read back, decoded
+// and compared -> the reference's id beside the header, when the form needs one -> `where`, by
+// compare-and-swap -> when no reader can hold the old one: its slot is free, its reference given
+// up. Before the swap the old form is valid, after it the new one.
+//
+// Threads: one at a time (the arena, the index and readers go on meanwhile); figures() from any.
+// Invariants: R1. What has dependents is given no form that needs a reference itself.
+//   R2. The id of a reference changes only while `where` has needed none for as long as any reader
+//   of
+//       now may have been at it.
+//   R3. Whoever is worked on is referenced meanwhile, and so are the references that are tried.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <unordered_map>
+#include <vector>
+
+#include "base/counters.hpp"
+#include "store/contents.hpp"
+#include "store/reform/form_search.hpp"
+#include "store/where.hpp"
+
+namespace ramfold::store {
+
+struct ReformPolicy {
+  bool similar = true;  // forms with a reference
+  bool dense = true;    // zstd's
+  bool compact = true;
+  Economy economy;
+};
+
+struct ReformFigures {
+  std::array<std::uint64_t, kForms> given{};  // forms given, by kind
+  std::uint64_t tried = 0;
+  std::uint64_t moved = 0;      // to denser slabs
+  std::uint64_t rewritten = 0;  // because nobody else needed their reference any more
+  std::uint64_t rounds = 0;
+  std::uint64_t saved_bytes = 0;  // of slots, over all changes
+  CostModel::Figures costs;
+};
+
+class Reformer {
+ public:
+  // Errors: ENOMEM, EBUSY it has one. REQUIRES: `contents` outlives this.
+  static Result<std::unique_ptr<Reformer>> make(Contents& contents);
+  ~Reformer();
+
+  struct Step {
+    bool came_round = false;  // every id was looked at since the last time
+    bool changed = false;     // something was given another form or place
+  };
+  // Goes on, for about so much CPU time, and not past the last id. `now_s`: seconds on a clock that
+  // does not jump. Does nothing while the store recovers.
+  Step step(const ReformPolicy& policy, std::uint64_t now_s, std::uint64_t cpu_ns);
+  ReformFigures figures() const noexcept;
+
+ private:
+  struct Visit {
+    ContentId id;
+    GroupId group{};
+    Where where;
+    double cold_s = 0;
+    std::uint32_t dependents = 0;
+    Stage reached = Stage::stored;
+    Stage wanted = Stage::stored;  // not beyond `reached`: no form is to be tried
+    bool enter = false;
+    bool orphaned = false;
+    Sketch sketch{};
+  };
+  struct Left {  // behind a switch, until no reader can be there
+    ContentId id;
+    Extent bytes;
+    ContentId reference = kZeroContent;
+  };
+
+  Reformer(Contents& contents, FormSearch search, std::unique_ptr<SimilarityIndex> similar);
+
+  void visit(ContentId id);
+  Stage wanted_stage(const Visit& visit) const noexcept;
+  bool is_orphaned(ContentId id) const noexcept;
+  // REQUIRES: a reference to visit.id, which is given up.
+  void work(Visit visit);
+  bool read(const Visit& visit);
+  void find_references(const Visit& visit);
+  void put_down_references(ContentId but) noexcept;
+  void search(const Visit& visit);
+  // True: the content's reference is given up with the old bytes, later.
+  bool give(const Visit& visit);
+  bool write(const Visit& visit, Extent at, ContentId reference) noexcept;
+  void enter_or_leave(const Visit& visit) noexcept;
+  bool move(ContentId id);
+  void settle() noexcept;
+  double cold_s(ContentId id) noexcept;
+
+  Contents::Parts& parts_;
+  std::unique_ptr<SimilarityIndex> similar_;
+  FormSearch search_;
+  CostModel costs_;
+  ReformPolicy policy_;
+  std::unordered_map<std::uint16_t, Sketcher> sketchers_;
+  std::unique_ptr<References> references_;
+  std::unique_ptr<std::array<PageCopy, 2>> pages_;  // the content's, and what was written of it
+  std::vector<Left> left_;
+  std::uint32_t next_ = 1;
+  bool changed_ = false;
+
+  std::array<Counter, kForms> given_;
+  Counter tried_, moved_, rewritten_, rounds_, saved_bytes_;
+};
+
+}  // namespace ramfold::store

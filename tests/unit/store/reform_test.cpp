@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "store/reform/reformer.hpp"
+
+#include <unistd.h>
+#include <catch2/catch.hpp>
+#include <vector>
+
+#include "pages.hpp"
+
+using namespace ramfold;
+using namespace ramfold::store;
+using namespace ramfold::store::test;
+
+namespace {
+
+constexpr ByteCount kArena{64u << 20};
+constexpr std::uint64_t kEnough = 60'000'000'000;  // of CPU: a step goes once round
+
+// Everything pays at once that saves a byte.
+ReformPolicy greedy() {
+  ReformPolicy policy;
+  policy.economy = {.cpu_s_per_gib_hour = 1e12, .wait_weight = 0};
+  return policy;
+}
+
+struct Rig {
+  std::unique_ptr<Contents> store = must(Contents::create(kArena));
+  GroupId group = must(store->group("a"));
+  std::unique_ptr<Reformer> reformer = must(Reformer::make(*store));
+  std::uint64_t now = 0;
+
+  ContentId keep(const PageCopy& page) { return put(*store, group, page).ref.release(); }
+  void round(const ReformPolicy& policy = greedy()) {
+    now += 1000;
+    REQUIRE(reformer->step(policy, now, kEnough).came_round);
+  }
+  // What the next daemon finds; it has counted the words `ids`.
+  void restart(const std::vector<ContentId>& ids) {
+    reformer.reset();
+    store = must(Contents::adopt(same_files(*store)));
+    for (const ContentId id : ids) store->count(id);
+    must(store->finish_recovery());
+    reformer = must(Reformer::make(*store));
+  }
+  std::uint64_t contents(Form form) const {
+    return store->stats().forms[static_cast<std::size_t>(form)].contents;
+  }
+};
+
+bool damage(const Contents& store, std::uint64_t from, std::uint64_t bytes) {
+  std::vector<unsigned char> noise(bytes, 0xa5);
+  return ::pwrite(store.files().arena.get(), noise.data(), bytes, static_cast<off_t>(from)) ==
+         static_cast<ssize_t>(bytes);
+}
+
+}  // namespace
+
+TEST_CASE("every kind of page gets the form that suits it and comes back") {
+  Rig rig;
+  std::vector<std::pair<ContentId, PageCopy>> kept;
+  const auto keep = [&](const PageCopy& page) { kept.emplace_back(rig.keep(page), page); };
+  for (std::uint64_t i = 0; i < 20; ++i) {
+    keep(kin_of(i % 5, i));
+    keep(page_of(100 + i, 1000));
+    keep(table_of(i));
+    keep(page_of(200 + i, kPageSize));
+  }
+  const Stats before = rig.store->stats();
+  rig.round();
+  rig.round();
+  const Stats after = rig.store->stats();
+  CHECK(after.arena_stored.value < before.arena_stored.value * 3 / 4);
+  CHECK(rig.contents(Form::delta) + rig.contents(Form::patch) >= 12);  // 3 of 4 in each family
+  CHECK(rig.contents(Form::zstd) >= 20);
+  CHECK(rig.contents(Form::raw) >= 20);  // noise stays as it is
+  for (const auto& [id, page] : kept) {
+    CHECK(holds(*rig.store, id, page));
+    CHECK(put(*rig.store, rig.group, page).existed);  // found whatever its form
+  }
+  CHECK(after.corrupt + after.collisions + after.miscounted == 0);
+  CHECK(rig.reformer->figures().saved_bytes > 0);
+  for (const auto& [id, _] : kept) rig.store->drop(id);
+  const Stats empty = rig.store->stats();
+  CHECK(empty.arena_in_slots.value == 0);
+  for (const FormStats& form : empty.forms) CHECK(form.contents + form.references == 0);
+}
+
+TEST_CASE("nothing is reformed that is not cold, nor what does not pay") {
+  Rig rig;
+  const ContentId id = rig.keep(table_of(1));
+  CHECK(rig.reformer->step(greedy(), 0, kEnough).came_round);
+  CHECK_FALSE(rig.reformer->step(greedy(), 0, kEnough).changed);
+  ReformPolicy stingy;
+  stingy.economy.cpu_s_per_gib_hour = 0;
+  rig.round(stingy);
+  CHECK(rig.reformer->figures().tried == 0);
+  // Read just now: not cold, whenever it was stored.
+  rig.now += 1;
+  (void)rig.reformer->step(stingy, rig.now, kEnough);
+  CHECK(holds(*rig.store, id, table_of(1)));
+  CHECK_FALSE(rig.reformer->step(greedy(), rig.now, kEnough).changed);
+  rig.round();
+  CHECK(rig.contents(Form::zstd) == 1);
+}
+
+TEST_CASE("each mechanism can be switched off") {
+  ReformPolicy policy = greedy();
+  policy.similar = GENERATE(true, false);
+  policy.dense = GENERATE(true, false);
+  Rig rig;
+  for (std::uint64_t i = 0; i < 8; ++i) {
+    rig.keep(kin_of(1, i));
+    rig.keep(table_of(i));
+  }
+  rig.round(policy);
+  const bool refers = rig.contents(Form::patch) + rig.contents(Form::delta) != 0;
+  const bool dense = rig.contents(Form::zstd) + rig.contents(Form::delta) != 0;
+  CHECK(refers == policy.similar);
+  CHECK(dense == policy.dense);
+}
+
+TEST_CASE("nothing refers to another group's content") {
+  Rig rig;
+  const GroupId other = must(rig.store->group("b"));
+  for (std::uint64_t i = 0; i < 2; ++i) {
+    const GroupId group = i == 0 ? rig.group : other;
+    CHECK(put(*rig.store, group, kin_of(1, i)).ref.release() != kZeroContent);
+  }
+  rig.round();
+  CHECK(rig.contents(Form::patch) + rig.contents(Form::delta) == 0);
+}
+
+TEST_CASE("a reference that only patches need stays as long as they do, or they are rewritten") {
+  Rig rig;
+  const ContentId first = rig.keep(kin_of(1, 0));
+  const ContentId second = rig.keep(kin_of(1, 1));
+  rig.round();
+  REQUIRE(rig.contents(Form::patch) + rig.contents(Form::delta) == 1);
+  rig.store->drop(first);
+  CHECK(holds(*rig.store, second, kin_of(1, 1)));
+  CHECK(put(*rig.store, rig.group, kin_of(1, 0)).existed);  // it is still there to be shared
+  for (int i = 0; i < 16; ++i) rig.round();
+  CHECK(rig.reformer->figures().rewritten == 1);
+  CHECK(rig.store->stats().forms[static_cast<std::size_t>(Form::raw)].contents == 1);
+  CHECK(rig.contents(Form::patch) + rig.contents(Form::delta) == 0);
+  CHECK(holds(*rig.store, second, kin_of(1, 1)));
+  rig.store->drop(second);
+  CHECK(rig.store->stats().arena_in_slots.value == 0);
+}
+
+TEST_CASE(
+    "patches and their references survive a restart, and what nobody counts goes with its "
+    "reference") {
+  Rig rig;
+  std::vector<ContentId> ids;
+  for (std::uint64_t i = 0; i < 8; ++i) ids.push_back(rig.keep(kin_of(1, i)));
+  rig.round();
+  REQUIRE(rig.contents(Form::patch) + rig.contents(Form::delta) >= 5);
+  // Then the page of the reference is written to: only its patches need it.
+  rig.restart(ids);
+  for (std::size_t i = 0; i < ids.size(); ++i) CHECK(holds(*rig.store, ids[i], kin_of(1, i)));
+  rig.store->drop(ids[0]);
+  std::vector<ContentId> rest(ids.begin() + 1, ids.end());
+  rig.restart(rest);
+  for (std::size_t i = 1; i < ids.size(); ++i) CHECK(holds(*rig.store, ids[i], kin_of(1, i)));
+  CHECK(rig.store->stats().miscounted == 0);
+  for (const ContentId id : rest) rig.store->drop(id);
+  CHECK(rig.store->stats().arena_in_slots.value == 0);
+  // And the same when they fall while it recovers.
+  rig.restart({});
+  CHECK(rig.store->stats().arena_in_slots.value == 0);
+}
+
+TEST_CASE("references dropped while the store recovers are given up once") {
+  Rig rig;
+  std::vector<ContentId> ids;
+  for (std::uint64_t i = 0; i < 8; ++i) ids.push_back(rig.keep(kin_of(1, i)));
+  rig.round();
+  rig.reformer.reset();
+  rig.store = must(Contents::adopt(same_files(*rig.store)));
+  for (const ContentId id : ids) rig.store->count(id);
+  for (const ContentId id : ids) {
+    CHECK(holds(*rig.store, id, kin_of(1, id.value - ids[0].value)));
+    if (id.value % 2 == 0) rig.store->drop(id);
+  }
+  must(rig.store->finish_recovery());
+  for (const ContentId id : ids) {
+    if (id.value % 2 == 0) continue;
+    CHECK(holds(*rig.store, id, kin_of(1, id.value - ids[0].value)));
+    rig.store->drop(id);
+  }
+  CHECK(rig.store->stats().arena_in_slots.value == 0);
+  CHECK(rig.store->stats().miscounted == 0);
+}
+
+TEST_CASE("a damaged reference is told, and its patches with it; the rest is served") {
+  Rig rig;
+  const ContentId first = rig.keep(kin_of(1, 0));
+  std::vector<ContentId> patches;
+  for (std::uint64_t i = 1; i < 4; ++i) patches.push_back(rig.keep(kin_of(1, i)));
+  const ContentId apart = rig.keep(page_of(7, 100));
+  ReformPolicy policy = greedy();
+  policy.dense = false;
+  rig.round(policy);
+  REQUIRE(rig.contents(Form::patch) == 3);
+  REQUIRE(rig.contents(Form::raw) == 1);
+  // The one raw page of the store: find it by its first bytes.
+  const PageCopy raw = kin_of(1, 0);
+  PageCopy seen;
+  for (std::uint64_t at = 0; at < (1u << 20); at += 32) {
+    if (::pread(rig.store->files().arena.get(), seen.bytes.data(), kPageSize,
+                static_cast<off_t>(at)) != static_cast<ssize_t>(kPageSize)) {
+      break;
+    }
+    if (seen.bytes == raw.bytes) REQUIRE(damage(*rig.store, at, kPageSize));
+  }
+  PageCopy out;
+  for (const ContentId id : patches)
+    CHECK(rig.store->get(id, out.bytes.data(), {}) == Got::corrupt);
+  CHECK(rig.store->get(first, out.bytes.data(), {}) == Got::corrupt);
+  CHECK(holds(*rig.store, apart, page_of(7, 100)));
+  CHECK_FALSE(put(*rig.store, rig.group, kin_of(1, 0)).existed);
+  CHECK(rig.store->stats().corrupt == 4);
+}
+
+TEST_CASE("slabs that ran half empty are emptied into others") {
+  Rig rig;
+  std::vector<ContentId> ids;
+  constexpr std::uint64_t kPages = 4000;
+  for (std::uint64_t i = 0; i < kPages; ++i) ids.push_back(rig.keep(page_of(i, 1000)));
+  for (std::uint64_t i = 0; i < kPages; ++i) {
+    if (i % 4 != 0) rig.store->drop(ids[i]);
+  }
+  ReformPolicy policy = greedy();
+  policy.similar = policy.dense = false;
+  rig.store->trim_all();
+  const double before = rig.store->stats().fragmentation();
+  CHECK(before > 0.5);
+  for (int i = 0; i < 4; ++i) rig.round(policy);
+  rig.store->trim_all();
+  CHECK(rig.store->stats().fragmentation() < 0.12);
+  CHECK(rig.reformer->figures().moved > 0);
+  for (std::uint64_t i = 0; i < kPages; i += 4)
+    REQUIRE(holds(*rig.store, ids[i], page_of(i, 1000)));
+}
+
+TEST_CASE("a store has one reformer") {
+  Rig rig;
+  const auto second = Reformer::make(*rig.store);
+  REQUIRE_FALSE(second);
+  CHECK(second.error().code == EBUSY);
+}
