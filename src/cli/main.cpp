@@ -154,10 +154,11 @@ class Parser {
     CLI::App* estimate = add("estimate", "what would be saved of running VMs or RAM dumps",
                              [this] { return run_estimate(arguments_, console_); });
     estimate->remove_option(estimate->get_option("--socket"));  // it needs no daemon
-    estimate->add_option("TARGET", arguments_.estimate.targets,
-                         "pids of QEMUs and files of RAM dumps; all QEMUs of this host when absent");
-    CLI::Option* all =
-        estimate->add_flag("--all", arguments_.all, "look closely at all RAM, however long it takes");
+    estimate->add_option(
+        "TARGET", arguments_.estimate.targets,
+        "pids of QEMUs and files of RAM dumps; all QEMUs of this host when absent");
+    CLI::Option* all = estimate->add_flag("--all", arguments_.all,
+                                          "look closely at all RAM, however long it takes");
     estimate
         ->add_option("--sample", arguments_.sample_mib,
                      "look closely at so much RAM and take the rest to be like it")

@@ -99,17 +99,22 @@ Result<std::unique_ptr<RamDump>> RamDump::open(const std::string& path) {
   head.resize(static_cast<std::size_t>(n));
   auto segments = segments_of(head, ByteCount{static_cast<std::uint64_t>(facts.st_size)});
   if (!segments) return fail(path + ": " + segments.error().what);
-  return std::unique_ptr<RamDump>(new RamDump(std::move(file), path, std::move(*segments)));
+  std::unique_ptr<RamDump> dump(new RamDump(std::move(file), path, std::move(*segments)));
+  if (auto counted = dump->count(); !counted) return std::unexpected(counted.error());
+  return dump;
 }
 
 RamDump::RamDump(sys::Fd file, std::string path, std::vector<DumpSegment> segments)
     : file_(std::move(file)), path_(std::move(path)), segments_(std::move(segments)) {
   for (const DumpSegment& segment : segments_) size_.value += segment.pages.value;
-  // A file system without holes says that all is data.
-  static_cast<void>(each_extent([&](PageIndex, std::uint64_t, std::uint64_t pages) {
+}
+
+// A file system without holes says that all is data.
+Status RamDump::count() {
+  return each_extent([&](PageIndex, std::uint64_t, std::uint64_t pages) {
     present_.value += pages;
     return true;
-  }));
+  });
 }
 
 template <typename Each>

@@ -41,6 +41,7 @@ class RamDump : public RamSource {
 
  private:
   RamDump(sys::Fd file, std::string path, std::vector<DumpSegment> segments);
+  Status count();
   // Calls each(first page, file offset, pages) for what the file holds, in order, until it is
   // false.
   template <typename Each>
