@@ -113,6 +113,8 @@ void FactWatch::check_one(const VmHandle& vm, guest::Depth depth, const MustUnfo
     }
   }
   const bool unfold = facts.must_unfold();
+  // Nobody sees a gate that is open beside facts that do not allow it, or not in that mode.
+  if (mode != state.opened_as) gate.close();
   {
     const std::lock_guard lock(state.mutex);
     const auto demanding =

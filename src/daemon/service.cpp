@@ -154,7 +154,20 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
   const auto because = [&](std::string code, std::string text, std::string remedy) {
     view.reasons.push_back({std::move(code), std::move(text), std::move(remedy)});
   };
-  const guest::Gate::Mode mode = vm->vm->gate().mode();
+  guest::Gate::Mode mode;
+  std::vector<guest::Reason> facts_reasons;
+  std::string unfolded_for;
+  bool facts_known = false;
+  bool stays_unfolded = false;
+  {
+    // Together: the gate closes before the facts change that it was opened for.
+    const std::lock_guard lock(vm->facts.mutex);
+    mode = vm->vm->gate().mode();
+    facts_reasons = vm->facts.reasons;
+    unfolded_for = vm->facts.unfolded_for;
+    facts_known = vm->facts.read_once;
+    stays_unfolded = vm->stay_unfolded;
+  }
   const bool open = mode != guest::Gate::Mode::closed;
   view.gate = mode == guest::Gate::Mode::grace ? control::GateState::grace
               : open                           ? control::GateState::buffered
@@ -172,19 +185,16 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
   }
   if (!vm->policy.fold) because("policy", "fold = false for this VM in the configuration", "change [[vm]] fold");
   if (vm->paused) because("paused", "paused by the operator", "`ramfold resume`");
-  bool facts_known = false;
-  {
-    const std::lock_guard lock(vm->facts.mutex);
-    for (const guest::Reason& r : vm->facts.reasons) because(std::string(guest::name(r.code)), r.text, r.remedy);
-    facts_known = vm->facts.read_once;
-    const bool shown = std::ranges::any_of(
-        vm->facts.reasons, [](const guest::Reason& r) { return guest::demands_unfold(r.code); });
-    if (vm->stay_unfolded && !shown) {
-      const std::string& was = vm->facts.unfolded_for;
-      because("other-consumer",
-              fmt::format("it was unfolded for good: {}", was.empty() ? "its RAM was wanted by a device" : was),
-              "restart the VM without that to have it folded again");
-    }
+  for (const guest::Reason& r : facts_reasons) {
+    because(std::string(guest::name(r.code)), r.text, r.remedy);
+  }
+  const bool shown = std::ranges::any_of(
+      facts_reasons, [](const guest::Reason& r) { return guest::demands_unfold(r.code); });
+  if (stays_unfolded && !shown) {
+    because("other-consumer",
+            fmt::format("it was unfolded for good: {}",
+                        unfolded_for.empty() ? "its RAM was wanted by a device" : unfolded_for),
+            "restart the VM without that to have it folded again");
   }
   if (const auto trouble = host_.retries_.trouble(Host::unfold_task(*vm))) {
     because("unfold-failed",
