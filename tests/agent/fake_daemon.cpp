@@ -256,7 +256,7 @@ Guest::Guest(const std::string& socket, Options options) {
     fail("pipe");
   const bool fake = options.command.empty();
   if (fake) options.command = {FAKE_QEMU};
-  if (options.library.empty()) options.library = AGENT_LIBRARY;
+  if (options.library.empty()) options.library = AGENT_PRELOAD;
   std::string preload = options.agent ? options.library : "";
   if (!options.preload.empty()) preload += (preload.empty() ? "" : ":") + options.preload;
   std::vector<char*> arguments;

@@ -200,6 +200,14 @@ static long storm(int shared_fd) {
   return 0;
 }
 
+static int lock_page(const void* at) {
+#ifdef RUNTIME_KEEPS_MLOCK
+  return mlock2(at, 4096, 0);
+#else
+  return mlock(at, 4096);
+#endif
+}
+
 int main(void) {
   char line[512];
   answer(getpid());
@@ -228,7 +236,7 @@ int main(void) {
     else if (strcmp(verb, "munmap") == 0) result = munmap(ram[a].at, ram[a].bytes);
     else if (strcmp(verb, "mremap") == 0)
       result = (long)mremap(ram[a].at, ram[a].bytes, ram[a].bytes, MREMAP_MAYMOVE);
-    else if (strcmp(verb, "mlock") == 0) result = mlock(ram[a].at, 4096);
+    else if (strcmp(verb, "mlock") == 0) result = lock_page(ram[a].at);
     else if (strcmp(verb, "mlockall") == 0) result = mlockall(MCL_CURRENT);
     else if (strcmp(verb, "open") == 0) result = open(text, (int)a);
     else if (strcmp(verb, "fopen") == 0) {

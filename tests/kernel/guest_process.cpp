@@ -25,6 +25,9 @@
 namespace ramfold::test {
 namespace {
 
+// For an answer that comes; generous, because a thousand threads take a sanitizer long to start.
+constexpr int kPatienceMs = 20'000;
+
 struct Request {
   std::uint32_t op;
   std::uint32_t count;
@@ -206,39 +209,39 @@ bool GuestProcess::answer(std::uint64_t& value, int ms) {
 void GuestProcess::store(PageIndex p, std::uint64_t seed) {
   std::uint64_t ignored = 0;
   ask(Op::store, p, seed);
-  must(answer(ignored, 5000), "a store that ends");
+  must(answer(ignored, kPatienceMs), "a store that ends");
 }
 
 std::uint64_t GuestProcess::load(PageIndex p) {
   std::uint64_t value = 0;
   ask(Op::load, p, 0);
-  must(answer(value, 5000), "a load that ends");
+  must(answer(value, kPatienceMs), "a load that ends");
   return value;
 }
 
 std::uint64_t GuestProcess::timed(Op op, PageIndex p) {
   std::uint64_t ns = 0;
   ask(op, p, 0);
-  must(answer(ns, 5000), "a touch that ends");
+  must(answer(ns, kPatienceMs), "a touch that ends");
   return ns;
 }
 
 void GuestProcess::discard(PageIndex p) {
   std::uint64_t result = 0;
   ask(Op::discard, p, 0);
-  must(answer(result, 5000) && result == 0, "a discard that ends");
+  must(answer(result, kPatienceMs) && result == 0, "a discard that ends");
 }
 
 void GuestProcess::load_apart(PageIndex p, std::uint32_t count) {
   std::uint64_t ignored = 0;
   ask(Op::load_apart, p, 0, count);
-  must(answer(ignored, 5000), "threads that begin");
+  must(answer(ignored, kPatienceMs), "threads that begin");
 }
 
 void GuestProcess::store_apart(PageIndex p, std::uint64_t seed) {
   std::uint64_t ignored = 0;
   ask(Op::store_apart, p, seed);
-  must(answer(ignored, 5000), "a thread that begins");
+  must(answer(ignored, kPatienceMs), "a thread that begins");
 }
 
 std::optional<std::uint64_t> GuestProcess::collect(int ms) {
@@ -252,7 +255,7 @@ std::optional<std::uint64_t> GuestProcess::collect(int ms) {
 void GuestProcess::map_over(PageIndex p) {
   std::uint64_t result = 0;
   ask(Op::map_over, p, 0);
-  must(answer(result, 5000) && result == 0, "a mapping over the page");
+  must(answer(result, kPatienceMs) && result == 0, "a mapping over the page");
 }
 
 std::uint64_t GuestProcess::checksum(std::uint64_t seed) {

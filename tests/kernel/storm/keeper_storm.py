@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 
-from rig import Failed, Rig, binary, need_userfaultfd, run, say
+from rig import SANITIZED, SLOWER, Failed, Rig, binary, need_userfaultfd, run, say
 from storm import LONG, SEED, finish, progress_of, start, wait_for_progress
 
 BURIAL_SECONDS = 20
@@ -42,7 +42,7 @@ def holders(rig, inode):
 
 
 def wait_buried(rig, inodes):
-    end = time.monotonic() + BURIAL_SECONDS
+    end = time.monotonic() + BURIAL_SECONDS * SLOWER
     for inode in inodes:
         while holders(rig, inode):
             rig.must_be_well()
@@ -175,7 +175,7 @@ def keeper_storm(rig):
     keeper_out_of_reach(rig)
     kills = Kills(rig, dice)
     seen = {}
-    for i in range(200 if LONG else 30):
+    for i in range(200 if LONG else 12 if SANITIZED else 30):
         before = progress_of(rig)
         name = kills.one()
         seen[name] = seen.get(name, 0) + 1

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 
-from rig import Failed, Rig, binary, need_userfaultfd, say
+from rig import SLOWER, Failed, Rig, binary, need_userfaultfd, say
 
 MIB = 1 << 20
 FOLDED = 300
@@ -32,7 +32,7 @@ for line in sys.stdin:
 
 
 def wait(what, condition, seconds=30):
-    end = time.monotonic() + seconds
+    end = time.monotonic() + seconds * SLOWER
     while not (found := condition()):
         if time.monotonic() > end:
             raise Failed(f'{what}: not within {seconds} s')
@@ -141,7 +141,7 @@ def off():
         if (status := rig.stop_daemon()) != 10:
             raise Failed(f'after off it ended with {status}, its unit waits for 10')
         rig.keeper.terminate()
-        if (status := rig.keeper.wait(10)) != 0:
+        if (status := rig.keeper.wait(10 * SLOWER)) != 0:
             raise Failed(f'the keeper ended with {status}')
         for guest in rig.guests:
             guest.check()
@@ -151,7 +151,7 @@ def off():
 
 def cli(rig, *arguments):
     return subprocess.run([binary('RAMFOLD_CLI'), *arguments, '--socket', f'{rig.dir}/control.sock'],
-                          capture_output=True, text=True, check=False, timeout=60)
+                          capture_output=True, text=True, check=False, timeout=60 * SLOWER)
 
 
 def refused():

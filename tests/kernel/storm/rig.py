@@ -33,6 +33,11 @@ threads_per_vm = {fault_threads}
 """
 
 
+# In a sanitizer build everything takes longer, and as many kills would take too long.
+SANITIZED = bool(os.environ.get('RAMFOLD_SANITIZER'))
+SLOWER = 4 if SANITIZED else 1
+
+
 class Failed(Exception):
     pass
 
@@ -116,7 +121,7 @@ class Guest:
         except BrokenPipeError:
             pass
         try:
-            line = self.lines.get(timeout=seconds)
+            line = self.lines.get(timeout=seconds * SLOWER)
         except queue.Empty:
             raise Failed(f'guest {self.number}: no answer to `{command}` within {seconds} s: a thread waits for ever')
         if line is None or line.startswith('BAD'):
@@ -175,7 +180,7 @@ class Rig:
 
     @staticmethod
     def _wait(condition, seconds, what):
-        end = time.monotonic() + seconds
+        end = time.monotonic() + seconds * SLOWER
         while not condition():
             if time.monotonic() > end:
                 raise Failed(f'{what} did not come within {seconds} s')
@@ -198,7 +203,7 @@ class Rig:
     def stop_daemon(self, seconds=20):
         """As systemd would; the exit status."""
         self.daemon.terminate()
-        return self.daemon.wait(seconds)
+        return self.daemon.wait(seconds * SLOWER)
 
     def kill_daemon(self):
         self.daemon.kill()
@@ -226,7 +231,7 @@ class Rig:
         """The last line of the answer; None when the daemon is not there or dies meanwhile."""
         try:
             with socket.socket(socket.AF_UNIX) as s:
-                s.settimeout(seconds)
+                s.settimeout(seconds * SLOWER)
                 s.connect(f'{self.dir}/control.sock')
                 s.sendall((json.dumps({'ramfold': 1, 'op': op, **fields}) + '\n').encode())
                 with s.makefile() as lines:
@@ -262,7 +267,7 @@ class Rig:
             snapshot = self.snapshot()
             return bool(snapshot) and len(snapshot['vms']) == len(self.guests) and all(
                 vm['saved'].get('folded_pages', 0) >= pages for vm in snapshot['vms'])
-        end = time.monotonic() + seconds
+        end = time.monotonic() + seconds * SLOWER
         while not enough():
             if time.monotonic() > end:
                 snapshot = self.snapshot() or {'host': {}, 'vms': []}
@@ -271,7 +276,7 @@ class Rig:
             time.sleep(0.1)
 
     def wait_state(self, state, seconds):
-        end = time.monotonic() + seconds
+        end = time.monotonic() + seconds * SLOWER
         while True:
             snapshot = self.snapshot() or {'vms': []}
             if snapshot['vms'] and all(vm['state'] == state for vm in snapshot['vms']):

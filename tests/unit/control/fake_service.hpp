@@ -133,7 +133,7 @@ class FakeService : public Service {
     const std::lock_guard lock(mutex_);
     edit(view_);
   }
-  ByteCount available{5ull << 30};
+  std::atomic<ByteCount> available{ByteCount{5ull << 30}};  // a test sets it beside a server
   std::atomic<int> unfold_ms{0};
   std::atomic<bool> hurry{false};  // ends what unfold_ms keeps waiting
 
@@ -149,7 +149,7 @@ class FakeService : public Service {
                   "ramfold list shows them");
   }
   UnfoldPlan plan_of(const Savings& saved) const {
-    return {saved.folded_pages(), bytes(saved.folded_pages()), available, 1.5};
+    return {saved.folded_pages(), bytes(saved.folded_pages()), available.load(), 1.5};
   }
   void unfold(const ProgressSink& progress) {
     constexpr int kSteps = 20;
