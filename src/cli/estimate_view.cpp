@@ -21,11 +21,8 @@ using Json = nlohmann::json;
 std::string mib(double bytes) { return fmt::format("{:.1f}", bytes / (1 << 20)); }
 double bytes_of(PageCount pages) { return static_cast<double>(bytes(pages).value); }
 
-std::string with_share(const Saved& saved, double of) {
-  std::string text = mib(saved.bytes);
-  if (saved.plus_minus > 0) text += " +-" + mib(saved.plus_minus);
-  if (of > 0) text += fmt::format(" {:3.0f} %", 100 * saved.bytes / of);
-  return text;
+std::string with_error(const Saved& saved) {
+  return mib(saved.bytes) + (saved.plus_minus > 0 ? " +-" + mib(saved.plus_minus) : "");
 }
 
 const Saved& at(const Savings& savings, Mechanism mechanism) {
@@ -36,14 +33,17 @@ std::vector<Table::Cell> row_of(const std::string& label, double touched, const 
   std::vector<Table::Cell> cells{{printable(label)}, {mib(touched)}};
   for (const Mechanism mechanism : estimate::kMechanisms) {
     const Saved& saved = at(savings, mechanism);
-    cells.push_back({mechanism == Mechanism::best ? with_share(saved, touched) : mib(saved.bytes)});
+    cells.push_back({with_error(saved)});
   }
+  const Saved& best = at(savings, Mechanism::best);
+  cells.push_back({touched > 0 ? fmt::format("{:.0f} %", 100 * best.bytes / touched) : ""});
   return cells;
 }
 
 Table table_of(const std::vector<Estimated>& what, const Census& census, const Figures& figures) {
   std::vector<Column> columns{{"MiB saved of"}};
-  for (const char* title : {"touched", "zero", "equal", "similar", "lz4", "zstd", "all of these"}) {
+  for (const char* title :
+       {"touched", "zero", "equal", "similar", "lz4", "zstd", "all of these", ""}) {
     columns.push_back({title, Align::right});
   }
   Table table(std::move(columns));

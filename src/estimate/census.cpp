@@ -75,8 +75,12 @@ Status Census::look_at(Alone& alone, PageIndex place, const PageCopy& page) {
   const store::Sketch sketch = sketch_(page);
   const std::uint64_t hash = hash_(page.bytes.data());
   const std::uint64_t cluster = sketch.count != 0 ? sketch.hashes[0] : hash;
-  if (cluster % one_of_ != 0) return {};
-  ++vm.sampled.value;
+  std::uint32_t copies = 1;  // this one, and those that were let go before
+  if (cluster % one_of_ != 0 && !known_.contains(hash)) {
+    copies = frequent_.count(hash);
+    if (copies < Frequent::kOften) return {};
+  }
+  vm.sampled.value += copies;
   const auto [known, is_new] =
       known_.try_emplace(hash, static_cast<std::uint32_t>(distinct_.size()));
   const std::uint32_t index = known->second;
@@ -94,7 +98,7 @@ Status Census::look_at(Alone& alone, PageIndex place, const PageCopy& page) {
     kept.patch = references_->patch_size(id, page, sketch, kept.alone.smallest());
   }
   DistinctPage& distinct = distinct_[index];
-  ++distinct.count;
+  distinct.count += copies;
   const auto [held, is_first] =
       alone.held.try_emplace(index, static_cast<std::uint32_t>(vm.held.size()));
   if (is_first) {
@@ -104,7 +108,7 @@ Status Census::look_at(Alone& alone, PageIndex place, const PageCopy& page) {
           alone.references->patch_size(id, page, sketch, distinct.kept.alone.smallest());
     }
   }
-  ++vm.held[held->second].count;
+  vm.held[held->second].count += copies;
   return {};
 }
 

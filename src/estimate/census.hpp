@@ -2,7 +2,8 @@
 // Goes once through the RAM of VMs and keeps, for every distinct page, what it would take in each
 // form. To bound time and memory it may keep only a sample: pages are chosen by the smallest hash
 // of their blocks (their *cluster*), so that equal pages are all chosen or none, and pages that are
-// alike mostly so. Threads: one owner.
+// alike mostly so. Pages of which there are very many copies are always kept, and stand only for
+// themselves. Threads: one owner.
 #pragma once
 
 #include <cstdint>
@@ -15,6 +16,7 @@
 #include "base/result.hpp"
 #include "base/types.hpp"
 #include "estimate/codecs.hpp"
+#include "estimate/frequent.hpp"
 #include "estimate/ram_source.hpp"
 #include "estimate/references.hpp"
 #include "store/hash.hpp"
@@ -54,7 +56,7 @@ struct VmCensus {
   PageCount size;
   PageCount touched;  // pages read
   PageCount zero;     // of these
-  PageCount sampled;  // of those that are not zero
+  PageCount sampled;  // of those that are not zero, kept
   RamSource::LeftOut left_out;
   std::vector<Held> held;
 };
@@ -72,6 +74,10 @@ class Census {
 
   std::uint32_t one_of() const noexcept { return one_of_; }
   const std::vector<DistinctPage>& distinct() const noexcept { return distinct_; }
+  // It was kept for its many copies, or would have been: it stands only for itself.
+  static bool is_frequent(const DistinctPage& page) noexcept {
+    return page.count >= Frequent::kOften;
+  }
   const std::vector<VmCensus>& vms() const noexcept { return vms_; }
 
  private:
@@ -84,6 +90,7 @@ class Census {
   const store::Sketcher sketch_;
   Codecs codecs_;
   std::unique_ptr<References> references_;
+  Frequent frequent_;
   std::unordered_map<std::uint64_t, std::uint32_t> known_;  // hash of a page, its index
   std::vector<DistinctPage> distinct_;
   std::vector<VmCensus> vms_;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <span>
 #include <utility>
 
 namespace ramfold::estimate {
@@ -15,6 +16,7 @@ constexpr double kDeviations = 1.96;
 // One distinct page in one VM: the cluster it was chosen by, what its pages are, what they take.
 struct Term {
   std::uint64_t cluster;
+  bool frequent;  // stands only for itself
   double raw;
   std::array<double, kMechanisms.size()> kept;
 };
@@ -24,9 +26,10 @@ double& of(std::array<double, kMechanisms.size()>& kept, Mechanism mechanism) {
 }
 
 // `share`: which part of the one copy that is kept this VM answers for.
-Term term_of(const DistinctPage& page, const Held& held, const KeptAs& kept, double share) {
+Term term_of(const DistinctPage& page, bool frequent, const Held& held, const KeptAs& kept,
+             double share) {
   const double count = held.count;
-  Term term{page.cluster, count * kPage, {}};
+  Term term{page.cluster, frequent, count * kPage, {}};
   of(term.kept, Mechanism::zero) = term.raw;
   of(term.kept, Mechanism::sharing) = share * kPage;
   of(term.kept, Mechanism::similar) = share * kept.bytes_with_patches();
@@ -37,7 +40,7 @@ Term term_of(const DistinctPage& page, const Held& held, const KeptAs& kept, dou
 }
 
 // Sum over clusters of the squares of how far each is from the ratio of all.
-double squares_of(const std::vector<Term>& terms, std::size_t mechanism, double ratio) {
+double squares_of(std::span<const Term> terms, std::size_t mechanism, double ratio) {
   double sum = 0;
   for (auto term = terms.begin(); term != terms.end();) {
     const std::uint64_t cluster = term->cluster;
@@ -50,23 +53,36 @@ double squares_of(const std::vector<Term>& terms, std::size_t mechanism, double 
   return sum;
 }
 
+struct Sums {
+  double raw = 0;
+  std::array<double, kMechanisms.size()> kept{};
+};
+Sums sums_of(std::span<const Term> terms) {
+  Sums sums;
+  for (const Term& term : terms) {
+    sums.raw += term.raw;
+    for (std::size_t i = 0; i < sums.kept.size(); ++i) sums.kept[i] += term.kept[i];
+  }
+  return sums;
+}
+
 // `nonzero`, `zero`: bytes of all the pages read.
 Savings savings_of(std::vector<Term> terms, double nonzero, double zero, std::uint32_t one_of) {
   Savings savings{};
-  std::ranges::sort(terms, {}, &Term::cluster);
-  double raw = 0;
-  std::array<double, kMechanisms.size()> kept{};
-  for (const Term& term : terms) {
-    raw += term.raw;
-    for (std::size_t i = 0; i < kept.size(); ++i) kept[i] += term.kept[i];
-  }
-  for (std::size_t i = 0; i < kept.size(); ++i) {
-    const double ratio = raw == 0 ? 1 : kept[i] / raw;
-    savings[i].bytes = (1 - ratio) * nonzero;
-    if (one_of > 1 && raw > 0) {
+  std::ranges::sort(terms, {},
+                    [](const Term& term) { return std::pair(term.frequent, term.cluster); });
+  const auto first_frequent = std::ranges::find(terms, true, &Term::frequent);
+  const std::span<const Term> sample(terms.begin(), first_frequent);
+  const Sums sampled = sums_of(sample);
+  const Sums frequent = sums_of({first_frequent, terms.end()});
+  const double rest = std::max(0.0, nonzero - frequent.raw);  // what the sample stands for
+  for (std::size_t i = 0; i < savings.size(); ++i) {
+    const double ratio = sampled.raw == 0 ? 1 : sampled.kept[i] / sampled.raw;
+    savings[i].bytes = frequent.raw - frequent.kept[i] + (1 - ratio) * rest;
+    if (one_of > 1 && sampled.raw > 0) {
       const double unseen = 1 - 1.0 / one_of;
       savings[i].plus_minus =
-          kDeviations * std::sqrt(unseen * squares_of(terms, i, ratio)) / raw * nonzero;
+          kDeviations * std::sqrt(unseen * squares_of(sample, i, ratio)) / sampled.raw * rest;
     }
   }
   const auto at = [&](Mechanism mechanism) -> Saved& {
@@ -105,8 +121,9 @@ Figures figures_of(const Census& census) {
     for (const Held& held : vm.held) {
       const DistinctPage& page = census.distinct()[held.page];
       const double share = static_cast<double>(held.count) / static_cast<double>(page.count);
-      alone.push_back(term_of(page, held, held.kept, 1));
-      across.push_back(term_of(page, held, page.kept, share));
+      const bool frequent = Census::is_frequent(page);
+      alone.push_back(term_of(page, frequent, held, held.kept, 1));
+      across.push_back(term_of(page, frequent, held, page.kept, share));
     }
     all_alone.insert(all_alone.end(), alone.begin(), alone.end());
     all_across.insert(all_across.end(), across.begin(), across.end());

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // From a census to what would be saved. Where only a sample was kept, the saved share of the
-// sampled pages is taken for that of all, and the error comes from how much the clusters differ (a
-// ratio estimate over clusters: Cochran, Sampling Techniques, 3rd ed., 1977, chapters 6 and 9).
-// Threads: pure.
+// sampled pages is taken for that of all but the frequent ones, and the error comes from how much
+// the clusters differ (a ratio estimate over clusters: Cochran, Sampling Techniques, 3rd ed., 1977,
+// chapters 6 and 9). Threads: pure.
 #pragma once
 
 #include <array>
