@@ -16,7 +16,6 @@
 #include <stdexcept>
 #include <string>
 #include <unordered_map>
-#include <unordered_set>
 #include <vector>
 
 #define XXH_INLINE_ALL
@@ -29,15 +28,18 @@ namespace ramfold::bench {
 struct GuestPages {
   std::vector<PageCopy> pages;  // distinct, none zero, in the order in which the guests hold them
   std::uint64_t nonzero_count = 0;  // with the duplicates
-  std::uint64_t guests_count = 0;
+  // guests[g][frame]: which of `pages` the guest holds there, or kZeroPage.
+  std::vector<std::vector<std::uint32_t>> guests;
+  static constexpr std::uint32_t kZeroPage = ~std::uint32_t{0};
 };
 
 inline void add_ram_file(const std::string& path, GuestPages& to,
-                         std::unordered_set<std::uint64_t>& seen) {
+                         std::unordered_map<std::uint64_t, std::uint32_t>& seen) {
   const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
   struct stat facts{};
   if (fd < 0 || fstat(fd, &facts) != 0) throw std::runtime_error(path + ": cannot be read");
   const auto size = static_cast<std::size_t>(facts.st_size);
+  auto& frames = to.guests.emplace_back(size / kPageSize, GuestPages::kZeroPage);
   for (off_t at = 0; (at = lseek(fd, at, SEEK_DATA)) >= 0;) {
     const off_t end = lseek(fd, at, SEEK_HOLE);
     for (; at < end; at += static_cast<off_t>(kPageSize)) {
@@ -45,12 +47,14 @@ inline void add_ram_file(const std::string& path, GuestPages& to,
       if (pread(fd, page.bytes.data(), kPageSize, at) != static_cast<ssize_t>(kPageSize)) break;
       if (is_zero(page)) continue;
       ++to.nonzero_count;
-      if (seen.insert(XXH3_64bits(page.bytes.data(), kPageSize)).second) to.pages.push_back(page);
+      const auto [known, is_new] = seen.try_emplace(XXH3_64bits(page.bytes.data(), kPageSize),
+                                                    static_cast<std::uint32_t>(to.pages.size()));
+      if (is_new) to.pages.push_back(page);
+      frames[static_cast<std::size_t>(at) / kPageSize] = known->second;
     }
     if (static_cast<std::size_t>(end) >= size) break;
   }
   close(fd);
-  ++to.guests_count;
 }
 
 inline GuestPages load_set(const std::string& directory) {
@@ -61,7 +65,7 @@ inline GuestPages load_set(const std::string& directory) {
   if (paths.empty()) throw std::runtime_error(directory + ": no guest's RAM in it");
   std::ranges::sort(paths);
   GuestPages set;
-  std::unordered_set<std::uint64_t> seen;
+  std::unordered_map<std::uint64_t, std::uint32_t> seen;
   for (const std::string& path : paths) add_ram_file(path, set, seen);
   return set;
 }
