@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Keeps every core out of its idle states: a spinning thread a core, which runs only where nothing else
-// wants to. An idle core's own wake-up takes 20 to 60 us in a VM, more than a whole fault, and comes and
-// goes; with it in both figures a ratio says nothing of the work.
+// Keeps every core out of its idle states: a spinning thread a core, which runs only where nothing
+// else wants to. An idle core's own wake-up takes 20 to 60 us in a VM, more than a whole fault, and
+// comes and goes; with it in both figures a ratio says nothing of the work.
 // Threads: the constructor's and the destructor's are one.
 #pragma once
 
-#include <atomic>
 #include <sched.h>
+#include <atomic>
 #include <thread>
 #include <vector>
 

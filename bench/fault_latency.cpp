@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// How long a guest thread waits for a folded page, against a bare userfaultfd echo: a thread that answers
-// every event with one UFFDIO_COPY and does nothing else. The cores are kept awake, for both.
-#include <atomic>
+// How long a guest thread waits for a folded page, against a bare userfaultfd echo: a thread that
+// answers every event with one UFFDIO_COPY and does nothing else. The cores are kept awake, for
+// both.
 #include <poll.h>
+#include <atomic>
 #include <thread>
 
 #include "base/clock.hpp"
@@ -26,8 +27,9 @@ struct Times {
   double p99 = 0;
 };
 
-// The guest's core and that of everything else. Where they meet, a fault is two switches of context and the
-// rest is work; across cores most of it is the wake-up of the other core, in a VM a way through the host.
+// The guest's core and that of everything else. Where they meet, a fault is two switches of context
+// and the rest is work; across cores most of it is the wake-up of the other core, in a VM a way
+// through the host.
 enum class Placed { together, apart };
 constexpr unsigned kCore = 1;
 
@@ -40,7 +42,8 @@ void pin(pid_t pid, unsigned core) {
 
 Times touch_all(test::GuestProcess& process) {
   std::vector<double> us;
-  for (std::uint64_t p = 0; p < kPages; ++p) us.push_back(static_cast<double>(process.read_ns(PageIndex{p * 7 % kPages})) / 1e3);
+  for (std::uint64_t p = 0; p < kPages; ++p)
+    us.push_back(static_cast<double>(process.read_ns(PageIndex{p * 7 % kPages})) / 1e3);
   return {bench::quantile(us, 0.5), bench::quantile(us, 0.99)};
 }
 
@@ -70,7 +73,8 @@ Times echo(Placed placed) {
       const auto n = uffd.read_events(events);
       for (std::size_t i = 0; n && i < *n; ++i) {
         const HostVirt at{events[i].arg.pagefault.address & ~(kPageSize - 1)};
-        (void)uffd.copy(at, page.bytes.data(), ByteCount{kPageSize}, sys::Guard::no, sys::Wake::yes);
+        (void)uffd.copy(at, page.bytes.data(), ByteCount{kPageSize}, sys::Guard::no,
+                        sys::Wake::yes);
       }
     }
   });
@@ -85,16 +89,20 @@ enum class Kind { zero, shared, lz4 };
 Times folded(Kind kind, Placed placed) {
   Rig rig(Rig::make_store(), 1, kPages);
   for (std::uint64_t p = 0; p < kPages; ++p) {
-    rig.process().store(PageIndex{p}, kind == Kind::zero ? 0 : kind == Kind::shared ? p % 4 + 1 : p + 1);
+    rig.process().store(PageIndex{p}, kind == Kind::zero     ? 0
+                                      : kind == Kind::shared ? p % 4 + 1
+                                                             : p + 1);
   }
   rig.pass();
   rig.pass();
   pin_guest(rig.process(), placed);
-  if (rig.folded() != kPages) std::fprintf(stderr, "only %lu of %lu pages are folded\n", rig.folded(), kPages);
+  if (rig.folded() != kPages)
+    std::fprintf(stderr, "only %lu of %lu pages are folded\n", rig.folded(), kPages);
   return touch_all(rig.process());
 }
 
-// Something to fold for ever, at a quarter of a core (scan.cpu's default): a writer keeps changing it.
+// Something to fold for ever, at a quarter of a core (scan.cpu's default): a writer keeps changing
+// it.
 class Folding {
  public:
   Folding() : rig_(Rig::make_store(), 2, kBusyPages) {
@@ -102,7 +110,8 @@ class Folding {
       sys::yield_this_thread();  // as the daemon's workers
       std::uint64_t seed = 1;
       while (!stop_) {
-        for (std::uint64_t p = 0; p < kBusyPages && !stop_; p += 16) rig_.process().store(PageIndex{p}, ++seed);
+        for (std::uint64_t p = 0; p < kBusyPages && !stop_; p += 16)
+          rig_.process().store(PageIndex{p}, ++seed);
         const std::uint64_t began = thread_cpu_ns();
         rig_.pass();
         rig_.pass();
@@ -146,12 +155,27 @@ int main() {
     }
     const std::array names{"zero", "shared", "lz4"};
     for (std::size_t k = 0; k < 3; ++k) {
-      report.add({names[k] + (" p50" + where), "us", floor50, p50[k], {}, "<= 1.2x floor",
+      report.add({names[k] + (" p50" + where),
+                  "us",
+                  floor50,
+                  p50[k],
+                  {},
+                  "<= 1.2x floor",
                   bench::median_ratio(p50[k], floor50) <= 1.2});
-      report.add({names[k] + (" p99" + where), "us", floor99, p99[k], {}, "<= 2x floor",
+      report.add({names[k] + (" p99" + where),
+                  "us",
+                  floor99,
+                  p99[k],
+                  {},
+                  "<= 2x floor",
                   bench::median_ratio(p99[k], floor99) <= 2});
     }
-    report.add({"lz4 p99 while folding" + where, "us", floor99, busy99, {}, "<= 4x idle floor",
+    report.add({"lz4 p99 while folding" + where,
+                "us",
+                floor99,
+                busy99,
+                {},
+                "<= 4x idle floor",
                 bench::median_ratio(busy99, floor99) <= 4});
   }
   return report.print();

@@ -1,19 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// CPU a folded page takes, by kind, against the floor (guard, pread, hash, compare, punch and nothing else)
-// and against KSM on the same pages in the same run. The pages of the second guest are laid out in runs as
-// recorded from two real guests (bench/layouts: record_layout.py on guests of 512 MiB that had answered
-// requests), in shuffled order. What KSM spends a merged page depends on how many others it looks at in
-// vain, so a second pair, of one image, is shown beside the first.
+// CPU a folded page takes, by kind, against the floor (guard, pread, hash, compare, punch and
+// nothing else) and against KSM on the same pages in the same run. The pages of the second guest
+// are laid out in runs as recorded from two real guests (bench/layouts: record_layout.py on guests
+// of 512 MiB that had answered requests), in shuffled order. What KSM spends a merged page depends
+// on how many others it looks at in vain, so a second pair, of one image, is shown beside the
+// first.
 // usage: bench_fold_cpu LAYOUT SAME_IMAGE_LAYOUT
-#include <algorithm>
-#include <cstring>
 #include <fcntl.h>
-#include <fstream>
-#include <random>
 #include <signal.h>
-#include <string>
 #include <sys/mman.h>
 #include <sys/wait.h>
+#include <algorithm>
+#include <cstring>
+#include <fstream>
+#include <random>
+#include <string>
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
@@ -40,14 +41,17 @@ Layout load_layout(const char* path, std::uint32_t seed) {
   std::string kind;
   std::uint64_t length = 0, count = 0;
   while (file >> kind >> length >> count) {
-    const Kind k = kind == "zero" ? Kind::zero : kind == "duplicate" ? Kind::duplicate : Kind::unique;
+    const Kind k = kind == "zero"        ? Kind::zero
+                   : kind == "duplicate" ? Kind::duplicate
+                                         : Kind::unique;
     for (std::uint64_t i = 0; i < count; ++i) runs.emplace_back(k, length);
   }
   std::mt19937 random(seed);
   std::shuffle(runs.begin(), runs.end(), random);
   Layout layout;
   for (std::size_t i = 0; layout.size() < kPages && !runs.empty(); i = (i + 1) % runs.size()) {
-    layout.insert(layout.end(), std::min<std::uint64_t>(runs[i].second, kPages - layout.size()), runs[i].first);
+    layout.insert(layout.end(), std::min<std::uint64_t>(runs[i].second, kPages - layout.size()),
+                  runs[i].first);
   }
   return layout;
 }
@@ -71,7 +75,8 @@ double floor_cost(const Layout& layout) {
   const auto process = test::GuestProcess::start(PageCount{kPages});
   const auto vm = process->make_vm(9);
   for (std::uint64_t p = 0; p < kPages; ++p) process->store(PageIndex{p}, seed_of(layout[p], p, 1));
-  for (std::uint64_t p = 0; p < kPages; p += guest::kChunkPages.value) (void)vm->ensure_registered(PageIndex{p});
+  for (std::uint64_t p = 0; p < kPages; p += guest::kChunkPages.value)
+    (void)vm->ensure_registered(PageIndex{p});
   const auto buffer = std::make_unique<std::array<PageCopy, kWindow>>();
   const auto copy = std::make_unique<std::array<PageCopy, kWindow>>();
   std::uint64_t spent = 0, pages = 0, sum = 0;
@@ -83,7 +88,8 @@ double floor_cost(const Layout& layout) {
       continue;
     }
     const PageRun run{PageIndex{p}, PageCount{end - p}};
-    for (std::uint64_t i = 0; i < run.count.value; ++i) test::fill_page(p + i + 1, (*copy)[i].bytes.data());
+    for (std::uint64_t i = 0; i < run.count.value; ++i)
+      test::fill_page(p + i + 1, (*copy)[i].bytes.data());
     const std::uint64_t began = thread_cpu_ns();
     (void)vm->uffd().guard(vm->range_of(run));
     (void)vm->read_pages(run, (*buffer)[0].bytes.data());
@@ -105,7 +111,8 @@ struct Ours {
   double observe = 0;  // the pass before it
 };
 
-// The second guest's pages of one kind (the others are left untouched), after the first guest was folded.
+// The second guest's pages of one kind (the others are left untouched), after the first guest was
+// folded.
 Ours fold_cost(const Layout& layout, Kind kind) {
   const auto contents = Rig::make_store();
   Rig first(contents, 1, kPages, false);
@@ -127,15 +134,17 @@ Ours fold_cost(const Layout& layout, Kind kind) {
   began = thread_cpu_ns();
   second.pass();
   const std::uint64_t fold = thread_cpu_ns() - began;
-  if (second.folded() != pages) std::fprintf(stderr, "only %lu of %lu pages are folded\n", second.folded(), pages);
+  if (second.folded() != pages)
+    std::fprintf(stderr, "only %lu of %lu pages are folded\n", second.folded(), pages);
   return {us(fold, pages), us(observe, pages)};
 }
 
-// --- KSM -----------------------------------------------------------------------------------------------
+// --- KSM -----------------------------------------------------------------------------------------
 
 class Sysfs {
  public:
-  explicit Sysfs(std::string name) : path_("/sys/kernel/mm/ksm/" + std::move(name)), before_(read()) {}
+  explicit Sysfs(std::string name)
+      : path_("/sys/kernel/mm/ksm/" + std::move(name)), before_(read()) {}
   ~Sysfs() { write(before_); }
   std::string read() const {
     std::ifstream f(path_);
@@ -179,7 +188,8 @@ double ksm_cost(const Layout& layout) {
     (void)::madvise(at, size, MADV_NOHUGEPAGE);
     for (std::uint64_t g = 0; g < 2; ++g) {
       for (std::uint64_t p = 0; p < kPages; ++p) {
-        if (layout[p] == Kind::zero) continue;  // an exact duplicate of every other; counted apart by nobody
+        if (layout[p] == Kind::zero)
+          continue;  // an exact duplicate of every other; counted apart by nobody
         test::fill_page(seed_of(layout[p], p, g + 1), at + ((g * kPages + p) << kPageShift));
       }
     }
@@ -255,14 +265,25 @@ int main(int argc, char** argv) {
   const Figures f = measure(argv[1], true);
   const Figures same = measure(argv[2], false);
   bench::Report report("fold-cpu");
-  report.add({"exact duplicate, folded", "us a page", f.floor, f.duplicate, {}, "<= 1.5x floor",
+  report.add({"exact duplicate, folded",
+              "us a page",
+              f.floor,
+              f.duplicate,
+              {},
+              "<= 1.5x floor",
               bench::median_ratio(f.duplicate, f.floor) <= 1.5});
-  report.add({"exact duplicate, observed and folded", "us a page", {}, f.whole, f.ksm, "<= 1/8 of KSM",
-              f.ksm.empty() ? std::optional<bool>{} : bench::median_ratio(f.whole, f.ksm) <= 1.0 / 8});
+  report.add(
+      {"exact duplicate, observed and folded",
+       "us a page",
+       {},
+       f.whole,
+       f.ksm,
+       "<= 1/8 of KSM",
+       f.ksm.empty() ? std::optional<bool>{} : bench::median_ratio(f.whole, f.ksm) <= 1.0 / 8});
   report.add({"observed only", "us a page", {}, f.observe, {}, "", {}});
   report.add({"zero, folded", "us a page", {}, f.zero, {}, "", {}});
   report.add({"unique, folded (LZ4)", "us a page", {}, f.unique, {}, "", {}});
-  report.add({"exact duplicate, folded; one image", "us a page", same.floor, same.duplicate, same.ksm, "<= 1.5x floor",
-              bench::median_ratio(same.duplicate, same.floor) <= 1.5});
+  report.add({"exact duplicate, folded; one image", "us a page", same.floor, same.duplicate,
+              same.ksm, "<= 1.5x floor", bench::median_ratio(same.duplicate, same.floor) <= 1.5});
   return report.print();
 }

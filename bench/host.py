@@ -38,7 +38,8 @@ class Host:
         return os.path.join(self.dir.name, name)
 
     def spawn(self, program, *args, **kw):
-        return subprocess.Popen([os.path.join(self.build, program), *args], stderr=self.log, text=True, **kw)
+        return subprocess.Popen([os.path.join(self.build, program), *args], stderr=self.log,
+                                text=True, **kw)
 
     @staticmethod
     def until(done, seconds=60):
@@ -49,7 +50,8 @@ class Host:
             time.sleep(0.05)
 
     def start_daemon(self):
-        self.daemon = self.spawn("src/daemon/ramfoldd", "--config", self.config, "--runtime-dir", self.dir.name)
+        self.daemon = self.spawn("src/daemon/ramfoldd", "--config", self.config,
+                                 "--runtime-dir", self.dir.name)
 
     def kill_daemon(self):
         self.daemon.kill()
@@ -68,8 +70,8 @@ class Host:
     def start_guest(self, gib, touchers):
         env = dict(os.environ, LD_PRELOAD=os.path.join(self.build, "src/agent/libramfold-agent.so"),
                    RAMFOLD_AGENT_SOCKET=self.path("agent.sock"))
-        self.guest = self.spawn("bench/bench_ram_guest", str(gib), str(touchers), stdin=subprocess.PIPE,
-                                stdout=subprocess.PIPE, env=env)
+        self.guest = self.spawn("bench/bench_ram_guest", str(gib), str(touchers),
+                                stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env)
         assert self.guest.stdout.readline() == "ready\n"
 
     def tell(self, command):
@@ -95,5 +97,5 @@ class Host:
 
 
 def row(what, unit, ours, goal="", ok=None, floor=None):
-    return {"what": what, "unit": unit, "floor": floor, "ours": ours, "peer": None, "ratio": ours / floor if floor else 0,
-            "spread_percent": 0, "goal": goal, "ok": ok}
+    return {"what": what, "unit": unit, "floor": floor, "ours": ours, "peer": None,
+            "ratio": ours / floor if floor else 0, "spread_percent": 0, "goal": goal, "ok": ok}

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What bookkeeping costs: bytes a guest page that was touched, and bytes a content, index included. The
-// blobs themselves are what is stored, not what is spent.
+// What bookkeeping costs: bytes a guest page that was touched, and bytes a content, index included.
+// The blobs themselves are what is stored, not what is spent.
+#include <sys/stat.h>
 #include <fstream>
 #include <string>
-#include <sys/stat.h>
 
 #include "bench/report.hpp"
 #include "bench/rig.hpp"
@@ -15,7 +15,7 @@ namespace {
 constexpr std::uint64_t kPages = 131'072;  // 512 MiB, every page different
 
 double backed(const sys::Fd& fd) {
-  struct stat st {};
+  struct stat st{};
   return ::fstat(fd.get(), &st) == 0 ? static_cast<double>(st.st_blocks) * 512 : 0;
 }
 
@@ -36,20 +36,28 @@ int main() {
   const double tables_before = page_tables_kb(rig.process().pid()) + page_tables_kb(::getpid());
   rig.pass();
   rig.pass();
-  if (rig.folded() != kPages) std::fprintf(stderr, "only %lu of %lu pages are folded\n", rig.folded(), kPages);
+  if (rig.folded() != kPages)
+    std::fprintf(stderr, "only %lu of %lu pages are folded\n", rig.folded(), kPages);
   const store::Stats stats = contents->stats();
   const auto pages = static_cast<double>(kPages);
   // Words and discard bitmap as backed; the owners' byte a page.
-  const double a_page = (backed(rig.vm().files().words) + backed(rig.vm().files().shared)) / pages + 1;
+  const double a_page =
+      (backed(rig.vm().files().words) + backed(rig.vm().files().shared)) / pages + 1;
   double count = 0;
   for (const store::FormStats& form : stats.forms) count += static_cast<double>(form.contents);
   const double a_content = static_cast<double>(stats.metadata().value) / count;
   const double tables_after = page_tables_kb(rig.process().pid()) + page_tables_kb(::getpid());
   bench::Report report("memory");
   report.add({"bytes a touched guest page", "B", {}, {a_page}, {}, "<= 10", a_page <= 10});
-  report.add({"bytes a content, index included", "B", {}, {a_content}, {}, "<= 40", a_content <= 40});
-  report.add({"growth of the kernel's page tables, both processes", "B a page", {},
-              {(tables_after - tables_before) * 1024 / pages}, {}, "", {}});
+  report.add(
+      {"bytes a content, index included", "B", {}, {a_content}, {}, "<= 40", a_content <= 40});
+  report.add({"growth of the kernel's page tables, both processes",
+              "B a page",
+              {},
+              {(tables_after - tables_before) * 1024 / pages},
+              {},
+              "",
+              {}});
   report.add({"arena lost to fragmentation", "%", {}, {stats.fragmentation() * 100}, {}, "", {}});
   return report.print();
 }

@@ -11,7 +11,8 @@ SETS = ["same", "different"]
 
 
 def main():
-    made = subprocess.run([BENCH / "corpus", "make", *SETS], stdout=subprocess.PIPE, text=True, check=False)
+    made = subprocess.run([BENCH / "corpus", "make", *SETS], stdout=subprocess.PIPE, text=True,
+                          check=False)
     if made.returncode:
         sys.exit("patch_codec: there is no guests' RAM to work on")
     program = os.path.join(sys.argv[1], "bench", "bench_patch_codec")

@@ -1,24 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// A process with RAM as QEMU's, for benches of the whole daemon: run it under the agent (LD_PRELOAD).
+// A process with RAM as QEMU's, for benches of the whole daemon: run it under the agent
+// (LD_PRELOAD).
 // usage: bench_ram_guest GIB TOUCHERS
-// Fills its RAM with pages of few distinct values (a quarter zeros), prints "ready", then reads commands:
+// Fills its RAM with pages of few distinct values (a quarter zeros), prints "ready", then reads
+// commands:
 //   read N     touch N random pages; prints "read N p50_us p99_us max_us"
-//   wait       prints and forgets the longest access of the touchers, and the longest echo, since the last:
-//              "wait max_us echo_us"
+//   wait       prints and forgets the longest access of the touchers, and the longest echo, since
+//              the last: "wait max_us echo_us"
 //   quit
-// TOUCHERS threads touch a random page every millisecond and time it. As many others are answered through a
-// pipe by a thread that has the fault service's priority: what the machine alone makes them wait.
+// TOUCHERS threads touch a random page every millisecond and time it. As many others are answered
+// through a pipe by a thread that has the fault service's priority: what the machine alone makes
+// them wait.
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
 #include <atomic>
 #include <cinttypes>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <fcntl.h>
 #include <random>
 #include <string>
-#include <sys/mman.h>
 #include <thread>
-#include <unistd.h>
 #include <vector>
 
 #include "base/clock.hpp"
@@ -107,9 +110,10 @@ int main(int argc, char** argv) {
     std::uint64_t n = 0;
     if (std::sscanf(line, "read %" SCNu64, &n) == 1) {
       std::vector<double> us;
-      for (std::uint64_t i = 0; i < n; ++i) us.push_back(static_cast<double>(touch(random() % g_pages)) / 1e3);
-      std::printf("read %" PRIu64 " %.1f %.1f %.1f\n", n, bench::quantile(us, 0.5), bench::quantile(us, 0.99),
-                  bench::quantile(us, 1));
+      for (std::uint64_t i = 0; i < n; ++i)
+        us.push_back(static_cast<double>(touch(random() % g_pages)) / 1e3);
+      std::printf("read %" PRIu64 " %.1f %.1f %.1f\n", n, bench::quantile(us, 0.5),
+                  bench::quantile(us, 0.99), bench::quantile(us, 1));
     } else if (std::strncmp(line, "wait", 4) == 0) {
       std::printf("wait %.1f %.1f\n", static_cast<double>(g_longest_ns.exchange(0)) / 1e3,
                   static_cast<double>(g_longest_echo_ns.exchange(0)) / 1e3);

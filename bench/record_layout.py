@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""record_layout.py PID PID: how zero pages, exact duplicates and unique pages lie in the RAM of two running
-QEMUs with memfd RAM: `kind length count` a line, for bench/layouts/. Pages that were never touched are left out."""
+"""record_layout.py PID PID: how zero pages, exact duplicates and unique pages lie in the RAM of two
+running QEMUs with memfd RAM: `kind length count` a line, for bench/layouts/. Pages that were never
+touched are left out."""
 import collections
 import hashlib
 import os
@@ -41,8 +42,9 @@ def main():
         digests = {}
         with ram_file(pid) as ram:
             for index, page in pages(ram):
-                digests[index] = b"" if page == zero else hashlib.blake2b(page, digest_size=16).digest()
-                seen[digests[index]] += 1
+                digest = b"" if page == zero else hashlib.blake2b(page, digest_size=16).digest()
+                digests[index] = digest
+                seen[digest] += 1
         vms.append(digests)
     runs = collections.Counter()
     for digests in vms:

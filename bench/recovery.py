@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""recovery.py BUILD [GIB...]: a daemon is killed with 1, 4, 16 GiB folded and a guest thread waiting in a fault;
-how long from the start of the next one until that thread goes on, and until folding may go on."""
+"""recovery.py BUILD [GIB...]: a daemon is killed with 1, 4, 16 GiB folded and a guest thread
+waiting in a fault; how long from the start of the next one until that thread goes on, and until
+folding may go on."""
 import json
 import statistics
 import sys

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What every bench program prints: rows of medians over repeats, floor and peer measured in the same run.
-// `bench/run` turns the JSON into a table. A goal is "ours <= limit"; a row without one is for reading.
+// What every bench program prints: rows of medians over repeats, floor and peer measured in the
+// same run. `bench/run` turns the JSON into a table. A goal is "ours <= limit"; a row without one
+// is for reading.
 // Threads: one.
 #pragma once
 
@@ -57,13 +58,17 @@ class Report {
     std::printf("{\"name\": \"%s\", \"rows\": [", name_.c_str());
     for (std::size_t i = 0; i < rows_.size(); ++i) {
       const Row& r = rows_[i];
-      std::printf("%s\n  {\"what\": \"%s\", \"unit\": \"%s\"", i == 0 ? "" : ",", r.what.c_str(), r.unit.c_str());
+      std::printf("%s\n  {\"what\": \"%s\", \"unit\": \"%s\"", i == 0 ? "" : ",", r.what.c_str(),
+                  r.unit.c_str());
       figure("floor", r.floor);
       figure("ours", r.ours);
       figure("peer", r.peer);
       std::printf(", \"ratio\": %.3f, \"spread_percent\": %.1f, \"goal\": \"%s\", \"ok\": %s}",
-                  r.floor.empty() ? 0 : median_ratio(r.ours, r.floor), spread_percent(r.ours), r.goal.c_str(),
-                  !r.ok ? "null" : *r.ok ? "true" : "false");
+                  r.floor.empty() ? 0 : median_ratio(r.ours, r.floor), spread_percent(r.ours),
+                  r.goal.c_str(),
+                  !r.ok   ? "null"
+                  : *r.ok ? "true"
+                          : "false");
       good = good && r.ok.value_or(true);
     }
     std::printf("\n]}\n");

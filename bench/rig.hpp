@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// One guest process with the ways down and up around it, as the daemon runs them, for benches that must
-// not measure anything else.
+// One guest process with the ways down and up around it, as the daemon runs them, for benches that
+// must not measure anything else.
 // Threads: the bench's, and the fault service's.
 #pragma once
 
@@ -15,8 +15,11 @@ namespace ramfold::bench {
 
 class Rig {
  public:
-  Rig(std::shared_ptr<store::Contents> contents, std::uint32_t id, std::uint64_t pages, bool serve = true)
-      : contents_(std::move(contents)), process_(test::GuestProcess::start(PageCount{pages})), vm_(process_->make_vm(id)),
+  Rig(std::shared_ptr<store::Contents> contents, std::uint32_t id, std::uint64_t pages,
+      bool serve = true)
+      : contents_(std::move(contents)),
+        process_(test::GuestProcess::start(PageCount{pages})),
+        vm_(process_->make_vm(id)),
         group_(*contents_->group("bench")) {
     vm_->gate().open(0);
     if (serve) faults_ = std::move(*fault::Server::start(*vm_, *contents_, 1));
@@ -26,19 +29,23 @@ class Rig {
     vm_->next_pass();
     for (std::size_t chunk = 0; chunk < scan::chunk_count(*vm_); ++chunk) {
       const auto n = planner_.plan(*vm_, chunk, {1, true}, *windows_);
-      for (std::size_t i = 0; n && i < *n; ++i) folder_->work(*vm_, group_, (*windows_)[i], {}, may_fold);
+      for (std::size_t i = 0; n && i < *n; ++i)
+        folder_->work(*vm_, group_, (*windows_)[i], {}, may_fold);
     }
   }
   // A pass that only observes, however often the pages stayed the same.
   void observe_all() {
     for (std::size_t chunk = 0; chunk < scan::chunk_count(*vm_); ++chunk) {
       const auto n = planner_.plan(*vm_, chunk, {guest::Word::kAgeMax, false}, *windows_);
-      for (std::size_t i = 0; n && i < *n; ++i) folder_->work(*vm_, group_, (*windows_)[i], {}, false);
+      for (std::size_t i = 0; n && i < *n; ++i)
+        folder_->work(*vm_, group_, (*windows_)[i], {}, false);
     }
   }
   test::GuestProcess& process() { return *process_; }
   guest::Vm& vm() { return *vm_; }
-  std::uint64_t folded() { return vm_->counters().folded_zero.get() + vm_->counters().folded_content.get(); }
+  std::uint64_t folded() {
+    return vm_->counters().folded_zero.get() + vm_->counters().folded_content.get();
+  }
 
   static std::shared_ptr<store::Contents> make_store() {
     return std::move(*store::Contents::create(ByteCount{std::uint64_t{8} << 30}));

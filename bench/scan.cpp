@@ -33,7 +33,8 @@ int main() {
     std::uint64_t began = thread_cpu_ns();
     for (std::uint64_t p = 0; p < kPages; p += kRun) {
       (void)rig.vm().read_pages({PageIndex{p}, PageCount{kRun}}, buffer->data());
-      for (std::uint64_t i = 0; i < kRun; ++i) sum += XXH3_64bits_withSeed(buffer->data() + i * kPageSize, kPageSize, 7);
+      for (std::uint64_t i = 0; i < kRun; ++i)
+        sum += XXH3_64bits_withSeed(buffer->data() + i * kPageSize, kPageSize, 7);
     }
     floor.push_back(gigabytes_a_second(kPages, thread_cpu_ns() - began));
     began = thread_cpu_ns();
@@ -41,7 +42,13 @@ int main() {
     ours.push_back(gigabytes_a_second(kPages, thread_cpu_ns() - began));
   }
   bench::Report report("scan");
-  report.add({"observe", "GB/s per core", floor, ours, {}, ">= 0.8x floor", bench::median_ratio(ours, floor) >= 0.8});
+  report.add({"observe",
+              "GB/s per core",
+              floor,
+              ours,
+              {},
+              ">= 0.8x floor",
+              bench::median_ratio(ours, floor) >= 0.8});
   if (sum == 0) std::fprintf(stderr, "the floor hashed nothing\n");
   return report.print();
 }

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""vcpu_wait.py BUILD [GIB]: the longest that a guest thread, touching a random page every millisecond, waited
-while its RAM was observed, folded, served and unfolded; beside the same guest left alone. The floor is the longest
-that a thread of the same guest waited, in the same phase, for another's answer through a pipe: the machine's own."""
+"""vcpu_wait.py BUILD [GIB]: the longest that a guest thread, touching a random page every
+millisecond, waited while its RAM was observed, folded, served and unfolded; beside the same guest
+left alone. The floor is the longest that a thread of the same guest waited, in the same phase, for
+another's answer through a pipe: the machine's own."""
 import json
 import sys
 import time

@@ -117,7 +117,8 @@ class Demo:
         self.rig = ramfold_rig.Rig(self.build_dir, self.run_dir, CONFIG)
         self.rig.start()
         host = self.rig.host()
-        self.say(f"ramfold {host['version']} on Linux {host['kernel']}: keeper and daemon are there")
+        self.say(f"ramfold {host['version']} on Linux {host['kernel']}: "
+                 "keeper and daemon are there")
 
     def boot(self):
         """Starts all VMs at once and waits until the services in them answer."""
@@ -173,8 +174,8 @@ class Demo:
         reader.start()
         time.sleep(0.5)
         folded = self.rig.host()["saved"]["folded_pages"]
-        self.say(f"SIGKILL to ramfoldd with {folded} pages folded, while {victim.name} verifies its "
-                 "memory")
+        self.say(f"SIGKILL to ramfoldd with {folded} pages folded, while {victim.name} verifies "
+                 "its memory")
         killed = time.monotonic()
         self.rig.kill_daemon()
         self.rig.start_daemon()

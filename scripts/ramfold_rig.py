@@ -208,7 +208,8 @@ class Rig:
 
     def command(self, *arguments):
         """The `ramfold` command, finished."""
-        return subprocess.run([str(self.cli), *arguments, "--socket", str(self.dir / "control.sock")],
+        socket_path = str(self.dir / "control.sock")
+        return subprocess.run([str(self.cli), *arguments, "--socket", socket_path],
                               capture_output=True, text=True, check=False, timeout=60)
 
     def cpu_seconds(self):

@@ -24,8 +24,7 @@ static _Atomic uint64_t *bitmap_of(const struct rf_gate *gate) {
   return (_Atomic uint64_t *)(void *)((char *)gate->shared + RF_SHARED_PAGE);
 }
 
-static void set_bits(struct step *step, const struct rf_gate *gate, uint64_t page,
-                     uint64_t pages) {
+static void set_bits(struct step *step, const struct rf_gate *gate, uint64_t page, uint64_t pages) {
   _Atomic uint64_t *words = bitmap_of(gate) + page / 64;
   const unsigned run = step->runs++;
   const uint64_t end = page % 64 + pages; /* relative to the first word */

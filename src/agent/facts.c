@@ -72,7 +72,8 @@ static int number_of(const char *name) {
 }
 
 void rf_facts_mark_open(void) {
-  const int opened = rf_sys_openat(AT_FDCWD, "/proc/self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+  const int opened =
+      rf_sys_openat(AT_FDCWD, "/proc/self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
   if (opened < 0) return;
   const int directory = rf_own_keep(opened);
   _Alignas(8) char entries[2048] = {0};

@@ -14,8 +14,8 @@ uint32_t rf_facts_lasting(void);
 
 /* RF_HAZARD_* of one open descriptor; 0 for a harmless or closed one. errno is left alone. */
 uint32_t rf_facts_of(int fd);
-/* Marks the hazardous ones of all open descriptors, so that their closing is noticed. The daemon finds
-   them itself, in /proc. The agent's thread only. */
+/* Marks the hazardous ones of all open descriptors, so that their closing is noticed. The daemon
+   finds them itself, in /proc. The agent's thread only. */
 void rf_facts_mark_open(void);
 
 #endif

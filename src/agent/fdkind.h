@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * What an open descriptor means for guest RAM: may a read through it still write to a page's frame
- * after the page was guarded (D1, D2), or may it start another consumer of RAM (D13)? An allow-list:
- * whatever is not known to copy through the page cache or a kernel buffer is a hazard.
+ * after the page was guarded (D1, D2), or may it start another consumer of RAM (D13)? An
+ * allow-list: whatever is not known to copy through the page cache or a kernel buffer is a hazard.
  *
  * Pure and free of libc's types, so that the daemon can ask the same question of /proc/PID/fd. The
  * answer is a mask of RF_HAZARD_*, 0 for harmless. Includes wire.h only.
@@ -13,15 +13,15 @@
 #include "agent/wire.h"
 
 struct rf_fd_facts {
-  uint32_t mode;          /* st_mode */
-  uint32_t device_major;  /* of st_rdev, for device nodes */
+  uint32_t mode;         /* st_mode */
+  uint32_t device_major; /* of st_rdev, for device nodes */
   uint32_t device_minor;
-  uint64_t filesystem;    /* f_type of fstatfs, for regular files */
-  int direct;             /* O_DIRECT is set */
-  int path_only;          /* O_PATH */
-  int write_only;         /* O_WRONLY: puts no bytes into RAM */
-  const char *link;       /* of /proc/PID/fd/N, for device nodes and anonymous inodes; or null */
-  const char *name;       /* of a device, the last part of /sys/dev/char/MAJOR:MINOR; or null */
+  uint64_t filesystem; /* f_type of fstatfs, for regular files */
+  int direct;          /* O_DIRECT is set */
+  int path_only;       /* O_PATH */
+  int write_only;      /* O_WRONLY: puts no bytes into RAM */
+  const char *link;    /* of /proc/PID/fd/N, for device nodes and anonymous inodes; or null */
+  const char *name;    /* of a device, the last part of /sys/dev/char/MAJOR:MINOR; or null */
 };
 
 static inline int rf_text_begins(const char *text, const char *with) {
@@ -53,10 +53,8 @@ static inline int rf_filesystem_copies(uint64_t type) {
     case 0x534F434B: /* sockfs */
     case 0x6E736673: /* nsfs */
     case 0x50494446: /* pidfs */
-    case 0xCAFE4A11: /* bpf */
-      return 1;
-    default:
-      return 0;
+    case 0xCAFE4A11: /* bpf */ return 1;
+    default: return 0;
   }
 }
 
@@ -88,8 +86,7 @@ static inline uint32_t rf_char_device(uint32_t major_number, uint32_t minor_numb
     case 14:  /* OSS */
     case 116: /* ALSA */
     case 188: /* USB serial lines */
-    case 189: /* usbfs: the kernel has buffers of its own */
-      return 0;
+    case 189: /* usbfs: the kernel has buffers of its own */ return 0;
     case 10:
       switch (minor_number) {
         case 183: /* hwrng */
@@ -101,26 +98,22 @@ static inline uint32_t rf_char_device(uint32_t major_number, uint32_t minor_numb
         case 236: /* device mapper's control */
         case 237: /* loop's control */
         case 238: /* vhost-net: copies, and takes faults like anyone */
-        case 241: /* vhost-vsock */
-          return 0;
-        default:
-          return RF_HAZARD_DEVICE;
+        case 241: /* vhost-vsock */ return 0;
+        default: return RF_HAZARD_DEVICE;
       }
-    case 21:
-      return RF_HAZARD_SG_IO;
+    case 21: return RF_HAZARD_SG_IO;
     default:
       return major_number >= 136 && major_number <= 143 ? 0u /* pseudo terminals */
-                                                         : 0u | RF_HAZARD_DEVICE;
+                                                        : 0u | RF_HAZARD_DEVICE;
   }
 }
 
 /* Kernel objects without a name: these only count, wait, or run the guest itself. */
 static inline int rf_object_harmless(const char *link) {
-  static const char *const known[] = {"eventfd", "eventpoll", "timerfd",    "signalfd",
-                                      "inotify", "fanotify",  "pidfd",      "bpf",
-                                      "kvm-v",   "kvm-s",     "kvm-xive",   "landlock",
-                                      "seccomp", "sync_file", "perf_event", "io_uring",
-                                      "userfaultfd"};
+  static const char *const known[] = {
+      "eventfd", "eventpoll", "timerfd",    "signalfd", "inotify",    "fanotify",
+      "pidfd",   "bpf",       "kvm-v",      "kvm-s",    "kvm-xive",   "landlock",
+      "seccomp", "sync_file", "perf_event", "io_uring", "userfaultfd"};
   if (!rf_text_begins(link, "anon_inode:")) return 0;
   const char *object = link + sizeof "anon_inode:" - 1;
   if (*object == '[') ++object;
@@ -139,16 +132,13 @@ static inline uint32_t rf_fd_hazard(const struct rf_fd_facts *facts) {
       if (rf_text_begins(facts->link, "/dmabuf:")) return RF_HAZARD_DEVICE;
       if (facts->write_only) return 0;
       return direct | (rf_filesystem_copies(facts->filesystem) ? 0u : 0u | RF_HAZARD_FILESYSTEM);
-    case 0060000u: /* block device */
-      return direct;
+    case 0060000u: /* block device */ return direct;
     case 0020000u: /* character device; another userfaultfd is asked about when it is made */
       return rf_named_device_copies(facts->name)
-               ? 0u
-               : rf_char_device(facts->device_major, facts->device_minor);
-    case 0u:
-      return rf_object_harmless(facts->link) ? 0u : 0u | RF_HAZARD_DEVICE;
-    default: /* directories, pipes (there O_DIRECT means packets), sockets */
-      return 0;
+                 ? 0u
+                 : rf_char_device(facts->device_major, facts->device_minor);
+    case 0u: return rf_object_harmless(facts->link) ? 0u : 0u | RF_HAZARD_DEVICE;
+    default: /* directories, pipes (there O_DIRECT means packets), sockets */ return 0;
   }
 }
 

@@ -6,7 +6,7 @@
 
 #include <stdatomic.h>
 
-/* The uffd, the RAM files, the socket, the wake-up, and two passing ones while they are received. */
+/* The uffd, the RAM files, the socket, the wake-up, and two while they are received. */
 #define OWN_MAX (RF_BLOCKS_MAX + 8)
 
 static _Atomic int own[OWN_MAX]; /* number + 1; 0 is a free slot */

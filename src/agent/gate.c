@@ -22,8 +22,8 @@ struct rf_gate_map {
   size_t bytes;
   uint64_t device, inode;
   _Atomic uint32_t users;
-  /* Values of filling words that a discard waited for in vain. Once is enough: a stopped daemon does
-     not cost every discard the whole wait. Even: none. */
+  /* Values of filling words that a discard waited for in vain. Once is enough: a stopped daemon
+     does not cost every discard the whole wait. Even: none. */
   _Atomic uint32_t given_up[RF_FILLINGS];
 };
 

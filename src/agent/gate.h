@@ -41,16 +41,16 @@ int rf_gate_await_fills(struct rf_gate *gate, long *until);
 enum rf_published { RF_PUBLISHED, RF_PUBLISH_INVALID, RF_PUBLISH_BUSY };
 /* Maps `fd` (taken over) and stands on it from now on. */
 enum rf_published rf_gate_publish(int fd, uint64_t pages, uint32_t generation);
-bool rf_gate_quiet(void);            /* every call from before the publication has ended */
-void rf_gate_serving(bool serving);  /* a daemon is connected and may fold */
+bool rf_gate_quiet(void);           /* every call from before the publication has ended */
+void rf_gate_serving(bool serving); /* a daemon is connected and may fold */
 /* The daemon of this generation has closed the connection. If it died, what its filling words say
    holds no longer. */
 void rf_gate_hung_up(uint32_t generation);
 bool rf_gate_standing(void);
-bool rf_gate_folded(void);           /* pages may be folded */
+bool rf_gate_folded(void); /* pages may be folded */
 void rf_gate_sticky(uint32_t hazards);
-void rf_gate_stop(void);             /* RF_DETACHED */
-void rf_gate_forget(void);           /* in a fork child */
+void rf_gate_stop(void);   /* RF_DETACHED */
+void rf_gate_forget(void); /* in a fork child */
 
 void rf_gate_limit_hold_ms(unsigned ms); /* shortens RF_HOLD_MS_MAX */
 

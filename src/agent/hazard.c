@@ -9,7 +9,7 @@
 
 #include <errno.h>
 
-/* Lasting hazards that were held for once: the daemon has seen their sticky bit and runs no more. */
+/* Lasting hazards that were held for once: the daemon has seen their sticky bit, runs no more. */
 static _Atomic uint32_t held_for;
 
 bool rf_active(void) { return rf_ram_count() != 0 && rf_at_home(); }

@@ -16,19 +16,19 @@
 extern char **environ;
 
 /* Only failure comes back from an exec. */
-#define BEFORE_EXEC(call_of_exec)                              \
-  do {                                                         \
-    struct rf_hazard_call call;                                \
-    const bool active = rf_active();                           \
+#define BEFORE_EXEC(call_of_exec)                                 \
+  do {                                                            \
+    struct rf_hazard_call call;                                   \
+    const bool active = rf_active();                              \
     if (active && rf_hazard_unfold(&call, RF_HAZARD_EXEC) != 0) { \
-      errno = EBUSY;                                           \
-      return -1;                                               \
-    }                                                          \
-    const int result = (call_of_exec);                         \
-    const int saved = errno;                                   \
-    if (active) rf_hazard_done(&call, false);                  \
-    errno = saved;                                             \
-    return result;                                             \
+      errno = EBUSY;                                              \
+      return -1;                                                  \
+    }                                                             \
+    const int result = (call_of_exec);                            \
+    const int saved = errno;                                      \
+    if (active) rf_hazard_done(&call, false);                     \
+    errno = saved;                                                \
+    return result;                                                \
   } while (0)
 
 static int replace(const char *path, char *const arguments[], char *const environment[]) {
@@ -54,26 +54,26 @@ RF_EXPORT int execvp(const char *file, char *const arguments[]) {
 
 RF_EXPORT int fexecve(int fd, char *const arguments[], char *const environment[]) {
   BEFORE_EXEC((int)rf_result(
-    rf_raw6(SYS_execveat, fd, (long)"", (long)arguments, (long)environment, AT_EMPTY_PATH, 0)));
+      rf_raw6(SYS_execveat, fd, (long)"", (long)arguments, (long)environment, AT_EMPTY_PATH, 0)));
 }
 
 RF_EXPORT int execveat(int dir, const char *path, char *const arguments[],
                        char *const environment[], int flags) {
   BEFORE_EXEC((int)rf_result(
-    rf_raw6(SYS_execveat, dir, (long)path, (long)arguments, (long)environment, flags, 0)));
+      rf_raw6(SYS_execveat, dir, (long)path, (long)arguments, (long)environment, flags, 0)));
 }
 
 /* The list of arguments as an array, on the stack as in libc: a vfork child may be calling. */
-#define COLLECT(first, arguments, list)                                \
-  do {                                                                 \
-    size_t count = 1;                                                  \
-    va_list counted;                                                   \
-    va_start(list, first);                                             \
-    va_copy(counted, list);                                            \
-    while (va_arg(counted, char *) != NULL) ++count;                   \
-    va_end(counted);                                                   \
-    (arguments) = alloca((count + 1) * sizeof(char *));                \
-    (arguments)[0] = (char *)(first);                                  \
+#define COLLECT(first, arguments, list)                                        \
+  do {                                                                         \
+    size_t count = 1;                                                          \
+    va_list counted;                                                           \
+    va_start(list, first);                                                     \
+    va_copy(counted, list);                                                    \
+    while (va_arg(counted, char *) != NULL) ++count;                           \
+    va_end(counted);                                                           \
+    (arguments) = alloca((count + 1) * sizeof(char *));                        \
+    (arguments)[0] = (char *)(first);                                          \
     for (size_t i = 1; i <= count; ++i) (arguments)[i] = va_arg(list, char *); \
   } while (0)
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Calls on descriptors: the agent's own are not QEMU's to close or replace, O_DIRECT may be switched
- * on later, and the end of a hazard is worth a hint.
+ * Calls on descriptors: the agent's own are not QEMU's to close or replace, O_DIRECT may be
+ * switched on later, and the end of a hazard is worth a hint.
  */
 #include "agent/fds.h"
 #include "agent/hazard.h"
@@ -68,8 +68,7 @@ static int replace(int fd, int new_fd, int flags, bool with_flags) {
     errno = EBUSY;
     return -1;
   }
-  const int result =
-    with_flags ? rf_real_dup3(fd, new_fd, flags) : rf_real_dup2(fd, new_fd);
+  const int result = with_flags ? rf_real_dup3(fd, new_fd, flags) : rf_real_dup2(fd, new_fd);
   if (result < 0 || fd == new_fd) return result;
   const int saved = errno;
   changed(new_fd);

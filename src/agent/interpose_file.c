@@ -38,8 +38,8 @@ static int allocate(int fd, int mode, off_t offset, off_t size) {
   struct rf_gate gate;
   rf_gate_enter(&gate);
   const int result = rf_gate_stands(&gate)
-                       ? rf_discard_file(&gate, fd, mode, offset, size, device, inode)
-                       : rf_real_fallocate(fd, mode, offset, size);
+                         ? rf_discard_file(&gate, fd, mode, offset, size, device, inode)
+                         : rf_real_fallocate(fd, mode, offset, size);
   const int saved = errno;
   rf_gate_leave(&gate);
   errno = saved;

@@ -15,8 +15,8 @@
 #include <scsi/sg.h>
 #include <stdarg.h>
 #include <sys/ioctl.h>
-#include <sys/uio.h>
 #include <sys/mman.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #ifndef USERFAULTFD_IOC_NEW
@@ -28,8 +28,7 @@ static bool passes_through(unsigned long request) {
   switch (request) {
     case SG_IO:
     case CDROM_SEND_PACKET:
-    case CDROMREADAUDIO:
-      return true;
+    case CDROMREADAUDIO: return true;
     default: /* NVMe: admin, submit, I/O and their 64-bit forms */
       return _IOC_TYPE(request) == 'N' && _IOC_NR(request) >= 0x41 && _IOC_NR(request) <= 0x49;
   }
@@ -67,23 +66,16 @@ RF_EXPORT int ioctl(int fd, unsigned long request, ...) {
   void *argument = va_arg(arguments, void *);
   va_end(arguments);
   if (passes_through(request) && rf_active()) return control_held(fd, request, argument);
-  if (request == USERFAULTFD_IOC_NEW && rf_active())
-    return control_unfolded(fd, request, argument);
+  if (request == USERFAULTFD_IOC_NEW && rf_active()) return control_unfolded(fd, request, argument);
   return rf_real_ioctl(fd, request, argument);
 }
 
 /* ---- io_uring ---- */
 
 static bool registers_buffers(unsigned operation) {
-  switch (operation & 0x7fffffffu) { /* the top bit: the ring is given by its index */
-    case 0:  /* IORING_REGISTER_BUFFERS */
-    case 15: /* IORING_REGISTER_BUFFERS2 */
-    case 16: /* IORING_REGISTER_BUFFERS_UPDATE */
-    case 30: /* IORING_REGISTER_CLONE_BUFFERS */
-      return true;
-    default:
-      return false;
-  }
+  const unsigned kind = operation & 0x7fffffffu; /* the top bit: the ring is given by its index */
+  /* IORING_REGISTER_BUFFERS, _BUFFERS2, _BUFFERS_UPDATE, _CLONE_BUFFERS */
+  return kind == 0 || kind == 15 || kind == 16 || kind == 30;
 }
 
 /* liburing's functions; results are -errno. They exist when QEMU is linked with it. */
@@ -95,19 +87,19 @@ static int begin_register(struct rf_hazard_call *call, bool *active) {
 }
 
 /* NOLINTBEGIN(bugprone-macro-parentheses): lists of parameters have theirs. */
-#define REGISTER(name, parameters, types, arguments)                   \
-  int name parameters;                                                 \
-  RF_EXPORT int name parameters {                                      \
-    int(*function) types;                                              \
-    *(void **)(&function) = rf_real_symbol(#name);                     \
-    if (function == NULL) return -ENOSYS;                              \
-    struct rf_hazard_call call;                                        \
-    bool active;                                                       \
-    const int failed = begin_register(&call, &active);                 \
-    if (failed != 0) return failed;                                    \
-    const int result = function arguments;                             \
-    if (active) rf_hazard_done(&call, false);                          \
-    return result;                                                     \
+#define REGISTER(name, parameters, types, arguments)   \
+  int name parameters;                                 \
+  RF_EXPORT int name parameters {                      \
+    int(*function) types;                              \
+    *(void **)(&function) = rf_real_symbol(#name);     \
+    if (function == NULL) return -ENOSYS;              \
+    struct rf_hazard_call call;                        \
+    bool active;                                       \
+    const int failed = begin_register(&call, &active); \
+    if (failed != 0) return failed;                    \
+    const int result = function arguments;             \
+    if (active) rf_hazard_done(&call, false);          \
+    return result;                                     \
   }
 /* NOLINTEND(bugprone-macro-parentheses) */
 
@@ -180,17 +172,13 @@ RF_EXPORT long syscall(long nr, ...) {
     case SYS_pidfd_getfd:
       if (rf_active()) return look(rf_raw6(nr, a[0], a[1], a[2], a[3], a[4], a[5]));
       break;
-    case SYS_close:
-      return close((int)a[0]);
-    case SYS_close_range:
-      return close_range((unsigned)a[0], (unsigned)a[1], (int)a[2]);
-    case SYS_mlock2:
-      return mlock2((const void *)a[0], (size_t)a[1], (unsigned)a[2]);
+    case SYS_close: return close((int)a[0]);
+    case SYS_close_range: return close_range((unsigned)a[0], (unsigned)a[1], (int)a[2]);
+    case SYS_mlock2: return mlock2((const void *)a[0], (size_t)a[1], (unsigned)a[2]);
     case SYS_execveat:
       return execveat((int)a[0], (const char *)a[1], (char *const *)a[2], (char *const *)a[3],
                       (int)a[4]);
-    default:
-      break;
+    default: break;
   }
   return rf_result(rf_raw6(nr, a[0], a[1], a[2], a[3], a[4], a[5]));
 }

@@ -91,8 +91,8 @@ RF_EXPORT void *mremap(void *at, size_t size, size_t new_size, int flags, ...) {
     va_end(arguments);
   }
   const bool onto = (flags & MREMAP_FIXED) != 0;
-  if (!rf_active() || (!rf_ram_overlaps(at, size > 0 ? size : 1) &&
-                       !(onto && rf_ram_overlaps(new_at, new_size))))
+  if (!rf_active() ||
+      (!rf_ram_overlaps(at, size > 0 ? size : 1) && !(onto && rf_ram_overlaps(new_at, new_size))))
     return rf_real_mremap(at, size, new_size, flags, new_at);
   struct rf_hazard_call call;
   if (rf_hazard_unfold(&call, RF_HAZARD_REMAP) != 0) {
@@ -144,8 +144,7 @@ RF_EXPORT int madvise(void *at, size_t size, int advice) {
     case MADV_POPULATE_WRITE:
       if (rf_ram_overlaps(at, size) && rf_active()) return populate(at, size);
       break;
-    default: /* DONTNEED only forgets page table entries: the page stays in the RAM file */
-      break;
+    default: /* DONTNEED only forgets page table entries: the page stays in the RAM file */ break;
   }
   return rf_real_madvise(at, size, advice);
 }

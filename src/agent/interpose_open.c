@@ -31,14 +31,14 @@ static int open_at(int dir, const char *path, int flags, mode_t mode) {
 }
 
 /* The mode is there only when the flags say so. */
-#define MODE(flags, mode)                                                   \
-  do {                                                                      \
-    if (((flags) & O_CREAT) != 0 || ((flags) & O_TMPFILE) == O_TMPFILE) {   \
-      va_list arguments;                                                    \
-      va_start(arguments, flags);                                           \
-      (mode) = va_arg(arguments, mode_t);                                   \
-      va_end(arguments);                                                    \
-    }                                                                       \
+#define MODE(flags, mode)                                                 \
+  do {                                                                    \
+    if (((flags) & O_CREAT) != 0 || ((flags) & O_TMPFILE) == O_TMPFILE) { \
+      va_list arguments;                                                  \
+      va_start(arguments, flags);                                         \
+      (mode) = va_arg(arguments, mode_t);                                 \
+      va_end(arguments);                                                  \
+    }                                                                     \
   } while (0)
 
 RF_EXPORT int open(const char *path, int flags, ...) {

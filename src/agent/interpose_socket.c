@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Descriptors that travel over sockets: RAM files that go to another process (vhost-user), and files
- * that come in (add-fd, getfd).
+ * Descriptors that travel over sockets: RAM files that go to another process (vhost-user), and
+ * files that come in (add-fd, getfd).
  */
 #include "agent/hazard.h"
 #include "agent/ram.h"

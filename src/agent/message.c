@@ -13,7 +13,7 @@ int rf_connect(const char *path) {
   if (strlen(path) >= sizeof address.sun_path) return -ENAMETOOLONG;
   strcpy(address.sun_path, path);
   const int made =
-    (int)rf_raw3(SYS_socket, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+      (int)rf_raw3(SYS_socket, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   if (made < 0) return made;
   const int fd = rf_own_keep(made);
   const int connected = (int)rf_raw3(SYS_connect, fd, (long)&address, sizeof address);
@@ -67,10 +67,8 @@ static void take_fds(struct msghdr *packet, struct rf_received *received) {
 int rf_receive(int socket, struct rf_received *received) {
   struct iovec part = {received->message->bytes, RF_MESSAGE_MAX};
   _Alignas(struct cmsghdr) char control[CMSG_SPACE(sizeof(int) * RF_RECEIVED_FDS_MAX)] = {0};
-  struct msghdr packet = {.msg_iov = &part,
-                          .msg_iovlen = 1,
-                          .msg_control = control,
-                          .msg_controllen = sizeof control};
+  struct msghdr packet = {
+      .msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
   received->fd = -1;
   const long length = rf_sys_recvmsg(socket, &packet, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
   if (length == -EAGAIN || length == -EINTR) return 0;

@@ -26,7 +26,7 @@ struct rf_ram_block {
 
 /* Is this new mapping RAM? Then it is listed. True when it was. */
 bool rf_ram_found(void *at, size_t size, int flags, int fd, off_t offset);
-/* The range is no longer what it was. Before the freeze its blocks are dropped, afterwards marked. */
+/* The range is no longer what it was. Before the freeze its blocks are dropped, then marked. */
 void rf_ram_lost(const void *at, size_t size);
 void rf_ram_freeze(void);
 bool rf_ram_frozen(void);

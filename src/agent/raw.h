@@ -34,7 +34,9 @@ static inline long rf_raw6(long nr, long a, long b, long c, long d, long e, long
   return result;
 }
 
-static inline long rf_raw3(long nr, long a, long b, long c) { return rf_raw6(nr, a, b, c, 0, 0, 0); }
+static inline long rf_raw3(long nr, long a, long b, long c) {
+  return rf_raw6(nr, a, b, c, 0, 0, 0);
+}
 
 static inline int rf_sys_getpid(void) { return (int)rf_raw3(SYS_getpid, 0, 0, 0); }
 static inline int rf_sys_close(int fd) { return (int)rf_raw3(SYS_close, fd, 0, 0); }

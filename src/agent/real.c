@@ -91,7 +91,7 @@ int rf_real_munmap(void *at, size_t size) {
 void *rf_real_mremap(void *at, size_t size, size_t new_size, int flags, void *new_at) {
   if (real.mremap != NULL) return real.mremap(at, size, new_size, flags, new_at);
   return (void *)rf_result(
-    rf_raw6(SYS_mremap, (long)at, (long)size, (long)new_size, flags, (long)new_at, 0));
+      rf_raw6(SYS_mremap, (long)at, (long)size, (long)new_size, flags, (long)new_at, 0));
 }
 
 int rf_real_madvise(void *at, size_t size, int advice) {

@@ -6,8 +6,17 @@
 #ifndef RAMFOLD_AGENT_SAY_H
 #define RAMFOLD_AGENT_SAY_H
 
-enum rf_cause { RF_SAY_NO_DAEMON, RF_SAY_GONE, RF_SAY_VERSION, RF_SAY_REFUSED, RF_SAY_PROTOCOL,
-                RF_SAY_UFFD, RF_SAY_SHARED, RF_SAY_THREAD, RF_SAY_FOLDED };
+enum rf_cause {
+  RF_SAY_NO_DAEMON,
+  RF_SAY_GONE,
+  RF_SAY_VERSION,
+  RF_SAY_REFUSED,
+  RF_SAY_PROTOCOL,
+  RF_SAY_UFFD,
+  RF_SAY_SHARED,
+  RF_SAY_THREAD,
+  RF_SAY_FOLDED
+};
 
 void rf_say(enum rf_cause cause, const char *format, ...) __attribute__((format(printf, 2, 3)));
 

@@ -25,7 +25,7 @@ void rf_unfold_answer(uint32_t token, bool ok, uint32_t *hazard); /* of the requ
 void rf_unfold_again(void);  /* the connection ended: what was sent is to be sent again */
 void rf_unfold_all_ok(void); /* RF_DETACHED */
 void rf_unfold_released(bool released); /* a new attachment starts with false */
-void rf_unfold_forget(void); /* in a fork child */
+void rf_unfold_forget(void);            /* in a fork child */
 
 void rf_unfold_limit_ms(unsigned ms); /* shortens RF_UNFOLD_MS_MAX */
 

@@ -5,9 +5,9 @@
  * explains it with a worked example.
  *
  * Transport: SOCK_SEQPACKET on a UNIX socket, one message a packet, little-endian, no padding left
- * unnamed. Every message begins with struct rf_header. A receiver skips a message whose type it does
- * not know when RF_FLAG_SKIPPABLE is set and ends the connection otherwise; a message may be longer
- * than the receiver's struct (a later version appended fields), never shorter.
+ * unnamed. Every message begins with struct rf_header. A receiver skips a message whose type it
+ * does not know when RF_FLAG_SKIPPABLE is set and ends the connection otherwise; a message may be
+ * longer than the receiver's struct (a later version appended fields), never shorter.
  *
  * The daemon trusts nothing that arrives here: see src/guest/.
  */
@@ -35,14 +35,14 @@ enum rf_type {
   RF_OFFER = 3,    /* agent:  blocks; descriptors: uffd, then one RAM file a block */
   RF_ATTACHED = 4, /* daemon: descriptor: the shared memory */
   RF_READY = 5,    /* agent:  it now stands before every hazard; folding may begin */
-  RF_HOLD = 6,     /* agent:  the gate's sequence moved; skippable hint to look at the facts again */
+  RF_HOLD = 6,     /* agent:  the gate's sequence moved: look at the facts again; skippable hint */
   RF_UNFOLD = 7,   /* agent:  a hazard waits until nothing is folded; token names the request */
   RF_UNFOLDED = 8, /* daemon: answer to RF_UNFOLD */
   RF_REFUSED = 9,  /* daemon: one line for stderr; QEMU runs on as if the agent were absent */
   RF_PING = 10,    /* daemon: are you there; generation is echoed */
   RF_PONG = 11,    /* agent */
   RF_CHANGED = 12, /* agent:  a hazard ended (descriptor closed); skippable hint */
-  RF_DETACHED = 13 /* daemon: nothing is folded any more; keep the uffd, stop standing before hazards */
+  RF_DETACHED = 13 /* daemon: nothing is folded any more; keep the uffd, stand before nothing */
 };
 
 struct rf_header {
@@ -65,8 +65,9 @@ struct rf_hello {
   uint64_t capabilities; /* RF_CAP_* */
   uint8_t instance[16];  /* of the last RF_ATTACHED in this process; zeros when there was none */
   uint32_t hazards;      /* RF_HAZARD_* seen so far: facts from before the attach */
-  uint32_t folded;       /* 1: the last attachment may have left folded pages. A daemon that does not
-                            know it must not attach this process anew: its holes would become zeros */
+  /* 1: the last attachment may have left folded pages. A daemon that does not know it must not
+     attach this process anew: its holes would become zeros. */
+  uint32_t folded;
 };
 
 enum rf_action {
@@ -74,7 +75,7 @@ enum rf_action {
                            close it, send RF_OFFER */
   RF_ACTION_RESUME = 2, /* descriptor: the shared memory; the daemon still has uffd and RAM files.
                            The agent answers RF_READY */
-  RF_ACTION_WAIT = 3    /* nothing to do now; stay connected (the VM is not wanted, or was detached) */
+  RF_ACTION_WAIT = 3 /* nothing to do now; stay connected (the VM is not wanted, or was detached) */
 };
 
 struct rf_welcome {
@@ -141,7 +142,7 @@ struct rf_unfold {
 struct rf_unfolded {
   struct rf_header h;
   uint32_t token;
-  uint32_t ok; /* 1: nothing is folded and nothing will be. 0: not possible, the hazard must not begin */
+  uint32_t ok; /* 1: nothing is folded, nor will be. 0: not possible, the hazard must not begin */
 };
 
 struct rf_refused {
@@ -155,14 +156,14 @@ struct rf_ping { /* RF_PING, RF_PONG, RF_DETACHED */
 
 /*
  * The shared memory of one VM: a memfd made and sized by the daemon (sealed against shrinking and
- * growing). One page of words, then the discard bitmap: bit i of the 64-bit words after it is page i
- * in the order of the offer's blocks.
+ * growing). One page of words, then the discard bitmap: bit i of the 64-bit words after it is page
+ * i in the order of the offer's blocks.
  *
  * The gate (both sides sequentially consistent):
  *   daemon, a run that may leave:  runs_active += 1; guard; read sequence, pending; pread ...;
  *                                  read sequence, pending again; commit; punch; runs_active -= 1.
- *                                  A run goes on only while pending == 0 and sequence is the one its
- *                                  facts were read at.
+ *                                  A run goes on only while pending == 0 and sequence is the one
+ *                                  its facts were read at.
  *   agent, before a hazard begins: pending += 1; sequence += 1; wait until runs_active == 0, or the
  *                                  connection ended (a dead daemon has finished its system calls);
  *                                  begin the hazard; sequence += 1; pending -= 1.
@@ -171,8 +172,9 @@ struct rf_ping { /* RF_PING, RF_PONG, RF_DETACHED */
  * The discard (T5; sequentially consistent too):
  *   agent:           discards_active += 1; set the bits; wait for the fills under way; the call;
  *                    clear the bits if it failed; discards_active -= 1.
- *   daemon, a fill:  its filling word becomes odd; look at the bit; COPY, unless it is set; the word
- *                    becomes even. Nothing in between waits: not for a lock, the store, the agent.
+ *   daemon, a fill:  its filling word becomes odd; look at the bit; COPY, unless it is set; the
+ *                    word becomes even. Nothing in between waits: not for a lock, the store, the
+ *                    agent.
  *   agent, the wait: until no filling word has an odd value that it had after the bits were set,
  *                    unless the daemon whose it is has died: `session` names it and its connection
  *                    has ended. After RF_HOLD_MS_MAX the discard fails with EBUSY.
@@ -197,8 +199,8 @@ struct rf_ping { /* RF_PING, RF_PONG, RF_DETACHED */
 #endif
 
 struct rf_filling {
-  RF_ATOMIC32
-      word; /* odd: its thread is between its look at a discard bit and the end of its COPY */
+  /* odd: its thread is between its look at a discard bit and the end of its COPY */
+  RF_ATOMIC32 word;
   uint8_t reserved[60]; /* a cache line for each thread */
 };
 

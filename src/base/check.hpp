@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // ENSURE: a bug stops the daemon at once (always on); the keeper, the agent and the rules of truth
-// make that safe, going on with a broken invariant would not be. DENSURE: the same in hot loops, on in
-// debug, sanitizer and fuzz builds (meson -Dchecks=true). No side effects inside either. (Not CHECK:
-// that name is the test framework's.)
+// make that safe, going on with a broken invariant would not be. DENSURE: the same in hot loops, on
+// in debug, sanitizer and fuzz builds (meson -Dchecks=true). No side effects inside either. (Not
+// CHECK: that name is the test framework's.)
 #pragma once
 
 namespace ramfold {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Counters and latency histograms that workers publish and metrics/control read: relaxed atomics, no
-// allocation, fixed size. Nothing points back from them.
-// Threads: any thread may add; a read is a snapshot that may be torn between fields, never within one.
+// Counters and latency histograms that workers publish and metrics/control read: relaxed atomics,
+// no allocation, fixed size. Nothing points back from them.
+// Threads: any thread may add; a read is a snapshot that may be torn between fields, never within
+// one.
 #pragma once
 
 #include <algorithm>
@@ -24,7 +25,8 @@ class Counter {
   std::atomic<std::uint64_t> value_{0};
 };
 
-// Log-linear buckets over nanoseconds: 8 steps an octave, so a quantile is within 12.5 % of the truth.
+// Log-linear buckets over nanoseconds: 8 steps an octave, so a quantile is within 12.5 % of the
+// truth.
 class LatencyHistogram {
  public:
   static constexpr std::size_t kSteps = 8;
@@ -48,7 +50,8 @@ class LatencyHistogram {
   std::uint64_t quantile_ns(double q) const noexcept {
     const std::uint64_t total = count();
     if (total == 0) return 0;
-    const auto rank = std::max<std::uint64_t>(1, static_cast<std::uint64_t>(q * static_cast<double>(total) + 0.5));
+    const auto rank = std::max<std::uint64_t>(
+        1, static_cast<std::uint64_t>(q * static_cast<double>(total) + 0.5));
     std::uint64_t seen = 0;
     for (std::size_t i = 0; i < kBuckets; ++i) {
       seen += buckets_[i].load(std::memory_order_relaxed);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// A private copy of one guest page. Guest memory changes under us: only a private copy may be hashed or
-// compared for a decision.
+// A private copy of one guest page. Guest memory changes under us: only a private copy may be
+// hashed or compared for a decision.
 #pragma once
 
 #include <array>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Operating errors. An outcome that is expected is an enum of its own, decided in one place; what is
-// left is an Error: which operation, which errno, and a text that names the remedy where there is one.
-// Each is logged once, by the owner that decides what to do about it.
+// Operating errors. An outcome that is expected is an enum of its own, decided in one place; what
+// is left is an Error: which operation, which errno, and a text that names the remedy where there
+// is one. Each is logged once, by the owner that decides what to do about it.
 #pragma once
 
 #include <cerrno>
@@ -17,9 +17,7 @@ struct [[nodiscard]] Error {
   std::string what;  // operation and remedy, e.g. "open /dev/userfaultfd"
   int code = 0;      // errno, 0 when the error is not the kernel's
 
-  std::string text() const {
-    return code == 0 ? what : what + ": " + std::strerror(code);
-  }
+  std::string text() const { return code == 0 ? what : what + ": " + std::strerror(code); }
 };
 
 template <typename T>

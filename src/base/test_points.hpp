@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Named points at which a test may stop or kill the process: TEST_POINT("store.write"). They compile to
-// nothing unless built with -DRAMFOLD_TEST_POINTS (meson -Dtest_points=true); then the hook that a test
-// has set is called with the point's name, on the thread that reached it.
+// Named points at which a test may stop or kill the process: TEST_POINT("store.write"). They
+// compile to nothing unless built with -DRAMFOLD_TEST_POINTS (meson -Dtest_points=true); then the
+// hook that a test has set is called with the point's name, on the thread that reached it.
 // Threads: the hook may be set and reached by any thread; it must be async-signal-safe if it kills.
 #pragma once
 

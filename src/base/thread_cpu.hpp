@@ -3,9 +3,9 @@
 // Threads: started() and ended() from the thread itself, ns() from any.
 #pragma once
 
+#include <pthread.h>
 #include <atomic>
 #include <cstdint>
-#include <pthread.h>
 
 #include "base/clock.hpp"
 
@@ -15,7 +15,8 @@ class ThreadCpu {
  public:
   void started() noexcept {
     clockid_t clock{};
-    if (::pthread_getcpuclockid(::pthread_self(), &clock) == 0) clock_.store(clock, std::memory_order_release);
+    if (::pthread_getcpuclockid(::pthread_self(), &clock) == 0)
+      clock_.store(clock, std::memory_order_release);
   }
   void ended() noexcept { total_.store(thread_cpu_ns(), std::memory_order_release); }
   // Nanoseconds since the thread began; 0 before started().
@@ -23,8 +24,10 @@ class ThreadCpu {
     const clockid_t clock = clock_.load(std::memory_order_acquire);
     timespec t{};
     // While it runs; the clock may go at any time, but only after the total was left behind.
-    if (total_.load(std::memory_order_acquire) == 0 && clock != kNone && ::clock_gettime(clock, &t) == 0) {
-      return static_cast<std::uint64_t>(t.tv_sec) * 1'000'000'000u + static_cast<std::uint64_t>(t.tv_nsec);
+    if (total_.load(std::memory_order_acquire) == 0 && clock != kNone &&
+        ::clock_gettime(clock, &t) == 0) {
+      return static_cast<std::uint64_t>(t.tv_sec) * 1'000'000'000u +
+             static_cast<std::uint64_t>(t.tv_nsec);
     }
     return total_.load(std::memory_order_acquire);
   }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Pure: a private copy of a page and what was known of it -> what may be done with it. Today: is it zero,
-// and is it still what the last scan saw. Which forms may be tried at what price comes here.
+// Pure: a private copy of a page and what was known of it -> what may be done with it. Today: is it
+// zero, and is it still what the last scan saw. Which forms may be tried at what price comes here.
 // Threads: functions of values.
 #pragma once
 
@@ -26,7 +26,8 @@ struct Verdict {
 // Bits of a hash that an observed word remembers.
 inline constexpr std::uint64_t kObservedBits = (std::uint64_t{1} << 40) - 1;
 
-// `seen`: the hash bits of the last scan; REQUIRES: `hash` is the page's. `observed`: there was one.
+// `seen`: the hash bits of the last scan; REQUIRES: `hash` is the page's. `observed`: there was
+// one.
 inline Verdict classify(const PageCopy& page, ContentHash hash, bool observed, std::uint64_t seen,
                         const Policy& policy) noexcept {
   Verdict v;

@@ -95,9 +95,12 @@ std::vector<Check> check_grace(const Asked<Snapshot>& daemon) {
     if (vm.gate != control::GateState::grace) continue;
     check.subject = printable(vm.name);
     check.outcome = Outcome::fail;
-    check.text = "GUEST DATA AT RISK: the VM is folded under a grace period, and a device write in flight may be lost";
-    check.remedy = "give its disks cache=writeback, then remove grace_seconds from the configuration and "
-                   "--accept-data-loss-risk from the daemon's command line";
+    check.text =
+        "GUEST DATA AT RISK: the VM is folded under a grace period, and a device write in flight "
+        "may be lost";
+    check.remedy =
+        "give its disks cache=writeback, then remove grace_seconds from the configuration and "
+        "--accept-data-loss-risk from the daemon's command line";
     checks.push_back(check);
   }
   if (checks.empty()) {

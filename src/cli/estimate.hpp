@@ -21,8 +21,8 @@ struct EstimateOptions {
   Output output = Output::text;
   // Process ids, else files; empty: every QEMU of this host.
   std::vector<std::string> targets;
-  // RAM that is looked at closely, the rest is taken to be like it: so much takes about half a minute.
-  // Nothing: all of it.
+  // RAM that is looked at closely, the rest is taken to be like it: so much takes about half a
+  // minute. Nothing: all of it.
   std::optional<ByteCount> sample = ByteCount{4ull << 30};
 };
 

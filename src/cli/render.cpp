@@ -15,24 +15,18 @@ using namespace ramfold::control;
 Colour colour_of(HostState state) {
   switch (state) {
     case HostState::folding:
-    case HostState::idle:
-      return Colour::green;
-    case HostState::observe_only:
-      return Colour::red;
-    default:
-      return Colour::yellow;
+    case HostState::idle: return Colour::green;
+    case HostState::observe_only: return Colour::red;
+    default: return Colour::yellow;
   }
 }
 
 Colour colour_of(VmState state) {
   switch (state) {
     case VmState::folding:
-    case VmState::idle:
-      return Colour::green;
-    case VmState::failed:
-      return Colour::red;
-    default:
-      return Colour::yellow;
+    case VmState::idle: return Colour::green;
+    case VmState::failed: return Colour::red;
+    default: return Colour::yellow;
   }
 }
 
@@ -116,9 +110,7 @@ std::string promise_of(const Promise& promise, const Style& style) {
                                                    : style.paint(Colour::red, "NOT KEPT")));
 }
 
-bool saves(const VmView& vm) {
-  return vm.saved.net_bytes > 0;
-}
+bool saves(const VmView& vm) { return vm.saved.net_bytes > 0; }
 
 std::string why_line(const VmView& vm, const Style& style) {
   std::string text = "    why: ";
@@ -218,7 +210,8 @@ std::string render_status(const Snapshot& snapshot, const Style& style) {
 
 std::string render_list(const Snapshot& snapshot, const Style& style) {
   if (snapshot.vms.empty()) {
-    return "No VM has connected. Start QEMU with the agent: `ramfold exec -- qemu-system-x86_64 ...` "
+    return "No VM has connected. Start QEMU with the agent: "
+           "`ramfold exec -- qemu-system-x86_64 ...` "
            "(`ramfold doctor` looks at those that run)\n";
   }
   Table table({{"ID", Align::right},

@@ -63,24 +63,12 @@ inline constexpr std::array kFailures{
     EnumName<Failure>{Failure::failed, "failed"},
 };
 
-constexpr const auto& names_of(HostState) noexcept {
-  return kHostStates;
-}
-constexpr const auto& names_of(VmState) noexcept {
-  return kVmStates;
-}
-constexpr const auto& names_of(GateState) noexcept {
-  return kGateStates;
-}
-constexpr const auto& names_of(CheckOutcome) noexcept {
-  return kCheckOutcomes;
-}
-constexpr const auto& names_of(KeeperState) noexcept {
-  return kKeeperStates;
-}
-constexpr const auto& names_of(Failure) noexcept {
-  return kFailures;
-}
+constexpr const auto& names_of(HostState) noexcept { return kHostStates; }
+constexpr const auto& names_of(VmState) noexcept { return kVmStates; }
+constexpr const auto& names_of(GateState) noexcept { return kGateStates; }
+constexpr const auto& names_of(CheckOutcome) noexcept { return kCheckOutcomes; }
+constexpr const auto& names_of(KeeperState) noexcept { return kKeeperStates; }
+constexpr const auto& names_of(Failure) noexcept { return kFailures; }
 
 template <typename Enum>
 constexpr std::string_view name_of(Enum value) noexcept {

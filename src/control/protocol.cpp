@@ -161,9 +161,7 @@ std::string encode_reply(std::uint64_t id, const UnfoldProgress& progress) {
 std::string encode_reply(std::uint64_t id, const OperationError& error) {
   return line_of(id, "error", to_json(error));
 }
-std::string encode_done(std::uint64_t id) {
-  return line_of(id, "done", true);
-}
+std::string encode_done(std::uint64_t id) { return line_of(id, "done", true); }
 
 Result<Reply> parse_reply(std::string_view line) {
   if (line.size() > kReplyBytesMax) return fail("the daemon's reply is too long");

@@ -29,8 +29,8 @@ enum class Operation : std::uint8_t { snapshot, show, attach, detach, off, pause
 struct Request {
   std::uint64_t id = 0;  // echoed in every reply
   Operation operation = Operation::snapshot;
-  VmsSelector vm;          // REQUIRED by show, attach, detach; optional for pause, resume
-  bool plan_only = false;  // detach, off: tell the plan, do nothing
+  VmsSelector vm;                  // REQUIRED by show, attach, detach; optional for pause, resume
+  bool plan_only = false;          // detach, off: tell the plan, do nothing
   bool incoming_finished = false;  // attach: the migration that it was started for has ended
   friend bool operator==(const Request&, const Request&) = default;
 };

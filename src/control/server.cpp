@@ -45,20 +45,13 @@ std::string printable(std::string_view text) {
 
 std::string_view verb_of(Operation operation) {
   switch (operation) {
-    case Operation::snapshot:
-      return "snapshot";
-    case Operation::show:
-      return "show";
-    case Operation::attach:
-      return "attach";
-    case Operation::detach:
-      return "detach";
-    case Operation::off:
-      return "off";
-    case Operation::pause:
-      return "pause";
-    case Operation::resume:
-      return "resume";
+    case Operation::snapshot: return "snapshot";
+    case Operation::show: return "show";
+    case Operation::attach: return "attach";
+    case Operation::detach: return "detach";
+    case Operation::off: return "off";
+    case Operation::pause: return "pause";
+    case Operation::resume: return "resume";
   }
   return "?";
 }
@@ -217,12 +210,9 @@ class Server::Impl {
         if (!vm) return std::unexpected(vm.error());
         return encode_reply(request.id, *vm);
       }
-      case Operation::pause:
-        return done(service_.pause(request.vm));
-      case Operation::resume:
-        return done(service_.resume(request.vm));
-      default:
-        return unfold(session, request);
+      case Operation::pause: return done(service_.pause(request.vm));
+      case Operation::resume: return done(service_.resume(request.vm));
+      default: return unfold(session, request);
     }
   }
 
@@ -234,12 +224,13 @@ class Server::Impl {
       session->part(std::move(line));
     });
     if (plan->missing() > ByteCount{0}) {
-      return refuse(Failure::refused,
-                    fmt::format("unfolding needs {} bytes and {} are available: {} are missing",
-                                plan->needed.value, plan->available.value, plan->missing().value),
-                    "free that much memory (stop or migrate a VM, add swap), lower host.reserve, or "
-                    "detach single VMs",
-                    plan->missing());
+      return refuse(
+          Failure::refused,
+          fmt::format("unfolding needs {} bytes and {} are available: {} are missing",
+                      plan->needed.value, plan->available.value, plan->missing().value),
+          "free that much memory (stop or migrate a VM, add swap), lower host.reserve, or "
+          "detach single VMs",
+          plan->missing());
     }
     if (request.plan_only) return encode_done(request.id);
     const ProgressSink sink = [this, session, id = request.id](const UnfoldProgress& progress) {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "keeper/client.hpp"
 
-#include <algorithm>
-#include <array>
 #include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
+#include <algorithm>
+#include <array>
 
 #include "base/clock.hpp"
 #include "base/test_points.hpp"

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "keeper/log.hpp"
 
-#include <algorithm>
-#include <array>
 #include <poll.h>
 #include <unistd.h>
+#include <algorithm>
+#include <array>
 
 namespace ramfold::keeper {
 

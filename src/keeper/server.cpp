@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "keeper/server.hpp"
 
-#include <algorithm>
-#include <csignal>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <algorithm>
+#include <csignal>
 
 #include "base/check.hpp"
 #include "base/clock.hpp"

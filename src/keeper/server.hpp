@@ -8,12 +8,12 @@
 // it was asked to and holds nothing.
 #pragma once
 
+#include <poll.h>
 #include <array>
 #include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
-#include <poll.h>
 
 #include "keeper/closer.hpp"
 #include "keeper/protocol.hpp"

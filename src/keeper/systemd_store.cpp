@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "keeper/systemd_store.hpp"
 
+#include <fcntl.h>
+#include <sys/time.h>
 #include <array>
 #include <charconv>
 #include <cstdlib>
 #include <cstring>
-#include <fcntl.h>
 #include <optional>
-#include <sys/time.h>
 
 #include "base/clock.hpp"
 

@@ -16,12 +16,12 @@
 // before failed: then store() says no and removals are queued, and flush() goes on later.
 #pragma once
 
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <chrono>
 #include <deque>
 #include <string>
 #include <string_view>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <vector>
 
 #include "base/result.hpp"

@@ -143,8 +143,8 @@ struct Config {
   friend bool operator==(const Config&, const Config&) = default;
 };
 
-// `ramfoldd --accept-data-loss-risk`: whoever starts the daemon takes the risk of the grace mode, a line in
-// a file alone does not.
+// `ramfoldd --accept-data-loss-risk`: whoever starts the daemon takes the risk of the grace mode, a
+// line in a file alone does not.
 enum class DataLossRisk : bool { refused, accepted };
 
 // `source` names the text in errors. Every problem is reported, one a line:

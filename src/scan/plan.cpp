@@ -56,8 +56,9 @@ Result<std::size_t> Planner::plan(const guest::Vm& vm, std::size_t chunk, const 
     const HostVirt base = vm.address_of(from);
     const HostVirt stop{base.value + ((to.value - from.value) << kPageShift)};
     for (HostVirt at = base; at < stop;) {
-      const auto n = vm.pagemap().scan({at, ByteCount{stop.value - at.value}}, sys::kPagePresent,
-                                       sys::kPagePresent | sys::kPageWritten | sys::kPageHuge, regions_, at);
+      const auto n =
+          vm.pagemap().scan({at, ByteCount{stop.value - at.value}}, sys::kPagePresent,
+                            sys::kPagePresent | sys::kPageWritten | sys::kPageHuge, regions_, at);
       if (!n) return std::unexpected(n.error());
       for (std::size_t r = 0; r < *n; ++r) {
         const sys::PageRegion& region = regions_[r];
@@ -79,7 +80,8 @@ Result<std::size_t> Planner::plan(const guest::Vm& vm, std::size_t chunk, const 
             const std::uint64_t window_first = std::max(start, block.first.value);
             const std::uint64_t window_end = std::min(start + kWindowPages, block.end().value);
             if (used == into.size()) return used;
-            into[used++] = {{PageIndex{window_first}, PageCount{window_end - window_first}}, 0, 0, 0, 0, 0};
+            into[used++] = {
+                {PageIndex{window_first}, PageCount{window_end - window_first}}, 0, 0, 0, 0, 0};
           }
           Window& w = into[used - 1];
           const auto bit = static_cast<std::uint16_t>(1u << (p.value - w.pages.first.value));

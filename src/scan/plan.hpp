@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Which pages next. A chunk of guest RAM is looked at through PAGEMAP_SCAN alone: only what is present in
-// QEMU's page table is a candidate, so a scan neither touches holes nor brings back what the host has
-// swapped out. What to do with a page follows from its word; the clock will decide more (DESIGN of the
-// clock: the seam is ColdRule).
+// Which pages next. A chunk of guest RAM is looked at through PAGEMAP_SCAN alone: only what is
+// present in QEMU's page table is a candidate, so a scan neither touches holes nor brings back what
+// the host has swapped out. What to do with a page follows from its word; the clock will decide
+// more (the seam is ColdRule).
 // Threads: a Planner per thread; a chunk is planned and folded by one worker at a time.
 #pragma once
 
@@ -16,23 +16,24 @@
 namespace ramfold::scan {
 
 inline constexpr std::size_t kWindowPages = 16;  // 64 KiB: larger runs leave the cache
-inline constexpr std::size_t kChunkWindows = 64 + RF_BLOCKS_MAX;  // a block's end may split a window
+inline constexpr std::size_t kChunkWindows =
+    64 + RF_BLOCKS_MAX;  // a block's end may split a window
 
 // What to do with the pages of one window; bit i is page first + i.
 struct Window {
-  PageRun pages;          // at most kWindowPages, within one block
-  std::uint16_t observe;  // read and remember the hash
-  std::uint16_t fold;     // guard, read; fold when the hash is still the same
-  std::uint16_t again;    // clean: fold without reading
-  std::uint16_t age;      // clean, still warm: count one more pass
+  PageRun pages;           // at most kWindowPages, within one block
+  std::uint16_t observe;   // read and remember the hash
+  std::uint16_t fold;      // guard, read; fold when the hash is still the same
+  std::uint16_t again;     // clean: fold without reading
+  std::uint16_t age;       // clean, still warm: count one more pass
   std::uint16_t hold = 0;  // cold, in the grace mode: guard and leave
   std::uint16_t work() const noexcept { return observe | fold | again | age | hold; }
 };
 
 enum class Verdict : std::uint8_t { leave, observe, fold, again, age, hold };
 
-// Cold, for now: the bytes did not change over `passes` passes, doubled for every time the page came back
-// soon after it was folded.
+// Cold, for now: the bytes did not change over `passes` passes, doubled for every time the page
+// came back soon after it was folded.
 struct ColdRule {
   unsigned passes = 2;
   bool backoff = true;
@@ -56,8 +57,8 @@ struct Met {
 
 class Planner {
  public:
-  // Plans the chunk (kChunkPages pages of the linear index) into `into`; returns how many windows have
-  // work. An Error with ESRCH: the VM is gone.
+  // Plans the chunk (kChunkPages pages of the linear index) into `into`; returns how many windows
+  // have work. An Error with ESRCH: the VM is gone.
   Result<std::size_t> plan(const guest::Vm& vm, std::size_t chunk, const ColdRule& rule,
                            std::span<Window, kChunkWindows> into);
   // Of the last plan().

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The other end of the agent's socket, as much of a daemon as the agent can tell, and the process it
-// is preloaded into. Everything waits with a limit and fails the test when it passes.
+// The other end of the agent's socket, as much of a daemon as the agent can tell, and the process
+// it is preloaded into. Everything waits with a limit and fails the test when it passes.
 // Threads: one test's.
 #pragma once
 
@@ -18,7 +18,8 @@
 
 namespace agent_test {
 
-// ThreadSanitizer's runtime answers mlock() and mlockall() itself; the guest's mlock is an mlock2() then.
+// ThreadSanitizer's runtime answers mlock() and mlockall() itself; the guest's mlock is an mlock2()
+// then.
 #ifdef __SANITIZE_THREAD__
 inline constexpr bool kMlockallReachesAgent = false;
 #else
@@ -86,8 +87,8 @@ class Daemon {
   [[nodiscard]] pid_t peer_pid() const;
 
   std::optional<Packet> receive_within(int ms);
-  Packet receive();                       // anything
-  Packet expect(rf_type type);            // skips skippable messages
+  Packet receive();             // anything
+  Packet expect(rf_type type);  // skips skippable messages
   void send(void* message, size_t length, uint16_t type, uint32_t generation, int fd = -1);
 
   rf_hello hello();  // accept and the first message
@@ -137,8 +138,8 @@ class Guest {
   std::string read_output_until(const std::string& text);
   void finish();  // closes stdin and waits for the end of it
   [[nodiscard]] bool alive() const;
-  pid_t pid = -1;       // of what was started
-  pid_t inner_pid = -1; // of the fake QEMU, by its own account
+  pid_t pid = -1;        // of what was started
+  pid_t inner_pid = -1;  // of the fake QEMU, by its own account
   int exit_status = -1;
 
  private:

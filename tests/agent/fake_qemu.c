@@ -143,7 +143,7 @@ static long daemonize(void) {
 // Many threads open and close what ends the gate, by every way, and say in memory shared with the
 // test while one of them holds such a descriptor.
 static struct {
-  _Atomic long live;   // hazardous descriptors that the program has been given
+  _Atomic long live;  // hazardous descriptors that the program has been given
   _Atomic long stop;
   _Atomic long rounds, refused;
 }* storm_words;
@@ -221,45 +221,69 @@ int main(void) {
     }
     long result = -1;
     errno = 0;
-    if (strcmp(verb, "ram") == 0) result = make_ram((int)a, (size_t)b);
+    if (strcmp(verb, "ram") == 0)
+      result = make_ram((int)a, (size_t)b);
     else if (strcmp(verb, "again") == 0)
       result = (long)mmap(NULL, 4096, PROT_READ, MAP_SHARED, ram[a].fd, 0);
     else if (strcmp(verb, "over") == 0)
       result = (long)mmap(ram[a].at, 4096, PROT_READ | PROT_WRITE,
                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
-    else if (strcmp(verb, "peek") == 0) result = *(volatile unsigned char*)(ram[a].at + b);
-    else if (strcmp(verb, "poke") == 0) result = *(volatile char*)(ram[a].at + b) = (char)c;
-    else if (strcmp(verb, "allocate") == 0) result = fallocate(ram[a].fd, (int)b, c, d);
-    else if (strcmp(verb, "posix_allocate") == 0) result = posix_fallocate(ram[a].fd, b, c);
-    else if (strcmp(verb, "truncate") == 0) result = ftruncate(ram[a].fd, b);
-    else if (strcmp(verb, "advise") == 0) result = madvise(ram[a].at + c, (size_t)d, (int)b);
-    else if (strcmp(verb, "munmap") == 0) result = munmap(ram[a].at, ram[a].bytes);
+    else if (strcmp(verb, "peek") == 0)
+      result = *(volatile unsigned char*)(ram[a].at + b);
+    else if (strcmp(verb, "poke") == 0)
+      result = *(volatile char*)(ram[a].at + b) = (char)c;
+    else if (strcmp(verb, "allocate") == 0)
+      result = fallocate(ram[a].fd, (int)b, c, d);
+    else if (strcmp(verb, "posix_allocate") == 0)
+      result = posix_fallocate(ram[a].fd, b, c);
+    else if (strcmp(verb, "truncate") == 0)
+      result = ftruncate(ram[a].fd, b);
+    else if (strcmp(verb, "advise") == 0)
+      result = madvise(ram[a].at + c, (size_t)d, (int)b);
+    else if (strcmp(verb, "munmap") == 0)
+      result = munmap(ram[a].at, ram[a].bytes);
     else if (strcmp(verb, "mremap") == 0)
       result = (long)mremap(ram[a].at, ram[a].bytes, ram[a].bytes, MREMAP_MAYMOVE);
-    else if (strcmp(verb, "mlock") == 0) result = lock_page(ram[a].at);
-    else if (strcmp(verb, "mlockall") == 0) result = mlockall(MCL_CURRENT);
-    else if (strcmp(verb, "open") == 0) result = open(text, (int)a);
+    else if (strcmp(verb, "mlock") == 0)
+      result = lock_page(ram[a].at);
+    else if (strcmp(verb, "mlockall") == 0)
+      result = mlockall(MCL_CURRENT);
+    else if (strcmp(verb, "open") == 0)
+      result = open(text, (int)a);
     else if (strcmp(verb, "fopen") == 0) {
       FILE* f = fopen(text, "r");
       result = f == NULL ? -1 : fileno(f);
-    } else if (strcmp(verb, "receive") == 0) result = receive_file(text, (int)a);
-    else if (strcmp(verb, "setfl") == 0) result = fcntl((int)a, F_SETFL, b);
-    else if (strcmp(verb, "close") == 0) result = close((int)a);
-    else if (strcmp(verb, "close_all") == 0) result = close_all(text);
-    else if (strcmp(verb, "count") == 0) result = count_open();
-    else if (strcmp(verb, "pass_ram") == 0) result = pass_ram((int)a);
-    else if (strcmp(verb, "sg_io") == 0) result = ioctl((int)a, SG_IO, NULL);
+    } else if (strcmp(verb, "receive") == 0)
+      result = receive_file(text, (int)a);
+    else if (strcmp(verb, "setfl") == 0)
+      result = fcntl((int)a, F_SETFL, b);
+    else if (strcmp(verb, "close") == 0)
+      result = close((int)a);
+    else if (strcmp(verb, "close_all") == 0)
+      result = close_all(text);
+    else if (strcmp(verb, "count") == 0)
+      result = count_open();
+    else if (strcmp(verb, "pass_ram") == 0)
+      result = pass_ram((int)a);
+    else if (strcmp(verb, "sg_io") == 0)
+      result = ioctl((int)a, SG_IO, NULL);
     else if (strcmp(verb, "register") == 0)
       result = syscall(SYS_io_uring_register, (int)a, 0, NULL, 0);
-    else if (strcmp(verb, "userfaultfd") == 0) result = syscall(SYS_userfaultfd, O_CLOEXEC);
-    else if (strcmp(verb, "child") == 0) result = run_child();
-    else if (strcmp(verb, "exec") == 0) result = execl(text, text, "7", "0", (char*)NULL);
+    else if (strcmp(verb, "userfaultfd") == 0)
+      result = syscall(SYS_userfaultfd, O_CLOEXEC);
+    else if (strcmp(verb, "child") == 0)
+      result = run_child();
+    else if (strcmp(verb, "exec") == 0)
+      result = execl(text, text, "7", "0", (char*)NULL);
     else if (strcmp(verb, "daemonize") == 0) {
       result = daemonize();
       if (result == 0) result = getpid();
-    } else if (strcmp(verb, "storm") == 0) result = storm((int)a);
-    else if (strcmp(verb, "quit") == 0) return 0;
-    else errno = ENOSYS;
+    } else if (strcmp(verb, "storm") == 0)
+      result = storm((int)a);
+    else if (strcmp(verb, "quit") == 0)
+      return 0;
+    else
+      errno = ENOSYS;
     answer(result);
   }
   return 0;

@@ -80,7 +80,7 @@ TEST_CASE("character devices") {
   CHECK(device(240, 7, "tap7") == 0);
   CHECK(device(10, 60, "vsock") == 0);
   CHECK(device(252, 65536, "tpmrm0") == 0);
-  CHECK(device(1, 1) == RF_HAZARD_DEVICE);              // mem
+  CHECK(device(1, 1) == RF_HAZARD_DEVICE);  // mem
   CHECK(device(10, 196, "vfio") == RF_HAZARD_DEVICE);
   CHECK(device(511, 0, "vhost-vdpa-0") == RF_HAZARD_DEVICE);
   CHECK(device(10, 125, "udmabuf") == RF_HAZARD_DEVICE);

@@ -38,8 +38,8 @@ TEST_CASE("every way to an O_DIRECT descriptor is held") {
   const long plain = a.guest.good("open /etc/passwd 0");
   CHECK(a.shared->sequence == 0);
   a.shared->runs_active = 1;
-  for (const std::string& line : {std::string("receive /etc/passwd 16384"),
-                                  "setfl " + std::to_string(plain) + " 16384"}) {
+  for (const std::string& line :
+       {std::string("receive /etc/passwd 16384"), "setfl " + std::to_string(plain) + " 16384"}) {
     a.guest.tell(line);
     CHECK_FALSE(a.guest.answer_within(kSoonMs));
     CHECK(a.shared->pending == 1);
@@ -54,13 +54,11 @@ TEST_CASE("every way to an O_DIRECT descriptor is held") {
 TEST_CASE("a file system that is not known to copy is held, known ones are not") {
   Attached a;
   a.shared->runs_active = 1;
-  for (const char* line :
-       {"open /dev/null 2", "open /proc/self/stat 0", "open /etc/passwd 0", "open /dev/zero 0",
-        "open /etc 0", "open /dev/urandom 0", "fopen /etc/passwd", "receive /etc/passwd 0",
-        "open /nowhere 16384"})
-    CHECK(a.guest.ask(line).error == (std::string(line).find("nowhere") == std::string::npos
-                                          ? 0
-                                          : ENOENT));
+  for (const char* line : {"open /dev/null 2", "open /proc/self/stat 0", "open /etc/passwd 0",
+                           "open /dev/zero 0", "open /etc 0", "open /dev/urandom 0",
+                           "fopen /etc/passwd", "receive /etc/passwd 0", "open /nowhere 16384"})
+    CHECK(a.guest.ask(line).error ==
+          (std::string(line).find("nowhere") == std::string::npos ? 0 : ENOENT));
   CHECK(a.shared->sequence == 0);
 }
 
@@ -121,8 +119,8 @@ TEST_CASE("SG_IO and registered buffers are held once and recorded for good") {
   Attached a;
   a.shared->runs_active = 1;
   uint32_t sticky = 0;
-  for (const auto& [line, hazard] : {std::pair("sg_io 0", RF_HAZARD_SG_IO),
-                                     std::pair("register 0", RF_HAZARD_FIXED_BUFFERS)}) {
+  for (const auto& [line, hazard] :
+       {std::pair("sg_io 0", RF_HAZARD_SG_IO), std::pair("register 0", RF_HAZARD_FIXED_BUFFERS)}) {
     a.guest.tell(line);
     CHECK_FALSE(a.guest.answer_within(kSoonMs));
     sticky |= hazard;
@@ -141,17 +139,16 @@ TEST_CASE("remapping, locking, passing RAM on and exec wait until all is unfolde
     const char* line;
     uint32_t hazard;
   };
-  for (const Case& c : {Case{"munmap 0", RF_HAZARD_REMAP}, Case{"mremap 0", RF_HAZARD_REMAP},
-                        Case{"over 0", RF_HAZARD_REMAP}, Case{"again 0", RF_HAZARD_REMAP},
-                        Case{"allocate 0 0 0 4096", RF_HAZARD_REMAP},
-                        Case{"allocate 0 3 100 4096", RF_HAZARD_REMAP},
-                        Case{"posix_allocate 0 0 4096", RF_HAZARD_REMAP},
-                        Case{"truncate 0 8388608", RF_HAZARD_REMAP},
-                        Case{"mlock 0", RF_HAZARD_LOCK}, Case{"mlockall", RF_HAZARD_LOCK},
-                        Case{"pass_ram 0", RF_HAZARD_RAM_FD_PASSED},
-                        Case{"userfaultfd", RF_HAZARD_OTHER_UFFD},
-                        Case{"open /dev/mem 0", RF_HAZARD_DEVICE},
-                        Case{"exec /bin/echo", RF_HAZARD_EXEC}}) {
+  for (const Case& c :
+       {Case{"munmap 0", RF_HAZARD_REMAP}, Case{"mremap 0", RF_HAZARD_REMAP},
+        Case{"over 0", RF_HAZARD_REMAP}, Case{"again 0", RF_HAZARD_REMAP},
+        Case{"allocate 0 0 0 4096", RF_HAZARD_REMAP},
+        Case{"allocate 0 3 100 4096", RF_HAZARD_REMAP},
+        Case{"posix_allocate 0 0 4096", RF_HAZARD_REMAP},
+        Case{"truncate 0 8388608", RF_HAZARD_REMAP}, Case{"mlock 0", RF_HAZARD_LOCK},
+        Case{"mlockall", RF_HAZARD_LOCK}, Case{"pass_ram 0", RF_HAZARD_RAM_FD_PASSED},
+        Case{"userfaultfd", RF_HAZARD_OTHER_UFFD}, Case{"open /dev/mem 0", RF_HAZARD_DEVICE},
+        Case{"exec /bin/echo", RF_HAZARD_EXEC}}) {
     if (std::string(c.line) == "open /dev/mem 0" && ::access("/dev/mem", R_OK) != 0) continue;
     if (std::string(c.line) == "mlockall" && !kMlockallReachesAgent) continue;
     INFO(c.line);
@@ -170,8 +167,8 @@ TEST_CASE("a hazard that the daemon cannot allow does not begin") {
   Attached a;
   for (const char* line : {"munmap 0", "mlock 0", "pass_ram 0", "exec /bin/echo"}) {
     a.guest.tell(line);
-    a.answer_unfold(std::string(line) == "munmap 0"   ? RF_HAZARD_REMAP
-                    : std::string(line) == "mlock 0"  ? RF_HAZARD_LOCK
+    a.answer_unfold(std::string(line) == "munmap 0"     ? RF_HAZARD_REMAP
+                    : std::string(line) == "mlock 0"    ? RF_HAZARD_LOCK
                     : std::string(line) == "pass_ram 0" ? RF_HAZARD_RAM_FD_PASSED
                                                         : RF_HAZARD_EXEC,
                     0);

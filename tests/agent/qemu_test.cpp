@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The agent inside stock QEMU: plain, daemonized, with several RAM blocks, in the sandbox that libvirt
-// asks for and without privilege.
+// The agent inside stock QEMU: plain, daemonized, with several RAM blocks, in the sandbox that
+// libvirt asks for and without privilege.
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <signal.h>
@@ -26,9 +26,15 @@ struct Vm {
   explicit Vm(std::vector<std::string> more, unsigned uid = 0)
       : directory(temporary_directory()), daemon(directory + "/agent.sock") {
     Guest::Options options;
-    options.command = {"qemu-system-x86_64", "-object",
-                       "memory-backend-memfd,id=mem,size=64M,share=on", "-display", "none",
-                       "-nodefaults", "-accel", "tcg,tb-size=32", "-S"};
+    options.command = {"qemu-system-x86_64",
+                       "-object",
+                       "memory-backend-memfd,id=mem,size=64M,share=on",
+                       "-display",
+                       "none",
+                       "-nodefaults",
+                       "-accel",
+                       "tcg,tb-size=32",
+                       "-S"};
     if (std::find(more.begin(), more.end(), "-M") == more.end())
       more.insert(more.end(), {"-M", "q35,memory-backend=mem", "-m", "64M"});
     options.command.insert(options.command.end(), more.begin(), more.end());

@@ -63,7 +63,7 @@ TEST_CASE("the offer names the blocks and brings their files and a working userf
   CHECK(offer.block[1].address == at1);
   CHECK(offer.block[1].size == 2 * kMiB);
   for (unsigned i = 0; i < 2; ++i) {
-    struct stat s {};
+    struct stat s{};
     REQUIRE(::fstat(daemon.ram[i].get(), &s) == 0);
     CHECK(s.st_dev == offer.block[i].device);
     CHECK(s.st_ino == offer.block[i].inode);
@@ -100,9 +100,9 @@ TEST_CASE("attached RAM is not huge and does not fork") {
   CHECK(line.find(" nh") != std::string::npos);
   CHECK(line.find(" dc") != std::string::npos);
   // ... and cannot be made so again.
-  CHECK(guest.ask("advise 0 14 0 2097152").result == 0);   // MADV_HUGEPAGE
-  CHECK(guest.ask("advise 0 25 0 2097152").result == 0);   // MADV_COLLAPSE
-  CHECK(guest.ask("advise 0 11 0 2097152").result == 0);   // MADV_DOFORK
+  CHECK(guest.ask("advise 0 14 0 2097152").result == 0);  // MADV_HUGEPAGE
+  CHECK(guest.ask("advise 0 25 0 2097152").result == 0);  // MADV_COLLAPSE
+  CHECK(guest.ask("advise 0 11 0 2097152").result == 0);  // MADV_DOFORK
   std::ifstream again("/proc/" + std::to_string(guest.pid) + "/smaps");
   while (std::getline(again, line) && line.rfind(begin, 0) != 0) {
   }
@@ -140,13 +140,30 @@ TEST_CASE("no daemon: one line, and the program does what it would do without") 
     Guest guest(path, std::move(options));
     auto& got = answers[agent ? 1 : 0];
     guest.good(ram(0, kMiB));
-    for (const char* line :
-         {"poke 0 0 7", "allocate 0 3 0 4096", "peek 0 0", "allocate 0 0 0 4096",
-          "allocate 0 3 1 4096", "advise 0 9 0 4096", "advise 0 14 0 4096", "advise 0 4 0 4096",
-          "posix_allocate 0 0 4096", "truncate 0 4096", "open /dev/null 16384", "open /etc/passwd 16384",
-          "open /nowhere 0", "setfl 3 16384", "setfl 99 16384", "sg_io 99", "sg_io 3",
-          "register 99", "mlock 0", "pass_ram 0", "child", "close 99", "close_all :range",
-          "again 0"})
+    for (const char* line : {"poke 0 0 7",
+                             "allocate 0 3 0 4096",
+                             "peek 0 0",
+                             "allocate 0 0 0 4096",
+                             "allocate 0 3 1 4096",
+                             "advise 0 9 0 4096",
+                             "advise 0 14 0 4096",
+                             "advise 0 4 0 4096",
+                             "posix_allocate 0 0 4096",
+                             "truncate 0 4096",
+                             "open /dev/null 16384",
+                             "open /etc/passwd 16384",
+                             "open /nowhere 0",
+                             "setfl 3 16384",
+                             "setfl 99 16384",
+                             "sg_io 99",
+                             "sg_io 3",
+                             "register 99",
+                             "mlock 0",
+                             "pass_ram 0",
+                             "child",
+                             "close 99",
+                             "close_all :range",
+                             "again 0"})
       got.push_back(guest.ask(line));
     got.back().result = got.back().result > 0;  // an address
     if (agent) guest.wait_for_errors();
@@ -168,7 +185,7 @@ TEST_CASE("a daemon that comes later is found, and one that returns is found aga
   Daemon daemon(path);
   Shared shared(256, 1);
   daemon.attached_from_scratch(shared, 1);
-  struct stat first {};
+  struct stat first{};
   REQUIRE(::fstat(daemon.uffd.get(), &first) == 0);
   for (uint32_t generation = 2; generation < 5; ++generation) {
     daemon.die();
@@ -387,7 +404,8 @@ TEST_CASE("facts from before the attach that cannot end are told") {
   Daemon daemon(socket_path());
   Guest guest(daemon.path(), {});
   guest.good("mlockall");
-  const long direct = guest.good("open /etc/passwd 16384");  // O_DIRECT: the daemon sees that itself
+  const long direct =
+      guest.good("open /etc/passwd 16384");  // O_DIRECT: the daemon sees that itself
   guest.good(ram(0, kMiB));
   guest.good("again 0");
   guest.good("pass_ram 0");

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Preloaded behind the agent: stops each fallocate and madvise(MADV_REMOVE) just before the kernel
-// would see it and asks the test, over the descriptor RF_TEST_PROBE, what to do: 'g' go on, 'f' fail
-// with EIO. So the test can look at what the agent had done by then.
+// would see it and asks the test, over the descriptor RF_TEST_PROBE, what to do: 'g' go on, 'f'
+// fail with EIO. So the test can look at what the agent had done by then.
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>

@@ -74,9 +74,7 @@ class Folder {
   long runs = 0, violations = 0;
 
  private:
-  bool agrees() const {
-    return open_ && shared_->pending == 0 && shared_->sequence == sequence_;
-  }
+  bool agrees() const { return open_ && shared_->pending == 0 && shared_->sequence == sequence_; }
   Shared& shared_;
   const Words& words_;
   pid_t pid_;

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Builds a fuzz target with clang and runs it: fuzz.py NAME SECONDS [--bug N] [--build DIR].
 
-Exits 77 when clang with libFuzzer is missing, 1 when the fuzzer found something. The corpus begins with
-one valid message of each type, written here from the protocol's description.
+Exits 77 when clang with libFuzzer is missing, 1 when the fuzzer found something. The corpus begins
+with one valid message of each type, written here from the protocol's description.
 """
 import argparse
 import os
@@ -18,8 +18,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 CLANG = next((c for c in ("clang++-19", "clang++") if shutil.which(c)), None)
-FLAGS = ["-std=c++23", "-D_GNU_SOURCE", "-g", "-O1", "-fno-omit-frame-pointer", "-DRAMFOLD_DENSURE=1",
-         "-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all", f"-I{ROOT / 'src'}"]
+FLAGS = ["-std=c++23", "-D_GNU_SOURCE", "-g", "-O1", "-fno-omit-frame-pointer",
+         "-DRAMFOLD_DENSURE=1", "-fsanitize=fuzzer,address,undefined",
+         "-fno-sanitize-recover=all", f"-I{ROOT / 'src'}"]
 
 MAGIC = 0x31574652
 BLOCKS_MAX = 16
@@ -54,15 +55,18 @@ def offer_seeds():
 
 def patch_seeds():
     """A step of each kind, against noise and against pointers."""
-    steps = [b"\xbc\x20\x10\xa6", b"\xbd\x34\x12\x05\x85\xa4", b"\xcd\x03\1\2\3\4\5\6\7", b"\xd4hello",
-             b"\xe1\xe7\x20", b"\xd0\0\xef\0\x40", b"\xf1\x00\x12\xff\xff\xfe\x10", b"\xa8\xa0\xc1\x10"]
-    seeds = {f"step{i}-{kind}": bytes([kind]) + step for i, step in enumerate(steps) for kind in (0, 1)}
+    steps = [b"\xbc\x20\x10\xa6", b"\xbd\x34\x12\x05\x85\xa4", b"\xcd\x03\1\2\3\4\5\6\7",
+             b"\xd4hello", b"\xe1\xe7\x20", b"\xd0\0\xef\0\x40",
+             b"\xf1\x00\x12\xff\xff\xfe\x10", b"\xa8\xa0\xc1\x10"]
+    seeds = {f"step{i}-{kind}": bytes([kind]) + step
+             for i, step in enumerate(steps) for kind in (0, 1)}
     return {**seeds, "all": b"\1" + b"".join(steps)}
 
 
 TARGETS = {
     "offer": {
-        "sources": ["tests/fuzz/offer_fuzz.cpp", "src/guest/agent_messages.cpp", "src/base/check.cpp"],
+        "sources": ["tests/fuzz/offer_fuzz.cpp", "src/guest/agent_messages.cpp",
+                    "src/base/check.cpp"],
         "seeds": offer_seeds,
         "max_len": 1024,
     },
@@ -86,8 +90,9 @@ def build(name, bug, directory):
         skip("clang++-19 is not installed (apt-get install clang-19)")
     target = TARGETS[name]
     binary = directory / f"fuzz_{name}{f'_bug{bug}' if bug else ''}"
-    newest = max(p.stat().st_mtime for p in [*ROOT.glob("src/**/*.[ch]*"), *ROOT.glob("tests/**/*.[ch]pp"),
-                                           *ROOT.glob("tests/fuzz/*.py")])
+    inputs = [*ROOT.glob("src/**/*.[ch]*"), *ROOT.glob("tests/**/*.[ch]pp"),
+              *ROOT.glob("tests/fuzz/*.py")]
+    newest = max(path.stat().st_mtime for path in inputs)
     if binary.exists() and binary.stat().st_mtime > newest:
         return binary
     command = [CLANG, *FLAGS, f"-DRAMFOLD_SEEDED_BUG={bug}", "-o", str(binary)]
@@ -111,13 +116,15 @@ def run(name, binary, seconds, scratch, seed=1):
     done = subprocess.run(
         [str(binary), f"-max_total_time={seconds}", f"-max_len={TARGETS[name]['max_len']}",
          f"-seed={seed}", "-print_final_stats=1", f"-artifact_prefix={scratch}/", str(corpus)],
-        capture_output=True, text=True, errors="replace", env={**os.environ, "ASAN_OPTIONS": "abort_on_error=0"})
+        capture_output=True, text=True, errors="replace",
+        env={**os.environ, "ASAN_OPTIONS": "abort_on_error=0"})
     took = time.monotonic() - began
     executions = re.search(r"number_of_executed_units:\s*(\d+)", done.stderr)
     coverage = re.findall(r"cov: (\d+)", done.stderr)
     found = None
     if done.returncode != 0:
-        signs = re.findall(r"(?:ERROR: AddressSanitizer: \S+|[^\n]*(?:failed|ENSURE|runtime error)[^\n]*"
+        signs = re.findall(r"(?:ERROR: AddressSanitizer: \S+"
+                           r"|[^\n]*(?:failed|ENSURE|runtime error)[^\n]*"
                            r"|ERROR: libFuzzer: [^\n]*)", done.stderr)
         found = signs[0].strip() if signs else f"exit {done.returncode}"
     return (found, int(executions.group(1)) if executions else 0,

@@ -93,25 +93,15 @@ void bend_block(uint8_t* message, size_t size, unsigned seed) {
   std::memcpy(&to, target, sizeof to);
   const std::uint64_t step = ((seed >> 8) % 3) * kPageSize;
   switch ((seed >> 12) % 6) {
-    case 0:
-      to.address = from.address + step;
-      break;
-    case 1:
-      to.address = from.address + from.size - step;
-      break;
-    case 2:
-      to.offset = from.offset + from.size - step;
-      break;
+    case 0: to.address = from.address + step; break;
+    case 1: to.address = from.address + from.size - step; break;
+    case 2: to.offset = from.offset + from.size - step; break;
     case 3:
       to.inode = from.inode;
       to.device = from.device;
       break;
-    case 4:
-      to.size = from.size + step;
-      break;
-    default:
-      to.size = ~std::uint64_t{0} << (12 + seed % 50);
-      break;
+    case 4: to.size = from.size + step; break;
+    default: to.size = ~std::uint64_t{0} << (12 + seed % 50); break;
   }
   std::memcpy(target, &to, sizeof to);
 }

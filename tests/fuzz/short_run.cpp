@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Runs a fuzz target without libFuzzer: random inputs for some seconds, so that every build and every run
-// of the suite exercises it. fuzz_NAME [SECONDS [MAX_BYTES]]; RAMFOLD_SEED repeats a run.
+// Runs a fuzz target without libFuzzer: random inputs for some seconds, so that every build and
+// every run of the suite exercises it. fuzz_NAME [SECONDS [MAX_BYTES]]; RAMFOLD_SEED repeats a run.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>

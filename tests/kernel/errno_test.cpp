@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Every errno at every call, once and for a while: no thread of the guest waits for longer than a second, no
-// byte is wrong. ESRCH is left out: it means that the process is gone (D8), and then nobody waits.
+// Every errno at every call, once and for a while: no thread of the guest waits for longer than a
+// second, no byte is wrong. ESRCH is left out: it means that the process is gone (D8), and then
+// nobody waits.
 #include <catch2/catch.hpp>
 #include <cerrno>
 #include <cstring>
@@ -56,7 +57,8 @@ class Injected {
 std::uint64_t seed_of(std::uint64_t p) { return p % 4 == 0 ? 0 : p % 7 + 1; }
 
 // An access that ends in time. False: the guest waits.
-bool access(Rig& rig, GuestProcess::Op op, std::uint64_t p, std::uint64_t seed, std::uint64_t& value) {
+bool access(Rig& rig, GuestProcess::Op op, std::uint64_t p, std::uint64_t seed,
+            std::uint64_t& value) {
   rig.process->ask(op, PageIndex{p}, seed);
   return rig.process->answer(value, kAnswerMs);
 }
@@ -73,22 +75,25 @@ void writes(Rig& rig, std::uint64_t p, std::uint64_t seed) {
 }
 
 const char* name_of(Call call) {
-  constexpr std::array kNames{"reg", "unreg", "guard", "lift", "copy", "zero", "poison", "wake", "read", "pread", "punch", "scan"};
+  constexpr std::array kNames{"reg",    "unreg", "guard", "lift",  "copy",  "zero",
+                              "poison", "wake",  "read",  "pread", "punch", "scan"};
   return kNames[static_cast<std::size_t>(call)];
 }
 
-constexpr std::array kErrors{EINVAL, ENOENT, EFAULT, EAGAIN, ENOMEM, EEXIST, EIO, EPERM, EINTR, EBUSY};
+constexpr std::array kErrors{EINVAL, ENOENT, EFAULT, EAGAIN, ENOMEM,
+                             EEXIST, EIO,    EPERM,  EINTR,  EBUSY};
 
 }  // namespace
 
 TEST_CASE("every errno at every call leaves no waiter and no wrong byte") {
   Rig rig(kPages + 64);
   unsigned reached = 0;
-  for (const Call call : {Call::reg, Call::guard, Call::lift, Call::copy, Call::zero, Call::wake, Call::read,
-                          Call::pread, Call::punch, Call::scan}) {
+  for (const Call call : {Call::reg, Call::guard, Call::lift, Call::copy, Call::zero, Call::wake,
+                          Call::read, Call::pread, Call::punch, Call::scan}) {
     for (const int error : kErrors) {
       for (const How how : {How::once, How::for_a_while}) {
-        INFO(name_of(call) << " fails with " << strerrorname_np(error) << (how == How::once ? " once" : " for 20 ms"));
+        INFO(name_of(call) << " fails with " << strerrorname_np(error)
+                           << (how == How::once ? " once" : " for 20 ms"));
         for (std::uint64_t p = 0; p < kPages; ++p) writes(rig, p, seed_of(p));
         rig.fold_until(kPages);
         g_injection.done = 0;
@@ -111,7 +116,11 @@ TEST_CASE("every errno at every call leaves no waiter and no wrong byte") {
         }
         reached += g_injection.done;
         for (std::uint64_t p = 0; p < kPages; ++p) {
-          const std::uint64_t want = p == 1 ? 52 : p == 2 ? 50 : p == 3 ? 53 : p == 8 ? 51 : seed_of(p);
+          const std::uint64_t want = p == 1   ? 52
+                                     : p == 2 ? 50
+                                     : p == 3 ? 53
+                                     : p == 8 ? 51
+                                              : seed_of(p);
           reads(rig, p, want);
         }
         reads(rig, kPages, 0);
@@ -153,7 +162,8 @@ TEST_CASE("detaching under errors ends in all bytes back, or says that it has no
               (void)rig.faults->filler().unfold(PageIndex{p}, {}, me);
           }
         }
-        for (std::uint64_t p = 0; p < kPages; ++p) REQUIRE_FALSE(rig.vm->table().load(PageIndex{p}).names_content());
+        for (std::uint64_t p = 0; p < kPages; ++p)
+          REQUIRE_FALSE(rig.vm->table().load(PageIndex{p}).names_content());
         bool done = false;
         for (int i = 0; i < 3 && !done; ++i) done = rig.vm->unregister_all().has_value();
         REQUIRE(done);

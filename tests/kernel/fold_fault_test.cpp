@@ -10,7 +10,8 @@ using test::Rig;
 
 TEST_CASE("pages fold after they stayed the same, and come back byte for byte") {
   Rig rig(64);
-  for (std::uint64_t p = 0; p < 48; ++p) rig.process->store(PageIndex{p}, p % 3 == 0 ? 0 : p % 8 + 1);
+  for (std::uint64_t p = 0; p < 48; ++p)
+    rig.process->store(PageIndex{p}, p % 3 == 0 ? 0 : p % 8 + 1);
   rig.pass();
   CHECK(rig.tag(1) == Tag::observed);
   rig.pass();
@@ -19,11 +20,13 @@ TEST_CASE("pages fold after they stayed the same, and come back byte for byte") 
   CHECK(rig.vm->counters().folded_zero.get() == 16);
   CHECK(rig.contents->stats().forms[2].contents == 8);
   for (std::uint64_t p = 0; p < 48; ++p) {
-    REQUIRE(rig.process->load(PageIndex{p}) == test::GuestProcess::checksum(p % 3 == 0 ? 0 : p % 8 + 1));
+    REQUIRE(rig.process->load(PageIndex{p}) ==
+            test::GuestProcess::checksum(p % 3 == 0 ? 0 : p % 8 + 1));
   }
   SECTION("a read leaves a clean page, which folds again without encoding") {
     CHECK(rig.tag(1) == Tag::clean);
-    const auto stored = rig.vm->counters().folds_stored.get() + rig.vm->counters().folds_shared.get();
+    const auto stored =
+        rig.vm->counters().folds_stored.get() + rig.vm->counters().folds_shared.get();
     for (int i = 0; i < 6; ++i) rig.pass();
     CHECK(rig.tag(1) == Tag::folded);
     CHECK(rig.vm->counters().folds_stored.get() + rig.vm->counters().folds_shared.get() == stored);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The grace mode: what it waits for, what ends the wait, and that no shorter way leads out (guest/grace.hpp).
+// The grace mode: what it waits for, what ends the wait, and that no shorter way leads out
+// (guest/grace.hpp).
 #include <unistd.h>
 
 #include "base/clock.hpp"
@@ -56,7 +57,8 @@ struct GraceRig : Rig {
   }
   // The windows' clocks go forward: whoever waits has waited.
   void time_passes() {
-    for (std::uint64_t p = 0; p < kPages; p += guest::Grace::kWindowPages) vm->grace().guarded(PageIndex{p}, 1);
+    for (std::uint64_t p = 0; p < kPages; p += guest::Grace::kWindowPages)
+      vm->grace().guarded(PageIndex{p}, 1);
     vm->gate().close();
     vm->gate().drain();
     REQUIRE(vm->grace().begin(vm->pages(), 1'000'000'000, 1).has_value());
@@ -66,8 +68,8 @@ struct GraceRig : Rig {
   void device_write(std::uint64_t p, std::uint64_t seed) {
     PageCopy page;
     fill_page(seed, page.bytes.data());
-    REQUIRE(::pwrite(process->ram(), page.bytes.data(), kPageSize, static_cast<off_t>(p * kPageSize)) ==
-            static_cast<ssize_t>(kPageSize));
+    REQUIRE(::pwrite(process->ram(), page.bytes.data(), kPageSize,
+                     static_cast<off_t>(p * kPageSize)) == static_cast<ssize_t>(kPageSize));
   }
 };
 

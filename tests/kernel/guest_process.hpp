@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// A process with RAM of its own, for tests that fold it without an agent: it maps a memory file, makes a
-// userfaultfd, hands both over, and then does what the test tells it: store, load, discard.
+// A process with RAM of its own, for tests that fold it without an agent: it maps a memory file,
+// makes a userfaultfd, hands both over, and then does what the test tells it: store, load, discard.
 // Threads: the test's.
 #pragma once
 
@@ -25,16 +25,29 @@ class GuestProcess {
   pid_t pid() const noexcept { return pid_; }
   int ram() const noexcept { return ram_.get(); }
 
-  // Ask the child; each waits for its answer, but ask()/answer() may be used apart to let it wait in a fault.
-  enum class Op : std::uint32_t { store, load, discard, zero, load_apart, store_apart, collect, map_over, read_ns, write_ns, quit };
+  // Ask the child; each waits for its answer, but ask()/answer() may be used apart to let it wait
+  // in a fault.
+  enum class Op : std::uint32_t {
+    store,
+    load,
+    discard,
+    zero,
+    load_apart,
+    store_apart,
+    collect,
+    map_over,
+    read_ns,
+    write_ns,
+    quit
+  };
   void ask(Op op, PageIndex p, std::uint64_t seed, std::uint32_t count = 0);
   // Loads: the sum of the page's bytes as checksum(seed) would give. False: no answer within `ms`.
   bool answer(std::uint64_t& value, int ms);
   void store(PageIndex p, std::uint64_t seed);
   std::uint64_t load(PageIndex p);
   void discard(PageIndex p);
-  // Each of `count` pages is read, or written for `seed`, by a thread of its own; collect() waits for them
-  // all and tells the sum of what the reads gave. Nothing when some still wait after `ms`.
+  // Each of `count` pages is read, or written for `seed`, by a thread of its own; collect() waits
+  // for them all and tells the sum of what the reads gave. Nothing when some still wait after `ms`.
   void load_apart(PageIndex p, std::uint32_t count);
   void store_apart(PageIndex p, std::uint64_t seed);
   std::optional<std::uint64_t> collect(int ms);

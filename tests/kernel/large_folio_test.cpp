@@ -43,7 +43,8 @@ class Allowed {
 };
 
 struct Ram {
-  explicit Ram(int advice) : file(std::move(*sys::make_memfd("memory-backend-memfd", kSize, sys::Sealed::yes))) {
+  explicit Ram(int advice)
+      : file(std::move(*sys::make_memfd("memory-backend-memfd", kSize, sys::Sealed::yes))) {
     mapping = std::move(*sys::Mapping::shared(file, kSize));
     REQUIRE(::madvise(mapping.data(), kSize.value, advice) == 0);
     for (std::size_t at = 0; at < kSize.value; at += kPageSize) mapping.data()[at] = std::byte{1};
@@ -55,7 +56,7 @@ struct Ram {
   }
   HostVirt address() const { return HostVirt{reinterpret_cast<std::uintptr_t>(mapping.data())}; }
   bool refused() const {
-    struct stat st {};
+    struct stat st{};
     REQUIRE(::fstat(file.get(), &st) == 0);
     const guest::RamBlock block{{st.st_dev, st.st_ino}, address(), kSize, ByteCount{0}};
     const sys::Procfs procfs;
@@ -65,7 +66,8 @@ struct Ram {
     what.blocks = {&block, 1};
     const guest::Facts found = facts.read(what);
     return std::ranges::any_of(found.reasons, [](const guest::Reason& r) {
-      return r.code == guest::ReasonCode::large_folios && r.text.find("before it was attached") != std::string::npos;
+      return r.code == guest::ReasonCode::large_folios &&
+             r.text.find("before it was attached") != std::string::npos;
     });
   }
 
@@ -75,7 +77,8 @@ struct Ram {
 
 }  // namespace
 
-TEST_CASE("D7: large folios from before are found, however they are mapped, and the VM is refused") {
+TEST_CASE(
+    "D7: large folios from before are found, however they are mapped, and the VM is refused") {
   const sys::Procfs procfs;
   const std::uint64_t before = procfs.large_shmem_folios_made();
   std::optional<Ram> large;

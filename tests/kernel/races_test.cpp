@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Orders of events that are rare in life, forced: late and duplicate events, discards and faults in the middle
-// of a step, what a dead daemon left. By test points and by taking ownership by hand. Row numbers: HAZARDS.
-#include <catch2/catch.hpp>
+// Orders of events that are rare in life, forced: late and duplicate events, discards and faults in
+// the middle of a step, what a dead daemon left. By test points and by taking ownership by hand.
+// Row numbers: HAZARDS.
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <catch2/catch.hpp>
 
 #include <cstring>
 #include <functional>
@@ -122,9 +123,11 @@ TEST_CASE("D3: a late write event never lifts the next fold's guard unseen") {
     rig.fold_until(16);
     (void)serve(rig, Need::lift);
     CHECK(rig.process->load(kP) == sum_of(6));
-    CHECK(soon([&] { return rig.tag(9) == Tag::none; }));  // unguarded: its word may say nothing (T4)
+    CHECK(
+        soon([&] { return rig.tag(9) == Tag::none; }));  // unguarded: its word may say nothing (T4)
   }
-  for (const char* point : {"fold.guard", "fold.pread", "fold.encode", "fold.commit", "fold.word"}) {
+  for (const char* point :
+       {"fold.guard", "fold.pread", "fold.encode", "fold.commit", "fold.word"}) {
     DYNAMIC_SECTION("in the middle of a fold, at " << point) {
       rig.pass();
       const AtPoint at(point, [&] {
@@ -173,11 +176,14 @@ TEST_CASE("D5: what a dead daemon left between two steps is read rightly after a
   Rig rig(16);
   fold_nine(rig);
   rig.faults->stop();
-  // COPY was done, guarded, and the daemon died before the word: the guest cannot have changed the page.
+  // COPY was done, guarded, and the daemon died before the word: the guest cannot have changed the
+  // page.
   PageCopy bytes;
   test::fill_page(5, bytes.bytes.data());
-  REQUIRE(rig.vm->uffd().copy(rig.vm->address_of(kP), bytes.bytes.data(), ByteCount{kPageSize}, sys::Guard::yes,
-                              sys::Wake::no).outcome == sys::Outcome::done);
+  REQUIRE(rig.vm->uffd()
+              .copy(rig.vm->address_of(kP), bytes.bytes.data(), ByteCount{kPageSize},
+                    sys::Guard::yes, sys::Wake::no)
+              .outcome == sys::Outcome::done);
   CHECK(rig.process->load(kP) == sum_of(5));
   rig.process->store_apart(kP, 0);
   CHECK_FALSE(rig.process->collect(100));
@@ -190,7 +196,8 @@ TEST_CASE("D5: what a dead daemon left between two steps is read rightly after a
 
 TEST_CASE("T5: a discard in the middle of a fault or a fold leaves zeros") {
   Rig rig(16);
-  for (const char* point : {"fold.guard", "fold.pread", "fold.encode", "fold.commit", "fold.word", "fold.punch"}) {
+  for (const char* point :
+       {"fold.guard", "fold.pread", "fold.encode", "fold.commit", "fold.word", "fold.punch"}) {
     DYNAMIC_SECTION("fold, at " << point) {
       for (std::uint64_t p = 0; p < 16; ++p) rig.process->store(PageIndex{p}, p == 9 ? 5 : 0);
       rig.pass();
@@ -293,14 +300,17 @@ TEST_CASE("L3: events that a dead daemon had read are raised again by waking") {
   CHECK(rig.process->collect(1000) == sum_of(5));
 }
 
-TEST_CASE("D14: a corrupt content is a memory error for its VM, never zeros, and touches nobody else") {
+TEST_CASE(
+    "D14: a corrupt content is a memory error for its VM, never zeros, and touches nobody else") {
   const auto store = Rig::make_store();
   auto process = GuestProcess::start(PageCount{16});
   Rig healthy(16, store, nullptr, 2);
   fold_nine(healthy);
   const int arena = store->files().arena.get();
   const auto arena_size = static_cast<std::size_t>(::lseek(arena, 0, SEEK_END));
-  const auto used = [&] { return static_cast<std::size_t>(std::min<off_t>(static_cast<off_t>(arena_size), 64 << 20)); };
+  const auto used = [&] {
+    return static_cast<std::size_t>(std::min<off_t>(static_cast<off_t>(arena_size), 64 << 20));
+  };
   std::vector<char> before(used());
   REQUIRE(::pread(arena, before.data(), before.size(), 0) == static_cast<ssize_t>(before.size()));
   Rig victim(16, store, nullptr, 3, std::move(process));
@@ -378,14 +388,16 @@ TEST_CASE("L6: a VM whose memory cgroup is full holds up nobody else") {
     fold_nine(healthy);
     REQUIRE(group.add(victim.process->pid()));
     victim.process->load_apart(PageIndex{0}, 1);
-    // 16 MiB come back into a group of 4: the kernel ends the VM, or the fault thread waits for memory.
+    // 16 MiB come back into a group of 4: the kernel ends the VM, or the fault thread waits for
+    // memory.
     bool ended = false;
     for (std::uint64_t p = 0; p < kPages && !ended; ++p) {
       victim.process->ask(GuestProcess::Op::load, PageIndex{p}, 0);
       std::uint64_t value = 0;
       ended = !victim.process->answer(value, 1000);
       if (!ended) REQUIRE(value == sum_of(p % 50 + 1));
-      if (p % 64 == 0 || ended) REQUIRE(healthy.process->load(PageIndex{p % 16}) == sum_of(p % 16 == 9 ? 5 : p % 16 + 100));
+      if (p % 64 == 0 || ended)
+        REQUIRE(healthy.process->load(PageIndex{p % 16}) == sum_of(p % 16 == 9 ? 5 : p % 16 + 100));
     }
     CHECK(ended);
     const auto before = monotonic_ns();
@@ -402,7 +414,8 @@ class SlowSource final : public store::ContentSource {
  public:
   explicit SlowSource(store::ContentSource& real) : real_(real) {}
   store::Got get(ContentId id, std::byte* out, store::FetchTicket ticket) noexcept override {
-    if (ticket.listener == nullptr || id == kZeroContent || open_.load()) return real_.get(id, out, ticket);
+    if (ticket.listener == nullptr || id == kZeroContent || open_.load())
+      return real_.get(id, out, ticket);
     const std::lock_guard lock(mutex_);
     if (waiting_.size() == kMax) return real_.get(id, out, ticket);
     waiting_.push_back(ticket);

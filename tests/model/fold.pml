@@ -137,8 +137,8 @@ end:
       d_step { if :: resident[p] -> guard[p] = 1 :: else fi } /* WRITEPROTECT of the run */
     :: else
     fi;
-    /* PAGEMAP_SCAN; a hole stays as it is. That a page is really guarded is a second line behind T4:
-     * the rules of T4 are proved, and removed, without it. */
+    /* PAGEMAP_SCAN; a hole stays as it is. That a page is really guarded is a second line behind
+     * T4: the rules of T4 are proved, and removed, without it. */
 #ifdef NO_GUARD_CHECK
     left = left || !resident[p];
 #else

@@ -15,8 +15,8 @@
 #include "fill.pml"
 #include "fold.pml"
 
-/* Counts from the words, each page looked at under ownership (here: all at once). What no word names
- * is free. */
+/* Counts from the words, each page looked at under ownership (here: all at once). What no word
+ * names is free. */
 inline recount() {
   i = 0;
   do

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# run.sh COMMAND...: runs a test of a sanitizer build; meson's test setup calls it. Every process that
-# the test starts writes what a sanitizer finds into one directory, and anything in it is a failure: a
-# daemon that is killed, an agent in a guest or a child whose status nobody looks at cannot swallow a
-# report.
+# run.sh COMMAND...: runs a test of a sanitizer build; meson's test setup calls it. Every process
+# that the test starts writes what a sanitizer finds into one directory, and anything in it is a
+# failure: a daemon that is killed, an agent in a guest or a child whose status nobody looks at
+# cannot swallow a report.
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
 reports=$(mktemp -d /tmp/ramfold-reports.XXXXXX)
@@ -17,10 +17,10 @@ options() { # what is set already, ours; the later wins
 ASAN_OPTIONS=$(options "${ASAN_OPTIONS:-}" \
   detect_stack_use_after_return=1:strict_init_order=1:verify_asan_link_order=0)
 UBSAN_OPTIONS=$(options "${UBSAN_OPTIONS:-}" print_stacktrace=1)
-# The daemon forks, and waits for such children. Fake guests are built without, as QEMU is: only the agent
-# in them is looked at.
-TSAN_OPTIONS=$(options "${TSAN_OPTIONS:-}" \
-  "die_after_fork=0:atexit_sleep_ms=0:ignore_noninstrumented_modules=1:suppressions=$here/thread.supp")
+# The daemon forks, and waits for such children. Fake guests are built without, as QEMU is: only the
+# agent in them is looked at.
+thread="die_after_fork=0:atexit_sleep_ms=0:ignore_noninstrumented_modules=1"
+TSAN_OPTIONS=$(options "${TSAN_OPTIONS:-}" "$thread:suppressions=$here/thread.supp")
 export ASAN_OPTIONS UBSAN_OPTIONS TSAN_OPTIONS
 
 # GCC 12's ThreadSanitizer may not find room where addresses are random in more than 28 bits.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Errors on purpose, for each sanitizer, in a process that ends as if all were well: as a program, and as
-// a library whose constructor makes the error inside whatever it is preloaded into.
+// Errors on purpose, for each sanitizer, in a process that ends as if all were well: as a program,
+// and as a library whose constructor makes the error inside whatever it is preloaded into.
 #include <limits.h>
 #include <pthread.h>
 #include <stdlib.h>

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# seeded_test.sh PROGRAM LIBRARIES SANITIZER...: run.sh must fail for each seeded error, in a child of a
-# test as in a library that is preloaded, and must pass when there is none.
+# seeded_test.sh PROGRAM LIBRARIES SANITIZER...: run.sh must fail for each seeded error, in a child
+# of a test as in a library that is preloaded, and must pass when there is none.
 set -u
 run=$(dirname "$0")/run.sh
 program=$1 libraries=$2

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Every command, option and setting that a remedy or a document names must exist: commands.py RAMFOLD
-RAMFOLDD KEEPER, the built programs. They are asked themselves (--help), the settings are those of
-src/policy/config.cpp. commands.py --self-test shows that it can complain."""
+"""Every command, option and setting that a remedy or a document names must exist: commands.py
+RAMFOLD RAMFOLDD KEEPER, the built programs. They are asked themselves (--help), the settings are
+those of src/policy/config.cpp. commands.py --self-test shows that it can complain."""
 import pathlib
 import re
 import subprocess
@@ -11,12 +11,14 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PLACES = ("src", "docs", "systemd", "scripts", "README.md", "HACKING.md", "demo")
 SUFFIXES = {".c", ".h", ".cpp", ".hpp", ".in", ".md", ".scd", ".toml", ".py", ".sh", ""}
+# A setting within a text.
+SETTING = r"(?<![\w./])(?:fold|scan|fault|host|groups|gate)\.[a-z_]+(?![\w.(])"
 # Words that stand for any command.
 ANY = {"...", "COMMAND"}
 
 
 def spans(name, text):
-    """What is meant to be typed or set, with its line: backticks, a manual's bold, lines of an example."""
+    """What is meant to be typed or set, with its line: backticks, a manual's bold, an example's."""
     for number, line in enumerate(text.splitlines(), 1):
         for found in re.findall(r"`([^`]+)`", line):
             yield number, found
@@ -24,7 +26,7 @@ def spans(name, text):
             for found in re.findall(r"\*((?:ramfold|ramfoldd|ramfold-keeper)\b[^*]*)\*", line):
                 yield number, found
             if line.startswith("*ramfold* *"):
-                yield number, line.replace("*", "").replace("++", "").replace("[", "").replace("]", "")
+                yield number, re.sub(r"\*|\+\+|\[|\]", "", line)
         example = re.match(r"(?:    |#\s+)(?:[^`]*&& )?(ramfold(?:d|-keeper)? [^`]*)$", line)
         if example and name.endswith((".md", ".in", ".toml")):
             yield number, example[1]
@@ -48,7 +50,8 @@ class Programs:
     def options(self, program, command=""):
         if (program, command) not in self.known:
             text = self.help_of(program, command)
-            self.known[program, command] = set(re.findall(r"--[a-z][a-z-]*", text)) if text is not None else None
+            found = None if text is None else set(re.findall(r"--[a-z][a-z-]*", text))
+            self.known[program, command] = found
         return self.known[program, command]
 
     def complaint(self, program, words):
@@ -87,7 +90,7 @@ def setting_strings(name, text):
         if "TEST_POINT" in line or line.lstrip().startswith("//"):
             continue
         for literal in re.findall(r'"((?:\\.|[^"\\])*)"', line):
-            for found in re.findall(r"(?<![\w./])(?:fold|scan|fault|host|groups|gate)\.[a-z_]+(?![\w.(])", literal):
+            for found in re.findall(SETTING, literal):
                 yield number, found
 
 
@@ -110,7 +113,8 @@ def product_files():
         path = ROOT / place
         for file in sorted(path.rglob("*") if path.is_dir() else [path]):
             if file.is_file() and file.suffix in SUFFIXES:
-                yield str(file.relative_to(ROOT)), file.read_text(encoding="utf-8", errors="replace")
+                text = file.read_text(encoding="utf-8", errors="replace")
+                yield str(file.relative_to(ROOT)), text
 
 
 def keys_of_product():
@@ -121,10 +125,10 @@ def keys_of_product():
 def self_test():
     helps = {("ramfold", "off"): "--dry-run", ("ramfold", "exec"): "", ("ramfoldd", ""): "--config"}
     programs = Programs(lambda program, command: helps.get((program, command)))
-    good = ["`ramfold off --dry-run`", "`ramfold exec -- qemu --version`", "`ramfoldd --config X`", "ramfold is here",
-            "`fold.when`", "`host.promise.kept`"]
-    bad = ["`ramfold halt`", "`ramfold off --force`", "`systemctl kill x && ramfold halt`", "`ramfoldd --risk`",
-           "`fold.never`"]
+    good = ["`ramfold off --dry-run`", "`ramfold exec -- qemu --version`", "`ramfoldd --config X`",
+            "ramfold is here", "`fold.when`", "`host.promise.kept`"]
+    bad = ["`ramfold halt`", "`ramfold off --force`", "`systemctl kill x && ramfold halt`",
+           "`ramfoldd --risk`", "`fold.never`"]
     for line in good:
         found = list(complaints([("docs/a.md", line)], programs, {"fold.when"}))
         if found:
@@ -143,8 +147,8 @@ def main():
     paths = dict(zip(("ramfold", "ramfoldd", "ramfold-keeper"), sys.argv[1:4]))
 
     def help_of(program, command):
-        done = subprocess.run([paths[program], *([command] if command else []), "--help"], capture_output=True,
-                              text=True, check=False, timeout=30)
+        words = [paths[program], *([command] if command else []), "--help"]
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=30)
         return done.stdout + done.stderr if done.returncode == 0 else None
 
     programs = Programs(help_of)
@@ -153,7 +157,8 @@ def main():
         sys.exit("this check does not understand the product any more")
     found = list(complaints(product_files(), programs, keys))
     print("\n".join(found))
-    print(f"{len(found)} complaints; asked for {sorted(' '.join(k).strip() for k in programs.known)}")
+    asked = sorted(' '.join(known).strip() for known in programs.known)
+    print(f"{len(found)} complaints; asked for {asked}")
     sys.exit(1 if found else 0)
 
 

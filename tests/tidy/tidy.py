@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """House rules that a compiler does not check: tidy.py [ROOT], or tidy.py --self-test.
 
-Every rule is a function from a file to complaints. The self-test runs the rules over the small trees
-in tests/tidy/fixtures: each tree of `bad` must be reported by the rule it is named after and by no
-other, and `good` by none.
+Every rule is a function from a file to complaints. The self-test runs the rules over the small
+trees in tests/tidy/fixtures: each tree of `bad` must be reported by the rule it is named after and
+by no other, and `good` by none.
 """
 
 import argparse
@@ -17,8 +17,14 @@ import sys
 from collections.abc import Callable, Iterator
 
 COLUMNS = 100
-# The columns above which a line fails, until every file has been through `scripts/lint.sh --fix`.
-COLUMNS_MAX = 132
+# What has not been through `scripts/lint.sh --fix` yet, and how wide it may be until then: files,
+# and folders with all that is in them. An entry that is not needed any more is an error.
+WIDE_MAX = 132
+WIDE = [
+    "bench/meson.build", "bench/run", "check", "scripts/deps.sh", "src/agent/meson.build",
+    "src/daemon/", "src/fault/", "src/fold/", "src/guest/", "src/store/", "src/sys/",
+    "tests/fuzz/meson.build", "tests/kernel/", "tests/unit/",
+]
 LINES_ASK = 400
 LINES_MAX = 600
 FIXTURES = "tests/tidy/fixtures"
@@ -180,11 +186,16 @@ def unfinished(file: File) -> Iterator[tuple[int, str]]:
             yield number, f"{found[1]}: an issue is the place for it"
 
 
+def is_in(path: str, entry: str) -> bool:
+    return path.startswith(entry) if entry.endswith("/") else path == entry
+
+
 def columns(file: File) -> Iterator[tuple[int, str]]:
     if not file.is_code:
         return
+    width = WIDE_MAX if any(is_in(file.path, entry) for entry in WIDE) else COLUMNS
     for number, line in file.lines():
-        if len(line) > COLUMNS_MAX:
+        if len(line) > width:
             yield number, f"{len(line)} columns, {COLUMNS} is the width"
 
 
@@ -273,6 +284,7 @@ def files_of(root: pathlib.Path, tracked: bool) -> Iterator[File]:
 
 def check(root: pathlib.Path, tracked: bool = True) -> list[Complaint]:
     complaints = []
+    wide: list[str] = []
     for file in files_of(root, tracked):
         for name, rule in RULES.items():
             # The rules' own words stand here.
@@ -284,10 +296,14 @@ def check(root: pathlib.Path, tracked: bool = True) -> list[Complaint]:
             complaints.append(
                 Complaint("size", file.path, lines, f"{lines} lines: still one idea?", False))
         if file.is_code:
-            wide = sum(COLUMNS < len(line) <= COLUMNS_MAX for _, line in file.lines())
-            if wide:
-                text = f"{wide} lines over {COLUMNS} columns"
+            lines_wide = sum(COLUMNS < len(line) <= WIDE_MAX for _, line in file.lines())
+            if lines_wide and any(is_in(file.path, entry) for entry in WIDE):
+                wide.append(file.path)
+                text = f"{lines_wide} lines over {COLUMNS} columns"
                 complaints.append(Complaint("columns", file.path, 1, text, False))
+    if tracked:
+        complaints += [Complaint("columns", "tests/tidy/tidy.py", 1, f"WIDE: {entry} is not wide")
+                       for entry in WIDE if not any(is_in(path, entry) for path in wide)]
     return complaints
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Guests under real KVM verify every page of theirs while they are folded and the daemon is killed."""
+"""Guests under real KVM verify every page while they are folded and the daemon is killed."""
 import time
 
 import vm_tests
@@ -45,8 +45,8 @@ def test(run_dir, options):
         for one in guests:
             view = rig.wait_folded(one.name, pages)
             resident = one.ram_resident_bytes()
-            print(f"{one.name}: {view['saved']['folded_pages']} of {view['pages']['touched']} pages "
-                  f"folded, RAM file {resident / 2**20:.1f} MiB", flush=True)
+            print(f"{one.name}: {view['saved']['folded_pages']} of {view['pages']['touched']} "
+                  f"pages folded, RAM file {resident / 2**20:.1f} MiB", flush=True)
             if resident > 0.7 * view["pages"]["touched"] * 4096:
                 raise vm.VmError(f"{one.name}: its RAM file holds {resident} bytes")
         shared = rig.host()["saved"]["shared"]

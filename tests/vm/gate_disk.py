@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Disks of a real QEMU and the gate: nothing leaves while one of them is O_DIRECT, data stays right.
+"""Disks of a real QEMU and the gate: nothing leaves while one is O_DIRECT, data stays right.
 
 A guest starts with a cache=none disk, loses it, gets a buffered one, gets another O_DIRECT one
 while it is folded and reads it into memory that had been folded, and loses that again.
@@ -50,8 +50,9 @@ def unplug(guest, name, timeout_s=60):
 
 def disk_sum(guest):
     """The guest reads its only disk through its page cache, whatever its letter is by now."""
-    return guest.sh("for i in $(seq 100); do ls /sys/block/vd? -d >/dev/null 2>&1 && break; sleep 0.1; done; "
-                    "disk=$(basename $(ls -d /sys/block/vd?)); sha256sum </dev/$disk", 120).split()[0]
+    return guest.sh("for i in $(seq 100); do ls /sys/block/vd? -d >/dev/null 2>&1 && break; "
+                    "sleep 0.1; done; disk=$(basename $(ls -d /sys/block/vd?)); "
+                    "sha256sum </dev/$disk", 120).split()[0]
 
 
 def stays(rig, name, what, condition, seconds):

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A guest on an O_DIRECT disk and the grace mode: refused without the acceptance of its risk, and said aloud with it."""
+"""A guest on an O_DIRECT disk and the grace mode: refused without the acceptance of its risk, and
+said aloud with it."""
 import dataclasses
 import hashlib
 import json
@@ -26,7 +27,8 @@ def make_disk(path):
 def refused(rig, guest):
     """The daemon serves, folds nothing, and its log has line, key, reason and remedy."""
     log = rig.log()
-    for words in ("ramfold.toml:", "gate.grace_seconds:", RISK, "guest data may be lost", "cache=writeback"):
+    for words in ("ramfold.toml:", "gate.grace_seconds:", RISK, "guest data may be lost",
+                  "cache=writeback"):
         if words not in log:
             raise vm.VmError(f"the log does not say '{words}': {log}")
     rig.wait_reason(guest.name, "direct_io")
@@ -41,7 +43,8 @@ def said_aloud(rig, guest):
     codes = [reason["code"] for reason in view["reasons"]]
     if view["gate"] != "grace" or codes[0] != "grace" or "direct_io" not in codes:
         raise vm.VmError(f"{view['gate']}, {view['reasons']}")
-    for command, words in ((["list"], "AT RISK"), (["status"], "RISK"), (["show", guest.name], "GUEST DATA AT RISK")):
+    for command, words in ((["list"], "AT RISK"), (["status"], "RISK"),
+                           (["show", guest.name], "GUEST DATA AT RISK")):
         shown = rig.command(*command)
         if shown.returncode != 0 or words not in shown.stdout:
             raise vm.VmError(f"{command}: {shown.stdout} {shown.stderr}")

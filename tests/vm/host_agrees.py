@@ -88,8 +88,9 @@ def test(run_dir, options):
             off, ours, host = sorted((abs(ours - host) / host, ours, host)
                                      for ours, host in pairs)[SAMPLES // 2]
             after_ram, after_spent = host_account(rig, guests)
-            print(f"net saved {ours / 2**20:.1f} MiB, by the host's account {host / 2**20:.1f} MiB: "
-                  f"{100 * off:.1f} % apart; RAM files {before_ram / 2**20:.1f} -> "
+            print(f"net saved {ours / 2**20:.1f} MiB, by the host's account "
+                  f"{host / 2**20:.1f} MiB: {100 * off:.1f} % apart; "
+                  f"RAM files {before_ram / 2**20:.1f} -> "
                   f"{after_ram / 2**20:.1f} MiB, ramfold {before_spent / 2**20:.1f} -> "
                   f"{after_spent / 2**20:.1f} MiB, MemAvailable "
                   f"{(available() - before_free) / 2**20:+.1f} MiB")

@@ -119,18 +119,18 @@ def grown(rig, guest):
     guest.add_memory(ADDED_MIB)
     guest.sh("for i in $(seq 100); do for m in /sys/devices/system/memory/memory*/state; do "
              "[ $(cat $m) = online ] || echo online >$m; done; "
-             f"[ $({total}) -gt {before_kib + (ADDED_MIB // 2 << 10)} ] && exit 0; sleep 0.1; done; "
-             "exit 1")
+             f"[ $({total}) -gt {before_kib + (ADDED_MIB // 2 << 10)} ] && exit 0; "
+             "sleep 0.1; done; exit 1")
     guest.sh(f"mkdir -p /fill && mount -t tmpfs -o size=100% tmpfs /fill && head -c "
-             f"{ADDED_MIB * 3 // 4 << 20} /dev/zero | tr '\\0' x >/fill/x && [ $(tr -d x </fill/x | "
-             "wc -c) = 0 ] && umount /fill", 120)
+             f"{ADDED_MIB * 3 // 4 << 20} /dev/zero | tr '\\0' x >/fill/x && "
+             "[ $(tr -d x </fill/x | wc -c) = 0 ] && umount /fill", 120)
     view = folds(rig, guest)
     if len(view["blocks"]) != 2 or view["pages"]["total"] != MEMORY_MIB * 256:
         raise vm.VmError(f"RAM that came later was taken: {view['blocks']}")
 
 
 def mapped_by_stranger(rig, guest):
-    """Maps RAM and keeps its hands off until everything is back; then it sees what the guest has."""
+    """Maps RAM, keeps its hands off until everything is back, then sees what the guest has."""
     with open(ram_path(guest.pid), "r+b") as file:
         foreign = mmap.mmap(file.fileno(), MEMORY_MIB << 20)
         try:

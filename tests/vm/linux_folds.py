@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Two small Linux guests are folded, discard, lose their daemon twice, and stay intact throughout."""
+"""Two small Linux guests are folded, discard, lose their daemon twice, and stay intact."""
 import time
 
 import vm_tests
@@ -26,8 +26,9 @@ def folded(rig, guests, when):
 
 def shrunk(rig, guests, before):
     for one in guests:
-        rig.wait(f"{one.name}: RAM file of less than {(1 - SHRUNK_MIN) * before[one.name] / 2**20:.0f} MiB",
-                 lambda one=one: one.ram_resident_bytes() < (1 - SHRUNK_MIN) * before[one.name], 60)
+        most = (1 - SHRUNK_MIN) * before[one.name]
+        rig.wait(f"{one.name}: RAM file of less than {most / 2**20:.0f} MiB",
+                 lambda one=one, most=most: one.ram_resident_bytes() < most, 60)
 
 
 def new_memory_is_zero(guest, mib):

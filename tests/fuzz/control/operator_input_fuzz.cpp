@@ -198,18 +198,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   if (size == 0) return 0;
   const std::span<const std::uint8_t> rest(data + 1, size - 1);
   switch (data[0] % 4) {
-    case 0:
-      try_request(spelled(kRequestWords, rest));
-      break;
-    case 1:
-      try_reply(spelled(kReplyWords, rest));
-      break;
-    case 2:
-      try_config(spelled(kConfigWords, rest));
-      break;
-    default:
-      try_command_line(spelled(kQemuWords, rest));
-      break;
+    case 0: try_request(spelled(kRequestWords, rest)); break;
+    case 1: try_reply(spelled(kReplyWords, rest)); break;
+    case 2: try_config(spelled(kConfigWords, rest)); break;
+    default: try_command_line(spelled(kQemuWords, rest)); break;
   }
   return 0;
 }

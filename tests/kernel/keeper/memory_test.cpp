@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // L5: the memory of a dead VM's RAM file really goes back to the host. The file lies on a tmpfs of
 // its own, whose free space nobody else changes; a memfd is the same kind of file.
-#include <catch2/catch.hpp>
-#include <cstdio>
 #include <sys/mount.h>
 #include <sys/statfs.h>
+#include <catch2/catch.hpp>
+#include <cstdio>
 
 #include "keeper_process.hpp"
 

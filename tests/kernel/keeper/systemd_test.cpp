@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The descriptor store as the keeper sees it: a datagram socket that takes what it is given, and
 // LISTEN_FDS at the next start. (systemd itself: tests/vm/keeper_systemd.sh.)
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 #include <catch2/catch.hpp>
 #include <cstring>
 #include <deque>
 #include <map>
 #include <set>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 
 #include "keeper_process.hpp"
 

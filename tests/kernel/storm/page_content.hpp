@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What the storm's pages hold: every byte follows from a description of 8 bytes that lies outside guest RAM,
-// so that any thread can verify any page.
+// What the storm's pages hold: every byte follows from a description of 8 bytes that lies outside
+// guest RAM, so that any thread can verify any page.
 // Threads: pure functions.
 #pragma once
 
@@ -15,7 +15,8 @@ inline constexpr std::size_t kPage = 4096;
 inline constexpr std::size_t kWords = kPage / 8;
 inline constexpr std::uint32_t kFileBlocks = 256;  // pages of the file that is read into RAM
 inline constexpr std::uint32_t kDuplicates = 6;    // values that pages of all guests share
-inline constexpr std::uint32_t kStampsMax = 15;    // words changed since the page was written as a whole
+inline constexpr std::uint32_t kStampsMax =
+    15;  // words changed since the page was written as a whole
 
 using Page = std::array<std::uint64_t, kWords>;
 
@@ -28,10 +29,12 @@ struct Description {
   std::uint32_t version = 0;
 
   constexpr std::uint64_t bits() const noexcept {
-    return static_cast<std::uint64_t>(kind) | std::uint64_t{stamps} << 8 | std::uint64_t{version} << 32;
+    return static_cast<std::uint64_t>(kind) | std::uint64_t{stamps} << 8 |
+           std::uint64_t{version} << 32;
   }
   static constexpr Description of(std::uint64_t bits) noexcept {
-    return {static_cast<Kind>(bits & 255), static_cast<std::uint8_t>(bits >> 8), static_cast<std::uint32_t>(bits >> 32)};
+    return {static_cast<Kind>(bits & 255), static_cast<std::uint8_t>(bits >> 8),
+            static_cast<std::uint32_t>(bits >> 32)};
   }
 };
 
@@ -50,7 +53,8 @@ inline void fill_file_block(std::uint32_t block, Page& out) noexcept {
 constexpr std::size_t stamp_at(std::uint64_t page, std::uint32_t number) noexcept {
   return mix(page * 31 + number) % kWords;
 }
-constexpr std::uint64_t stamp_value(std::uint64_t page, std::uint32_t version, std::uint32_t number) noexcept {
+constexpr std::uint64_t stamp_value(std::uint64_t page, std::uint32_t version,
+                                    std::uint32_t number) noexcept {
   return mix(mix(page) ^ (std::uint64_t{version} << 8 | number));
 }
 
@@ -60,7 +64,8 @@ inline void fill(Description d, std::uint64_t page, std::uint64_t guest, Page& o
   switch (d.kind) {
     case Kind::zero: out.fill(0); break;
     case Kind::duplicate:
-      for (std::size_t i = 0; i < kWords; ++i) out[i] = mix((d.version % kDuplicates + 1) * 4099u + i % 32);
+      for (std::size_t i = 0; i < kWords; ++i)
+        out[i] = mix((d.version % kDuplicates + 1) * 4099u + i % 32);
       break;
     case Kind::compressible:
       for (std::size_t i = 0; i < kWords; ++i) out[i] = i % 16 == 0 ? own + i : own ^ (i % 8);
@@ -70,7 +75,8 @@ inline void fill(Description d, std::uint64_t page, std::uint64_t guest, Page& o
       break;
     case Kind::file: fill_file_block(d.version % kFileBlocks, out); break;
   }
-  for (std::uint32_t n = 1; n <= d.stamps; ++n) out[stamp_at(page, n)] = stamp_value(page, d.version, n);
+  for (std::uint32_t n = 1; n <= d.stamps; ++n)
+    out[stamp_at(page, n)] = stamp_value(page, d.version, n);
 }
 
 }  // namespace storm

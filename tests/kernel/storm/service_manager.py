@@ -71,7 +71,8 @@ class ServiceManager:
         while True:
             text, control, _, _ = self.socket.recvmsg(4096, CONTROL_BYTES)
             with self.lock:
-                self._apply(dict(line.split('=', 1) for line in text.decode().split('\n') if line), fd_of(control))
+                lines = [line for line in text.decode().split('\n') if line]
+                self._apply(dict(line.split('=', 1) for line in lines), fd_of(control))
 
     def _apply(self, message, fd):
         name = message.get('FDNAME')
@@ -102,7 +103,8 @@ class ServiceManager:
             env = dict(os.environ, NOTIFY_SOCKET=self.path, LISTEN_FDS=str(len(stored)),
                        LISTEN_FDNAMES=':'.join(name for name, _ in stored))
             moves = [(os.POSIX_SPAWN_DUP2, log.fileno(), 2)]
-            moves += [(os.POSIX_SPAWN_DUP2, fd, FIRST_PASSED + i) for i, (_, fd) in enumerate(stored)]
+            moves += [(os.POSIX_SPAWN_DUP2, fd, FIRST_PASSED + i)
+                      for i, (_, fd) in enumerate(stored)]
             shell = ['/bin/sh', '-c', 'LISTEN_PID=$$ exec "$0" "$@"', *command]
             process = Process(os.posix_spawn(shell[0], shell, env, file_actions=moves))
             for _, fd in stored:

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// A file system with one file, `slow`, opened FOPEN_DIRECT_IO (D2): the kernel pins the reader's pages, asks
-// this process, and writes what it answers into them, as a device would by DMA. The answer takes its time.
-// slow_fuse DIRECTORY DELAY_MS; prints "ready" once mounted. Speaks the kernel's protocol (linux/fuse.h)
-// itself, so that no library is needed.
+// A file system with one file, `slow`, opened FOPEN_DIRECT_IO (D2): the kernel pins the reader's
+// pages, asks this process, and writes what it answers into them, as a device would by DMA. The
+// answer takes its time.
+// slow_fuse DIRECTORY DELAY_MS; prints "ready" once mounted. Speaks the kernel's protocol
+// (linux/fuse.h) itself, so that no library is needed.
 // Threads: one reads requests; each read waits and answers on a thread of its own.
 #include <fcntl.h>
 #include <linux/fuse.h>
@@ -88,7 +89,8 @@ void handle(const fuse_in_header& h, const std::byte* body) {
       return init(h.unique, in);
     }
     case FUSE_LOOKUP: {
-      if (std::strcmp(reinterpret_cast<const char*>(body), "slow") != 0) return reply(h.unique, ENOENT, nullptr, 0);
+      if (std::strcmp(reinterpret_cast<const char*>(body), "slow") != 0)
+        return reply(h.unique, ENOENT, nullptr, 0);
       fuse_entry_out out{};
       out.nodeid = kFileNode;
       out.attr_valid = out.entry_valid = kValidSeconds;
@@ -129,8 +131,10 @@ int main(int argc, char** argv) {
   if (argc != 3) return 2;
   delay_us = static_cast<useconds_t>(std::strtoul(argv[2], nullptr, 10) * 1000);
   device = ::open("/dev/fuse", O_RDWR | O_CLOEXEC);
-  const std::string data = "fd=" + std::to_string(device) + ",rootmode=40000,user_id=0,group_id=0,allow_other";
-  if (device < 0 || ::mount("slow", argv[1], "fuse.slow", MS_NOSUID | MS_NODEV, data.c_str()) != 0) {
+  const std::string data =
+      "fd=" + std::to_string(device) + ",rootmode=40000,user_id=0,group_id=0,allow_other";
+  if (device < 0 ||
+      ::mount("slow", argv[1], "fuse.slow", MS_NOSUID | MS_NODEV, data.c_str()) != 0) {
     std::printf("no FUSE: %s\n", std::strerror(errno));
     return 1;
   }

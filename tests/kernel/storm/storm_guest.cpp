@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// A guest of the crash storm: a process with RAM as QEMU makes it and the real agent preloaded, whose threads
-// write, read, discard and verify self-describing pages without end. It knows nothing of the daemon.
+// A guest of the crash storm: a process with RAM as QEMU makes it and the real agent preloaded,
+// whose threads write, read, discard and verify self-describing pages without end. It knows nothing
+// of the daemon.
 //
-// Commands on stdin, an answer a line: `status` (operations so far, slowest operation), `check` (everybody
-// stops, every page is verified), `rest` (everybody stops until the next `check`), `calm` (no more slow
-// reads), `quit`. A wrong byte ends the process at once with a line "BAD ...".
-// Threads: a page is changed by the thread that owns its block of 16 pages alone; everybody reads all pages.
+// Commands on stdin, an answer a line: `status` (operations so far, slowest operation), `check`
+// (everybody stops, every page is verified), `rest` (everybody stops until the next `check`),
+// `calm` (no more slow reads), `quit`. A wrong byte ends the process at once with a line "BAD ...".
+// Threads: a page is changed by the thread that owns its block of 16 pages alone; everybody reads
+// all pages.
 #include <fcntl.h>
 #include <getopt.h>
 #include <linux/falloc.h>
@@ -29,9 +31,9 @@ using namespace storm;
 
 namespace {
 
-constexpr std::uint64_t kBlock = 16;       // pages owned together
-constexpr std::uint64_t kSlowPages = 64;   // of each thread that reads slowly
-constexpr std::uint64_t kSlowRun = 4;      // pages of one slow read
+constexpr std::uint64_t kBlock = 16;      // pages owned together
+constexpr std::uint64_t kSlowPages = 64;  // of each thread that reads slowly
+constexpr std::uint64_t kSlowRun = 4;     // pages of one slow read
 constexpr int kExitBad = 1;
 
 struct Options {
@@ -71,7 +73,8 @@ std::atomic<std::uint64_t> slow_reads{0}, refused{0}, slowest_us{0};
 std::uint64_t now_us() noexcept {
   timespec t{};
   ::clock_gettime(CLOCK_MONOTONIC, &t);
-  return static_cast<std::uint64_t>(t.tv_sec) * 1'000'000 + static_cast<std::uint64_t>(t.tv_nsec) / 1000;
+  return static_cast<std::uint64_t>(t.tv_sec) * 1'000'000 +
+         static_cast<std::uint64_t>(t.tv_nsec) / 1000;
 }
 
 [[noreturn]] void bad(const std::string& what) {
@@ -90,7 +93,8 @@ class Random {
   std::uint64_t state_;
 };
 
-[[noreturn]] void report(std::uint64_t p, Description d, const Page& want, const Page& got, const char* who) {
+[[noreturn]] void report(std::uint64_t p, Description d, const Page& want, const Page& got,
+                         const char* who) {
   std::size_t first = 0;
   while (first < kWords && want[first] == got[first]) ++first;
   std::size_t wrong = 0;
@@ -98,9 +102,11 @@ class Random {
   bool zero = true;
   for (const std::uint64_t w : got) zero = zero && w == 0;
   char text[256];
-  std::snprintf(text, sizeof text, "page %lu (%s, version %u, %u stamps) by %s: %zu words differ, first %zu: %016lx, not %016lx%s",
-                p, kKindNames[static_cast<std::size_t>(d.kind)], d.version, unsigned{d.stamps}, who, wrong, first,
-                got[first], want[first], zero ? "; the page is zero" : "");
+  std::snprintf(text, sizeof text,
+                "page %lu (%s, version %u, %u stamps) by %s: %zu words differ, first %zu: %016lx, "
+                "not %016lx%s",
+                p, kKindNames[static_cast<std::size_t>(d.kind)], d.version, unsigned{d.stamps}, who,
+                wrong, first, got[first], want[first], zero ? "; the page is zero" : "");
   bad(text);
 }
 
@@ -138,7 +144,9 @@ class Change {
   Description next_;
 };
 
-Description described(std::uint64_t p) noexcept { return Description::of(slots[p].bits.load(std::memory_order_relaxed)); }
+Description described(std::uint64_t p) noexcept {
+  return Description::of(slots[p].bits.load(std::memory_order_relaxed));
+}
 
 void store_page(std::uint64_t p, Kind kind) {
   const Description next{kind, 0, described(p).version + 1};
@@ -163,7 +171,8 @@ void read_file(int fd, std::uint64_t p, std::uint32_t block, std::uint64_t pages
   std::size_t done = 0;
   const std::size_t size = pages * kPage;
   while (done < size) {
-    const ssize_t n = ::pread(fd, ram.page(p) + done, size - done, static_cast<off_t>(block * kPage + done));
+    const ssize_t n =
+        ::pread(fd, ram.page(p) + done, size - done, static_cast<off_t>(block * kPage + done));
     if (n <= 0) bad("read into RAM: " + std::string(std::strerror(errno)));
     done += static_cast<std::size_t>(n);
   }
@@ -179,14 +188,18 @@ void file_page(std::uint64_t p) {
 long raw_call(long number, long a, long b, long c, long d) noexcept {
   long result = number;
   register long r10 asm("r10") = d;
-  asm volatile("syscall" : "+a"(result) : "D"(a), "S"(b), "d"(c), "r"(r10) : "rcx", "r11", "memory");
+  asm volatile("syscall"
+               : "+a"(result)
+               : "D"(a), "S"(b), "d"(c), "r"(r10)
+               : "rcx", "r11", "memory");
   return result;
 }
 
 void discard_run(std::uint64_t p, std::uint64_t count, Random& random) {
   std::vector<std::unique_ptr<Change>> changes;
   for (std::uint64_t q = p; q < p + count; ++q) {
-    changes.push_back(std::make_unique<Change>(q, Description{Kind::zero, 0, described(q).version + 1}));
+    changes.push_back(
+        std::make_unique<Change>(q, Description{Kind::zero, 0, described(q).version + 1}));
   }
   const auto offset = static_cast<off_t>(p * kPage);
   const auto size = static_cast<off_t>(count * kPage);
@@ -200,8 +213,8 @@ void discard_run(std::uint64_t p, std::uint64_t count, Random& random) {
     case 1:
     case 2: result = ::fallocate(ram.fd, kPunch, offset, size); break;
     case 3: result = ::madvise(ram.page(p), count * kPage, MADV_REMOVE); break;
-    // Unseen by the agent: no discard bit is set. The pages were zeroed first, and the truth (T1, T4) alone
-    // must remember that.
+    // Unseen by the agent: no discard bit is set. The pages were zeroed first, and the truth (T1,
+    // T4) alone must remember that.
     default: result = raw_call(SYS_fallocate, ram.fd, kPunch, offset, size); break;
   }
   if (result != 0) bad("a discard failed: " + std::string(std::strerror(errno)));
@@ -276,13 +289,15 @@ void work(unsigned thread) {
 int open_slow() {
   const int flags = O_RDONLY | O_CLOEXEC | (options.slow_direct ? O_DIRECT : 0);
   if (!options.slow_raw) return ::open(options.slow_file.c_str(), flags);
-  const long fd = raw_call(SYS_openat, AT_FDCWD, reinterpret_cast<long>(options.slow_file.c_str()), flags, 0);
+  const long fd =
+      raw_call(SYS_openat, AT_FDCWD, reinterpret_cast<long>(options.slow_file.c_str()), flags, 0);
   if (fd >= 0) return static_cast<int>(fd);
   errno = static_cast<int>(-fd);
   return -1;
 }
 
-// Pages lie still until they are about to be folded, then a file whose reads pin them is opened and read.
+// Pages lie still until they are about to be folded, then a file whose reads pin them is opened and
+// read.
 void work_slowly(unsigned number) {
   Random random(options.seed * 7000 + number);
   const std::uint64_t first = common_pages() + number * kSlowPages;
@@ -308,7 +323,8 @@ void work_slowly(unsigned number) {
       std::vector<std::unique_ptr<Change>> changes;
       for (std::uint64_t i = 0; i < kSlowRun; ++i) {
         const std::uint32_t version = described(p + i).version;
-        const std::uint32_t next = version - version % kFileBlocks + kFileBlocks + block + static_cast<std::uint32_t>(i);
+        const std::uint32_t next =
+            version - version % kFileBlocks + kFileBlocks + block + static_cast<std::uint32_t>(i);
         changes.push_back(std::make_unique<Change>(p + i, Description{Kind::file, 0, next}));
       }
       read_file(fd, p, block, kSlowRun);
@@ -338,7 +354,8 @@ void make_file() {
   Page block;
   for (std::uint32_t b = 0; b < kFileBlocks; ++b) {
     fill_file_block(b, block);
-    if (::pwrite(file_fd, block.data(), kPage, static_cast<off_t>(b) * static_cast<off_t>(kPage)) != static_cast<ssize_t>(kPage)) {
+    if (::pwrite(file_fd, block.data(), kPage, static_cast<off_t>(b) * static_cast<off_t>(kPage)) !=
+        static_cast<ssize_t>(kPage)) {
       bad("make the file");
     }
   }
@@ -367,9 +384,11 @@ void answer(const std::string& command, unsigned workers) {
   } else if (command == "check") {
     check(workers);
   } else if (command == "status") {
-    std::printf("operations %lu stores %lu stamps %lu reads %lu files %lu discards %lu slow %lu refused %lu slowest_us %lu\n",
-                operations.load(), stores.load(), stamps.load(), reads.load(), files.load(), discards.load(),
-                slow_reads.load(), refused.load(), slowest_us.exchange(0));
+    std::printf(
+        "operations %lu stores %lu stamps %lu reads %lu files %lu discards %lu slow %lu refused "
+        "%lu slowest_us %lu\n",
+        operations.load(), stores.load(), stamps.load(), reads.load(), files.load(),
+        discards.load(), slow_reads.load(), refused.load(), slowest_us.exchange(0));
   } else {
     std::printf("unknown command\n");
   }
@@ -377,12 +396,16 @@ void answer(const std::string& command, unsigned workers) {
 }
 
 void parse(int argc, char** argv) {
-  static const option kLong[] = {{"pages", required_argument, nullptr, 'p'},  {"threads", required_argument, nullptr, 't'},
-                                 {"seed", required_argument, nullptr, 's'},   {"guest", required_argument, nullptr, 'g'},
-                                 {"rate", required_argument, nullptr, 'r'},   {"no-raw-discards", no_argument, nullptr, 'n'},
+  static const option kLong[] = {{"pages", required_argument, nullptr, 'p'},
+                                 {"threads", required_argument, nullptr, 't'},
+                                 {"seed", required_argument, nullptr, 's'},
+                                 {"guest", required_argument, nullptr, 'g'},
+                                 {"rate", required_argument, nullptr, 'r'},
+                                 {"no-raw-discards", no_argument, nullptr, 'n'},
                                  {"slow-file", required_argument, nullptr, 'f'},
                                  {"slow-threads", required_argument, nullptr, 'w'},
-                                 {"slow-raw", no_argument, nullptr, 'x'},     {"slow-direct", no_argument, nullptr, 'd'},
+                                 {"slow-raw", no_argument, nullptr, 'x'},
+                                 {"slow-direct", no_argument, nullptr, 'd'},
                                  {nullptr, 0, nullptr, 0}};
   for (int c = 0; (c = ::getopt_long(argc, argv, "", kLong, nullptr)) != -1;) {
     switch (c) {
@@ -393,7 +416,9 @@ void parse(int argc, char** argv) {
       case 'r': options.rate = static_cast<unsigned>(std::strtoul(optarg, nullptr, 10)); break;
       case 'n': options.raw_discards = false; break;
       case 'f': options.slow_file = optarg; break;
-      case 'w': options.slow_threads = static_cast<unsigned>(std::strtoul(optarg, nullptr, 10)); break;
+      case 'w':
+        options.slow_threads = static_cast<unsigned>(std::strtoul(optarg, nullptr, 10));
+        break;
       case 'x': options.slow_raw = true; break;
       case 'd': options.slow_direct = true; break;
       default: ::_exit(2);

@@ -14,7 +14,8 @@ namespace ramfold::store::test {
 inline std::uint64_t seed_of_run() {
   static const std::uint64_t seed = [] {
     const char* given = std::getenv("RAMFOLD_SEED");
-    const std::uint64_t s = given != nullptr ? std::strtoull(given, nullptr, 0) : std::random_device{}();
+    const std::uint64_t s =
+        given != nullptr ? std::strtoull(given, nullptr, 0) : std::random_device{}();
     std::printf("seed: RAMFOLD_SEED=%llu\n", static_cast<unsigned long long>(s));
     std::fflush(stdout);
     return s;

@@ -29,12 +29,18 @@ class Model {
   void run(int steps) {
     for (int i = 0; i < steps; ++i) {
       const std::uint64_t dice = random_.below(1000);
-      if (dice < 400) put_run();
-      else if (dice < 700) read();
-      else if (dice < 960) drop();
-      else if (dice < 985) share();
-      else if (dice < 995) store_->trim();
-      else restart();
+      if (dice < 400)
+        put_run();
+      else if (dice < 700)
+        read();
+      else if (dice < 960)
+        drop();
+      else if (dice < 985)
+        share();
+      else if (dice < 995)
+        store_->trim();
+      else
+        restart();
       if (i % 500 == 0) compare();
     }
     restart();
@@ -44,9 +50,7 @@ class Model {
 
  private:
   // Few enough that many are equal; zeros among them.
-  PageCopy page(std::uint64_t number) const {
-    return number == 0 ? PageCopy{} : page_of(number);
-  }
+  PageCopy page(std::uint64_t number) const { return number == 0 ? PageCopy{} : page_of(number); }
 
   void put_run() {
     const std::size_t count = random_.below(Contents::kPutRunMax) + 1;

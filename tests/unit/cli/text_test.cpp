@@ -83,8 +83,8 @@ TEST_CASE("list says why a VM saves nothing, and where the other reasons are") {
   INFO(text);
   CHECK(has(text, "db"));
   CHECK(has(text, "    why: disk vda is opened with O_DIRECT"));
-  CHECK(
-      has(text, "set cache='writeback' on the disk and restart the VM (+1 more: `ramfold show db`)"));
+  CHECK(has(text,
+            "set cache='writeback' on the disk and restart the VM (+1 more: `ramfold show db`)"));
   CHECK(has(text, "    why: memory plentiful\n"));
   CHECK(has(render_list({}, kPlain), "ramfold exec"));
   service.change([](control::Snapshot& s) {

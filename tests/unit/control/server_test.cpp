@@ -114,9 +114,7 @@ struct Fixture {
   std::unique_ptr<Server> server;
 };
 
-Failure failure_of(const Reply& reply) {
-  return std::get<OperationError>(reply.body).failure;
-}
+Failure failure_of(const Reply& reply) { return std::get<OperationError>(reply.body).failure; }
 
 }  // namespace
 

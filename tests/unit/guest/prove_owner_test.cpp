@@ -34,9 +34,12 @@ struct Ram {
     auto map = sys::Mapping::shared(file, kSize);
     REQUIRE(map);
     mapping = std::move(*map);
-    struct stat st {};
+    struct stat st{};
     REQUIRE(::fstat(file.get(), &st) == 0);
-    block = {{st.st_dev, st.st_ino}, HostVirt{reinterpret_cast<std::uintptr_t>(mapping.data())}, kSize, ByteCount{0}};
+    block = {{st.st_dev, st.st_ino},
+             HostVirt{reinterpret_cast<std::uintptr_t>(mapping.data())},
+             kSize,
+             ByteCount{0}};
   }
   std::size_t vmas() const {
     std::size_t n = 0;
@@ -46,7 +49,9 @@ struct Ram {
     });
     return n;
   }
-  Status prove(const Fd& uffd) const { return prove_owner(sys::Uffd(uffd), ::getpid(), std::array{block}, procfs); }
+  Status prove(const Fd& uffd) const {
+    return prove_owner(sys::Uffd(uffd), ::getpid(), std::array{block}, procfs);
+  }
 
   sys::Procfs procfs;
   Fd file;
@@ -84,7 +89,8 @@ TEST_CASE("a userfaultfd of another process is refused, though it maps the same"
   if (child == 0) {
     ::close(ends[0]);
     const Fd uffd = make_uffd();
-    (void)sys::send(sys::BorrowedFd(ends[1]), std::as_bytes(std::span("u")), std::array{uffd.get()}, 0);
+    (void)sys::send(sys::BorrowedFd(ends[1]), std::as_bytes(std::span("u")), std::array{uffd.get()},
+                    0);
     for (;;) ::pause();
   }
   ::close(ends[1]);
@@ -118,7 +124,8 @@ TEST_CASE("the handshake tells done before from other features") {
     REQUIRE(::ioctl(uffd.get(), UFFDIO_API, &api) == 0);
     const Status done = driver.handshake(kFeatures);
     REQUIRE_FALSE(done);
-    CHECK(done.error().what == "the userfaultfd was set up with other features than the daemon asks for");
+    CHECK(done.error().what ==
+          "the userfaultfd was set up with other features than the daemon asks for");
   }
   SECTION("fewer, set up before") {
     uffdio_api api{.api = UFFD_API, .features = 0, .ioctls = 0};

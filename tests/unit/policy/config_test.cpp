@@ -231,7 +231,8 @@ TEST_CASE("a VM's policy: uuid before name, absent fields as for the rest") {
 }
 
 TEST_CASE("grace needs the risk to be accepted where the daemon is started, and says what to do") {
-  for (const char* text : {"[gate]\ngrace_seconds = 5", "[[vm]]\nname = \"a\"\ngrace_seconds = 5"}) {
+  for (const char* text :
+       {"[gate]\ngrace_seconds = 5", "[[vm]]\nname = \"a\"\ngrace_seconds = 5"}) {
     const std::string error = error_of(text);
     INFO(error);
     CHECK(error.find("--accept-data-loss-risk") != std::string::npos);
@@ -241,7 +242,8 @@ TEST_CASE("grace needs the risk to be accepted where the daemon is started, and 
   }
   CHECK(parse_config("[gate]\ngrace_seconds = 0", "r.toml").has_value());
   // A line in a file is not the acceptance.
-  CHECK(error_of("[gate]\ngrace_seconds = 5\naccept_data_loss_risk = true").find("unknown key") != std::string::npos);
+  CHECK(error_of("[gate]\ngrace_seconds = 5\naccept_data_loss_risk = true").find("unknown key") !=
+        std::string::npos);
 }
 
 TEST_CASE("amounts of memory") {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "store/contents.hpp"
 
-#include <catch2/catch.hpp>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <catch2/catch.hpp>
 
 #include "pages.hpp"
 
@@ -17,7 +17,7 @@ namespace {
 constexpr ByteCount kArena{64u << 20};
 
 std::uint64_t blocks_of(const sys::Fd& fd) {
-  struct stat st {};
+  struct stat st{};
   REQUIRE(::fstat(fd.get(), &st) == 0);
   return static_cast<std::uint64_t>(st.st_blocks) * 512;
 }
@@ -197,7 +197,8 @@ TEST_CASE("names of groups are bounded, as are groups") {
   CHECK_FALSE(store->group(""));
   CHECK_FALSE(store->group(std::string(97, 'x')));
   CHECK(store->group(std::string(96, 'x')));
-  for (std::size_t i = 1; i < Contents::kGroupsMax; ++i) must(store->group("g" + std::to_string(i)));
+  for (std::size_t i = 1; i < Contents::kGroupsMax; ++i)
+    must(store->group("g" + std::to_string(i)));
   const auto more = store->group("one more");
   REQUIRE_FALSE(more);
   CHECK(more.error().code == ENOSPC);
@@ -220,8 +221,8 @@ TEST_CASE("metadata stays below 40 bytes a content at every size") {
   for (std::uint64_t i = 1; i <= count; ++i) {
     (void)put(*store, group, page_of(i, is_small ? 0 : kPageSize)).ref.release();
     if (i < 20'000 || i % 64 != 0) continue;
-    worst = std::max(worst, static_cast<double>(store->stats().metadata().value) /
-                                static_cast<double>(i));
+    worst = std::max(worst,
+                     static_cast<double>(store->stats().metadata().value) / static_cast<double>(i));
   }
   CHECK(worst < 40);
   WARN((is_small ? "smallest" : "raw") << " contents: at most " << worst << " B of metadata each");

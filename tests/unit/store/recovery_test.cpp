@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
+#include <unistd.h>
 #include <catch2/catch.hpp>
 #include <map>
-#include <unistd.h>
 
 #include "pages.hpp"
 #include "store/layout.hpp"
@@ -149,7 +149,8 @@ TEST_CASE("a damaged superblock or group table is refused") {
     CHECK_FALSE(Contents::adopt(same_files(*other.store)));
   }
   // id_limit beyond the ids; not a whole chunk; too low, so that ids would be given out twice.
-  for (const std::uint64_t limit : {self_checked(0xffff'f000), self_checked(100), std::uint64_t{0}}) {
+  for (const std::uint64_t limit :
+       {self_checked(0xffff'f000), self_checked(100), std::uint64_t{0}}) {
     Left left(1);
     write_u64(left.store->files().contents, 64, limit);
     CHECK_FALSE(Contents::adopt(same_files(*left.store)));

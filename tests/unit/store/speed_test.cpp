@@ -132,9 +132,10 @@ TEST_CASE("speed of the store", "[.][speed]") {
   };
   std::printf("%zu pages, %.0f B stored a page, %zu raw\n", pages.size(),
               per_content(stats.arena_stored), static_cast<std::size_t>(stats.forms[1].contents));
-  std::printf("metadata %.1f B a content (index %.1f, slabs %.1f); of the arena %.1f %% holds no bytes\n",
-              per_content(stats.metadata()), per_content(stats.index_bytes),
-              per_content(stats.slab_map_bytes), stats.fragmentation() * 100);
+  std::printf(
+      "metadata %.1f B a content (index %.1f, slabs %.1f); of the arena %.1f %% holds no bytes\n",
+      per_content(stats.metadata()), per_content(stats.index_bytes),
+      per_content(stats.slab_map_bytes), stats.fragmentation() * 100);
   at_random.time("drop, not the last", drop);
   at_random.time("drop, not the last", drop);
   at_random.time("drop, not the last", drop);

@@ -12,16 +12,16 @@
 //   keeper_probe daemon          stands in for ramfoldd: ready, and ends on SIGTERM with status 0,
 //   or
 //                                10 when /run/ramfold/off exists
-#include <csignal>
-#include <cstdio>
-#include <cstdlib>
 #include <fcntl.h>
-#include <map>
 #include <poll.h>
-#include <string>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <string>
 
 #include "keeper/client.hpp"
 #include "keeper/systemd_store.hpp"
