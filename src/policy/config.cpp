@@ -258,6 +258,7 @@ std::string joined(const std::vector<std::string>& lines) {
 std::span<const KeyInfo> config_keys() {
   static const auto all = [] {
     std::vector<KeyInfo> keys;
+    keys.reserve(std::size(kKeys) + std::size(kVmKeys));
     for (const auto& key : kKeys) keys.push_back(key.info);
     for (const auto& key : kVmKeys) keys.push_back(key.info);
     return keys;
