@@ -20,9 +20,9 @@
 
 namespace ramfold::test {
 
-// When the server falls silent: asked to flush the file, as at close(2), or to write its dirty
-// pages.
-enum class Silent { at_flush, at_write };
+// When the server falls silent: asked to flush the file, as at close(2), to write its dirty pages,
+// or to read one.
+enum class Silent { at_flush, at_write, at_read };
 
 // Serves one file of a page, as long as it is not asked for the one thing.
 class SilentFuse {
@@ -116,7 +116,9 @@ class SilentFuse {
         return reply(
             in, fuse_attr_out{.attr_valid = 60, .attr_valid_nsec = 0, .dummy = 0, .attr = attr});
       case FUSE_OPEN: return reply(in, fuse_open_out{});
-      case FUSE_READ: return reply(in, std::array<char, 4096>{});
+      case FUSE_READ:
+        if (silent_ == Silent::at_read) return;
+        return reply(in, std::array<char, 4096>{});
       case FUSE_FLUSH:
         if (silent_ == Silent::at_flush) return;
         return fail(in, ENOSYS);

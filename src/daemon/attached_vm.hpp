@@ -73,6 +73,12 @@ struct AttachedVm {
   std::atomic<bool> stay_unfolded{false};  // another consumer began (D13): never fold again until re-attached
   std::atomic<bool> detached{false};       // nothing is folded, the range is unregistered
 
+  // Threads of ours that its process holds up and that were given up; said once.
+  std::atomic<std::uint32_t> held{0};
+  std::atomic<bool> held_said{false};
+  std::atomic<bool> faults_stopping{false};
+  std::atomic<bool> faults_stopped{false};
+
   // Bounds on what an agent's messages make us do.
   std::atomic<std::uint32_t> unfolds_asked{0};  // not answered yet
   std::atomic<bool> look_asked{false};          // a look at its facts is due and has not begun
@@ -84,8 +90,8 @@ struct AttachedVm {
 
   // Nothing but the facts stands against folding.
   bool wants_folding() const noexcept {
-    return kept && agent_ready && counted && !paused && !unfolding && !stay_unfolded && !detached && policy.fold &&
-           vm->alive();
+    return kept && agent_ready && counted && !paused && !unfolding && !stay_unfolded && !detached && held == 0 &&
+           policy.fold && vm->alive();
   }
 };
 

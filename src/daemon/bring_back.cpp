@@ -20,6 +20,9 @@ constexpr std::uint64_t kConsumerWaitNs = 100'000'000'000;
 static_assert(kConsumerWaitNs < RF_UNFOLD_MS_MAX * 1'000'000ull);
 constexpr unsigned kCountWaits = 1200;  // of kNapNs: a minute
 constexpr unsigned kBusyWaits = 400;    // for VMs that end, or are unfolded by somebody else, meanwhile
+// Without a page that came back: on a host that swaps one takes some ms.
+constexpr std::uint64_t kPatienceNs = 20'000'000'000;
+constexpr std::uint64_t kRetryPatienceNs = 3'000'000'000;  // then others have their turn, and it goes on
 constexpr long kNapNs = 50'000'000;
 
 void nap() {
@@ -27,20 +30,11 @@ void nap() {
   ::nanosleep(&t, nullptr);
 }
 
-class Unfolding {
- public:
-  explicit Unfolding(AttachedVm& vm) noexcept : vm_(vm), first_(!vm.unfolding.exchange(true)) {}
-  ~Unfolding() {
-    if (first_) vm_.unfolding.store(false);
-  }
-  Unfolding(const Unfolding&) = delete;
-  Unfolding& operator=(const Unfolding&) = delete;
-  bool first() const noexcept { return first_; }
-
- private:
-  AttachedVm& vm_;
-  bool first_;  // nobody else does it
-};
+std::unexpected<control::OperationError> held_up() {
+  return control::refuse(Failure::failed, "the VM's process holds the daemon up: its pages do not come back",
+                         "end the VM, or what holds its memory map or its RAM file: a file system that does "
+                         "not answer?");
+}
 
 }  // namespace
 
@@ -49,11 +43,11 @@ std::string Host::unfold_task(const AttachedVm& vm) {
 }
 
 Status Host::unfold_attached(const VmHandle& vm, Reserve reserve) {
-  const Unfolding unfolding(*vm);
-  if (!unfolding.first()) return fail("its pages are being brought back already", EAGAIN);
+  const auto unfolding = std::make_shared<Unfolding>(vm);
+  if (!unfolding->first()) return fail("its pages are being brought back already", EAGAIN);
   if (!vm->counted) return fail("its pages are still being counted after a restart", EAGAIN);
   if (const auto no = no_room_for(*vm, reserve)) return fail(no->text + ": " + no->remedy, ENOMEM);
-  return unfold(*vm, [](std::uint64_t) {}, stopping_);
+  return unfold_apart(unfolding, kRetryPatienceNs, [](std::uint64_t) {}, stopping_);
 }
 
 void Host::unfold_wanted(const VmHandle& vm, std::uint32_t token, std::uint32_t hazard) {
@@ -104,8 +98,9 @@ std::optional<control::OperationError> Host::no_room_for(const AttachedVm& vm, R
 }
 
 Answer<void> Host::detach(const VmHandle& vm, const control::ProgressSink& progress) {
-  const Unfolding unfolding(*vm);
-  if (!unfolding.first()) {
+  const auto unfolding = std::make_shared<Unfolding>(vm);
+  if (!unfolding->first()) {
+    if (vm->held != 0) return held_up();
     return control::refuse(Failure::conflict, "the VM is being unfolded already", "wait for it to end");
   }
   if (!wait_counted(*vm)) {
@@ -121,14 +116,15 @@ Answer<void> Host::detach(const VmHandle& vm, const control::ProgressSink& progr
                             : spent * static_cast<double>(pages.value - done) / static_cast<double>(done);
     progress({PageCount{std::min(done, pages.value)}, pages, left});
   };
-  if (Status done = unfold(*vm, tell, stopping_); !done) {
+  if (Status done = unfold_apart(unfolding, kPatienceNs, tell, stopping_); !done) {
+    if (done.error().code == ETIMEDOUT) return held_up();
     return control::refuse(Failure::failed, done.error().text(), "the VM is attached and served as before");
   }
   // Its words still name contents; who buries it gives those up.
   if (!vm->vm->alive()) return control::refuse(Failure::conflict, "the VM has ended", "");
   vm->detached.store(true);
   agents_->send_detached(*vm);
-  vm->faults->stop();
+  (void)stop_faults(vm, kPatienceNs);
   retired_fault_cpu_ns_.fetch_add(vm->faults->cpu_ns());
   vms_.remove(vm->vm->id());
   (void)keeping_.drop_vm(vm->vm->id());
@@ -160,12 +156,19 @@ Answer<void> Host::bring_all_back(const control::ProgressSink& progress) {
   if (!policy_.off) return control::refuse(Failure::conflict, "folding was resumed meanwhile", "");
   if (policy_.off_done) return {};
   for (unsigned waits = 0; vms_.size() != 0; ++waits) {
+    std::size_t held = 0;
     for (const VmHandle& vm : vms_.all()) {
       if (has_ended(vm->vm->files().pidfd)) continue;
       // What came back stays back; the rest is attached and served, and nothing more is folded.
       auto done = detach(vm, progress);
-      if (!done && vm->vm->alive() && done.error().failure != Failure::conflict) return done;
+      if (done || !vm->vm->alive()) continue;
+      if (vm->held != 0) {
+        ++held;  // the others need not wait for it
+      } else if (done.error().failure != Failure::conflict) {
+        return done;
+      }
     }
+    if (held != 0 && held == vms_.size()) return held_up();
     if (stopping_ || waits == kBusyWaits) {
       return control::refuse(Failure::failed, "some VMs are busy: being unfolded, or cleared away after their end",
                              "try again");

@@ -3,11 +3,13 @@
 
 #include <algorithm>
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <linux/userfaultfd.h>
 #include <spdlog/spdlog.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/clock.hpp"
 #include "base/test_points.hpp"
@@ -22,6 +24,7 @@ namespace ramfold::daemon {
 namespace {
 
 constexpr long kNapNs = 100'000'000;
+constexpr std::uint64_t kMomentNs = 100'000'000;
 constexpr unsigned kStopWaits = 20;  // of kNapNs
 constexpr std::uint64_t kArenaMax = std::uint64_t{1} << 40;  // what the store's format allows
 
@@ -128,6 +131,13 @@ void Host::adopt_all(Inheritance left) {
   for (KeptVm& kept : left.vms) {
     const VmId id{kept.record.vm};
     auto pidfd = kept.files.pidfd.duplicate();
+    if (is_left_by_daemon(kept.record)) {
+      left.unusable.push_back({id,
+                               fmt::format("it holds up a thread of a daemon that was stopped (pid {})",
+                                           kept.record.left_by_pid),
+                               pidfd ? std::move(*pidfd) : sys::Fd{}});
+      continue;
+    }
     auto vm = attacher_->adopt(std::move(kept));
     TEST_POINT("recovery.vm");
     if (vm) {
@@ -208,12 +218,51 @@ void Host::stop() noexcept {
   retries_.stop();
   undertaker_.stop();
   if (agents_) agents_->stop();
-  for (const VmHandle& vm : vms_.all()) vm->faults->stop();
-  // What a VM's process holds up stays: see main().
+  for (const VmHandle& vm : vms_.all()) {
+    (void)stop_faults(vm, 0);
+  }
   for (unsigned i = 0; i < kStopWaits && count_apart() != 0; ++i) nap();
-  // A thread that stays keeps the descriptors of this process open: the lock is given up by hand, so
-  // that the next daemon can start.
+}
+
+void Host::make_way() noexcept {
+  const auto start_ticks = procfs_.start_ticks(::getpid());
+  for (const VmHandle& vm : vms_.all()) {
+    bool in_work = false;
+    {
+      const std::lock_guard lock(vm->cursor.mutex);
+      in_work = vm->cursor.in_work != 0;
+    }
+    if (!in_work && !vm->unfolding && vm->faults_stopped) continue;  // a look changes nothing
+    spdlog::warn("vm {} (pid {}): holds up a thread of this process, which ends when that VM does; nobody "
+                 "serves it until then",
+                 vm->vm->name(), vm->vm->pid());
+    const Status noted = vm->vm->note_left_by(::getpid(), start_ticks.value_or(0));
+    if (!noted) spdlog::error("vm {}: {}", vm->vm->name(), noted.error().text());
+  }
+  // What the end of the process does where threads do not keep it from that.
+  keeping_.disconnect();
   lock_.reset();
+}
+
+bool Host::is_left_by_daemon(const guest::VmRecord& record) const {
+  if (record.left_by_pid == 0) return false;
+  const auto start_ticks = procfs_.start_ticks(record.left_by_pid);
+  if (start_ticks) return *start_ticks == record.left_by_start;
+  // It has ended, but for a thread: then its first is there too, as a zombie.
+  std::size_t threads = 0;
+  (void)procfs_.thread_ids(record.left_by_pid, [&](pid_t) { return ++threads < 2; });
+  return threads >= 2;
+}
+
+bool Host::stop_faults(const VmHandle& vm, std::uint64_t patience_ns) {
+  if (vm->faults_stopped) return true;
+  if (vm->faults_stopping.exchange(true)) return false;
+  const Ended ended = run_apart_for(patience_ns, [vm] {
+    vm->faults->stop();
+    vm->faults_stopped.store(true);
+  });
+  if (ended == Ended::never_ran) vm->faults_stopping.store(false);
+  return ended == Ended::yes;
 }
 
 bool Host::wanted(const AgentPeer&) {
@@ -229,8 +278,9 @@ bool Host::forget_unused(const VmHandle& vm) {
   const guest::VmCounters& c = vm->vm->counters();
   if (!vm->counted || vm->agent_ready || vm->unfolding) return false;
   if (c.folded_zero.get() + c.folded_content.get() + c.clean.get() != 0) return false;
+  // The next to be attached may have the same userfaultfd: one service may read its events.
+  if (!stop_faults(vm, kMomentNs)) return false;
   vm->detached.store(true);
-  vm->faults->stop();
   vms_.remove(vm->vm->id());
   (void)keeping_.drop_vm(vm->vm->id());
   return true;

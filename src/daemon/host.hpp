@@ -33,6 +33,10 @@ class Host final : private AgentEvents {
 
   // Folded pages stay folded: the keeper holds them for the next daemon.
   void stop() noexcept;
+  // After stop(), when threads of this process are held up by VMs' processes and it can only _exit(),
+  // which lasts as long as they are: makes way for the next daemon. VMs on whose memory such a thread
+  // works are marked, so that nobody serves them beside it.
+  void make_way() noexcept;
   // `ramfold off` has ended well: nothing of any guest is held here or by the keeper.
   bool is_off() const noexcept { return policy_.off && policy_.off_done; }
   std::unique_ptr<control::Service> make_service();
@@ -54,6 +58,8 @@ class Host final : private AgentEvents {
   void judge_memory();
   void bury_dead();
   void bury(VmHandle vm);
+  // Ends its fault service; false: a thread of it is held up, and ends when it may.
+  static bool stop_faults(const VmHandle& vm, std::uint64_t patience_ns);
   void recover();
   // Waits for VMs that this daemon cannot serve; false: the daemon stops.
   bool wait_for_unusable();
@@ -79,6 +85,7 @@ class Host final : private AgentEvents {
   void unfold_wanted(const VmHandle& vm, std::uint32_t token, std::uint32_t hazard) override;
   void attached(const VmHandle& vm) override;
   bool forget_unused(const VmHandle& vm) override;
+  bool is_left_by_daemon(const guest::VmRecord& record) const;
 
   const policy::Config config_;
   const sys::Procfs procfs_;

@@ -11,6 +11,7 @@
 #include <csignal>
 
 #include "base/clock.hpp"
+#include "daemon/apart.hpp"
 #include "daemon/host.hpp"
 #include "sys/self_test.hpp"
 
@@ -23,6 +24,7 @@ constexpr long kTickNs = 250'000'000;
 constexpr std::uint64_t kFactsEveryNs = 1'000'000'000;
 constexpr std::uint64_t kFactsEveryMaxNs = 15'000'000'000;
 constexpr std::uint64_t kFactsPart = 50;
+constexpr std::uint64_t kBuryNs = 60'000'000'000;  // of the largest VM
 constexpr unsigned kLastLookWaits = 20;  // of kTickNs
 
 void nap() {
@@ -46,6 +48,7 @@ void Host::housekeeping() {
     keep_everything();
     bury_dead();
     judge_memory();
+    if (!policy_.recovering) workers_->tend();
     if (monotonic_ns() >= facts_ns) {
       const std::uint64_t cpu_ns =
           watch_->check([this](const VmHandle& vm) { unfold_for_consumer(vm); });
@@ -136,7 +139,10 @@ void Host::bury_dead() {
     vm->detached.store(true);
     vms_.remove(vm->vm->id());
     (void)keeping_.drop_vm(vm->vm->id());
-    undertaker_.post([this, vm] { bury(vm); });
+    undertaker_.post([this, vm]() mutable {
+      // Who shares the memory of a process that has ended may still hold its locks.
+      (void)run_apart_for(kBuryNs, [this, dead = std::move(vm)]() mutable { bury(std::move(dead)); });
+    });
   }
 }
 

@@ -77,6 +77,11 @@ Status Keeping::connect() {
   return {};
 }
 
+void Keeping::disconnect() {
+  const std::lock_guard lock(mutex_);
+  client_.reset();
+}
+
 bool Keeping::connected() const {
   const std::lock_guard lock(mutex_);
   return client_ && client_->alive();

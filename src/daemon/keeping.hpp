@@ -47,6 +47,8 @@ class Keeping {
   // Connects when not connected. Cheap when it is.
   Status connect();
   bool connected() const;
+  // So that another daemon may connect while this process lives.
+  void disconnect();
   bool backed() const;
   std::uint64_t held() const;
   // It came after this daemon's start with a store of a predecessor's.

@@ -75,7 +75,7 @@ int serve(policy::Config config, bool paused) {
   if (left == 0) return status;
   // Threads that a VM's process holds up still use what would be destroyed now.
   spdlog::warn("{} threads are held up by processes of VMs, and left", left);
-  spdlog::shutdown();
+  (*host)->make_way();
   ::_exit(status);
 }
 

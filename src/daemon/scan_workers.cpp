@@ -4,9 +4,11 @@
 #include <algorithm>
 #include <cerrno>
 #include <pthread.h>
+#include <spdlog/spdlog.h>
 #include <time.h>
 
 #include "base/clock.hpp"
+#include "daemon/apart.hpp"
 #include "sys/priority.hpp"
 
 namespace ramfold::daemon {
@@ -15,6 +17,9 @@ namespace {
 constexpr std::uint64_t kIdleNapNs = 20'000'000;
 constexpr std::uint64_t kNapMaxNs = 200'000'000;       // so that a stop is heard soon
 constexpr std::uint64_t kBurstNs = 50'000'000;         // what an idle time may be saved up for
+// A chunk takes milliseconds; a host that swaps, or gives idle threads no time, loses nothing by it.
+constexpr std::uint64_t kHeldNs = 5'000'000'000;
+constexpr std::uint64_t kStopNs = 3'000'000'000;
 constexpr std::uint64_t kStoreFullRestNs = 5'000'000'000;
 
 void nap(std::uint64_t ns) noexcept {
@@ -30,19 +35,60 @@ ScanWorkers::ScanWorkers(VmSet& vms, store::Contents& contents, HostPolicy& host
 ScanWorkers::~ScanWorkers() { stop(); }
 
 void ScanWorkers::start() {
-  for (unsigned i = 0; i < config_.scan.threads; ++i) {
-    threads_.emplace_back([this] { run(); });
-    ::pthread_setname_np(threads_.back().native_handle(), "rf-fold");
+  const std::lock_guard lock(mutex_);
+  while (workers_.size() < config_.scan.threads && add_worker()) {
   }
+}
+
+bool ScanWorkers::add_worker() {
+  const auto worker = std::make_shared<Worker>();
+  running_.fetch_add(1);
+  const bool runs = run_apart([this, worker] {
+    ::pthread_setname_np(::pthread_self(), "rf-fold");
+    run(*worker);
+    running_.fetch_sub(1);
+  });
+  if (runs) {
+    workers_.push_back(worker);
+  } else {
+    running_.fetch_sub(1);  // tend() tries again
+  }
+  return runs;
 }
 
 void ScanWorkers::stop() noexcept {
   stopping_.store(true);
-  for (std::thread& t : threads_) t.join();
-  threads_.clear();
+  const std::uint64_t began_ns = monotonic_ns();
+  while (running_.load() != 0 && monotonic_ns() - began_ns < kStopNs) nap(kIdleNapNs);
 }
 
-void ScanWorkers::run() noexcept {
+void ScanWorkers::tend() {
+  const std::lock_guard lock(mutex_);
+  if (stopping_.load()) return;
+  const std::uint64_t now = monotonic_ns();
+  for (const auto& worker : workers_) {
+    if (!worker->at || now - worker->since_ns < kHeldNs) continue;
+    worker->replaced = true;
+    AttachedVm& vm = *worker->at;
+    vm.held.fetch_add(1);
+    if (vm.held_said.exchange(true)) continue;
+    spdlog::warn("vm {} (pid {}): holds up a thread of the daemon's: it is not folded until it lets go",
+                 vm.vm->name(), vm.vm->pid());
+  }
+  std::erase_if(workers_, [](const auto& worker) { return worker->replaced; });
+  while (workers_.size() < config_.scan.threads && add_worker()) {
+  }
+}
+
+bool ScanWorkers::at(Worker& self, const VmHandle& vm) {
+  const std::lock_guard lock(mutex_);
+  if (self.replaced && self.at) self.at->held.fetch_sub(1);
+  self.at = self.replaced ? nullptr : vm;
+  self.since_ns = monotonic_ns();
+  return !self.replaced;
+}
+
+void ScanWorkers::run(Worker& self) noexcept {
   sys::yield_this_thread();
   const auto planner = std::make_unique<scan::Planner>();
   const auto folder = std::make_unique<fold::Folder>(contents_);
@@ -55,11 +101,15 @@ void ScanWorkers::run() noexcept {
       nap(kIdleNapNs);
       continue;
     }
+    (void)at(self, next.vm);
     const std::uint64_t folding = work(next, *planner, *folder, *windows);
     give_back(next, planner->met());
+    const bool goes_on = at(self, nullptr);
+    next.vm = nullptr;
     const std::uint64_t cpu = thread_cpu_ns();
     fold_cpu_ns_.fetch_add(folding, std::memory_order_relaxed);
     scan_cpu_ns_.fetch_add(cpu - cpu_seen - folding, std::memory_order_relaxed);
+    if (!goes_on) return;
     pay(cpu - cpu_seen);
     cpu_seen = cpu;
   }

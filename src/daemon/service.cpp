@@ -183,6 +183,10 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
     because("agent-silent", "its agent does not answer, so nothing may leave",
             "see the VM's log; the agent reconnects by itself");
   }
+  if (vm->held != 0) {
+    because("held-up", "its process holds up a thread of the daemon's",
+            "end the VM, or what holds its memory map or its RAM file: a file system that does not answer?");
+  }
   if (!vm->policy.fold) because("policy", "fold = false for this VM in the configuration", "change [[vm]] fold");
   if (vm->paused) because("paused", "paused by the operator", "`ramfold resume`");
   for (const guest::Reason& r : facts_reasons) {

@@ -3,6 +3,14 @@
 
 #include <time.h>
 
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
+#include <optional>
+
+#include "base/clock.hpp"
+#include "daemon/apart.hpp"
+
 namespace ramfold::daemon {
 
 using fault::Served;
@@ -11,7 +19,8 @@ namespace {
 
 constexpr double kPagesASecond = 150'000;  // measured; a plan's estimate only
 constexpr unsigned kRoundsMax = 2'000;     // of pages that faults held at the moment
-constexpr std::uint64_t kProgressEvery = 8192;
+constexpr std::uint64_t kProgressEvery = 1024;
+constexpr auto kTellEvery = std::chrono::milliseconds(50);
 
 void nap() {
   const timespec t{0, 1'000'000};
@@ -86,6 +95,61 @@ Status unfold(AttachedVm& vm, const std::function<void(std::uint64_t)>& progress
     nap();
   }
   return fail("some pages were busy for too long; nothing is lost, try again", EAGAIN);
+}
+
+namespace {
+
+struct Course {
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::uint64_t done = 0;
+  std::optional<Status> status;
+  bool given_up = false;
+};
+
+}  // namespace
+
+Status unfold_apart(const std::shared_ptr<Unfolding>& unfolding, std::uint64_t patience_ns,
+                    const std::function<void(std::uint64_t)>& progress,
+                    const std::atomic<bool>& stop) {
+  const auto course = std::make_shared<Course>();
+  const bool runs = run_apart([unfolding, course, &stop] {
+    AttachedVm& vm = *unfolding->vm();
+    Status status = unfold(
+        vm,
+        [&](std::uint64_t done) {
+          const std::lock_guard lock(course->mutex);
+          course->done = done;
+        },
+        stop);
+    const std::lock_guard lock(course->mutex);
+    if (course->given_up) vm.held.fetch_sub(1);
+    course->status = std::move(status);
+    course->changed.notify_all();
+  });
+  if (!runs) return fail("there is no thread to unfold it", EAGAIN);
+  std::unique_lock lock(course->mutex);
+  std::uint64_t told = 0;
+  std::uint64_t moved_ns = monotonic_ns();
+  while (!course->changed.wait_for(lock, kTellEvery, [&] { return course->status.has_value(); })) {
+    const std::uint64_t now = monotonic_ns();
+    if (course->done == told && now - moved_ns >= patience_ns) {
+      course->given_up = true;
+      unfolding->vm()->held.fetch_add(1);
+      return fail("its process holds the daemon up: nothing comes back", ETIMEDOUT);
+    }
+    if (course->done == told) continue;
+    told = course->done;
+    moved_ns = now;
+    lock.unlock();
+    progress(told);
+    lock.lock();
+  }
+  const Status status = *course->status;
+  const std::uint64_t done = course->done;
+  lock.unlock();
+  if (done != told) progress(done);
+  return status;
 }
 
 }  // namespace ramfold::daemon

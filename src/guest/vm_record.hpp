@@ -13,7 +13,7 @@
 namespace ramfold::guest {
 
 inline constexpr std::uint32_t kVmRecordMagic = 0x4d565246;  // "FRVM"
-inline constexpr std::uint32_t kVmRecordVersion = 3;
+inline constexpr std::uint32_t kVmRecordVersion = 4;
 
 // VmRecord::flags: the operator said that the migration which QEMU was started for has ended.
 inline constexpr std::uint32_t kRecordIncomingFinished = 1;
@@ -34,9 +34,12 @@ struct VmRecord {
   char group[64] = {};
   rf_block block[RF_BLOCKS_MAX] = {};
   std::uint32_t flags = 0;  // may change later; the whole record is one write of less than a page
-  std::uint32_t reserved = 0;
+  // A daemon that ended while a call of one of its threads on this VM's memory had not: that call may
+  // still take effect, as long as the process is there. 0: none.
+  std::int32_t left_by_pid = 0;
+  std::uint64_t left_by_start = 0;  // clock ticks since boot, as start_time
 };
-static_assert(sizeof(VmRecord) == 64 + 192 + sizeof(rf_block) * RF_BLOCKS_MAX + 8);
+static_assert(sizeof(VmRecord) == 64 + 192 + sizeof(rf_block) * RF_BLOCKS_MAX + 16);
 
 Status write_record(sys::BorrowedFd file, VmRecord record);
 // Checks magic, version, checksum and bounds.

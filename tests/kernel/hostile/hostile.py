@@ -3,7 +3,8 @@
 """A hostile agent at a real daemon, beside guests that are not: those are served, folded and attached all
 the while, and the daemon can be stopped and started.
 
-hostile.py fuse|flood|hello|crowd. Exits 77 where a userfaultfd cannot be driven from outside."""
+hostile.py fuse|flood|hello|held|crowd. Exits 77 where a userfaultfd cannot be driven from outside."""
+import concurrent.futures
 import os
 import pathlib
 import queue
@@ -237,6 +238,61 @@ def hello(rig):
     all_is_well(rig, honest)
 
 
+def restart_beside(rig, honest):
+    """The old daemon may have a thread that nothing ends: the next one does not wait for its end."""
+    old = rig.daemon
+    old.terminate()
+    end = time.monotonic() + 30
+    while True:
+        rig.start_daemon()
+        began = time.monotonic()
+        while rig.daemon.poll() is None and rig.snapshot() is None and time.monotonic() < began + 10:
+            time.sleep(0.05)
+        if rig.daemon.poll() is None:
+            break
+        if time.monotonic() > end:
+            raise Failed(f'no daemon after the old one was stopped: {rig.log_tail()}')
+        time.sleep(0.2)
+    honest.check()
+    return old
+
+
+def held(rig):
+    """VMs that are attached hold their mmap_lock and their RAM file's lock."""
+    honest = start(rig)
+    attackers = []
+    for what in ('map-attached', 'file-attached'):
+        attackers.append(Attacker(rig, what))
+        try:
+            said = attackers[-1].until_done(30)
+        except Failed as e:
+            raise Failed(f'{e}: {[(vm["state"], vm["reasons"]) for vm in rig.snapshot()["vms"]]}')
+        say(f'{what}: {said}')
+        if 'attached' not in said:
+            raise Failed(f'{what} was not attached')
+    all_is_well(rig, honest)
+    with concurrent.futures.ThreadPoolExecutor() as requests:
+        detached = [requests.submit(rig.request, 'detach', 40, vm=str(a.process.pid)) for a in attackers]
+        all_is_well(rig, honest)
+        for attacker, answer in zip(attackers, detached):
+            say(f'detach {attacker.what}: {answer.result()}')
+            if 'holds the daemon up' not in str(answer.result()):
+                raise Failed(f'{attacker.what} was detached, or nobody said why not')
+    must_hold(attackers)
+    old = restart_beside(rig, honest)
+    # Neither is served beside the thread of the old daemon, and what they name is not known: nobody is
+    # folded before they end.
+    reasons = [reason['code'] for reason in rig.snapshot()['host']['reasons']]
+    if reasons.count('unusable-vm') != len(attackers):
+        raise Failed(f'they are served beside a thread of the old daemon: {reasons}')
+    must_hold(attackers)
+    for attacker in attackers:
+        attacker.end()
+    if old.wait(20) != 0:
+        raise Failed(f'the old daemon ended with {old.returncode}')
+    all_is_well(rig, honest)
+
+
 def crowd(rig):
     honest = start(rig)
     attacker = Attacker(rig, 'crowd', user=OTHER_USER)
@@ -251,8 +307,8 @@ def crowd(rig):
     all_is_well(rig, honest)
 
 
-BODIES = {'fuse': fuse, 'flood': flood, 'hello': hello, 'crowd': crowd}
-NEED_FUSE = ('fuse', 'hello')
+BODIES = {'fuse': fuse, 'flood': flood, 'hello': hello, 'held': held, 'crowd': crowd}
+NEED_FUSE = ('fuse', 'hello', 'held')
 
 
 def main():

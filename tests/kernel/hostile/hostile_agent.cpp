@@ -123,7 +123,7 @@ class Connection {
     hello.version_min = RF_VERSION_MIN;
     hello.version_max = RF_VERSION_MAX;
     hello.blocks = 1;
-    hello.capabilities = RF_CAP_DISCARD | RF_CAP_BUFFERED | RF_CAP_CONSUMERS;
+    hello.capabilities = RF_CAP_DISCARD | RF_CAP_BUFFERED | RF_CAP_CONSUMERS | RF_CAP_FILLS;
     return send(RF_HELLO, hello, fds);
   }
 
@@ -190,10 +190,11 @@ void attach(Connection& c, const Ram& ram, int uffd) {
 
 // The other user that it runs as, where what it does shuts the whole user out.
 constexpr uid_t kOther = 65534;
+constexpr uid_t kAnother = 65533;
 
-void become_other() {
-  must(::setresgid(kOther, kOther, kOther), "setgid");
-  must(::setresuid(kOther, kOther, kOther), "setuid");
+void become_other(uid_t id = kOther) {
+  must(::setresgid(id, id, id), "setgid");
+  must(::setresuid(id, id, id), "setuid");
 }
 
 // In a process of its own, which stays: its descriptors must live.
@@ -356,18 +357,22 @@ void flood() {
 
 char* trap_page = nullptr;
 
-// Holds its own mmap_lock for writing: a mapping of a file with dirty pages is mapped over, and the
-// file's server does not take them. As root first, as another user then.
-void prepare_memory_map() {
-  static SilentFuse silent(Silent::at_write);
+// A page of a file whose server is silent, as root: another user may hold others up with it then.
+// No descriptor of it stays.
+char* mapped_trap(Silent when) {
+  static SilentFuse silent(when);
   if (!silent.works()) give_up("mount FUSE");
   const int file = must(silent.open_file(), "open");
-  char* const at =
-      static_cast<char*>(::mmap(nullptr, kPage, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0));
-  trap_page = at;
+  void* const at = ::mmap(nullptr, kPage, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
   if (at == MAP_FAILED) give_up("mmap FUSE");
-  at[0] = 1;
+  ::close(file);  // before there is anything to write
+  if (when == Silent::at_write) *static_cast<char*>(at) = 1;
+  return static_cast<char*>(at);
 }
+
+// Holds its own mmap_lock for writing: a mapping of a file with dirty pages is mapped over, and the
+// file's server does not take them.
+void prepare_memory_map() { trap_page = mapped_trap(Silent::at_write); }
 
 void hold_memory_map() {
   char* const at = trap_page;
@@ -378,23 +383,27 @@ void hold_memory_map() {
   ::usleep(300'000);
 }
 
-// Holds the lock of its RAM file: a write to it whose bytes come from a page that is never filled.
-void hold_ram_file(const Ram& ram, int device) {
-  static char* source = static_cast<char*>(
-      ::mmap(nullptr, kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-  const int own = make_uffd(device);
-  uffdio_api api{.api = UFFD_API, .features = 0, .ioctls = 0};
-  must(::ioctl(own, UFFDIO_API, &api), "UFFDIO_API");
-  uffdio_register range{};
-  range.range = {reinterpret_cast<std::uintptr_t>(source), kPage};
-  range.mode = UFFDIO_REGISTER_MODE_MISSING;
-  must(::ioctl(own, UFFDIO_REGISTER, &range), "UFFDIO_REGISTER");
+// Holds the lock of its RAM file: a write to it whose bytes come from a page that never comes.
+void prepare_ram_file() { trap_page = mapped_trap(Silent::at_read); }
+
+void hold_ram_file(const Ram& ram) {
   const int fd = ram.fd;
   std::thread([fd] {
-    (void)!::pwrite(fd, source, 64, 0);
+    (void)!::pwrite(fd, trap_page, 64, 0);
     say("the RAM file is free again");
   }).detach();
   ::usleep(300'000);
+}
+
+// Half of it has left, so that the threads of the daemon that do that are about.
+void wait_folded(const Ram& ram) {
+  for (int i = 0; i < 200; ++i) {
+    struct stat st{};
+    must(::fstat(ram.fd, &st), "fstat");
+    if (static_cast<std::size_t>(st.st_blocks) * 512 < kPages * kPage / 2) return say("folded");
+    ::usleep(100'000);
+  }
+  give_up("be folded");
 }
 
 }  // namespace
@@ -420,16 +429,20 @@ int main(int argc, char** argv) {
     stay();
   }
   if (what == "map-attached" || what == "file-attached") {
-    if (what == "map-attached") prepare_memory_map();
-    become_other();
+    const bool map = what == "map-attached";
+    map ? prepare_memory_map() : prepare_ram_file();
+    // Each a user of its own: VMs of the user of who cannot be looked at are not folded.
+    become_other(map ? kOther : kAnother);
     Connection c;
     const int device = asked_for_offer(c);
     const Ram ram;
     attach(c, ram, make_uffd(device));
-    if (what == "map-attached") {
+    ::close(device);
+    if (map) {
+      wait_folded(ram);
       hold_memory_map();
     } else {
-      hold_ram_file(ram, device);
+      hold_ram_file(ram);
     }
     stay();
   }
