@@ -174,8 +174,14 @@ def fuse(rig):
     honest = start(rig)
     for what in ('fuse', 'fuse-dirty'):
         descriptors = descriptors_of(rig)
+        # What is in the queues must be dirty before it is dropped.
+        stopped = what == 'fuse-dirty'
+        if stopped:
+            rig.daemon.send_signal(signal.SIGSTOP)
         attacker = Attacker(rig, what)
         said = attacker.until_done(30)
+        if stopped:
+            rig.daemon.send_signal(signal.SIGCONT)
         say(f'{what}: {said}')
         if 'attached' in said or not said or any(line.startswith('answer') for line in said):
             raise Failed(f'{what} was not refused: {said}')
