@@ -150,6 +150,7 @@ ExitCode run_estimate(const EstimateOptions& options, const Console& console) {
   estimate::Census census(one_of(subjects, options.sample));
   if (auto counted = count(subjects, census); !counted) return fail_with(counted.error());
   std::vector<Estimated> shown;
+  shown.reserve(subjects.size());
   for (Subject& subject : subjects) shown.push_back(std::move(subject.shown));
   console.print(options.output == Output::json ? json_of(shown, census)
                                                : render_estimate(shown, census, console.style));

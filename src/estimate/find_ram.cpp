@@ -72,8 +72,7 @@ Result<std::vector<RamRange>> find_ram(const sys::Procfs& procfs, pid_t pid, Byt
     return fail(
         fmt::format("process {} maps {} MiB that may be guest RAM, its command line says {} "
                     "MiB: has it finished starting?",
-                    pid, found >> 20, wanted.value >> 20),
-        ENOENT);
+                    pid, found >> 20, wanted.value >> 20));
   }
   std::ranges::sort(ram, {}, &RamRange::begin);
   return ram;

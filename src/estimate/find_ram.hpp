@@ -26,7 +26,7 @@ struct RamRange {
 };
 
 // In order of address. `wanted`: the RAM's size as the command line says, not 0. The error names
-// what to do: EACCES, ESRCH, or ENOENT when no mapping is as large.
+// what to do: EACCES, ESRCH, or 0 when no mappings are as large.
 Result<std::vector<RamRange>> find_ram(const sys::Procfs& procfs, pid_t pid, ByteCount wanted);
 
 }  // namespace ramfold::estimate

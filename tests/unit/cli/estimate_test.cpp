@@ -8,6 +8,7 @@
 #include "../estimate/pages.hpp"
 #include "../temp_dir.hpp"
 #include "cli/progress.hpp"
+#include "cli/qemu_command.hpp"
 #include "spawn.hpp"
 
 using namespace ramfold;
@@ -104,6 +105,28 @@ TEST_CASE("what cannot be read is told with its remedy") {
   CHECK(has(json::parse(as_json.out)["error"]["text"], "there is no file"));
   CHECK(run({"--sample", "0", dir / "small"}).status == 2);
   CHECK(run({"--sample", "5", "--all", dir / "small"}).status == 2);
+}
+
+TEST_CASE("a QEMU that has no RAM yet") {
+  const TempDir dir;
+  const std::string program = dir / "qemu-system-x86_64";
+  std::filesystem::copy_file("/bin/sleep", program);
+  const pid_t child = ::fork();
+  REQUIRE(child >= 0);
+  if (child == 0) {
+    ::execl(program.c_str(), program.c_str(), "60", nullptr);
+    ::_exit(99);
+  }
+  const auto is_it = [&] {
+    const std::vector<std::string> arguments = HostFiles("").arguments(child);
+    return !arguments.empty() && is_qemu(arguments.front());
+  };
+  while (!is_it()) ::usleep(1000);
+  const Ran ran = run({std::to_string(child)});
+  CHECK(ran.status == 1);
+  CHECK(has(ran.err, "its command line says 128 MiB: has it finished starting?\n"));
+  ::kill(child, SIGKILL);
+  ::waitpid(child, nullptr, 0);
 }
 
 TEST_CASE("a VM's row stands above what would have to change for it") {
