@@ -4,7 +4,8 @@
 // page (and the prefix) as it is or *transposed*: all first bytes of its 8-byte words, then all
 // second ones, and so on. Offline, in no hurry and without any use for a store: a page may be told
 // by one that is told by another, and nothing is counted but bytes. It is what a store's saving is
-// compared with.
+// compared with. Trying every other page of the set as prefix, for 40 pages and with zstd-1, gave
+// pages 2 % (four guests of one image) and 4 % (four different ones) smaller than the 24 did.
 //
 // Sharing is counted exactly; the sizes are those of a random sample of the distinct pages, so
 // every figure has a 95 % interval. `ordered` allows only prefixes that come before the page in the
