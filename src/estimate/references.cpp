@@ -21,7 +21,8 @@ std::uint16_t References::patch_size(ContentId id, const PageCopy& page,
   std::size_t best = std::size_t{otherwise} * 3 / 4 + 1;
   bool found = false;
   PageCopy reference;
-  for (const ContentId candidate : index_->find(sketch).all()) {
+  const store::SimilarityIndex::Candidates candidates = index_->find(sketch);
+  for (const ContentId candidate : candidates.all()) {
     if (!reader_(candidate, reference)) continue;
     const std::uint32_t size =
         store::patch::encode(page, reference, std::span(out).first(best - 1));
