@@ -103,6 +103,45 @@ std::string spent_of(const Spent& spent, const Style& style) {
   return table.text(style);
 }
 
+std::string seconds_or_never(double seconds) {
+  constexpr double kNever = 365.0 * 24 * 3600;
+  return seconds <= 0 || seconds > kNever ? "-" : human_duration_s(seconds);
+}
+
+std::string forms_of(const ReformView& reform, const Style& style) {
+  Table table({{"stored as"},
+               {"contents", Align::right},
+               {"memory", Align::right},
+               {"mean B", Align::right},
+               {"decode", Align::right},
+               {"patch tried after", Align::right},
+               {"zstd after", Align::right},
+               {"densest after", Align::right}});
+  for (const FormView& form : reform.forms) {
+    const double mean = form.contents == 0 ? 0
+                                           : static_cast<double>(form.stored.value) /
+                                                 static_cast<double>(form.contents);
+    table.row({{"  " + printable(form.form)},
+               {human_count(form.contents)},
+               {human(form.stored)},
+               {fmt::format("{:.0f}", mean)},
+               {human_duration_ns(static_cast<std::uint64_t>(form.decode_ns))},
+               {seconds_or_never(form.patch_after_s)},
+               {seconds_or_never(form.dense_after_s)},
+               {seconds_or_never(form.densest_after_s)}});
+  }
+  return table.text(style);
+}
+
+std::string reform_of(const ReformView& reform) {
+  if (!reform.active()) return line_of("reform", "off: what is stored keeps its form");
+  return line_of(
+      "reform", fmt::format("a GiB kept free for an hour is worth {:.0f} s of CPU; {} attempts, "
+                            "{} contents moved, {} rewritten",
+                            reform.cpu_s_per_gib_hour, human_count(reform.attempts),
+                            human_count(reform.moved), human_count(reform.rewritten)));
+}
+
 std::string promise_of(const Promise& promise, const Style& style) {
   const std::string text = fmt::format("{} needed if every folded page came back, {} can be used: ",
                                        human(promise.needed_if_all_back), human(promise.limit()));
@@ -200,12 +239,15 @@ std::string render_status(const Snapshot& snapshot, const Style& style) {
   out += self_test_of(host, style);
   out += line_of("uptime", fmt::format("{}, {} restarts", human_duration_s(host.uptime_seconds),
                                        host.restarts));
-  out += line_of("CPU",
-                 fmt::format("scan {:.1f} s, fold {:.1f} s, faults {:.1f} s", host.cpu.scan_seconds,
-                             host.cpu.fold_seconds, host.cpu.fault_seconds));
+  out +=
+      line_of("CPU", fmt::format("scan {:.1f} s, fold {:.1f} s, faults {:.1f} s, reform {:.1f} s",
+                                 host.cpu.scan_seconds, host.cpu.fold_seconds,
+                                 host.cpu.fault_seconds, host.cpu.reform_seconds));
+  out += reform_of(host.reform);
   out += promise_of(host.promise, style);
   out += line_of("contents", human_count(host.contents));
-  return out + "\n" + savings_of(host.saved, style) + "\n" + spent_of(host.spent, style);
+  return out + "\n" + savings_of(host.saved, style) + "\n" + spent_of(host.spent, style) + "\n" +
+         forms_of(host.reform, style);
 }
 
 std::string render_list(const Snapshot& snapshot, const Style& style) {
@@ -273,7 +315,9 @@ std::string render_vm(const VmView& vm, const Style& style) {
   out += line_of("stall", fmt::format("{} of wall time; {} fault events, {} errors",
                                       human_share(vm.stall_share), human_count(vm.fault_events),
                                       human_count(vm.fault_errors)));
-  return out + "\n" + savings_of(vm.saved, style) + faults_of(vm, style) + blocks_of(vm, style);
+  out += reform_of(vm.reform);
+  return out + "\n" + savings_of(vm.saved, style) + faults_of(vm, style) + "\n" +
+         forms_of(vm.reform, style) + blocks_of(vm, style);
 }
 
 std::string render_plan(const UnfoldPlan& plan, std::string_view what) {

@@ -86,6 +86,29 @@ void visit(Io& io, S& s) {
   io("scan_seconds", s.scan_seconds);
   io("fold_seconds", s.fold_seconds);
   io("fault_seconds", s.fault_seconds);
+  io("reform_seconds", s.reform_seconds);
+}
+
+template <typename Io, Is<FormView> S>
+void visit(Io& io, S& s) {
+  io("form", s.form);
+  io("contents", s.contents);
+  io("stored_bytes", s.stored);
+  io("decode_ns", s.decode_ns);
+  io("given", s.given);
+  io("patch_after_seconds", s.patch_after_s);
+  io("dense_after_seconds", s.dense_after_s);
+  io("densest_after_seconds", s.densest_after_s);
+}
+
+template <typename Io, Is<ReformView> S>
+void visit(Io& io, S& s) {
+  io.derived("active", s.active());
+  io("cpu_seconds_per_gib_hour", s.cpu_s_per_gib_hour);
+  io("forms", s.forms);
+  io("attempts", s.attempts);
+  io("moved", s.moved);
+  io("rewritten", s.rewritten);
 }
 
 template <typename Io, Is<HostView> S>
@@ -103,6 +126,7 @@ void visit(Io& io, S& s) {
   io("spent", s.spent);
   io("promise", s.promise);
   io("cpu", s.cpu);
+  io("reform", s.reform);
   io("uptime_seconds", s.uptime_seconds);
   io("restarts", s.restarts);
   io("vms_attached", s.vms_attached);
@@ -159,6 +183,7 @@ void visit(Io& io, S& s) {
   io("saved", s.saved);
   io("faults", s.faults);
   io("backoff", s.backoff);
+  io("reform", s.reform);
   io("stall_share", s.stall_share);
   io("fault_events", s.fault_events);
   io("fault_errors", s.fault_errors);

@@ -120,7 +120,32 @@ struct CpuView {
   double scan_seconds = 0;
   double fold_seconds = 0;
   double fault_seconds = 0;
+  double reform_seconds = 0;
   friend bool operator==(const CpuView&, const CpuView&) = default;
+};
+
+// Contents that are kept in one form.
+struct FormView {
+  std::string form;  // "raw", "lz4", "zstd", "patch", "delta"
+  std::uint64_t contents = 0;
+  ByteCount stored;             // encoded, before rounding to slots
+  double decode_ns = 0;         // as learnt
+  std::uint64_t given = 0;      // times since the start that a stored content was given it
+  double patch_after_s = 0;     // a content in this form is tried as a patch after so long
+  double dense_after_s = 0;     // with zstd
+  double densest_after_s = 0;   // at zstd's dearest level
+  friend bool operator==(const FormView&, const FormView&) = default;
+};
+// How stored contents become smaller as they stay cold.
+struct ReformView {
+  double cpu_s_per_gib_hour = 0;  // what memory is worth; 0: everything keeps its form
+  std::vector<FormView> forms;    // of a VM: of its group
+  std::uint64_t attempts = 0;
+  std::uint64_t moved = 0;      // to denser slabs of the arena
+  std::uint64_t rewritten = 0;  // because only they needed their reference any more
+
+  bool active() const noexcept { return cpu_s_per_gib_hour > 0; }
+  friend bool operator==(const ReformView&, const ReformView&) = default;
 };
 
 struct HostView {
@@ -137,6 +162,7 @@ struct HostView {
   Spent spent;
   Promise promise;
   CpuView cpu;
+  ReformView reform;
   double uptime_seconds = 0;
   std::uint64_t restarts = 0;  // times a daemon took VMs over from its predecessor
   std::uint64_t vms_attached = 0;
@@ -213,6 +239,7 @@ struct VmView {
   Savings saved;  // net: with this VM's share of what is spent
   std::vector<FaultKindView> faults;
   BackoffView backoff{};
+  ReformView reform;
   double stall_share = 0;  // of wall time since the attach that its threads waited for ramfold
   std::uint64_t fault_events = 0;
   std::uint64_t fault_errors = 0;

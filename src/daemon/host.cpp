@@ -182,9 +182,18 @@ void Host::recover() {
     spdlog::info("store: recovered {:.1f} ms after the start", static_cast<double>(monotonic_ns() - started_ns_) / 1e6);
   }
   workers_ = std::make_unique<ScanWorkers>(vms_, *contents_, policy_, config_);
+  if (config_.reform.policy != policy::ReformPreset::off) {
+    auto reform = ReformWorker::make(*contents_, policy_, config_.reform);
+    if (reform) {
+      reform_ = std::move(*reform);
+    } else {
+      spdlog::error("what is stored keeps its form: {}", reform.error().text());
+    }
+  }
   policy_.recovering.store(false);
   judge_memory();
   workers_->start();
+  if (reform_) reform_->start();
 }
 
 bool Host::wait_for_unusable() {
@@ -214,6 +223,7 @@ void Host::stop() noexcept {
   if (stopping_.exchange(true)) return;
   if (recoverer_.joinable()) recoverer_.join();
   if (workers_) workers_->stop();
+  if (reform_) reform_->stop();
   if (housekeeper_.joinable()) housekeeper_.join();
   retries_.stop();
   undertaker_.stop();

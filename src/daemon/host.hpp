@@ -17,6 +17,7 @@
 #include "daemon/fact_watch.hpp"
 #include "daemon/host_policy.hpp"
 #include "daemon/keeping.hpp"
+#include "daemon/reform_worker.hpp"
 #include "daemon/retries.hpp"
 #include "daemon/scan_workers.hpp"
 #include "daemon/task_thread.hpp"
@@ -109,6 +110,7 @@ class Host final : private AgentEvents {
   std::vector<UnusableVm> unusable_;
   std::unique_ptr<Agents> agents_;
   std::unique_ptr<ScanWorkers> workers_;
+  std::unique_ptr<ReformWorker> reform_;  // none when reform.policy is off
   std::atomic<bool> stopping_{false};
   std::atomic<bool> off_retried_{false};
   std::atomic<std::uint64_t> retired_fault_cpu_ns_{0};

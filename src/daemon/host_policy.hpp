@@ -17,6 +17,7 @@ namespace ramfold::daemon {
 struct HostPolicy {
   std::atomic<bool> may_fold{false};     // all of the below together
   std::atomic<bool> may_observe{false};  // scanning at all makes sense
+  std::atomic<bool> may_reform{false};   // what is stored may be given other forms
   std::atomic<bool> paused{false};
   std::atomic<bool> off{false};
   std::atomic<bool> off_done{false};  // everything is back, and the keeper has let go of the store

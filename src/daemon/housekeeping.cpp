@@ -221,6 +221,9 @@ void Host::judge_memory() {
     because("store-full", "the store found no room for a page", "raise host.arena_max or free memory");
   }
   policy_.may_observe.store(may_observe);
+  // A broken promise or a full store is a reason for it. Memory that nobody needs is none against: the
+  // contents are there, and wanted as small as they get once it is needed.
+  policy_.may_reform.store(!policy_.recovering && !policy_.off && !policy_.paused);
   policy_.may_fold.store(reasons.empty());
   policy_.reasons = std::move(reasons);
 }

@@ -2,6 +2,7 @@
 #include "daemon/service.hpp"
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <cmath>
 #include <fmt/format.h>
@@ -105,6 +106,7 @@ control::HostView HostService::host_view(const std::vector<VmHandle>& vms, const
   if (!host_.policy_.recovering) {  // only then there are workers
     view.cpu.scan_seconds = seconds(host_.workers_->scan_cpu_ns());
     view.cpu.fold_seconds = seconds(host_.workers_->fold_cpu_ns());
+    if (host_.reform_) view.cpu.reform_seconds = seconds(host_.reform_->cpu_ns());
   }
   view.uptime_seconds = seconds(monotonic_ns() - host_.started_ns_);
   view.restarts = host_.restarts_;
@@ -112,6 +114,35 @@ control::HostView HostService::host_view(const std::vector<VmHandle>& vms, const
   view.vms_observe_only = static_cast<std::uint64_t>(
       std::count_if(vms.begin(), vms.end(), [](const VmHandle& vm) { return !vm->vm->gate().is_open(); }));
   view.contents = account.contents;
+  view.reform = reform_view(std::nullopt);
+  return view;
+}
+
+control::ReformView HostService::reform_view(std::optional<GroupId> group) const {
+  constexpr std::array<const char*, store::kForms> kNames{"zero", "raw", "lz4", "zstd", "patch", "delta"};
+  control::ReformView view;
+  const store::Stats stats = host_.contents_->stats();
+  const auto& kept = group ? stats.groups.at(group->value).forms : stats.forms;
+  // Set before recovery has ended, and then for good.
+  const ReformWorker* const reform = host_.policy_.recovering ? nullptr : host_.reform_.get();
+  const store::ReformFigures figures = reform != nullptr ? reform->figures() : store::ReformFigures{};
+  if (reform != nullptr) view.cpu_s_per_gib_hour = reform->policy().economy.cpu_s_per_gib_hour;
+  view.attempts = figures.tried;
+  view.moved = figures.moved;
+  view.rewritten = figures.rewritten;
+  const auto after = [&](store::Stage stage, std::size_t form) {
+    return figures.costs.pays_after_s[static_cast<std::size_t>(stage)][form];
+  };
+  for (std::size_t form = 1; form < store::kForms; ++form) {  // zeros are not stored
+    view.forms.push_back({.form = kNames[form],
+                          .contents = kept[form].contents,
+                          .stored = kept[form].stored,
+                          .decode_ns = figures.costs.decode_ns[form],
+                          .given = figures.given[form],
+                          .patch_after_s = after(store::Stage::patched, form),
+                          .dense_after_s = after(store::Stage::dense, form),
+                          .densest_after_s = after(store::Stage::densest, form)});
+  }
   return view;
 }
 
@@ -127,6 +158,7 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
   view.uid = record.uid;
   view.group = record.group;
   view.saved = vm_savings(*vm, account, vms);
+  view.reform = reform_view(vm->group);
   view.pages.total = vm->vm->pages();
   view.pages.resident = resident(*vm->vm);
   view.pages.clean = PageCount{c.clean.get()};

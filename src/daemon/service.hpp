@@ -3,6 +3,8 @@
 // Threads: called from the control server's threads; locks for itself.
 #pragma once
 
+#include <optional>
+
 #include "control/service.hpp"
 #include "daemon/host.hpp"
 
@@ -26,6 +28,8 @@ class HostService final : public control::Service {
   control::Answer<control::VmView> believe_incoming(const VmHandle& vm);
   control::Answer<VmHandle> find(const control::VmSelector& selector) const;
   control::HostView host_view(const std::vector<VmHandle>& vms, const Account& account) const;
+  // Of one group, or of all.
+  control::ReformView reform_view(std::optional<GroupId> group) const;
   control::VmView vm_view(const VmHandle& vm, const Account& account, const std::vector<VmHandle>& vms) const;
 
   Host& host_;

@@ -27,6 +27,9 @@ constexpr std::array kLogLevels{Choice{"error", LogLevel::error},
                                 Choice{"info", LogLevel::info}, Choice{"debug", LogLevel::debug}};
 constexpr std::array kFoldWhens{Choice{"pressure", FoldWhen::pressure},
                                 Choice{"eager", FoldWhen::eager}};
+constexpr std::array kReformPresets{Choice{"off", ReformPreset::off},
+                                    Choice{"balanced", ReformPreset::balanced},
+                                    Choice{"dense", ReformPreset::dense}};
 constexpr std::array kGroupDefaults{Choice{"owner", GroupDefault::owner},
                                     Choice{"vm", GroupDefault::vm}};
 constexpr std::string_view kBoolAllowed = "true or false";
@@ -57,6 +60,15 @@ const std::array kKeys{
                 [](Config& c, const Node& n) { return set_bool(c.fold.share, n); }},
     Key<Config>{{"fold.lz4", kBoolAllowed},
                 [](Config& c, const Node& n) { return set_bool(c.fold.lz4, n); }},
+    Key<Config>{
+        {"reform.policy", "\"off\", \"balanced\" or \"dense\""},
+        [](Config& c, const Node& n) { return set_choice(c.reform.policy, n, kReformPresets); }},
+    Key<Config>{{"reform.cpu", "a share of one core from 0.01 to 1"},
+                [](Config& c, const Node& n) { return set_double(c.reform.cpu, n, 0.01, 1); }},
+    Key<Config>{{"reform.similar", kBoolAllowed},
+                [](Config& c, const Node& n) { return set_bool(c.reform.similar, n); }},
+    Key<Config>{{"reform.zstd", kBoolAllowed},
+                [](Config& c, const Node& n) { return set_bool(c.reform.zstd, n); }},
     Key<Config>{{"scan.cpu", "a share of one core from 0.01 to 64, no more than scan.threads"},
                 [](Config& c, const Node& n) { return set_double(c.scan.cpu, n, 0.01, 64); }},
     Key<Config>{{"scan.threads", "a whole number from 1 to 64"},

@@ -73,6 +73,22 @@ struct FoldConfig {
   friend bool operator==(const FoldConfig&, const FoldConfig&) = default;
 };
 
+enum class ReformPreset : std::uint8_t { off, balanced, dense };
+
+// What becomes of stored pages as they stay cold.
+struct ReformConfig {
+  ReformPreset policy = ReformPreset::balanced;
+  double cpu = 0.1;     // share of ONE core
+  bool similar = true;  // patches and deltas against similar pages of the same group
+  bool zstd = true;
+
+  // What memory is worth: CPU seconds for a GiB that is kept free for an hour.
+  double cpu_s_per_gib_hour() const noexcept {
+    return policy == ReformPreset::dense ? 360'000 : 3'600;
+  }
+  friend bool operator==(const ReformConfig&, const ReformConfig&) = default;
+};
+
 struct ScanConfig {
   double cpu = 0.25;     // share of ONE core over all scan threads together; above 1 with several
   unsigned threads = 1;  // REQUIRES: cpu <= threads
@@ -127,6 +143,7 @@ struct Config {
   std::string control_group = "ramfold";  // may use control.sock
   LogLevel log_level = LogLevel::info;
   FoldConfig fold;
+  ReformConfig reform;
   ScanConfig scan;
   FaultConfig fault;
   HostConfig host;

@@ -223,6 +223,10 @@ Ref Contents::share(ContentId id) noexcept {
   return Ref(*this, id);
 }
 
+Form Contents::form(ContentId id) const noexcept {
+  return id == kZeroContent ? Form::zero : parts_->headers->where(id).form();
+}
+
 void Contents::trim() noexcept { parts_->arena->trim(); }
 void Contents::trim_all() noexcept { parts_->arena->trim_all(); }
 

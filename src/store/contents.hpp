@@ -220,6 +220,9 @@ class Contents final : public ContentSource {
   // the store is still recovering, call it again.
   Status finish_recovery();
 
+  // How a content is kept at this moment. REQUIRES: the caller owns a reference.
+  Form form(ContentId id) const noexcept;
+
   // Gives empty slabs back to the host. Cheap when there are none; for a housekeeping thread, so
   // that fault threads need not do it.
   void trim() noexcept;

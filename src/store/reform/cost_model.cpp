@@ -50,14 +50,14 @@ double CostModel::cost_ns(Form form, std::uint32_t length, double cold_s,
   return slot * cold_s * byte_second_ns() + wait_ns(form, dependents);
 }
 
-bool CostModel::pays(Stage stage, Form form, double cold_s,
-                     std::uint32_t dependents) const noexcept {
+double CostModel::pays_after_s(Stage stage, Form form, std::uint32_t dependents) const noexcept {
   // Some are tried even where nothing was gained for long: contents change.
   constexpr double kGainMin = 8;
   const double gain = gain_bytes_[index(stage)][index(form)].load(std::memory_order_relaxed);
   const double longer = wait_ns(form_of(stage), dependents) - wait_ns(form, dependents);
-  return std::max(gain, kGainMin) * cold_s * byte_second_ns() >
-         attempt_ns_[index(stage)].load(std::memory_order_relaxed) + std::max(longer, 0.0);
+  const double price =
+      attempt_ns_[index(stage)].load(std::memory_order_relaxed) + std::max(longer, 0.0);
+  return price / (std::max(gain, kGainMin) * byte_second_ns());
 }
 
 void CostModel::learn(Mean& mean, double value) noexcept {
@@ -78,7 +78,12 @@ CostModel::Figures CostModel::figures() const noexcept {
   };
   load(decode_ns_, f.decode_ns);
   load(attempt_ns_, f.attempt_ns);
-  for (std::size_t i = 0; i < kStages; ++i) load(gain_bytes_[i], f.gain_bytes[i]);
+  for (std::size_t i = 0; i < kStages; ++i) {
+    load(gain_bytes_[i], f.gain_bytes[i]);
+    for (std::size_t form = 0; form < kForms; ++form) {
+      f.pays_after_s[i][form] = pays_after_s(static_cast<Stage>(i), static_cast<Form>(form), 0);
+    }
+  }
   return f;
 }
 

@@ -36,6 +36,7 @@ class CostModel {
     ByForm<double> decode_ns{};
     ByStage<double> attempt_ns{};          // of CPU, by the stage that it leads to
     ByStage<ByForm<double>> gain_bytes{};  // that an attempt finds, by the form it begins with
+    ByStage<ByForm<double>> pays_after_s{};
   };
 
   CostModel() noexcept;
@@ -46,7 +47,12 @@ class CostModel {
                  std::uint32_t dependents) const noexcept;
   // An attempt at this stage, with a content that has this form now, is expected to gain more than
   // it and the longer waits cost.
-  bool pays(Stage stage, Form form, double cold_s, std::uint32_t dependents) const noexcept;
+  bool pays(Stage stage, Form form, double cold_s, std::uint32_t dependents) const noexcept {
+    return cold_s > pays_after_s(stage, form, dependents);
+  }
+
+  // Seconds that a content must have been cold for an attempt to pay.
+  double pays_after_s(Stage stage, Form form, std::uint32_t dependents) const noexcept;
 
   void learn_decode(Form form, double ns) noexcept { learn_time(decode_ns_[index(form)], ns); }
   // `gained_bytes`: by the shortest that was found, wanted or not.

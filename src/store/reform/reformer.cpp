@@ -186,7 +186,8 @@ void Reformer::find_references(const Visit& visit) {
     return;
   }
   if (!policy_.similar || visit.dependents != 0 || visit.wanted <= visit.reached) return;  // R1
-  for (const ContentId id : similar_->find(visit.sketch).all()) {
+  const SimilarityIndex::Candidates candidates = similar_->find(visit.sketch);
+  for (const ContentId id : candidates.all()) {
     if (id == visit.id || !parts_.knows(id) || !parts_.headers->take_live(id)) continue;
     if (!add(id)) parts_.drop_uncounted(id);
   }

@@ -41,7 +41,8 @@ class SimilarityIndex {
     std::array<ContentId, kCandidatesMax> ids;  // the likeliest first
     std::size_t count = 0;
 
-    std::span<const ContentId> all() const noexcept { return std::span(ids).first(count); }
+    std::span<const ContentId> all() const& noexcept { return std::span(ids).first(count); }
+    std::span<const ContentId> all() && = delete;  // a loop over it would outlive it
   };
   Candidates find(const Sketch& sketch) const noexcept;
 

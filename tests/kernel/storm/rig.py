@@ -22,6 +22,9 @@ when = "eager"
 passes = {passes}
 pass_seconds = 0.1
 backoff = false
+[reform]
+policy = "dense"
+cpu = 0.5
 [scan]
 cpu = 1.0
 threads = {scan_threads}

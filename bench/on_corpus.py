@@ -1,7 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""patch_codec.py BUILD: makes the guests' RAM if it is missing, then runs the bench over it."""
-import os
+"""on_corpus.py PROGRAM: makes the guests' RAM if it is missing, then runs a program over it."""
 import pathlib
 import subprocess
 import sys
@@ -14,10 +13,9 @@ def main():
     made = subprocess.run([BENCH / "corpus", "make", *SETS], stdout=subprocess.PIPE, text=True,
                           check=False)
     if made.returncode:
-        sys.exit("patch_codec: there is no guests' RAM to work on")
-    program = os.path.join(sys.argv[1], "bench", "bench_patch_codec")
+        sys.exit("on_corpus: there is no guests' RAM to work on")
     arguments = [word for pair in zip(SETS, made.stdout.split()) for word in pair]
-    sys.exit(subprocess.run([program, *arguments], check=False).returncode)
+    sys.exit(subprocess.run([sys.argv[1], *arguments], check=False).returncode)
 
 
 if __name__ == "__main__":

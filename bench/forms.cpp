@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// What forms and their chooser make of the RAM of real guests (bench/corpus): memory, by mechanism
+// switched on and off, beside exact sharing alone (what an ideal KSM reaches) and LZ4 of every page
+// by itself (as zram would); fragmentation and metadata; CPU; and what the chooser believes a read
+// costs beside what it does. Offline: every page is put once and stays cold; reading is in random
+// order.
+// usage: bench_forms NAME SET_DIRECTORY [NAME SET_DIRECTORY]...
+#include <lz4.h>
+
+#include <random>
+
+#include "base/clock.hpp"
+#include "bench/guest_pages.hpp"
+#include "bench/report.hpp"
+#include "store/reform/reformer.hpp"
+
+using namespace ramfold;
+using namespace ramfold::bench;
+using namespace ramfold::store;
+
+namespace {
+
+constexpr std::uint64_t kForever = ~std::uint64_t{0} / 4;
+constexpr std::uint64_t kColdS = 300;  // as the guests of live-savings
+constexpr int kRepeats = 3;
+constexpr std::array<const char*, kForms> kNames{"zero", "raw", "lz4", "zstd", "patch", "delta"};
+
+template <typename T>
+T must(Result<T> result) {
+  if (!result) throw std::runtime_error(result.error().text());
+  return std::move(*result);
+}
+
+struct Kept {
+  std::unique_ptr<Contents> store;
+  std::unique_ptr<Reformer> reformer;
+  std::vector<ContentId> ids;
+  double encode_us = 0;  // CPU a content, rounds included
+
+  double saved_percent(const GuestPages& set) const {
+    const Stats s = store->stats();
+    const auto spent = static_cast<double>(s.arena_allocated.value + s.metadata().value);
+    return 100 - 100 * spent / (static_cast<double>(set.nonzero_count) * kPageSize);
+  }
+};
+
+Kept keep(const GuestPages& set, const ReformPolicy& policy) {
+  Kept kept;
+  kept.store = must(Contents::create(ByteCount{std::uint64_t{8} << 30}));
+  const GroupId group = must(kept.store->group("bench"));
+  kept.reformer = must(Reformer::make(*kept.store));
+  for (const PageCopy& page : set.pages) {
+    kept.ids.push_back(
+        must(kept.store->put(group, page, kept.store->hash(group, page))).ref.release());
+  }
+  const std::uint64_t began = thread_cpu_ns();
+  for (std::uint64_t now = 1; now <= kColdS; now += 23) {
+    (void)kept.reformer->step(policy, now, kForever);
+  }
+  for (int settle = 0; settle < 8; ++settle) (void)kept.reformer->step(policy, kColdS, kForever);
+  kept.encode_us =
+      static_cast<double>(thread_cpu_ns() - began) / 1e3 / static_cast<double>(set.pages.size());
+  kept.store->trim_all();
+  return kept;
+}
+
+ReformPolicy dense() {
+  ReformPolicy policy;
+  policy.economy.cpu_s_per_gib_hour = 360'000;  // reform.policy = "dense"
+  return policy;
+}
+
+double zram_saved_percent(const GuestPages& set) {
+  std::uint64_t bytes = 0;
+  std::array<char, LZ4_COMPRESSBOUND(kPageSize)> out;
+  for (const PageCopy& page : set.pages) {
+    const int n = LZ4_compress_default(reinterpret_cast<const char*>(page.bytes.data()), out.data(),
+                                       kPageSize, static_cast<int>(out.size()));
+    bytes += std::min<std::uint64_t>(static_cast<std::uint64_t>(n), kPageSize);
+  }
+  // Duplicates are compressed each by itself; on the whole they are like the others.
+  return 100 -
+         100 * static_cast<double>(bytes) / (static_cast<double>(set.pages.size()) * kPageSize);
+}
+
+// By form: mean time of get() in random order, and what the chooser holds it for.
+void add_decoding(Report& report, const std::string& set, Kept& kept) {
+  std::array<std::vector<ContentId>, kForms> by_form;
+  const ReformFigures figures = kept.reformer->figures();
+  std::ranges::shuffle(kept.ids, std::mt19937(1));
+  std::array<std::vector<double>, kForms> us;
+  PageCopy out;
+  for (const ContentId id : kept.ids) {
+    const Form form = kept.store->form(id);
+    const std::uint64_t began = monotonic_ns();
+    if (kept.store->get(id, out.bytes.data(), {}) != Got::done)
+      throw std::runtime_error("a page is lost");
+    us[static_cast<std::size_t>(form)].push_back(static_cast<double>(monotonic_ns() - began) / 1e3);
+  }
+  for (std::size_t form = 1; form < kForms; ++form) {
+    if (us[form].size() < 100) continue;
+    report.add({set + ": read " + kNames[form] + ", chooser's belief as floor",
+                "us",
+                {figures.costs.decode_ns[form] / 1e3},
+                {median(us[form])},
+                {},
+                ""});
+  }
+}
+
+void add_set(Report& report, const std::string& name, const GuestPages& set) {
+  const auto total = static_cast<double>(set.nonzero_count);
+  const double exact = 100 - 100 * static_cast<double>(set.pages.size()) / total;
+  const double zram = zram_saved_percent(set);
+  struct Variant {
+    const char* what;
+    bool similar;
+    bool zstd;
+    bool compact;
+  };
+  constexpr std::array kVariants{
+      Variant{"all forms", true, true, true}, Variant{"without similar pages", false, true, true},
+      Variant{"without zstd", true, false, true}, Variant{"without compaction", true, true, false},
+      Variant{"exact and LZ4 only", false, false, true}};
+  report.add({name + ": ideal KSM saves (peer: LZ4 of each page)", "%", {}, {exact}, {zram}, ""});
+  for (const Variant& variant : kVariants) {
+    ReformPolicy policy = dense();
+    policy.similar = variant.similar;
+    policy.dense = variant.zstd;
+    policy.compact = variant.compact;
+    std::vector<double> saved, cpu, fragmentation, metadata;
+    for (int r = 0; r < (&variant == kVariants.data() ? kRepeats : 1); ++r) {
+      Kept kept = keep(set, policy);
+      const Stats stats = kept.store->stats();
+      saved.push_back(kept.saved_percent(set));
+      cpu.push_back(kept.encode_us);
+      fragmentation.push_back(100 * stats.fragmentation());
+      metadata.push_back(static_cast<double>(stats.metadata().value) /
+                         static_cast<double>(set.pages.size()));
+      if (r + 1 == kRepeats) add_decoding(report, name, kept);
+    }
+    report.add({name + ": " + variant.what + ", saved net", "%", {}, saved, {}, ""});
+    report.add({name + ": " + variant.what + ", CPU a content", "us", {}, cpu, {}, ""});
+    if (&variant != kVariants.data()) continue;
+    report.add({name + ": lost to fragmentation",
+                "%",
+                {},
+                fragmentation,
+                {},
+                "<= 8 %",
+                median(fragmentation) <= 8});
+    report.add(
+        {name + ": metadata a content", "B", {}, metadata, {}, "<= 56 B", median(metadata) <= 56});
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc < 3 || argc % 2 == 0) {
+    std::fprintf(stderr, "usage: %s NAME SET_DIRECTORY [NAME SET_DIRECTORY]...\n", argv[0]);
+    return 2;
+  }
+  Report report("forms");
+  for (int i = 1; i < argc; i += 2) add_set(report, argv[i], load_set(argv[i + 1]));
+  return report.print();
+}

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "daemon/reform_worker.hpp"
+
+#include <pthread.h>
+#include <time.h>
+
+#include <algorithm>
+
+#include "base/clock.hpp"
+#include "sys/priority.hpp"
+
+namespace ramfold::daemon {
+namespace {
+
+constexpr std::uint64_t kSecondNs = 1'000'000'000;
+constexpr std::uint64_t kSliceNs = 10'000'000;     // of CPU, then its price is waited for
+constexpr std::uint64_t kRoundNs = 2 * kSecondNs;  // from one round's end to the next
+constexpr std::uint64_t kNapMaxNs = 200'000'000;   // so that a stop is heard soon
+
+store::ReformPolicy store_policy(const policy::ReformConfig& config) {
+  store::ReformPolicy policy;
+  policy.similar = config.similar;
+  policy.dense = config.zstd;
+  policy.economy.cpu_s_per_gib_hour = config.cpu_s_per_gib_hour();
+  return policy;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<ReformWorker>> ReformWorker::make(store::Contents& contents,
+                                                         HostPolicy& host,
+                                                         const policy::ReformConfig& config) {
+  auto reformer = store::Reformer::make(contents);
+  if (!reformer) return std::unexpected(reformer.error());
+  return std::unique_ptr<ReformWorker>(new ReformWorker(std::move(*reformer), host, config));
+}
+
+ReformWorker::ReformWorker(std::unique_ptr<store::Reformer> reformer, HostPolicy& host,
+                           const policy::ReformConfig& config)
+    : reformer_(std::move(reformer)),
+      host_(host),
+      cpu_share_(config.cpu),
+      policy_(store_policy(config)) {}
+
+void ReformWorker::start() {
+  thread_ = std::thread([this] { run(); });
+  ::pthread_setname_np(thread_.native_handle(), "rf-reform");
+}
+
+void ReformWorker::stop() noexcept {
+  stopping_.store(true);
+  if (thread_.joinable()) thread_.join();
+}
+
+void ReformWorker::run() noexcept {
+  cpu_.started();
+  sys::yield_this_thread();
+  while (!stopping_.load(std::memory_order_relaxed)) {
+    if (!host_.may_reform.load(std::memory_order_relaxed)) {
+      nap(kNapMaxNs);
+      continue;
+    }
+    const std::uint64_t before = thread_cpu_ns();
+    const auto step = reformer_->step(policy_, monotonic_ns() / kSecondNs, kSliceNs);
+    const auto used = static_cast<double>(thread_cpu_ns() - before);
+    nap(std::max(static_cast<std::uint64_t>(used / cpu_share_ - used),
+                 step.came_round ? kRoundNs : 0));
+  }
+  cpu_.ended();
+}
+
+void ReformWorker::nap(std::uint64_t ns) const noexcept {
+  const std::uint64_t end = monotonic_ns() + ns;
+  for (std::uint64_t now = end - ns; now < end && !stopping_.load(std::memory_order_relaxed);
+       now = monotonic_ns()) {
+    const std::uint64_t rest = std::min(end - now, kNapMaxNs);
+    const timespec t{static_cast<time_t>(rest / kSecondNs), static_cast<long>(rest % kSecondNs)};
+    ::nanosleep(&t, nullptr);
+  }
+}
+
+}  // namespace ramfold::daemon
