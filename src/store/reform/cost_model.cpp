@@ -36,12 +36,12 @@ CostModel::CostModel() noexcept {
 
 double CostModel::byte_second_ns() const noexcept {
   constexpr double kGib = 1024.0 * 1024 * 1024;
-  return economy_.cpu_s_per_gib_hour * 1e9 / kGib / 3600;
+  return cpu_s_per_gib_hour_.load(std::memory_order_relaxed) * 1e9 / kGib / 3600;
 }
 
 double CostModel::wait_ns(Form form, std::uint32_t dependents) const noexcept {
   return decode_ns_[index(form)].load(std::memory_order_relaxed) * (1 + dependents) *
-         economy_.wait_weight;
+         wait_weight_.load(std::memory_order_relaxed);
 }
 
 double CostModel::cost_ns(Form form, std::uint32_t length, double cold_s,

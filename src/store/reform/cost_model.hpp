@@ -40,7 +40,10 @@ class CostModel {
   };
 
   CostModel() noexcept;
-  void set_economy(const Economy& economy) noexcept { economy_ = economy; }
+  void set_economy(const Economy& economy) noexcept {
+    cpu_s_per_gib_hour_.store(economy.cpu_s_per_gib_hour, std::memory_order_relaxed);
+    wait_weight_.store(economy.wait_weight, std::memory_order_relaxed);
+  }
 
   // Of keeping a content of so many encoded bytes.
   double cost_ns(Form form, std::uint32_t length, double cold_s,
@@ -76,7 +79,8 @@ class CostModel {
   // What is far beyond the mean was interrupted.
   static void learn_time(Mean& mean, double ns) noexcept;
 
-  Economy economy_;
+  Mean cpu_s_per_gib_hour_{Economy{}.cpu_s_per_gib_hour};
+  Mean wait_weight_{Economy{}.wait_weight};
   ByForm<Mean> decode_ns_;
   ByStage<Mean> attempt_ns_;
   ByStage<ByForm<Mean>> gain_bytes_;

@@ -76,12 +76,18 @@ double Reformer::cold_s(ContentId id) noexcept {
   ContentNotes& notes = parts_.headers->notes(id);
   const auto cold = static_cast<std::uint16_t>(now - notes.read_at());
   if (cold > kColdMax) notes.note_read(static_cast<std::uint16_t>(now - kColdMax));
-  return std::min(cold, kColdMax);
+  // Within the clock's step nothing is known: half of it is the best guess.
+  return cold == 0 ? 0.5 : std::min(cold, kColdMax);
 }
 
 Stage Reformer::wanted_stage(const Visit& visit) const noexcept {
   for (const Stage stage : {Stage::densest, Stage::dense, Stage::patched}) {
     if (stage <= visit.reached) break;
+    // Of a patch there is nothing denser to make.
+    if (stage == Stage::densest && visit.reached == Stage::dense &&
+        stage_of(visit.where.form()) != Stage::dense) {
+      continue;
+    }
     const bool allowed = stage == Stage::patched ? policy_.similar : policy_.dense;
     if (allowed && costs_.pays(stage, visit.where.form(), visit.cold_s, visit.dependents))
       return stage;
