@@ -66,8 +66,11 @@ class Reforming {
     thread_ = std::thread([this] {
       ReformPolicy policy;
       policy.economy = {.cpu_s_per_gib_hour = 1e12, .wait_weight = 0};
-      for (std::uint64_t now = 1000; !stop_; now += 1000)
+      for (std::uint64_t now = 1000; !stop_; now += 1000) {
+        // In turn, so that moving is not left for when there is nothing else to do.
+        policy.similar = policy.dense = now % 2000 == 0;
         (void)reformer_->step(policy, now, kSlice);
+      }
     });
   }
   ReformFigures stop() {
