@@ -186,14 +186,15 @@ static void detached(struct rf_connection *c) {
 }
 
 static void unfolded(const struct rf_unfolded *m) {
-  uint32_t hazard;
-  rf_unfold_answer(m->token, m->ok == 1, &hazard);
-  if (m->ok != 1 || hazard == 0) return;
-  /* Recorded before the next message: a daemon that dies now must not be resumed as if it might
-     still fold. */
-  rf_facts_add(hazard);
-  rf_gate_sticky(hazard);
-  rf_unfold_released(true);
+  const uint32_t hazard = rf_unfold_hazard(m->token);
+  if (m->ok == 1 && hazard != 0) {
+    /* Recorded before who waits goes on: the daemon may die now, and the next one must not fold
+       beside what is about to happen. */
+    rf_facts_add(hazard);
+    rf_gate_sticky(hazard);
+    rf_unfold_released(true);
+  }
+  rf_unfold_answer(m->token, m->ok == 1);
 }
 
 static void refused(struct rf_connection *c, struct rf_refused *m) {

@@ -107,13 +107,14 @@ static void change(uint32_t token, enum state from, enum state to) {
 
 void rf_unfold_unsent(uint32_t token) { change(token, SENT, WANTED); }
 
-void rf_unfold_answer(uint32_t token, bool ok, uint32_t *hazard) {
-  *hazard = 0;
+uint32_t rf_unfold_hazard(uint32_t token) {
   for (int i = 0; i < REQUESTS_MAX; ++i)
     if (atomic_load(&requests[i].word) == word_of(token, SENT))
-      *hazard = atomic_load(&requests[i].hazard);
-  change(token, SENT, ok ? YES : NO);
+      return atomic_load(&requests[i].hazard);
+  return 0;
 }
+
+void rf_unfold_answer(uint32_t token, bool ok) { change(token, SENT, ok ? YES : NO); }
 
 void rf_unfold_again(void) {
   for (int i = 0; i < REQUESTS_MAX; ++i) {

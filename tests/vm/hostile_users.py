@@ -58,9 +58,9 @@ class NumaVm(vm.Vm):
         line = super().command()
         line[line.index("-machine") + 1] = "q35,usb=off"
         line[line.index("-m") + 1] = f"{self.memory_mib}M,slots=2,maxmem=1G"
-        at = line.index("-object")
+        at = line.index("-object")  # and the machine that takes it
         half = f"{self.memory_mib // 2}M"
-        line[at:at + 2] = [word for node in (0, 1) for word in (
+        line[at:at + 4] = [word for node in (0, 1) for word in (
             "-object", f"memory-backend-memfd,id=ram{node},size={half},share=on",
             "-numa", f"node,nodeid={node},memdev=ram{node}"
                      f"{',cpus=0' if node == 0 else ''}")]
