@@ -251,11 +251,13 @@ def restart_beside(rig, honest):
     end = time.monotonic() + 30
     while True:
         rig.start_daemon()
-        began = time.monotonic()
-        while rig.daemon.poll() is None and rig.snapshot() is None and time.monotonic() < began + 10:
+        give_up = time.monotonic() + 10
+        # The old one may still be there to answer.
+        while rig.daemon.poll() is None and not rig.served_by_newest() and time.monotonic() < give_up:
             time.sleep(0.05)
-        if rig.daemon.poll() is None:
+        if rig.daemon.poll() is None and rig.served_by_newest():
             break
+        rig.kill_daemon()
         if time.monotonic() > end:
             raise Failed(f'no daemon after the old one was stopped: {rig.log_tail()}')
         time.sleep(0.2)

@@ -6,6 +6,7 @@ import queue
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -245,6 +246,16 @@ class Rig:
         except OSError:
             pass
         return None
+
+    def served_by_newest(self):
+        """Whether it is the daemon started last, and not one that is on its way out, that answers."""
+        try:
+            with socket.socket(socket.AF_UNIX) as s:
+                s.connect(f'{self.dir}/control.sock')
+                pid = struct.unpack('3i', s.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+        except OSError:
+            return False
+        return pid == self.daemon.pid and self.snapshot() is not None
 
     def snapshot(self):
         answer = self.request('snapshot', 5)
