@@ -92,8 +92,8 @@ class Guest:
     """A storm_guest; reads its answers on a thread, so that a waiting guest cannot block the test."""
 
     def __init__(self, rig, number, arguments):
-        env = dict(os.environ, LD_PRELOAD=binary('RAMFOLD_AGENT'), RAMFOLD_AGENT_SOCKET=f'{rig.dir}/agent.sock',
-                   RAMFOLD_SETTLE_MS='20')
+        env = dict(os.environ, LD_PRELOAD=':'.join([binary('RAMFOLD_AGENT'), *rig.preloads]),
+                   RAMFOLD_AGENT_SOCKET=f'{rig.dir}/agent.sock', RAMFOLD_SETTLE_MS='20')
         self.number = number
         self.process = subprocess.Popen(
             [binary('RAMFOLD_STORM_GUEST'), '--guest', str(number), '--seed', str(rig.seed + number), *arguments],
@@ -152,6 +152,7 @@ class Rig:
         self.seed = seed
         self.daemon_binary = daemon
         self.daemon_arguments = list(daemon_arguments)
+        self.preloads = []  # into daemon and guests
         self.daemon = None
         self.guests = []
         self.kills = 0
@@ -196,6 +197,8 @@ class Rig:
 
     def start_daemon(self, kill_at=None):
         env = dict(os.environ)
+        if self.preloads:
+            env['LD_PRELOAD'] = ':'.join([*filter(None, [env.get('LD_PRELOAD')]), *self.preloads])
         if kill_at:
             env['RAMFOLD_KILL_AT'] = kill_at
         self.daemon = subprocess.Popen([binary(self.daemon_binary), '--config', f'{self.dir}/config.toml',

@@ -5,7 +5,8 @@
 //
 // Commands on stdin, an answer a line: `status` (operations so far, slowest operation), `check`
 // (everybody stops, every page is verified), `rest` (everybody stops until the next `check`),
-// `calm` (no more slow reads), `quit`. A wrong byte ends the process at once with a line "BAD ...".
+// `discard` (everybody stops, all RAM is discarded by two calls), `calm` (no more slow reads),
+// `quit`. A wrong byte ends the process at once with a line "BAD ...".
 // Threads: a page is changed by the thread that owns its block of 16 pages alone; everybody reads
 // all pages.
 #include <fcntl.h>
@@ -373,6 +374,25 @@ void check(unsigned workers) {
   std::printf("checked %lu\n", options.pages);
 }
 
+void discard_all(unsigned workers) {
+  rest(workers);
+  {
+    std::vector<std::unique_ptr<Change>> changes;
+    for (std::uint64_t p = 0; p < options.pages; ++p) {
+      changes.push_back(
+          std::make_unique<Change>(p, Description{Kind::zero, 0, described(p).version + 1}));
+    }
+    const std::size_t half = options.pages / 2 * kPage;
+    if (::fallocate(ram.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
+                    static_cast<off_t>(half)) != 0 ||
+        ::madvise(ram.at + half, options.pages * kPage - half, MADV_REMOVE) != 0) {
+      bad("a discard failed: " + std::string(std::strerror(errno)));
+    }
+  }
+  pausing.store(false);
+  std::printf("discarded %lu\n", options.pages);
+}
+
 void answer(const std::string& command, unsigned workers) {
   if (command == "quit") ::_exit(0);
   if (command == "calm") {
@@ -383,6 +403,8 @@ void answer(const std::string& command, unsigned workers) {
     std::printf("resting\n");
   } else if (command == "check") {
     check(workers);
+  } else if (command == "discard") {
+    discard_all(workers);
   } else if (command == "status") {
     std::printf(
         "operations %lu stores %lu stamps %lu reads %lu files %lu discards %lu slow %lu refused "
