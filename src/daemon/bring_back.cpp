@@ -2,7 +2,6 @@
 // When folded pages must come back: another consumer of a VM's RAM, `detach`, `off`; and the end of `off`.
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
-#include <time.h>
 
 #include "base/clock.hpp"
 #include "daemon/host.hpp"
@@ -23,12 +22,7 @@ constexpr unsigned kBusyWaits = 400;    // for VMs that end, or are unfolded by 
 // Without a page that came back: on a host that swaps one takes some ms.
 constexpr std::uint64_t kPatienceNs = 20'000'000'000;
 constexpr std::uint64_t kRetryPatienceNs = 3'000'000'000;  // then others have their turn, and it goes on
-constexpr long kNapNs = 50'000'000;
-
-void nap() {
-  const timespec t{0, kNapNs};
-  ::nanosleep(&t, nullptr);
-}
+constexpr std::uint64_t kNapNs = 50'000'000;
 
 std::unexpected<control::OperationError> held_up() {
   return control::refuse(Failure::failed, "the VM's process holds the daemon up: its pages do not come back",
@@ -77,7 +71,7 @@ void Host::unfold_for_consumer(const VmHandle& vm) {
 }
 
 bool Host::wait_counted(const AttachedVm& vm) const {
-  for (unsigned i = 0; i < kCountWaits && !vm.counted && !stopping_; ++i) nap();
+  for (unsigned i = 0; i < kCountWaits && !vm.counted && !stopping_; ++i) sleep_ns(kNapNs);
   return vm.counted;
 }
 
@@ -173,7 +167,7 @@ Answer<void> Host::bring_all_back(const control::ProgressSink& progress) {
       return control::refuse(Failure::failed, "some VMs are busy: being unfolded, or cleared away after their end",
                              "try again");
     }
-    if (vms_.size() != 0) nap();
+    if (vms_.size() != 0) sleep_ns(kNapNs);
   }
   undertaker_.drain();
   if (Status dropped = keeping_.drop_store(); !dropped) {

@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "daemon/host.hpp"
 
-#include <algorithm>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/userfaultfd.h>
 #include <spdlog/spdlog.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
+#include <algorithm>
 
 #include "base/clock.hpp"
 #include "base/test_points.hpp"
@@ -23,7 +22,7 @@
 namespace ramfold::daemon {
 namespace {
 
-constexpr long kNapNs = 100'000'000;
+constexpr std::uint64_t kNapNs = 100'000'000;
 constexpr std::uint64_t kMomentNs = 100'000'000;
 constexpr unsigned kStopWaits = 20;  // of kNapNs
 constexpr std::uint64_t kArenaMax = std::uint64_t{1} << 40;  // what the store's format allows
@@ -58,11 +57,6 @@ Result<std::uint64_t> choose_features(sys::BorrowedFd device) {
     return fail("this kernel's userfaultfd cannot guard shared memory: Linux 6.7 or newer is needed");
   }
   return sys::Uffd::kFeaturesNeeded | (*offered & sys::Uffd::kFeaturePoison);
-}
-
-void nap() {
-  const timespec t{0, kNapNs};
-  ::nanosleep(&t, nullptr);
 }
 
 }  // namespace
@@ -214,7 +208,7 @@ bool Host::wait_for_unusable() {
       (void)keeping_.drop_vm(id);
     }
     if (none) return true;
-    nap();
+    sleep_ns(kNapNs);
   }
   return false;
 }
@@ -231,7 +225,7 @@ void Host::stop() noexcept {
   for (const VmHandle& vm : vms_.all()) {
     (void)stop_faults(vm, 0);
   }
-  for (unsigned i = 0; i < kStopWaits && count_apart() != 0; ++i) nap();
+  for (unsigned i = 0; i < kStopWaits && count_apart() != 0; ++i) sleep_ns(kNapNs);
 }
 
 void Host::make_way() noexcept {

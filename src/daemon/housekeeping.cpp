@@ -5,7 +5,6 @@
 #include <poll.h>
 #include <spdlog/spdlog.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 #include <algorithm>
 #include <csignal>
@@ -18,7 +17,7 @@
 namespace ramfold::daemon {
 namespace {
 
-constexpr long kTickNs = 250'000'000;
+constexpr std::uint64_t kTickNs = 250'000'000;
 // Facts are read once a second, on a host with many VMs less often, so that it costs no more than a fiftieth of
 // a core: the agent holds what must not begin unseen, and asks for a look at what changed.
 constexpr std::uint64_t kFactsEveryNs = 1'000'000'000;
@@ -26,11 +25,6 @@ constexpr std::uint64_t kFactsEveryMaxNs = 15'000'000'000;
 constexpr std::uint64_t kFactsPart = 50;
 constexpr std::uint64_t kBuryNs = 60'000'000'000;  // of the largest VM
 constexpr unsigned kLastLookWaits = 20;  // of kTickNs
-
-void nap() {
-  const timespec t{0, kTickNs};
-  ::nanosleep(&t, nullptr);
-}
 
 // Nothing is known as {0, 0}.
 guest::RamFileId file_of(sys::BorrowedFd fd) {
@@ -55,7 +49,7 @@ void Host::housekeeping() {
       facts_ns = monotonic_ns() + std::clamp(cpu_ns * kFactsPart, kFactsEveryNs, kFactsEveryMaxNs);
     }
     if (!policy_.recovering) contents_->trim();
-    nap();
+    sleep_ns(kTickNs);
   }
 }
 
@@ -161,7 +155,8 @@ void Host::bury(VmHandle vm) {
   });
   spdlog::info("vm {} (pid {}): ended; {} references given up", vm->vm->name(), vm->vm->pid(), dropped);
   // Whoever still looks at it would close the files in its stead.
-  for (unsigned i = 0; vm.use_count() > 1 && i < kLastLookWaits && !stopping_; ++i) nap();
+  for (unsigned i = 0; vm.use_count() > 1 && i < kLastLookWaits && !stopping_; ++i)
+    sleep_ns(kTickNs);
 }
 
 void Host::judge_memory() {

@@ -2,11 +2,11 @@
 #include "daemon/reform_worker.hpp"
 
 #include <pthread.h>
-#include <time.h>
 
 #include <algorithm>
 
 #include "base/clock.hpp"
+#include "daemon/nap.hpp"
 #include "sys/priority.hpp"
 
 namespace ramfold::daemon {
@@ -15,7 +15,7 @@ namespace {
 constexpr std::uint64_t kSecondNs = 1'000'000'000;
 constexpr std::uint64_t kSliceNs = 10'000'000;     // of CPU, then its price is waited for
 constexpr std::uint64_t kRoundNs = 2 * kSecondNs;  // from one round's end to the next
-constexpr std::uint64_t kNapMaxNs = 200'000'000;   // so that a stop is heard soon
+constexpr std::uint64_t kIdleNapNs = 200'000'000;
 
 store::ReformPolicy store_policy(const policy::ReformConfig& config) {
   store::ReformPolicy policy;
@@ -57,26 +57,16 @@ void ReformWorker::run() noexcept {
   sys::yield_this_thread();
   while (!stopping_.load(std::memory_order_relaxed)) {
     if (!host_.may_reform.load(std::memory_order_relaxed)) {
-      nap(kNapMaxNs);
+      sleep_ns(kIdleNapNs);
       continue;
     }
     const std::uint64_t before = thread_cpu_ns();
     const auto step = reformer_->step(policy_, monotonic_ns() / kSecondNs, kSliceNs);
     const auto used = static_cast<double>(thread_cpu_ns() - before);
-    nap(std::max(static_cast<std::uint64_t>(used / cpu_share_ - used),
-                 step.came_round ? kRoundNs : 0));
+    const auto owed = static_cast<std::uint64_t>(used / cpu_share_ - used);
+    sleep_until(monotonic_ns() + std::max(owed, step.came_round ? kRoundNs : 0), stopping_);
   }
   cpu_.ended();
-}
-
-void ReformWorker::nap(std::uint64_t ns) const noexcept {
-  const std::uint64_t end = monotonic_ns() + ns;
-  for (std::uint64_t now = end - ns; now < end && !stopping_.load(std::memory_order_relaxed);
-       now = monotonic_ns()) {
-    const std::uint64_t rest = std::min(end - now, kNapMaxNs);
-    const timespec t{static_cast<time_t>(rest / kSecondNs), static_cast<long>(rest % kSecondNs)};
-    ::nanosleep(&t, nullptr);
-  }
 }
 
 }  // namespace ramfold::daemon

@@ -33,7 +33,6 @@ class ReformWorker {
   ReformWorker(std::unique_ptr<store::Reformer> reformer, HostPolicy& host,
                const policy::ReformConfig& config);
   void run() noexcept;
-  void nap(std::uint64_t ns) const noexcept;
 
   std::unique_ptr<store::Reformer> reformer_;
   HostPolicy& host_;

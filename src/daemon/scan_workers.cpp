@@ -1,31 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "daemon/scan_workers.hpp"
 
-#include <algorithm>
-#include <cerrno>
 #include <pthread.h>
 #include <spdlog/spdlog.h>
-#include <time.h>
+#include <algorithm>
+#include <cerrno>
 
 #include "base/clock.hpp"
 #include "daemon/apart.hpp"
+#include "daemon/nap.hpp"
 #include "sys/priority.hpp"
 
 namespace ramfold::daemon {
 namespace {
 
 constexpr std::uint64_t kIdleNapNs = 20'000'000;
-constexpr std::uint64_t kNapMaxNs = 200'000'000;       // so that a stop is heard soon
 constexpr std::uint64_t kBurstNs = 50'000'000;         // what an idle time may be saved up for
 // A chunk takes milliseconds; a host that swaps, or gives idle threads no time, loses nothing by it.
 constexpr std::uint64_t kHeldNs = 5'000'000'000;
 constexpr std::uint64_t kStopNs = 3'000'000'000;
 constexpr std::uint64_t kStoreFullRestNs = 5'000'000'000;
-
-void nap(std::uint64_t ns) noexcept {
-  const timespec t{static_cast<time_t>(ns / 1'000'000'000), static_cast<long>(ns % 1'000'000'000)};
-  ::nanosleep(&t, nullptr);
-}
 
 }  // namespace
 
@@ -59,7 +53,7 @@ bool ScanWorkers::add_worker() {
 void ScanWorkers::stop() noexcept {
   stopping_.store(true);
   const std::uint64_t began_ns = monotonic_ns();
-  while (running_.load() != 0 && monotonic_ns() - began_ns < kStopNs) nap(kIdleNapNs);
+  while (running_.load() != 0 && monotonic_ns() - began_ns < kStopNs) sleep_ns(kIdleNapNs);
 }
 
 void ScanWorkers::tend() {
@@ -98,7 +92,7 @@ void ScanWorkers::run(Worker& self) noexcept {
   while (!stopping_.load(std::memory_order_relaxed)) {
     Claim next;
     if (!host_.may_observe.load(std::memory_order_relaxed) || !claim(next, turn)) {
-      nap(kIdleNapNs);
+      sleep_ns(kIdleNapNs);
       continue;
     }
     (void)at(self, next.vm);
@@ -202,11 +196,7 @@ void ScanWorkers::pay(std::uint64_t cpu_ns) noexcept {
     const std::uint64_t now = monotonic_ns();
     paid = std::max(until, now > kBurstNs ? now - kBurstNs : 0) + cost;
   } while (!budget_until_ns_.compare_exchange_weak(until, paid, std::memory_order_relaxed));
-  while (!stopping_.load(std::memory_order_relaxed)) {
-    const std::uint64_t now = monotonic_ns();
-    if (now >= paid) return;
-    nap(std::min(paid - now, kNapMaxNs));
-  }
+  sleep_until(paid, stopping_);
 }
 
 }  // namespace ramfold::daemon

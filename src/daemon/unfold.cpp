@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "daemon/unfold.hpp"
 
-#include <time.h>
-
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
@@ -20,12 +18,8 @@ namespace {
 constexpr double kPagesASecond = 150'000;  // measured; a plan's estimate only
 constexpr unsigned kRoundsMax = 2'000;     // of pages that faults held at the moment
 constexpr std::uint64_t kProgressEvery = 1024;
+constexpr std::uint64_t kNapNs = 1'000'000;
 constexpr auto kTellEvery = std::chrono::milliseconds(50);
-
-void nap() {
-  const timespec t{0, 1'000'000};
-  ::nanosleep(&t, nullptr);
-}
 
 struct Round {
   std::uint64_t left = 0;  // pages that could not be brought back this time
@@ -92,7 +86,7 @@ Status unfold(AttachedVm& vm, const std::function<void(std::uint64_t)>& progress
       vm.vm->wake_all();
       return {};
     }
-    nap();
+    sleep_ns(kNapNs);
   }
   return fail("some pages were busy for too long; nothing is lost, try again", EAGAIN);
 }

@@ -2,9 +2,9 @@
 #include "fault/filler.hpp"
 
 #include <algorithm>
-#include <time.h>
 
 #include "base/check.hpp"
+#include "base/clock.hpp"
 #include "base/test_points.hpp"
 
 namespace ramfold::fault {
@@ -20,13 +20,8 @@ namespace {
 
 constexpr std::uint32_t kZeroWindowMax = 16;      // pages: 64 KiB (HAZARDS, Time)
 constexpr unsigned kTriesMax = 200;               // of a call that failed for a passing reason
-constexpr long kNapNs = 1'000'000;                // between them
+constexpr std::uint64_t kNapNs = 1'000'000;       // between them
 constexpr unsigned kReturnedSoonPasses = 16;      // folded for less: the page is coming back too often
-
-void nap() noexcept {
-  const timespec t{0, kNapNs};
-  ::nanosleep(&t, nullptr);
-}
 
 constexpr PageRun one(PageIndex p) noexcept { return {p, PageCount{1}}; }
 
@@ -41,7 +36,7 @@ sys::UffdResult persist(Call call) noexcept {
         result.outcome != Outcome::no_memory) {
       break;
     }
-    if (result.outcome != Outcome::retry) nap();
+    if (result.outcome != Outcome::retry) sleep_ns(kNapNs);
   }
   return result;
 }
@@ -340,7 +335,7 @@ Served Filler::finish(PageIndex p, Served served) noexcept {
 
 bool Filler::nap_for_memory() noexcept {
   vm_.counters().no_memory_waits.add();
-  nap();
+  sleep_ns(kNapNs);
   return !stopping_.load(std::memory_order_relaxed);
 }
 

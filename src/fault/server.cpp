@@ -4,7 +4,6 @@
 #include <poll.h>
 #include <pthread.h>
 #include <sys/eventfd.h>
-#include <time.h>
 
 #include "base/clock.hpp"
 #include "sys/priority.hpp"
@@ -13,16 +12,11 @@ namespace ramfold::fault {
 namespace {
 
 constexpr int kPollMs = 1000;  // so that a lost wake-up heals
-constexpr long kErrorNapNs = 1'000'000;
+constexpr std::uint64_t kErrorNapNs = 1'000'000;
 
 Need need_of(const uffd_msg& event) noexcept {
   if ((event.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP) != 0) return Need::lift;
   return (event.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WRITE) != 0 ? Need::write : Need::read;
-}
-
-void nap_after_error() noexcept {
-  const timespec t{0, kErrorNapNs};
-  ::nanosleep(&t, nullptr);
 }
 
 void poke(const sys::Fd& eventfd) noexcept {
@@ -77,7 +71,7 @@ void Server::run(unsigned number) noexcept {
     served = 0;
     if (!read) {
       vm_.counters().errors.add();
-      nap_after_error();
+      sleep_ns(kErrorNapNs);
       continue;
     }
     served = *read;
@@ -99,7 +93,7 @@ void Server::wait_for_work() noexcept {
     [[maybe_unused]] const auto n = ::read(wake_.get(), &count, sizeof count);
   }
   if ((waits[0].revents & (POLLERR | POLLHUP)) != 0 && (waits[0].revents & POLLIN) == 0) {
-    nap_after_error();  // never spin on a descriptor that only reports an error
+    sleep_ns(kErrorNapNs);  // never spin on a descriptor that only reports an error
   }
 }
 

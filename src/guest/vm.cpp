@@ -1,20 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "guest/vm.hpp"
 
-#include <algorithm>
 #include <fcntl.h>
 #include <sys/uio.h>
-#include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "base/check.hpp"
+#include "base/clock.hpp"
 
 namespace ramfold::guest {
 namespace {
 
 constexpr unsigned kTriesMax = 200;  // of a call that must not be lost
 constexpr unsigned kUnregisterTriesMax = 3;
-constexpr long kNapNs = 1'000'000;  // between them
+constexpr std::uint64_t kNapNs = 1'000'000;  // between them
+constexpr std::uint64_t kDrainNapNs = 50'000;
 
 // Until it holds, or says that the VM is gone.
 template <typename Call>
@@ -22,8 +24,7 @@ sys::UffdResult insist(unsigned tries_max, Call call) noexcept {
   sys::UffdResult result = call();
   for (unsigned i = 1; i < tries_max; ++i) {
     if (result.outcome == sys::Outcome::done || result.outcome == sys::Outcome::vm_gone) break;
-    const timespec nap{0, kNapNs};
-    ::nanosleep(&nap, nullptr);
+    sleep_ns(kNapNs);
     result = call();
   }
   return result;
@@ -32,10 +33,7 @@ sys::UffdResult insist(unsigned tries_max, Call call) noexcept {
 }  // namespace
 
 void Gate::drain() const noexcept {
-  while (runs_.load(std::memory_order_seq_cst) != 0) {
-    const timespec nap{0, 50'000};
-    ::nanosleep(&nap, nullptr);
-  }
+  while (runs_.load(std::memory_order_seq_cst) != 0) sleep_ns(kDrainNapNs);
 }
 
 Result<std::unique_ptr<Vm>> Vm::make(const VmRecord& record, Files files) {

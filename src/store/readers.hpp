@@ -11,10 +11,11 @@
 
 #include <array>
 #include <atomic>
-#include <chrono>
 #include <cstddef>
 #include <cstdint>
-#include <thread>
+
+#include "base/clock.hpp"
+#include "base/thread_number.hpp"
 
 namespace ramfold::store {
 
@@ -40,25 +41,20 @@ class Readers {
     for (int turns = 0; turns < 2; ++turns) {
       const std::uint64_t old = turn_.fetch_add(1, std::memory_order_seq_cst) & 1;
       for (Count& count : counts_[old]) {
-        while (count.n.load(std::memory_order_seq_cst) != 0) std::this_thread::sleep_for(kNap);
+        while (count.n.load(std::memory_order_seq_cst) != 0) sleep_ns(kNapNs);
       }
     }
   }
 
  private:
   static constexpr std::size_t kStripes = 8;
-  static constexpr std::chrono::microseconds kNap{20};
+  static constexpr std::uint64_t kNapNs = 20'000;
 
   struct alignas(64) Count {
     std::atomic<std::uint64_t> n{0};
   };
 
-  static std::size_t stripe() noexcept {
-    static std::atomic<std::size_t> threads{0};
-    thread_local const std::size_t mine =
-        threads.fetch_add(1, std::memory_order_relaxed) % kStripes;
-    return mine;
-  }
+  static std::size_t stripe() noexcept { return thread_number() % kStripes; }
 
   std::atomic<std::uint64_t> turn_{0};
   std::array<std::array<Count, kStripes>, 2> counts_;

@@ -11,13 +11,6 @@ Result<Usage> Usage::make() {
   return Usage(std::move(*memory));
 }
 
-std::size_t Usage::stripe_of_thread() noexcept {
-  static std::atomic<std::size_t> threads{0};
-  thread_local const std::size_t stripe =
-      threads.fetch_add(1, std::memory_order_relaxed) % kStripes;
-  return stripe;
-}
-
 // A thread may give back what another took, so a stripe can be negative and only the sum means anything;
 // torn between stripes it may be off by what moved meanwhile, never shown below zero.
 FormStats Usage::sum(GroupId group, Form form) const noexcept {

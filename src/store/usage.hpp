@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "base/result.hpp"
+#include "base/thread_number.hpp"
 #include "base/types.hpp"
 #include "store/contents.hpp"
 #include "sys/memory.hpp"
@@ -44,9 +45,8 @@ class Usage {
   using Group = std::array<Stripe, kStripes>;
 
   explicit Usage(sys::Mapping memory) noexcept : memory_(std::move(memory)) {}
-  static std::size_t stripe_of_thread() noexcept;
   Cell& cell(GroupId group, Form form) const noexcept {
-    return memory_.as<Group>()[group.value][stripe_of_thread()]
+    return memory_.as<Group>()[group.value][thread_number() % kStripes]
         .forms[static_cast<std::size_t>(form)];
   }
   void add(GroupId group, Form form, std::int64_t contents, std::int64_t stored) noexcept {

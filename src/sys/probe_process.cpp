@@ -8,7 +8,6 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -18,6 +17,7 @@
 #include <utility>
 
 #include "base/page_copy.hpp"
+#include "sys/close_all_but.hpp"
 #include "sys/memory.hpp"
 #include "sys/message.hpp"
 
@@ -38,17 +38,6 @@ constexpr std::size_t kRamSize = kProbePages.value << kPageShift;
 
 // Everything from here to child_main() runs in the child of a process with threads: system calls
 // only, no allocation, no locks, no library state.
-
-void close_all_but(std::array<int, 4> kept) {
-  std::sort(kept.begin(), kept.end());
-  unsigned from = 0;
-  for (const int fd : kept) {
-    const auto number = static_cast<unsigned>(fd);
-    if (number > from) ::syscall(SYS_close_range, from, number - 1, 0);
-    from = number + 1;
-  }
-  ::syscall(SYS_close_range, from, ~0u, 0);
-}
 
 std::int64_t failed() noexcept { return -std::int64_t{errno}; }
 
@@ -111,7 +100,9 @@ void send_start(int socket, std::uint64_t base, int uffd) {
 
 [[noreturn]] void child_main(int socket, int device, int ram, int pool) {
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-  close_all_but({socket, device, ram, pool});
+  std::array kept{socket, device, ram, pool};
+  std::sort(kept.begin(), kept.end());
+  close_all_but(kept);
   void* base = ::mmap(nullptr, kRamSize, PROT_READ | PROT_WRITE, MAP_SHARED, ram, 0);
   const int uffd = ::ioctl(device, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
   int pipe_ends[2];

@@ -4,7 +4,6 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -14,6 +13,8 @@
 #include <cstring>
 #include <string_view>
 #include <utility>
+
+#include "sys/close_all_but.hpp"
 
 namespace ramfold::sys {
 namespace {
@@ -56,17 +57,6 @@ Result<Peeked> peek(BorrowedFd socket) {
     return std::unexpected(n.error());
   }
   return Peeked{*n == 0 ? Received::closed : Received::message, (seen & MSG_CTRUNC) != 0};
-}
-
-// In a child; `kept` is in ascending order.
-void close_all_but(std::span<const int> kept) {
-  unsigned from = 0;
-  for (const int fd : kept) {
-    const auto keep = static_cast<unsigned>(fd);
-    if (keep > from) ::syscall(SYS_close_range, from, keep - 1, 0);
-    from = keep + 1;
-  }
-  ::syscall(SYS_close_range, from, ~0u, 0);
 }
 
 // The child: system calls only, as its parent has threads. Receives the message, looks at what came
