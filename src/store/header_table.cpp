@@ -85,7 +85,8 @@ HeaderTable::HeaderTable(sys::BorrowedFd fd, sys::Mapping file, sys::Mapping not
       groups_(reinterpret_cast<std::atomic<std::uint16_t>*>(file_.data() + layout_.groups)),
       references_(reinterpret_cast<std::atomic<std::uint32_t>*>(file_.data() + layout_.references)),
       notes_(note_memory_.as<ContentNotes>()),
-      has_references_(superblock().contents_max / kIdChunk) {
+      has_references_(superblock().contents_max / kIdChunk),
+      counted_references_(has_references_.size()) {
   const auto limit =
       static_cast<std::uint32_t>(superblock().id_limit.load(std::memory_order_acquire));
   limit_.store(limit, std::memory_order_release);
@@ -198,8 +199,14 @@ Status HeaderTable::back_references(ContentId id) noexcept {
                                  kIdChunk * sizeof(std::uint32_t));
   if (!backed) return backed;
   has_references_[chunk] = true;
-  chunks_with_references_.fetch_add(1, std::memory_order_relaxed);
+  count_references(chunk);
   return {};
+}
+
+void HeaderTable::count_references(std::size_t chunk) noexcept {
+  if (counted_references_[chunk]) return;
+  counted_references_[chunk] = true;
+  chunks_with_references_.fetch_add(1, std::memory_order_relaxed);
 }
 
 bool HeaderTable::switch_where(ContentId id, Where seen, Where next) noexcept {

@@ -84,6 +84,9 @@ class HeaderTable {
   // Memory behind the references of this id and its neighbours. Errors: ENOMEM. One caller at a
   // time.
   Status back_references(ContentId id) noexcept;
+  // Recovery: this content has a reference, so that memory has been there since the reference was
+  // written. Only counts it, and asks the kernel for nothing.
+  void note_references_backed(ContentId id) noexcept { count_references(id.value / kIdChunk); }
   // REQUIRES: back_references(id), and that no reader can still hold a `where` of this id that
   // needs one (store/readers.hpp).
   void set_reference(ContentId id, ContentId reference) noexcept {
@@ -126,6 +129,7 @@ class HeaderTable {
   HeaderTable(sys::BorrowedFd fd, sys::Mapping file, sys::Mapping notes);
   Status grow(std::uint32_t seen_limit);
   bool pop_free(ContentId& id) noexcept;
+  void count_references(std::size_t chunk) noexcept;
 
   int fd_;
   sys::Mapping file_;
@@ -135,7 +139,10 @@ class HeaderTable {
   std::atomic<std::uint16_t>* groups_;
   std::atomic<std::uint32_t>* references_;
   ContentNotes* notes_;
-  std::vector<bool> has_references_;  // by chunk of ids; back_references() only
+  // By chunk of ids, for one caller at a time: what back_references() has got in this life, and
+  // what is counted below, which may have been got before.
+  std::vector<bool> has_references_;
+  std::vector<bool> counted_references_;
   std::atomic<std::uint64_t> chunks_with_references_{0};
 
   std::atomic<std::uint16_t> now_{0};

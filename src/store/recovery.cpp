@@ -64,10 +64,11 @@ void Rebuild::count_reference(ContentId id) noexcept {
   if (!where.sound(parts_.arena->size()) || where.bad() || !where.has_reference()) return;
   if (headers.count(id) == 0 && forget(id)) return;
   const ContentId reference = headers.reference(id);
-  if (!may_refer(reference, headers.group(id)) || !headers.back_references(id)) {
+  if (!may_refer(reference, headers.group(id))) {
     headers.mark_bad(id, where);
     return;
   }
+  headers.note_references_backed(id);
   headers.add_reference(reference);
   headers.notes(reference).add_dependent();
 }

@@ -1,11 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "store/reform/reformer.hpp"
 
+#include <fcntl.h>
+#include <sys/syscall.h>
 #include <unistd.h>
+#include <atomic>
 #include <catch2/catch.hpp>
+#include <cerrno>
 #include <vector>
 
 #include "pages.hpp"
+
+namespace {
+std::atomic<bool> memory_is_short{false};
+}
+
+// In the C library's stead: memory that is asked for, while there is none.
+extern "C" int fallocate(int fd, int mode, off_t offset, off_t length) {
+  if (mode == 0 && memory_is_short) {
+    errno = ENOMEM;
+    return -1;
+  }
+  return static_cast<int>(::syscall(SYS_fallocate, fd, mode, offset, length));
+}
 
 using namespace ramfold;
 using namespace ramfold::store;
@@ -178,6 +195,36 @@ TEST_CASE(
   CHECK(rig.store->stats().arena_in_slots.value == 0);
   // And the same when they fall while it recovers.
   rig.restart({});
+  CHECK(rig.store->stats().arena_in_slots.value == 0);
+}
+
+TEST_CASE("patches are good after a recovery for which memory was short") {
+  Rig rig;
+  std::vector<ContentId> ids;
+  for (std::uint64_t i = 0; i < 8; ++i) ids.push_back(rig.keep(twin_of(i)));
+  rig.round();
+  const std::uint64_t patches = rig.contents(Form::patch) + rig.contents(Form::delta);
+  REQUIRE(patches >= 5);
+  const ByteCount header_bytes = rig.store->stats().header_bytes;
+  const auto another = must(Contents::create(kArena));
+  const GroupId group = must(another->group("b"));
+  memory_is_short = true;
+  rig.restart(ids);
+  const auto refused = another->put(group, page_of(1), another->hash(group, page_of(1)));
+  memory_is_short = false;
+  CHECK_FALSE(refused);  // it was short indeed
+  for (std::size_t i = 0; i < ids.size(); ++i) CHECK(holds(*rig.store, ids[i], twin_of(i)));
+  CHECK(rig.store->stats().corrupt == 0);
+  CHECK(rig.contents(Form::patch) + rig.contents(Form::delta) == patches);
+  CHECK(rig.store->stats().header_bytes == header_bytes);
+  // The memory is asked for again before the first new one.
+  for (std::uint64_t i = 8; i < 12; ++i) ids.push_back(rig.keep(twin_of(i)));
+  rig.round();
+  CHECK(rig.contents(Form::patch) + rig.contents(Form::delta) > patches);
+  CHECK(rig.store->stats().header_bytes == header_bytes);
+  rig.restart(ids);
+  for (std::size_t i = 0; i < ids.size(); ++i) CHECK(holds(*rig.store, ids[i], twin_of(i)));
+  for (const ContentId id : ids) rig.store->drop(id);
   CHECK(rig.store->stats().arena_in_slots.value == 0);
 }
 
