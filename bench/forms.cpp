@@ -23,7 +23,6 @@ namespace {
 constexpr std::uint64_t kForever = ~std::uint64_t{0} / 4;
 constexpr std::uint64_t kColdS = 300;  // as the guests of live-savings
 constexpr int kRepeats = 3;
-constexpr std::array<const char*, kForms> kNames{"zero", "raw", "lz4", "zstd", "patch", "delta"};
 
 template <typename T>
 T must(Result<T> result) {
@@ -99,7 +98,8 @@ void add_decoding(Report& report, const std::string& set, Kept& kept) {
   }
   for (std::size_t form = 1; form < kForms; ++form) {
     if (us[form].size() < 100) continue;
-    report.add({set + ": read " + kNames[form] + ", chooser's belief as floor",
+    report.add({set + ": read " + std::string(name_of(static_cast<Form>(form))) +
+                    ", chooser's belief as floor",
                 "us",
                 {figures.costs.decode_ns[form] / 1e3},
                 {median(us[form])},

@@ -2,7 +2,6 @@
 #include "daemon/service.hpp"
 
 #include <algorithm>
-#include <array>
 #include <charconv>
 #include <cmath>
 #include <fmt/format.h>
@@ -119,7 +118,6 @@ control::HostView HostService::host_view(const std::vector<VmHandle>& vms, const
 }
 
 control::ReformView HostService::reform_view(std::optional<GroupId> group) const {
-  constexpr std::array<const char*, store::kForms> kNames{"zero", "raw", "lz4", "zstd", "patch", "delta"};
   control::ReformView view;
   const store::Stats stats = host_.contents_->stats();
   const auto& kept = group ? stats.groups.at(group->value).forms : stats.forms;
@@ -134,7 +132,7 @@ control::ReformView HostService::reform_view(std::optional<GroupId> group) const
     return figures.costs.pays_after_s[static_cast<std::size_t>(stage)][form];
   };
   for (std::size_t form = 1; form < store::kForms; ++form) {  // zeros are not stored
-    view.forms.push_back({.form = kNames[form],
+    view.forms.push_back({.form = std::string(name_of(static_cast<store::Form>(form))),
                           .contents = kept[form].contents,
                           .stored = kept[form].stored,
                           .decode_ns = figures.costs.decode_ns[form],

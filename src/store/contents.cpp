@@ -84,15 +84,21 @@ namespace {
 thread_local PageCopy reference_scratch;
 }  // namespace
 
+std::optional<Where> Contents::Parts::may_refer(ContentId reference, GroupId group) const noexcept {
+  if (!knows(reference) || headers->group(reference) != group) return std::nullopt;
+  const Where where = headers->where(reference);
+  if (!readable(where) || where.has_reference()) return std::nullopt;
+  return where;
+}
+
 const std::byte* Contents::Parts::reference_page(ContentId id, GroupId group) const noexcept {
-  if (!knows(id) || headers->group(id) != group) return nullptr;
-  const Where where = headers->where(id);
-  if (!where.sound(arena->size()) || where.bad() || where.has_reference()) return nullptr;
-  const std::byte* const bytes = arena->data(where.extent());
-  if (where.form() == Form::raw) return bytes;
+  const auto where = may_refer(id, group);
+  if (!where) return nullptr;
+  const std::byte* const bytes = arena->data(where->extent());
+  if (where->form() == Form::raw) return bytes;
   std::byte* const page = reference_scratch.bytes.data();
-  const bool decoded = store::decode({where.form(), where.transpose()},
-                                     {bytes, where.extent().length}, nullptr, page);
+  const bool decoded = store::decode({where->form(), where->transpose()},
+                                     {bytes, where->extent().length}, nullptr, page);
   return decoded ? page : nullptr;
 }
 
@@ -120,11 +126,10 @@ void Contents::Parts::condemn(ContentId id, Where seen) noexcept {
 
 void Contents::Parts::condemn_damaged(ContentId reference, ContentId of) noexcept {
   const GroupId group = headers->group(of);
-  if (!knows(reference) || headers->group(reference) != group) return;
-  const Where where = headers->where(reference);
-  if (!where.sound(arena->size()) || where.bad() || where.has_reference()) return;
+  const auto where = may_refer(reference, group);
+  if (!where) return;
   const std::byte* const page = reference_page(reference, group);
-  if (page == nullptr || !matches_checksum(reference, page)) condemn(reference, where);
+  if (page == nullptr || !matches_checksum(reference, page)) condemn(reference, *where);
 }
 
 Got Contents::get(ContentId id, std::byte* out, FetchTicket) noexcept {
@@ -140,7 +145,7 @@ Got Contents::get(ContentId id, std::byte* out, FetchTicket) noexcept {
   {
     const Readers::Section section(parts.readers);
     where = parts.headers->where(id);
-    if (!where.sound(parts.arena->size()) || where.bad()) return Got::corrupt;
+    if (!parts.readable(where)) return Got::corrupt;
     TEST_POINT("store.get");
     if (parts.decode(id, where, out) && parts.matches_checksum(id, out)) {
       notes.note_read(parts.headers->now());
@@ -195,7 +200,7 @@ void Contents::Parts::release_if_unused(ContentId id) noexcept {
   const Where where = headers->where(id);
   // A header that cannot be trusted keeps its id and its bytes: something may still be learnt from
   // them, and what it points at may be another's.
-  if (!where.sound(arena->size()) || where.bad()) return;
+  if (!readable(where)) return;
   if (groups->hasher(headers->group(id)) == nullptr) return;
   const ContentId reference = where.has_reference() ? headers->reference(id) : kZeroContent;
   usage.remove_content(headers->group(id), where.form(), where.extent().length);

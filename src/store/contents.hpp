@@ -46,6 +46,11 @@ namespace ramfold::store {
 // A reference belongs to the same group and is itself neither patch nor delta.
 enum class Form : std::uint8_t { zero = 0, raw = 1, lz4 = 2, zstd = 3, patch = 4, delta = 5 };
 inline constexpr std::size_t kForms = 6;
+constexpr std::string_view name_of(Form form) noexcept {
+  constexpr std::array<std::string_view, kForms> kNames{"zero", "raw",   "lz4",
+                                                        "zstd", "patch", "delta"};
+  return kNames[static_cast<std::size_t>(form)];
+}
 
 enum class Got : std::uint8_t {
   done,     // the 4096 bytes are in the caller's buffer, checksum verified

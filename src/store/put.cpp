@@ -67,7 +67,7 @@ class Putter {
 bool Putter::holds_page(ContentId id) noexcept {
   const Readers::Section section(parts_.readers);
   const Where where = parts_.headers->where(id);
-  if (!where.sound(parts_.arena->size()) || where.bad()) return false;
+  if (!parts_.readable(where)) return false;
   if (parts_.headers->group(id) != group_) return false;  // I4, whatever became of the index
   const std::byte* bytes = nullptr;
   if (where.form() == Form::raw) {

@@ -25,7 +25,6 @@ class Rebuild {
   void one(ContentId id);
 
  private:
-  bool may_refer(ContentId reference, GroupId group) const noexcept;
   bool forget(ContentId id) noexcept;
   bool claim(ContentId id, Where where) noexcept;
 
@@ -61,10 +60,11 @@ bool Rebuild::claim(ContentId id, Where where) noexcept {
 void Rebuild::count_reference(ContentId id) noexcept {
   HeaderTable& headers = *parts_.headers;
   const Where where = headers.where(id);
-  if (!where.sound(parts_.arena->size()) || where.bad() || !where.has_reference()) return;
+  if (!parts_.readable(where) || !where.has_reference()) return;
   if (headers.count(id) == 0 && forget(id)) return;
   const ContentId reference = headers.reference(id);
-  if (!may_refer(reference, headers.group(id))) {
+  if (!parts_.may_refer(reference, headers.group(id)) ||
+      headers.count(reference) == HeaderTable::kDead) {
     headers.mark_bad(id, where);
     return;
   }
@@ -73,21 +73,13 @@ void Rebuild::count_reference(ContentId id) noexcept {
   headers.notes(reference).add_dependent();
 }
 
-bool Rebuild::may_refer(ContentId reference, GroupId group) const noexcept {
-  if (!parts_.knows(reference) || parts_.headers->group(reference) != group) return false;
-  if (parts_.headers->count(reference) == HeaderTable::kDead) return false;
-  const Where where = parts_.headers->where(reference);
-  return where.sound(parts_.arena->size()) && !where.bad() && !where.has_reference();
-}
-
 void Rebuild::one(ContentId id) {
   HeaderTable& headers = *parts_.headers;
   const Where where = headers.where(id);
   if (headers.count(id) == HeaderTable::kDead) return;
   // A live one with a reference whose count fell to 0 since it was counted holds that reference: it
   // is left to the sweep, which gives it up.
-  const bool holds_reference =
-      where.sound(parts_.arena->size()) && !where.bad() && where.has_reference();
+  const bool holds_reference = parts_.readable(where) && where.has_reference();
   if (headers.count(id) == 0 && !holds_reference && forget(id)) return;
   // Live, but not to be trusted: readers see `corrupt`, the id is never given out again.
   const GroupId group = headers.group(id);

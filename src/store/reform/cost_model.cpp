@@ -44,10 +44,14 @@ double CostModel::wait_ns(Form form, std::uint32_t dependents) const noexcept {
          wait_weight_.load(std::memory_order_relaxed);
 }
 
+double CostModel::memory_ns(std::uint32_t length, double cold_s) const noexcept {
+  const double slot = kSizeClasses.of[class_of(length)].bytes;
+  return slot * cold_s * byte_second_ns();
+}
+
 double CostModel::cost_ns(Form form, std::uint32_t length, double cold_s,
                           std::uint32_t dependents) const noexcept {
-  const double slot = kSizeClasses.of[class_of(length)].bytes;
-  return slot * cold_s * byte_second_ns() + wait_ns(form, dependents);
+  return memory_ns(length, cold_s) + wait_ns(form, dependents);
 }
 
 double CostModel::pays_after_s(Stage stage, Form form, std::uint32_t dependents) const noexcept {

@@ -45,7 +45,9 @@ class CostModel {
     wait_weight_.store(economy.wait_weight, std::memory_order_relaxed);
   }
 
-  // Of keeping a content of so many encoded bytes.
+  // Of the memory that so many encoded bytes take.
+  double memory_ns(std::uint32_t length, double cold_s) const noexcept;
+  // Of keeping a content of so many encoded bytes: their memory, and the waits of its readers.
   double cost_ns(Form form, std::uint32_t length, double cold_s,
                  std::uint32_t dependents) const noexcept;
   // An attempt at this stage, with a content that has this form now, is expected to gain more than

@@ -110,7 +110,7 @@ void Reformer::visit(ContentId id) {
   if (count == 0 || count >= HeaderTable::kShareMax) return;
   // Without a reference this is only a guess at whether there is something to do.
   Visit visit{.id = id, .where = headers.where(id)};
-  if (!visit.where.sound(parts_.arena->size()) || visit.where.bad()) return;
+  if (!parts_.readable(visit.where)) return;
   const ContentNotes& notes = headers.notes(id);
   visit.cold_s = cold_s(id);
   visit.dependents = notes.dependents();
@@ -129,8 +129,7 @@ void Reformer::visit(ContentId id) {
   visit.where =
       headers.where(id);  // R3: from here on only this thread changes it, but for its mark
   visit.group = headers.group(id);
-  if (!visit.where.sound(parts_.arena->size()) || visit.where.bad() ||
-      parts_.groups->hasher(visit.group) == nullptr) {
+  if (!parts_.readable(visit.where) || parts_.groups->hasher(visit.group) == nullptr) {
     return parts_.drop_uncounted(id);
   }
   if (reform) {
@@ -217,7 +216,7 @@ void Reformer::search(const Visit& visit) {
     // Its share of what the reference costs.
     const ContentId reference = parts_.headers->reference(visit.id);
     const Where at = parts_.headers->where(reference);
-    now.cost_ns += costs_.cost_ns(Form::zero, at.extent().length, visit.cold_s, 0) /
+    now.cost_ns += costs_.memory_ns(at.extent().length, visit.cold_s) /
                    std::max<std::uint32_t>(1, parts_.headers->notes(reference).dependents());
   }
   search_.begin(pages_->front(), *references_, costs_, visit.cold_s, visit.dependents, now);
