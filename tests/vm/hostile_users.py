@@ -54,16 +54,18 @@ class DaemonizedVm(vm.Vm):
 class NumaVm(vm.Vm):
     """Two nodes with a memory file each, and room for a module that is added later."""
 
+    def __init__(self, *arguments, **more):
+        # The nodes bring their memory; what QEMU would take for the machine is not asked for.
+        super().__init__(*arguments, ram="anonymous", **more)
+        half = f"{self.memory_mib // 2}M"
+        for node, cpus in enumerate((",cpus=0", "")):
+            self.extra += ["-object", f"memory-backend-memfd,id=ram{node},size={half},share=on",
+                           "-numa", f"node,nodeid={node},memdev=ram{node}{cpus}"]
+
     def command(self):
         line = super().command()
         line[line.index("-machine") + 1] = "q35,usb=off"
         line[line.index("-m") + 1] = f"{self.memory_mib}M,slots=2,maxmem=1G"
-        at = line.index("-object")  # and the machine that takes it
-        half = f"{self.memory_mib // 2}M"
-        line[at:at + 4] = [word for node in (0, 1) for word in (
-            "-object", f"memory-backend-memfd,id=ram{node},size={half},share=on",
-            "-numa", f"node,nodeid={node},memdev=ram{node}"
-                     f"{',cpus=0' if node == 0 else ''}")]
         return line
 
     def add_memory(self, mib):

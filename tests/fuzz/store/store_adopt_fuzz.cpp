@@ -14,10 +14,10 @@
 #include <optional>
 #include <vector>
 
+#include "greedy.hpp"
 #include "pages.hpp"
 #include "store/hash.hpp"
 #include "store/layout.hpp"
-#include "store/reform/reformer.hpp"
 #include "sys/memory.hpp"
 
 using namespace ramfold;
@@ -37,11 +37,6 @@ PageCopy page_at(std::uint64_t number) {
   return page_of(number, number % 8 == 5 ? kPageSize : number % 8 * 300);
 }
 
-ReformPolicy greedy() {
-  ReformPolicy policy;
-  policy.economy = {.cpu_s_per_gib_hour = 1e12, .wait_weight = 0};
-  return policy;
-}
 constexpr std::uint64_t kEnoughNs = 60'000'000'000;
 
 void require(bool ok) {

@@ -217,116 +217,122 @@ class MemoryGroup:
                 time.sleep(0.05)
 
 
-def quiet_guest(rig, mib, *arguments):
-    """The process, the number of its RAM's descriptor, and the sum of its RAM."""
-    guest = subprocess.Popen(
-        [sys.executable, '-c', QUIET_GUEST, str(mib), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        text=True, env=dict(os.environ, LD_PRELOAD=binary('RAMFOLD_AGENT'), RAMFOLD_SETTLE_MS='20',
-                            RAMFOLD_AGENT_SOCKET=f'{rig.dir}/agent.sock'))
-    _, ram, checksum = guest.stdout.readline().split()
-    return guest, ram, checksum
+class QuietGuest:
+    """A guest of these MiB beside a rig's daemon, with what the daemon says of it."""
 
+    def __init__(self, rig, mib, *arguments):
+        self.rig = rig
+        environment = dict(os.environ, LD_PRELOAD=binary('RAMFOLD_AGENT'), RAMFOLD_SETTLE_MS='20',
+                           RAMFOLD_AGENT_SOCKET=f'{rig.dir}/agent.sock')
+        self.process = subprocess.Popen(
+            [sys.executable, '-c', QUIET_GUEST, str(mib), *arguments], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, text=True, env=environment)
+        self.pid = str(self.process.pid)
 
-def sum_of(guest):
-    guest.stdin.write('sum\n')
-    guest.stdin.flush()
-    return guest.stdout.readline().strip()
+    def __enter__(self):
+        try:
+            _, ram, self.checksum = self.process.stdout.readline().split()
+        except ValueError:
+            self.end()
+            raise Failed('the guest does not begin') from None
+        self.ram_path = f'/proc/{self.pid}/fd/{ram}'
+        return self
+
+    def __exit__(self, *_):
+        self.end()
+
+    def end(self):
+        self.process.kill()
+        self.process.wait()
+
+    def view(self):
+        answer = self.rig.request('show', 5, vm=self.pid)
+        return answer['vm'] if answer and 'vm' in answer else None
+
+    def reason(self, code):
+        return {r['code']: r for r in wait('an answer', self.view)['reasons']}.get(code)
+
+    def check(self):
+        self.process.stdin.write('sum\n')
+        self.process.stdin.flush()
+        if self.process.stdout.readline().strip() != self.checksum:
+            raise Failed('the guest has other bytes than it wrote')
 
 
 def incoming():
     """A VM that began with a migration is folded when the operator says that it has ended: by the remedy's words."""
     rig = Rig(seed=4)
-    guest = None
     try:
-        guest, _, checksum = quiet_guest(rig, 16, '-incoming', 'defer')
-        rig.start_daemon()
-        pid = str(guest.pid)
-
-        def view():
-            answer = rig.request('show', 5, vm=pid)
-            return answer['vm'] if answer and 'vm' in answer else None
-
-        reason = wait('the reason', lambda: (v := view()) and {r['code']: r for r in v['reasons']}
-                      .get('incoming_migration'), 20)
-        time.sleep(1)
-        if view()['saved']['folded_pages'] != 0:
-            raise Failed('folded while pages may still arrive')
-        words = reason['remedy'].split('`')[1].split()
-        if words[0] != 'ramfold' or 'VM' not in words:
-            raise Failed(f'what should one do? {reason}')
-        done = cli(rig, *[pid if word == 'VM' else word for word in words[1:]])
-        if done.returncode != 0:
-            raise Failed(f'{words}: {done}')
-        wait('it is folded', lambda: view()['saved']['folded_pages'] >= 4000, 60)
-        cpu = rig.snapshot()['host']['cpu']
-        if not 0 < cpu['scan_seconds'] < 60 or not 0 < cpu['fold_seconds'] < 60:
-            raise Failed(f'scanning and folding took time: {cpu}')
-        rig.kill_daemon()
-        rig.start_daemon()
-        wait('the gate opens again', lambda: (v := view()) and v['gate'] == 'buffered', 30)
-        if sum_of(guest) != checksum:
-            raise Failed('the guest has other bytes than it wrote')
-        must_succeed('off', rig.request('off', 60))
-        if sum_of(guest) != checksum:
-            raise Failed('the guest has other bytes than it wrote')
+        with QuietGuest(rig, 16, '-incoming', 'defer') as guest:
+            rig.start_daemon()
+            reason = wait('the reason', lambda: guest.reason('incoming_migration'), 20)
+            time.sleep(1)
+            if guest.view()['saved']['folded_pages'] != 0:
+                raise Failed('folded while pages may still arrive')
+            words = reason['remedy'].split('`')[1].split()
+            if words[0] != 'ramfold' or 'VM' not in words:
+                raise Failed(f'what should one do? {reason}')
+            done = cli(rig, *[guest.pid if word == 'VM' else word for word in words[1:]])
+            if done.returncode != 0:
+                raise Failed(f'{words}: {done}')
+            wait('it is folded', lambda: guest.view()['saved']['folded_pages'] >= 4000, 60)
+            cpu = rig.snapshot()['host']['cpu']
+            if not 0 < cpu['scan_seconds'] < 60 or not 0 < cpu['fold_seconds'] < 60:
+                raise Failed(f'scanning and folding took time: {cpu}')
+            rig.kill_daemon()
+            rig.start_daemon()
+            wait('the gate opens again',
+                 lambda: (v := guest.view()) and v['gate'] == 'buffered', 30)
+            guest.check()
+            must_succeed('off', rig.request('off', 60))
+            guest.check()
     finally:
-        if guest:
-            guest.kill()
-            guest.wait()
         rig.close(keep=sys.exc_info()[0] is not None)
+
+
+def consumed(rig, group, guest):
+    wait('all of it is folded',
+         lambda: (v := guest.view()) and v['saved']['folded_pages'] >= 8000, 60)
+    group.limit(16 * MIB)
+    group.add(guest.pid)
+    no = rig.request('detach', vm=guest.pid)
+    if no['error']['failure'] != 'refused' or 'cgroup' not in no['error']['remedy']:
+        raise Failed(f'detach into a full cgroup: {no}')
+    say(f'detach: {no["error"]["text"]}; {no["error"]["remedy"]}')
+    with open(guest.ram_path, 'r+b', buffering=0) as file, \
+            mmap.mmap(file.fileno(), 4096) as _:
+        reason = wait('the reason', lambda: guest.reason('unfold-failed'), 30)
+        if 'cgroup' not in reason['text']:
+            raise Failed(f'why? {reason}')
+        say(f'{reason["text"]}; {reason["remedy"]}')
+        wait('several attempts',
+             lambda: ' 1 attempts' not in guest.reason('unfold-failed')['text'], 10)
+        if guest.view()['saved']['folded_pages'] < 8000 or guest.process.poll() is not None:
+            raise Failed(f'it was begun without room: {guest.view()}')
+        group.limit(128 * MIB)
+        wait('everything is back', lambda: guest.view()['saved']['folded_pages'] == 0, 60)
+        wait('no more trouble', lambda: not guest.reason('unfold-failed'), 10)
+    with open(f'{rig.dir}/daemon.log', encoding='utf-8') as file:
+        lines = [line for line in file if 'unfolding for another consumer' in line]
+    if len(lines) != 2 or 'trying again' not in lines[0] or 'done after' not in lines[1]:
+        raise Failed(f'one line when it fails and one when it holds: {lines}')
+    # The consumer has gone again; the VM stays as it is.
+    time.sleep(7)
+    now = guest.view()
+    if now['saved']['folded_pages'] != 0 or now['state'] != 'observe-only':
+        raise Failed(f'folded again: {now}')
+    guest.check()
 
 
 def consumer():
     """Another process maps a VM's RAM, and the VM has no room for its own pages: tried until it has."""
     group = MemoryGroup()
     rig = Rig(seed=3)
-    guest = None
     try:
-        guest, ram, checksum = quiet_guest(rig, 32)
-        rig.start_daemon()
-        pid = str(guest.pid)
-
-        def view():
-            answer = rig.request('show', 5, vm=pid)
-            return answer['vm'] if answer and 'vm' in answer else None
-
-        wait('all of it is folded', lambda: (v := view()) and v['saved']['folded_pages'] >= 8000, 60)
-        group.limit(16 * MIB)
-        group.add(guest.pid)
-        no = rig.request('detach', vm=pid)
-        if no['error']['failure'] != 'refused' or 'cgroup' not in no['error']['remedy']:
-            raise Failed(f'detach into a full cgroup: {no}')
-        say(f'detach: {no["error"]["text"]}; {no["error"]["remedy"]}')
-        with open(f'/proc/{pid}/fd/{ram}', 'r+b', buffering=0) as file, \
-                mmap.mmap(file.fileno(), 4096) as _:
-            def failed():
-                return {r['code']: r for r in view()['reasons']}.get('unfold-failed')
-
-            reason = wait('the reason', failed, 30)
-            if 'cgroup' not in reason['text']:
-                raise Failed(f'why? {reason}')
-            say(f'{reason["text"]}; {reason["remedy"]}')
-            wait('several attempts', lambda: ' 1 attempts' not in failed()['text'], 10)
-            if view()['saved']['folded_pages'] < 8000 or guest.poll() is not None:
-                raise Failed(f'it was begun without room: {view()}')
-            group.limit(128 * MIB)
-            wait('everything is back', lambda: view()['saved']['folded_pages'] == 0, 60)
-            wait('no more trouble', lambda: not failed(), 10)
-        with open(f'{rig.dir}/daemon.log', encoding='utf-8') as file:
-            lines = [line for line in file if 'unfolding for another consumer' in line]
-        if len(lines) != 2 or 'trying again' not in lines[0] or 'done after' not in lines[1]:
-            raise Failed(f'one line when it fails and one when it holds: {lines}')
-        # The consumer has gone again; the VM stays as it is.
-        time.sleep(7)
-        now = view()
-        if now['saved']['folded_pages'] != 0 or now['state'] != 'observe-only':
-            raise Failed(f'folded again: {now}')
-        if sum_of(guest) != checksum:
-            raise Failed('the guest has other bytes than it wrote')
+        with QuietGuest(rig, 32) as guest:
+            rig.start_daemon()
+            consumed(rig, group, guest)
     finally:
-        if guest:
-            guest.kill()
-            guest.wait()
         rig.close(keep=sys.exc_info()[0] is not None)
         group.remove()
 

@@ -16,9 +16,9 @@
 #include <vector>
 
 #include "base/test_points.hpp"
+#include "greedy.hpp"
 #include "pages.hpp"
 #include "random.hpp"
-#include "store/reform/reformer.hpp"
 
 #ifndef RAMFOLD_TEST_POINTS
 #error "built against the store with test points"
@@ -104,8 +104,7 @@ void count_all(Contents& store, const Words& words) {
   }
   auto reformer = Reformer::make(store);
   if (!reformer) ::_exit(7);
-  ReformPolicy policy;
-  policy.economy = {.cpu_s_per_gib_hour = 1e12, .wait_weight = 0};
+  ReformPolicy policy = greedy();
   // As they are stored, so many are of one size that slabs run half empty.
   const char* const point = armed_point.load();
   policy.similar = policy.dense = point == nullptr || std::strcmp(point, "reform.moved") != 0;
@@ -257,8 +256,7 @@ TEST_CASE("bytes stay where a reader has found them until it is through") {
   const PageCopy page = table_of(1);
   const ContentId id = put(*store, group, page).ref.release();
   auto reformer = must(Reformer::make(*store));
-  ReformPolicy policy;
-  policy.economy = {.cpu_s_per_gib_hour = 1e12, .wait_weight = 0};
+  ReformPolicy policy = greedy();
 
   test_point_hook.store(wait_in_get);
   PageCopy out;

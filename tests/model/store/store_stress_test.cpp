@@ -7,9 +7,9 @@
 #include <thread>
 #include <vector>
 
+#include "greedy.hpp"
 #include "pages.hpp"
 #include "random.hpp"
-#include "store/reform/reformer.hpp"
 
 using namespace ramfold;
 using namespace ramfold::store;
@@ -64,8 +64,7 @@ class Reforming {
  public:
   explicit Reforming(Contents& store) : reformer_(must(Reformer::make(store))) {
     thread_ = std::thread([this] {
-      ReformPolicy policy;
-      policy.economy = {.cpu_s_per_gib_hour = 1e12, .wait_weight = 0};
+      ReformPolicy policy = greedy();
       for (std::uint64_t now = 1000; !stop_; now += 1000) {
         // In turn, so that moving is not left for when there is nothing else to do.
         policy.similar = policy.dense = now % 2000 == 0;

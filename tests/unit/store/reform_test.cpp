@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <vector>
 
+#include "greedy.hpp"
 #include "pages.hpp"
 
 namespace {
@@ -32,13 +33,6 @@ namespace {
 
 constexpr ByteCount kArena{64u << 20};
 constexpr std::uint64_t kEnough = 60'000'000'000;  // of CPU: a step goes once round
-
-// Everything pays at once that saves a byte.
-ReformPolicy greedy() {
-  ReformPolicy policy;
-  policy.economy = {.cpu_s_per_gib_hour = 1e12, .wait_weight = 0};
-  return policy;
-}
 
 struct Rig {
   std::unique_ptr<Contents> store = must(Contents::create(kArena));
