@@ -21,13 +21,12 @@ std::atomic<unsigned> g_running{0};
 bool run_apart(std::function<void()> errand) {
   g_running.fetch_add(1);
   try {
-    std::thread thread([run = std::move(errand)]() mutable {
+    std::thread([run = std::move(errand)]() mutable {
+      ::pthread_setname_np(::pthread_self(), "rf-apart");  // before the errand names itself
       run();
       run = nullptr;  // what it owns goes here too, before it counts as ended
       g_running.fetch_sub(1);
-    });
-    ::pthread_setname_np(thread.native_handle(), "rf-apart");
-    thread.detach();
+    }).detach();
     return true;
   } catch (const std::system_error&) {
     g_running.fetch_sub(1);
