@@ -74,7 +74,9 @@ Status Census::look_at(Alone& alone, PageIndex place, const PageCopy& page) {
   }
   const store::Sketch sketch = sketch_(page);
   const std::uint64_t hash = hash_(page.bytes.data());
-  const std::uint64_t cluster = sketch.count != 0 ? sketch.hashes[0] : hash;
+  const std::uint64_t cluster = sketch.low.count != 0     ? sketch.low.hashes[0]
+                                : sketch.bytes.count != 0 ? sketch.bytes.hashes[0]
+                                                          : hash;
   std::uint32_t copies = 1;  // this one, and those that were let go before
   if (cluster % one_of_ != 0 && !known_.contains(hash)) {
     copies = frequent_.count(hash);

@@ -17,7 +17,8 @@ Result<Fd> make_memfd(const char* name, ByteCount size, Sealed sealed) {
   if (raw < 0 && errno == EINVAL) raw = ::memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
   if (raw < 0) return fail_errno("memfd_create");
   Fd fd(raw);
-  if (::ftruncate(raw, static_cast<off_t>(size.value)) != 0) return fail_errno("size a memory file");
+  if (::ftruncate(raw, static_cast<off_t>(size.value)) != 0)
+    return fail_errno("size a memory file");
   if (sealed == Sealed::yes &&
       ::fcntl(raw, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
     return fail_errno("seal a memory file");
@@ -26,7 +27,7 @@ Result<Fd> make_memfd(const char* name, ByteCount size, Sealed sealed) {
 }
 
 Result<ByteCount> file_size(BorrowedFd fd) {
-  struct stat st {};
+  struct stat st{};
   if (::fstat(fd.get(), &st) != 0) return fail_errno("fstat");
   return ByteCount{static_cast<std::uint64_t>(st.st_size)};
 }
@@ -40,8 +41,8 @@ Status punch(BorrowedFd fd, ByteCount offset, ByteCount size) noexcept {
 }
 
 Result<Mapping> Mapping::shared(BorrowedFd fd, ByteCount size, ByteCount offset) {
-  void* at = ::mmap(nullptr, size.value, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd.get(),
-                    static_cast<off_t>(offset.value));
+  void* at = ::mmap(nullptr, size.value, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
+                    fd.get(), static_cast<off_t>(offset.value));
   if (at == MAP_FAILED) return fail_errno("mmap");
   return Mapping(static_cast<std::byte*>(at), size.value);
 }
@@ -51,6 +52,10 @@ Result<Mapping> Mapping::anonymous(ByteCount size) {
                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (at == MAP_FAILED) return fail_errno("mmap");
   return Mapping(static_cast<std::byte*>(at), size.value);
+}
+
+void Mapping::discard(ByteCount offset, ByteCount size) const noexcept {
+  ::madvise(data_ + offset.value, size.value, MADV_DONTNEED);
 }
 
 void Mapping::unmap() noexcept {

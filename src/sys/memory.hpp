@@ -40,6 +40,9 @@ class Mapping {
   static Result<Mapping> shared(BorrowedFd fd, ByteCount size, ByteCount offset = ByteCount{0});
   static Result<Mapping> anonymous(ByteCount size);
 
+  // Gives whole pages of an anonymous mapping back to the host; they read as zero after.
+  void discard(ByteCount offset, ByteCount size) const noexcept;
+
   std::byte* data() const noexcept { return data_; }
   std::size_t size() const noexcept { return size_; }
   template <typename T>

@@ -18,9 +18,10 @@
 
 namespace ramfold::store {
 
-// What pages may refer to in one search: private copies of live contents.
+// What pages may refer to in one search: private copies of live contents. More than four of those
+// that have most in common with a page find nothing better.
 struct References {
-  static constexpr std::size_t kMax = SimilarityIndex::kCandidatesMax;
+  static constexpr std::size_t kMax = 4;
 
   std::array<ContentId, kMax> ids;
   std::array<PageCopy, kMax> pages;

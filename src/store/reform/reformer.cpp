@@ -193,6 +193,7 @@ void Reformer::find_references(const Visit& visit) {
   if (!policy_.similar || visit.dependents != 0 || visit.wanted <= visit.reached) return;  // R1
   const SimilarityIndex::Candidates candidates = similar_->find(visit.sketch);
   for (const ContentId id : candidates.all()) {
+    if (found.count == References::kMax) break;
     if (id == visit.id || !parts_.knows(id) || !parts_.headers->take_live(id)) continue;
     if (!add(id)) parts_.drop_uncounted(id);
   }

@@ -2,52 +2,58 @@
 #include "store/similarity/similarity_index.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <utility>
 
 #include "base/check.hpp"
 
 namespace ramfold::store {
 
-// Bits of a hash: those up to the level are the bucket; 24 from bit 6 on, the tag, hold the next
-// ones for a split, and tell entries of one bucket apart by what is left.
+// Bits of a hash: as many as the level, or one more, name the bucket; those that follow are the
+// entry's tag, with a 1 above them. A split tells the halves apart by the tag's lowest bit, which
+// goes with it; so an entry that has seen the table double often enough knows too little to be
+// believed, and is forgotten. Of all entries they are a thousandth.
 struct alignas(64) SimilarityIndex::Bucket {
-  static constexpr unsigned kEntries = 9;
-  static constexpr unsigned kTagBytes = 3;
+  static constexpr unsigned kEntries = 10;
+  static constexpr unsigned kTagBits = 15;
+  static constexpr std::uint16_t kTagMin = 1u << 5;  // below it fewer than five bits are left
 
   std::array<std::uint32_t, kEntries> ids;  // 0: empty
-  std::array<std::uint8_t, kEntries * kTagBytes> tags;
-  std::uint8_t next_victim;
+  std::array<std::uint16_t, kEntries> tags;
+  std::uint32_t next_victim;
 
-  static std::uint32_t tag_of(std::uint64_t hash) noexcept { return hash >> kLevelMin & 0xff'ffff; }
-
-  std::uint32_t tag(unsigned at) const noexcept {
-    const std::uint8_t* bytes = &tags[at * kTagBytes];
-    return bytes[0] | std::uint32_t{bytes[1]} << 8 | std::uint32_t{bytes[2]} << 16;
+  // Of a hash less the bits that name the bucket.
+  static std::uint16_t tag_of(std::uint64_t rest) noexcept {
+    constexpr unsigned kMarker = 1u << kTagBits;
+    return static_cast<std::uint16_t>((rest & (kMarker - 1)) | kMarker);
   }
-  void set(unsigned at, std::uint32_t tag, std::uint32_t id) noexcept {
+  bool holds(unsigned at, std::uint16_t tag) const noexcept {
+    if (ids[at] == 0) return false;
+    const unsigned known = std::bit_floor(unsigned{tags[at]});
+    return ((tags[at] ^ tag) & (known - 1)) == 0;
+  }
+  void set(unsigned at, std::uint16_t tag, std::uint32_t id) noexcept {
     ids[at] = id;
-    for (unsigned i = 0; i < kTagBytes; ++i) {
-      tags[at * kTagBytes + i] = static_cast<std::uint8_t>(tag >> 8 * i);
-    }
+    tags[at] = tag;
   }
-  bool holds(unsigned at, std::uint32_t tag_wanted) const noexcept {
-    return ids[at] != 0 && tag(at) == tag_wanted;
-  }
-  // In the place of the same hash's last content, or an empty one, or of whose turn it is.
-  void add(std::uint32_t tag_new, std::uint32_t id) noexcept {
+  void forget(unsigned at) noexcept { set(at, 0, 0); }
+  // In the place of the same hash's last content, or an empty one, or, if it may, of whose turn it
+  // is.
+  void add(std::uint16_t tag, std::uint32_t id, Push push) noexcept {
     unsigned at = kEntries;
     for (unsigned i = 0; i < kEntries; ++i) {
-      if (holds(i, tag_new)) {
+      if (holds(i, tag)) {
         at = i;
         break;
       }
       if (ids[i] == 0) at = i;
     }
     if (at == kEntries) {
+      if (push == Push::no) return;
       at = next_victim;
-      next_victim = static_cast<std::uint8_t>((at + 1) % kEntries);
+      next_victim = (at + 1) % kEntries;
     }
-    set(at, tag_new, id);
+    set(at, tag, id);
   }
 };
 
@@ -63,11 +69,12 @@ Result<std::unique_ptr<SimilarityIndex>> SimilarityIndex::make(std::uint32_t con
 SimilarityIndex::SimilarityIndex(sys::Mapping memory, std::uint64_t buckets_max) noexcept
     : memory_(std::move(memory)), buckets_max_(buckets_max) {}
 
-SimilarityIndex::Bucket& SimilarityIndex::bucket_of(std::uint64_t hash) const noexcept {
+SimilarityIndex::Place SimilarityIndex::place_of(std::uint64_t hash) const noexcept {
   const std::uint64_t whole = std::uint64_t{1} << level_;
-  std::uint64_t at = hash & (2 * whole - 1);
-  if (at >= buckets_count_) at &= whole - 1;  // not split yet
-  return memory_.as<Bucket>()[at];
+  const std::uint64_t low = hash & (whole - 1);
+  const bool is_split = low + whole < buckets_count_;
+  const std::uint64_t at = is_split ? hash & (2 * whole - 1) : low;
+  return {memory_.as<Bucket>() + at, Bucket::tag_of(hash >> (level_ + (is_split ? 1 : 0)))};
 }
 
 SimilarityIndex::Candidates SimilarityIndex::find(const Sketch& sketch) const noexcept {
@@ -75,30 +82,38 @@ SimilarityIndex::Candidates SimilarityIndex::find(const Sketch& sketch) const no
     std::uint32_t id;
     unsigned votes;
   };
+  std::array<std::uint64_t, Sketch::kHashesMax> hashes;
+  std::size_t hashes_count = 0;
+  // Of equal votes the smaller hash's come first: it is the likelier to be among a content's two
+  // smallest.
+  for (std::size_t i = 0; i < Sketch::kOfFamily; ++i) {
+    if (i < sketch.low.count) hashes[hashes_count++] = sketch.low.hashes[i];
+    if (i < sketch.bytes.count) hashes[hashes_count++] = sketch.bytes.hashes[i];
+  }
   std::array<Voted, Sketch::kHashesMax> found;  // a bucket has a hash once
   std::size_t count = 0;
+  const auto vote = [&](std::uint32_t id) {
+    for (std::size_t i = 0; i < count; ++i) {
+      if (found[i].id != id) continue;
+      ++found[i].votes;
+      return;
+    }
+    found[count++] = {id, 1};
+  };
   {
     const MutexLock lock(mutex_);
-    for (std::size_t i = 0; i < sketch.count; ++i) __builtin_prefetch(&bucket_of(sketch.hashes[i]));
-    for (std::size_t i = 0; i < sketch.count; ++i) {
-      const Bucket& bucket = bucket_of(sketch.hashes[i]);
-      const std::uint32_t tag = Bucket::tag_of(sketch.hashes[i]);
-      for (unsigned at = 0; at < Bucket::kEntries; ++at) {
-        if (!bucket.holds(at, tag)) continue;
-        const auto end = found.begin() + static_cast<std::ptrdiff_t>(count);
-        const auto known = std::find_if(found.begin(), end,
-                                        [&](const Voted& v) { return v.id == bucket.ids[at]; });
-        if (known != end) {
-          ++known->votes;
-        } else {
-          found[count++] = {bucket.ids[at], 1};
-        }
-        break;
-      }
+    std::array<Place, Sketch::kHashesMax> places;
+    for (std::size_t i = 0; i < hashes_count; ++i) {
+      places[i] = place_of(hashes[i]);
+      __builtin_prefetch(places[i].bucket);
+    }
+    for (std::size_t i = 0; i < hashes_count; ++i) {
+      const Bucket& bucket = *places[i].bucket;
+      unsigned at = 0;
+      while (at < Bucket::kEntries && !bucket.holds(at, places[i].tag)) ++at;
+      if (at < Bucket::kEntries) vote(bucket.ids[at]);
     }
   }
-  // Of equals the one with the smaller hash first: it is the likelier to be among a content's two
-  // smallest.
   for (std::size_t i = 1; i < count; ++i) {
     for (std::size_t k = i; k > 0 && found[k].votes > found[k - 1].votes; --k)
       std::swap(found[k], found[k - 1]);
@@ -109,45 +124,81 @@ SimilarityIndex::Candidates SimilarityIndex::find(const Sketch& sketch) const no
   return candidates;
 }
 
-void SimilarityIndex::insert(const Sketch& sketch, ContentId id) noexcept {
-  ENSURE(id != kZeroContent);
-  if (sketch.count == 0) return;
-  const MutexLock lock(mutex_);
-  ++contents_count_;
-  if (contents_count_ * kBytesPerContent >= (buckets_count_ + 1) * sizeof(Bucket)) split_one();
-  for (std::size_t i = 0; i < std::min(kEntered, sketch.count); ++i) {
-    bucket_of(sketch.hashes[i]).add(Bucket::tag_of(sketch.hashes[i]), id.value);
-  }
-}
-
-void SimilarityIndex::remove(const Sketch& sketch, ContentId id) noexcept {
-  if (sketch.count == 0) return;
-  const MutexLock lock(mutex_);
-  ENSURE(contents_count_ != 0);
-  --contents_count_;
-  for (std::size_t i = 0; i < std::min(kEntered, sketch.count); ++i) {
-    Bucket& bucket = bucket_of(sketch.hashes[i]);
-    const std::uint32_t tag = Bucket::tag_of(sketch.hashes[i]);
-    for (unsigned at = 0; at < Bucket::kEntries; ++at) {
-      if (bucket.ids[at] == id.value && bucket.holds(at, tag)) bucket.set(at, 0, 0);
+template <typename F>
+void SimilarityIndex::for_entered(const Sketch& sketch, F&& each) const noexcept {
+  for (std::size_t i = 0; i < kEntered; ++i) {
+    for (const Sketch::Smallest* family : {&sketch.low, &sketch.bytes}) {
+      if (i < family->count) each(place_of(family->hashes[i]), i);
     }
   }
 }
 
+void SimilarityIndex::insert(const Sketch& sketch, ContentId id) noexcept {
+  ENSURE(id != kZeroContent);
+  if (sketch.empty()) return;
+  const MutexLock lock(mutex_);
+  ++contents_count_;
+  if (contents_count_ * kBytesPerContent >= (buckets_count_ + 1) * sizeof(Bucket)) split_one();
+  for_entered(sketch, [&](Place place, std::size_t rank) {
+    place.bucket->add(place.tag, id.value, rank == 0 ? Push::yes : Push::no);
+  });
+}
+
+void SimilarityIndex::remove(const Sketch& sketch, ContentId id) noexcept {
+  if (sketch.empty()) return;
+  const MutexLock lock(mutex_);
+  ENSURE(contents_count_ != 0);
+  --contents_count_;
+  for_entered(sketch, [&](Place place, std::size_t) {
+    for (unsigned at = 0; at < Bucket::kEntries; ++at) {
+      if (place.bucket->ids[at] == id.value && place.bucket->holds(at, place.tag)) {
+        place.bucket->forget(at);
+      }
+    }
+  });
+  if (contents_count_ * kBytesPerContentMax < buckets_count_ * sizeof(Bucket)) merge_one();
+}
+
 // The next bucket in turn gives half of its entries to a new one at the end.
 void SimilarityIndex::split_one() noexcept {
-  const std::uint64_t whole = std::uint64_t{1} << level_;
-  const std::uint32_t next_bit = std::uint32_t{1} << (level_ - kLevelMin);
   if (buckets_count_ == buckets_max_) return;
+  const std::uint64_t whole = std::uint64_t{1} << level_;
   Bucket& from = memory_.as<Bucket>()[buckets_count_ - whole];
   Bucket& to = memory_.as<Bucket>()[buckets_count_];
   for (unsigned i = 0; i < Bucket::kEntries; ++i) {
-    if (from.ids[i] == 0 || (from.tag(i) & next_bit) == 0) continue;
-    to.set(i, from.tag(i), from.ids[i]);
-    from.set(i, 0, 0);
+    if (from.ids[i] == 0) continue;
+    const auto tag = static_cast<std::uint16_t>(from.tags[i] >> 1);
+    if (tag < Bucket::kTagMin) {
+      from.forget(i);
+    } else if ((from.tags[i] & 1) == 0) {
+      from.tags[i] = tag;
+    } else {
+      to.set(i, tag, from.ids[i]);
+      from.forget(i);
+    }
   }
   ++buckets_count_;
   if (buckets_count_ == 2 * whole) ++level_;
+}
+
+// The last bucket's entries go back to where they came from, as far as there is room.
+void SimilarityIndex::merge_one() noexcept {
+  if (buckets_count_ == std::uint64_t{1} << kLevelMin) return;
+  if (buckets_count_ == std::uint64_t{1} << level_) --level_;
+  --buckets_count_;
+  Bucket& from = memory_.as<Bucket>()[buckets_count_];
+  Bucket& to = memory_.as<Bucket>()[buckets_count_ - (std::uint64_t{1} << level_)];
+  const auto longer = [](std::uint16_t tag, unsigned bit) {
+    return tag >> Bucket::kTagBits != 0 ? Bucket::tag_of(unsigned{tag} << 1 | bit)
+                                        : static_cast<std::uint16_t>(unsigned{tag} << 1 | bit);
+  };
+  for (std::uint16_t& tag : to.tags) tag = longer(tag, 0);
+  for (unsigned i = 0; i < Bucket::kEntries; ++i) {
+    if (from.ids[i] != 0) to.add(longer(from.tags[i], 1), from.ids[i], Push::no);
+    from.forget(i);
+  }
+  const std::uint64_t end = buckets_count_ * sizeof(Bucket);
+  if (end % kPageSize == 0) memory_.discard(ByteCount{end}, ByteCount{kPageSize});
 }
 
 std::uint64_t SimilarityIndex::contents_count() const noexcept {

@@ -2,17 +2,18 @@
 // From the sketch of a page to contents that may resemble it. Volatile and forgetful: it is a help
 // to find references, and what it does not know costs memory, never a byte.
 //
-// Linear hashing over 64-byte buckets of 9 entries (an id and 24 bits of a hash). A content is
-// entered under its two smallest hashes and looked up under four; the ids that come up most often
-// are tried first. A hash names the content that was entered last under it: more to choose from
-// finds no better references, only more to try. The table grows by one bucket at a time, so that it
-// has 16 bytes for every content in it (and 4 KiB at least); a full bucket forgets an entry for
-// each that comes. It does not shrink.
+// Linear hashing over 64-byte buckets of 10 entries (an id and up to 15 bits of a hash). A content is
+// entered under the two smallest hashes of each family of its sketch and looked up under eight; the
+// ids that come up most often are tried first. A hash names the content that was entered last under
+// it: more to choose from finds no better references, only more to try. The table grows by one
+// bucket at a time to 16 bytes for every content in it (and 4 KiB at least), and shrinks when these
+// have become 32, as most contents leave that find a reference. Sixteen are too few for all entries,
+// so only the smallest hash of a family pushes another's out of a full bucket.
 //
-// Threads: any. Locks: one mutex, a leaf, held for six buckets at most and never over a system
-// call; but memory that the table grows into is touched under it. A thread that must not wait for
-// memory does not call remove(): an id that has gone does no harm, see below. Invariants: none
-// about what is found. An id may have gone, or be another content by now, or be of another group:
+// Threads: any. Locks: one mutex, a leaf, held for sixteen buckets at most; but memory that the
+// table grows into is touched under it, and given back when it shrinks. A thread that must not wait
+// for that does not call insert() or remove(): an id that has gone does no harm, see below.
+// Invariants: none about what is found. An id may have gone, or be another content by now, or be of another group:
 // the taker checks that it lives, its group and its form, and that the patch is worth it.
 #pragma once
 
@@ -33,6 +34,7 @@ class SimilarityIndex {
  public:
   static constexpr std::size_t kCandidatesMax = Sketch::kHashesMax;
   static constexpr std::uint64_t kBytesPerContent = 16;
+  static constexpr std::uint64_t kBytesPerContentMax = 32;  // it has become too large
 
   // Address space for so many contents; memory comes as they do.
   static Result<std::unique_ptr<SimilarityIndex>> make(std::uint32_t contents_max);
@@ -56,13 +58,22 @@ class SimilarityIndex {
   ByteCount memory() const noexcept;  // of the table
 
  private:
-  static constexpr std::size_t kEntered = 2;  // hashes of a content
+  static constexpr std::size_t kEntered = 2;  // hashes of a family
   static constexpr unsigned kLevelMin = 6;    // 64 buckets
   struct Bucket;
+  enum class Push : bool { no, yes };  // out another's entry when the bucket is full
+  struct Place {
+    Bucket* bucket;
+    std::uint16_t tag;
+  };
 
   SimilarityIndex(sys::Mapping memory, std::uint64_t buckets_max) noexcept;
-  Bucket& bucket_of(std::uint64_t hash) const noexcept REQUIRES(mutex_);
+  Place place_of(std::uint64_t hash) const noexcept REQUIRES(mutex_);
+  // each(place, rank): the smallest hashes of both families first.
+  template <typename F>
+  void for_entered(const Sketch& sketch, F&& each) const noexcept REQUIRES(mutex_);
   void split_one() noexcept REQUIRES(mutex_);
+  void merge_one() noexcept REQUIRES(mutex_);
 
   const sys::Mapping memory_;
   const std::uint64_t buckets_max_;

@@ -13,39 +13,84 @@ constexpr std::uint64_t mixed(std::uint64_t x) noexcept {
   return x ^ (x >> 32);
 }
 
-void keep_if_small(std::uint64_t hash, Sketch& sketch) noexcept {
-  auto& h = sketch.hashes;
-  std::size_t at = 0;
-  while (at < sketch.count && h[at] < hash) ++at;
-  if (at == Sketch::kHashesMax || (at < sketch.count && h[at] == hash)) return;
-  if (sketch.count < Sketch::kHashesMax) ++sketch.count;
-  for (std::size_t i = sketch.count - 1; i > at; --i) h[i] = h[i - 1];
+void keep_if_small(std::uint64_t hash, Sketch::Smallest& kept) noexcept {
+  auto& h = kept.hashes;
+  std::size_t at = kept.count;
+  while (at > 0 && h[at - 1] >= hash) --at;
+  if (at == Sketch::kOfFamily || (at < kept.count && h[at] == hash)) return;
+  if (kept.count < Sketch::kOfFamily) ++kept.count;
+  for (std::size_t i = kept.count - 1; i > at; --i) h[i] = h[i - 1];
   h[at] = hash;
 }
+
+// Passes on what may be small enough.
+class Sieve {
+ public:
+  explicit Sieve(Sketch::Smallest& kept) noexcept : kept_(kept) {}
+  void operator()(std::uint64_t hash) noexcept {
+    if (hash >= worst_) return;
+    keep_if_small(hash, kept_);
+    if (kept_.count == Sketch::kOfFamily) worst_ = kept_.hashes.back();
+  }
+
+ private:
+  Sketch::Smallest& kept_;
+  std::uint64_t worst_ = ~std::uint64_t{0};
+};
 
 }  // namespace
 
 Sketcher::Sketcher(std::uint64_t seed) noexcept {
-  for (std::uint64_t& key : keys_) key = mixed(seed += 0x9e3779b97f4a7c15u) | 1;
+  const auto next = [&] { return mixed(seed += 0x9e3779b97f4a7c15u); };
+  for (std::uint64_t& key : low_keys_) key = next() | 1;
+  for (std::uint64_t& key : bytes_keys_) key = next() | 1;
+  for (std::uint32_t& key : rolling_keys_) key = static_cast<std::uint32_t>(next());
+  for (std::size_t i = 0; i < kWindow; ++i) {
+    rolling_of_zeros_ = (rolling_of_zeros_ << 1) + rolling_keys_[0];
+  }
 }
 
 Sketch Sketcher::operator()(const PageCopy& page) const noexcept {
-  static_assert(std::endian::native == std::endian::little);
   Sketch sketch;
-  std::uint64_t worst = ~std::uint64_t{0};  // of those kept, once there are enough
-  for (std::size_t block = 0; block < kPageSize; block += kBlock) {
-    std::uint64_t sum = 0;  // of products with keys: two blocks agree by chance once in 2^48
-    for (std::size_t i = 0; i < keys_.size(); ++i) {
-      std::uint16_t low = 0;
-      std::memcpy(&low, &page.bytes[block + 8 * i], sizeof low);
-      sum += low * keys_[i];
-    }
-    const std::uint64_t hash = mixed(sum);
-    if (sum == 0 || hash >= worst) continue;
-    keep_if_small(hash, sketch);
-    if (sketch.count == Sketch::kHashesMax) worst = sketch.hashes.back();
-  }
+  add_low(page, sketch.low);
+  add_bytes(page, sketch.bytes);
   return sketch;
+}
+
+void Sketcher::add_low(const PageCopy& page, Sketch::Smallest& to) const noexcept {
+  static_assert(std::endian::native == std::endian::little);
+  Sieve sieve(to);
+  std::uint64_t window = 0;  // all that counts of it, so different windows have different hashes
+  unsigned not_zero = 0;     // a bit a word
+  for (std::size_t at = 0; at < kPageSize; at += 8) {
+    std::uint16_t word = 0;
+    std::memcpy(&word, &page.bytes[at], sizeof word);
+    window = window >> 16 | std::uint64_t{word} << 48;
+    not_zero = (not_zero << 1 | unsigned{word != 0}) & 0xf;
+    const std::uint64_t hash = mixed((window ^ low_keys_[0]) * low_keys_[1]);
+    if (at + 8 >= kWindow && (not_zero & (not_zero - 1)) != 0) sieve(hash);
+  }
+}
+
+void Sketcher::add_bytes(const PageCopy& page, Sketch::Smallest& to) const noexcept {
+  constexpr unsigned kShift = 27;  // what is above it depends on the whole window, and is 0 ...
+  Sieve sieve(to);
+  std::uint32_t rolling = 0;
+  std::uint32_t last = rolling_of_zeros_;  // a pattern that goes on is hashed once
+  for (std::size_t at = 0; at < kPageSize; ++at) {
+    rolling = (rolling << 1) + rolling_keys_[std::to_integer<std::size_t>(page.bytes[at])];
+    if (rolling >> kShift != 0 || at + 1 < kWindow) continue;  // ... for one window of 32
+    if (rolling == last || rolling == rolling_of_zeros_) continue;
+    last = rolling;
+    std::uint64_t hash = 0;
+    for (std::size_t i = 0; i < bytes_keys_.size(); ++i) {
+      std::uint64_t word = 0;
+      std::memcpy(&word, &page.bytes[at + 1 - kWindow + 8 * i], sizeof word);
+      hash = (hash ^ word) * bytes_keys_[i];
+      hash ^= hash >> 32;
+    }
+    sieve(mixed(hash));
+  }
 }
 
 }  // namespace ramfold::store
