@@ -15,6 +15,7 @@ namespace {
 constexpr std::uint64_t kSecondNs = 1'000'000'000;
 constexpr std::uint64_t kSliceNs = 10'000'000;     // of CPU, then its price is waited for
 constexpr std::uint64_t kRoundNs = 2 * kSecondNs;  // from one round's end to the next
+constexpr unsigned kIdleMax = 3;                   // rounds that find nothing double that so often
 constexpr std::uint64_t kIdleNapNs = 200'000'000;
 
 store::ReformPolicy store_policy(const policy::ReformConfig& config) {
@@ -55,6 +56,8 @@ void ReformWorker::stop() noexcept {
 void ReformWorker::run() noexcept {
   cpu_.started();
   sys::yield_this_thread();
+  unsigned idle = 0;
+  bool changed = false;  // in this round
   while (!stopping_.load(std::memory_order_relaxed)) {
     if (!host_.may_reform.load(std::memory_order_relaxed)) {
       sleep_ns(kIdleNapNs);
@@ -64,7 +67,12 @@ void ReformWorker::run() noexcept {
     const auto step = reformer_->step(policy_, monotonic_ns() / kSecondNs, kSliceNs);
     const auto used = static_cast<double>(thread_cpu_ns() - before);
     const auto owed = static_cast<std::uint64_t>(used / cpu_share_ - used);
-    sleep_until(monotonic_ns() + std::max(owed, step.came_round ? kRoundNs : 0), stopping_);
+    changed |= step.changed;
+    if (step.came_round) {
+      idle = changed ? 0 : std::min(idle + 1, kIdleMax);
+      changed = false;
+    }
+    sleep_until(monotonic_ns() + std::max(owed, step.came_round ? kRoundNs << idle : 0), stopping_);
   }
   cpu_.ended();
 }
