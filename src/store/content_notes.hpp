@@ -11,10 +11,14 @@ namespace ramfold::store {
 // Which forms a content has been tried in, each step dearer than the one before.
 enum class Stage : std::uint8_t { stored = 0, patched = 1, dense = 2, densest = 3 };
 
+// What the last search for a reference came to, while none was good enough to be taken: whether
+// another is made, and in which walk (Reformer).
+enum class Prospect : std::uint8_t { unknown = 0, fair = 1, weak = 2, none = 3 };
+
 class ContentNotes {
  public:
   // More patches than this to one reference are not counted: it is "many" until the next restart.
-  static constexpr std::uint16_t kDependentsMax = 0x1fff;
+  static constexpr std::uint16_t kDependentsMax = 0x7ff;
 
   // Reference count: words, patches, and whoever works on it. See HeaderTable.
   std::atomic<std::uint32_t> count{0};
@@ -31,6 +35,10 @@ class ContentNotes {
   }
   // It may be found as a reference (store/similarity).
   bool entered() const noexcept { return (state_.load(std::memory_order_relaxed) & kEntered) != 0; }
+  Prospect prospect() const noexcept {
+    return static_cast<Prospect>((state_.load(std::memory_order_relaxed) & kProspectBits) >>
+                                 kProspectShift);
+  }
   std::uint16_t dependents() const noexcept {
     return state_.load(std::memory_order_relaxed) & kDependentsMax;
   }
@@ -38,6 +46,11 @@ class ContentNotes {
   void set_stage(Stage stage) noexcept {
     change([&](unsigned s) {
       return (s & ~kStageBits) | static_cast<unsigned>(stage) << kStageShift;
+    });
+  }
+  void set_prospect(Prospect prospect) noexcept {
+    change([&](unsigned s) {
+      return (s & ~kProspectBits) | static_cast<unsigned>(prospect) << kProspectShift;
     });
   }
   void set_entered(bool entered) noexcept {
@@ -62,6 +75,8 @@ class ContentNotes {
   static constexpr unsigned kStageShift = 14;
   static constexpr unsigned kStageBits = 3u << kStageShift;
   static constexpr std::uint16_t kEntered = 1u << 13;
+  static constexpr unsigned kProspectShift = 11;
+  static constexpr unsigned kProspectBits = 3u << kProspectShift;
 
   template <typename F>
   void change(F next) noexcept {

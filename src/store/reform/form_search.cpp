@@ -17,7 +17,8 @@ Result<FormSearch> FormSearch::make() {
 }
 
 void FormSearch::begin(const PageCopy& page, const References& references, const CostModel& costs,
-                       double cold_s, std::uint32_t dependents, const Found& now) noexcept {
+                       double cold_s, std::uint32_t dependents, const Found& now,
+                       double gain_min) noexcept {
   page_ = &page;
   references_ = &references;
   costs_ = &costs;
@@ -25,7 +26,10 @@ void FormSearch::begin(const PageCopy& page, const References& references, const
   dependents_ = dependents;
   best_ = now;
   improved_ = false;
-  shortest_ = now.length;
+  shortest_ = alone_ = now.length;
+  gain_min_ = gain_min;
+  reference_gain_ = 0;
+  refers_ = now.reference != kNoReference;
   best_bytes_ = &buffers_->encoded[0];
   scratch_ = &buffers_->encoded[1];
 }
@@ -35,6 +39,14 @@ void FormSearch::consider(Shape shape, std::span<const std::byte> bytes,
                           std::size_t reference) noexcept {
   const auto length = static_cast<std::uint32_t>(bytes.size());
   if (length == 0 || (length >= kPageSize && shape.form != Form::raw)) return;
+  if (reference == kNoReference) {
+    alone_ = std::min(alone_, length);
+  } else if (!refers_) {
+    const double gain = 1 - static_cast<double>(length) / alone_;
+    if (length + kGainMinBytes > alone_) return;
+    reference_gain_ = std::max(reference_gain_, gain);
+    if (gain < gain_min_) return;
+  }
   shortest_ = std::min(shortest_, length);
   const double cost = costs_->cost_ns(shape.form, length, cold_s_, dependents_);
   if (cost >= best_.cost_ns) return;
@@ -77,10 +89,13 @@ void FormSearch::encode_zstd(zstd::Encoder& encoder, Transpose t, std::size_t re
            out.first(encoder.encode(page, prefix, out)), reference);
 }
 
-void FormSearch::try_dense() noexcept {
+void FormSearch::try_alone() noexcept {
   for (const Transpose t : {Transpose::none, Transpose::words4, Transpose::words8}) {
     encode_zstd(quick_, t, kNoReference);
   }
+}
+
+void FormSearch::try_deltas() noexcept {
   for (std::size_t i = 0; i < references_->count; ++i) encode_zstd(quick_, Transpose::none, i);
   // With columns only the likeliest reference is worth the time.
   if (references_->count == 0) return;

@@ -33,6 +33,7 @@ class FormSearch {
   static constexpr int kQuickLevel = 3;
   static constexpr int kDenseLevel = 12;
   static constexpr std::size_t kNoReference = ~std::size_t{0};
+  static constexpr std::uint32_t kGainMinBytes = 8;  // a reference is not kept for less
 
   // How it is kept now, or the best that was found.
   struct Found {
@@ -44,19 +45,26 @@ class FormSearch {
 
   static Result<FormSearch> make();
 
-  // `now`: what must be beaten. REQUIRES: page, references and costs outlive the search.
+  // `now`: what must be beaten. A form with a reference is taken if it is shorter than the shortest
+  // without one by more than the share `gain_min` of that, unless `now` has one already. REQUIRES:
+  // page, references and costs outlive the search.
   void begin(const PageCopy& page, const References& references, const CostModel& costs,
-             double cold_s, std::uint32_t dependents, const Found& now) noexcept;
+             double cold_s, std::uint32_t dependents, const Found& now, double gain_min) noexcept;
   void try_raw() noexcept { consider({Form::raw}, page_->bytes, kNoReference); }
   void try_lz4() noexcept;
   void try_patches() noexcept;
-  // Alone and against every reference, as it is and transposed where that may win.
-  void try_dense() noexcept;
+  // zstd's alone, as it is and transposed.
+  void try_alone() noexcept;
+  // zstd's against every reference, and transposed where that may win.
+  void try_deltas() noexcept;
   // The best shape so far once more, if it is zstd's, at the dearest level.
   void try_densest() noexcept;
 
-  // Of all that were tried since begin(), and of what was there; wanted or not.
+  // Of all that were tried since begin(), but for references that gained too little, and of what was
+  // there; wanted or not.
   std::uint32_t shortest() const noexcept { return shortest_; }
+  // What the best reference gains, taken or not: a share of the shortest without one; 0: nothing.
+  double reference_gain() const noexcept { return reference_gain_; }
   // Something is cheaper than what was there at the beginning.
   bool improved() const noexcept { return improved_; }
   const Found& best() const noexcept { return best_; }
@@ -91,6 +99,10 @@ class FormSearch {
   double cold_s_ = 0;
   std::uint32_t dependents_ = 0;
   Found best_;
+  double gain_min_ = 0;
+  double reference_gain_ = 0;
+  std::uint32_t alone_ = 0;  // the shortest without a reference
+  bool refers_ = false;      // what was there did
   std::uint32_t shortest_ = 0;
   bool improved_ = false;
 };

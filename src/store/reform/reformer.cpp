@@ -15,6 +15,19 @@ namespace {
 constexpr std::size_t kLeftMax = 64;
 constexpr std::uint32_t kClockEvery = 64;   // ids between two looks at the CPU's clock
 constexpr std::uint16_t kColdMax = 0x8000;  // seconds; the notes' clock wraps at twice that
+// What a reference must gain to be taken, by walk in turn: a share of what the content takes alone.
+// See the header.
+constexpr std::array kGainMin{0.3, 0.1, 0.0};
+
+struct Attempt {
+  double cpu_ns = 0;
+  double gain = 0;
+};
+
+// A walk comes that takes what was seen.
+bool waits(Prospect prospect) noexcept {
+  return prospect == Prospect::fair || prospect == Prospect::weak;
+}
 
 // What a form says of the attempts that were made before a restart.
 Stage stage_of(Form form) noexcept {
@@ -67,6 +80,7 @@ Reformer::Step Reformer::step(const ReformPolicy& policy, std::uint64_t now_s,
   parts_.similarity_bytes.set(similar_->memory().value);
   if (next_ < limit) return {false, changed_};
   next_ = 1;
+  walk_ = (walk_ + 1) % kGainMin.size();
   rounds_.add();
   return {true, changed_};
 }
@@ -80,9 +94,17 @@ double Reformer::cold_s(ContentId id) noexcept {
   return cold == 0 ? 0.5 : std::min(cold, kColdMax);
 }
 
+// Of finding a reference; none, too, for who may not have one, or has.
+Prospect Reformer::prospect(const Visit& visit) const noexcept {
+  if (!policy_.similar || visit.where.has_reference() || visit.dependents != 0)
+    return Prospect::none;
+  return parts_.headers->notes(visit.id).prospect();
+}
+
 Stage Reformer::wanted_stage(const Visit& visit) const noexcept {
+  const bool again = waits(visit.prospect) && walk_ >= static_cast<std::size_t>(visit.prospect);
   for (const Stage stage : {Stage::densest, Stage::dense, Stage::patched}) {
-    if (stage <= visit.reached) break;
+    if (stage <= visit.reached && !(again && stage == last_of_search())) continue;
     // Of a patch there is nothing denser to make.
     if (stage == Stage::densest && visit.reached == Stage::dense &&
         stage_of(visit.where.form()) != Stage::dense) {
@@ -116,6 +138,7 @@ void Reformer::visit(ContentId id) {
   visit.dependents = notes.dependents();
   const Stage implied = stage_of(visit.where.form());
   visit.reached = std::max(notes.stage(), implied);
+  visit.prospect = prospect(visit);
   visit.wanted = wanted_stage(visit);
   visit.enter = policy_.similar && !visit.where.has_reference() && !notes.entered() &&
                 (implied > notes.stage() || visit.dependents != 0);
@@ -123,7 +146,7 @@ void Reformer::visit(ContentId id) {
   constexpr std::uint64_t kOrphanRounds = 16;
   visit.orphaned = visit.where.has_reference() && is_orphaned(id) &&
                    (id.value + rounds_.get()) % kOrphanRounds == 0;
-  const bool reform = visit.wanted > visit.reached || visit.enter || visit.orphaned;
+  const bool reform = visit.wanted != Stage::stored || visit.enter || visit.orphaned;
   const bool compact = policy_.compact && !reform && parts_.arena->may_move(visit.where.extent());
   if (!(reform || compact) || !headers.take_live(id)) return;
   visit.where =
@@ -156,8 +179,9 @@ void Reformer::work(Visit visit) {
     put_down_references(refers ? references_->ids[search_.best().reference] : kZeroContent);
   }
   enter_or_leave(visit);
-  const Stage stage = std::max(visit.wanted, visit.reached);
-  parts_.headers->notes(visit.id).set_stage(stage);
+  ContentNotes& notes = parts_.headers->notes(visit.id);
+  notes.set_stage(std::max(visit.tried, visit.reached));
+  notes.set_prospect(next_prospect(visit));
   if (!given) parts_.drop_uncounted(visit.id);
 }
 
@@ -190,7 +214,7 @@ void Reformer::find_references(const Visit& visit) {
     add(parts_.headers->reference(visit.id));
     return;
   }
-  if (!policy_.similar || visit.dependents != 0 || visit.wanted <= visit.reached) return;  // R1
+  if (visit.wanted == Stage::stored || visit.prospect == Prospect::none) return;  // R1
   const SimilarityIndex::Candidates candidates = similar_->find(visit.sketch);
   for (const ContentId id : candidates.all()) {
     if (found.count == References::kMax) break;
@@ -208,7 +232,7 @@ void Reformer::put_down_references(ContentId but) noexcept {
   }
 }
 
-void Reformer::search(const Visit& visit) {
+void Reformer::search(Visit& visit) {
   FormSearch::Found now{.shape = {visit.where.form(), visit.where.transpose()},
                         .length = visit.where.extent().length,
                         .reference = visit.where.has_reference() ? 0 : FormSearch::kNoReference};
@@ -220,25 +244,51 @@ void Reformer::search(const Visit& visit) {
     now.cost_ns += costs_.memory_ns(at.extent().length, visit.cold_s) /
                    std::max<std::uint32_t>(1, parts_.headers->notes(reference).dependents());
   }
-  search_.begin(pages_->front(), *references_, costs_, visit.cold_s, visit.dependents, now);
+  search_.begin(pages_->front(), *references_, costs_, visit.cold_s, visit.dependents, now,
+                kGainMin[visit.prospect == Prospect::unknown ? 0 : walk_]);
+  if (visit.orphaned) {
+    search_.try_raw();
+    search_.try_lz4();
+    if (policy_.dense) search_.try_alone();
+    return;
+  }
+  std::array<Attempt, kStages> attempts;
   const auto attempt = [&](Stage stage, auto&& tries) {
     const std::uint64_t begin = thread_cpu_ns();
     const std::uint32_t before = search_.shortest();
     tries();
-    costs_.learn_attempt(stage, now.shape.form, static_cast<double>(thread_cpu_ns() - begin),
-                         before - search_.shortest());
-    tried_.add();
+    Attempt& made = attempts[static_cast<std::size_t>(stage)];
+    made.cpu_ns += static_cast<double>(thread_cpu_ns() - begin);
+    made.gain += before - search_.shortest();
+    visit.tried = std::max(visit.tried, stage);
   };
-  if (visit.orphaned) {
-    search_.try_raw();
-    search_.try_lz4();
-    if (policy_.dense) search_.try_dense();
-    return;
-  }
   const auto wants = [&](Stage stage) { return visit.reached < stage && stage <= visit.wanted; };
-  if (wants(Stage::patched)) attempt(Stage::patched, [&] { search_.try_patches(); });
-  if (wants(Stage::dense)) attempt(Stage::dense, [&] { search_.try_dense(); });
-  if (wants(Stage::densest)) attempt(Stage::densest, [&] { search_.try_densest(); });
+  const bool finds = references_->count != 0 && !visit.where.has_reference();
+  // What it takes alone comes first: a reference must be worth it beside that.
+  if (wants(Stage::dense)) attempt(Stage::dense, [&] { search_.try_alone(); });
+  if (wants(Stage::patched) || finds) attempt(Stage::patched, [&] { search_.try_patches(); });
+  if (wants(Stage::dense) || (finds && visit.wanted >= Stage::dense))
+    attempt(Stage::dense, [&] { search_.try_deltas(); });
+  visit.searched = visit.prospect != Prospect::none && visit.wanted >= last_of_search();
+  const bool found = finds && search_.best().reference != FormSearch::kNoReference;
+  if (wants(Stage::densest) || (found && visit.reached == Stage::densest))
+    attempt(Stage::densest, [&] { search_.try_densest(); });
+  for (std::size_t i = 0; i < kStages; ++i) {
+    if (attempts[i].cpu_ns == 0) continue;
+    costs_.learn_attempt(static_cast<Stage>(i), now.shape.form, attempts[i].cpu_ns,
+                         attempts[i].gain);
+    tried_.add();
+  }
+}
+
+// What is to be noted of a search.
+Prospect Reformer::next_prospect(const Visit& visit) const noexcept {
+  if (!visit.searched) return parts_.headers->notes(visit.id).prospect();
+  if (search_.best().reference != FormSearch::kNoReference) return Prospect::unknown;
+  // In the last walk whatever there is was good enough, or costs more than it gains.
+  if (visit.prospect != Prospect::unknown && walk_ + 1 == kGainMin.size()) return Prospect::none;
+  // What comes later in its first walk was not there to be found: it is never the only one.
+  return search_.reference_gain() >= kGainMin[1] ? Prospect::fair : Prospect::weak;
 }
 
 bool Reformer::give(const Visit& visit) {

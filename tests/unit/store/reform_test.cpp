@@ -89,7 +89,8 @@ TEST_CASE("every kind of page gets the form that suits it and comes back") {
   rig.round();
   const Stats after = rig.store->stats();
   CHECK(after.arena_stored.value < before.arena_stored.value * 3 / 4);
-  CHECK(rig.contents(Form::delta) + rig.contents(Form::patch) >= 8);  // 3 of 4 in each family, nearly
+  CHECK(rig.contents(Form::delta) + rig.contents(Form::patch) >=
+        8);  // 3 of 4 in each family, nearly
   CHECK(rig.contents(Form::zstd) >= 20);
   CHECK(rig.contents(Form::raw) >= 20);  // noise stays as it is
   for (const auto& [id, page] : kept) {
@@ -272,6 +273,62 @@ TEST_CASE("a damaged reference is told, and its patches with it; the rest is ser
   CHECK(holds(*rig.store, apart, page_of(7, 100)));
   CHECK_FALSE(put(*rig.store, rig.group, twin_of(0)).existed);
   CHECK(rig.store->stats().corrupt == 4);
+}
+
+// Three pages of noise: half resembles first in a fifth of its bytes, and last resembles half in all
+// but a byte.
+struct Family {
+  PageCopy first, half, last;
+  explicit Family(std::uint64_t number)
+      : first(page_of(mix(number) | 1, kPageSize)),
+        half(page_of(mix(number + 500) | 1, kPageSize)) {
+    std::memcpy(&half.bytes[1600], &first.bytes[1600], kPageSize / 5);
+    last = half;
+    last.bytes[8] ^= std::byte{1};
+  }
+};
+
+TEST_CASE(
+    "a reference that gains little is not taken from those that would gain much by the page") {
+  Rig rig;
+  constexpr std::uint64_t kFamilies = 40;
+  std::vector<ContentId> halves, lasts;
+  for (std::uint64_t i = 0; i < kFamilies; ++i) {
+    const Family family(i);
+    rig.keep(family.first);
+    halves.push_back(rig.keep(family.half));
+    lasts.push_back(rig.keep(family.last));
+  }
+  const auto refers = [&](ContentId id) { return needs_reference(rig.store->form(id)); };
+  rig.round();
+  CHECK(std::ranges::count_if(halves, refers) == 0);
+  CHECK(std::ranges::count_if(lasts, refers) >= static_cast<std::ptrdiff_t>(kFamilies - 1));
+  // Who refers to it stays small, whatever comes later.
+  rig.round();
+  rig.round();
+  CHECK(std::ranges::count_if(halves, refers) <= 1);
+  CHECK(rig.store->stats().arena_stored.value < kFamilies * kPageSize * 21 / 10);
+}
+
+TEST_CASE("a reference that gains little is taken when nobody wants the page, by what it gains") {
+  Rig rig;
+  constexpr std::uint64_t kFamilies = 40;
+  for (std::uint64_t i = 0; i < kFamilies; ++i) {
+    const Family family(i);
+    rig.keep(family.first);
+    rig.keep(family.half);
+  }
+  const auto refer = [&] { return rig.contents(Form::patch) + rig.contents(Form::delta); };
+  rig.round();
+  CHECK(refer() == 0);
+  rig.round();
+  rig.round();
+  CHECK(refer() >= kFamilies / 4);  // of those with so little in common a part is found
+  // And then it is known what there is.
+  for (int i = 0; i < 3; ++i) rig.round();
+  const std::uint64_t tried = rig.reformer->figures().tried;
+  for (int i = 0; i < 6; ++i) rig.round();
+  CHECK(rig.reformer->figures().tried == tried);
 }
 
 TEST_CASE("slabs that ran half empty are emptied into others") {
