@@ -133,9 +133,11 @@ void Host::bury_dead() {
     vm->detached.store(true);
     vms_.remove(vm->vm->id());
     (void)keeping_.drop_vm(vm->vm->id());
-    undertaker_.post([this, vm]() mutable {
+    // Handed from one to the next: the last owner closes its files.
+    undertaker_.post([this, dead = vm]() mutable {
       // Who shares the memory of a process that has ended may still hold its locks.
-      (void)run_apart_for(kBuryNs, [this, dead = std::move(vm)]() mutable { bury(std::move(dead)); });
+      (void)run_apart_for(kBuryNs,
+                          [this, dead = std::move(dead)]() mutable { bury(std::move(dead)); });
     });
   }
 }

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Bringing everything back: what `off` leaves behind, when it is refused, and what is tried again.
+"""Bringing everything back: what `off` leaves behind, when it is refused, and what is tried again;
+and what a VM leaves behind that ends.
 
-off.py off|refused|consumer|incoming. Exits 77 where a userfaultfd cannot be driven from outside."""
+off.py off|refused|consumer|incoming|ended. Exits 77 where a userfaultfd cannot be driven from outside."""
 import mmap
 import os
 import socket
@@ -337,10 +338,35 @@ def consumer():
         group.remove()
 
 
+def ended():
+    """A VM's memory is free soon after its end: nobody who waits for something else holds its files."""
+    rig = Rig(seed=5)
+    try:
+        rig.start_daemon()
+        with QuietGuest(rig, 16) as guest:
+            wait('it is folded',
+                 lambda: (v := guest.view()) and v['saved']['folded_pages'] >= 4000, 60)
+
+        def log():
+            with open(f'{rig.dir}/daemon.log', encoding='utf-8') as file:
+                return file.read()
+
+        def rams():
+            return [name for name in memory_files_of(rig.daemon.pid) if 'memory-backend' in name]
+
+        wait('it is noticed', lambda: 'references given up' in log(), 30)
+        began = time.monotonic()
+        wait('its memory is free', lambda: not rams(), 2)
+        say(f'free {time.monotonic() - began:.2f} s after its contents')
+    finally:
+        rig.close(keep=sys.exc_info()[0] is not None)
+
+
 def main():
     need_userfaultfd()
     try:
-        {'off': off, 'refused': refused, 'consumer': consumer, 'incoming': incoming}[sys.argv[1]]()
+        {'off': off, 'refused': refused, 'consumer': consumer, 'incoming': incoming,
+         'ended': ended}[sys.argv[1]]()
     except Failed as e:
         say(f'FAILED: {e}')
         sys.exit(1)
