@@ -96,6 +96,7 @@ ExitCode run_exec(const ExecOptions& options, const Console& console) {
   std::fflush(console.err);
 
   std::vector<char*> argv;
+  argv.reserve(options.command.size() + 1);
   for (const std::string& argument : options.command) {
     argv.push_back(const_cast<char*>(argument.c_str()));
   }

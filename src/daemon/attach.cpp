@@ -131,9 +131,8 @@ Result<VmHandle> Attacher::finish(const guest::VmRecord& record, guest::Vm::File
   auto vm = guest::Vm::make(record, std::move(files));
   if (!vm) return std::unexpected(vm.error());
   // Its userfaultfd may wait for the process when it is closed.
-  const VmHandle attached(new AttachedVm, [](AttachedVm* ended) {
-    let_go_apart(std::shared_ptr<AttachedVm>(ended));
-  });
+  VmHandle attached(new AttachedVm,
+                    [](AttachedVm* ended) { let_go_apart(std::shared_ptr<AttachedVm>(ended)); });
   attached->vm = std::move(*vm);
   attached->policy = config_.for_vm(identity.name, identity.uuid);
   attached->uuid = identity.uuid;

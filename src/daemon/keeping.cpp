@@ -197,6 +197,7 @@ Status Keeping::keep_vm(const guest::Vm& vm, const store::Contents& contents) {
     const std::string shared = prefix + "shared";
     const std::string record = prefix + "record";
     std::vector<std::string> rams;
+    rams.reserve(files.rams.size());
     for (std::size_t i = 0; i < files.rams.size(); ++i) rams.push_back(fmt::format("{}ram{}", prefix, i));
     std::vector<keeper::Keep> set{{uffd, files.uffd}, {words, files.words}, {shared, files.shared}};
     for (std::size_t i = 0; i < rams.size(); ++i) set.push_back({rams[i], files.rams[i]});

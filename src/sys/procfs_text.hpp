@@ -20,9 +20,10 @@ namespace ramfold::sys::text {
 template <typename T>
 std::optional<T> number(std::string_view word, int base = 10) noexcept {
   T value{};
-  const char* end = word.data() + word.size();
-  const auto [stop, error] = std::from_chars(word.data(), end, value, base);
-  if (error != std::errc{} || stop != end || word.empty()) return std::nullopt;
+  const auto [stop, error] = std::from_chars(word.data(), word.data() + word.size(), value, base);
+  if (error != std::errc{} || stop != word.data() + word.size() || word.empty()) {
+    return std::nullopt;
+  }
   return value;
 }
 
