@@ -133,7 +133,7 @@ void Host::bury_dead() {
     vm->detached.store(true);
     vms_.remove(vm->vm->id());
     (void)keeping_.drop_vm(vm->vm->id());
-    // Handed from one to the next: the last owner closes its files.
+    // Moved on, not shared: bury() waits until it is the only owner.
     undertaker_.post([this, dead = vm]() mutable {
       // Who shares the memory of a process that has ended may still hold its locks.
       (void)run_apart_for(kBuryNs,
