@@ -38,7 +38,8 @@ class Fd {
 // A descriptor somebody else owns; valid for the call it is passed to.
 class BorrowedFd {
  public:
-  BorrowedFd(const Fd& fd) noexcept : fd_(fd.get()) {}  // NOLINT(google-explicit-constructor): a view
+  // NOLINTNEXTLINE(google-explicit-constructor): a view
+  BorrowedFd(const Fd& fd) noexcept : fd_(fd.get()) {}
   explicit BorrowedFd(int fd) noexcept : fd_(fd) {}
   int get() const noexcept { return fd_; }
 

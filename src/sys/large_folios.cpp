@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "sys/large_folios.hpp"
 
+#include <fcntl.h>
+#include <linux/kernel-page-flags.h>
+#include <unistd.h>
 #include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstdint>
 #include <cstdio>
-#include <fcntl.h>
-#include <linux/kernel-page-flags.h>
 #include <span>
-#include <unistd.h>
 
 namespace ramfold::sys {
 namespace {
@@ -17,11 +17,13 @@ namespace {
 constexpr std::size_t kBatch = 512;
 constexpr std::uint64_t kPresent = std::uint64_t{1} << 63;
 constexpr std::uint64_t kFrameMask = (std::uint64_t{1} << 55) - 1;
-constexpr std::uint64_t kLarge = std::uint64_t{1} << KPF_COMPOUND_HEAD | std::uint64_t{1} << KPF_COMPOUND_TAIL |
+constexpr std::uint64_t kLarge = std::uint64_t{1} << KPF_COMPOUND_HEAD |
+                                 std::uint64_t{1} << KPF_COMPOUND_TAIL |
                                  std::uint64_t{1} << KPF_THP;
 
 Result<std::size_t> read_words(const Fd& file, std::span<std::uint64_t> into, std::uint64_t index) {
-  const ssize_t n = ::pread(file.get(), into.data(), into.size_bytes(), static_cast<off_t>(index * sizeof(std::uint64_t)));
+  const ssize_t n = ::pread(file.get(), into.data(), into.size_bytes(),
+                            static_cast<off_t>(index * sizeof(std::uint64_t)));
   if (n < 0) return fail_errno("read page flags");
   return static_cast<std::size_t>(n) / sizeof(std::uint64_t);
 }

@@ -12,7 +12,8 @@
 namespace ramfold::sys {
 
 Result<Fd> make_memfd(const char* name, ByteCount size, Sealed sealed) {
-  // MFD_NOEXEC_SEAL is 6.3 and newer; an older kernel says EINVAL and gets the same file without it.
+  // MFD_NOEXEC_SEAL is 6.3 and newer; an older kernel says EINVAL and gets the same file without
+  // it.
   int raw = ::memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
   if (raw < 0 && errno == EINVAL) raw = ::memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
   if (raw < 0) return fail_errno("memfd_create");

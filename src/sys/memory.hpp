@@ -13,12 +13,13 @@
 
 namespace ramfold::sys {
 
-// A sparse memory file of `size` bytes, not executable; `sealed`: it can neither shrink nor grow (what
-// is mapped from it can then never raise SIGBUS by a change of size).
+// A sparse memory file of `size` bytes, not executable; `sealed`: it can neither shrink nor grow
+// (what is mapped from it can then never raise SIGBUS by a change of size).
 enum class Sealed : bool { no, yes };
 Result<Fd> make_memfd(const char* name, ByteCount size, Sealed sealed);
 Result<ByteCount> file_size(BorrowedFd fd);
-// Gives the bytes [offset, offset + size) of a memory file back to the host; they read as zero after.
+// Gives the bytes [offset, offset + size) of a memory file back to the host; they read as zero
+// after.
 Status punch(BorrowedFd fd, ByteCount offset, ByteCount size) noexcept;
 
 class Mapping {

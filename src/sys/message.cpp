@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "sys/message.hpp"
 
-#include <cstring>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
+#include <cstring>
 
 #ifndef SO_PEERPIDFD
 #define SO_PEERPIDFD 77
@@ -63,7 +63,8 @@ Result<Message> receive(BorrowedFd socket, std::span<std::byte> buffer, int flag
   return message;
 }
 
-Status send(BorrowedFd socket, std::span<const std::byte> bytes, std::span<const int> fds, int flags) {
+Status send(BorrowedFd socket, std::span<const std::byte> bytes, std::span<const int> fds,
+            int flags) {
   if (fds.size() > kMessageFdsMax) return fail("too many descriptors in one message", EINVAL);
   alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int) * kMessageFdsMax)> control{};
   iovec part{const_cast<std::byte*>(bytes.data()), bytes.size()};
@@ -92,7 +93,8 @@ Result<Fd> listen_seqpacket(const std::string& path, mode_t mode) {
   if (!address) return std::unexpected(address.error());
   Fd fd(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!fd) return fail_errno("socket");
-  if (::unlink(path.c_str()) != 0 && errno != ENOENT) return fail_errno("remove stale socket " + path);
+  if (::unlink(path.c_str()) != 0 && errno != ENOENT)
+    return fail_errno("remove stale socket " + path);
   const mode_t before = ::umask(0777);
   const int bound = ::bind(fd.get(), reinterpret_cast<const sockaddr*>(&*address), sizeof *address);
   const int error = errno;

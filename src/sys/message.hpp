@@ -3,12 +3,12 @@
 // Threads: free functions; a socket may be shared if its owner orders the calls.
 #pragma once
 
+#include <sys/types.h>
 #include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
-#include <sys/types.h>
 
 #include "base/result.hpp"
 #include "sys/fd.hpp"
@@ -27,8 +27,8 @@ enum class Received {
 
 struct Message {
   Received outcome = Received::nothing_yet;
-  std::size_t size = 0;       // bytes written to the buffer
-  bool truncated = false;     // it, or its descriptors, did not fit: treat as hostile
+  std::size_t size = 0;    // bytes written to the buffer
+  bool truncated = false;  // it, or its descriptors, did not fit: treat as hostile
   std::size_t fd_count = 0;
   std::array<Fd, kMessageFdsMax> fds;
 };
@@ -36,10 +36,13 @@ struct Message {
 // One message into `buffer`; received descriptors are owned (and closed) by the Message, CLOEXEC.
 // `flags`: MSG_DONTWAIT or 0.
 Result<Message> receive(BorrowedFd socket, std::span<std::byte> buffer, int flags);
-// Sends one message whole; EAGAIN under MSG_DONTWAIT is an Error with that code. Never raises SIGPIPE.
-Status send(BorrowedFd socket, std::span<const std::byte> bytes, std::span<const int> fds, int flags);
+// Sends one message whole; EAGAIN under MSG_DONTWAIT is an Error with that code. Never raises
+// SIGPIPE.
+Status send(BorrowedFd socket, std::span<const std::byte> bytes, std::span<const int> fds,
+            int flags);
 
-// A listening SEQPACKET socket at `path` with `mode`; a stale one is replaced. ENAMETOOLONG is told apart.
+// A listening SEQPACKET socket at `path` with `mode`; a stale one is replaced. ENAMETOOLONG is told
+// apart.
 Result<Fd> listen_seqpacket(const std::string& path, mode_t mode);
 Result<Fd> connect_seqpacket(const std::string& path);
 struct Peer {

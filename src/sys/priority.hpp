@@ -6,8 +6,8 @@
 
 namespace ramfold::sys {
 
-// Guest threads wait for these: before everything that is not interactive. Needs CAP_SYS_NICE; without it
-// the thread stays as it is.
+// Guest threads wait for these: before everything that is not interactive. Needs CAP_SYS_NICE;
+// without it the thread stays as it is.
 inline void prefer_this_thread() noexcept { (void)::setpriority(PRIO_PROCESS, 0, -10); }
 // Nobody waits for these: they get what others leave, within their budget.
 inline void yield_this_thread() noexcept { (void)::setpriority(PRIO_PROCESS, 0, 10); }

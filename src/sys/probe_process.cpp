@@ -62,17 +62,11 @@ std::int64_t carry_out(const Command& command, std::byte* base, int pool,
   std::byte* page = base + (std::size_t{command.page} << kPageShift);
   auto* word = reinterpret_cast<volatile std::uint64_t*>(page);
   switch (command.op) {
-    case ProbeOp::load:
-      return static_cast<std::int64_t>(*word);
-    case ProbeOp::store:
-      *word = command.value;
-      return 0;
-    case ProbeOp::kernel_store:
-      return kernel_store(pipe_ends, page, command.value);
-    case ProbeOp::kernel_load:
-      return kernel_load(pipe_ends, page);
-    case ProbeOp::forget:
-      return ::madvise(page, kPageSize, MADV_DONTNEED) == 0 ? 0 : failed();
+    case ProbeOp::load: return static_cast<std::int64_t>(*word);
+    case ProbeOp::store: *word = command.value; return 0;
+    case ProbeOp::kernel_store: return kernel_store(pipe_ends, page, command.value);
+    case ProbeOp::kernel_load: return kernel_load(pipe_ends, page);
+    case ProbeOp::forget: return ::madvise(page, kPageSize, MADV_DONTNEED) == 0 ? 0 : failed();
     case ProbeOp::map_pool:
       return ::mmap(page, kPageSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, pool, 0) ==
                      page

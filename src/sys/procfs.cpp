@@ -51,34 +51,24 @@ Error of_process(Error error) {
 
 int errno_of(Seen seen) noexcept {
   switch (seen) {
-    case Seen::all:
-      return 0;
-    case Seen::gone:
-      return ESRCH;
-    case Seen::too_many:
-      return E2BIG;
-    case Seen::denied:
-      return EACCES;
-    case Seen::failed:
-      break;
+    case Seen::all: return 0;
+    case Seen::gone: return ESRCH;
+    case Seen::too_many: return E2BIG;
+    case Seen::denied: return EACCES;
+    case Seen::failed: break;
   }
   return EIO;
 }
 
 Seen seen_of(int code) noexcept {
   switch (code) {
-    case 0:
-      return Seen::all;
+    case 0: return Seen::all;
     case ENOENT:
-    case ESRCH:
-      return Seen::gone;
-    case E2BIG:
-      return Seen::too_many;
+    case ESRCH: return Seen::gone;
+    case E2BIG: return Seen::too_many;
     case EACCES:
-    case EPERM:
-      return Seen::denied;
-    default:
-      return Seen::failed;
+    case EPERM: return Seen::denied;
+    default: return Seen::failed;
   }
 }
 

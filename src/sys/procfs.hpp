@@ -166,8 +166,8 @@ class Procfs {
   Result<Pressure> memory_pressure() const;
   Result<KernelVersion> kernel_version() const;
   Result<ShmemHuge> shmem_huge() const;
-  // Large folios of shared memory that the host has made since its start, of all sizes; 0 where nothing
-  // counts them: such kernels make none.
+  // Large folios of shared memory that the host has made since its start, of all sizes; 0 where
+  // nothing counts them: such kernels make none.
   std::uint64_t large_shmem_folios_made() const;
   // A module's parameter reads as on (Y or a number above 0); false also when there is no such
   // module.

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "sys/uffd.hpp"
 
+#include <fcntl.h>
+#include <sys/ioctl.h>
+#include <sys/uio.h>
 #include <array>
 #include <atomic>
 #include <charconv>
 #include <cstdio>
-#include <fcntl.h>
 #include <string_view>
-#include <sys/ioctl.h>
-#include <sys/uio.h>
 
 // Newer than the kernel headers we build with (6.6).
 struct ramfold_uffdio_poison {
@@ -52,7 +52,8 @@ Outcome outcome_of(int error) noexcept {
 
 // One call, with what it had done in `progress` (negative values are an errno of the kernel's).
 template <typename Arg>
-UffdResult call(int fd, unsigned long request, Arg& arg, Call which, const __s64* progress = nullptr) noexcept {
+UffdResult call(int fd, unsigned long request, Arg& arg, Call which,
+                const __s64* progress = nullptr) noexcept {
   int error = injected(which);
   if (error == 0 && ::ioctl(fd, request, &arg) != 0) error = errno;
   UffdResult result{outcome_of(error), error, 0};
@@ -86,7 +87,8 @@ Status Uffd::handshake(std::uint64_t features) const {
   const auto has = this->features();
   if (!has) return std::unexpected(has.error());
   if (*has == features) return {};
-  if (*has == 0) return fail("the kernel refuses the features that a userfaultfd needs", EOPNOTSUPP);
+  if (*has == 0)
+    return fail("the kernel refuses the features that a userfaultfd needs", EOPNOTSUPP);
   return fail("the userfaultfd was set up with other features than the daemon asks for", EPROTO);
 }
 
@@ -151,7 +153,8 @@ UffdResult Uffd::copy(HostVirt to, const std::byte* from, ByteCount size, Guard 
   arg.dst = to.value;
   arg.src = reinterpret_cast<std::uintptr_t>(from);
   arg.len = size.value;
-  arg.mode = (wake == Wake::yes ? 0 : UFFDIO_COPY_MODE_DONTWAKE) | (guard == Guard::yes ? UFFDIO_COPY_MODE_WP : 0);
+  arg.mode = (wake == Wake::yes ? 0 : UFFDIO_COPY_MODE_DONTWAKE) |
+             (guard == Guard::yes ? UFFDIO_COPY_MODE_WP : 0);
   return call(fd_, UFFDIO_COPY, arg, Call::copy, &arg.copy);
 }
 

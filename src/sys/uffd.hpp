@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// userfaultfd driven from outside the process it belongs to. Documentation/admin-guide/mm/userfaultfd.rst,
-// ioctl_userfaultfd(2). Expected outcomes are values; what each errno means is decided here, once.
+// userfaultfd driven from outside the process it belongs to.
+// Documentation/admin-guide/mm/userfaultfd.rst, ioctl_userfaultfd(2). Expected outcomes are values;
+// what each errno means is decided here, once.
 // Threads: stateless over a descriptor; any thread. No allocation, no logging.
 #pragma once
 
+#include <linux/userfaultfd.h>
 #include <cstddef>
 #include <cstdint>
-#include <linux/userfaultfd.h>
 #include <span>
 
 #include "base/result.hpp"
@@ -46,17 +47,18 @@ class Uffd {
  public:
   explicit Uffd(BorrowedFd fd) noexcept : fd_(fd.get()) {}
 
-  // The features folding needs (WP and MISSING on shared memory, exact addresses, thread ids); POISON is
-  // asked for when the kernel has it. Event features are never negotiated (L2).
+  // The features folding needs (WP and MISSING on shared memory, exact addresses, thread ids);
+  // POISON is asked for when the kernel has it. Event features are never negotiated (L2).
   static constexpr std::uint64_t kFeaturesNeeded =
       UFFD_FEATURE_WP_HUGETLBFS_SHMEM | UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_EXACT_ADDRESS |
       UFFD_FEATURE_THREAD_ID | UFFD_FEATURE_PAGEFAULT_FLAG_WP;
   static constexpr std::uint64_t kFeaturePoison = std::uint64_t{1} << 14;
   // What `probe`, a uffd of ours that is used for nothing else, offers.
   static Result<std::uint64_t> offered_features(BorrowedFd probe);
-  // The handshake, once in a uffd's life: of one that was detached and comes back it is over already. Either
-  // way the kernel is asked what the uffd really has, and that must be `features`, neither less (it would not
-  // guard) nor more (an event that nobody awaits; a fork event opens a descriptor in its reader).
+  // The handshake, once in a uffd's life: of one that was detached and comes back it is over
+  // already. Either way the kernel is asked what the uffd really has, and that must be `features`,
+  // neither less (it would not guard) nor more (an event that nobody awaits; a fork event opens a
+  // descriptor in its reader).
   Status handshake(std::uint64_t features) const;
   // What a uffd of ours or an agent's has negotiated, from its fdinfo; 0 before the handshake.
   Result<std::uint64_t> features() const;
@@ -68,7 +70,8 @@ class Uffd {
   UffdResult guard(UffdRange range) const noexcept;
   UffdResult lift(UffdRange range, Wake wake) const noexcept;
   // Installs a page (or a run of them) into holes.
-  UffdResult copy(HostVirt to, const std::byte* from, ByteCount size, Guard guard, Wake wake) const noexcept;
+  UffdResult copy(HostVirt to, const std::byte* from, ByteCount size, Guard guard,
+                  Wake wake) const noexcept;
   UffdResult zero(UffdRange range, Wake wake) const noexcept;
   UffdResult poison(UffdRange range, Wake wake) const noexcept;
   UffdResult wake(UffdRange range) const noexcept;
@@ -76,9 +79,9 @@ class Uffd {
   // For the proof of whose memory it drives: registers for guards alone, so that nobody ever waits.
   UffdResult register_for_proof(UffdRange range) const noexcept;
 
-  // Reads as many events as fit; 0 when there are none. Never waits, though the agent shares the description
-  // and may clear O_NONBLOCK or take the events itself. Before Linux 6.10 (no RWF_NOWAIT here) it may wait
-  // where the agent does that; a signal then ends it.
+  // Reads as many events as fit; 0 when there are none. Never waits, though the agent shares the
+  // description and may clear O_NONBLOCK or take the events itself. Before Linux 6.10 (no
+  // RWF_NOWAIT here) it may wait where the agent does that; a signal then ends it.
   Result<std::size_t> read_events(std::span<uffd_msg> events) const;
 
   int fd() const noexcept { return fd_; }
@@ -87,8 +90,22 @@ class Uffd {
   int fd_;
 };
 
-// The calls of Uffd and what fold and fault do with RAM files, as the error-injection tests name them.
-enum class Call : std::uint8_t { reg, unreg, guard, lift, copy, zero, poison, wake, read, pread, punch, scan };
+// The calls of Uffd and what fold and fault do with RAM files, as the error-injection tests name
+// them.
+enum class Call : std::uint8_t {
+  reg,
+  unreg,
+  guard,
+  lift,
+  copy,
+  zero,
+  poison,
+  wake,
+  read,
+  pread,
+  punch,
+  scan
+};
 // Test-only (builds with RAMFOLD_TEST_POINTS): returns an errno to fail the call with, or 0.
 using Injector = int (*)(Call) noexcept;
 void set_injector(Injector injector) noexcept;
