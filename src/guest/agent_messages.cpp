@@ -117,29 +117,20 @@ Result<AgentMessage> parse(std::span<const std::byte> bytes, std::size_t fd_coun
     return fail("descriptors came with a message that has none", EPROTO);
   }
   switch (header.type) {
-    case RF_HELLO:
-      return hello_of(bytes);
-    case RF_OFFER:
-      return offer_of(bytes, fd_count);
-    case RF_READY:
-      return message_of<Ready>(bytes);
-    case RF_HOLD:
-      return message_of<Hold>(bytes);
-    case RF_CHANGED:
-      return message_of<Changed>(bytes);
-    case RF_UNFOLD:
-      return message_of<Unfold>(bytes);
-    case RF_PONG:
-      return message_of<Pong>(bytes);
+    case RF_HELLO: return hello_of(bytes);
+    case RF_OFFER: return offer_of(bytes, fd_count);
+    case RF_READY: return message_of<Ready>(bytes);
+    case RF_HOLD: return message_of<Hold>(bytes);
+    case RF_CHANGED: return message_of<Changed>(bytes);
+    case RF_UNFOLD: return message_of<Unfold>(bytes);
+    case RF_PONG: return message_of<Pong>(bytes);
     case RF_WELCOME:
     case RF_ATTACHED:
     case RF_UNFOLDED:
     case RF_REFUSED:
     case RF_PING:
-    case RF_DETACHED:
-      return fail("an agent sent what only the daemon says", EPROTO);
-    default:
-      break;
+    case RF_DETACHED: return fail("an agent sent what only the daemon says", EPROTO);
+    default: break;
   }
   if ((header.flags & RF_FLAG_SKIPPABLE) == 0) {
     return fail("a message of an unknown type that may not be skipped", EPROTO);

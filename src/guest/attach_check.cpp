@@ -107,12 +107,12 @@ Result<CheckedOffer> check_offer(const rf_offer& offer, pid_t pid, std::span<con
 
 namespace {
 
-// A mapping of `pid` begins at `begin` and one ends at `end`, the same one where nothing lies between.
+// A mapping of `pid` begins at `begin` and one ends at `end`, the same one where nothing lies
+// between.
 Result<bool> has_mapping(const sys::Procfs& procfs, pid_t pid, sys::UffdRange range) {
   bool found = false;
   const sys::Seen seen = procfs.mappings(pid, [&](const sys::MapEntry& entry) {
-    found = entry.begin == range.start &&
-            entry.end.value == range.start.value + range.size.value;
+    found = entry.begin == range.start && entry.end.value == range.start.value + range.size.value;
     return !found;
   });
   if (seen != sys::Seen::all) {
@@ -125,8 +125,8 @@ Result<bool> has_mapping(const sys::Procfs& procfs, pid_t pid, sys::UffdRange ra
 
 Status prove_owner(sys::Uffd uffd, pid_t pid, std::span<const RamBlock> blocks,
                    const sys::Procfs& procfs) {
-  const auto largest = std::ranges::max_element(
-      blocks, {}, [](const RamBlock& block) { return block.size.value; });
+  const auto largest =
+      std::ranges::max_element(blocks, {}, [](const RamBlock& block) { return block.size.value; });
   const std::uint64_t pages = largest == blocks.end() ? 0 : largest->size.value >> kPageShift;
   if (pages < kProofPagesMin) return fail("RAM is too small to prove whose it is", EPROTO);
   // Two borders within the block, neither of them its own, at most a call's length apart.

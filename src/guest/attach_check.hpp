@@ -41,8 +41,8 @@ Status check_uffd(sys::BorrowedFd fd);
 // for it, as nothing is guarded, and at the end it is registered no more.
 // What it cannot show: that no process relays what it sees to another. Whoever could do that owns
 // both, and gives away nothing but his own memory.
-// REQUIRES: check_offer() held; the handshake was made; nothing of the process is folded. Like every
-// look at a process's mappings it lasts as long as the process can hold its own mmap_lock.
+// REQUIRES: check_offer() held; the handshake was made; nothing of the process is folded. Like
+// every look at a process's mappings it lasts as long as the process can hold its own mmap_lock.
 Status prove_owner(sys::Uffd uffd, pid_t pid, std::span<const RamBlock> blocks,
                    const sys::Procfs& procfs);
 // The block's RAM file: a memfd (no hugetlb), open for reading and writing, with the identity and

@@ -136,20 +136,11 @@ class DescriptorCheck {
       return "descriptor " + std::to_string(entry.number) + " (" + printable(entry.link) + ")";
     };
     switch (judge_link(entry.link)) {
-      case KernelObject::none:
-        check_file(entry);
-        return;
-      case KernelObject::harmless:
-        return;
-      case KernelObject::userfaultfd:
-        ++facts_.userfaultfds;
-        return;
-      case KernelObject::kvm_vm:
-        facts_.uses_kvm = true;
-        return;
-      case KernelObject::ring:
-        check_ring(entry);
-        return;
+      case KernelObject::none: check_file(entry); return;
+      case KernelObject::harmless: return;
+      case KernelObject::userfaultfd: ++facts_.userfaultfds; return;
+      case KernelObject::kvm_vm: facts_.uses_kvm = true; return;
+      case KernelObject::ring: check_ring(entry); return;
       case KernelObject::other_consumer:
         reasons_.add(ReasonCode::other_consumer, describe() + " gives RAM to a device");
         return;
@@ -201,14 +192,10 @@ class DescriptorCheck {
     const auto stat = procfs_.fd_stat(pid_, entry.number);
     if (!stat) return could_not_read(entry, stat.error());
     switch (stat->mode & S_IFMT) {
-      case S_IFCHR:
-        return check_device(entry, stat->special);
-      case S_IFBLK:
-        return check_direct(entry, *info);
-      case S_IFREG:
-        break;
-      default:
-        return;  // directories, fifos and sockets carry no device's writes
+      case S_IFCHR: return check_device(entry, stat->special);
+      case S_IFBLK: return check_direct(entry, *info);
+      case S_IFREG: break;
+      default: return;  // directories, fifos and sockets carry no device's writes
     }
     if (*type == "hugetlbfs") {
       reasons_.add(ReasonCode::hugetlb,
@@ -239,8 +226,7 @@ class DescriptorCheck {
     const string_view known = name ? string_view(*name) : string_view{};
     const std::string text = "device " + (known.empty() ? printable(entry.link) : printable(known));
     switch (judge_device(known)) {
-      case Judged::harmless:
-        return;
+      case Judged::harmless: return;
       case Judged::other_consumer:
         reasons_.add(ReasonCode::other_consumer, text + " reads or writes guest RAM by itself");
         return;

@@ -181,14 +181,15 @@ class VmRead {
     }
   }
 
-  // Whatever the settings are now: a punch that cannot split a large folio zeroes the page and leaves it
-  // present (D7). Looked for where the host has made more of them since the last look.
+  // Whatever the settings are now: a punch that cannot split a large folio zeroes the page and
+  // leaves it present (D7). Looked for where the host has made more of them since the last look.
   void check_large_folios_of_before() {
     const std::uint64_t made = procfs_.large_shmem_folios_made();
     const bool looked = vm_.last != nullptr && vm_.last->large_made == made;
     slow_.large_made = made;
     slow_.holds_large = looked && vm_.last->holds_large;
-    for (std::size_t i = 0; made != 0 && !looked && !slow_.holds_large && i < vm_.blocks.size(); ++i) {
+    for (std::size_t i = 0; made != 0 && !looked && !slow_.holds_large && i < vm_.blocks.size();
+         ++i) {
       const RamBlock& block = vm_.blocks[i];
       const auto large = sys::has_large_folio(vm_.pid, {block.address, block.size});
       if (!large) {

@@ -120,7 +120,7 @@ struct SlowFacts {
   std::size_t ram_vmas = 0;
   bool smaps_read = false;
   bool ram_locked = false;
-  bool huge_excluded = false;  // MADV_NOHUGEPAGE holds on all of RAM
+  bool huge_excluded = false;    // MADV_NOHUGEPAGE holds on all of RAM
   std::uint64_t large_made = 0;  // sys::Procfs::large_shmem_folios_made()
   bool holds_large = false;      // RAM holds some of them
 };
@@ -155,17 +155,18 @@ struct Facts {
 };
 inline constexpr std::size_t kReasonsMax = 64;
 
-// Who has RAM files for us. The keeper is told by what it holds, not by its pid: one that was killed
-// has everything back from its service manager before the daemon can know of the new process.
+// Who has RAM files for us. The keeper is told by what it holds, not by its pid: one that was
+// killed has everything back from its service manager before the daemon can know of the new
+// process.
 struct Custody {
   pid_t daemon = -1;
-  // A file of the store. Daemon, keeper and the service manager hold it, with whatever they forked a
-  // moment ago; nobody else is ever given it, and no RAM is kept without it.
+  // A file of the store. Daemon, keeper and the service manager hold it, with whatever they forked
+  // a moment ago; nobody else is ever given it, and no RAM is kept without it.
   RamFileId store;
 };
 
-// A pass over all processes, for somebody who watches it: where it is, since when, and whom to leave
-// out, as if they could not be checked.
+// A pass over all processes, for somebody who watches it: where it is, since when, and whom to
+// leave out, as if they could not be checked.
 struct LookAt {
   std::atomic<pid_t> pid{0};
   std::atomic<std::uint64_t> since_ns{0};

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The gate (docs/design.md): a page may leave only while every fact that makes its VM foldable is known to
-// hold. The facts were read at a sequence number of the agent's; the agent moves it before any of them can
-// end, and waits until no run is active. The protocol is in agent/wire.h.
+// The gate (docs/design.md): a page may leave only while every fact that makes its VM foldable is
+// known to hold. The facts were read at a sequence number of the agent's; the agent moves it before
+// any of them can end, and waits until no run is active. The protocol is in agent/wire.h.
 // Threads: enter() from fold workers, open()/close() from the facts' reader.
 #pragma once
 
@@ -15,13 +15,15 @@ namespace ramfold::guest {
 
 class Gate {
  public:
-  // What stands in for device writes in flight: facts that exclude them, or a wait (guest/grace.hpp).
+  // What stands in for device writes in flight: facts that exclude them, or a wait
+  // (guest/grace.hpp).
   enum class Mode : std::uint8_t { closed, proved, grace };
 
   // One run between its guard and its end. While it lives the agent holds hazards back.
   class Pass {
    public:
-    Pass(Pass&& other) noexcept : gate_(std::exchange(other.gate_, nullptr)), ticket_(other.ticket_) {}
+    Pass(Pass&& other) noexcept
+        : gate_(std::exchange(other.gate_, nullptr)), ticket_(other.ticket_) {}
     Pass& operator=(Pass&&) = delete;
     ~Pass() {
       if (gate_ == nullptr) return;
@@ -59,8 +61,12 @@ class Gate {
     return Pass(this, state_.load(std::memory_order_seq_cst));
   }
   // What facts must be read at: ask before reading them, give it to open() after.
-  std::uint32_t sequence() const noexcept { return shared_->sequence.load(std::memory_order_seq_cst); }
-  bool hazard_pending() const noexcept { return shared_->pending.load(std::memory_order_seq_cst) != 0; }
+  std::uint32_t sequence() const noexcept {
+    return shared_->sequence.load(std::memory_order_seq_cst);
+  }
+  bool hazard_pending() const noexcept {
+    return shared_->pending.load(std::memory_order_seq_cst) != 0;
+  }
   // The facts read at `sequence` say: foldable. REQUIRES: closed and drained between two modes.
   void open(std::uint32_t sequence, Mode mode = Mode::proved) noexcept {
     state_.store(kOpen | (mode == Mode::grace ? kGrace : 0) | sequence, std::memory_order_seq_cst);
@@ -72,9 +78,11 @@ class Gate {
     return (s & kGrace) != 0 ? Mode::grace : Mode::proved;
   }
   bool is_open() const noexcept { return mode() != Mode::closed; }
-  std::uint32_t sticky_hazards() const noexcept { return shared_->sticky.load(std::memory_order_relaxed); }
-  // Waits until no run of this daemon is under way; REQUIRES: close() before. Spins with short sleeps; a
-  // run takes well under a millisecond.
+  std::uint32_t sticky_hazards() const noexcept {
+    return shared_->sticky.load(std::memory_order_relaxed);
+  }
+  // Waits until no run of this daemon is under way; REQUIRES: close() before. Spins with short
+  // sleeps; a run takes well under a millisecond.
   void drain() const noexcept;
   bool is_drained() const noexcept { return runs_.load(std::memory_order_seq_cst) == 0; }
   // At the start of a daemon's session: what a dead one counted is void.

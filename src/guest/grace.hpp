@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The clock of the grace mode, which folds VMs whose device writes nobody accounts for: a cold page is
-// guarded, left for a time, and leaves only if it stayed guarded and its bytes the same. That waits for
-// writes that had pinned the page before its guard; it proves nothing (docs/design.md, The gate).
+// The clock of the grace mode, which folds VMs whose device writes nobody accounts for: a cold page
+// is guarded, left for a time, and leaves only if it stayed guarded and its bytes the same. That
+// waits for writes that had pinned the page before its guard; it proves nothing (docs/design.md,
+// The gate).
 //
-// Remembered is when a page of each window was last guarded for this, not in the page table: a new daemon
-// waits anew. In this mode guards are made for waiting only (LeavingRun::hold), so a page that is guarded now
-// has been so since its window's time, or since begin().
-// Threads: begin() while the gate is closed and drained; guarded() by who works on the chunk; over() by any
-// who saw the gate open for grace.
+// Remembered is when a page of each window was last guarded for this, not in the page table: a new
+// daemon waits anew. In this mode guards are made for waiting only (LeavingRun::hold), so a page
+// that is guarded now has been so since its window's time, or since begin().
+// Threads: begin() while the gate is closed and drained; guarded() by who works on the chunk;
+// over() by any who saw the gate open for grace.
 #pragma once
 
 #include <algorithm>
@@ -28,7 +29,8 @@ class Grace {
   Status begin(PageCount pages, std::uint64_t wait_ns, std::uint64_t now_ns) {
     if (stamps_.data() == nullptr) {
       // Anonymous: windows that are never guarded cost nothing.
-      auto made = sys::Mapping::anonymous(ByteCount{(pages.value / kWindowPages + 1) * sizeof(std::uint64_t)});
+      auto made = sys::Mapping::anonymous(
+          ByteCount{(pages.value / kWindowPages + 1) * sizeof(std::uint64_t)});
       if (!made) return std::unexpected(made.error());
       stamps_ = std::move(*made);
     }
@@ -49,7 +51,8 @@ class Grace {
   // None that was guarded for this still waits in p's window: others may begin to.
   bool idle(PageIndex p, std::uint64_t now_ns) const noexcept {
     const std::uint64_t last = stamp(p).load(std::memory_order_relaxed);
-    return last == 0 || (now_ns >= last && now_ns - last >= wait_ns_.load(std::memory_order_relaxed));
+    return last == 0 ||
+           (now_ns >= last && now_ns - last >= wait_ns_.load(std::memory_order_relaxed));
   }
   double wait_seconds() const noexcept {
     return static_cast<double>(wait_ns_.load(std::memory_order_relaxed)) / 1e9;

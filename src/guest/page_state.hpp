@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The state of one guest page: an 8-byte word that outlives the daemon, and the owner, a byte that does
-// not. Rules T1-T5 of docs/design.md say what a word means; this file says what a word may become, and
-// in whose hands. The Promela model in tests/model is checked against the tables below.
+// The state of one guest page: an 8-byte word that outlives the daemon, and the owner, a byte that
+// does not. Rules T1-T5 of docs/design.md say what a word means; this file says what a word may
+// become, and in whose hands. The Promela model in tests/model is checked against the tables below.
 // Threads: values.
 #pragma once
 
@@ -13,7 +13,8 @@
 
 namespace ramfold::guest {
 
-// What the word says. Only `folded` and `poisoned` speak of a hole (T3); all else reads as zero there.
+// What the word says. Only `folded` and `poisoned` speak of a hole (T3); all else reads as zero
+// there.
 enum class Tag : std::uint8_t {
   none,      // nothing known
   observed,  // payload: hash bits of the page at its last scan
@@ -24,10 +25,10 @@ enum class Tag : std::uint8_t {
 };
 inline constexpr std::size_t kTags = 6;
 
-// Who may change the page. A page is guarded, lifted, filled, punched and its word changed only by its
-// owner; word and residency are looked up after taking ownership (D3). `folding` may be taken away by a
-// fault at any moment, so it guards and reads but writes no word and lifts no guard: for that the way down
-// commits to `punching` first, also when in the end it does not punch.
+// Who may change the page. A page is guarded, lifted, filled, punched and its word changed only by
+// its owner; word and residency are looked up after taking ownership (D3). `folding` may be taken
+// away by a fault at any moment, so it guards and reads but writes no word and lifts no guard: for
+// that the way down commits to `punching` first, also when in the end it does not punch.
 enum class Owner : std::uint8_t { idle, folding, punching, filling, mapping, restoring };
 inline constexpr std::size_t kOwners = 6;
 
@@ -36,20 +37,20 @@ struct Transition {
   Tag to;
   Owner by;
 };
-// Every change of a word's tag. A change that keeps the tag (age, back-off, new hash bits) is legal for
-// any owner when it keeps the content too.
+// Every change of a word's tag. A change that keeps the tag (age, back-off, new hash bits) is legal
+// for any owner when it keeps the content too.
 inline constexpr std::array kTransitions{
     Transition{Tag::none, Tag::observed, Owner::punching},    // first scan
     Transition{Tag::none, Tag::folded, Owner::punching},      // fold without waiting (dense policy)
     Transition{Tag::observed, Tag::folded, Owner::punching},  // fold, after the commit
     Transition{Tag::clean, Tag::folded, Owner::punching},     // fold again: no encoding
     Transition{Tag::folded, Tag::clean, Owner::filling},      // read fault, after COPY with MODE_WP
-    Transition{Tag::folded, Tag::none, Owner::filling},       // write fault after COPY; discard seen
-    Transition{Tag::clean, Tag::none, Owner::filling},        // write event, before the guard is lifted
-    Transition{Tag::observed, Tag::none, Owner::filling},     // the same; discard seen
-    Transition{Tag::folded, Tag::poisoned, Owner::filling},   // content corrupt
-    Transition{Tag::poisoned, Tag::none, Owner::filling},     // discarded by QEMU
-    Transition{Tag::clean, Tag::none, Owner::punching},       // found unguarded by a scan
+    Transition{Tag::folded, Tag::none, Owner::filling},      // write fault after COPY; discard seen
+    Transition{Tag::clean, Tag::none, Owner::filling},       // write event, before the lift
+    Transition{Tag::observed, Tag::none, Owner::filling},    // the same; discard seen
+    Transition{Tag::folded, Tag::poisoned, Owner::filling},  // content corrupt
+    Transition{Tag::poisoned, Tag::none, Owner::filling},    // discarded by QEMU
+    Transition{Tag::clean, Tag::none, Owner::punching},      // found unguarded by a scan
 };
 
 struct OwnerChange {
@@ -62,8 +63,8 @@ inline constexpr std::array kOwnerChanges{
     OwnerChange{Owner::folding, Owner::filling},   // a fault aborts a fold that has not committed
     OwnerChange{Owner::folding, Owner::punching},  // the commit, the point of no return
     OwnerChange{Owner::folding, Owner::idle},      // given up
-    OwnerChange{Owner::punching, Owner::idle},
-    OwnerChange{Owner::filling, Owner::idle},
+    OwnerChange{Owner::punching, Owner::idle},     // done
+    OwnerChange{Owner::filling, Owner::idle},      // done
 };
 
 constexpr bool is_legal(Tag from, Tag to, Owner by) noexcept {
@@ -92,9 +93,11 @@ class Word {
 
   constexpr std::uint64_t bits() const noexcept { return bits_; }
   constexpr Tag tag() const noexcept { return static_cast<Tag>(bits_ & 7); }
-  // How often the page came back soon after it was folded: it must stay unchanged for passes << backoff.
+  // How often the page came back soon after it was folded: it must stay unchanged for passes <<
+  // backoff.
   constexpr unsigned backoff() const noexcept { return (bits_ >> 3) & 7; }
-  // observed, clean: passes without a change (saturating). folded: low bits of the pass it was folded in.
+  // observed, clean: passes without a change (saturating). folded: low bits of the pass it was
+  // folded in.
   constexpr unsigned age() const noexcept { return (bits_ >> 6) & 255; }
   constexpr unsigned generation() const noexcept { return (bits_ >> 14) & 1023; }
   constexpr std::uint64_t payload() const noexcept { return bits_ >> 24; }
@@ -108,18 +111,23 @@ class Word {
   }
 
   // The next word: generation counts every change.
-  constexpr Word becomes(Tag tag, std::uint64_t payload, unsigned age, unsigned backoff) const noexcept {
+  constexpr Word becomes(Tag tag, std::uint64_t payload, unsigned age,
+                         unsigned backoff) const noexcept {
     const std::uint64_t generation = (this->generation() + 1) & 1023;
     return Word{static_cast<std::uint64_t>(tag) | (std::uint64_t{backoff & 7} << 3) |
-                (std::uint64_t{age & 255} << 6) | (generation << 14) | ((payload & kPayloadMask) << 24)};
+                (std::uint64_t{age & 255} << 6) | (generation << 14) |
+                ((payload & kPayloadMask) << 24)};
   }
-  constexpr Word becomes(Tag tag, ContentId content, unsigned age, unsigned backoff) const noexcept {
+  constexpr Word becomes(Tag tag, ContentId content, unsigned age,
+                         unsigned backoff) const noexcept {
     return becomes(tag, std::uint64_t{content.value}, age, backoff);
   }
   constexpr Word with_age(unsigned age) const noexcept {
     return becomes(tag(), payload(), age, backoff());
   }
-  constexpr Word cleared() const noexcept { return becomes(Tag::none, std::uint64_t{0}, 0, backoff()); }
+  constexpr Word cleared() const noexcept {
+    return becomes(Tag::none, std::uint64_t{0}, 0, backoff());
+  }
 
   friend constexpr bool operator==(Word, Word) noexcept = default;
 

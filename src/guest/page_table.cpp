@@ -26,7 +26,8 @@ ByteCount PageTable::shared_size(PageCount pages) noexcept {
 
 Result<PageTable> PageTable::open(sys::BorrowedFd words, sys::BorrowedFd shared, PageCount pages) {
   if (pages.value == 0) return fail("a page table needs at least one page");
-  for (const auto& [fd, size] : {std::pair{words, words_size(pages)}, std::pair{shared, shared_size(pages)}}) {
+  for (const auto& [fd, size] :
+       {std::pair{words, words_size(pages)}, std::pair{shared, shared_size(pages)}}) {
     const auto have = sys::file_size(fd);
     if (!have) return std::unexpected(have.error());
     if (*have < size) return fail("a page table's memory file is too short");
@@ -40,14 +41,19 @@ Result<PageTable> PageTable::open(sys::BorrowedFd words, sys::BorrowedFd shared,
   return PageTable(std::move(*words_map), std::move(*owners), std::move(*shared_map), pages);
 }
 
-PageTable::PageTable(sys::Mapping words, sys::Mapping owners, sys::Mapping shared, PageCount pages) noexcept
-    : words_(std::move(words)), owners_(std::move(owners)), shared_(std::move(shared)), pages_(pages) {}
+PageTable::PageTable(sys::Mapping words, sys::Mapping owners, sys::Mapping shared,
+                     PageCount pages) noexcept
+    : words_(std::move(words)),
+      owners_(std::move(owners)),
+      shared_(std::move(shared)),
+      pages_(pages) {}
 
 void PageTable::advance(PageIndex p, Word seen, Word next, Owner by) noexcept {
   DENSURE(static_cast<Owner>(owner_byte(p).load(std::memory_order_relaxed) & ~kContended) == by);
   ENSURE(is_legal(seen.tag(), next.tag(), by));
   std::uint64_t expected = seen.bits();
-  const bool moved = !word(p).compare_exchange_strong(expected, next.bits(), std::memory_order_seq_cst);
+  const bool moved =
+      !word(p).compare_exchange_strong(expected, next.bits(), std::memory_order_seq_cst);
   ENSURE(!moved);
 }
 
@@ -57,7 +63,8 @@ Owner PageTable::owner(PageIndex p) const noexcept {
 
 bool PageTable::take_for_fold(PageIndex p) noexcept {
   std::uint8_t idle = byte_of(Owner::idle);
-  return owner_byte(p).compare_exchange_strong(idle, byte_of(Owner::folding), std::memory_order_acq_rel);
+  return owner_byte(p).compare_exchange_strong(idle, byte_of(Owner::folding),
+                                               std::memory_order_acq_rel);
 }
 
 Taken PageTable::take_for_fill(PageIndex p) noexcept {
@@ -65,7 +72,8 @@ Taken PageTable::take_for_fill(PageIndex p) noexcept {
   std::uint8_t seen = byte.load(std::memory_order_acquire);
   for (;;) {
     const bool takeable = seen == byte_of(Owner::idle) || seen == byte_of(Owner::folding);
-    const auto next = takeable ? byte_of(Owner::filling) : static_cast<std::uint8_t>(seen | kContended);
+    const auto next =
+        takeable ? byte_of(Owner::filling) : static_cast<std::uint8_t>(seen | kContended);
     if (byte.compare_exchange_weak(seen, next, std::memory_order_acq_rel)) {
       return takeable ? Taken::owned : Taken::busy;
     }
@@ -74,22 +82,26 @@ Taken PageTable::take_for_fill(PageIndex p) noexcept {
 
 bool PageTable::take_idle_for_fill(PageIndex p) noexcept {
   std::uint8_t idle = byte_of(Owner::idle);
-  return owner_byte(p).compare_exchange_strong(idle, byte_of(Owner::filling), std::memory_order_acq_rel);
+  return owner_byte(p).compare_exchange_strong(idle, byte_of(Owner::filling),
+                                               std::memory_order_acq_rel);
 }
 
 bool PageTable::commit(PageIndex p) noexcept {
   std::uint8_t folding = byte_of(Owner::folding);
-  return owner_byte(p).compare_exchange_strong(folding, byte_of(Owner::punching), std::memory_order_seq_cst);
+  return owner_byte(p).compare_exchange_strong(folding, byte_of(Owner::punching),
+                                               std::memory_order_seq_cst);
 }
 
 bool PageTable::give_up_fold(PageIndex p) noexcept {
   std::uint8_t folding = byte_of(Owner::folding);
-  return owner_byte(p).compare_exchange_strong(folding, byte_of(Owner::idle), std::memory_order_acq_rel);
+  return owner_byte(p).compare_exchange_strong(folding, byte_of(Owner::idle),
+                                               std::memory_order_acq_rel);
 }
 
 Released PageTable::release(PageIndex p) noexcept {
   const std::uint8_t was = owner_byte(p).exchange(byte_of(Owner::idle), std::memory_order_acq_rel);
-  DENSURE((was & ~kContended) != byte_of(Owner::idle) && (was & ~kContended) != byte_of(Owner::folding));
+  DENSURE((was & ~kContended) != byte_of(Owner::idle) &&
+          (was & ~kContended) != byte_of(Owner::folding));
   return (was & kContended) != 0 ? Released::contended : Released::quiet;
 }
 
@@ -104,9 +116,9 @@ bool PageTable::discarded(PageIndex p) const noexcept {
 
 void PageTable::clear_discard(PageIndex p) noexcept {
   const std::uint64_t bit = std::uint64_t{1} << (p.value % 64);
-  // A discard that begins now has raised discards_active before it set its bits. Whether its bit was
-  // before or after the clearing, the count is seen here; and one that began and ended in between left
-  // what this owner's word already says: a hole that is zero.
+  // A discard that begins now has raised discards_active before it set its bits. Whether its bit
+  // was before or after the clearing, the count is seen here; and one that began and ended in
+  // between left what this owner's word already says: a hole that is zero.
   if (shared().discards_active.load(std::memory_order_seq_cst) != 0) return;
   discard_word(p).fetch_and(~bit, std::memory_order_seq_cst);
   if (shared().discards_active.load(std::memory_order_seq_cst) != 0) {

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The page table of one VM: an array of words in a memory file that the keeper holds (sparse: RAM that
-// was never folded or observed costs nothing), an array of owners that need not survive, and the discard
-// bitmap shared with the agent. The only writer of page state.
+// The page table of one VM: an array of words in a memory file that the keeper holds (sparse: RAM
+// that was never folded or observed costs nothing), an array of owners that need not survive, and
+// the discard bitmap shared with the agent. The only writer of page state.
 //
-// Threads: all functions may be called from any thread. A word changes only in its page's owner's hands.
-// Lost wake-ups: a fault that finds a page owned by somebody it may not interrupt marks it contended and
-// drops the event; the owner's release() reports the mark, and the owner must then UFFDIO_WAKE the page.
+// Threads: all functions may be called from any thread. A word changes only in its page's owner's
+// hands. Lost wake-ups: a fault that finds a page owned by somebody it may not interrupt marks it
+// contended and drops the event; the owner's release() reports the mark, and the owner must then
+// UFFDIO_WAKE the page.
 #pragma once
 
 #include <atomic>
@@ -24,8 +25,8 @@ enum class Released { quiet, contended };
 
 class PageTable {
  public:
-  // A table for `pages` pages over `words`, a memory file of words_size(pages) bytes, and `shared`, the
-  // memory shared with the agent, of shared_size(pages) bytes. Both stay the caller's.
+  // A table for `pages` pages over `words`, a memory file of words_size(pages) bytes, and `shared`,
+  // the memory shared with the agent, of shared_size(pages) bytes. Both stay the caller's.
   static Result<PageTable> open(sys::BorrowedFd words, sys::BorrowedFd shared, PageCount pages);
   static ByteCount words_size(PageCount pages) noexcept;
   static ByteCount shared_size(PageCount pages) noexcept;
@@ -34,14 +35,15 @@ class PageTable {
   rf_shared& shared() const noexcept { return *shared_.as<rf_shared>(); }
 
   Word load(PageIndex p) const noexcept { return Word{word(p).load(std::memory_order_acquire)}; }
-  // REQUIRES: the caller owns p as `by`; `seen` is the word it loaded since. A word that moved under its
-  // owner, or an illegal change, is a bug and stops the daemon.
+  // REQUIRES: the caller owns p as `by`; `seen` is the word it loaded since. A word that moved
+  // under its owner, or an illegal change, is a bug and stops the daemon.
   void advance(PageIndex p, Word seen, Word next, Owner by) noexcept;
 
   Owner owner(PageIndex p) const noexcept;
   // idle -> folding, by the way down; false when somebody owns it.
   [[nodiscard]] bool take_for_fold(PageIndex p) noexcept;
-  // idle or folding (which aborts that fold) -> filling, by a fault or a detach; busy: marked contended.
+  // idle or folding (which aborts that fold) -> filling, by a fault or a detach; busy: marked
+  // contended.
   [[nodiscard]] Taken take_for_fill(PageIndex p) noexcept;
   // idle -> filling only; never disturbs, never marks. For fills nobody waits for.
   [[nodiscard]] bool take_idle_for_fill(PageIndex p) noexcept;
@@ -54,8 +56,8 @@ class PageTable {
 
   // T5. The hole at p is zero whatever its word says.
   bool discarded(PageIndex p) const noexcept;
-  // REQUIRES: the caller owns p and its word says "zero" for a hole. May leave the bit set when a discard
-  // is under way; it is then cleared another time.
+  // REQUIRES: the caller owns p and its word says "zero" for a hole. May leave the bit set when a
+  // discard is under way; it is then cleared another time.
   void clear_discard(PageIndex p) noexcept;
 
  private:

@@ -44,7 +44,8 @@ Result<std::unique_ptr<Vm>> Vm::make(const VmRecord& record, Files files) {
   PageIndex next{0};
   for (std::size_t i = 0; i < record.blocks; ++i) {
     const rf_block& b = record.block[i];
-    blocks.push_back({HostVirt{b.address}, next, PageCount{b.size >> kPageShift}, ByteCount{b.offset}, i});
+    blocks.push_back(
+        {HostVirt{b.address}, next, PageCount{b.size >> kPageShift}, ByteCount{b.offset}, i});
     next = blocks.back().end();
   }
   auto table = PageTable::open(files.words, files.shared, PageCount{next.value});
@@ -99,9 +100,11 @@ Status Vm::read_pages(PageRun run, std::byte* to) const noexcept {
   const Block& b = block_of(run.first);
   const std::uint64_t offset = b.offset.value + ((run.first.value - b.first.value) << kPageShift);
   const std::uint64_t size = bytes(run.count).value;
-  if (const int error = sys::injected(sys::Call::pread); error != 0) return fail("pread guest RAM", error);
+  if (const int error = sys::injected(sys::Call::pread); error != 0)
+    return fail("pread guest RAM", error);
   for (std::uint64_t done = 0; done < size;) {
-    const ssize_t n = ::pread(files_.rams[b.ram].get(), to + done, size - done, static_cast<off_t>(offset + done));
+    const ssize_t n = ::pread(files_.rams[b.ram].get(), to + done, size - done,
+                              static_cast<off_t>(offset + done));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return fail_errno("pread guest RAM");
     if (n == 0) return fail("pread guest RAM: the RAM file is shorter than the VM said");
@@ -113,7 +116,8 @@ Status Vm::read_pages(PageRun run, std::byte* to) const noexcept {
 Status Vm::punch_pages(PageRun run) const noexcept {
   const Block& b = block_of(run.first);
   const std::uint64_t offset = b.offset.value + ((run.first.value - b.first.value) << kPageShift);
-  if (const int error = sys::injected(sys::Call::punch); error != 0) return fail("punch guest RAM", error);
+  if (const int error = sys::injected(sys::Call::punch); error != 0)
+    return fail("punch guest RAM", error);
   return sys::punch(files_.rams[b.ram], ByteCount{offset}, bytes(run.count));
 }
 
@@ -138,9 +142,10 @@ Status Vm::unregister_all() noexcept {
     for (PageIndex from = b.first; from < b.end();) {
       const PageIndex to{std::min(from.value + kChunkPages.value, b.end().value)};
       const sys::UffdRange range = range_of({from, PageCount{to.value - from.value}});
-      // Nobody answers faults afterwards, so it must hold. A range that was mapped over says ENOENT or EINVAL
-      // for ever; a few tries tell that from a passing error.
-      const auto lifted = insist(kUnregisterTriesMax, [&] { return uffd_.lift(range, sys::Wake::yes); });
+      // Nobody answers faults afterwards, so it must hold. A range that was mapped over says ENOENT
+      // or EINVAL for ever; a few tries tell that from a passing error.
+      const auto lifted =
+          insist(kUnregisterTriesMax, [&] { return uffd_.lift(range, sys::Wake::yes); });
       if (lifted.outcome == sys::Outcome::vm_gone) return {};
       const auto gone = insist(kUnregisterTriesMax, [&] { return uffd_.unregister_range(range); });
       if (gone.outcome == sys::Outcome::vm_gone) return {};

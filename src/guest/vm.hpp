@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// One attached VM: its RAM files, userfaultfd, page table, gate and counters. Guest RAM is never mapped
-// here (reading a hole through a mapping would make it resident); it is read with pread.
-// Threads: blocks, names and descriptors are fixed after construction; everything else is atomic or in the
-// page table.
+// One attached VM: its RAM files, userfaultfd, page table, gate and counters. Guest RAM is never
+// mapped here (reading a hole through a mapping would make it resident); it is read with pread.
+// Threads: blocks, names and descriptors are fixed after construction; everything else is atomic or
+// in the page table.
 #pragma once
 
 #include <algorithm>
@@ -44,8 +44,10 @@ struct VmCounters {
   // Events.
   Counter folds_zero, folds_shared, folds_stored, folds_again;
   Counter observed, aborted_by_write, aborted_by_gate, aborted_by_discard, changed_while_cold;
-  Counter faults_zero, faults_content, faults_write_guarded, faults_late, faults_busy, faults_pending;
-  Counter returned_soon, zero_filled, errors, no_memory_waits, corrupt, discards_seen, unregistered_chunks;
+  Counter faults_zero, faults_content, faults_write_guarded, faults_late, faults_busy,
+      faults_pending;
+  Counter returned_soon, zero_filled, errors, no_memory_waits, corrupt, discards_seen,
+      unregistered_chunks;
   LatencyHistogram latency_zero, latency_content, latency_guarded;
 };
 
@@ -94,19 +96,24 @@ class Vm {
     if (folded.load(std::memory_order_relaxed) == 0) folded.store(1, std::memory_order_seq_cst);
   }
   // All pages are back. REQUIRES: the gate is closed and drained.
-  void note_all_back() const noexcept { table_.shared().folded.store(0, std::memory_order_seq_cst); }
+  void note_all_back() const noexcept {
+    table_.shared().folded.store(0, std::memory_order_seq_cst);
+  }
   // Punches the run out of the RAM file. REQUIRES: owned as `punching`.
   Status punch_pages(PageRun run) const noexcept;
   // Registers the chunk of p when it is not yet. Any thread; harmless twice.
   sys::UffdResult ensure_registered(PageIndex p) noexcept;
   // After everything is unfolded: lifts all guards and unregisters, a chunk at a time.
   Status unregister_all() noexcept;
-  // Wakes who waits for the run. A wake-up that is lost leaves a vCPU asleep, so it is tried until it holds.
+  // Wakes who waits for the run. A wake-up that is lost leaves a vCPU asleep, so it is tried until
+  // it holds.
   void wake(PageRun run) const noexcept;  // REQUIRES: within one block
-  // Ends `punching` or `filling` and wakes whoever met the page meanwhile. REQUIRES: the caller owns p.
+  // Ends `punching` or `filling` and wakes whoever met the page meanwhile. REQUIRES: the caller
+  // owns p.
   void release(PageIndex p) noexcept;
-  // Calls f(page) for every page whose word names a content, until it returns false; false: it did. The
-  // table is sparse and its holes are skipped: reading them through the mapping would fill them.
+  // Calls f(page) for every page whose word names a content, until it returns false; false: it did.
+  // The table is sparse and its holes are skipped: reading them through the mapping would fill
+  // them.
   template <typename F>
   bool each_naming(F f) const {
     for (std::uint64_t at = backed_from(0); at < pages().value; at = backed_from(at)) {
@@ -124,8 +131,8 @@ class Vm {
   // In the record: this daemon ends, and a thread of it does not (VmRecord::left_by_pid).
   Status note_left_by(pid_t daemon, std::uint64_t start_ticks) const;
 
-  // The scan's pass over this VM; a folded word keeps its low bits, so that a fault can tell how long the
-  // page stayed away.
+  // The scan's pass over this VM; a folded word keeps its low bits, so that a fault can tell how
+  // long the page stayed away.
   unsigned pass_now() const noexcept { return pass_.load(std::memory_order_relaxed); }
   void next_pass() noexcept { pass_.fetch_add(1, std::memory_order_relaxed); }
 
@@ -133,15 +140,18 @@ class Vm {
   bool alive() const noexcept { return alive_.load(std::memory_order_relaxed); }
   void set_gone() noexcept { alive_.store(false, std::memory_order_relaxed); }
 
-  // Recovery counts the references that words hold, page by page; a drop before its page was counted must
-  // not be subtracted. REQUIRES: the caller owns p.
-  bool is_counted(PageIndex p) const noexcept { return p.value < counted_.load(std::memory_order_acquire); }
+  // Recovery counts the references that words hold, page by page; a drop before its page was
+  // counted must not be subtracted. REQUIRES: the caller owns p.
+  bool is_counted(PageIndex p) const noexcept {
+    return p.value < counted_.load(std::memory_order_acquire);
+  }
   void set_counted(PageIndex end) noexcept { counted_.store(end.value, std::memory_order_release); }
   void begin_uncounted() noexcept { counted_.store(0, std::memory_order_release); }
 
  private:
   static constexpr std::uint64_t kWordsAPage = kPageSize / sizeof(Word);
-  // The first page at or after `at` whose word the table's file really holds; pages() when none is left.
+  // The first page at or after `at` whose word the table's file really holds; pages() when none is
+  // left.
   std::uint64_t backed_from(std::uint64_t at) const noexcept;
 
   Vm(const VmRecord& record, Files files, PageTable table, std::vector<Block> blocks);
@@ -155,7 +165,8 @@ class Vm {
   Grace grace_;
   sys::Uffd uffd_;
   sys::Pagemap pagemap_;
-  std::vector<std::atomic<std::uint8_t>> registered_;  // one a chunk of the linear page index, per block
+  // One a chunk of the linear page index, per block.
+  std::vector<std::atomic<std::uint8_t>> registered_;
   VmCounters counters_;
   std::atomic<bool> alive_{true};
   std::atomic<unsigned> pass_{0};

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "guest/vm_record.hpp"
 
-#include <cstring>
 #include <unistd.h>
+#include <cstring>
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
@@ -35,11 +35,16 @@ Result<VmRecord> read_record(sys::BorrowedFd file) {
     return fail_errno("read a VM's record");
   }
   if (record.magic != kVmRecordMagic || record.version != kVmRecordVersion) {
-    return fail("a VM's record is of another version: run the ramfold that wrote it, `ramfold off`, then upgrade");
+    return fail(
+        "a VM's record is of another version: run the ramfold that wrote it, `ramfold off`, then "
+        "upgrade");
   }
-  if (record.checksum != checksum_of(record)) return fail("a VM's record does not match its checksum");
-  if (record.blocks == 0 || record.blocks > RF_BLOCKS_MAX || !terminated(record.name, sizeof record.name) ||
-      !terminated(record.uuid, sizeof record.uuid) || !terminated(record.group, sizeof record.group)) {
+  if (record.checksum != checksum_of(record))
+    return fail("a VM's record does not match its checksum");
+  if (record.blocks == 0 || record.blocks > RF_BLOCKS_MAX ||
+      !terminated(record.name, sizeof record.name) ||
+      !terminated(record.uuid, sizeof record.uuid) ||
+      !terminated(record.group, sizeof record.group)) {
     return fail("a VM's record is out of bounds");
   }
   return record;

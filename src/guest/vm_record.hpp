@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What the next daemon must know of a VM: a page in a memory file that the keeper holds. It is handed over
-// last, so a VM without one was never folded.
+// What the next daemon must know of a VM: a page in a memory file that the keeper holds. It is
+// handed over last, so a VM without one was never folded.
 // Threads: values.
 #pragma once
 
@@ -24,7 +24,8 @@ struct VmRecord {
   std::uint64_t checksum = 0;  // XXH3-64 of the record with this field 0
   std::uint32_t vm = 0;        // VmId
   std::int32_t pid = 0;
-  std::uint64_t start_time = 0;  // of the process, in clock ticks since boot (proc_pid_stat(5), field 22)
+  std::uint64_t start_time =
+      0;  // of the process, in clock ticks since boot (proc_pid_stat(5), field 22)
   std::uint32_t uid = 0;
   std::uint32_t blocks = 0;
   std::uint64_t features = 0;  // of the userfaultfd
@@ -34,8 +35,8 @@ struct VmRecord {
   char group[64] = {};
   rf_block block[RF_BLOCKS_MAX] = {};
   std::uint32_t flags = 0;  // may change later; the whole record is one write of less than a page
-  // A daemon that ended while a call of one of its threads on this VM's memory had not: that call may
-  // still take effect, as long as the process is there. 0: none.
+  // A daemon that ended while a call of one of its threads on this VM's memory had not: that call
+  // may still take effect, as long as the process is there. 0: none.
   std::int32_t left_by_pid = 0;
   std::uint64_t left_by_start = 0;  // clock ticks since boot, as start_time
 };
