@@ -18,15 +18,15 @@ using sys::Wake;
 
 namespace {
 
-constexpr std::uint32_t kZeroWindowMax = 16;      // pages: 64 KiB (HAZARDS, Time)
-constexpr unsigned kTriesMax = 200;               // of a call that failed for a passing reason
-constexpr std::uint64_t kNapNs = 1'000'000;       // between them
-constexpr unsigned kReturnedSoonPasses = 16;      // folded for less: the page is coming back too often
+constexpr std::uint32_t kZeroWindowMax = 16;  // pages: 64 KiB (HAZARDS, Time)
+constexpr unsigned kTriesMax = 200;           // of a call that failed for a passing reason
+constexpr std::uint64_t kNapNs = 1'000'000;   // between them
+constexpr unsigned kReturnedSoonPasses = 16;  // folded for less: the page is coming back too often
 
 constexpr PageRun one(PageIndex p) noexcept { return {p, PageCount{1}}; }
 
-// A call that only fails for passing reasons, tried until it holds. An address range or a VM that is gone
-// needs no more of it.
+// A call that only fails for passing reasons, tried until it holds. An address range or a VM that
+// is gone needs no more of it.
 template <typename Call>
 sys::UffdResult persist(Call call) noexcept {
   sys::UffdResult result;
@@ -58,16 +58,14 @@ Served Filler::serve_owned(PageIndex p, Need need, store::FetchTicket ticket,
   const Word word = apply_discard(p, vm_.table().load(p));
   switch (word.tag()) {
     case Tag::folded:
-      // Also for a write event: a late one may meet a page that was folded since, and only the attempt to
-      // copy tells a hole from a page that a crash left resident.
+      // Also for a write event: a late one may meet a page that was folded since, and only the
+      // attempt to copy tells a hole from a page that a crash left resident.
       return fill_content(p, word, need, ticket, me);
-    case Tag::poisoned:
-      return poison(p, word);
+    case Tag::poisoned: return poison(p, word);
     case Tag::none:
     case Tag::observed:
     case Tag::clean:
-    case Tag::mapped:
-      break;
+    case Tag::mapped: break;
   }
   return need == Need::lift ? lift_guard(p, word) : fill_zero(p, need);
 }
@@ -110,11 +108,15 @@ Served Filler::fill_content(PageIndex p, Word word, Need need, store::FetchTicke
       }
       break;
     case Outcome::present:
-      // T1: the page is the truth. A crash left it guarded between word and punch, or this event is late.
+      // T1: the page is the truth. A crash left it guarded between word and punch, or this event is
+      // late.
       if (need != Need::lift) return finish(p, Served::late);
       break;
     case Outcome::range_gone: return finish(p, Served::again);
-    case Outcome::vm_gone: vm_.set_gone(); release(p); return Served::abandoned;
+    case Outcome::vm_gone:
+      vm_.set_gone();
+      release(p);
+      return Served::abandoned;
     case Outcome::no_memory: release(p); return Served::abandoned;
     case Outcome::retry:
     case Outcome::failed: vm_.counters().errors.add(); return finish(p, Served::again);
@@ -125,7 +127,8 @@ Served Filler::fill_content(PageIndex p, Word word, Need need, store::FetchTicke
   TEST_POINT("fault.word");
   persist([&] { return vm_.uffd().lift(vm_.range_of(one(p)), Wake::no); });
   TEST_POINT("fault.lifted");
-  const Served served = finish(p, copied.outcome == Outcome::done ? Served::filled : Served::lifted);
+  const Served served =
+      finish(p, copied.outcome == Outcome::done ? Served::filled : Served::lifted);
   TEST_POINT("fault.drop");
   drop(held);
   return served;
@@ -190,7 +193,10 @@ Served Filler::fill_zero(PageIndex p, Need need) noexcept {
     // In a run, a page further on may be the resident one: what came before it was filled.
     case Outcome::present: served = result.bytes > 0 ? Served::zeroed : Served::late; break;
     case Outcome::range_gone: served = Served::again; break;
-    case Outcome::vm_gone: vm_.set_gone(); served = Served::abandoned; break;
+    case Outcome::vm_gone:
+      vm_.set_gone();
+      served = Served::abandoned;
+      break;
     case Outcome::no_memory: served = Served::abandoned; break;
     case Outcome::retry:
     case Outcome::failed:
@@ -198,7 +204,8 @@ Served Filler::fill_zero(PageIndex p, Need need) noexcept {
       served = Served::again;
       break;
   }
-  const std::uint64_t filled = result.outcome == Outcome::done ? run.count.value : result.bytes >> kPageShift;
+  const std::uint64_t filled =
+      result.outcome == Outcome::done ? run.count.value : result.bytes >> kPageShift;
   vm_.counters().zero_filled.add(filled);
   if (served != Served::abandoned) wake(run);
   for (PageIndex q = p; q < run.end(); q = q + PageCount{1}) release(q);
@@ -206,18 +213,21 @@ Served Filler::fill_zero(PageIndex p, Need need) noexcept {
 }
 
 PageCount Filler::own_zero_run(PageIndex p) noexcept {
-  // Racing threads may spoil the window; it is a guess, and every page of the run is owned before use.
+  // Racing threads may spoil the window; it is a guess, and every page of the run is owned before
+  // use.
   std::uint32_t window = 1;
   if (next_zero_.load(std::memory_order_relaxed) == p.value) {
     window = std::min(zero_window_.load(std::memory_order_relaxed) * 2, kZeroWindowMax);
   }
   const guest::Block& block = vm_.block_of(p);
-  const std::uint64_t chunk_end = (p.value / guest::kChunkPages.value + 1) * guest::kChunkPages.value;
+  const std::uint64_t chunk_end =
+      (p.value / guest::kChunkPages.value + 1) * guest::kChunkPages.value;
   const std::uint64_t end = std::min({p.value + window, block.end().value, chunk_end});
   guest::PageTable& table = vm_.table();
   PageIndex q = p + PageCount{1};
   for (; q.value < end; q = q + PageCount{1}) {
-    if (table.load(q).tag() != Tag::none || table.discarded(q) || !table.take_idle_for_fill(q)) break;
+    if (table.load(q).tag() != Tag::none || table.discarded(q) || !table.take_idle_for_fill(q))
+      break;
     if (table.load(q).tag() != Tag::none || table.discarded(q)) {
       release(q);
       break;
@@ -243,16 +253,19 @@ Served Filler::lift_guard(PageIndex p, Word word) noexcept {
 }
 
 Served Filler::poison(PageIndex p, Word word) noexcept {
-  // Never zeros (D14): the VM gets a memory error for this page, or waits where the kernel cannot poison.
-  // A hole that was guarded still carries the mark, and the kernel poisons only what carries none.
+  // Never zeros (D14): the VM gets a memory error for this page, or waits where the kernel cannot
+  // poison. A hole that was guarded still carries the mark, and the kernel poisons only what
+  // carries none.
   (void)persist([&] { return vm_.uffd().lift(vm_.range_of(one(p)), Wake::no); });
   const auto result = persist([&] { return vm_.uffd().poison(vm_.range_of(one(p)), Wake::no); });
   if (word.tag() == Tag::folded) {
     // The reference goes with the word; the store keeps a corrupt content out of everybody's reach.
     const Held held = held_by(p, word);
     // A page that is there after all, left by a crash, is the truth (T1).
-    set_word(p, word, result.outcome == Outcome::present ? word.cleared()
-                                                         : word.becomes(Tag::poisoned, std::uint64_t{0}, 0, 0));
+    set_word(p, word,
+             result.outcome == Outcome::present
+                 ? word.cleared()
+                 : word.becomes(Tag::poisoned, std::uint64_t{0}, 0, 0));
     drop(held);
   }
   if (result.outcome == Outcome::done || result.outcome == Outcome::present ||
@@ -278,11 +291,13 @@ Served Filler::unfold(PageIndex p, store::FetchTicket ticket, FillerThread& me) 
       case store::Got::done: break;
     }
     const Copied copied = copy(p, me, Patience::some);
-    if (!copied.discarded && copied.outcome != Outcome::done && copied.outcome != Outcome::present) {
+    if (!copied.discarded && copied.outcome != Outcome::done &&
+        copied.outcome != Outcome::present) {
       if (copied.outcome == Outcome::vm_gone) vm_.set_gone();
       release(p);
-      return copied.outcome == Outcome::vm_gone || copied.outcome == Outcome::no_memory ? Served::abandoned
-                                                                                        : Served::again;
+      return copied.outcome == Outcome::vm_gone || copied.outcome == Outcome::no_memory
+                 ? Served::abandoned
+                 : Served::again;
     }
   }
   const Held held = held_by(p, word);
@@ -297,7 +312,8 @@ void Filler::set_word(PageIndex p, Word seen, Word next) noexcept {
   // Recovery will count a page that it has not reached yet as it finds it then.
   const bool counted = vm_.is_counted(p);
   if (seen.tag() == Tag::folded && next.tag() != Tag::folded) {
-    if (counted) (seen.content() == kZeroContent ? counters.folded_zero : counters.folded_content).sub();
+    if (counted)
+      (seen.content() == kZeroContent ? counters.folded_zero : counters.folded_content).sub();
     const unsigned passes = (vm_.pass_now() - seen.age()) & Word::kAgeMax;
     const bool soon = passes < kReturnedSoonPasses;
     if (soon) counters.returned_soon.add();
@@ -319,13 +335,9 @@ void Filler::drop(Held held) noexcept {
   if (held.counted && held.id != kZeroContent) source_.drop(held.id);
 }
 
-void Filler::wake(PageRun run) noexcept {
-  vm_.wake(run);
-}
+void Filler::wake(PageRun run) noexcept { vm_.wake(run); }
 
-void Filler::release(PageIndex p) noexcept {
-  vm_.release(p);
-}
+void Filler::release(PageIndex p) noexcept { vm_.release(p); }
 
 Served Filler::finish(PageIndex p, Served served) noexcept {
   wake(one(p));

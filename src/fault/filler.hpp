@@ -51,9 +51,9 @@ class Filler {
   Served serve(PageIndex p, Need need, store::FetchTicket ticket, FillerThread& me) noexcept;
   // Goes on with a page that serve() or resume() left pending. REQUIRES: nobody else resumes it.
   Served resume(PageIndex p, Need need, store::FetchTicket ticket, FillerThread& me) noexcept;
-  // Brings p back for good (detach): afterwards its word is none. It stays guarded until its range is
-  // unregistered. `busy`: a fault has it; try again later. `abandoned` while the VM lives: there is no memory,
-  // and nobody waits for the page. REQUIRES: the gate is closed and drained.
+  // Brings p back for good (detach): afterwards its word is none. It stays guarded until its range
+  // is unregistered. `busy`: a fault has it; try again later. `abandoned` while the VM lives: there
+  // is no memory, and nobody waits for the page. REQUIRES: the gate is closed and drained.
   Served unfold(PageIndex p, store::FetchTicket ticket, FillerThread& me) noexcept;
 
  private:
@@ -70,14 +70,15 @@ class Filler {
   Served poison(PageIndex p, guest::Word word) noexcept;
   // Zero pages after p that may be filled with it: the window grows while faults come in sequence.
   PageCount own_zero_run(PageIndex p) noexcept;
-  // Waits for memory as long as it takes, where a vCPU waits for the page, else for a fifth of a second.
+  // Waits for memory as long as it takes, where a vCPU waits for the page, else for a fifth of a
+  // second.
   enum class Patience : bool { endless, some };
   Copied copy(PageIndex p, FillerThread& me, Patience patience) noexcept;
   // T5: drops what a discarded page's word says of its hole.
   guest::Word apply_discard(PageIndex p, guest::Word word) noexcept;
   void set_word(PageIndex p, guest::Word seen, guest::Word next) noexcept;
-  // The reference that `word` held: taken note of while p is owned, given up after the waiters are awake.
-  // A page that recovery has not counted yet holds none that was counted.
+  // The reference that `word` held: taken note of while p is owned, given up after the waiters are
+  // awake. A page that recovery has not counted yet holds none that was counted.
   struct Held {
     ContentId id;
     bool counted;
@@ -92,7 +93,7 @@ class Filler {
   guest::Vm& vm_;
   store::ContentSource& source_;
   const std::atomic<bool>& stopping_;
-  std::atomic<std::uint64_t> next_zero_{0};   // page after the last zero fill
+  std::atomic<std::uint64_t> next_zero_{0};  // page after the last zero fill
   std::atomic<std::uint32_t> zero_window_{1};
 };
 

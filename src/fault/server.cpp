@@ -26,7 +26,8 @@ void poke(const sys::Fd& eventfd) noexcept {
 
 }  // namespace
 
-Result<std::unique_ptr<Server>> Server::start(guest::Vm& vm, store::ContentSource& source, unsigned threads) {
+Result<std::unique_ptr<Server>> Server::start(guest::Vm& vm, store::ContentSource& source,
+                                              unsigned threads) {
   if (threads > kThreadsMax) return fail("too many fault threads for one VM");
   sys::Fd wake(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!wake) return fail_errno("eventfd");
@@ -64,8 +65,8 @@ void Server::run(unsigned number) noexcept {
   std::array<uffd_msg, kBatch> events;
   std::size_t served = 0;
   while (!stopping_.load(std::memory_order_relaxed)) {
-    // Between a wake-up and the next poll there is nothing that can wait: where the woken thread has this
-    // core, it runs only then. Only a full batch may have left events behind.
+    // Between a wake-up and the next poll there is nothing that can wait: where the woken thread
+    // has this core, it runs only then. Only a full batch may have left events behind.
     if (served != kBatch) wait_for_work();
     const auto read = vm_.uffd().read_events(events);
     served = 0;
@@ -77,7 +78,8 @@ void Server::run(unsigned number) noexcept {
     served = *read;
     for (std::size_t i = 0; i < served; ++i) serve_event(events[i], me);
     // Also while events keep coming: those that find no place come again until there is one.
-    if (any_ready_.load(std::memory_order_relaxed) && any_ready_.exchange(false, std::memory_order_acq_rel)) {
+    if (any_ready_.load(std::memory_order_relaxed) &&
+        any_ready_.exchange(false, std::memory_order_acq_rel)) {
       serve_ready(me);
     }
   }
@@ -135,7 +137,8 @@ Server::Parked* Server::park() noexcept {
   for (std::size_t i = 0; i < kParkedMax; ++i) {
     Parked& place = parked_[(start + i) % kParkedMax];
     ParkedState free = ParkedState::free;
-    if (place.state.compare_exchange_strong(free, ParkedState::fetching, std::memory_order_acq_rel)) {
+    if (place.state.compare_exchange_strong(free, ParkedState::fetching,
+                                            std::memory_order_acq_rel)) {
       parked_count_.fetch_add(1, std::memory_order_relaxed);
       return &place;
     }
@@ -152,7 +155,8 @@ void Server::ready(store::FetchTicket ticket) noexcept {
 void Server::serve_ready(FillerThread& me) noexcept {
   for (Parked& place : parked_) {
     ParkedState is = ParkedState::ready;
-    if (!place.state.compare_exchange_strong(is, ParkedState::fetching, std::memory_order_acq_rel)) continue;
+    if (!place.state.compare_exchange_strong(is, ParkedState::fetching, std::memory_order_acq_rel))
+      continue;
     const store::FetchTicket ticket{this, static_cast<std::uint64_t>(&place - parked_.data())};
     const Served served = filler_.resume(place.page, place.need, ticket, me);
     if (served == Served::pending) continue;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The fault service of one VM: threads that read its events in batches and serve them. Each VM has its own
-// threads, so that one whose memory is exhausted or whose contents are slow holds up nobody else (L6).
+// The fault service of one VM: threads that read its events in batches and serve them. Each VM has
+// its own threads, so that one whose memory is exhausted or whose contents are slow holds up nobody
+// else (L6).
 // Threads: start/stop from one thread. ready() from any.
 #pragma once
 
@@ -18,21 +19,22 @@ namespace ramfold::fault {
 
 class Server final : private store::FetchListener {
  public:
-  // Events read at once, and pages that may wait for the store at once; a fault that finds no place is
-  // woken again, and tries again.
+  // Events read at once, and pages that may wait for the store at once; a fault that finds no place
+  // is woken again, and tries again.
   static constexpr std::size_t kBatch = 64;
   static constexpr std::size_t kParkedMax = 1024;
 
   static constexpr unsigned kThreadsMax = guest::Fillings::kFaultMax;
 
   // REQUIRES: no other server of this VM runs.
-  static Result<std::unique_ptr<Server>> start(guest::Vm& vm, store::ContentSource& source, unsigned threads);
+  static Result<std::unique_ptr<Server>> start(guest::Vm& vm, store::ContentSource& source,
+                                               unsigned threads);
   ~Server();
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
 
-  // Ends the threads after the fault they are at. Waiters stay waiting: for a next daemon, or for nothing
-  // when the VM was unregistered first.
+  // Ends the threads after the fault they are at. Waiters stay waiting: for a next daemon, or for
+  // nothing when the VM was unregistered first.
   void stop() noexcept;
   Filler& filler() noexcept { return filler_; }
   // CPU time of the threads so far.
@@ -64,7 +66,8 @@ class Server final : private store::FetchListener {
   sys::Fd wake_;  // eventfd: stop, or a ticket is ready
   std::array<Parked, kParkedMax> parked_;
   std::atomic<std::uint64_t> parked_count_{0};
-  std::atomic<bool> any_ready_{false};  // a parked ticket became ready since the table was looked at
+  // A parked ticket became ready since the table was looked at.
+  std::atomic<bool> any_ready_{false};
   std::vector<ThreadCpu> cpu_;  // one a thread
   std::vector<std::thread> threads_;
 };
