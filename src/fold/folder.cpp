@@ -13,8 +13,8 @@ using guest::Owner;
 using guest::Tag;
 using guest::Word;
 
-void Folder::work(guest::Vm& vm, GroupId group, const scan::Window& window, const classify::Policy& policy,
-                  bool may_fold) noexcept {
+void Folder::work(guest::Vm& vm, GroupId group, const scan::Window& window,
+                  const classify::Policy& policy, bool may_fold) noexcept {
   look(vm, group, window);
   // Cold pages that may not leave now stay as they are: their word already says all that is known.
   if (may_fold) leave(vm, group, window, policy);
@@ -55,7 +55,8 @@ void Folder::age(guest::Vm& vm, const scan::Window& window) noexcept {
     if (!table.commit(p)) return;
     const Word word = table.load(p);
     if (word.tag() == Tag::clean) {
-      table.advance(p, word, word.with_age(std::min(word.age() + 1, Word::kAgeMax)), Owner::punching);
+      table.advance(p, word, word.with_age(std::min(word.age() + 1, Word::kAgeMax)),
+                    Owner::punching);
     }
     vm.release(p);
   });
@@ -79,7 +80,8 @@ void Folder::observe(guest::Vm& vm, GroupId group, const scan::Window& window) n
         next = word.becomes(Tag::observed, bits, 0, word.backoff());
       } else if (word.tag() == Tag::observed) {
         const bool same = word.payload() == bits;
-        next = word.becomes(Tag::observed, bits, same ? std::min(word.age() + 1, Word::kAgeMax) : 0, word.backoff());
+        next = word.becomes(Tag::observed, bits, same ? std::min(word.age() + 1, Word::kAgeMax) : 0,
+                            word.backoff());
       }
       store::Ref dropped;
       if (word.tag() == Tag::clean) {
@@ -108,7 +110,8 @@ void Folder::fold(guest::Vm& vm, GroupId group, const scan::Window& window,
     const PageCopy& copy = copies_[i];
     const ContentHash hash = contents_.hash(group, copy);
     const Word word = run.word(i);
-    const auto verdict = classify::classify(copy, hash, word.tag() == Tag::observed, word.payload(), policy);
+    const auto verdict =
+        classify::classify(copy, hash, word.tag() == Tag::observed, word.payload(), policy);
     if (verdict.changed) counters.changed_while_cold.add();
     if (!verdict.may_leave) {
       run.keep_observed(i, hash.value & classify::kObservedBits);

@@ -15,12 +15,13 @@ class Folder {
   explicit Folder(store::Contents& contents) noexcept : contents_(contents) {}
 
   // look(), and leave() if `may_fold`. Errors are counted in the VM; none is fatal here.
-  void work(guest::Vm& vm, GroupId group, const scan::Window& window, const classify::Policy& policy,
-            bool may_fold) noexcept;
+  void work(guest::Vm& vm, GroupId group, const scan::Window& window,
+            const classify::Policy& policy, bool may_fold) noexcept;
   // What is only looked at: observe and age.
   void look(guest::Vm& vm, GroupId group, const scan::Window& window) noexcept;
   // What is on its way out: fold, again and hold.
-  void leave(guest::Vm& vm, GroupId group, const scan::Window& window, const classify::Policy& policy) noexcept;
+  void leave(guest::Vm& vm, GroupId group, const scan::Window& window,
+             const classify::Policy& policy) noexcept;
   // Why the last put() failed, 0 when it did not: ENOSPC and ENOMEM stop folding for a while.
   int store_error() const noexcept { return store_error_; }
 
@@ -28,7 +29,8 @@ class Folder {
   void observe(guest::Vm& vm, GroupId group, const scan::Window& window) noexcept;
   void age(guest::Vm& vm, const scan::Window& window) noexcept;
   void hold(guest::Vm& vm, GroupId group, const scan::Window& window) noexcept;
-  void fold(guest::Vm& vm, GroupId group, const scan::Window& window, const classify::Policy& policy) noexcept;
+  void fold(guest::Vm& vm, GroupId group, const scan::Window& window,
+            const classify::Policy& policy) noexcept;
 
   store::Contents& contents_;
   Copies copies_;

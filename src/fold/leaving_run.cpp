@@ -72,7 +72,8 @@ bool LeavingRun::fits(Word word, PageIndex p, bool fresh) const noexcept {
 void LeavingRun::guard() noexcept {
   if (fresh_ == 0) return;
   if (pass_.in_grace() && purpose_ == Purpose::fold) {
-    // A guard made now would look as if it had been there all the time. Those without one are sorted out next.
+    // A guard made now would look as if it had been there all the time. Those without one are
+    // sorted out next.
     guarded_ = fresh_;
     return;
   }
@@ -97,12 +98,14 @@ void LeavingRun::guard() noexcept {
 }
 
 void LeavingRun::verify_present() noexcept {
-  // A page counts only if it is in QEMU's page table (not swapped out, not a hole: D4) and really guarded.
+  // A page counts only if it is in QEMU's page table (not swapped out, not a hole: D4) and really
+  // guarded.
   std::array<sys::PageRegion, scan::kWindowPages> regions;
   HostVirt walked{};
   const sys::UffdRange range = vm_.range_of(window_.pages);
-  const auto n = vm_.pagemap().scan(range, sys::kPagePresent,
-                                    sys::kPagePresent | sys::kPageWritten | sys::kPageHuge, regions, walked);
+  const auto n =
+      vm_.pagemap().scan(range, sys::kPagePresent,
+                         sys::kPagePresent | sys::kPageWritten | sys::kPageHuge, regions, walked);
   Mask good = 0;
   if (n) {
     for (std::size_t r = 0; r < *n; ++r) {
@@ -135,7 +138,8 @@ void LeavingRun::stage(unsigned i, store::Ref ref) noexcept {
 void LeavingRun::keep_observed(unsigned i, std::uint64_t hash_bits) noexcept {
   guest::PageTable& table = vm_.table();
   if ((fresh_ & bit(i)) == 0 || table.owner(page(i)) != Owner::folding) return;
-  // Only an owner that cannot be interrupted may write the word: a fault may be taking the page right now.
+  // Only an owner that cannot be interrupted may write the word: a fault may be taking the page
+  // right now.
   if (!table.commit(page(i))) {
     fresh_ = without(fresh_, bit(i));
     return;
@@ -199,8 +203,8 @@ Committed LeavingRun::commit() noexcept {
   fresh_ = without(fresh_, won);
   again_ = without(again_, won);
   for_each_run(won, [&](unsigned first, unsigned count) {
-    // A page whose punch fails stays resident, guarded and equal: T1 and T4 read it rightly, and the next
-    // pass punches it again.
+    // A page whose punch fails stays resident, guarded and equal: T1 and T4 read it rightly, and
+    // the next pass punches it again.
     if (!vm_.punch_pages({page(first), PageCount{count}})) counters.errors.add();
     TEST_POINT("fold.punch");
   });

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The way down for up to 16 neighbouring pages: own -> guard -> gate -> private copies -> (the caller puts
-// the bytes into the store) -> gate -> commit -> word -> punch -> release, wake losers. What was not
-// committed is undone by the destructor: its guard lifted, its owner let go.
-// Threads: one thread a run; a chunk of a VM is worked on by one thread at a time, which is what makes a
-// stolen and re-owned page impossible to confuse. Fault threads may take any page away until its commit.
+// The way down for up to 16 neighbouring pages: own -> guard -> gate -> private copies -> (the
+// caller puts the bytes into the store) -> gate -> commit -> word -> punch -> release, wake losers.
+// What was not committed is undone by the destructor: its guard lifted, its owner let go.
+// Threads: one thread a run; a chunk of a VM is worked on by one thread at a time, which is what
+// makes a stolen and re-owned page impossible to confuse. Fault threads may take any page away
+// until its commit.
 #pragma once
 
 #include <array>
@@ -31,10 +32,10 @@ enum class Purpose : std::uint8_t { fold, hold };
 
 class LeavingRun {
  public:
-  // Owns the pages of `fresh` (to be guarded and read) and `again` (clean: guarded since they came back)
-  // that nobody else owns and whose word still fits, guards and reads `fresh` into `copies`.
-  // In the grace mode `fold` takes only those of `fresh` that have waited under their guard, `hold` does
-  // nothing in any other.
+  // Owns the pages of `fresh` (to be guarded and read) and `again` (clean: guarded since they came
+  // back) that nobody else owns and whose word still fits, guards and reads `fresh` into `copies`.
+  // In the grace mode `fold` takes only those of `fresh` that have waited under their guard, `hold`
+  // does nothing in any other.
   LeavingRun(guest::Vm& vm, const scan::Window& window, Mask fresh, Mask again, Copies& copies,
              Purpose purpose = Purpose::fold) noexcept;
   ~LeavingRun();

@@ -23,7 +23,8 @@ constexpr void for_each_run(std::uint16_t mask, F f) {
 
 template <typename F>
 constexpr void for_each_bit(std::uint16_t mask, F f) {
-  for (unsigned rest = mask; rest != 0; rest &= rest - 1) f(static_cast<unsigned>(std::countr_zero(rest)));
+  for (unsigned rest = mask; rest != 0; rest &= rest - 1)
+    f(static_cast<unsigned>(std::countr_zero(rest)));
 }
 
 }  // namespace ramfold::fold
