@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "daemon/attach.hpp"
 
-#include <algorithm>
-#include <cstring>
 #include <fmt/format.h>
 #include <pwd.h>
 #include <sys/random.h>
+#include <algorithm>
+#include <cstring>
 
 #include "base/clock.hpp"
 #include "daemon/apart.hpp"
@@ -30,7 +30,8 @@ bool is_management_account(uid_t uid) {
   passwd entry{};
   passwd* found = nullptr;
   std::array<char, 4096> buffer;
-  if (::getpwuid_r(uid, &entry, buffer.data(), buffer.size(), &found) != 0 || found == nullptr) return false;
+  if (::getpwuid_r(uid, &entry, buffer.data(), buffer.size(), &found) != 0 || found == nullptr)
+    return false;
   const std::string_view name = found->pw_name;
   return name == "libvirt-qemu" || name == "qemu" || name == "oneadmin" || name == "nova";
 }
@@ -84,15 +85,18 @@ Result<VmHandle> Attacher::attach(const AgentPeer& peer, const VmIdentity& ident
     record.block[i] = offer.block[i];
     pages.value += offer.block[i].size >> kPageShift;
   }
-  if (::getrandom(record.instance, sizeof record.instance, 0) != sizeof record.instance) return fail_errno("getrandom");
+  if (::getrandom(record.instance, sizeof record.instance, 0) != sizeof record.instance)
+    return fail_errno("getrandom");
   copy_text(record.name, sizeof record.name, identity.name);
   copy_text(record.uuid, sizeof record.uuid, identity.uuid);
   copy_text(record.group, sizeof record.group, group_of(config_, identity, peer.uid, id));
 
   guest::Vm::Files files;
-  auto words = sys::make_memfd("ramfold-page-table", guest::PageTable::words_size(pages), sys::Sealed::yes);
+  auto words =
+      sys::make_memfd("ramfold-page-table", guest::PageTable::words_size(pages), sys::Sealed::yes);
   if (!words) return std::unexpected(words.error());
-  auto shared = sys::make_memfd("ramfold-shared", guest::PageTable::shared_size(pages), sys::Sealed::yes);
+  auto shared =
+      sys::make_memfd("ramfold-shared", guest::PageTable::shared_size(pages), sys::Sealed::yes);
   if (!shared) return std::unexpected(shared.error());
   auto record_file = sys::make_memfd("ramfold-record", ByteCount{kPageSize}, sys::Sealed::yes);
   if (!record_file) return std::unexpected(record_file.error());
@@ -105,7 +109,8 @@ Result<VmHandle> Attacher::attach(const AgentPeer& peer, const VmIdentity& ident
   files.record = std::move(*record_file);
   files.pidfd = std::move(*pidfd);
 
-  if (Status ok = guest::write_record(files.record, record); !ok) return std::unexpected(ok.error());
+  if (Status ok = guest::write_record(files.record, record); !ok)
+    return std::unexpected(ok.error());
   auto vm = finish(record, std::move(files), identity, false);
   if (!vm) return vm;
   rf_shared& memory = (*vm)->vm->table().shared();
@@ -126,8 +131,8 @@ Result<VmHandle> Attacher::adopt(KeptVm kept) {
   return vm;
 }
 
-Result<VmHandle> Attacher::finish(const guest::VmRecord& record, guest::Vm::Files files, const VmIdentity& identity,
-                                  bool recovering) {
+Result<VmHandle> Attacher::finish(const guest::VmRecord& record, guest::Vm::Files files,
+                                  const VmIdentity& identity, bool recovering) {
   auto vm = guest::Vm::make(record, std::move(files));
   if (!vm) return std::unexpected(vm.error());
   // Its userfaultfd may wait for the process when it is closed.
@@ -140,8 +145,10 @@ Result<VmHandle> Attacher::finish(const guest::VmRecord& record, guest::Vm::File
   attached->incoming_finished.store((record.flags & guest::kRecordIncomingFinished) != 0);
   for (std::uint32_t i = 0; i < record.blocks; ++i) {
     const rf_block& b = record.block[i];
-    attached->ram.push_back({{static_cast<dev_t>(b.device), static_cast<ino_t>(b.inode)}, HostVirt{b.address},
-                             ByteCount{b.size}, ByteCount{b.offset}});
+    attached->ram.push_back({{static_cast<dev_t>(b.device), static_cast<ino_t>(b.inode)},
+                             HostVirt{b.address},
+                             ByteCount{b.size},
+                             ByteCount{b.offset}});
   }
   const auto group = contents_.group(record.group);
   if (!group) return std::unexpected(group.error());

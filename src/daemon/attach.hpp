@@ -30,8 +30,8 @@ struct VmIdentity {
 };
 // Reads its command line: the process can make that wait.
 VmIdentity identify(const sys::Procfs& procfs, pid_t pid);
-// The trust group (docs/design.md, Groups): the operator's, else the owner's; VMs that a management layer
-// starts under one account are a group each.
+// The trust group (docs/design.md, Groups): the operator's, else the owner's; VMs that a management
+// layer starts under one account are a group each.
 std::string group_of(const policy::Config& config, const VmIdentity& identity, uid_t uid, VmId id);
 
 class Attacher {
@@ -42,17 +42,17 @@ class Attacher {
 
   // What every userfaultfd is to have negotiated.
   std::uint64_t features() const noexcept { return features_; }
-  // `offer`, `uffd` and `rams` (one a block) were checked, see Look. The VM is kept and its faults are
-  // served on return; whether the keeper took it is in AttachedVm::kept. Neither this nor adopt()
-  // waits for the process.
+  // `offer`, `uffd` and `rams` (one a block) were checked, see Look. The VM is kept and its faults
+  // are served on return; whether the keeper took it is in AttachedVm::kept. Neither this nor
+  // adopt() waits for the process.
   Result<VmHandle> attach(const AgentPeer& peer, const VmIdentity& identity, const rf_offer& offer,
                           sys::Fd uffd, std::vector<sys::Fd> rams);
   // After a restart: faults are served on return, references not counted yet.
   Result<VmHandle> adopt(KeptVm kept);
 
  private:
-  Result<VmHandle> finish(const guest::VmRecord& record, guest::Vm::Files files, const VmIdentity& identity,
-                          bool recovering);
+  Result<VmHandle> finish(const guest::VmRecord& record, guest::Vm::Files files,
+                          const VmIdentity& identity, bool recovering);
 
   store::Contents& contents_;
   Keeping& keeping_;

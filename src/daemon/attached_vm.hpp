@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// A VM as the daemon runs it: its page state, its fault service, why it may or may not be folded, and where
-// the scan stands. Plain parts; the modules of daemon/ each work on one of them.
+// A VM as the daemon runs it: its page state, its fault service, why it may or may not be folded,
+// and where the scan stands. Plain parts; the modules of daemon/ each work on one of them.
 // Threads: flags are atomic; `facts` and `cursor` have locks of their own.
 #pragma once
 
@@ -28,8 +28,8 @@ inline bool has_ended(sys::BorrowedFd pidfd) noexcept {
   return ::poll(&p, 1, 0) == 1 && (p.revents & POLLIN) != 0;
 }
 
-// Which chunk a worker takes next. A pass ends when every chunk was taken and given back; a chunk is worked
-// on by one worker at a time because a new pass begins only then.
+// Which chunk a worker takes next. A pass ends when every chunk was taken and given back; a chunk
+// is worked on by one worker at a time because a new pass begins only then.
 struct ScanCursor {
   std::mutex mutex;
   std::size_t next = 0;
@@ -42,18 +42,20 @@ struct ScanCursor {
 };
 
 struct FactState {
-  std::mutex looking;  // one look at a time; before `mutex`
+  std::mutex looking;                                // one look at a time; before `mutex`
   std::atomic<std::uint64_t> looked_at_since_ns{0};  // by the housekeeper; 0: no look is under way
   std::mutex mutex;
   bool held_said = false;  // that its process cannot be looked at
   std::vector<guest::Reason> reasons;
-  std::string unfolded_for;  // the first reason that demanded that everything comes back; may be gone by now
+  // The first reason that demanded that everything comes back; may be gone by now.
+  std::string unfolded_for;
   guest::SlowFacts slow;
   bool slow_known = false;
   bool read_once = false;
   std::uint32_t hello_hazards = 0;  // RF_HAZARD_* from before the attach
   std::uint64_t capabilities = 0;   // RF_CAP_*
-  guest::Gate::Mode opened_as = guest::Gate::Mode::closed;  // the last time that the gate was opened
+  guest::Gate::Mode opened_as =
+      guest::Gate::Mode::closed;  // the last time that the gate was opened
 };
 
 struct AttachedVm {
@@ -70,8 +72,9 @@ struct AttachedVm {
   std::atomic<bool> counted{true};       // its references are known (false during recovery)
   std::atomic<bool> paused{false};
   std::atomic<bool> unfolding{false};
-  std::atomic<bool> stay_unfolded{false};  // another consumer began (D13): never fold again until re-attached
-  std::atomic<bool> detached{false};       // nothing is folded, the range is unregistered
+  // Another consumer began (D13): never fold again until re-attached.
+  std::atomic<bool> stay_unfolded{false};
+  std::atomic<bool> detached{false};  // nothing is folded, the range is unregistered
 
   // Threads of ours that its process holds up and that were given up; said once.
   std::atomic<std::uint32_t> held{0};
@@ -83,15 +86,16 @@ struct AttachedVm {
   std::atomic<std::uint32_t> unfolds_asked{0};  // not answered yet
   std::atomic<bool> look_asked{false};          // a look at its facts is due and has not begun
 
-  std::atomic<bool> incoming_finished{false};  // the operator says so of the migration it began with
+  // The operator says so of the migration it began with.
+  std::atomic<bool> incoming_finished{false};
 
   FactState facts;
   ScanCursor cursor;
 
   // Nothing but the facts stands against folding.
   bool wants_folding() const noexcept {
-    return kept && agent_ready && counted && !paused && !unfolding && !stay_unfolded && !detached && held == 0 &&
-           policy.fold && vm->alive();
+    return kept && agent_ready && counted && !paused && !unfolding && !stay_unfolded && !detached &&
+           held == 0 && policy.fold && vm->alive();
   }
 };
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "daemon/fact_watch.hpp"
 
-#include <algorithm>
 #include <spdlog/spdlog.h>
+#include <algorithm>
 #include <utility>
 
 #include "base/clock.hpp"
@@ -20,12 +20,14 @@ constexpr std::uint64_t kMomentNs = 20'000'000;
 void note_held(AttachedVm& vm) {
   vm.vm->gate().close();
   const std::lock_guard lock(vm.facts.mutex);
-  vm.facts.reasons = {{guest::ReasonCode::unreadable, "its process does not let itself be looked at",
-                       "end the VM, or what holds its memory map: a file system that does not answer?"}};
+  vm.facts.reasons = {
+      {guest::ReasonCode::unreadable, "its process does not let itself be looked at",
+       "end the VM, or what holds its memory map: a file system that does not answer?"}};
   vm.facts.read_once = true;
   if (std::exchange(vm.facts.held_said, true)) return;
-  spdlog::warn("vm {} (pid {}): its process does not let itself be looked at: it is not folded meanwhile",
-               vm.vm->name(), vm.vm->pid());
+  spdlog::warn(
+      "vm {} (pid {}): its process does not let itself be looked at: it is not folded meanwhile",
+      vm.vm->name(), vm.vm->pid());
 }
 
 }  // namespace
@@ -35,7 +37,8 @@ std::uint64_t FactWatch::check(const MustUnfold& must_unfold) {
   const std::uint64_t now = monotonic_ns();
   const std::uint64_t until_ns = now + kPatienceNs;
   if (!vms.empty()) others_.tend(vms, kPatienceNs, cpu_);
-  const guest::Depth depth = now - full_ns_ >= kFullEveryNs ? guest::Depth::full : guest::Depth::quick;
+  const guest::Depth depth =
+      now - full_ns_ >= kFullEveryNs ? guest::Depth::full : guest::Depth::quick;
   if (depth == guest::Depth::full) full_ns_ = now;
   for (const VmHandle& vm : vms) look_apart(vm, depth, until_ns, must_unfold);
   return cpu_->exchange(0);
@@ -70,8 +73,8 @@ void FactWatch::check_one(const VmHandle& vm, guest::Depth depth, const MustUnfo
   const std::lock_guard looking(vm->facts.looking);
   const std::uint64_t began_ns = monotonic_ns();
   guest::Gate& gate = vm->vm->gate();
-  // The sequence is read before the facts: a hazard that begins meanwhile moves it, and the gate that is
-  // opened for the old one does not hold.
+  // The sequence is read before the facts: a hazard that begins meanwhile moves it, and the gate
+  // that is opened for the old one does not hold.
   const std::uint32_t sequence = gate.sequence();
   const bool pending = gate.hazard_pending();
   FactState& state = vm->facts;
@@ -100,7 +103,8 @@ void FactWatch::check_one(const VmHandle& vm, guest::Depth depth, const MustUnfo
   }
   if (!others) {
     facts.reasons.push_back({guest::ReasonCode::unreadable,
-                             "which other processes use its RAM is not known at the moment", "wait"});
+                             "which other processes use its RAM is not known at the moment",
+                             "wait"});
   }
   auto mode = guest::Gate::Mode::closed;
   // What took that long to be told may be true no more.
@@ -117,9 +121,10 @@ void FactWatch::check_one(const VmHandle& vm, guest::Depth depth, const MustUnfo
   if (mode != state.opened_as) gate.close();
   {
     const std::lock_guard lock(state.mutex);
-    const auto demanding =
-        std::ranges::find_if(facts.reasons, [](const guest::Reason& r) { return guest::demands_unfold(r.code); });
-    if (state.unfolded_for.empty() && demanding != facts.reasons.end()) state.unfolded_for = demanding->text;
+    const auto demanding = std::ranges::find_if(
+        facts.reasons, [](const guest::Reason& r) { return guest::demands_unfold(r.code); });
+    if (state.unfolded_for.empty() && demanding != facts.reasons.end())
+      state.unfolded_for = demanding->text;
     state.reasons = std::move(facts.reasons);
     state.slow = facts.slow;
     state.slow_known = true;
@@ -133,7 +138,8 @@ void FactWatch::open_gate(AttachedVm& vm, guest::Gate::Mode mode, std::uint32_t 
   using Mode = guest::Gate::Mode;
   guest::Gate& gate = vm.vm->gate();
   if (mode == Mode::closed) return gate.close();
-  if (gate.sequence() != sequence) return;  // what was read is old: the agent has asked for a new look
+  // What was read is old: the agent has asked for a new look.
+  if (gate.sequence() != sequence) return;
   Mode& opened_as = vm.facts.opened_as;
   if (mode != opened_as) {
     // A run goes by one set of rules, and the grace mode trusts guards that were made in it.

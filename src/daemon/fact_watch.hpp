@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Reads the facts of every VM again and again, and opens or closes its gate. Another consumer of RAM is
-// handed on to be unfolded for. A process can hold up who reads about it (daemon/apart.hpp), so each is
-// read apart; a VM whose process does that is only observed, and the others are read as before.
+// Reads the facts of every VM again and again, and opens or closes its gate. Another consumer of
+// RAM is handed on to be unfolded for. A process can hold up who reads about it (daemon/apart.hpp),
+// so each is read apart; a VM whose process does that is only observed, and the others are read as
+// before.
 // Threads: check() from the housekeeping thread only; check_one() from any.
 #pragma once
 
@@ -24,8 +25,8 @@ class FactWatch {
             const guest::Custody& custody) noexcept
       : vms_(vms), facts_(facts), others_(facts, procfs, custody) {}
 
-  // `must_unfold` is called, on whatever thread, for a VM whose RAM somebody else uses. Gives the CPU
-  // time that looks have taken since the last call.
+  // `must_unfold` is called, on whatever thread, for a VM whose RAM somebody else uses. Gives the
+  // CPU time that looks have taken since the last call.
   std::uint64_t check(const MustUnfold& must_unfold);
   // One VM, at once: after its agent got ready, and on its hints. May be held up by its process.
   void check_one(const VmHandle& vm, guest::Depth depth, const MustUnfold& must_unfold);

@@ -24,16 +24,17 @@ namespace {
 
 constexpr std::uint64_t kNapNs = 100'000'000;
 constexpr std::uint64_t kMomentNs = 100'000'000;
-constexpr unsigned kStopWaits = 20;  // of kNapNs
+constexpr unsigned kStopWaits = 20;                          // of kNapNs
 constexpr std::uint64_t kArenaMax = std::uint64_t{1} << 40;  // what the store's format allows
 
-// One daemon a host (L8): a POSIX lock on a file of ours dies with its process, whoever holds duplicates.
+// One daemon a host (L8): a POSIX lock on a file of ours dies with its process, whoever holds
+// duplicates.
 Result<sys::Fd> take_lock(const std::string& dir) {
   if (::mkdir(dir.c_str(), 0755) != 0 && errno != EEXIST) return fail_errno("create " + dir);
   const std::string path = dir + "/ramfoldd.lock";
   sys::Fd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
   if (!fd) return fail_errno("open " + path);
-  struct flock lock {};
+  struct flock lock{};
   lock.l_type = F_WRLCK;
   if (::fcntl(fd.get(), F_SETLK, &lock) != 0) {
     return fail("another ramfoldd is running (" + path + " is locked): stop it first", errno);
@@ -43,7 +44,9 @@ Result<sys::Fd> take_lock(const std::string& dir) {
 
 Result<sys::Fd> open_device() {
   sys::Fd device(::open("/dev/userfaultfd", O_RDWR | O_CLOEXEC));
-  if (!device) return fail("open /dev/userfaultfd (Linux 6.1 or newer with CONFIG_USERFAULTFD is needed)", errno);
+  if (!device)
+    return fail("open /dev/userfaultfd (Linux 6.1 or newer with CONFIG_USERFAULTFD is needed)",
+                errno);
   return device;
 }
 
@@ -54,7 +57,8 @@ Result<std::uint64_t> choose_features(sys::BorrowedFd device) {
   const auto offered = sys::Uffd::offered_features(probe);
   if (!offered) return offered;
   if ((*offered & sys::Uffd::kFeaturesNeeded) != sys::Uffd::kFeaturesNeeded) {
-    return fail("this kernel's userfaultfd cannot guard shared memory: Linux 6.7 or newer is needed");
+    return fail(
+        "this kernel's userfaultfd cannot guard shared memory: Linux 6.7 or newer is needed");
   }
   return sys::Uffd::kFeaturesNeeded | (*offered & sys::Uffd::kFeaturePoison);
 }
@@ -106,7 +110,9 @@ Status Host::take_over() {
     contents_ = std::move(*contents);
   } else {
     if (left && (!left->vms.empty() || !left->unusable.empty())) {
-      return fail("the keeper holds VMs without a store: run `ramfold doctor`; their pages cannot be served");
+      return fail(
+          "the keeper holds VMs without a store: run `ramfold doctor`; their pages cannot be "
+          "served");
     }
     const auto memory = procfs_.memory_info();
     const ByteCount total = memory ? memory->total : ByteCount{kArenaMax};
@@ -121,15 +127,17 @@ Status Host::take_over() {
 }
 
 void Host::adopt_all(Inheritance left) {
-  for (const std::string& dropped : left.dropped) spdlog::warn("{}: dropped, nothing of it was folded", dropped);
+  for (const std::string& dropped : left.dropped)
+    spdlog::warn("{}: dropped, nothing of it was folded", dropped);
   for (KeptVm& kept : left.vms) {
     const VmId id{kept.record.vm};
     auto pidfd = kept.files.pidfd.duplicate();
     if (is_left_by_daemon(kept.record)) {
-      left.unusable.push_back({id,
-                               fmt::format("it holds up a thread of a daemon that was stopped (pid {})",
-                                           kept.record.left_by_pid),
-                               pidfd ? std::move(*pidfd) : sys::Fd{}});
+      left.unusable.push_back(
+          {id,
+           fmt::format("it holds up a thread of a daemon that was stopped (pid {})",
+                       kept.record.left_by_pid),
+           pidfd ? std::move(*pidfd) : sys::Fd{}});
       continue;
     }
     auto vm = attacher_->adopt(std::move(kept));
@@ -140,8 +148,10 @@ void Host::adopt_all(Inheritance left) {
       left.unusable.push_back({id, vm.error().text(), pidfd ? std::move(*pidfd) : sys::Fd{}});
     }
   }
-  // Kept where they are: a later daemon may be able to serve them. Their faults wait; they never read zeros.
-  for (const UnusableVm& vm : left.unusable) spdlog::error("vm {}: not taken over: {}", vm.id.value, vm.why);
+  // Kept where they are: a later daemon may be able to serve them. Their faults wait; they never
+  // read zeros.
+  for (const UnusableVm& vm : left.unusable)
+    spdlog::error("vm {}: not taken over: {}", vm.id.value, vm.why);
   unusable_ = std::move(left.unusable);
   if (vms_.size() != 0) {
     ++restarts_;
@@ -153,7 +163,8 @@ void Host::adopt_all(Inheritance left) {
 Status Host::open_agents() {
   auto device = device_.duplicate();
   if (!device) return std::unexpected(device.error());
-  auto agents = Agents::start(config_.agent_socket(), generation_, std::move(*device), procfs_, vms_, *attacher_, *this);
+  auto agents = Agents::start(config_.agent_socket(), generation_, std::move(*device), procfs_,
+                              vms_, *attacher_, *this);
   if (!agents) return std::unexpected(agents.error());
   agents_ = std::move(*agents);
   return {};
@@ -173,7 +184,8 @@ void Host::recover() {
       spdlog::error("store: not recovered, nothing more will be folded: {}", done.error().text());
       return;
     }
-    spdlog::info("store: recovered {:.1f} ms after the start", static_cast<double>(monotonic_ns() - started_ns_) / 1e6);
+    spdlog::info("store: recovered {:.1f} ms after the start",
+                 static_cast<double>(monotonic_ns() - started_ns_) / 1e6);
   }
   workers_ = std::make_unique<ScanWorkers>(vms_, *contents_, policy_, config_);
   if (config_.reform.policy != policy::ReformPreset::off) {
@@ -237,9 +249,10 @@ void Host::make_way() noexcept {
       in_work = vm->cursor.in_work != 0;
     }
     if (!in_work && !vm->unfolding && vm->faults_stopped) continue;  // a look changes nothing
-    spdlog::warn("vm {} (pid {}): holds up a thread of this process, which ends when that VM does; nobody "
-                 "serves it until then",
-                 vm->vm->name(), vm->vm->pid());
+    spdlog::warn(
+        "vm {} (pid {}): holds up a thread of this process, which ends when that VM does; nobody "
+        "serves it until then",
+        vm->vm->name(), vm->vm->pid());
     const Status noted = vm->vm->note_left_by(::getpid(), start_ticks.value_or(0));
     if (!noted) spdlog::error("vm {}: {}", vm->vm->name(), noted.error().text());
   }
@@ -269,13 +282,12 @@ bool Host::stop_faults(const VmHandle& vm, std::uint64_t patience_ns) {
   return ended == Ended::yes;
 }
 
-bool Host::wanted(const AgentPeer&) {
-  return !policy_.off;
-}
+bool Host::wanted(const AgentPeer&) { return !policy_.off; }
 
 void Host::attached(const VmHandle& vm) {
-  spdlog::info("vm {} (id {}, pid {}): attached, {} MiB in {} blocks, group {}", vm->vm->name(), vm->vm->id().value,
-               vm->vm->pid(), bytes(vm->vm->pages()).value >> 20, vm->ram.size(), vm->vm->record().group);
+  spdlog::info("vm {} (id {}, pid {}): attached, {} MiB in {} blocks, group {}", vm->vm->name(),
+               vm->vm->id().value, vm->vm->pid(), bytes(vm->vm->pages()).value >> 20,
+               vm->ram.size(), vm->vm->record().group);
 }
 
 bool Host::forget_unused(const VmHandle& vm) {
@@ -293,8 +305,8 @@ bool Host::forget_unused(const VmHandle& vm) {
 void Host::agent_ready(const VmHandle& vm) { look_again(vm); }
 
 void Host::look_again(const VmHandle& vm) {
-  // Reading facts takes milliseconds and must not hold up the agents' thread. However often an agent
-  // asks: one look at a time, and one that comes after it.
+  // Reading facts takes milliseconds and must not hold up the agents' thread. However often an
+  // agent asks: one look at a time, and one that comes after it.
   if (vm->look_asked.exchange(true)) return;
   const bool runs = run_apart([this, vm] {
     vm->look_asked.store(false);

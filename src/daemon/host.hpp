@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The daemon: takes over what a predecessor left, serves faults, and then everything else. The composition
-// root; what happens when is read here and in housekeeping.cpp.
+// The daemon: takes over what a predecessor left, serves faults, and then everything else. The
+// composition root; what happens when is read here and in housekeeping.cpp.
 // Threads: see src/README.md for the list. start/stop on one thread.
 #pragma once
 
@@ -34,9 +34,9 @@ class Host final : private AgentEvents {
 
   // Folded pages stay folded: the keeper holds them for the next daemon.
   void stop() noexcept;
-  // After stop(), when threads of this process are held up by VMs' processes and it can only _exit(),
-  // which lasts as long as they are: makes way for the next daemon. VMs on whose memory such a thread
-  // works are marked, so that nobody serves them beside it.
+  // After stop(), when threads of this process are held up by VMs' processes and it can only
+  // _exit(), which lasts as long as they are: makes way for the next daemon. VMs on whose memory
+  // such a thread works are marked, so that nobody serves them beside it.
   void make_way() noexcept;
   // `ramfold off` has ended well: nothing of any guest is held here or by the keeper.
   bool is_off() const noexcept { return policy_.off && policy_.off_done; }
@@ -66,7 +66,8 @@ class Host final : private AgentEvents {
   bool wait_for_unusable();
 
   // bring_back.cpp
-  // Unfolds and leaves the VM attached, never to be folded again in this process (D13); tried until it is so.
+  // Unfolds and leaves the VM attached, never to be folded again in this process (D13); tried until
+  // it is so.
   void unfold_for_consumer(const VmHandle& vm);
   Status unfold_attached(const VmHandle& vm, Reserve reserve);
   static std::string unfold_task(const AttachedVm& vm);  // its name among the retries

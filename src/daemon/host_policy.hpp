@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What holds for the whole host: may anything be folded now, and if not, why. Published by the housekeeping
-// thread, read by the workers.
+// What holds for the whole host: may anything be folded now, and if not, why. Published by the
+// housekeeping thread, read by the workers.
 // Threads: flags are atomic, the reasons have a lock.
 #pragma once
 
@@ -22,7 +22,8 @@ struct HostPolicy {
   std::atomic<bool> off{false};
   std::atomic<bool> off_done{false};  // everything is back, and the keeper has let go of the store
   std::atomic<bool> recovering{true};
-  std::atomic<std::uint64_t> store_full_until_ns{0};  // a put failed for lack of room: rest until then
+  // A put failed for lack of room: rest until then.
+  std::atomic<std::uint64_t> store_full_until_ns{0};
 
   std::mutex mutex;
   std::vector<control::Reason> reasons;

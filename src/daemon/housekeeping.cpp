@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What the daemon looks after while others work: the kernel's facts at the start, the keeper, the VMs' facts
-// and deaths, and whether the host's memory wants folding, and allows it.
+// What the daemon looks after while others work: the kernel's facts at the start, the keeper, the
+// VMs' facts and deaths, and whether the host's memory wants folding, and allows it.
 #include <fmt/format.h>
 #include <poll.h>
 #include <spdlog/spdlog.h>
@@ -18,13 +18,14 @@ namespace ramfold::daemon {
 namespace {
 
 constexpr std::uint64_t kTickNs = 250'000'000;
-// Facts are read once a second, on a host with many VMs less often, so that it costs no more than a fiftieth of
-// a core: the agent holds what must not begin unseen, and asks for a look at what changed.
+// Facts are read once a second, on a host with many VMs less often, so that it costs no more than a
+// fiftieth of a core: the agent holds what must not begin unseen, and asks for a look at what
+// changed.
 constexpr std::uint64_t kFactsEveryNs = 1'000'000'000;
 constexpr std::uint64_t kFactsEveryMaxNs = 15'000'000'000;
 constexpr std::uint64_t kFactsPart = 50;
 constexpr std::uint64_t kBuryNs = 60'000'000'000;  // of the largest VM
-constexpr unsigned kLastLookWaits = 20;  // of kTickNs
+constexpr unsigned kLastLookWaits = 20;            // of kTickNs
 
 // Nothing is known as {0, 0}.
 guest::RamFileId file_of(sys::BorrowedFd fd) {
@@ -63,7 +64,7 @@ void Host::prove_kernel() {
   facts.self_test_failure = test.failure();
   std::vector<control::SelfTestView> views;
   for (const sys::KernelFact& fact : test.facts) {
-    const auto outcome = !fact.tried ? control::CheckOutcome::skipped
+    const auto outcome = !fact.tried  ? control::CheckOutcome::skipped
                          : fact.holds ? control::CheckOutcome::passed
                                       : control::CheckOutcome::failed;
     views.push_back({std::string(fact.name), outcome, fact.detail,
@@ -73,7 +74,8 @@ void Host::prove_kernel() {
   if (ok) {
     spdlog::info("self-test: {} facts of the kernel hold ({} us)", test.facts.size(), test.took_us);
   } else {
-    spdlog::error("self-test: {}: nothing will be folded: {}", facts.self_test_failure, sys::kSelfTestRemedy);
+    spdlog::error("self-test: {}: nothing will be folded: {}", facts.self_test_failure,
+                  sys::kSelfTestRemedy);
   }
   {
     const std::lock_guard lock(policy_.mutex);
@@ -103,7 +105,8 @@ void Host::keep_everything() {
     // It came after this daemon, which has folded nothing therefore, and holds what a predecessor
     // left.
     spdlog::critical(
-        "the keeper holds another store, whose guests wait: ending, so that the next start takes it");
+        "the keeper holds another store, whose guests wait: ending, so that the next start takes "
+        "it");
     ::kill(::getpid(), SIGTERM);
     return;
   }
@@ -142,8 +145,8 @@ void Host::bury_dead() {
   }
 }
 
-// On the undertaker's thread: walking the page table and closing the RAM files, which frees their memory,
-// take 0.3 to 0.6 s a GiB together, and nobody should wait for it.
+// On the undertaker's thread: walking the page table and closing the RAM files, which frees their
+// memory, take 0.3 to 0.6 s a GiB together, and nobody should wait for it.
 void Host::bury(VmHandle vm) {
   vm->faults->stop();
   retired_fault_cpu_ns_.fetch_add(vm->faults->cpu_ns());
@@ -155,7 +158,8 @@ void Host::bury(VmHandle vm) {
     ++dropped;
     return true;
   });
-  spdlog::info("vm {} (pid {}): ended; {} references given up", vm->vm->name(), vm->vm->pid(), dropped);
+  spdlog::info("vm {} (pid {}): ended; {} references given up", vm->vm->name(), vm->vm->pid(),
+               dropped);
   // Whoever still looks at it would close the files in its stead.
   for (unsigned i = 0; vm.use_count() > 1 && i < kLastLookWaits && !stopping_; ++i)
     sleep_ns(kTickNs);
@@ -177,21 +181,27 @@ void Host::judge_memory() {
             "see `ramfold doctor`; Linux 6.7 or newer is needed");
   }
   if (!keeping_.connected()) {
-    because("no-keeper", "the keeper is not there, so nothing may be folded", "systemctl start ramfold-keeper");
+    because("no-keeper", "the keeper is not there, so nothing may be folded",
+            "systemctl start ramfold-keeper");
   }
-  if (policy_.recovering) because("recovering", "the indexes are being rebuilt after a restart", "wait");
+  if (policy_.recovering)
+    because("recovering", "the indexes are being rebuilt after a restart", "wait");
   {
     const std::lock_guard unusable(unusable_mutex_);
     for (const UnusableVm& vm : unusable_) {
       because("unusable-vm",
-              fmt::format("vm {} was folded by a predecessor and cannot be served: {}", vm.id.value, vm.why),
+              fmt::format("vm {} was folded by a predecessor and cannot be served: {}", vm.id.value,
+                          vm.why),
               "start the ramfold that folded it, or end that VM; nothing is folded meanwhile");
     }
   }
   if (policy_.off) {
     const auto trouble = retries_.trouble(kOffTask);
-    because("off", trouble ? "switched off, and not everything is back: " + trouble->why : "switched off by the operator",
-            trouble ? "free memory or add swap, it is tried again by itself; or fold again: `ramfold resume`"
+    because("off",
+            trouble ? "switched off, and not everything is back: " + trouble->why
+                    : "switched off by the operator",
+            trouble ? "free memory or add swap, it is tried again by itself; or fold again: "
+                      "`ramfold resume`"
                     : "`ramfold resume`");
   }
   if (policy_.paused) because("paused", "paused by the operator", "`ramfold resume`");
@@ -207,19 +217,22 @@ void Host::judge_memory() {
       because("promise", "if every folded page came back, the host's memory would not suffice",
               "add memory or swap, run fewer VMs, or raise host.unbacked_max");
     }
-    if (config_.fold.when == policy::FoldWhen::pressure && memory->available > policy_.keep_available) {
-      because("memory-plentiful", "idle: memory plentiful", "set fold.when = \"eager\" to fold all the same");
+    if (config_.fold.when == policy::FoldWhen::pressure &&
+        memory->available > policy_.keep_available) {
+      because("memory-plentiful", "idle: memory plentiful",
+              "set fold.when = \"eager\" to fold all the same");
     }
   } else {
     because("meminfo", "/proc/meminfo cannot be read", "check that /proc is mounted");
     may_observe = false;
   }
   if (monotonic_ns() < policy_.store_full_until_ns.load()) {
-    because("store-full", "the store found no room for a page", "raise host.arena_max or free memory");
+    because("store-full", "the store found no room for a page",
+            "raise host.arena_max or free memory");
   }
   policy_.may_observe.store(may_observe);
-  // A broken promise or a full store is a reason for it. Memory that nobody needs is none against: the
-  // contents are there, and wanted as small as they get once it is needed.
+  // A broken promise or a full store is a reason for it. Memory that nobody needs is none against:
+  // the contents are there, and wanted as small as they get once it is needed.
   policy_.may_reform.store(!policy_.recovering && !policy_.off && !policy_.paused);
   policy_.may_fold.store(reasons.empty());
   policy_.reasons = std::move(reasons);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "daemon/keeping.hpp"
 
+#include <fmt/format.h>
 #include <algorithm>
 #include <charconv>
-#include <fmt/format.h>
 
 #include "sys/message.hpp"
 
@@ -23,7 +23,8 @@ std::optional<std::pair<std::uint32_t, std::string_view>> split_vm(std::string_v
   std::uint32_t id = 0;
   const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), id);
   if (error != std::errc{} || end == name.data() + name.size() || *end != '.') return std::nullopt;
-  return std::pair{id, std::string_view(end + 1, static_cast<std::size_t>(name.data() + name.size() - end - 1))};
+  return std::pair{
+      id, std::string_view(end + 1, static_cast<std::size_t>(name.data() + name.size() - end - 1))};
 }
 
 using Named = std::map<std::string, sys::Fd, std::less<>>;
@@ -66,7 +67,8 @@ Status Keeping::connect() {
   if (!store_handed_over_) {
     const auto kept = client_->take_all();
     if (!kept) return std::unexpected(kept.error());
-    anothers_store_ = std::ranges::any_of(*kept, [](const keeper::Kept& k) { return k.name.starts_with(kStorePrefix); });
+    anothers_store_ = std::ranges::any_of(
+        *kept, [](const keeper::Kept& k) { return k.name.starts_with(kStorePrefix); });
   }
   // Its service manager gave it back all that it had held.
   while (!vms_to_drop_.empty()) {
@@ -113,7 +115,8 @@ pid_t Keeping::keeper_pid() const {
 
 Status Keeping::call(auto&& request) {
   const std::lock_guard lock(mutex_);
-  if (!client_ || !client_->alive()) return fail("the keeper is not connected: start ramfold-keeper", ENOTCONN);
+  if (!client_ || !client_->alive())
+    return fail("the keeper is not connected: start ramfold-keeper", ENOTCONN);
   return request(*client_);
 }
 
@@ -169,7 +172,8 @@ Result<Inheritance> Keeping::inherit() {
     if (vm && vm->record.vm == id) {
       result.vms.push_back(std::move(*vm));
     } else {
-      result.unusable.push_back({VmId{id}, vm ? "its record is another's" : vm.error().text(), std::move(pidfd)});
+      result.unusable.push_back(
+          {VmId{id}, vm ? "its record is another's" : vm.error().text(), std::move(pidfd)});
     }
   }
   return result;
@@ -178,7 +182,8 @@ Result<Inheritance> Keeping::inherit() {
 Status Keeping::keep_store(keeper::Client& client, const store::Contents& contents) {
   if (store_kept_) return {};
   const store::Contents::Files& files = contents.files();
-  const std::array set{keeper::Keep{"store.contents", files.contents}, keeper::Keep{"store.arena", files.arena},
+  const std::array set{keeper::Keep{"store.contents", files.contents},
+                       keeper::Keep{"store.arena", files.arena},
                        keeper::Keep{"store.groups", files.groups}};
   static_assert(set.size() == kStoreParts);
   store_handed_over_ = true;
@@ -198,7 +203,8 @@ Status Keeping::keep_vm(const guest::Vm& vm, const store::Contents& contents) {
     const std::string record = prefix + "record";
     std::vector<std::string> rams;
     rams.reserve(files.rams.size());
-    for (std::size_t i = 0; i < files.rams.size(); ++i) rams.push_back(fmt::format("{}ram{}", prefix, i));
+    for (std::size_t i = 0; i < files.rams.size(); ++i)
+      rams.push_back(fmt::format("{}ram{}", prefix, i));
     std::vector<keeper::Keep> set{{uffd, files.uffd}, {words, files.words}, {shared, files.shared}};
     for (std::size_t i = 0; i < rams.size(); ++i) set.push_back({rams[i], files.rams[i]});
     set.push_back({prefix, files.pidfd, keeper::Kind::watch});

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What outlives the daemon, by name: "store.*" and "vm.<id>.*", handed to the keeper before anything is
-// punched and taken back at the start.
+// What outlives the daemon, by name: "store.*" and "vm.<id>.*", handed to the keeper before
+// anything is punched and taken back at the start.
 // Threads: any; one call at a time inside.
-// Invariants: the keeper never holds a VM without the store that its pages are in: keep_vm() hands the store
-// over first, drop_store() refuses while a VM is kept.
+// Invariants: the keeper never holds a VM without the store that its pages are in: keep_vm() hands
+// the store over first, drop_store() refuses while a VM is kept.
 #pragma once
 
 #include <map>
@@ -25,8 +25,8 @@ struct KeptVm {
   guest::Vm::Files files;
 };
 
-// A VM that may be folded and that this daemon cannot read. It stays with the keeper, and what its pages
-// name stays in the store, until it has ended or a daemon comes that can.
+// A VM that may be folded and that this daemon cannot read. It stays with the keeper, and what its
+// pages name stays in the store, until it has ended or a daemon comes that can.
 struct UnusableVm {
   VmId id;
   std::string why;
@@ -55,7 +55,8 @@ class Keeping {
   bool holds_anothers_store() const;
   // The keeper's process; -1 when it is not connected.
   pid_t keeper_pid() const;
-  // What a predecessor left. VMs whose hand-over never ended are dropped: nothing of them was folded.
+  // What a predecessor left. VMs whose hand-over never ended are dropped: nothing of them was
+  // folded.
   Result<Inheritance> inherit();
   // The store first, unless it is kept; the VM's record last: a VM without one was never folded.
   Status keep_vm(const guest::Vm& vm, const store::Contents& contents);

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "daemon/kill_point.hpp"
 
+#include <unistd.h>
 #include <atomic>
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
 #include <string>
-#include <unistd.h>
 
 #include "base/test_points.hpp"
 
@@ -29,7 +29,8 @@ void arm_kill_point() {
   const std::string value(text);
   const std::size_t colon = value.find(':');
   g_name = value.substr(0, colon);
-  g_left.store(colon == std::string::npos ? 1 : std::strtol(value.c_str() + colon + 1, nullptr, 10));
+  g_left.store(colon == std::string::npos ? 1
+                                          : std::strtol(value.c_str() + colon + 1, nullptr, 10));
   test_point_hook.store(reached);
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// For crash tests, in builds with test points alone: RAMFOLD_KILL_AT="fold.word:3" in the environment ends
-// the daemon by SIGKILL when it reaches that point for the third time.
+// For crash tests, in builds with test points alone: RAMFOLD_KILL_AT="fold.word:3" in the
+// environment ends the daemon by SIGKILL when it reaches that point for the third time.
 // Threads: main, before any other.
 #pragma once
 

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-#include <CLI/CLI.hpp>
-#include <csignal>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 #include <sys/resource.h>
 #include <systemd/sd-daemon.h>
+#include <CLI/CLI.hpp>
+#include <csignal>
 
 #include "control/server.hpp"
 #include "daemon/apart.hpp"
@@ -29,12 +29,15 @@ void raise_file_limit() {
   (void)::setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-// A file that cannot be read must not keep guests waiting: the daemon serves faults with the safe defaults
-// and folds nothing.
-std::pair<policy::Config, bool> load(const std::string& path, bool named, policy::DataLossRisk risk) {
-  auto config = policy::load_config(path, named ? policy::IfMissing::fail : policy::IfMissing::use_defaults, risk);
+// A file that cannot be read must not keep guests waiting: the daemon serves faults with the safe
+// defaults and folds nothing.
+std::pair<policy::Config, bool> load(const std::string& path, bool named,
+                                     policy::DataLossRisk risk) {
+  auto config = policy::load_config(
+      path, named ? policy::IfMissing::fail : policy::IfMissing::use_defaults, risk);
   if (config) return {std::move(*config), true};
-  spdlog::error("{}: folding stays paused until it is mended and the daemon restarted", config.error().text());
+  spdlog::error("{}: folding stays paused until it is mended and the daemon restarted",
+                config.error().text());
   return {policy::Config{}, false};
 }
 
@@ -53,9 +56,10 @@ int serve(policy::Config config, bool paused) {
   }
   const auto service = (*host)->make_service();
   if (paused) (void)service->pause(std::nullopt);
-  auto server = control::Server::start({(*host)->config().control_socket(), (*host)->config().control_group,
-                                        [](std::string_view line) { spdlog::info("control: {}", line); }},
-                                       *service);
+  auto server =
+      control::Server::start({(*host)->config().control_socket(), (*host)->config().control_group,
+                              [](std::string_view line) { spdlog::info("control: {}", line); }},
+                             *service);
   if (!server) {
     spdlog::critical("{}", server.error().text());
     return 1;
@@ -86,10 +90,12 @@ int main(int argc, char** argv) {
   std::string path{policy::kConfigPathDefault};
   std::string runtime_dir;
   const auto* named = app.add_option("--config", path, "configuration file");
-  app.add_option("--runtime-dir", runtime_dir, "directory of the sockets, instead of the configured one");
+  app.add_option("--runtime-dir", runtime_dir,
+                 "directory of the sockets, instead of the configured one");
   bool accepts_risk = false;
-  app.add_flag("--accept-data-loss-risk", accepts_risk,
-               "allow gate.grace_seconds: guests with O_DIRECT disks are folded, and may lose data");
+  app.add_flag(
+      "--accept-data-loss-risk", accepts_risk,
+      "allow gate.grace_seconds: guests with O_DIRECT disks are folded, and may lose data");
   app.set_version_flag("--version", std::string(kVersion));
   CLI11_PARSE(app, argc, argv);
   spdlog::set_default_logger(spdlog::stderr_logger_mt("ramfoldd"));
@@ -98,10 +104,12 @@ int main(int argc, char** argv) {
 #ifdef RAMFOLD_TEST_POINTS
   daemon::arm_kill_point();
 #endif
-  auto [config, good] = load(path, named->count() != 0,
-                             accepts_risk ? policy::DataLossRisk::accepted : policy::DataLossRisk::refused);
+  auto [config, good] =
+      load(path, named->count() != 0,
+           accepts_risk ? policy::DataLossRisk::accepted : policy::DataLossRisk::refused);
   if (!runtime_dir.empty()) config.runtime_dir = runtime_dir;
-  constexpr std::array levels{spdlog::level::err, spdlog::level::warn, spdlog::level::info, spdlog::level::debug};
+  constexpr std::array levels{spdlog::level::err, spdlog::level::warn, spdlog::level::info,
+                              spdlog::level::debug};
   spdlog::set_level(levels[static_cast<std::size_t>(config.log_level)]);
   return serve(std::move(config), !good);
 }

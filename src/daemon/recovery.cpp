@@ -12,7 +12,8 @@ using guest::Word;
 
 namespace {
 
-// Takes p even from a fault that has it for a moment; a page that waits for the store can take long.
+// Takes p even from a fault that has it for a moment; a page that waits for the store can take
+// long.
 bool own(guest::PageTable& table, PageIndex p, const std::atomic<bool>& stop) {
   while (!table.take_idle_for_fill(p)) {
     if (stop.load(std::memory_order_relaxed)) return false;
@@ -40,8 +41,8 @@ void count_page(AttachedVm& vm, store::Contents& contents, PageIndex p) {
 
 bool count_references(AttachedVm& vm, store::Contents& contents, const std::atomic<bool>& stop) {
   guest::PageTable& table = vm.vm->table();
-  // Nothing is written to a hole of the table while nothing is folded, but for faults on pages whose word
-  // says nothing; those hold no reference.
+  // Nothing is written to a hole of the table while nothing is folded, but for faults on pages
+  // whose word says nothing; those hold no reference.
   const bool whole = vm.vm->each_naming([&](PageIndex p) {
     if (stop.load(std::memory_order_relaxed) || !own(table, p, stop)) return false;
     count_page(vm, contents, p);

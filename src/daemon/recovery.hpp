@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Behind the fault path after a restart: counts which contents the words of all VMs name, then lets the
-// store rebuild its indexes. Faults are served meanwhile; nothing is folded until it ends.
+// Behind the fault path after a restart: counts which contents the words of all VMs name, then lets
+// the store rebuild its indexes. Faults are served meanwhile; nothing is folded until it ends.
 // Threads: one call, on a thread of its own.
 #pragma once
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "daemon/retries.hpp"
 
-#include <algorithm>
 #include <pthread.h>
 #include <spdlog/spdlog.h>
+#include <algorithm>
 #include <utility>
 
 #include "base/clock.hpp"
@@ -69,7 +69,8 @@ void Retries::attempt(Entries::iterator entry, std::unique_lock<std::mutex>& loc
   lock.lock();
   const std::uint64_t now = monotonic_ns();
   if (wanted && !done) {
-    if (entry->attempts++ == 0) spdlog::error("{}: {}: trying again", task.name, done.error().text());
+    if (entry->attempts++ == 0)
+      spdlog::error("{}: {}: trying again", task.name, done.error().text());
     entry->why = done.error().text();
     const bool late = task.give_up_after_ns != 0 && now - entry->began_ns >= task.give_up_after_ns;
     entry->next_ns = now + entry->pause_ns;

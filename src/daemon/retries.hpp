@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What must come about in the end: tried at once, and again with growing pauses until it holds. The log has
-// one line when it first fails and one when it holds after that.
+// What must come about in the end: tried at once, and again with growing pauses until it holds. The
+// log has one line when it first fails and one when it holds after that.
 // Threads: add() and trouble() from any; tasks run one after another on a thread of its own;
 // stop() from one.
 #pragma once
@@ -23,14 +23,15 @@ class Retries {
  public:
   struct Pauses {
     std::uint64_t first_ns = 250'000'000;
-    std::uint64_t most_ns = 30'000'000'000;  // an operator who frees memory sees it work within half a minute
+    std::uint64_t most_ns =
+        30'000'000'000;  // an operator who frees memory sees it work within half a minute
   };
   struct Task {
     std::string name;  // "vm web: bring its pages back"; need not be unique
     std::function<Status()> attempt;
-    std::function<bool()> wanted;           // false: it is given up without a word
-    std::function<void(bool held)> ended;   // once, on the thread of the attempts; may be empty
-    std::uint64_t give_up_after_ns = 0;     // 0: never
+    std::function<bool()> wanted;          // false: it is given up without a word
+    std::function<void(bool held)> ended;  // once, on the thread of the attempts; may be empty
+    std::uint64_t give_up_after_ns = 0;    // 0: never
   };
   // Why a task has not come about yet.
   struct Trouble {

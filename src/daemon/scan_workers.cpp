@@ -15,15 +15,17 @@ namespace ramfold::daemon {
 namespace {
 
 constexpr std::uint64_t kIdleNapNs = 20'000'000;
-constexpr std::uint64_t kBurstNs = 50'000'000;         // what an idle time may be saved up for
-// A chunk takes milliseconds; a host that swaps, or gives idle threads no time, loses nothing by it.
+constexpr std::uint64_t kBurstNs = 50'000'000;  // what an idle time may be saved up for
+// A chunk takes milliseconds; a host that swaps, or gives idle threads no time, loses nothing by
+// it.
 constexpr std::uint64_t kHeldNs = 5'000'000'000;
 constexpr std::uint64_t kStopNs = 3'000'000'000;
 constexpr std::uint64_t kStoreFullRestNs = 5'000'000'000;
 
 }  // namespace
 
-ScanWorkers::ScanWorkers(VmSet& vms, store::Contents& contents, HostPolicy& host, const policy::Config& config)
+ScanWorkers::ScanWorkers(VmSet& vms, store::Contents& contents, HostPolicy& host,
+                         const policy::Config& config)
     : vms_(vms), contents_(contents), host_(host), config_(config) {}
 
 ScanWorkers::~ScanWorkers() { stop(); }
@@ -66,8 +68,9 @@ void ScanWorkers::tend() {
     AttachedVm& vm = *worker->at;
     vm.held.fetch_add(1);
     if (vm.held_said.exchange(true)) continue;
-    spdlog::warn("vm {} (pid {}): holds up a thread of the daemon's: it is not folded until it lets go",
-                 vm.vm->name(), vm.vm->pid());
+    spdlog::warn(
+        "vm {} (pid {}): holds up a thread of the daemon's: it is not folded until it lets go",
+        vm.vm->name(), vm.vm->pid());
   }
   std::erase_if(workers_, [](const auto& worker) { return worker->replaced; });
   while (workers_.size() < config_.scan.threads && add_worker()) {
@@ -173,7 +176,8 @@ std::uint64_t ScanWorkers::work(const Claim& claim, scan::Planner& planner, fold
   return thread_cpu_ns() - began;
 }
 
-void ScanWorkers::fold(AttachedVm& vm, fold::Folder& folder, std::span<const scan::Window> windows) {
+void ScanWorkers::fold(AttachedVm& vm, fold::Folder& folder,
+                       std::span<const scan::Window> windows) {
   const classify::Policy policy{vm.policy.zero, vm.policy.share || vm.policy.lz4};
   for (const scan::Window& window : windows) {
     if (stopping_.load(std::memory_order_relaxed) || !vm.wants_folding()) return;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "daemon/service.hpp"
 
+#include <fmt/format.h>
 #include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <fmt/format.h>
 #include <thread>
 
 #include "base/clock.hpp"
@@ -27,21 +27,27 @@ constexpr auto kAttachNap = std::chrono::milliseconds(50);
 double seconds(std::uint64_t ns) { return static_cast<double>(ns) / 1e9; }
 
 std::unexpected<control::OperationError> still_counting() {
-  return control::refuse(Failure::conflict, "pages are still being counted after a restart", "try again");
+  return control::refuse(Failure::conflict, "pages are still being counted after a restart",
+                         "try again");
 }
 
-control::FaultKindView fault_kind(std::string kind, const Counter& count, const LatencyHistogram& latency) {
-  return {std::move(kind), count.get(), latency.quantile_ns(0.5), latency.quantile_ns(0.99), latency.max_ns()};
+control::FaultKindView fault_kind(std::string kind, const Counter& count,
+                                  const LatencyHistogram& latency) {
+  return {std::move(kind), count.get(), latency.quantile_ns(0.5), latency.quantile_ns(0.99),
+          latency.max_ns()};
 }
 
 }  // namespace
 
-std::unique_ptr<control::Service> Host::make_service() { return std::make_unique<HostService>(*this); }
+std::unique_ptr<control::Service> Host::make_service() {
+  return std::make_unique<HostService>(*this);
+}
 
 Answer<VmHandle> HostService::find(const control::VmSelector& selector) const {
   const std::vector<VmHandle> vms = host_.vms_.all();
   std::uint32_t number = 0;
-  const auto [end, error] = std::from_chars(selector.text.data(), selector.text.data() + selector.text.size(), number);
+  const auto [end, error] =
+      std::from_chars(selector.text.data(), selector.text.data() + selector.text.size(), number);
   if (error == std::errc{} && end == selector.text.data() + selector.text.size()) {
     for (const VmHandle& vm : vms) {
       if (vm->vm->id().value == number) return vm;
@@ -52,9 +58,11 @@ Answer<VmHandle> HostService::find(const control::VmSelector& selector) const {
   }
   VmHandle found;
   for (const VmHandle& vm : vms) {
-    if (vm->vm->name() != selector.text && (vm->uuid.empty() || vm->uuid != selector.text)) continue;
+    if (vm->vm->name() != selector.text && (vm->uuid.empty() || vm->uuid != selector.text))
+      continue;
     if (found) {
-      return control::refuse(Failure::conflict, fmt::format("several VMs are called '{}'", selector.text),
+      return control::refuse(Failure::conflict,
+                             fmt::format("several VMs are called '{}'", selector.text),
                              "use the id or the pid that `ramfold list` shows");
     }
     found = vm;
@@ -64,7 +72,8 @@ Answer<VmHandle> HostService::find(const control::VmSelector& selector) const {
                          "`ramfold list` shows names, ids and pids");
 }
 
-control::HostView HostService::host_view(const std::vector<VmHandle>& vms, const Account& account) const {
+control::HostView HostService::host_view(const std::vector<VmHandle>& vms,
+                                         const Account& account) const {
   control::HostView view;
   view.version = kVersion;
   const auto version = host_.procfs_.kernel_version();
@@ -82,17 +91,18 @@ control::HostView HostService::host_view(const std::vector<VmHandle>& vms, const
     view.keep_available = policy.keep_available;
     view.self_test = policy.self_test;
     const auto has = [&](std::string_view code) {
-      return std::any_of(policy.reasons.begin(), policy.reasons.end(), [&](const auto& r) { return r.code == code; });
+      return std::any_of(policy.reasons.begin(), policy.reasons.end(),
+                         [&](const auto& r) { return r.code == code; });
     };
-    view.state = policy.recovering        ? control::HostState::starting
-                 : policy.off_done        ? control::HostState::off
-                 : policy.off             ? control::HostState::unfolding
-                 : policy.paused          ? control::HostState::paused
+    view.state = policy.recovering                      ? control::HostState::starting
+                 : policy.off_done                      ? control::HostState::off
+                 : policy.off                           ? control::HostState::unfolding
+                 : policy.paused                        ? control::HostState::paused
                  : has("self-test") || has("no-keeper") ? control::HostState::observe_only
-                 : !policy.reasons.empty() ? control::HostState::idle
-                                           : control::HostState::folding;
+                 : !policy.reasons.empty()              ? control::HostState::idle
+                                                        : control::HostState::folding;
   }
-  view.keeper.state = !host_.keeping_.connected() ? control::KeeperState::absent
+  view.keeper.state = !host_.keeping_.connected()  ? control::KeeperState::absent
                       : host_.keeping_.held() != 0 ? control::KeeperState::holding
                                                    : control::KeeperState::connected;
   view.keeper.descriptors = host_.keeping_.held();
@@ -110,8 +120,8 @@ control::HostView HostService::host_view(const std::vector<VmHandle>& vms, const
   view.uptime_seconds = seconds(monotonic_ns() - host_.started_ns_);
   view.restarts = host_.restarts_;
   view.vms_attached = vms.size();
-  view.vms_observe_only = static_cast<std::uint64_t>(
-      std::count_if(vms.begin(), vms.end(), [](const VmHandle& vm) { return !vm->vm->gate().is_open(); }));
+  view.vms_observe_only = static_cast<std::uint64_t>(std::count_if(
+      vms.begin(), vms.end(), [](const VmHandle& vm) { return !vm->vm->gate().is_open(); }));
   view.contents = account.contents;
   view.reform = reform_view(std::nullopt);
   return view;
@@ -123,7 +133,8 @@ control::ReformView HostService::reform_view(std::optional<GroupId> group) const
   const auto& kept = group ? stats.groups.at(group->value).forms : stats.forms;
   // Set before recovery has ended, and then for good.
   const ReformWorker* const reform = host_.policy_.recovering ? nullptr : host_.reform_.get();
-  const store::ReformFigures figures = reform != nullptr ? reform->figures() : store::ReformFigures{};
+  const store::ReformFigures figures =
+      reform != nullptr ? reform->figures() : store::ReformFigures{};
   if (reform != nullptr) view.cpu_s_per_gib_hour = reform->policy().economy.cpu_s_per_gib_hour;
   view.attempts = figures.tried;
   view.moved = figures.moved;
@@ -161,7 +172,8 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
   view.pages.resident = resident(*vm->vm);
   view.pages.clean = PageCount{c.clean.get()};
   view.pages.poisoned = PageCount{c.corrupt.get()};
-  view.pages.touched = PageCount{view.pages.resident.value + c.folded_zero.get() + c.folded_content.get()};
+  view.pages.touched =
+      PageCount{view.pages.resident.value + c.folded_zero.get() + c.folded_content.get()};
   {
     const std::lock_guard lock(vm->cursor.mutex);
     view.pass_seconds = seconds(vm->cursor.pass_ns);
@@ -177,9 +189,11 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
                       c.faults_late.get() + c.faults_busy.get();
   view.fault_errors = c.errors.get();
   const std::uint64_t wall = monotonic_ns() - vm->attached_ns;
-  const std::uint64_t stalled = c.latency_zero.sum_ns() + c.latency_content.sum_ns() + c.latency_guarded.sum_ns();
+  const std::uint64_t stalled =
+      c.latency_zero.sum_ns() + c.latency_content.sum_ns() + c.latency_guarded.sum_ns();
   view.stall_share = wall == 0 ? 0 : static_cast<double>(stalled) / static_cast<double>(wall);
-  for (const guest::RamBlock& b : vm->ram) view.blocks.push_back({"", b.address, b.size, b.offset, b.file.inode});
+  for (const guest::RamBlock& b : vm->ram)
+    view.blocks.push_back({"", b.address, b.size, b.offset, b.file.inode});
 
   const auto because = [&](std::string code, std::string text, std::string remedy) {
     view.reasons.push_back({std::move(code), std::move(text), std::move(remedy)});
@@ -204,20 +218,24 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
                                                : control::GateState::closed;
   if (mode == guest::Gate::Mode::grace) {
     because("grace",
-            fmt::format("GUEST DATA AT RISK: folded after a grace period of {} s although device writes may be in flight",
+            fmt::format("GUEST DATA AT RISK: folded after a grace period of {} s although device "
+                        "writes may be in flight",
                         vm->vm->grace().wait_seconds()),
             "remedy the reasons below and remove grace_seconds");
   }
-  if (!vm->kept) because("no-keeper", "the keeper does not hold this VM", "systemctl start ramfold-keeper");
+  if (!vm->kept)
+    because("no-keeper", "the keeper does not hold this VM", "systemctl start ramfold-keeper");
   if (!vm->agent_ready) {
     because("agent-silent", "its agent does not answer, so nothing may leave",
             "see the VM's log; the agent reconnects by itself");
   }
   if (vm->held != 0) {
     because("held-up", "its process holds up a thread of the daemon's",
-            "end the VM, or what holds its memory map or its RAM file: a file system that does not answer?");
+            "end the VM, or what holds its memory map or its RAM file: a file system that does not "
+            "answer?");
   }
-  if (!vm->policy.fold) because("policy", "fold = false for this VM in the configuration", "change [[vm]] fold");
+  if (!vm->policy.fold)
+    because("policy", "fold = false for this VM in the configuration", "change [[vm]] fold");
   if (vm->paused) because("paused", "paused by the operator", "`ramfold resume`");
   for (const guest::Reason& r : facts_reasons) {
     because(std::string(guest::name(r.code)), r.text, r.remedy);
@@ -232,19 +250,23 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
   }
   if (const auto trouble = host_.retries_.trouble(Host::unfold_task(*vm))) {
     because("unfold-failed",
-            fmt::format("another consumer of its RAM is there or waits, and its pages could not be brought back "
-                        "({} attempts): {}", trouble->attempts, trouble->why),
-            fmt::format("it is tried again by itself, in {:.0f} s at the latest", std::ceil(trouble->next_seconds)));
+            fmt::format("another consumer of its RAM is there or waits, and its pages could not be "
+                        "brought back "
+                        "({} attempts): {}",
+                        trouble->attempts, trouble->why),
+            fmt::format("it is tried again by itself, in {:.0f} s at the latest",
+                        std::ceil(trouble->next_seconds)));
   }
   const bool folding = host_.policy_.may_fold;
-  if (c.corrupt.get() != 0) because("corrupt", "a content could not be read back", "see the daemon's log; restart the VM");
-  view.state = vm->unfolding        ? VmState::unfolding
-               : !facts_known       ? VmState::attaching
-               : vm->paused         ? VmState::paused
-               : !open              ? VmState::observe_only
+  if (c.corrupt.get() != 0)
+    because("corrupt", "a content could not be read back", "see the daemon's log; restart the VM");
+  view.state = vm->unfolding          ? VmState::unfolding
+               : !facts_known         ? VmState::attaching
+               : vm->paused           ? VmState::paused
+               : !open                ? VmState::observe_only
                : c.corrupt.get() != 0 ? VmState::failed
-               : folding            ? VmState::folding
-                                    : VmState::idle;
+               : folding              ? VmState::folding
+                                      : VmState::idle;
   if (open && !folding) {
     const std::lock_guard lock(host_.policy_.mutex);
     for (const control::Reason& r : host_.policy_.reasons) view.reasons.push_back(r);
@@ -254,7 +276,8 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
 
 control::Snapshot HostService::snapshot() {
   const std::vector<VmHandle> vms = host_.vms_.all();
-  const Account account = host_account(vms, *host_.contents_, host_.procfs_, host_.keeping_.keeper_pid());
+  const Account account =
+      host_account(vms, *host_.contents_, host_.procfs_, host_.keeping_.keeper_pid());
   control::Snapshot snapshot;
   snapshot.host = host_view(vms, account);
   for (const VmHandle& vm : vms) snapshot.vms.push_back(vm_view(vm, account, vms));
@@ -280,16 +303,20 @@ Answer<control::VmView> HostService::show(const control::VmSelector& selector) {
     return std::unexpected(vm.error());
   }
   const std::vector<VmHandle> vms = host_.vms_.all();
-  return vm_view(*vm, host_account(vms, *host_.contents_, host_.procfs_, host_.keeping_.keeper_pid()), vms);
+  return vm_view(
+      *vm, host_account(vms, *host_.contents_, host_.procfs_, host_.keeping_.keeper_pid()), vms);
 }
 
-Answer<control::VmView> HostService::attach(const control::VmSelector& selector, control::Incoming incoming) {
+Answer<control::VmView> HostService::attach(const control::VmSelector& selector,
+                                            control::Incoming incoming) {
   if (const auto vm = find(selector)) {
     if (incoming == control::Incoming::finished) return believe_incoming(*vm);
-    return control::refuse(Failure::conflict, fmt::format("'{}' is attached already", selector.text), {});
+    return control::refuse(Failure::conflict,
+                           fmt::format("'{}' is attached already", selector.text), {});
   }
   if (host_.policy_.off) {
-    return control::refuse(Failure::conflict, "ramfold is switched off", "`ramfold resume` attaches all VMs");
+    return control::refuse(Failure::conflict, "ramfold is switched off",
+                           "`ramfold resume` attaches all VMs");
   }
   for (const WaitingAgent& agent : host_.agents_->waiting()) {
     if (agent.name != selector.text && fmt::format("{}", agent.pid) != selector.text) continue;
@@ -301,9 +328,11 @@ Answer<control::VmView> HostService::attach(const control::VmSelector& selector,
       if (incoming == control::Incoming::finished) return believe_incoming(vm);
       return show({fmt::format("{}", agent.pid)});
     }
-    return control::refuse(Failure::failed, "the agent did not offer its RAM in time", "see the VM's log");
+    return control::refuse(Failure::failed, "the agent did not offer its RAM in time",
+                           "see the VM's log");
   }
-  return control::refuse(Failure::not_found, fmt::format("no connected agent of '{}'", selector.text),
+  return control::refuse(Failure::not_found,
+                         fmt::format("no connected agent of '{}'", selector.text),
                          "start the VM with `ramfold exec -- qemu-system-x86_64 ...`");
 }
 
@@ -336,7 +365,8 @@ Answer<control::UnfoldPlan> HostService::plan_off() {
   return sum;
 }
 
-Answer<void> HostService::detach(const control::VmSelector& selector, const control::ProgressSink& progress) {
+Answer<void> HostService::detach(const control::VmSelector& selector,
+                                 const control::ProgressSink& progress) {
   const auto vm = find(selector);
   if (!vm) return std::unexpected(vm.error());
   return host_.detach(*vm, progress);

@@ -16,10 +16,12 @@ class HostService final : public control::Service {
 
   control::Snapshot snapshot() override;
   control::Answer<control::VmView> show(const control::VmSelector& vm) override;
-  control::Answer<control::VmView> attach(const control::VmSelector& vm, control::Incoming incoming) override;
+  control::Answer<control::VmView> attach(const control::VmSelector& vm,
+                                          control::Incoming incoming) override;
   control::Answer<control::UnfoldPlan> plan_detach(const control::VmSelector& vm) override;
   control::Answer<control::UnfoldPlan> plan_off() override;
-  control::Answer<void> detach(const control::VmSelector& vm, const control::ProgressSink& progress) override;
+  control::Answer<void> detach(const control::VmSelector& vm,
+                               const control::ProgressSink& progress) override;
   control::Answer<void> off(const control::ProgressSink& progress) override;
   control::Answer<void> pause(const control::VmsSelector& vms) override;
   control::Answer<void> resume(const control::VmsSelector& vms) override;
@@ -30,7 +32,8 @@ class HostService final : public control::Service {
   control::HostView host_view(const std::vector<VmHandle>& vms, const Account& account) const;
   // Of one group, or of all.
   control::ReformView reform_view(std::optional<GroupId> group) const;
-  control::VmView vm_view(const VmHandle& vm, const Account& account, const std::vector<VmHandle>& vms) const;
+  control::VmView vm_view(const VmHandle& vm, const Account& account,
+                          const std::vector<VmHandle>& vms) const;
 
   Host& host_;
 };

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // A thread that does one task after another, in the order in which they came.
-// Threads: post() and drain() from any; stop() from one. Tasks that had not begun at stop() are dropped.
+// Threads: post() and drain() from any; stop() from one. Tasks that had not begun at stop() are
+// dropped.
 #pragma once
 
 #include <condition_variable>

@@ -27,7 +27,8 @@ struct Round {
 };
 
 Round unfold_round(AttachedVm& vm, fault::FillerThread& me, std::uint64_t& done,
-                   const std::function<void(std::uint64_t)>& progress, const std::atomic<bool>& stop) {
+                   const std::function<void(std::uint64_t)>& progress,
+                   const std::atomic<bool>& stop) {
   Round round;
   vm.vm->each_naming([&](PageIndex p) {
     if (stop.load(std::memory_order_relaxed)) {
@@ -69,7 +70,8 @@ control::UnfoldPlan plan_unfold(const AttachedVm& vm, ByteCount available) {
   return plan;
 }
 
-Status unfold(AttachedVm& vm, const std::function<void(std::uint64_t)>& progress, const std::atomic<bool>& stop) {
+Status unfold(AttachedVm& vm, const std::function<void(std::uint64_t)>& progress,
+              const std::atomic<bool>& stop) {
   vm.vm->gate().close();
   vm.vm->gate().drain();
   fault::FillerThread me(vm.vm->fillings()[guest::Fillings::kUnfolder]);

@@ -22,7 +22,7 @@ COLUMNS = 100
 WIDE_MAX = 132
 WIDE = [
     "bench/meson.build", "bench/run", "check", "scripts/deps.sh", "src/agent/meson.build",
-    "src/daemon/", "src/store/",
+    "src/store/",
     "tests/fuzz/meson.build", "tests/kernel/", "tests/unit/",
 ]
 LINES_ASK = 400
