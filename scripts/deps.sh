@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# deps.sh [--missing] GROUP... : installs what is missing of build, test, image, guest, demo, lint, with
-# apt-get; with --missing it only prints what is. The one list of Debian packages that ramfold needs.
+# deps.sh [--missing] GROUP... : installs what is missing of build, test, image, guest, demo, lint,
+# with apt-get; with --missing it only prints what is. The one list of Debian packages that ramfold
+# needs.
 set -euo pipefail
 
 build=(g++ meson ninja-build pkg-config ccache git
@@ -12,8 +13,8 @@ image=(debootstrap debian-archive-keyring cpio e2fsprogs gcc kmod libc6-dev xz-u
 guest=(python3 qemu-system-x86 util-linux)
 demo=("${image[@]}" "${guest[@]}")
 # Real QEMU, real systemd, real FUSE; spin for the model; clang for the fuzzers.
-test=("${image[@]}" "${guest[@]}" busybox-static catch2 clang-19 libclang-rt-19-dev fuse3 iproute2 libfuse3-dev
-  librapidcheck-dev procps spin systemd
+test=("${image[@]}" "${guest[@]}" busybox-static catch2 clang-19 libclang-rt-19-dev fuse3 iproute2
+  libfuse3-dev librapidcheck-dev procps spin systemd
   xdelta3)  # what bench/run measures beside ours
 lint=(clang-19 clang-tidy-19 clang-format-19 python3)
 
@@ -40,7 +41,8 @@ done
 
 missing=()
 for package in "${wanted[@]}"; do
-  [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
+  [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] ||
+    missing+=("$package")
 done
 [ ${#missing[@]} -ne 0 ] || exit 0
 if [ $only_missing = 1 ]; then

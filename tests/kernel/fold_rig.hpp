@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// A process with RAM, a store, a fault service and a fold worker: everything but the daemon around them.
+// A process with RAM, a store, a fault service and a fold worker: everything but the daemon around
+// them.
 // Threads: the test's; the fault service has one of its own.
 #pragma once
 
+#include <unistd.h>
 #include <catch2/catch.hpp>
 #include <memory>
-#include <unistd.h>
 
 #include "fault/server.hpp"
 #include "fold/folder.hpp"
@@ -30,8 +31,9 @@ struct Rig {
     return std::shared_ptr<store::Contents>(std::move(*made));
   }
 
-  // `store`: shared with another rig. `source`: what the fault service reads contents through. `made`: a process
-  // that was started before; a second one is best started before the first one's threads (TSan).
+  // `store`: shared with another rig. `source`: what the fault service reads contents through.
+  // `made`: a process that was started before; a second one is best started before the first one's
+  // threads (TSan).
   explicit Rig(std::uint64_t pages, std::shared_ptr<store::Contents> store = make_store(),
                store::ContentSource* source = nullptr, std::uint32_t id = 1,
                std::unique_ptr<GuestProcess> made = nullptr)
@@ -74,7 +76,8 @@ struct Rig {
       pass();
     }
   }
-  // Passes until all of them are folded: the fault service may still own a page whose waiter it has woken.
+  // Passes until all of them are folded: the fault service may still own a page whose waiter it has
+  // woken.
   void fold_until(std::uint64_t pages) {
     std::uint64_t folded = 0;
     for (int i = 0; i < 1000 && folded != pages; ++i) {
@@ -89,7 +92,8 @@ struct Rig {
   guest::Tag tag(std::uint64_t p) { return vm->table().load(PageIndex{p}).tag(); }
   // What the agent does before QEMU's discard.
   void set_discard_bit(std::uint64_t p) {
-    auto* bitmap = reinterpret_cast<std::uint64_t*>(reinterpret_cast<std::byte*>(&vm->table().shared()) + RF_SHARED_PAGE);
+    auto* bitmap = reinterpret_cast<std::uint64_t*>(
+        reinterpret_cast<std::byte*>(&vm->table().shared()) + RF_SHARED_PAGE);
     std::atomic_ref<std::uint64_t>(bitmap[p / 64]).fetch_or(std::uint64_t{1} << (p % 64));
   }
 

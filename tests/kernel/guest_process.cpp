@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "kernel/guest_process.hpp"
 
-#include <atomic>
-#include <csetjmp>
-#include <csignal>
-#include <cstring>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
-#include <stdexcept>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <atomic>
+#include <csetjmp>
+#include <csignal>
+#include <cstring>
+#include <stdexcept>
 #include <thread>
 #include <vector>
 
@@ -53,7 +53,9 @@ void bus_error(int) {
   t_on_bus_error = &jump;
   std::uint64_t hash = 1469598103934665603u;
   for (std::size_t i = 0; i < kPageSize; ++i) {
-    hash = (hash ^ std::to_integer<std::uint64_t>(static_cast<const volatile std::byte*>(page)[i])) * 1099511628211u;
+    hash =
+        (hash ^ std::to_integer<std::uint64_t>(static_cast<const volatile std::byte*>(page)[i])) *
+        1099511628211u;
   }
   t_on_bus_error = nullptr;
   return hash;
@@ -91,17 +93,20 @@ class Apart {
       case GuestProcess::Op::store: fill_page(r.seed, page); break;
       case GuestProcess::Op::load: value = sum(page); break;
       case GuestProcess::Op::discard:
-        value = static_cast<std::uint64_t>(::fallocate(ram_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                                                       static_cast<off_t>(r.page << kPageShift), kPageSize));
+        value = static_cast<std::uint64_t>(
+            ::fallocate(ram_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                        static_cast<off_t>(r.page << kPageShift), kPageSize));
         break;
       case GuestProcess::Op::zero: std::memset(page, 0, kPageSize); break;
       case GuestProcess::Op::load_apart:
-        for (std::uint32_t i = 0; i < r.count; ++i) apart.load(page + (std::uint64_t{i} << kPageShift));
+        for (std::uint32_t i = 0; i < r.count; ++i)
+          apart.load(page + (std::uint64_t{i} << kPageShift));
         break;
       case GuestProcess::Op::store_apart: apart.store(page, r.seed); break;
       case GuestProcess::Op::collect: value = apart.join(); break;
       case GuestProcess::Op::map_over:
-        value = ::mmap(page, kPageSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != page;
+        value = ::mmap(page, kPageSize, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != page;
         break;
       case GuestProcess::Op::read_ns: {
         const std::uint64_t began = monotonic_ns();
@@ -150,7 +155,8 @@ std::unique_ptr<GuestProcess> GuestProcess::start(PageCount pages) {
   must(guest->pid_ >= 0, "fork");
   if (guest->pid_ == 0) {
     ::close(ends[0]);
-    void* at = ::mmap(nullptr, bytes(pages).value, PROT_READ | PROT_WRITE, MAP_SHARED, guest->ram_.get(), 0);
+    void* at = ::mmap(nullptr, bytes(pages).value, PROT_READ | PROT_WRITE, MAP_SHARED,
+                      guest->ram_.get(), 0);
     const int device = ::open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
     const int uffd = ::ioctl(device, _IO(0xAA, 0x00), O_CLOEXEC | O_NONBLOCK);
     if (at == MAP_FAILED || uffd < 0) ::_exit(1);
@@ -162,7 +168,8 @@ std::unique_ptr<GuestProcess> GuestProcess::start(PageCount pages) {
   }
   ::close(ends[1]);
   guest->socket_.reset(ends[0]);
-  auto message = sys::receive(guest->socket_, std::as_writable_bytes(std::span(&guest->base_, 1)), 0);
+  auto message =
+      sys::receive(guest->socket_, std::as_writable_bytes(std::span(&guest->base_, 1)), 0);
   must(message.has_value() && message->fd_count == 1, "the child's userfaultfd");
   guest->uffd_ = std::move(message->fds[0]);
   return guest;
@@ -180,7 +187,7 @@ std::unique_ptr<guest::Vm> GuestProcess::make_vm(std::uint32_t id) {
   record.vm = id;
   record.pid = pid_;
   record.blocks = 1;
-  struct stat st {};
+  struct stat st{};
   must(::fstat(ram_.get(), &st) == 0, "fstat");
   record.block[0] = {base_, bytes(pages_).value, 0, st.st_dev, st.st_ino};
   record.features = sys::Uffd::kFeaturesNeeded | sys::Uffd::kFeaturePoison;
@@ -188,8 +195,10 @@ std::unique_ptr<guest::Vm> GuestProcess::make_vm(std::uint32_t id) {
   guest::Vm::Files files;
   files.uffd = std::move(*uffd_.duplicate());
   files.rams.push_back(std::move(*ram_.duplicate()));
-  files.words = std::move(*sys::make_memfd("words", guest::PageTable::words_size(pages_), sys::Sealed::yes));
-  files.shared = std::move(*sys::make_memfd("shared", guest::PageTable::shared_size(pages_), sys::Sealed::yes));
+  files.words =
+      std::move(*sys::make_memfd("words", guest::PageTable::words_size(pages_), sys::Sealed::yes));
+  files.shared = std::move(
+      *sys::make_memfd("shared", guest::PageTable::shared_size(pages_), sys::Sealed::yes));
   auto vm = guest::Vm::make(record, std::move(files));
   must(vm.has_value(), "a VM");
   return std::move(*vm);

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A hostile agent at a real daemon, beside guests that are not: those are served, folded and attached all
-the while, and the daemon can be stopped and started.
+"""A hostile agent at a real daemon, beside guests that are not: those are served, folded and
+attached all the while, and the daemon can be stopped and started.
 
-hostile.py fuse|flood|hello|held|crowd. Exits 77 where a userfaultfd cannot be driven from outside."""
+hostile.py fuse|flood|hello|held|crowd. Exits 77 where a userfaultfd cannot be driven from
+outside."""
 import concurrent.futures
 import os
 import pathlib
@@ -32,8 +33,9 @@ class Attacker:
     def __init__(self, rig, what, user=None):
         self.what = what
         path = os.path.join(rig.dir, 'agent.sock')
-        self.process = subprocess.Popen([binary('RAMFOLD_HOSTILE_AGENT'), path, what], stdout=subprocess.PIPE,
-                                        text=True, user=user, start_new_session=True,
+        self.process = subprocess.Popen([binary('RAMFOLD_HOSTILE_AGENT'), path, what],
+                                        stdout=subprocess.PIPE, text=True, user=user,
+                                        start_new_session=True,
                                         env=dict(os.environ, TMPDIR=rig.dir))
         self.lines = queue.Queue()
         rig.attackers.append(self)
@@ -60,7 +62,8 @@ class Attacker:
             lines.append(line)
 
     def end(self):
-        """All its processes, the server of its file system among them, which ends what waits for that."""
+        """All its processes, the server of its file system among them, which ends what waits for
+        that."""
         if self.process.returncode is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait(20)
@@ -101,13 +104,15 @@ def wait_folds(rig, guest, seconds=ATTACH_S):
         if view and view['saved'].get('folded_pages', 0) >= FOLDED_MIN:
             return
         if time.monotonic() > end:
-            raise Failed(f'guest {guest.number} is not folded: {view and (view["state"], view["reasons"])}')
+            raise Failed(f'guest {guest.number} is not folded: '
+                         f'{view and (view["state"], view["reasons"])}')
         rig.must_be_well()
         time.sleep(0.1)
 
 
 def all_is_well(rig, honest, seconds=2):
-    """The honest guest is served; another comes, is attached and folded, and both hold what they should."""
+    """The honest guest is served; another comes, is attached and folded, and both hold what they
+    should."""
     honest.status()
     before = honest.status()['operations']
     time.sleep(seconds)
@@ -135,7 +140,8 @@ def restart(rig, honest):
 
 
 def children_of(pid):
-    return [int(child) for child in pathlib.Path(f'/proc/{pid}/task/{pid}/children').read_text().split()]
+    return [int(child) for child in
+            pathlib.Path(f'/proc/{pid}/task/{pid}/children').read_text().split()]
 
 
 def wait_gone(pids, seconds=10):
@@ -157,7 +163,8 @@ def log_of(rig):
 def held_children(rig):
     """Of the daemon, every thread of which may have made them."""
     return [child for task in os.listdir(f'/proc/{rig.daemon.pid}/task')
-            for child in map(int, pathlib.Path(f'/proc/{rig.daemon.pid}/task/{task}/children').read_text().split())]
+            for child in map(int, pathlib.Path(
+                f'/proc/{rig.daemon.pid}/task/{task}/children').read_text().split())]
 
 
 def wait_released(rig, held, descriptors, seconds=10):
@@ -229,7 +236,8 @@ def must_hold(attackers):
 
 
 def hello(rig):
-    """Processes that cannot be looked at say hello: as many of one user as are looked at together, and more."""
+    """Processes that cannot be looked at say hello: as many of one user as are looked at together,
+    and more."""
     honest = start(rig)
     attackers = [Attacker(rig, 'map-at-hello') for _ in range(3)]
     for attacker in attackers:
@@ -246,7 +254,8 @@ def hello(rig):
 
 
 def restart_beside(rig, honest):
-    """The old daemon may have a thread that nothing ends: the next one does not wait for its end."""
+    """The old daemon may have a thread that nothing ends: the next one does not wait for its
+    end."""
     old = rig.daemon
     old.terminate()
     end = time.monotonic() + 30
@@ -254,7 +263,8 @@ def restart_beside(rig, honest):
         rig.start_daemon()
         give_up = time.monotonic() + 10
         # The old one may still be there to answer.
-        while rig.daemon.poll() is None and not rig.served_by_newest() and time.monotonic() < give_up:
+        while (rig.daemon.poll() is None and not rig.served_by_newest()
+               and time.monotonic() < give_up):
             time.sleep(0.05)
         if rig.daemon.poll() is None and rig.served_by_newest():
             break
@@ -281,7 +291,8 @@ def held(rig):
             raise Failed(f'{what} was not attached')
     all_is_well(rig, honest)
     with concurrent.futures.ThreadPoolExecutor() as requests:
-        detached = [requests.submit(rig.request, 'detach', 40, vm=str(a.process.pid)) for a in attackers]
+        detached = [requests.submit(rig.request, 'detach', 40, vm=str(a.process.pid))
+                    for a in attackers]
         all_is_well(rig, honest)
         for attacker, answer in zip(attackers, detached):
             say(f'detach {attacker.what}: {answer.result()}')
@@ -289,8 +300,8 @@ def held(rig):
                 raise Failed(f'{attacker.what} was detached, or nobody said why not')
     must_hold(attackers)
     old = restart_beside(rig, honest)
-    # Neither is served beside the thread of the old daemon, and what they name is not known: nobody is
-    # folded before they end.
+    # Neither is served beside the thread of the old daemon, and what they name is not known: nobody
+    # is folded before they end.
     reasons = [reason['code'] for reason in rig.snapshot()['host']['reasons']]
     if reasons.count('unusable-vm') != len(attackers):
         raise Failed(f'they are served beside a thread of the old daemon: {reasons}')

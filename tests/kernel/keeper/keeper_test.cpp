@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The keeper as a process: what it keeps, whom it serves, and what does not move it.
-#include <catch2/catch.hpp>
-#include <map>
-#include <random>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <catch2/catch.hpp>
+#include <map>
+#include <random>
 
 #include "keeper_process.hpp"
 #include "sys/message.hpp"

@@ -15,7 +15,8 @@ from storm import SEED, finish, wait_for_progress
 CALL_MAX = 4 << 20
 PAGES = 32768
 LOOKUPS = ('lseek', 'mincore', 'pagemap_scan')
-# What has to show, or the recorder saw nothing: who, the call, and what its longest covers at least.
+# What has to show, or the recorder saw nothing: who, the call, and what its longest covers at
+# least.
 MUST_SHOW = [
     ('ramfoldd', 'rf-fold', 'register', 1 << 20), ('ramfoldd', 'rf-fold', 'pagemap_scan', 1 << 20),
     ('ramfoldd', 'rf-fold', 'writeprotect', 4096), ('ramfoldd', 'rf-fold', 'fallocate', 4096),

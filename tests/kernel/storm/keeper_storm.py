@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Kills keeper, daemon and guests in every order, while a service manager holds the keeper's second copy.
+"""Kills keeper, daemon and guests in every order, while a service manager holds the keeper's second
+copy.
 
-No byte of a living guest may be wrong, no thread may wait for ever, and of a dead guest's RAM nobody may
-hold a descriptor (HAZARDS L5). RAMFOLD_LONG=1: the long form; RAMFOLD_SEED=n.
+No byte of a living guest may be wrong, no thread may wait for ever, and of a dead guest's RAM
+nobody may hold a descriptor (HAZARDS L5). RAMFOLD_LONG=1: the long form; RAMFOLD_SEED=n.
 Exits 77 where a userfaultfd cannot be driven from outside."""
 import os
 import random
@@ -92,7 +93,8 @@ class Kills:
         self.rig.start_daemon()
 
     def daemon_then_keeper(self):
-        """The keeper dies while nobody else holds anything, or while a daemon takes everything back."""
+        """The keeper dies while nobody else holds anything, or while a daemon takes everything
+        back."""
         self.rig.kill_daemon()
         if self.dice.random() < 0.5:
             self.rig.kill_keeper()
@@ -106,7 +108,8 @@ class Kills:
             self.rig.start_keeper()
 
     def daemon_before_keeper(self):
-        """The daemon starts while there is no keeper: it may not take guests for new that it does not know."""
+        """The daemon starts while there is no keeper: it may not take guests for new that it does
+        not know."""
         self.rig.kill_keeper()
         self.rig.kill_daemon()
         self.rig.start_daemon()

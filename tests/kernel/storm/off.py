@@ -3,7 +3,8 @@
 """Bringing everything back: what `off` leaves behind, when it is refused, and what is tried again;
 and what a VM leaves behind that ends.
 
-off.py off|refused|consumer|incoming|ended. Exits 77 where a userfaultfd cannot be driven from outside."""
+off.py off|refused|consumer|incoming|ended. Exits 77 where a userfaultfd cannot be driven from
+outside."""
 import mmap
 import os
 import socket
@@ -42,7 +43,8 @@ def wait(what, condition, seconds=30):
 
 
 class Manager:
-    """The part of systemd that keeps descriptors (sd_notify(3)): names of what it was given and not told to drop."""
+    """The part of systemd that keeps descriptors (sd_notify(3)): names of what it was given and not
+    told to drop."""
 
     def __init__(self):
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -82,7 +84,8 @@ def is_off(rig, manager):
     host = rig.snapshot()['host']
     if host['promise']['needed_if_all_back_bytes'] != 0:
         raise Failed(f'the promise is stale: {host["promise"]}')
-    if host['state'] != 'off' or host['keeper']['state'] != 'connected' or host['keeper']['descriptors'] != 0:
+    if (host['state'] != 'off' or host['keeper']['state'] != 'connected'
+            or host['keeper']['descriptors'] != 0):
         raise Failed(f'not off: {host["state"]}, {host["keeper"]}, {host["reasons"]}')
     if host['spent']['arena_allocated_bytes'] != 0:
         raise Failed(f'stored pages stay in memory: {host["spent"]}')
@@ -92,7 +95,8 @@ def is_off(rig, manager):
     for _ in range(4):  # and nobody hands anything over again
         time.sleep(0.3)
         if memory_files_of(rig.keeper.pid) or manager.names():
-            raise Failed(f'kept again while off: {memory_files_of(rig.keeper.pid)} {manager.names()}')
+            raise Failed('kept again while off: '
+                         f'{memory_files_of(rig.keeper.pid)} {manager.names()}')
 
 
 def must_succeed(what, answer):
@@ -102,7 +106,8 @@ def must_succeed(what, answer):
 
 
 def off():
-    """Nothing of any guest is left behind; folding again begins with the keeper; the exit status says it."""
+    """Nothing of any guest is left behind; folding again begins with the keeper; the exit status
+    says it."""
     manager = Manager()
     rig = Rig(seed=1, notify=manager.bind)
     try:
@@ -123,7 +128,8 @@ def off():
                 guest.check()
             say(f'turn {turn}: off, the manager held up to {manager.most} descriptors')
             refused = rig.request('attach', vm=str(rig.guests[0].process.pid))
-            if refused['error']['failure'] != 'conflict' or 'ramfold resume' not in refused['error']['remedy']:
+            if (refused['error']['failure'] != 'conflict'
+                    or 'ramfold resume' not in refused['error']['remedy']):
                 raise Failed(f'attached while off: {refused}')
             must_succeed('resume', rig.request('resume'))
             rig.wait_folded(FOLDED, 60)
@@ -151,8 +157,9 @@ def off():
 
 
 def cli(rig, *arguments):
-    return subprocess.run([binary('RAMFOLD_CLI'), *arguments, '--socket', f'{rig.dir}/control.sock'],
-                          capture_output=True, text=True, check=False, timeout=60 * SLOWER)
+    return subprocess.run(
+        [binary('RAMFOLD_CLI'), *arguments, '--socket', f'{rig.dir}/control.sock'],
+        capture_output=True, text=True, check=False, timeout=60 * SLOWER)
 
 
 def refused():
@@ -166,11 +173,12 @@ def refused():
         pid = str(guest.process.pid)
         for command in (['off'], ['detach', pid]):
             plan = cli(rig, *command, '--dry-run')
-            if plan.returncode != 4 or 'pages come back' not in plan.stdout or 'about' not in plan.stdout:
+            if (plan.returncode != 4 or 'pages come back' not in plan.stdout
+                    or 'about' not in plan.stdout):
                 raise Failed(f'{command} --dry-run: {plan}')
             done = cli(rig, *command)
-            if done.returncode != 4 or 'are missing' not in done.stderr or 'remedy: free' not in done.stderr \
-                    or 'host.reserve' not in done.stderr:
+            if (done.returncode != 4 or 'are missing' not in done.stderr
+                    or 'remedy: free' not in done.stderr or 'host.reserve' not in done.stderr):
                 raise Failed(f'{command}: {done}')
             say(done.stdout.strip())
             say(done.stderr.strip())
@@ -261,7 +269,8 @@ class QuietGuest:
 
 
 def incoming():
-    """A VM that began with a migration is folded when the operator says that it has ended: by the remedy's words."""
+    """A VM that began with a migration is folded when the operator says that it has ended: by the
+    remedy's words."""
     rig = Rig(seed=4)
     try:
         with QuietGuest(rig, 16, '-incoming', 'defer') as guest:
@@ -326,7 +335,8 @@ def consumed(rig, group, guest):
 
 
 def consumer():
-    """Another process maps a VM's RAM, and the VM has no room for its own pages: tried until it has."""
+    """Another process maps a VM's RAM, and the VM has no room for its own pages: tried until it
+    has."""
     group = MemoryGroup()
     rig = Rig(seed=3)
     try:
@@ -339,7 +349,8 @@ def consumer():
 
 
 def ended():
-    """A VM's memory is free soon after its end: nobody who waits for something else holds its files."""
+    """A VM's memory is free soon after its end: nobody who waits for something else holds its
+    files."""
     rig = Rig(seed=5)
     try:
         rig.start_daemon()

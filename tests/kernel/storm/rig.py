@@ -57,7 +57,8 @@ def need_userfaultfd():
 
 
 def run(rig, body):
-    """body(rig), and the rig put away, its logs kept when it failed. Returns the test's exit status."""
+    """body(rig), and the rig put away, its logs kept when it failed. Returns the test's exit
+    status."""
     failed = True
     try:
         body(rig)
@@ -70,7 +71,8 @@ def run(rig, body):
 
 
 def must_lose(body, too_weak):
-    """Some guest meets a wrong byte in body(), or the test could not have found one: Failed, with `too_weak`."""
+    """Some guest meets a wrong byte in body(), or the test could not have found one: Failed, with
+    `too_weak`."""
     try:
         body()
     except Failed as e:
@@ -89,15 +91,18 @@ def binary(name):
 
 
 class Guest:
-    """A storm_guest; reads its answers on a thread, so that a waiting guest cannot block the test."""
+    """A storm_guest; reads its answers on a thread, so that a waiting guest cannot block the
+    test."""
 
     def __init__(self, rig, number, arguments):
         env = dict(os.environ, LD_PRELOAD=':'.join([binary('RAMFOLD_AGENT'), *rig.preloads]),
                    RAMFOLD_AGENT_SOCKET=f'{rig.dir}/agent.sock', RAMFOLD_SETTLE_MS='20')
         self.number = number
         self.process = subprocess.Popen(
-            [binary('RAMFOLD_STORM_GUEST'), '--guest', str(number), '--seed', str(rig.seed + number), *arguments],
-            env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            [binary('RAMFOLD_STORM_GUEST'), '--guest', str(number),
+             '--seed', str(rig.seed + number), *arguments],
+            env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True)
         self.lines = queue.Queue()
         self.bad = []
         self.said = []
@@ -127,7 +132,8 @@ class Guest:
         try:
             line = self.lines.get(timeout=seconds * SLOWER)
         except queue.Empty:
-            raise Failed(f'guest {self.number}: no answer to `{command}` within {seconds} s: a thread waits for ever')
+            raise Failed(f'guest {self.number}: no answer to `{command}` within {seconds} s: '
+                         'a thread waits for ever')
         if line is None or line.startswith('BAD'):
             time.sleep(0.2)
             raise Failed(f'guest {self.number}: {self.bad or "ended"} {self.said[-3:]}')
@@ -145,9 +151,11 @@ class Guest:
 class Rig:
     def __init__(self, seed=1, passes=1, fault_threads=1, scan_threads=1, daemon='RAMFOLDD_POINTS',
                  host='reserve = "1%"', extra='', daemon_arguments=(), notify=None, managed=False):
-        """host: keys of [host]; extra: more of the configuration; notify: a function that makes, in the rig's
-        directory, the socket of a service manager for the keeper; managed: a service manager that starts it."""
-        # On tmpfs: a descriptor on an overlay would end the buffered gate of a guest that inherits it.
+        """host: keys of [host]; extra: more of the configuration; notify: a function that makes, in
+        the rig's directory, the socket of a service manager for the keeper; managed: a service
+        manager that starts it."""
+        # On tmpfs: a descriptor on an overlay would end the buffered gate of a guest that inherits
+        # it.
         self.dir = tempfile.mkdtemp(prefix='rf-storm.', dir='/dev/shm')
         self.seed = seed
         self.daemon_binary = daemon
@@ -161,8 +169,8 @@ class Rig:
         self.standing = 0
         self.faults = 0
         with open(f'{self.dir}/config.toml', 'w') as f:
-            f.write(CONFIG.format(dir=self.dir, passes=passes, fault_threads=fault_threads, scan_threads=scan_threads,
-                                  host=host, extra=extra))
+            f.write(CONFIG.format(dir=self.dir, passes=passes, fault_threads=fault_threads,
+                                  scan_threads=scan_threads, host=host, extra=extra))
         self.log = open(f'{self.dir}/daemon.log', 'w')
         self.notify = notify(self.dir) if notify else None
         self.manager = ServiceManager(f'{self.dir}/notify.sock') if managed else None
@@ -201,7 +209,8 @@ class Rig:
             env['LD_PRELOAD'] = ':'.join([*filter(None, [env.get('LD_PRELOAD')]), *self.preloads])
         if kill_at:
             env['RAMFOLD_KILL_AT'] = kill_at
-        self.daemon = subprocess.Popen([binary(self.daemon_binary), '--config', f'{self.dir}/config.toml',
+        self.daemon = subprocess.Popen([binary(self.daemon_binary),
+                                        '--config', f'{self.dir}/config.toml',
                                         *self.daemon_arguments], stderr=self.log, env=env)
 
     def daemon_died(self):
@@ -218,11 +227,13 @@ class Rig:
         self.kills += 1
 
     def must_be_well(self):
-        """Guests alive, and the daemon has not ended by itself other than by the kill it was told of."""
+        """Guests alive, and the daemon has not ended by itself other than by the kill it was told
+        of."""
         for guest in self.guests:
             if not guest.alive():
                 time.sleep(0.2)
-                raise Failed(f'guest {guest.number} after {self.kills} kills: {guest.bad} {guest.said[-3:]}')
+                raise Failed(f'guest {guest.number} after {self.kills} kills: '
+                             f'{guest.bad} {guest.said[-3:]}')
         code = self.daemon.poll() if self.daemon else None
         if self.manager and code is not None and code >= 0:
             self.restarts += 1  # as its unit does: it had no keeper, or lost it as it started
@@ -251,11 +262,13 @@ class Rig:
         return None
 
     def served_by_newest(self):
-        """Whether it is the daemon started last, and not one that is on its way out, that answers."""
+        """Whether it is the daemon started last, and not one that is on its way out, that
+        answers."""
         try:
             with socket.socket(socket.AF_UNIX) as s:
                 s.connect(f'{self.dir}/control.sock')
-                pid = struct.unpack('3i', s.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+                pid = struct.unpack(
+                    '3i', s.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
         except OSError:
             return False
         return pid == self.daemon.pid and self.snapshot() is not None
@@ -275,7 +288,8 @@ class Rig:
             self.faults += vm['fault_events']
 
     def counted(self):
-        return f'{self.brought_back} contents brought back, {self.faults} faults, up to {self.standing} pages folded at once'
+        return (f'{self.brought_back} contents brought back, {self.faults} faults, '
+                f'up to {self.standing} pages folded at once')
 
     def wait_folded(self, pages, seconds):
         """Until each guest has as many pages folded."""
@@ -288,7 +302,8 @@ class Rig:
         while not enough():
             if time.monotonic() > end:
                 snapshot = self.snapshot() or {'host': {}, 'vms': []}
-                raise Failed(f'not {pages} pages folded within {seconds} s: {snapshot["host"].get("reasons")} '
+                raise Failed(f'not {pages} pages folded within {seconds} s: '
+                             f'{snapshot["host"].get("reasons")} '
                              f'{[(vm["state"], vm["reasons"]) for vm in snapshot["vms"]]}')
             time.sleep(0.1)
 
@@ -299,7 +314,8 @@ class Rig:
             if snapshot['vms'] and all(vm['state'] == state for vm in snapshot['vms']):
                 return
             if time.monotonic() > end:
-                raise Failed(f'not {state} after {seconds} s: {[(v["state"], v["reasons"]) for v in snapshot["vms"]]}')
+                raise Failed(f'not {state} after {seconds} s: '
+                             f'{[(v["state"], v["reasons"]) for v in snapshot["vms"]]}')
             self.must_be_well()
             time.sleep(0.1)
 

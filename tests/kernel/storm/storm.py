@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Kills the daemon over and over while guests write, read, discard and verify. See docs/design.md, Truth.
+"""Kills the daemon over and over while guests write, read, discard and verify. See docs/design.md,
+Truth.
 
-storm.py storm|kill-points|no-t4|in-flight|no-gate|grace|grace-short; RAMFOLD_LONG=1: the long forms; RAMFOLD_SEED=n.
-Exits 77 where a userfaultfd cannot be driven from outside."""
+storm.py storm|kill-points|no-t4|in-flight|no-gate|grace|grace-short; RAMFOLD_LONG=1: the long
+forms; RAMFOLD_SEED=n. Exits 77 where a userfaultfd cannot be driven from outside."""
 import os
 import random
 import shutil
@@ -19,11 +20,12 @@ SEED = int(os.environ.get('RAMFOLD_SEED', '0')) or int(time.time())
 # Every place where the order of the steps matters, and after how many visits to die there.
 POINTS = [
     'fold.guard:3', 'fold.pread:5', 'fold.encode:4', 'store.write:40', 'store.publish:60',
-    'fold.commit:1', 'fold.commit:77', 'fold.word:1', 'fold.word:78', 'fold.punch:1', 'fold.punch:20',
-    'fault.looked:25', 'fault.filled:25', 'fault.copied:30', 'fault.word:20', 'fault.lifted:20',
-    'fault.drop:20', 'store.drop:10',
-    'keeper.handover:1', 'recovery.inherited:1', 'recovery.vm:1', 'recovery.vm:2', 'recovery.count:200',
-    'recovery.counted:1', 'recovery.store.references:50', 'recovery.store.index:1',
+    'fold.commit:1', 'fold.commit:77', 'fold.word:1', 'fold.word:78', 'fold.punch:1',
+    'fold.punch:20', 'fault.looked:25', 'fault.filled:25', 'fault.copied:30', 'fault.word:20',
+    'fault.lifted:20', 'fault.drop:20', 'store.drop:10',
+    'keeper.handover:1', 'recovery.inherited:1', 'recovery.vm:1', 'recovery.vm:2',
+    'recovery.count:200', 'recovery.counted:1', 'recovery.store.references:50',
+    'recovery.store.index:1',
     'recovery.store.index:100', 'recovery.store.sweep:1',
     'reform.write:5', 'reform.reference:2', 'reform.switch:9', 'reform.free:3',
 ]
@@ -34,7 +36,8 @@ def progress_of(rig):
 
 
 def kill_delay(dice):
-    """Early deaths hit recovery, later ones hit folding, which begins about half a second after a start."""
+    """Early deaths hit recovery, later ones hit folding, which begins about half a second after a
+    start."""
     shape = dice.random()
     if shape < 0.35:
         return SLOWER * dice.uniform(0.005, 0.025)
@@ -176,7 +179,8 @@ def no_t4(rig):
 
 
 class SlowFile:
-    """A FUSE file opened with FOPEN_DIRECT_IO: a read pins its pages for as long as the answer takes."""
+    """A FUSE file opened with FOPEN_DIRECT_IO: a read pins its pages for as long as the answer
+    takes."""
 
     def __init__(self, rig, delay_ms):
         self.dir = f'{rig.dir}/fuse'
@@ -196,8 +200,10 @@ class SlowFile:
 
 
 def direct_file(slow):
-    """A copy of the slow file where O_DIRECT reaches a disk, beside the build; None where there is none."""
-    kind = subprocess.run(['stat', '-f', '-c', '%T', '.'], capture_output=True, text=True, check=False).stdout
+    """A copy of the slow file where O_DIRECT reaches a disk, beside the build; None where there is
+    none."""
+    kind = subprocess.run(['stat', '-f', '-c', '%T', '.'], capture_output=True, text=True,
+                          check=False).stdout
     if kind.strip() not in ('ext2/ext3', 'xfs', 'btrfs'):
         return None
     path = os.path.abspath(f'storm-direct.{os.getpid()}')
@@ -252,7 +258,8 @@ def no_gate(rig):
 
 
 def run_grace(rig, delay_ms, seconds, opens):
-    """Reads in flight while the gate is open for grace; ends early when a guest has a wrong byte."""
+    """Reads in flight while the gate is open for grace; ends early when a guest has a wrong
+    byte."""
     slow = SlowFile(rig, delay_ms)
     try:
         for _ in range(2):
@@ -260,7 +267,8 @@ def run_grace(rig, delay_ms, seconds, opens):
         rig.start_daemon()
         end = time.monotonic() + seconds
         seen = 0
-        while time.monotonic() < end and sum(guest.status()['slow'] for guest in rig.guests) < opens:
+        while (time.monotonic() < end
+               and sum(guest.status()['slow'] for guest in rig.guests) < opens):
             rig.must_be_well()
             for vm in (rig.snapshot() or {'vms': []})['vms']:
                 if vm['gate'] == 'buffered':
@@ -268,11 +276,13 @@ def run_grace(rig, delay_ms, seconds, opens):
                 codes = [reason['code'] for reason in vm['reasons']]
                 if vm['gate'] == 'grace':
                     seen += 1
-                    if codes[0] != 'grace' or 'AT RISK' not in vm['reasons'][0]['text'] or 'filesystem' not in codes:
+                    if (codes[0] != 'grace' or 'AT RISK' not in vm['reasons'][0]['text']
+                            or 'filesystem' not in codes):
                         raise Failed(f'in grace, and who looks is not told: {vm["reasons"]}')
             time.sleep(0.2)
         rig.count()
-        say(f'{sum(g["slow"] for g in progress_of(rig))} reads in flight, {rig.counted()}, seen {seen} times in grace')
+        say(f'{sum(g["slow"] for g in progress_of(rig))} reads in flight, {rig.counted()}, '
+            f'seen {seen} times in grace')
         if seen < 5 or rig.standing < 500 or rig.brought_back < 100:
             raise Failed('hardly folded in the grace mode: this proves nothing')
         for guest in rig.guests:
@@ -293,7 +303,8 @@ def grace(rig):
 
 
 def grace_short(rig):
-    """Reads that take longer lose: the risk is as the guide tells it, and the test above could fail."""
+    """Reads that take longer lose: the risk is as the guide tells it, and the test above could
+    fail."""
     must_lose(lambda: run_grace(rig, 3000, 120, 100000),
               'reads that outlast the grace period lost nothing: the test is too weak')
 
@@ -308,8 +319,10 @@ def main():
     say(f'{what}, seed {SEED}')
     # A point in the way up is met by one thread, or its count would be another's.
     many = what == 'storm'
-    rig = Rig(seed=SEED, passes=1 + SEED % 2 if many else 1, fault_threads=1 + SEED // 2 % 2 if many else 1,
-              scan_threads=1 + SEED // 4 % 2 if many else 1, daemon=DAEMONS.get(what, 'RAMFOLDD_POINTS'),
+    rig = Rig(seed=SEED, passes=1 + SEED % 2 if many else 1,
+              fault_threads=1 + SEED // 2 % 2 if many else 1,
+              scan_threads=1 + SEED // 4 % 2 if many else 1,
+              daemon=DAEMONS.get(what, 'RAMFOLDD_POINTS'),
               **(GRACE if what.startswith('grace') else {}))
     tests = {'storm': storm, 'kill-points': kill_points, 'no-t4': no_t4, 'in-flight': in_flight,
              'no-gate': no_gate, 'grace': grace, 'grace-short': grace_short}

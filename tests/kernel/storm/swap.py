@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The host swaps guest memory out while the daemon folds it.
 
-swap.py storm: random pages of the guests, guarded, clean or neither, go to swap without end while they write, read,
-discard and verify, and the daemon is killed now and then.
+swap.py storm: random pages of the guests, guarded, clean or neither, go to swap without end while
+they write, read, discard and verify, and the daemon is killed now and then.
 swap.py idle: pages that lie in swap stay there while the daemon passes over them again and again.
 Exits 77 where there is no zram to swap to."""
 import os

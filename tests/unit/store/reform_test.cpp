@@ -275,8 +275,8 @@ TEST_CASE("a damaged reference is told, and its patches with it; the rest is ser
   CHECK(rig.store->stats().corrupt == 4);
 }
 
-// Three pages of noise: half resembles first in a fifth of its bytes, and last resembles half in all
-// but a byte.
+// Three pages of noise: half resembles first in a fifth of its bytes, and last resembles half in
+// all but a byte.
 struct Family {
   PageCopy first, half, last;
   explicit Family(std::uint64_t number)
