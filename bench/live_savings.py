@@ -46,8 +46,8 @@ def say(text):
 
 
 def spent_bytes(spent):
-    """Everything that ramfold takes, stored contents included."""
-    return sum(spent.values()) - min(spent["arena_used_bytes"], spent["arena_allocated_bytes"])
+    """Everything that ramfold takes: memory behind stored contents, and what is beside them."""
+    return spent["arena_used_bytes"] + spent["overhead_bytes"]
 
 
 class Guests:
