@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "store/groups.hpp"
 
+#include <sys/random.h>
 #include <cstring>
 #include <new>
-#include <sys/random.h>
 
 #include "base/check.hpp"
 
@@ -14,7 +14,8 @@ constexpr std::size_t kMax = Contents::kGroupsMax;
 constexpr ByteCount kFileBytes{kPageSize + kMax * sizeof(GroupEntry)};
 
 std::uint64_t head_checksum(const GroupsHead& head) noexcept {
-  return plain_checksum({reinterpret_cast<const std::byte*>(&head), offsetof(GroupsHead, checksum)});
+  return plain_checksum(
+      {reinterpret_cast<const std::byte*>(&head), offsetof(GroupsHead, checksum)});
 }
 std::uint64_t entry_checksum(const GroupEntry& entry) noexcept {
   const auto* at = reinterpret_cast<const std::byte*>(&entry);

@@ -16,7 +16,8 @@
 
 namespace ramfold::store {
 
-using Kernel = std::uint64_t(const std::byte*, const std::byte*, std::size_t, std::uint64_t) noexcept;
+using Kernel = std::uint64_t(const std::byte*, const std::byte*, std::size_t,
+                             std::uint64_t) noexcept;
 Kernel hash_kernel_sse2;
 Kernel hash_kernel_avx2;
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// XXH3-64 of a page under a group's seed. The seed's secret is derived once a group, not once a page.
+// XXH3-64 of a page under a group's seed. The seed's secret is derived once a group, not once a
+// page.
 // Threads: pure.
 #pragma once
 

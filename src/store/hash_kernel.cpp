@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// XXH3-64 of a page, compiled once for every instruction set that is worth it (meson.build names the
-// function with RAMFOLD_HASH_KERNEL). All give the same value.
+// XXH3-64 of a page, compiled once for every instruction set that is worth it (meson.build names
+// the function with RAMFOLD_HASH_KERNEL). All give the same value.
 #include <cstddef>
 #include <cstdint>
 

@@ -46,8 +46,8 @@ struct Contents::Parts {
   bool knows(ContentId id) const noexcept { return id.value != 0 && id.value < headers->limit(); }
   // Its bytes can be looked at, and nobody has found them damaged.
   bool readable(Where where) const noexcept { return where.sound(arena->size()) && !where.bad(); }
-  // Where the bytes of `reference` are, if a patch or delta of this group may refer to it: a readable
-  // content of the same group that needs no reference itself.
+  // Where the bytes of `reference` are, if a patch or delta of this group may refer to it: a
+  // readable content of the same group that needs no reference itself.
   std::optional<Where> may_refer(ContentId reference, GroupId group) const noexcept;
   // The page of a content whose `where` was seen to be so and is sound; false when it does not
   // decode. For a patch or delta that includes a reference that is none: not live, of another

@@ -11,8 +11,8 @@ Result<Usage> Usage::make() {
   return Usage(std::move(*memory));
 }
 
-// A thread may give back what another took, so a stripe can be negative and only the sum means anything;
-// torn between stripes it may be off by what moved meanwhile, never shown below zero.
+// A thread may give back what another took, so a stripe can be negative and only the sum means
+// anything; torn between stripes it may be off by what moved meanwhile, never shown below zero.
 FormStats Usage::sum(GroupId group, Form form) const noexcept {
   std::int64_t contents = 0;
   std::int64_t references = 0;
@@ -23,7 +23,9 @@ FormStats Usage::sum(GroupId group, Form form) const noexcept {
     references += c.references.load(std::memory_order_relaxed);
     stored += c.stored.load(std::memory_order_relaxed);
   }
-  const auto shown = [](std::int64_t n) { return static_cast<std::uint64_t>(std::max<std::int64_t>(n, 0)); };
+  const auto shown = [](std::int64_t n) {
+    return static_cast<std::uint64_t>(std::max<std::int64_t>(n, 0));
+  };
   return {shown(contents), shown(references), ByteCount{shown(stored)}};
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What each group keeps, by form: counters spread over a few cache lines so that workers do not share one.
+// What each group keeps, by form: counters spread over a few cache lines so that workers do not
+// share one.
 // Threads: any.
 #pragma once
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Bitmaps for slabs of more slots than fit their map entry: chunks of one size in one growing piece of
-// memory, so that a chunk never moves.
+// Bitmaps for slabs of more slots than fit their map entry: chunks of one size in one growing piece
+// of memory, so that a chunk never moves.
 // Threads: one at a time (the arena's pool lock), except that a chunk's bits belong to its holder.
 #pragma once
 
@@ -38,7 +38,7 @@ class BitmapPool {
   explicit BitmapPool(sys::Mapping memory) noexcept : memory_(std::move(memory)) {}
 
   sys::Mapping memory_;
-  std::uint32_t free_ = kNone;         // first free chunk; its first word links the next
+  std::uint32_t free_ = kNone;          // first free chunk; its first word links the next
   std::atomic<std::uint32_t> used_{0};  // chunks below this were in use once
 };
 

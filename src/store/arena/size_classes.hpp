@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The sizes of slots in the arena. A slab of 64 KiB is cut into slots of one size. For each number of
-// slots there is one class, the largest multiple of 32 bytes that still gives that number, so that no
-// class wastes the end of its slab where a larger slot would do.
+// The sizes of slots in the arena. A slab of 64 KiB is cut into slots of one size. For each number
+// of slots there is one class, the largest multiple of 32 bytes that still gives that number, so
+// that no class wastes the end of its slab where a larger slot would do.
 // Threads: constants.
 #pragma once
 

@@ -16,7 +16,8 @@ inline constexpr std::size_t kEncodedMax = kPageSize - kPageSize / 8;
 
 // Bytes written to `out`, 0 when the block would be larger than `out`.
 std::uint32_t encode(const PageCopy& page, std::span<std::byte> out) noexcept;
-// False when `block` is not an LZ4 block of exactly 4096 bytes. Safe on any bytes; writes at most 4096.
+// False when `block` is not an LZ4 block of exactly 4096 bytes. Safe on any bytes; writes at most
+// 4096.
 bool decode(std::span<const std::byte> block, std::byte* out) noexcept;
 
 }  // namespace ramfold::store::lz4

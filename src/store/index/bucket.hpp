@@ -3,10 +3,10 @@
 // Threads: under the lock of its segment.
 #pragma once
 
+#include <emmintrin.h>
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <emmintrin.h>
 
 namespace ramfold::store {
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // How the index grows: one segment at a time, by a page or by a split.
-#include <algorithm>
 #include <sys/mman.h>
+#include <algorithm>
 
 #include "base/check.hpp"
 #include "store/index/index.hpp"
@@ -84,7 +84,8 @@ Status Index::split(std::uint32_t index) {
   return {};
 }
 
-// The upper half becomes a copy of the lower, so that lookups with either mask find the same segments.
+// The upper half becomes a copy of the lower, so that lookups with either mask find the same
+// segments.
 Status Index::double_directory() {
   const std::uint64_t size = std::uint64_t{directory_mask_.load(std::memory_order_relaxed)} + 1;
   if (size == std::uint64_t{1} << kDepthMax) return fail("the store's index is full", ENOSPC);
@@ -100,7 +101,8 @@ Status Index::reserve(std::uint64_t entries) {
   const MutexLock growing(grow_mutex_);
   ENSURE(entries_.load(std::memory_order_relaxed) == 0);
   constexpr std::uint64_t kPerPage = kBucketsPerPage * Bucket::kEntries;
-  constexpr std::uint64_t kPerPageReserved = kPerPage * 17 / 20;  // below the load at which one grows
+  // Below the load at which one grows.
+  constexpr std::uint64_t kPerPageReserved = kPerPage * 17 / 20;
   // The fewest segments that need not split, then as many pages as those need.
   unsigned depth = 0;
   while ((entries >> depth) > (kSegmentPagesMax - 1) * kPerPageReserved && depth < kDepthMax &&
@@ -108,9 +110,9 @@ Status Index::reserve(std::uint64_t entries) {
     ++depth;
   }
   const std::uint32_t count = 1u << depth;
-  const std::uint64_t pages = std::clamp<std::uint64_t>(
-      ((entries >> depth) + kPerPageReserved - 1) / kPerPageReserved, kSegmentPagesMin,
-      kSegmentPagesMax - 1);
+  const std::uint64_t pages =
+      std::clamp<std::uint64_t>(((entries >> depth) + kPerPageReserved - 1) / kPerPageReserved,
+                                kSegmentPagesMin, kSegmentPagesMax - 1);
   for (std::uint32_t segment = 0; segment < count; ++segment) {
     auto backed = back_with_memory(segment, pages);
     if (!backed) return backed;
@@ -131,7 +133,8 @@ Status Index::reserve(std::uint64_t entries) {
 }
 
 // Moves all entries of a segment to moving_, with their hashes from the headers, and empties it. An
-// entry whose header now holds another hash is left out: its content was damaged and taken out of use.
+// entry whose header now holds another hash is left out: its content was damaged and taken out of
+// use.
 void Index::take_out(std::uint32_t index) noexcept {
   constexpr std::size_t kAhead = 24;  // headers fetched ahead
   const Segment& segment = segments_[index];

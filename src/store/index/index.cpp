@@ -1,22 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "store/index/index.hpp"
 
-#include <algorithm>
 #include <sys/mman.h>
+#include <algorithm>
 
 #include "base/check.hpp"
 
 namespace ramfold::store {
 
 Result<std::unique_ptr<Index>> Index::make(HeaderTable& headers, std::uint32_t contents_max) {
-  // A segment that was split is at least a third full on average (2,500 of 5,376 entries); 16 more for
-  // the small store whose few segments vary.
+  // A segment that was split is at least a third full on average (2,500 of 5,376 entries); 16 more
+  // for the small store whose few segments vary.
   const std::uint32_t segments_max =
       std::min(contents_max / 1024 + 16, std::uint32_t{1} << kDepthMax);
   auto segments = sys::Mapping::anonymous(ByteCount{segments_max * sizeof(Segment)});
   if (!segments) return std::unexpected(segments.error());
-  auto directory =
-      sys::Mapping::anonymous(ByteCount{sizeof(std::uint32_t) << kDepthMax});
+  auto directory = sys::Mapping::anonymous(ByteCount{sizeof(std::uint32_t) << kDepthMax});
   if (!directory) return std::unexpected(directory.error());
   auto buckets = sys::Mapping::anonymous(ByteCount{segments_max * kSegmentBytes});
   if (!buckets) return std::unexpected(buckets.error());
@@ -55,8 +54,8 @@ bool Index::covers(const Segment& segment, std::uint64_t hash) const noexcept {
   return (hash & ((std::uint64_t{1} << segment.depth) - 1)) == segment.pattern;
 }
 
-// Runs action(segment) under the lock of the segment that covers the hash. The directory is read without
-// a lock, so the segment may have been split meanwhile: then look again.
+// Runs action(segment) under the lock of the segment that covers the hash. The directory is read
+// without a lock, so the segment may have been split meanwhile: then look again.
 template <typename Action>
 auto Index::with_segment(std::uint64_t hash, Action&& action) noexcept {
   for (;;) {
@@ -66,8 +65,8 @@ auto Index::with_segment(std::uint64_t hash, Action&& action) noexcept {
   }
 }
 
-void Index::collect(std::uint32_t segment, std::uint64_t hash, GroupId group,
-                    std::size_t limit, Candidates& found) noexcept {
+void Index::collect(std::uint32_t segment, std::uint64_t hash, GroupId group, std::size_t limit,
+                    Candidates& found) noexcept {
   const std::uint32_t count = segments_[segment].buckets.load(std::memory_order_relaxed);
   const std::uint32_t places[2] = {first_bucket(hash, count), second_bucket(hash, count)};
   for (std::size_t i = 0; i < (places[0] == places[1] ? 1 : 2); ++i) {
@@ -144,8 +143,8 @@ bool Index::make_room(std::uint32_t segment, Bucket& full) noexcept {
 std::optional<ContentId> Index::insert(std::uint64_t hash, GroupId group, ContentId id,
                                        OnEqual on_equal) {
   enum class Outcome : std::uint8_t { placed, equal, full };
-  // Each growth adds an eighth of the buckets or halves the load: a hash that still has no room after
-  // a split shares it with 24 others that are nearly equal, and stays out.
+  // Each growth adds an eighth of the buckets or halves the load: a hash that still has no room
+  // after a split shares it with 24 others that are nearly equal, and stays out.
   constexpr int kGrowthsMax = 5;
   for (int growths = 0;; ++growths) {
     Candidates equal;

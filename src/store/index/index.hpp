@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // From the hash of a page to the contents that may hold it. Volatile: rebuilt from the headers.
 //
-// Extendible hashing over segments. A segment is an array of 64-byte buckets of 12 entries (an 8-bit tag
-// and an id each); every hash has two buckets in its segment and goes to the emptier one. A segment whose
-// two buckets for some hash are full grows by a page, from 4 to 7, then splits in two of 4, so that the
-// load stays between 3/4 and 19/20: 5.6 to 7.3 bytes an entry. Only that one segment is locked meanwhile.
+// Extendible hashing over segments. A segment is an array of 64-byte buckets of 12 entries (an
+// 8-bit tag and an id each); every hash has two buckets in its segment and goes to the emptier one.
+// A segment whose two buckets for some hash are full grows by a page, from 4 to 7, then splits in
+// two of 4, so that the load stays between 3/4 and 19/20: 5.6 to 7.3 bytes an entry. Only that one
+// segment is locked meanwhile.
 //
-// Threads: any. Locks: a stripe of mutexes over segments; one more for growth. A stripe is never held over
-// a system call, growth is (in insert() only).
-// Invariants: an id is removed before it is reused. An entry may be missing (then a duplicate is not
-// found) but a found id is only a candidate: the taker checks hash and group in the header.
+// Threads: any. Locks: a stripe of mutexes over segments; one more for growth. A stripe is never
+// held over a system call, growth is (in insert() only).
+// Invariants: an id is removed before it is reused. An entry may be missing (then a duplicate is
+// not found) but a found id is only a candidate: the taker checks hash and group in the header.
 #pragma once
 
 #include <array>
@@ -44,8 +45,8 @@ class Index {
   };
   Candidates find(std::uint64_t hash, GroupId group) noexcept;
 
-  // Makes room for that many entries at once, so that they need no growth. REQUIRES: it is empty and no
-  // other thread uses it but for remove() of what is not there.
+  // Makes room for that many entries at once, so that they need no growth. REQUIRES: it is empty
+  // and no other thread uses it but for remove() of what is not there.
   Status reserve(std::uint64_t entries);
 
   // Fetch memory ahead of find(): first the buckets, then the headers of what they name.
@@ -54,8 +55,10 @@ class Index {
 
   enum class OnEqual : std::uint8_t { report, insert_anyway };
   // Enters `id`. With `report`, a content with the same hash and group is returned instead, with a
-  // reference taken, and nothing is entered. An id for which there is no room stays out (unindexed()).
-  std::optional<ContentId> insert(std::uint64_t hash, GroupId group, ContentId id, OnEqual on_equal);
+  // reference taken, and nothing is entered. An id for which there is no room stays out
+  // (unindexed()).
+  std::optional<ContentId> insert(std::uint64_t hash, GroupId group, ContentId id,
+                                  OnEqual on_equal);
   // Nothing happens when it is not there.
   void remove(std::uint64_t hash, ContentId id) noexcept;
 

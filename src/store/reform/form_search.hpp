@@ -60,8 +60,8 @@ class FormSearch {
   // The best shape so far once more, if it is zstd's, at the dearest level.
   void try_densest() noexcept;
 
-  // Of all that were tried since begin(), but for references that gained too little, and of what was
-  // there; wanted or not.
+  // Of all that were tried since begin(), but for references that gained too little, and of what
+  // was there; wanted or not.
   std::uint32_t shortest() const noexcept { return shortest_; }
   // What the best reference gains, taken or not: a share of the shortest without one; 0: nothing.
   double reference_gain() const noexcept { return reference_gain_; }

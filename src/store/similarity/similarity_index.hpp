@@ -2,19 +2,20 @@
 // From the sketch of a page to contents that may resemble it. Volatile and forgetful: it is a help
 // to find references, and what it does not know costs memory, never a byte.
 //
-// Linear hashing over 64-byte buckets of 10 entries (an id and up to 15 bits of a hash). A content is
-// entered under the two smallest hashes of each family of its sketch and looked up under eight; the
-// ids that come up most often are tried first. A hash names the content that was entered last under
-// it: more to choose from finds no better references, only more to try. The table grows by one
-// bucket at a time to 16 bytes for every content in it (and 4 KiB at least), and shrinks when these
-// have become 32, as most contents leave that find a reference. Sixteen are too few for all entries,
-// so only the smallest hash of a family pushes another's out of a full bucket.
+// Linear hashing over 64-byte buckets of 10 entries (an id and up to 15 bits of a hash). A content
+// is entered under the two smallest hashes of each family of its sketch and looked up under eight;
+// the ids that come up most often are tried first. A hash names the content that was entered last
+// under it: more to choose from finds no better references, only more to try. The table grows by
+// one bucket at a time to 16 bytes for every content in it (and 4 KiB at least), and shrinks when
+// these have become 32, as most contents leave that find a reference. Sixteen are too few for all
+// entries, so only the smallest hash of a family pushes another's out of a full bucket.
 //
 // Threads: any. Locks: one mutex, a leaf, held for sixteen buckets at most; but memory that the
 // table grows into is touched under it, and given back when it shrinks. A thread that must not wait
 // for that does not call insert() or remove(): an id that has gone does no harm, see below.
-// Invariants: none about what is found. An id may have gone, or be another content by now, or be of another group:
-// the taker checks that it lives, its group and its form, and that the patch is worth it.
+// Invariants: none about what is found. An id may have gone, or be another content by now, or be of
+// another group: the taker checks that it lives, its group and its form, and that the patch is
+// worth it.
 #pragma once
 
 #include <array>
