@@ -17,8 +17,7 @@
 // Threads: one at a time (the arena, the index and readers go on meanwhile); figures() from any.
 // Invariants: R1. What has dependents is given no form that needs a reference itself.
 //   R2. The id of a reference changes only while `where` has needed none for as long as any reader
-//   of
-//       now may have been at it.
+//       of now may have been at it.
 //   R3. Whoever is worked on is referenced meanwhile, and so are the references that are tried.
 #pragma once
 

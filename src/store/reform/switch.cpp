@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// How a content gets its new bytes: written beside the old ones, switched to, and the old ones
+// freed when nobody can read them. The order is that of reformer.hpp; being killed between any two
+// steps loses nothing.
+#include <cstring>
+
+#include "base/check.hpp"
+#include "base/clock.hpp"
+#include "base/test_points.hpp"
+#include "store/parts.hpp"
+#include "store/reform/reformer.hpp"
+
+namespace ramfold::store {
+namespace {
+
+std::uint32_t slot_bytes(std::uint32_t length) noexcept {
+  return kSizeClasses.of[class_of(length)].bytes;
+}
+
+}  // namespace
+
+bool Reformer::give(const Visit& visit) {
+  HeaderTable& headers = *parts_.headers;
+  const FormSearch::Found& found = search_.best();
+  const bool needs = needs_reference(found.shape.form);
+  const bool has = visit.where.has_reference();
+  const ContentId reference = needs ? references_->ids[found.reference] : kZeroContent;
+  DENSURE(!needs || visit.dependents == 0);
+  if (needs && !has && !headers.back_references(visit.id)) return false;
+  const auto at = parts_.arena->allocate(found.length);
+  if (!at) return false;
+  if (!write(visit, *at, reference)) {
+    parts_.arena->free(*at);
+    return false;
+  }
+  if (needs && !has) {
+    headers.notes(reference).add_dependent();
+    headers.set_reference(visit.id, reference);
+    TEST_POINT("reform.reference");
+  }
+  const Where next(*at, found.shape.form, found.shape.transpose);
+  if (!headers.switch_where(visit.id, visit.where, next)) {  // marked bad meanwhile
+    if (needs && !has) headers.notes(reference).remove_dependent();
+    parts_.arena->free(*at);
+    return false;
+  }
+  TEST_POINT("reform.switch");
+  // The old form's references move to the new one; a drop that is under way may still count for the
+  // old, so the split between forms is exact only while nobody is.
+  const auto words = static_cast<std::int64_t>(headers.count(visit.id)) - 1 - visit.dependents;
+  parts_.usage.remove_content(visit.group, visit.where.form(), visit.where.extent().length);
+  parts_.usage.add_references(visit.group, visit.where.form(), -words);
+  parts_.usage.add_content(visit.group, next.form(), found.length);
+  parts_.usage.add_references(visit.group, next.form(), words);
+  left_.push_back(
+      {visit.id, visit.where.extent(), has && !needs ? headers.reference(visit.id) : kZeroContent});
+  given_[static_cast<std::size_t>(next.form())].add();
+  if (visit.orphaned) rewritten_.add();
+  const std::uint32_t before = slot_bytes(visit.where.extent().length);
+  const std::uint32_t after = slot_bytes(found.length);
+  if (after < before) saved_bytes_.add(before - after);
+  changed_ = true;
+  return true;
+}
+
+// REQUIRES: the slot is ours. False: it does not decode to the page.
+bool Reformer::write(const Visit& visit, Extent at, ContentId reference) noexcept {
+  const std::span<const std::byte> from = search_.bytes();
+  std::byte* const to = parts_.arena->data(at);
+  const std::size_t half = from.size() / 2;
+  std::memcpy(to, from.data(), half);
+  TEST_POINT("reform.write");
+  std::memcpy(to + half, from.data() + half, from.size() - half);
+  const std::byte* prefix = nullptr;
+  if (reference != kZeroContent) {
+    prefix = parts_.reference_page(reference, visit.group);
+    if (prefix == nullptr) return false;
+  }
+  PageCopy& back = pages_->back();
+  const Shape shape = search_.best().shape;
+  const std::uint64_t begin = monotonic_ns();
+  if (!decode(shape, {to, from.size()}, prefix, back.bytes.data())) return false;
+  if (prefix == nullptr)
+    costs_.learn_decode(shape.form, static_cast<double>(monotonic_ns() - begin));
+  return back.bytes == pages_->front().bytes;
+}
+
+// The same bytes in a fuller slab. REQUIRES: a reference; true: it is given up with the old place.
+bool Reformer::move(ContentId id) {
+  const Where where = parts_.headers->where(id);
+  const Extent from = where.extent();
+  const auto to = parts_.arena->allocate_denser(from);
+  if (!to) return false;
+  std::memcpy(parts_.arena->data(*to), parts_.arena->data(from), from.length);
+  const bool equal =
+      std::memcmp(parts_.arena->data(*to), parts_.arena->data(from), from.length) == 0;
+  TEST_POINT("reform.moved");
+  if (!equal ||
+      !parts_.headers->switch_where(id, where, Where(*to, where.form(), where.transpose()))) {
+    parts_.arena->free(*to);
+    return false;
+  }
+  TEST_POINT("reform.switch");
+  left_.push_back({id, from});
+  moved_.add();
+  changed_ = true;
+  return true;
+}
+
+void Reformer::settle() noexcept {
+  if (left_.empty()) return;
+  parts_.readers.wait();
+  for (const Left& left : left_) {
+    TEST_POINT("reform.free");
+    parts_.arena->free(left.bytes);
+    if (left.reference != kZeroContent) parts_.drop_dependence(left.reference);
+    parts_.drop_uncounted(left.id);
+  }
+  left_.clear();
+}
+
+}  // namespace ramfold::store
