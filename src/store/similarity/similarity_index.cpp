@@ -77,19 +77,23 @@ SimilarityIndex::Place SimilarityIndex::place_of(std::uint64_t hash) const noexc
   return {memory_.as<Bucket>() + at, Bucket::tag_of(hash >> (level_ + (is_split ? 1 : 0)))};
 }
 
+template <typename F>
+void SimilarityIndex::for_smallest(const Sketch& sketch, std::size_t of_family,
+                                   F&& each) const noexcept {
+  for (std::size_t i = 0; i < of_family; ++i) {
+    for (const Sketch::Smallest* family : {&sketch.low, &sketch.bytes}) {
+      if (i < family->count) each(place_of(family->hashes[i]), i);
+    }
+  }
+}
+
+// Of equal votes the smaller hash's come first: it is the likelier to be among a content's two
+// smallest.
 SimilarityIndex::Candidates SimilarityIndex::find(const Sketch& sketch) const noexcept {
   struct Voted {
     std::uint32_t id;
     unsigned votes;
   };
-  std::array<std::uint64_t, Sketch::kHashesMax> hashes;
-  std::size_t hashes_count = 0;
-  // Of equal votes the smaller hash's come first: it is the likelier to be among a content's two
-  // smallest.
-  for (std::size_t i = 0; i < Sketch::kOfFamily; ++i) {
-    if (i < sketch.low.count) hashes[hashes_count++] = sketch.low.hashes[i];
-    if (i < sketch.bytes.count) hashes[hashes_count++] = sketch.bytes.hashes[i];
-  }
   std::array<Voted, Sketch::kHashesMax> found;  // a bucket has a hash once
   std::size_t count = 0;
   const auto vote = [&](std::uint32_t id) {
@@ -103,11 +107,12 @@ SimilarityIndex::Candidates SimilarityIndex::find(const Sketch& sketch) const no
   {
     const MutexLock lock(mutex_);
     std::array<Place, Sketch::kHashesMax> places;
-    for (std::size_t i = 0; i < hashes_count; ++i) {
-      places[i] = place_of(hashes[i]);
-      __builtin_prefetch(places[i].bucket);
-    }
-    for (std::size_t i = 0; i < hashes_count; ++i) {
+    std::size_t places_count = 0;
+    for_smallest(sketch, Sketch::kOfFamily, [&](Place place, std::size_t) {
+      __builtin_prefetch(place.bucket);
+      places[places_count++] = place;
+    });
+    for (std::size_t i = 0; i < places_count; ++i) {
       const Bucket& bucket = *places[i].bucket;
       unsigned at = 0;
       while (at < Bucket::kEntries && !bucket.holds(at, places[i].tag)) ++at;
@@ -124,22 +129,13 @@ SimilarityIndex::Candidates SimilarityIndex::find(const Sketch& sketch) const no
   return candidates;
 }
 
-template <typename F>
-void SimilarityIndex::for_entered(const Sketch& sketch, F&& each) const noexcept {
-  for (std::size_t i = 0; i < kEntered; ++i) {
-    for (const Sketch::Smallest* family : {&sketch.low, &sketch.bytes}) {
-      if (i < family->count) each(place_of(family->hashes[i]), i);
-    }
-  }
-}
-
 void SimilarityIndex::insert(const Sketch& sketch, ContentId id) noexcept {
   ENSURE(id != kZeroContent);
   if (sketch.empty()) return;
   const MutexLock lock(mutex_);
   ++contents_count_;
   if (contents_count_ * kBytesPerContent >= (buckets_count_ + 1) * sizeof(Bucket)) split_one();
-  for_entered(sketch, [&](Place place, std::size_t rank) {
+  for_smallest(sketch, kEntered, [&](Place place, std::size_t rank) {
     place.bucket->add(place.tag, id.value, rank == 0 ? Push::yes : Push::no);
   });
 }
@@ -149,7 +145,7 @@ void SimilarityIndex::remove(const Sketch& sketch, ContentId id) noexcept {
   const MutexLock lock(mutex_);
   ENSURE(contents_count_ != 0);
   --contents_count_;
-  for_entered(sketch, [&](Place place, std::size_t) {
+  for_smallest(sketch, kEntered, [&](Place place, std::size_t) {
     for (unsigned at = 0; at < Bucket::kEntries; ++at) {
       if (place.bucket->ids[at] == id.value && place.bucket->holds(at, place.tag)) {
         place.bucket->forget(at);

@@ -70,9 +70,10 @@ class SimilarityIndex {
 
   SimilarityIndex(sys::Mapping memory, std::uint64_t buckets_max) noexcept;
   Place place_of(std::uint64_t hash) const noexcept REQUIRES(mutex_);
-  // each(place, rank): the smallest hashes of both families first.
+  // each(place, rank) for so many hashes of each family: the smallest of both first.
   template <typename F>
-  void for_entered(const Sketch& sketch, F&& each) const noexcept REQUIRES(mutex_);
+  void for_smallest(const Sketch& sketch, std::size_t of_family, F&& each) const noexcept
+      REQUIRES(mutex_);
   void split_one() noexcept REQUIRES(mutex_);
   void merge_one() noexcept REQUIRES(mutex_);
 

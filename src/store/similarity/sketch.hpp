@@ -15,7 +15,6 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <span>
 
 #include "base/page_copy.hpp"
 
@@ -29,10 +28,6 @@ struct Sketch {
   struct Smallest {
     std::array<std::uint64_t, kOfFamily> hashes;
     std::size_t count = 0;
-
-    std::span<const std::uint64_t> first(std::size_t n) const noexcept {
-      return std::span(hashes).first(n < count ? n : count);
-    }
   };
   Smallest low;
   Smallest bytes;

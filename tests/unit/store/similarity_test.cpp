@@ -3,6 +3,7 @@
 #include <catch2/catch.hpp>
 #include <cstring>
 #include <set>
+#include <span>
 #include <thread>
 #include <vector>
 
@@ -34,8 +35,8 @@ void add_to_word(PageCopy& page, std::size_t at, std::uint64_t amount) {
 
 std::size_t common(const Sketch::Smallest& a, const Sketch::Smallest& b) {
   std::size_t n = 0;
-  for (const std::uint64_t hash : a.first(a.count)) {
-    n += std::ranges::count(b.first(b.count), hash) != 0 ? 1 : 0;
+  for (const std::uint64_t hash : std::span(a.hashes).first(a.count)) {
+    n += std::ranges::count(std::span(b.hashes).first(b.count), hash) != 0 ? 1 : 0;
   }
   return n;
 }
