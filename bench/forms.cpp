@@ -5,12 +5,11 @@
 // costs beside what it does. Offline: every page is put once and stays cold; reading is in random
 // order. Every variant once: what is saved does not vary, and with two sets it takes ten minutes.
 // usage: bench_forms NAME SET_DIRECTORY [NAME SET_DIRECTORY]...
-#include <lz4.h>
-
 #include <random>
 
 #include "base/clock.hpp"
 #include "bench/guest_pages.hpp"
+#include "bench/peers.hpp"
 #include "bench/report.hpp"
 #include "store/reform/reformer.hpp"
 
@@ -68,19 +67,6 @@ ReformPolicy dense() {
   return policy;
 }
 
-double zram_saved_percent(const GuestPages& set) {
-  std::uint64_t bytes = 0;
-  std::array<char, LZ4_COMPRESSBOUND(kPageSize)> out;
-  for (const PageCopy& page : set.pages) {
-    const int n = LZ4_compress_default(reinterpret_cast<const char*>(page.bytes.data()), out.data(),
-                                       kPageSize, static_cast<int>(out.size()));
-    bytes += std::min<std::uint64_t>(static_cast<std::uint64_t>(n), kPageSize);
-  }
-  // Duplicates are compressed each by itself; on the whole they are like the others.
-  return 100 -
-         100 * static_cast<double>(bytes) / (static_cast<double>(set.pages.size()) * kPageSize);
-}
-
 // By form: mean time of get() in random order, and what the chooser holds it for.
 void add_decoding(Report& report, const std::string& set, Kept& kept) {
   std::array<std::vector<ContentId>, kForms> by_form;
@@ -126,9 +112,7 @@ void add_looking(Report& report, const std::string& name, const GuestPages& set)
 }
 
 void add_set(Report& report, const std::string& name, const GuestPages& set) {
-  const auto total = static_cast<double>(set.nonzero_count);
-  const double exact = 100 - 100 * static_cast<double>(set.pages.size()) / total;
-  const double zram = zram_saved_percent(set);
+  const Peers peers = peers_of(set);
   struct Variant {
     const char* what;
     bool similar;
@@ -140,7 +124,8 @@ void add_set(Report& report, const std::string& name, const GuestPages& set) {
       Variant{"without zstd", true, false, true}, Variant{"without compaction", true, true, false},
       Variant{"exact and LZ4 only", false, false, true}};
   add_looking(report, name, set);
-  report.add({name + ": ideal KSM saves (peer: LZ4 of each page)", "%", {}, {exact}, {zram}, ""});
+  report.add(
+      {name + ": ideal KSM saves (peer: LZ4 of each page)", "%", {}, {peers.ksm}, {peers.lz4}, ""});
   for (const Variant& variant : kVariants) {
     ReformPolicy policy = dense();
     policy.similar = variant.similar;

@@ -96,6 +96,6 @@ class Host:
         self.dir.cleanup()
 
 
-def row(what, unit, ours, goal="", ok=None, floor=None):
-    return {"what": what, "unit": unit, "floor": floor, "ours": ours, "peer": None,
+def row(what, unit, ours, goal="", ok=None, floor=None, peer=None):
+    return {"what": what, "unit": unit, "floor": floor, "ours": ours, "peer": peer,
             "ratio": ours / floor if floor else 0, "spread_percent": 0, "goal": goal, "ok": ok}

@@ -25,6 +25,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import ramfold_rig  # noqa: E402
 import vm  # noqa: E402
 from guest_sets import SETS, work  # noqa: E402
+from host import row  # noqa: E402
 
 PAGE = 4096
 MEMORY_MIB = 512
@@ -64,13 +65,6 @@ class Guests:
         for one in self.vms:
             one.wait_ready(READY_S_MAX)
         self.rig.wait("all attached", lambda: len(self.rig.snapshot()["vms"]) == len(kinds), 60)
-
-    def use(self, config):
-        """Another configuration: a daemon takes over from the one before it."""
-        self.rig.config = config
-        self.rig.stop_daemon()
-        (self.rig.dir / "ramfold.toml").write_text(ramfold_rig.to_toml(config))
-        self.rig.start_daemon()
 
     def kept(self):
         """What guests and ramfold take now, in bytes; pages not zero, by the daemon's count."""
@@ -129,11 +123,6 @@ def mean(values):
     return sum(values) / len(values) if values else 0
 
 
-def row(what, unit, ours, floor=None, peer=None, goal="", ok=None):
-    return {"what": what, "unit": unit, "floor": floor, "ours": ours, "peer": peer,
-            "ratio": ours / floor if floor else 0, "spread_percent": 0, "goal": goal, "ok": ok}
-
-
 def measure(build, name):
     with vm.RunDir() as run_dir:
         guests = Guests(build, run_dir, name)
@@ -144,7 +133,7 @@ def measure(build, name):
             load_s, load_cpu = loaded[-1][0], guests.rig.cpu_seconds() - cpu_before
             under_load = 100 * mean(share for at, share in loaded if at > load_s / 2)
             say(f"{name}: {under_load:.1f} % under load; idle for {IDLE_S} s from now")
-            guests.use(DENSE)
+            guests.rig.use(DENSE)
             cpu_before = guests.rig.cpu_seconds()
             curve = guests.idle()
             cpu = guests.rig.cpu_seconds() - cpu_before
@@ -164,15 +153,16 @@ def measure(build, name):
     best = oracle["saved_percent"]
     return [
         row(f"{name}: saved net, idle {IDLE_S} s, dense (floor: the oracle, "
-            f"+- {oracle['plus_minus']})", "%", saved, best, None,
-            f">= {GOAL:.0%} of the oracle", saved >= GOAL * best),
+            f"+- {oracle['plus_minus']})", "%", saved,
+            f">= {GOAL:.0%} of the oracle", saved >= GOAL * best, floor=best),
         row(f"{name}: ... {GOAL:.0%} of that after", "s", soon),
         row(f"{name}: ... CPU of daemon and keeper for it", "s", cpu),
-        row(f"{name}: ... in bytes", "MiB", nonzero * saved / 100 / 2**20, nonzero / 2**20),
-        row(f"{name}: the same RAM, ideal KSM", "%", saved, None, peers["ksm"]),
-        row(f"{name}: the same RAM, equal pages once, LZ4", "%", saved, None,
-            peers["sharing_lz4"]),
-        row(f"{name}: the same RAM, LZ4 of each page (zram)", "%", saved, None, peers["lz4"]),
+        row(f"{name}: ... in bytes", "MiB", nonzero * saved / 100 / 2**20,
+            floor=nonzero / 2**20),
+        row(f"{name}: the same RAM, ideal KSM", "%", saved, peer=peers["ksm"]),
+        row(f"{name}: the same RAM, equal pages once, LZ4", "%", saved,
+            peer=peers["sharing_lz4"]),
+        row(f"{name}: the same RAM, LZ4 of each page (zram)", "%", saved, peer=peers["lz4"]),
         row(f"{name}: saved net, under load, default policy", "%", under_load),
         row(f"{name}: ... CPU of daemon and keeper, of one core", "%", 100 * load_cpu / load_s),
     ]

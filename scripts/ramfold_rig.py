@@ -88,12 +88,22 @@ class Rig:
             if not path.exists():
                 raise RigError(f"{path} is not built")
         self.dir.mkdir(parents=True, exist_ok=True)
-        (self.dir / "ramfold.toml").write_text(to_toml(self.config))
+        self._write_config()
         self.keeper = self._spawn("keeper", self.keeper_binary, "--socket",
                                   self.dir / "keeper.sock")
         self._wait(self.keeper, "keeper", lambda: (self.dir / "keeper.sock").exists())
         self.start_daemon()
         return self
+
+    def _write_config(self):
+        (self.dir / "ramfold.toml").write_text(to_toml(self.config))
+
+    def use(self, config):
+        """Tables that replace those of CONFIG from now on: a daemon takes over from this one."""
+        self.config = {**CONFIG, **config}
+        self.stop_daemon()
+        self._write_config()
+        self.start_daemon()
 
     def start_daemon(self):
         """Starts the daemon and waits until it answers; returns after how many seconds."""
