@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What systemd does for the keeper: takes descriptors by datagram and passes them to the next one.
 
+It has read all that a keeper sent before it starts the next, because systemd has: its notification
+socket has a better priority (NORMAL-8) than the deaths of processes (NORMAL-7; src/core/manager.c),
+and what a killed process sent lies in that socket before it is dead. So no death is looked at while
+a message is unread, and no service is started again before its death was looked at.
+
 What is stored lies as messages in sockets, and is this process's for as long as it takes to start a
 keeper only: of a dead guest's RAM no descriptor may be seen anywhere."""
 import array
 import fcntl
 import os
+import select
 import signal
 import socket
 import threading
@@ -69,10 +75,18 @@ class ServiceManager:
 
     def _read(self):
         while True:
-            text, control, _, _ = self.socket.recvmsg(4096, CONTROL_BYTES)
+            select.select([self.socket], [], [])
             with self.lock:
-                lines = [line for line in text.decode().split('\n') if line]
-                self._apply(dict(line.split('=', 1) for line in lines), fd_of(control))
+                self._apply_queued()
+
+    def _apply_queued(self):
+        while True:
+            try:
+                text, control, _, _ = self.socket.recvmsg(4096, CONTROL_BYTES, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            lines = [line for line in text.decode().split('\n') if line]
+            self._apply(dict(line.split('=', 1) for line in lines), fd_of(control))
 
     def _apply(self, message, fd):
         name = message.get('FDNAME')
@@ -96,8 +110,9 @@ class ServiceManager:
             return set(self.stored)
 
     def start(self, command, log):
-        """The keeper, with all that its predecessor had stored."""
+        """The keeper, with all that its predecessor had stored and had not removed."""
         with self.lock:
+            self._apply_queued()
             stored = [(name, high(fd_of(ends[1].recvmsg(1, CONTROL_BYTES, socket.MSG_PEEK)[1])))
                       for name, ends in self.stored.items()]
             env = dict(os.environ, NOTIFY_SOCKET=self.path, LISTEN_FDS=str(len(stored)),
