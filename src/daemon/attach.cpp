@@ -124,7 +124,6 @@ Result<VmHandle> Attacher::attach(const AgentPeer& peer, const VmIdentity& ident
 }
 
 Result<VmHandle> Attacher::adopt(KeptVm kept) {
-  next_id_ = std::max(next_id_, kept.record.vm + 1);
   const VmIdentity identity{kept.record.name, kept.record.uuid};
   auto vm = finish(kept.record, std::move(kept.files), identity, true);
   if (vm) (*vm)->kept.store(true);

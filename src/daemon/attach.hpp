@@ -47,6 +47,8 @@ class Attacher {
   // adopt() waits for the process.
   Result<VmHandle> attach(const AgentPeer& peer, const VmIdentity& identity, const rf_offer& offer,
                           sys::Fd uffd, std::vector<sys::Fd> rams);
+  // Later VMs get higher numbers.
+  void number_after(VmId last) noexcept { next_id_ = last.value + 1; }
   // After a restart: faults are served on return, references not counted yet.
   Result<VmHandle> adopt(KeptVm kept);
 

@@ -122,7 +122,10 @@ Status Host::take_over() {
     contents_ = std::move(*contents);
   }
   attacher_ = std::make_unique<Attacher>(*contents_, keeping_, config_, features_);
-  if (left) adopt_all(std::move(*left));
+  if (left) {
+    attacher_->number_after(left->last);
+    adopt_all(std::move(*left));
+  }
   return {};
 }
 

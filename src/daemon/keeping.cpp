@@ -70,6 +70,8 @@ Status Keeping::connect() {
     anothers_store_ = std::ranges::any_of(
         *kept, [](const keeper::Kept& k) { return k.name.starts_with(kStorePrefix); });
   }
+  // What it has under the numbers of our VMs is then another's.
+  if (anothers_store_) vms_to_drop_.clear();
   // Its service manager gave it back all that it had held.
   while (!vms_to_drop_.empty()) {
     const std::uint32_t id = *vms_to_drop_.begin();
@@ -158,6 +160,7 @@ Result<Inheritance> Keeping::inherit() {
     store_handed_over_ = !store_parts.empty();
     for (const auto& [id, parts] : vms) vms_kept_[id] = parts.size();
   }
+  if (!vms.empty()) result.last = VmId{vms.rbegin()->first};
   for (auto& [id, parts] : vms) {
     if (!parts.contains("record")) {
       result.dropped.push_back(fmt::format("vm {}: its hand-over never ended", id));
@@ -194,6 +197,7 @@ Status Keeping::keep_store(keeper::Client& client, const store::Contents& conten
 
 Status Keeping::keep_vm(const guest::Vm& vm, const store::Contents& contents) {
   return call([&](keeper::Client& client) -> Status {
+    if (anothers_store_) return fail("the keeper holds another daemon's store", EBUSY);
     if (Status kept = keep_store(client, contents); !kept) return kept;
     const guest::Vm::Files& files = vm.files();
     const std::string prefix = vm_prefix(vm.id());
@@ -217,6 +221,7 @@ Status Keeping::keep_vm(const guest::Vm& vm, const store::Contents& contents) {
 
 Status Keeping::drop_vm(VmId id) {
   const std::lock_guard lock(mutex_);
+  if (anothers_store_) return {};
   Status dropped = fail("the keeper is not connected", ENOTCONN);
   if (client_ && client_->alive()) dropped = client_->drop_prefix(vm_prefix(id));
   if (dropped) {

@@ -38,6 +38,7 @@ struct Inheritance {
   std::vector<KeptVm> vms;
   std::vector<UnusableVm> unusable;
   std::vector<std::string> dropped;  // hand-overs that never ended, in words for the log
+  VmId last{0};                      // the highest number that any of these has
 };
 
 class Keeping {
@@ -59,7 +60,10 @@ class Keeping {
   // folded.
   Result<Inheritance> inherit();
   // The store first, unless it is kept; the VM's record last: a VM without one was never folded.
+  // EBUSY: the keeper holds another's store.
   Status keep_vm(const guest::Vm& vm, const store::Contents& contents);
+  // Nothing happens where the keeper holds another's store: under this number it holds another's
+  // VM, which may live.
   Status drop_vm(VmId id);
   // EBUSY: a VM is kept, whose pages may be in it. Nothing to do when it never was kept.
   Status drop_store();
