@@ -176,8 +176,9 @@ Status Host::open_agents() {
 void Host::recover() {
   // Also a store without VMs is swept: what a dead daemon put last is named by nobody.
   bool complete = true;
-  for (const VmHandle& vm : vms_.all()) {
+  for (VmHandle& vm : vms_.all()) {
     if (!vm->counted) complete = count_references(*vm, *contents_, stopping_) && complete;
+    vm.reset();  // from here on it may be buried
   }
   TEST_POINT("recovery.counted");
   // What no word names that was counted is freed below.

@@ -125,7 +125,7 @@ void Host::keep_everything() {
 void Host::bury_dead() {
   for (const VmHandle& vm : vms_.all()) {
     if (!has_ended(vm->vm->files().pidfd)) continue;
-    if (!vm->counted || policy_.recovering) continue;  // its references are being counted right now
+    if (!vm->counted) continue;  // its references are being counted right now
     vm->vm->set_gone();
     vm->vm->gate().close();
     if (vm->unfolding) continue;
