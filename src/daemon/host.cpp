@@ -13,6 +13,7 @@
 #include "base/clock.hpp"
 #include "base/test_points.hpp"
 #include "daemon/apart.hpp"
+#include "daemon/nap.hpp"
 #include "daemon/recovery.hpp"
 
 #ifndef USERFAULTFD_IOC_NEW
@@ -183,14 +184,7 @@ void Host::recover() {
   TEST_POINT("recovery.counted");
   // What no word names that was counted is freed below.
   if (!complete || !wait_for_unusable()) return;
-  if (contents_->recovering()) {
-    if (Status done = contents_->finish_recovery(); !done) {
-      spdlog::error("store: not recovered, nothing more will be folded: {}", done.error().text());
-      return;
-    }
-    spdlog::info("store: recovered {:.1f} ms after the start",
-                 static_cast<double>(monotonic_ns() - started_ns_) / 1e6);
-  }
+  if (contents_->recovering() && !recover_store()) return;
   workers_ = std::make_unique<ScanWorkers>(vms_, *contents_, policy_, config_);
   if (config_.reform.policy != policy::ReformPreset::off) {
     auto reform = ReformWorker::make(*contents_, policy_, config_.reform);
@@ -204,6 +198,31 @@ void Host::recover() {
   judge_memory();
   workers_->start();
   if (reform_) reform_->start();
+}
+
+bool Host::recover_store() {
+  constexpr Retries::Pauses kPauses;
+  std::uint64_t pause_ns = kPauses.first_ns;
+  for (unsigned attempts = 1; !stopping_; ++attempts) {
+    const Status done = contents_->finish_recovery();
+    if (done) {
+      spdlog::info("store: recovered {:.1f} ms after the start{}",
+                   static_cast<double>(monotonic_ns() - started_ns_) / 1e6,
+                   attempts == 1 ? "" : fmt::format(", by {} attempts", attempts));
+      return true;
+    }
+    const std::string why = done.error().text();
+    if (attempts == 1) {
+      spdlog::error("store: not recovered, nothing is folded until it is: {}: trying again", why);
+    }
+    {
+      const std::lock_guard lock(policy_.mutex);
+      policy_.not_recovered = why;
+    }
+    sleep_until(monotonic_ns() + pause_ns, stopping_);
+    pause_ns = std::min(pause_ns * 2, kPauses.most_ns);
+  }
+  return false;
 }
 
 bool Host::wait_for_unusable() {

@@ -62,6 +62,8 @@ class Host final : private AgentEvents {
   // Ends its fault service; false: a thread of it is held up, and ends when it may.
   static bool stop_faults(const VmHandle& vm, std::uint64_t patience_ns);
   void recover();
+  // Tried until there is the memory for it; false: the daemon stops.
+  bool recover_store();
   // Waits for VMs that this daemon cannot serve; false: the daemon stops.
   bool wait_for_unusable();
 

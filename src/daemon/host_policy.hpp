@@ -27,6 +27,7 @@ struct HostPolicy {
 
   std::mutex mutex;
   std::vector<control::Reason> reasons;
+  std::string not_recovered;  // why the store's recovery has to be tried again
   control::Promise promise;
   ByteCount keep_available;
   bool self_test_ok = false;

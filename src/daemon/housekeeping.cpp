@@ -184,8 +184,13 @@ void Host::judge_memory() {
     because("no-keeper", "the keeper is not there, so nothing may be folded",
             "systemctl start ramfold-keeper");
   }
-  if (policy_.recovering)
+  if (policy_.recovering && policy_.not_recovered.empty()) {
     because("recovering", "the indexes are being rebuilt after a restart", "wait");
+  } else if (policy_.recovering) {
+    because("not-recovered",
+            "the indexes cannot be rebuilt after a restart: " + policy_.not_recovered,
+            "free memory or add swap, it is tried again by itself; folded pages are served");
+  }
   {
     const std::lock_guard unusable(unusable_mutex_);
     for (const UnusableVm& vm : unusable_) {

@@ -2,6 +2,7 @@
 #include "store/reform/reformer.hpp"
 
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #include <atomic>
@@ -14,7 +15,8 @@
 
 namespace {
 std::atomic<bool> memory_is_short{false};
-}
+std::atomic<int> populates_left{-1};  // that find memory; negative: all
+}  // namespace
 
 // In the C library's stead: memory that is asked for, while there is none.
 extern "C" int fallocate(int fd, int mode, off_t offset, off_t length) {
@@ -23,6 +25,14 @@ extern "C" int fallocate(int fd, int mode, off_t offset, off_t length) {
     return -1;
   }
   return static_cast<int>(::syscall(SYS_fallocate, fd, mode, offset, length));
+}
+extern "C" int madvise(void* at, size_t size, int advice) noexcept {
+  if (advice == MADV_POPULATE_WRITE && populates_left >= 0 && populates_left-- == 0) {
+    populates_left = 0;
+    errno = ENOMEM;
+    return -1;
+  }
+  return static_cast<int>(::syscall(SYS_madvise, at, size, advice));
 }
 
 using namespace ramfold;
@@ -221,6 +231,59 @@ TEST_CASE("patches are good after a recovery for which memory was short") {
   for (std::size_t i = 0; i < ids.size(); ++i) CHECK(holds(*rig.store, ids[i], twin_of(i)));
   for (const ContentId id : ids) rig.store->drop(id);
   CHECK(rig.store->stats().arena_in_slots.value == 0);
+}
+
+TEST_CASE("a recovery that found no memory for the index is finished by another call") {
+  Rig rig;
+  constexpr std::uint64_t kOthers = 6000;  // so many that the index has more than one segment
+  std::vector<ContentId> twins;
+  for (std::uint64_t i = 0; i < 8; ++i) twins.push_back(rig.keep(twin_of(i)));
+  rig.round();
+  const std::uint64_t patches = rig.contents(Form::patch) + rig.contents(Form::delta);
+  REQUIRE(patches >= 5);
+  std::vector<ContentId> others;
+  for (std::uint64_t i = 0; i < kOthers; ++i) others.push_back(rig.keep(page_of(100 + i, 64)));
+  rig.keep(page_of(99, 64));  // named by nobody after the restart
+  const Stats before = rig.store->stats();
+
+  rig.reformer.reset();
+  rig.store = must(Contents::adopt(same_files(*rig.store)));
+  Contents& store = *rig.store;
+  for (const ContentId id : twins) store.count(id);
+  for (const ContentId id : others) store.count(id);
+  for (const int found : {0, 1}) {
+    populates_left = found;
+    const Status done = store.finish_recovery();
+    populates_left = -1;
+    REQUIRE_FALSE(done);
+    CHECK(done.error().code == ENOMEM);
+    CHECK(store.recovering());
+    // Meanwhile pages are served, and references given up: one of what patches need, one of a
+    // patch, one of a content that nobody needs then.
+    const auto gone = static_cast<std::size_t>(found);
+    for (std::size_t i = gone; i < twins.size(); ++i) CHECK(holds(store, twins[i], twin_of(i)));
+    store.drop(twins[gone]);
+    store.drop(others[gone]);
+    CHECK_FALSE(store.put(rig.group, page_of(1), store.hash(rig.group, page_of(1))));
+  }
+  must(store.finish_recovery());
+  CHECK_FALSE(store.recovering());
+  const Stats after = store.stats();
+  CHECK(after.corrupt + after.miscounted + after.unindexed == 0);
+  // Without the one that nobody named, the two others and what the twins can do without.
+  CHECK(sums_of(before).contents - sums_of(after).contents >= 3);
+  CHECK(sums_of(before).contents - sums_of(after).contents <= 5);
+  CHECK(sums_of(after).references == sums_of(before).references - 5);
+  for (std::size_t i = 2; i < twins.size(); ++i) CHECK(holds(store, twins[i], twin_of(i)));
+  for (std::size_t i = 2; i < others.size(); ++i) {
+    const PageCopy page = page_of(100 + i, 64);
+    REQUIRE(holds(store, others[i], page));
+    REQUIRE(put(store, rig.group, page).existed);
+  }
+  CHECK_FALSE(put(store, rig.group, page_of(99, 64)).existed);
+  for (std::size_t i = 2; i < twins.size(); ++i) store.drop(twins[i]);
+  for (std::size_t i = 2; i < others.size(); ++i) store.drop(others[i]);
+  CHECK(store.stats().arena_in_slots.value == 0);
 }
 
 TEST_CASE("references dropped while the store recovers are given up once") {
