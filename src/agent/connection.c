@@ -119,6 +119,7 @@ static void attach(struct rf_connection *c, int shared, uint64_t pages, const ui
   }
   if (memcmp(kept.instance, instance, sizeof kept.instance) != 0) rf_unfold_released(false);
   memcpy(kept.instance, instance, sizeof kept.instance);
+  c->attached = true;
   advise_blocks();
   c->ready_due = true;
 }
@@ -182,7 +183,7 @@ static void detached(struct rf_connection *c) {
   rf_gate_stop();
   rf_gate_serving(false);
   rf_unfold_all_ok();
-  c->serving = c->ready_due = false;
+  c->serving = c->ready_due = c->attached = false;
 }
 
 static void unfolded(const struct rf_unfolded *m) {
@@ -203,6 +204,27 @@ static void refused(struct rf_connection *c, struct rf_refused *m) {
     if (*t < ' ' || *t == 127) *t = ' ';
   rf_say(RF_SAY_REFUSED, "ramfold: refused: %s", m->text);
   c->refused = c->over = true;
+}
+
+void rf_connection_path(const char *path, uint64_t at[2]) {
+  struct stat s = {0};
+  const long failed = rf_raw6(SYS_newfstatat, AT_FDCWD, (long)path, (long)&s, 0, 0, 0);
+  at[0] = failed == 0 ? s.st_dev : 0;
+  at[1] = failed == 0 ? s.st_ino : 0;
+}
+
+void rf_connection_look(struct rf_connection *c, const char *path) {
+  bool taken_over;
+  if (c->attached) {
+    /* The next daemon writes 0 when it takes the VM over, and only then is nothing of the last one
+       under way in it. */
+    taken_over = rf_gate_session() != c->generation;
+  } else {
+    uint64_t now[2];
+    rf_connection_path(path, now);
+    taken_over = now[1] != 0 && c->at[1] != 0 && (now[0] != c->at[0] || now[1] != c->at[1]);
+  }
+  if (taken_over) c->over = c->gone = true;
 }
 
 static size_t length_of(uint16_t type) {

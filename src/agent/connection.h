@@ -18,8 +18,10 @@ struct rf_connection {
   bool welcomed, serving;
   bool ready_due; /* attached; RF_READY follows when the gate is quiet */
   bool refused;
-  bool over; /* no more of this connection */
-  bool gone; /* the daemon closed it, or died */
+  bool over;      /* no more of this connection */
+  bool gone;      /* the daemon closed it, or died */
+  bool attached;  /* the shared memory says whose the VM is */
+  uint64_t at[2]; /* device and inode of the socket's file when it was made; 0: not known */
 };
 
 /* An error of the socket, and all that the daemon may not say, sets `over`. */
@@ -31,6 +33,11 @@ void rf_connection_ready(struct rf_connection *c);
 void rf_connection_hint(struct rf_connection *c, uint16_t type, _Atomic uint32_t *hints);
 /* Every wish to have all unfolded that was not sent yet. REQUIRES: serving. */
 void rf_connection_unfolds(struct rf_connection *c);
+/* Which file a path names, as rf_connection.at. */
+void rf_connection_path(const char *path, uint64_t at[2]);
+/* A daemon that was killed may never close a connection: some process holds a thread of it in a
+   system call, and so its descriptors. Whether another has taken its place: then it is `over`. */
+void rf_connection_look(struct rf_connection *c, const char *path);
 void rf_connection_forget(void); /* the userfaultfd and the name */
 
 #endif

@@ -202,6 +202,11 @@ void rf_gate_serving(bool serving) {
   if ((now % 2 == 1) != serving) atomic_store(&connection, now + 1);
 }
 
+uint32_t rf_gate_session(void) {
+  const struct rf_gate_map *map = atomic_load(&current);
+  return map == NULL ? 0 : atomic_load(&map->shared->session);
+}
+
 bool rf_gate_standing(void) { return atomic_load(&current) != NULL; }
 
 bool rf_gate_folded(void) {

@@ -46,6 +46,8 @@ void rf_gate_serving(bool serving); /* a daemon is connected and may fold */
 /* The daemon of this generation has closed the connection. If it died, what its filling words say
    holds no longer. */
 void rf_gate_hung_up(uint32_t generation);
+/* The daemon whose the VM is, as rf_shared.session; 0: none's, or not standing. */
+uint32_t rf_gate_session(void);
 bool rf_gate_standing(void);
 bool rf_gate_folded(void); /* pages may be folded */
 void rf_gate_sticky(uint32_t hazards);

@@ -25,6 +25,10 @@
 /* How often a thing that another thread must bring about is looked at. */
 #define POLL_MS_READY 1
 #define POLL_MS_UNSENT 10
+/* How often it is looked whether the daemon that is connected has a successor. A daemon that ends
+   closes its connections, so this is for one that cannot. */
+#define LOOK_MS_ATTACHED 1000
+#define LOOK_MS_WAITING 10000
 
 enum ended { ENDED, ENDED_REFUSED }; /* how a connection ended */
 
@@ -123,30 +127,38 @@ static void settle(void) {
 }
 
 /* The agent ends the connection to a daemon that may have runs under way, and its closing of the
-   socket is what says that they are over: threads that hold must wait for it. No error ends it. */
-static void drain(int socket) {
+   socket is what says that they are over: threads that hold must wait for it. No error ends it; a
+   successor does, which knows that nothing of the last daemon is under way. */
+static void drain(const struct rf_connection *c) {
   static char dropped[64];
+  const int socket = c->socket;
   rf_raw3(SYS_shutdown, socket, SHUT_WR, 0);
-  for (;;) {
+  while (!c->attached || rf_gate_session() == c->generation) {
     struct pollfd event = {socket, POLLIN, 0};
-    (void)rf_sys_poll(&event, 1, -1);
+    if (rf_sys_poll(&event, 1, LOOK_MS_ATTACHED) == 0) continue;
     const long length = rf_sys_read(socket, dropped, sizeof dropped);
     if (rf_hung_up(length)) return;
     if (length < 0 && length != -EAGAIN && length != -EINTR) rf_sleep_us(POLL_MS_READY * 1000);
   }
 }
 
-static enum ended serve(int socket, bool *welcomed) {
-  struct rf_connection c = {.socket = socket};
+static enum ended serve(int socket, const uint64_t at[2], bool *welcomed) {
+  struct rf_connection c = {.socket = socket, .at = {at[0], at[1]}};
+  long look_ms = rf_now_ms();
   rf_connection_hello(&c);
   while (!c.over) {
-    int timeout_ms = -1;
+    int timeout_ms = c.attached ? LOOK_MS_ATTACHED : LOOK_MS_WAITING;
     if (c.ready_due) timeout_ms = POLL_MS_READY;
     if (c.serving && rf_unfold_wanted()) timeout_ms = POLL_MS_UNSENT;
     struct pollfd events[2] = {{socket, POLLIN, 0}, {atomic_load(&session.wake) - 1, POLLIN, 0}};
     (void)rf_sys_poll(events, 2, timeout_ms);
     if ((events[1].revents & POLLIN) != 0) drain_wake();
     if (events[0].revents != 0) rf_connection_receive(&c);
+    const long now = rf_now_ms();
+    if (now - look_ms >= (c.attached ? LOOK_MS_ATTACHED : LOOK_MS_WAITING)) {
+      look_ms = now;
+      rf_connection_look(&c, session.path);
+    }
     if (c.ready_due && !c.over) rf_connection_ready(&c);
     if (c.serving && !c.over) {
       rf_connection_hint(&c, RF_HOLD, &session.hold_hints);
@@ -155,7 +167,7 @@ static enum ended serve(int socket, bool *welcomed) {
     }
   }
   if (!c.gone && rf_gate_standing()) {
-    drain(socket);
+    drain(&c);
     c.gone = true;
   }
   if (c.gone && c.welcomed) rf_gate_hung_up(c.generation);
@@ -181,13 +193,15 @@ static void *run(void *unused) {
   unsigned backoff_ms = BACKOFF_MS_MIN;
   bool seen_before = false;
   for (;;) {
+    uint64_t at[2];
+    rf_connection_path(session.path, at); /* before: a file that is replaced now is another */
     const int socket = rf_connect(session.path);
     if (socket < 0) {
       say_absent(-socket, seen_before, backoff_ms == BACKOFF_MS_MAX);
     } else {
       seen_before = true;
       bool welcomed = false;
-      const enum ended how = serve(socket, &welcomed);
+      const enum ended how = serve(socket, at, &welcomed);
       rf_gate_serving(false);
       rf_own_drop(socket);
       rf_unfold_again();

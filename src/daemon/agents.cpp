@@ -360,4 +360,11 @@ bool Agents::invite(pid_t pid) {
   return false;
 }
 
+void Agents::call_back(pid_t pid) {
+  const std::lock_guard lock(mutex_);
+  for (const Connection& c : connections_) {
+    if (c.peer.pid == pid && !c.vm && !c.closing) ::shutdown(c.socket.get(), SHUT_RDWR);
+  }
+}
+
 }  // namespace ramfold::daemon

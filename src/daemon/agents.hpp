@@ -66,6 +66,8 @@ class Agents {
   void send_unfolded(const AttachedVm& vm, std::uint32_t token, bool ok);
   void send_detached(const AttachedVm& vm);
   std::vector<WaitingAgent> waiting() const;
+  // Its VM can be served now: has the agent that was told to wait say hello again.
+  void call_back(pid_t pid);
   // Asks a waiting agent for its RAM again; false: there is none of that pid.
   bool invite(pid_t pid);
   // Waits for a VM that is being attached right now; the next one meets what wanted() says by then.

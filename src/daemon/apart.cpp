@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "daemon/apart.hpp"
 
-#include <pthread.h>
-
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -10,6 +8,8 @@
 #include <system_error>
 #include <thread>
 #include <utility>
+
+#include "sys/thread_name.hpp"
 
 namespace ramfold::daemon {
 namespace {
@@ -22,7 +22,7 @@ bool run_apart(std::function<void()> errand) {
   g_running.fetch_add(1);
   try {
     std::thread([run = std::move(errand)]() mutable {
-      ::pthread_setname_np(::pthread_self(), "rf-apart");  // before the errand names itself
+      sys::name_this_thread("rf-apart");  // before the errand names itself
       run();
       run = nullptr;  // what it owns goes here too, before it counts as ended
       g_running.fetch_sub(1);

@@ -134,7 +134,7 @@ bool Agents::after_offer(Connection& c, Look& look) {
     return false;
   }
   // With the pidfd from before the look: the process that was looked at is the one that connected.
-  if (has_ended(c.peer.pidfd) || vms_.by_pid(c.peer.pid)) return false;
+  if (has_ended(c.peer.pidfd)) return false;
   const std::lock_guard offers(offers_mutex_);
   if (!events_.wanted(c.peer)) {  // no longer
     const std::lock_guard lock(mutex_);
@@ -142,6 +142,8 @@ bool Agents::after_offer(Connection& c, Look& look) {
     c.deadline_ns = 0;
     return welcome(c, RF_ACTION_WAIT, nullptr, -1);
   }
+  // After wanted(): what a predecessor left is added before it is wanted no more than others.
+  if (vms_.by_pid(c.peer.pid)) return false;
   if (!has_place_for_vm(c.peer.uid)) {
     refuse(c, "too many VMs are attached");
     return false;

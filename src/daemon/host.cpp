@@ -25,23 +25,7 @@ namespace {
 
 constexpr std::uint64_t kNapNs = 100'000'000;
 constexpr std::uint64_t kMomentNs = 100'000'000;
-constexpr unsigned kStopWaits = 20;                          // of kNapNs
-constexpr std::uint64_t kArenaMax = std::uint64_t{1} << 40;  // what the store's format allows
-
-// One daemon a host (L8): a POSIX lock on a file of ours dies with its process, whoever holds
-// duplicates.
-Result<sys::Fd> take_lock(const std::string& dir) {
-  if (::mkdir(dir.c_str(), 0755) != 0 && errno != EEXIST) return fail_errno("create " + dir);
-  const std::string path = dir + "/ramfoldd.lock";
-  sys::Fd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
-  if (!fd) return fail_errno("open " + path);
-  struct flock lock{};
-  lock.l_type = F_WRLCK;
-  if (::fcntl(fd.get(), F_SETLK, &lock) != 0) {
-    return fail("another ramfoldd is running (" + path + " is locked): stop it first", errno);
-  }
-  return fd;
-}
+constexpr unsigned kStopWaits = 20;  // of kNapNs
 
 Result<sys::Fd> open_device() {
   sys::Fd device(::open("/dev/userfaultfd", O_RDWR | O_CLOEXEC));
@@ -75,9 +59,14 @@ Host::Host(policy::Config config)
 
 Result<std::unique_ptr<Host>> Host::start(policy::Config config) {
   std::unique_ptr<Host> host(new Host(std::move(config)));
-  auto lock = take_lock(host->config_.runtime_dir);
+  auto lock = take_host_lock(host->config_.runtime_dir, host->procfs_);
   if (!lock) return std::unexpected(lock.error());
   host->lock_ = std::move(*lock);
+  if (const auto& remains = host->lock_.remains) {
+    spdlog::warn("pid {}, a daemon that was killed, does not end: {} VMs hold it up", remains->pid,
+                 remains->vms.size());
+    host->keeping_.replace(remains->pid);
+  }
   auto device = open_device();
   if (!device) return std::unexpected(device.error());
   host->device_ = std::move(*device);
@@ -92,77 +81,6 @@ Result<std::unique_ptr<Host>> Host::start(policy::Config config) {
 }
 
 Host::~Host() { stop(); }
-
-// The path to the first fault: keeper, store, VMs; nothing that grows with the size of RAM.
-Status Host::take_over() {
-  std::optional<Inheritance> left;
-  if (Status connected = keeping_.connect(); connected) {
-    auto inherited = keeping_.inherit();
-    if (!inherited) return std::unexpected(inherited.error());
-    left = std::move(*inherited);
-  } else {
-    spdlog::warn("keeper: {}: nothing will be folded until it is there", connected.error().text());
-  }
-  TEST_POINT("recovery.inherited");
-  const bool inherits = left && left->store;
-  if (inherits) {
-    auto contents = store::Contents::adopt(std::move(*left->store));
-    if (!contents) return std::unexpected(contents.error());
-    contents_ = std::move(*contents);
-  } else {
-    if (left && (!left->vms.empty() || !left->unusable.empty())) {
-      return fail(
-          "the keeper holds VMs without a store: run `ramfold doctor`; their pages cannot be "
-          "served");
-    }
-    const auto memory = procfs_.memory_info();
-    const ByteCount total = memory ? memory->total : ByteCount{kArenaMax};
-    const ByteCount arena{std::min(kArenaMax, config_.host.arena_max.resolve(total).value)};
-    auto contents = store::Contents::create(arena);
-    if (!contents) return std::unexpected(contents.error());
-    contents_ = std::move(*contents);
-  }
-  attacher_ = std::make_unique<Attacher>(*contents_, keeping_, config_, features_);
-  if (left) {
-    attacher_->number_after(left->last);
-    adopt_all(std::move(*left));
-  }
-  return {};
-}
-
-void Host::adopt_all(Inheritance left) {
-  for (const std::string& dropped : left.dropped)
-    spdlog::warn("{}: dropped, nothing of it was folded", dropped);
-  for (KeptVm& kept : left.vms) {
-    const VmId id{kept.record.vm};
-    auto pidfd = kept.files.pidfd.duplicate();
-    if (is_left_by_daemon(kept.record)) {
-      left.unusable.push_back(
-          {id,
-           fmt::format("it holds up a thread of a daemon that was stopped (pid {})",
-                       kept.record.left_by_pid),
-           pidfd ? std::move(*pidfd) : sys::Fd{}});
-      continue;
-    }
-    auto vm = attacher_->adopt(std::move(kept));
-    TEST_POINT("recovery.vm");
-    if (vm) {
-      vms_.add(*vm);
-    } else {
-      left.unusable.push_back({id, vm.error().text(), pidfd ? std::move(*pidfd) : sys::Fd{}});
-    }
-  }
-  // Kept where they are: a later daemon may be able to serve them. Their faults wait; they never
-  // read zeros.
-  for (const UnusableVm& vm : left.unusable)
-    spdlog::error("vm {}: not taken over: {}", vm.id.value, vm.why);
-  unusable_ = std::move(left.unusable);
-  if (vms_.size() != 0) {
-    ++restarts_;
-    spdlog::info("took over {} VMs; faults are served {:.1f} ms after the start", vms_.size(),
-                 static_cast<double>(monotonic_ns() - started_ns_) / 1e6);
-  }
-}
 
 Status Host::open_agents() {
   auto device = device_.duplicate();
@@ -225,29 +143,6 @@ bool Host::recover_store() {
   return false;
 }
 
-bool Host::wait_for_unusable() {
-  while (!stopping_) {
-    std::vector<VmId> ended;
-    bool none = false;
-    {
-      const std::lock_guard lock(unusable_mutex_);
-      std::erase_if(unusable_, [&](const UnusableVm& vm) {
-        if (!vm.pidfd || !has_ended(vm.pidfd)) return false;
-        ended.push_back(vm.id);
-        return true;
-      });
-      none = unusable_.empty();
-    }
-    for (const VmId id : ended) {
-      spdlog::info("vm {}: ended", id.value);
-      (void)keeping_.drop_vm(id);
-    }
-    if (none) return true;
-    sleep_ns(kNapNs);
-  }
-  return false;
-}
-
 void Host::stop() noexcept {
   if (stopping_.exchange(true)) return;
   if (recoverer_.joinable()) recoverer_.join();
@@ -276,22 +171,13 @@ void Host::make_way() noexcept {
         "vm {} (pid {}): holds up a thread of this process, which ends when that VM does; nobody "
         "serves it until then",
         vm->vm->name(), vm->vm->pid());
-    const Status noted = vm->vm->note_left_by(::getpid(), start_ticks.value_or(0));
+    const Status noted =
+        guest::note_left_by(vm->vm->files().record, ::getpid(), start_ticks.value_or(0));
     if (!noted) spdlog::error("vm {}: {}", vm->vm->name(), noted.error().text());
   }
   // What the end of the process does where threads do not keep it from that.
   keeping_.disconnect();
-  lock_.reset();
-}
-
-bool Host::is_left_by_daemon(const guest::VmRecord& record) const {
-  if (record.left_by_pid == 0) return false;
-  const auto start_ticks = procfs_.start_ticks(record.left_by_pid);
-  if (start_ticks) return *start_ticks == record.left_by_start;
-  // It has ended, but for a thread: then its first is there too, as a zombie.
-  std::size_t threads = 0;
-  (void)procfs_.thread_ids(record.left_by_pid, [&](pid_t) { return ++threads < 2; });
-  return threads >= 2;
+  lock_.file.reset();
 }
 
 bool Host::stop_faults(const VmHandle& vm, std::uint64_t patience_ns) {
@@ -305,7 +191,15 @@ bool Host::stop_faults(const VmHandle& vm, std::uint64_t patience_ns) {
   return ended == Ended::yes;
 }
 
-bool Host::wanted(const AgentPeer&) { return !policy_.off; }
+bool Host::wanted(const AgentPeer& peer) {
+  if (policy_.off) return false;
+  // It will be what it was, once it can be taken over.
+  const std::lock_guard lock(unusable_mutex_);
+  return std::ranges::none_of(unusable_, [&](const UnusableVm& vm) {
+    return vm.held && vm.held->record.pid == peer.pid &&
+           vm.held->record.start_time == peer.start_ticks;
+  });
+}
 
 void Host::attached(const VmHandle& vm) {
   spdlog::info("vm {} (id {}, pid {}): attached, {} MiB in {} blocks, group {}", vm->vm->name(),

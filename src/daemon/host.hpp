@@ -17,6 +17,7 @@
 #include "daemon/fact_watch.hpp"
 #include "daemon/host_policy.hpp"
 #include "daemon/keeping.hpp"
+#include "daemon/predecessor.hpp"
 #include "daemon/reform_worker.hpp"
 #include "daemon/retries.hpp"
 #include "daemon/scan_workers.hpp"
@@ -51,7 +52,13 @@ class Host final : private AgentEvents {
 
   explicit Host(policy::Config config);
   Status take_over();
+  // take_over.cpp
   void adopt_all(Inheritance left);
+  void note_remains(KeptVm& kept) const;
+  static UnusableVm held_vm(KeptVm kept);
+  // A call of a daemon that has not ended may still change its memory.
+  bool is_left(const guest::VmRecord& record) const;
+  void adopt_late(VmId id);
   Status open_agents();
   void prove_kernel();
   void housekeeping();
@@ -89,14 +96,13 @@ class Host final : private AgentEvents {
   void unfold_wanted(const VmHandle& vm, std::uint32_t token, std::uint32_t hazard) override;
   void attached(const VmHandle& vm) override;
   bool forget_unused(const VmHandle& vm) override;
-  bool is_left_by_daemon(const guest::VmRecord& record) const;
 
   const policy::Config config_;
   const sys::Procfs procfs_;
   std::uint64_t started_ns_ = 0;
   std::uint32_t generation_ = 0;
   std::uint64_t restarts_ = 0;
-  sys::Fd lock_;
+  HostLock lock_;
   sys::Fd device_;  // /dev/userfaultfd
   std::uint64_t features_ = 0;
   Keeping keeping_;

@@ -197,7 +197,7 @@ void Host::judge_memory() {
       because("unusable-vm",
               fmt::format("vm {} was folded by a predecessor and cannot be served: {}", vm.id.value,
                           vm.why),
-              "start the ramfold that folded it, or end that VM; nothing is folded meanwhile");
+              vm.remedy);
     }
   }
   if (policy_.off) {

@@ -58,7 +58,7 @@ Status Keeping::connect() {
   const std::lock_guard lock(mutex_);
   if (client_ && client_->alive()) return {};
   client_.reset();
-  auto client = keeper::Client::connect(socket_);
+  auto client = keeper::Client::connect(socket_, keeper::Client::kAnswerWithin, replaces_);
   if (!client) return std::unexpected(client.error());
   client_.emplace(std::move(*client));
   store_kept_ = false;
@@ -176,7 +176,7 @@ Result<Inheritance> Keeping::inherit() {
       result.vms.push_back(std::move(*vm));
     } else {
       result.unusable.push_back(
-          {VmId{id}, vm ? "its record is another's" : vm.error().text(), std::move(pidfd)});
+          {VmId{id}, vm ? "its record is another's" : vm.error().text(), {}, std::move(pidfd), {}});
     }
   }
   return result;

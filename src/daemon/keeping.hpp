@@ -25,12 +25,15 @@ struct KeptVm {
   guest::Vm::Files files;
 };
 
-// A VM that may be folded and that this daemon cannot read. It stays with the keeper, and what its
-// pages name stays in the store, until it has ended or a daemon comes that can.
+// A VM that may be folded and that this daemon cannot serve. It stays with the keeper, and what its
+// pages name stays in the store, until it has ended or can be served.
 struct UnusableVm {
   VmId id;
   std::string why;
+  std::string remedy;
   sys::Fd pidfd;  // may be absent
+  // Only what is left of another daemon stands in the way.
+  std::optional<KeptVm> held;
 };
 
 struct Inheritance {
@@ -48,6 +51,9 @@ class Keeping {
   // Connects when not connected. Cheap when it is.
   Status connect();
   bool connected() const;
+  // Its connection is in the way of this daemon's, and nobody reads it (daemon/predecessor.hpp).
+  // Before the first connect().
+  void replace(pid_t daemon) noexcept { replaces_ = daemon; }
   // So that another daemon may connect while this process lives.
   void disconnect();
   bool backed() const;
@@ -73,6 +79,7 @@ class Keeping {
   Status keep_store(keeper::Client& client, const store::Contents& contents);
 
   const std::string socket_;
+  pid_t replaces_ = 0;
   mutable std::mutex mutex_;
   std::optional<keeper::Client> client_;
   // Of this connection.

@@ -8,6 +8,7 @@
 
 #include "control/server.hpp"
 #include "daemon/apart.hpp"
+#include "daemon/end_watch.hpp"
 #include "daemon/host.hpp"
 #ifdef RAMFOLD_TEST_POINTS
 #include "daemon/kill_point.hpp"
@@ -49,6 +50,7 @@ int serve(policy::Config config, bool paused) {
   // Before any thread is made, so that all of them inherit it and only this one hears.
   ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   std::signal(SIGPIPE, SIG_IGN);
+  const daemon::EndWatch watch = daemon::EndWatch::start();
   auto host = daemon::Host::start(std::move(config));
   if (!host) {
     spdlog::critical("{}", host.error().text());
@@ -68,7 +70,7 @@ int serve(policy::Config config, bool paused) {
   (void)::sd_notify(0, "READY=1");
   int signal = 0;
   (void)::sigwait(&signals, &signal);
-  (void)::sd_notify(0, "STOPPING=1");
+  // No STOPPING=1: of a service that says so, systemd takes no other main process (EndWatch).
   server->reset();
   (*host)->stop();
   const bool off = (*host)->is_off();
@@ -80,6 +82,7 @@ int serve(policy::Config config, bool paused) {
   // Threads that a VM's process holds up still use what would be destroyed now.
   spdlog::warn("{} threads are held up by processes of VMs, and left", left);
   (*host)->make_way();
+  watch.will_end_with(status);
   ::_exit(status);
 }
 

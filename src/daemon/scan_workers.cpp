@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "daemon/scan_workers.hpp"
 
-#include <pthread.h>
 #include <spdlog/spdlog.h>
 #include <algorithm>
 #include <cerrno>
@@ -10,6 +9,7 @@
 #include "daemon/apart.hpp"
 #include "daemon/nap.hpp"
 #include "sys/priority.hpp"
+#include "sys/thread_name.hpp"
 
 namespace ramfold::daemon {
 namespace {
@@ -40,7 +40,7 @@ bool ScanWorkers::add_worker() {
   const auto worker = std::make_shared<Worker>();
   running_.fetch_add(1);
   const bool runs = run_apart([this, worker] {
-    ::pthread_setname_np(::pthread_self(), "rf-fold");
+    sys::name_this_thread("rf-fold");
     run(*worker);
     running_.fetch_sub(1);
   });
@@ -92,6 +92,7 @@ void ScanWorkers::run(Worker& self) noexcept {
   const auto windows = std::make_unique<std::array<scan::Window, scan::kChunkWindows>>();
   std::size_t turn = 0;
   std::uint64_t cpu_seen = thread_cpu_ns();
+  VmId named{0};
   while (!stopping_.load(std::memory_order_relaxed)) {
     Claim next;
     if (!host_.may_observe.load(std::memory_order_relaxed) || !claim(next, turn)) {
@@ -99,6 +100,10 @@ void ScanWorkers::run(Worker& self) noexcept {
       continue;
     }
     (void)at(self, next.vm);
+    if (const VmId id = next.vm->vm->id(); id != named) {
+      sys::name_this_thread(id, "fold");
+      named = id;
+    }
     const std::uint64_t folding = work(next, *planner, *folder, *windows);
     give_back(next, planner->met());
     const bool goes_on = at(self, nullptr);

@@ -8,6 +8,7 @@
 
 #include "base/clock.hpp"
 #include "daemon/apart.hpp"
+#include "sys/thread_name.hpp"
 
 namespace ramfold::daemon {
 
@@ -111,6 +112,7 @@ Status unfold_apart(const std::shared_ptr<Unfolding>& unfolding, std::uint64_t p
   const auto course = std::make_shared<Course>();
   const bool runs = run_apart([unfolding, course, &stop] {
     AttachedVm& vm = *unfolding->vm();
+    sys::name_this_thread(vm.vm->id(), "unfold");
     Status status = unfold(
         vm,
         [&](std::uint64_t done) {

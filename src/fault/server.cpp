@@ -2,11 +2,11 @@
 #include "fault/server.hpp"
 
 #include <poll.h>
-#include <pthread.h>
 #include <sys/eventfd.h>
 
 #include "base/clock.hpp"
 #include "sys/priority.hpp"
+#include "sys/thread_name.hpp"
 
 namespace ramfold::fault {
 namespace {
@@ -34,7 +34,6 @@ Result<std::unique_ptr<Server>> Server::start(guest::Vm& vm, store::ContentSourc
   std::unique_ptr<Server> server(new Server(vm, source, std::move(wake), threads));
   for (unsigned i = 0; i < threads; ++i) {
     server->threads_.emplace_back([s = server.get(), i] { s->run(i); });
-    ::pthread_setname_np(server->threads_.back().native_handle(), "rf-fault");
   }
   return server;
 }
@@ -58,6 +57,7 @@ void Server::stop() noexcept {
 }
 
 void Server::run(unsigned number) noexcept {
+  sys::name_this_thread(vm_.id(), "fault");
   ThreadCpu& cpu = cpu_[number];
   FillerThread me(vm_.fillings()[guest::Fillings::kFaultFirst + number]);
   cpu.started();

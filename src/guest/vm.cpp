@@ -184,14 +184,6 @@ Status Vm::note_incoming_finished() const {
   return write_record(files_.record, record);
 }
 
-Status Vm::note_left_by(pid_t daemon, std::uint64_t start_ticks) const {
-  auto record = read_record(files_.record);  // with what was noted since
-  if (!record) return std::unexpected(record.error());
-  record->left_by_pid = daemon;
-  record->left_by_start = start_ticks;
-  return write_record(files_.record, *record);
-}
-
 void Vm::wake_all() const noexcept {
   for (const Block& b : blocks_) {
     for (PageIndex from = b.first; from < b.end();) {

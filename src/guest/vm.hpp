@@ -128,8 +128,6 @@ class Vm {
 
   // For the next daemon: the operator's word on the migration that this QEMU was started for.
   Status note_incoming_finished() const;
-  // In the record: this daemon ends, and a thread of it does not (VmRecord::left_by_pid).
-  Status note_left_by(pid_t daemon, std::uint64_t start_ticks) const;
 
   // The scan's pass over this VM; a folded word keeps its low bits, so that a fault can tell how
   // long the page stayed away.

@@ -50,4 +50,12 @@ Result<VmRecord> read_record(sys::BorrowedFd file) {
   return record;
 }
 
+Status note_left_by(sys::BorrowedFd file, std::int32_t daemon, std::uint64_t start_ticks) {
+  auto record = read_record(file);  // with what was noted since it was handed over
+  if (!record) return std::unexpected(record.error());
+  record->left_by_pid = daemon;
+  record->left_by_start = start_ticks;
+  return write_record(file, *record);
+}
+
 }  // namespace ramfold::guest

@@ -45,5 +45,7 @@ static_assert(sizeof(VmRecord) == 64 + 192 + sizeof(rf_block) * RF_BLOCKS_MAX + 
 Status write_record(sys::BorrowedFd file, VmRecord record);
 // Checks magic, version, checksum and bounds.
 Result<VmRecord> read_record(sys::BorrowedFd file);
+// Sets VmRecord::left_by_pid and left_by_start.
+Status note_left_by(sys::BorrowedFd file, std::int32_t daemon, std::uint64_t start_ticks);
 
 }  // namespace ramfold::guest

@@ -25,7 +25,8 @@ Status check_item(const Item& item) {
 
 }  // namespace
 
-Result<Client> Client::connect(const std::string& path, std::chrono::milliseconds answer_within) {
+Result<Client> Client::connect(const std::string& path, std::chrono::milliseconds answer_within,
+                               pid_t replaces) {
   auto socket = sys::connect_seqpacket(path);
   if (!socket) return fail("keeper: " + socket.error().what, socket.error().code);
   const auto peer = sys::peer_of(*socket);
@@ -34,12 +35,13 @@ Result<Client> Client::connect(const std::string& path, std::chrono::millisecond
     return fail("keeper: " + path + " is served by uid " + std::to_string(peer->uid), EACCES);
   }
   Client client(std::move(*socket), answer_within);
-  if (const Status ok = client.greet(); !ok) return std::unexpected(ok.error());
+  if (const Status ok = client.greet(replaces); !ok) return std::unexpected(ok.error());
   return client;
 }
 
-Status Client::greet() {
-  const auto reply = exchange(write_hello(out_, ++sequence_), {}, nullptr, Type::welcome);
+Status Client::greet(pid_t replaces) {
+  const std::size_t length = write_hello(out_, ++sequence_, replaces);
+  const auto reply = exchange(length, {}, nullptr, Type::welcome);
   if (!reply) return std::unexpected(reply.error());
   backed_ = reply->welcome.backed != 0;
   held_max_ = reply->welcome.held_max;

@@ -42,8 +42,10 @@ class Client {
   static constexpr std::chrono::milliseconds kAnswerWithin{10'000};
 
   // EBUSY: another daemon is connected. EACCES: the socket belongs to neither this user nor root.
+  // `replaces`: a daemon of which nothing runs any more, whose connection is to be closed; 0: none.
   static Result<Client> connect(const std::string& path,
-                                std::chrono::milliseconds answer_within = kAnswerWithin);
+                                std::chrono::milliseconds answer_within = kAnswerWithin,
+                                pid_t replaces = 0);
 
   // Names are [a-z0-9._-]{1,64}. Returns when the keeper holds its own duplicate. The same name
   // with the same file is fine; EEXIST: the name is another file's, or the open file is kept under
@@ -80,7 +82,7 @@ class Client {
   Result<Parsed> exchange(std::size_t length, std::span<const int> fds,
                           std::vector<sys::Fd>* received, Type wanted);
   Status request(Type type, std::span<const Item> items, std::span<const int> fds);
-  Status greet();
+  Status greet(pid_t replaces);
   Status wait_readable(std::uint64_t until_ns);
   std::unexpected<Error> broken(std::string_view what, int code);
 

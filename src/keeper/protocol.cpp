@@ -143,8 +143,8 @@ std::expected<Parsed, const char*> parse(std::span<const std::byte> message,
   return out;
 }
 
-std::size_t write_hello(Buffer& out, std::uint32_t sequence) noexcept {
-  store(out, sizeof(Header), Hello{kVersionMin, kVersionMax, 0});
+std::size_t write_hello(Buffer& out, std::uint32_t sequence, std::int32_t replaces) noexcept {
+  store(out, sizeof(Header), Hello{kVersionMin, kVersionMax, replaces});
   return finish(out, Type::hello, sequence, sizeof(Hello));
 }
 

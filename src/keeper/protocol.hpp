@@ -73,7 +73,7 @@ static_assert(sizeof(Header) == 16 && offsetof(Header, type) == 6 &&
 struct Hello {
   std::uint16_t version_min;
   std::uint16_t version_max;
-  std::uint32_t reserved;
+  std::int32_t replaces;  // pid of a daemon whose connection nobody reads any more; 0: none
 };
 static_assert(sizeof(Hello) == 8);
 
@@ -145,7 +145,7 @@ std::expected<Parsed, const char*> parse(std::span<const std::byte> message,
                                          std::size_t fd_count) noexcept;
 
 // Each returns the length of the message written to `out`.
-std::size_t write_hello(Buffer& out, std::uint32_t sequence) noexcept;
+std::size_t write_hello(Buffer& out, std::uint32_t sequence, std::int32_t replaces = 0) noexcept;
 std::size_t write_welcome(Buffer& out, std::uint32_t sequence, const Welcome& body) noexcept;
 std::size_t write_ack(Buffer& out, std::uint32_t sequence, int code, std::size_t count,
                       std::string_view text) noexcept;

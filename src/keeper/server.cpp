@@ -199,6 +199,11 @@ Server::After Server::greet(Connection& connection, const Parsed& request) {
       close(other, "");
       continue;
     }
+    // Both are this user's: who says so could have ended it as well.
+    if (other.pid == request.hello.replaces) {
+      close(other, "nothing of it runs any more, says its successor");
+      continue;
+    }
     static_cast<void>(acknowledge(connection, request, EBUSY, 0,
                                   "another daemon is connected, pid " +
                                       number(static_cast<std::size_t>(other.pid)) +

@@ -86,6 +86,13 @@ struct ProcessStatus {
   std::uint32_t threads = 0;
   bool has_memory = false;  // kernel threads and zombies have none
 };
+// One thread.
+struct TaskState {
+  pid_t id = -1;
+  std::string name;    // at most 15 bytes
+  bool ended = false;  // a zombie, or on its way there: no call of it is under way any more
+  bool dying = false;  // or with SIGKILL before it: it makes no further call
+};
 // Mount id to file system type, e.g. "ext4", "fuse.sshfs".
 using Mounts = std::map<int, std::string>;
 
@@ -135,6 +142,8 @@ class Procfs {
   Seen smaps(pid_t pid, const SmapVisitor& visit) const;
   Seen descriptors(pid_t pid, const FdVisitor& visit) const;
   Seen thread_ids(pid_t pid, const std::function<bool(pid_t)>& visit) const;
+  // All threads of a process, also of one whose first thread has ended.
+  Seen tasks(pid_t pid, const std::function<bool(const TaskState&)>& visit) const;
   Result<FdInfo> fd_info(pid_t pid, int fd) const;
   // Registered buffers of an io_uring; nothing when the kernel left them out because the ring is
   // busy.
@@ -189,6 +198,8 @@ Result<std::string> own_link(int fd);
 // The parsers of single lines, for tests and fuzzing. `line` has no newline.
 std::optional<MapEntry> parse_map_line(std::string_view line) noexcept;
 std::optional<FdInfo> parse_fd_info(std::string_view text) noexcept;
+// /proc/PID/task/TID/stat and status.
+std::optional<TaskState> parse_task(std::string_view stat, std::string_view status);
 std::optional<KernelVersion> parse_kernel_version(std::string_view text);
 
 }  // namespace ramfold::sys

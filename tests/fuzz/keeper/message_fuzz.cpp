@@ -24,7 +24,7 @@ void require_same(std::span<const std::byte> message, const Parsed& parsed) {
     case Type::hello:
       if (parsed.hello.version_min != kVersionMin || parsed.hello.version_max != kVersionMax)
         return;
-      if (parsed.hello.reserved != 0) return;
+      if (parsed.hello.replaces != 0) return;
       length = write_hello(out, parsed.sequence);
       break;
     case Type::welcome: length = write_welcome(out, parsed.sequence, parsed.welcome); break;

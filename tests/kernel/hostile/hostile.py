@@ -3,7 +3,7 @@
 """A hostile agent at a real daemon, beside guests that are not: those are served, folded and
 attached all the while, and the daemon can be stopped and started.
 
-hostile.py fuse|flood|hello|held|crowd. Exits 77 where a userfaultfd cannot be driven from
+hostile.py fuse|flood|hello|held|killed|crowd. Exits 77 where a userfaultfd cannot be driven from
 outside."""
 import concurrent.futures
 import os
@@ -313,6 +313,104 @@ def held(rig):
     all_is_well(rig, honest)
 
 
+def threads_of(pid):
+    """Names and states."""
+    states = []
+    for task in pathlib.Path(f'/proc/{pid}/task').iterdir():
+        name, _, rest = (task / 'stat').read_text().partition('(')[2].rpartition(')')
+        states.append((name, rest.split()[0]))
+    return states
+
+
+def succeed(rig, honest):
+    """A daemon is killed, and does not end; the next one is started, and meanwhile a guest, whose
+    agent connects to what is left of the first. The old one, and that guest."""
+    old = rig.daemon
+    old.kill()
+    between = rig.add_guest(*GUEST)
+    time.sleep(1)
+    rig.start_daemon()
+    end = time.monotonic() + 30
+    while not rig.served_by_newest():
+        if rig.daemon.poll() is not None or time.monotonic() > end:
+            raise Failed(f'no daemon beside the one that was killed: {rig.log_tail()}')
+        time.sleep(0.05)
+    began = honest.status()['operations']
+    while honest.status()['operations'] < began + 100:
+        if time.monotonic() > end:
+            raise Failed(f'guest {honest.number} is not served')
+        time.sleep(0.05)
+    honest.check()
+    return old, between
+
+
+def wait_attached(rig, guest, seconds=20):
+    """Its agent speaks to this daemon; one that waits looks for a successor every 10 s."""
+    end = time.monotonic() + seconds
+    while True:
+        view = view_of(rig, guest)
+        if view and 'agent-silent' not in [reason['code'] for reason in view['reasons']]:
+            return
+        if time.monotonic() > end:
+            raise Failed(f'the agent of guest {guest.number} did not come: {view}')
+        time.sleep(0.1)
+
+
+def killed(rig):
+    """VMs hold threads of a daemon that is killed: the next one goes on beside what is left of
+    it, and takes them over when they let go."""
+    honest = start(rig)
+    attackers = [Attacker(rig, what) for what in ('map-attached', 'file-attached')]
+    for attacker in attackers:
+        if 'attached' not in attacker.until_done(30):
+            raise Failed(f'{attacker.what} was not attached')
+    looked_at = Attacker(rig, 'map-at-hello')
+    looked_at.until_done(30)
+    end = time.monotonic() + 20
+    while [s for _, s in threads_of(rig.daemon.pid)].count('D') < 2:
+        if time.monotonic() > end:
+            raise Failed(f'no thread is held: {threads_of(rig.daemon.pid)}')
+        time.sleep(0.1)
+    waiting = []
+    unusable = set()
+    for _ in range(2):
+        old, between = succeed(rig, honest)
+        remains = threads_of(old.pid) if old.poll() is None else []
+        say(f'left of the killed one: {remains}')
+        # A call that SIGKILL ends, as a look at the pages of the first, holds nobody up.
+        unusable |= {name.partition('-')[0] for name, state in remains
+                     if state == 'D' and name[2:].partition('-')[0].isdigit()}
+        if not unusable:
+            raise Failed('no call on guest RAM outlived the killed daemon: this proves nothing')
+        wait_attached(rig, honest)
+        reasons = [reason['code'] for reason in rig.snapshot()['host']['reasons']]
+        if reasons.count('unusable-vm') != len(unusable):
+            raise Failed(f'not {unusable} are left alone: {reasons}')
+        must_hold(attackers)
+        waiting.append(old)
+        for newcomer in (between, rig.add_guest(*GUEST)):
+            wait_attached(rig, newcomer)
+            newcomer.check()
+    # They let go: what serves their file system has ended.
+    for attacker in attackers:
+        for child in children_of(attacker.process.pid):
+            os.kill(child, signal.SIGKILL)
+    for attacker in attackers:
+        said = [attacker.lines.get(timeout=30) for _ in range(2)]
+        say(f'{attacker.what}: {said}')
+        if said[1] != 'every byte is right':
+            raise Failed(f'{attacker.what}: {said}')
+    for old in waiting:
+        if old.wait(20) != -signal.SIGKILL:
+            raise Failed(f'the killed daemon ended with {old.returncode}')
+    for guest in rig.guests:
+        wait_folds(rig, guest)
+    all_is_well(rig, honest)
+    for attacker in (*attackers, looked_at):
+        attacker.end()
+    all_is_well(rig, honest)
+
+
 def crowd(rig):
     honest = start(rig)
     attacker = Attacker(rig, 'crowd', user=OTHER_USER)
@@ -327,8 +425,8 @@ def crowd(rig):
     all_is_well(rig, honest)
 
 
-BODIES = {'fuse': fuse, 'flood': flood, 'hello': hello, 'held': held, 'crowd': crowd}
-NEED_FUSE = ('fuse', 'hello', 'held')
+BODIES = {'fuse': fuse, 'flood': flood, 'hello': hello, 'held': held, 'killed': killed, 'crowd': crowd}
+NEED_FUSE = ('fuse', 'hello', 'held', 'killed')
 
 
 def main():

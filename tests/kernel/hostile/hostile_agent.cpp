@@ -153,6 +153,17 @@ struct Ram {
                       st.st_ino};
     return offer;
   }
+  // By reading it all, as a guest would.
+  void check() const {
+    for (std::size_t p = 0; p < kPages; ++p) {
+      for (std::size_t i = 0; i < kPage; ++i) {
+        const volatile char* const byte = at + p * kPage + i;
+        if (*byte == static_cast<char>(p / 2 % 251 + 1)) continue;
+        return say("BAD byte in page " + std::to_string(p));
+      }
+    }
+    say("every byte is right");
+  }
   int fd;
   char* at;
 };
@@ -374,11 +385,12 @@ char* mapped_trap(Silent when) {
 // file's server does not take them.
 void prepare_memory_map() { trap_page = mapped_trap(Silent::at_write); }
 
-void hold_memory_map() {
+void hold_memory_map(const Ram* ram = nullptr) {
   char* const at = trap_page;
-  std::thread([at] {
+  std::thread([at, ram] {
     (void)::mmap(at, kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
     say("the memory map is free again");
+    if (ram != nullptr) ram->check();
   }).detach();
   ::usleep(300'000);
 }
@@ -387,10 +399,10 @@ void hold_memory_map() {
 void prepare_ram_file() { trap_page = mapped_trap(Silent::at_read); }
 
 void hold_ram_file(const Ram& ram) {
-  const int fd = ram.fd;
-  std::thread([fd] {
-    (void)!::pwrite(fd, trap_page, 64, 0);
+  std::thread([&ram] {
+    (void)!::pwrite(ram.fd, trap_page, 64, 0);
     say("the RAM file is free again");
+    ram.check();
   }).detach();
   ::usleep(300'000);
 }
@@ -435,12 +447,12 @@ int main(int argc, char** argv) {
     become_other(map ? kOther : kAnother);
     Connection c;
     const int device = asked_for_offer(c);
-    const Ram ram;
+    static const Ram ram;
     attach(c, ram, make_uffd(device));
     ::close(device);
     if (map) {
       wait_folded(ram);
-      hold_memory_map();
+      hold_memory_map(&ram);
     } else {
       hold_ram_file(ram);
     }

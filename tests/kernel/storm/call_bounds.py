@@ -7,6 +7,7 @@ recovered and unfolded.
 Exits 77 where a userfaultfd cannot be driven from outside."""
 import collections
 import os
+import re
 import sys
 
 from rig import Rig, Failed, binary, need_userfaultfd, run, say
@@ -26,12 +27,13 @@ MUST_SHOW = [
 
 
 def longest(path):
-    """(program, thread, call) -> bytes."""
+    """(program, thread, call) -> bytes; a thread's name without the number of its VM."""
     seen = collections.Counter()
     with open(path) as lines:
         for line in lines:
-            *who, size = line.split()
-            seen[tuple(who)] = max(seen[tuple(who)], int(size))
+            program, thread, call, size = line.split()
+            who = program, re.sub(r'^rf\d+-', 'rf-', thread), call
+            seen[who] = max(seen[who], int(size))
     return seen
 
 

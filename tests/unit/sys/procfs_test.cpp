@@ -2,9 +2,11 @@
 #include "sys/procfs.hpp"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
@@ -12,9 +14,12 @@
 
 #include <catch2/catch.hpp>
 
+#include <thread>
+
 #include "sys/fake_tree.hpp"
 #include "sys/memory.hpp"
 #include "sys/procfs_text.hpp"
+#include "sys/thread_name.hpp"
 
 using namespace ramfold;
 using namespace ramfold::sys;
@@ -188,6 +193,64 @@ TEST_CASE("a command with parentheses and blanks does not shift the start time")
   for (int field = 4; field < 22; ++field) stat += " 1";
   tree.write("proc/7/stat", stat + " 4711 0 0");
   CHECK(procfs.start_ticks(7).value() == 4711);
+}
+
+TEST_CASE("threads that make no further call are told from those that do") {
+  const auto task = [](const std::string& state, const std::string& flags,
+                       const std::string& pending) {
+    return parse_task("12 (rf7-a) b)) " + state + " 1 1 1 0 -1 " + flags + " 0 0 0",
+                      "Name:\tx\nSigPnd:\t" + pending + "\nShdPnd:\t0000000000000100\n");
+  };
+  const auto runs = task("D", "4194304", "0000000000000000");
+  REQUIRE(runs.has_value());
+  CHECK(runs->name == "rf7-a) b)");
+  CHECK_FALSE(runs->dying);  // a signal to the process is given to each thread before it counts
+  const auto killed = task("D", "4194304", "0000000000000100");
+  CHECK((killed->dying && !killed->ended));
+  CHECK_FALSE(task("D", "4194304", "0000000000000080")->dying);
+  CHECK(task("D", "4194308", "0000000000000000")->ended);  // PF_EXITING
+  CHECK(task("Z", "4194304", "0000000000000000")->ended);
+  CHECK_FALSE(parse_task("12 rf7 S 1", "SigPnd:\t0\n").has_value());
+  CHECK_FALSE(parse_task("12 (rf7) S 1 1 1 0 -1 0", "ShdPnd:\t0\n").has_value());
+}
+
+TEST_CASE("the threads of a process whose first thread has ended are listed") {
+  int ends[2];
+  REQUIRE(::pipe(ends) == 0);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    std::thread([] {
+      name_this_thread(VmId{4'294'967'295}, "fold");
+      for (;;) ::pause();
+    }).detach();
+    ::usleep(100'000);
+    (void)!::write(ends[1], "x", 1);
+    ::syscall(SYS_exit, 0);  // this thread alone
+  }
+  char byte;
+  REQUIRE(::read(ends[0], &byte, 1) == 1);
+  const Procfs procfs;
+  while (procfs.start_ticks(child)) ::usleep(1000);
+  std::vector<TaskState> tasks;
+  CHECK(procfs.tasks(child, [&](const TaskState& t) {
+    tasks.push_back(t);
+    return true;
+  }) == Seen::all);
+  ::kill(child, SIGKILL);
+  REQUIRE(::waitpid(child, nullptr, 0) == child);
+  ::close(ends[0]);
+  ::close(ends[1]);
+  REQUIRE(tasks.size() == 2);
+  CHECK((tasks[0].ended && tasks[0].dying));
+  CHECK_FALSE(tasks[1].dying);
+  CHECK(vm_of_thread(tasks[1].name) == VmId{4'294'967'295});
+}
+
+TEST_CASE("only a thread at a VM has its number in its name") {
+  CHECK(vm_of_thread("rf0-fault") == VmId{0});
+  for (const char* name :
+       {"rf-fold", "rf12", "rf-12", "rfx-fold", "ramfoldd", "", "rf99999999999-f"})
+    CHECK_FALSE(vm_of_thread(name).has_value());
 }
 
 TEST_CASE("more than the bound is too many, and nothing is visited beyond it") {

@@ -29,7 +29,7 @@ become_init() {
   mount -t sysfs sysfs "$root/sys"
   mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
   mount -t tmpfs box "$root/dev" -o mode=755
-  for device in null zero full random urandom tty userfaultfd; do
+  for device in null zero full random urandom tty fuse userfaultfd; do
     [ -e "/dev/$device" ] || continue
     touch "$root/dev/$device"
     mount --bind "/dev/$device" "$root/dev/$device"
