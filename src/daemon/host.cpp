@@ -6,7 +6,6 @@
 #include <linux/userfaultfd.h>
 #include <spdlog/spdlog.h>
 #include <sys/ioctl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 #include <algorithm>
 

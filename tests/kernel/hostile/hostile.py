@@ -425,7 +425,8 @@ def crowd(rig):
     all_is_well(rig, honest)
 
 
-BODIES = {'fuse': fuse, 'flood': flood, 'hello': hello, 'held': held, 'killed': killed, 'crowd': crowd}
+BODIES = {'fuse': fuse, 'flood': flood, 'hello': hello, 'held': held, 'killed': killed,
+          'crowd': crowd}
 NEED_FUSE = ('fuse', 'hello', 'held', 'killed')
 
 
