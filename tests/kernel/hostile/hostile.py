@@ -16,7 +16,8 @@ import threading
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / 'storm'))
-from rig import SANITIZED, Failed, Rig, binary, need_userfaultfd, run, say  # noqa: E402
+from rig import (SANITIZED, SLOWER, Failed, Rig, binary, need_userfaultfd, run,  # noqa: E402
+                 say)
 
 FOLDED_MIN = 300
 ATTACH_S = 20
@@ -276,6 +277,10 @@ def restart_beside(rig, honest):
     return old
 
 
+def host_reasons(rig):
+    return [reason['code'] for reason in rig.snapshot()['host']['reasons']]
+
+
 def held(rig):
     """VMs that are attached hold their mmap_lock and their RAM file's lock."""
     honest = start(rig)
@@ -301,10 +306,12 @@ def held(rig):
     must_hold(attackers)
     old = restart_beside(rig, honest)
     # Neither is served beside the thread of the old daemon, and what they name is not known: nobody
-    # is folded before they end.
-    reasons = [reason['code'] for reason in rig.snapshot()['host']['reasons']]
-    if reasons.count('unusable-vm') != len(attackers):
-        raise Failed(f'they are served beside a thread of the old daemon: {reasons}')
+    # is folded before they end. It answers before it has judged for the first time.
+    end = time.monotonic() + 10 * SLOWER
+    while (reasons := host_reasons(rig)).count('unusable-vm') != len(attackers):
+        if time.monotonic() > end:
+            raise Failed(f'they are served beside a thread of the old daemon: {reasons}')
+        time.sleep(0.05)
     must_hold(attackers)
     for attacker in attackers:
         attacker.end()
