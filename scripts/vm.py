@@ -100,11 +100,11 @@ def kvm_unusable():
     return ""
 
 
-def ask_qmp(path, command, timeout_s=30, **arguments):
+def ask_qmp(at, command, timeout_s=30, **arguments):
     """One QMP command over a connection of its own: its result, VmError on an error."""
     with socket.socket(socket.AF_UNIX) as link:
         link.settimeout(timeout_s)
-        link.connect(str(path))
+        link.connect(str(at))
         stream = link.makefile("rw")
 
         def request(name, values):
