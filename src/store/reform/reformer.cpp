@@ -159,12 +159,6 @@ void Reformer::visit(ContentId id) {
 
 void Reformer::work(Visit visit) {
   if (!read(visit)) return parts_.drop_uncounted(visit.id);
-  const PageCopy& page = pages_->front();
-  if (policy_.similar) {
-    const std::uint64_t seed = parts_.groups->hasher(visit.group)->seed();
-    const auto [known, _] = sketchers_.try_emplace(visit.group.value, seed);
-    visit.sketch = known->second(page);
-  }
   find_references(visit);
   search(visit);
   const bool given = search_.improved() && give(visit);
@@ -191,7 +185,18 @@ bool Reformer::read(const Visit& visit) {
   return false;
 }
 
-void Reformer::find_references(const Visit& visit) {
+// It takes as long as decoding zstd, and who keeps its reference, or its place in the index, needs
+// none. REQUIRES: read().
+const Sketch& Reformer::sketch_of(Visit& visit) {
+  if (!visit.sketch) {
+    const std::uint64_t seed = parts_.groups->hasher(visit.group)->seed();
+    const auto [known, _] = sketchers_.try_emplace(visit.group.value, seed);
+    visit.sketch = known->second(pages_->front());
+  }
+  return *visit.sketch;
+}
+
+void Reformer::find_references(Visit& visit) {
   References& found = *references_;
   found.count = 0;
   if (visit.orphaned) return;
@@ -209,7 +214,7 @@ void Reformer::find_references(const Visit& visit) {
     return;
   }
   if (visit.wanted == Stage::stored || visit.prospect == Prospect::none) return;  // R1
-  const SimilarityIndex::Candidates candidates = similar_->find(visit.sketch);
+  const SimilarityIndex::Candidates candidates = similar_->find(sketch_of(visit));
   for (const ContentId id : candidates.all()) {
     if (found.count == References::kMax) break;
     if (id == visit.id || !parts_.knows(id) || !parts_.headers->take_live(id)) continue;
@@ -285,14 +290,14 @@ Prospect Reformer::next_prospect(const Visit& visit) const noexcept {
   return search_.reference_gain() >= kGainMin[1] ? Prospect::fair : Prospect::weak;
 }
 
-void Reformer::enter_or_leave(const Visit& visit) noexcept {
+void Reformer::enter_or_leave(Visit& visit) {
   ContentNotes& notes = parts_.headers->notes(visit.id);
   const bool refers = parts_.headers->where(visit.id).has_reference();
   if (refers && notes.entered()) {
-    similar_->remove(visit.sketch, visit.id);
+    similar_->remove(sketch_of(visit), visit.id);
     notes.set_entered(false);
   } else if (policy_.similar && !refers && !notes.entered()) {
-    similar_->insert(visit.sketch, visit.id);
+    similar_->insert(sketch_of(visit), visit.id);
     notes.set_entered(true);
   }
 }

@@ -23,6 +23,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <unordered_map>
 #include <vector>
 
@@ -79,7 +80,7 @@ class Reformer {
     bool searched = false;  // for a reference, by all that can be done with one
     bool enter = false;
     bool orphaned = false;
-    Sketch sketch{};
+    std::optional<Sketch> sketch{};  // of the page, once it was needed
   };
   struct Left {  // behind a switch, until no reader can be there
     ContentId id;
@@ -98,13 +99,14 @@ class Reformer {
   // REQUIRES: a reference to visit.id, which is given up.
   void work(Visit visit);
   bool read(const Visit& visit);
-  void find_references(const Visit& visit);
+  const Sketch& sketch_of(Visit& visit);
+  void find_references(Visit& visit);
   void put_down_references(ContentId but) noexcept;
   void search(Visit& visit);
   // True: the content's reference is given up with the old bytes, later.
   bool give(const Visit& visit);
   bool write(const Visit& visit, Extent at, ContentId reference) noexcept;
-  void enter_or_leave(const Visit& visit) noexcept;
+  void enter_or_leave(Visit& visit);
   bool move(ContentId id);
   void settle() noexcept;
   double cold_s(ContentId id) noexcept;
