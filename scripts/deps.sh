@@ -14,7 +14,8 @@ guest=(python3 qemu-system-x86 util-linux)
 demo=("${image[@]}" "${guest[@]}")
 # Real QEMU, real systemd, real FUSE; spin for the model; clang for the fuzzers.
 test=("${image[@]}" "${guest[@]}" busybox-static catch2 clang-19 libclang-rt-19-dev fuse3 iproute2
-  libfuse3-dev librapidcheck-dev procps spin systemd
+  libfuse3-dev librapidcheck-dev libvirt-clients libvirt-daemon-driver-qemu libvirt-daemon-system
+  procps spin systemd
   xdelta3)  # what bench/run measures beside ours
 lint=(clang-19 clang-tidy-19 clang-format-19 python3)
 
