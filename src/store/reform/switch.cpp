@@ -71,17 +71,17 @@ bool Reformer::write(const Visit& visit, Extent at, ContentId reference) noexcep
   std::memcpy(to, from.data(), half);
   TEST_POINT("reform.write");
   std::memcpy(to + half, from.data() + half, from.size() - half);
+  PageCopy& back = pages_->back();
+  const Shape shape = search_.best().shape;
+  // As a reader does: the reference is decoded first.
+  const std::uint64_t begin = monotonic_ns();
   const std::byte* prefix = nullptr;
   if (reference != kZeroContent) {
     prefix = parts_.reference_page(reference, visit.group);
     if (prefix == nullptr) return false;
   }
-  PageCopy& back = pages_->back();
-  const Shape shape = search_.best().shape;
-  const std::uint64_t begin = monotonic_ns();
   if (!decode(shape, {to, from.size()}, prefix, back.bytes.data())) return false;
-  if (prefix == nullptr)
-    costs_.learn_decode(shape.form, static_cast<double>(monotonic_ns() - begin));
+  costs_.learn_decode(shape.form, static_cast<double>(monotonic_ns() - begin));
   return back.bytes == pages_->front().bytes;
 }
 

@@ -151,6 +151,21 @@ TEST_CASE("each mechanism can be switched off") {
   CHECK(dense == policy.dense);
 }
 
+TEST_CASE("what reading a form takes is learnt where it is given, also of those with a reference") {
+  ReformPolicy policy = greedy();
+  policy.dense = GENERATE(true, false);
+  const Form form = policy.dense ? Form::delta : Form::patch;
+  Rig rig;
+  for (std::uint64_t i = 0; i < 8; ++i) rig.keep(kin_of(1, i));
+  const auto believed = [&] {
+    return rig.reformer->figures().costs.decode_ns[static_cast<std::size_t>(form)];
+  };
+  const double at_first = believed();
+  rig.round(policy);
+  REQUIRE(rig.contents(form) != 0);
+  CHECK(believed() != at_first);
+}
+
 TEST_CASE("nothing refers to another group's content") {
   Rig rig;
   const GroupId other = must(rig.store->group("b"));
