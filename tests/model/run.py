@@ -183,8 +183,9 @@ def main() -> int:
 
     defines, rows, must_fail = switches(arguments.config)
     model = "reform.pml" if arguments.config.startswith("reform") else "page.pml"
-    # Most searches of a removal end sooner than a compiler that optimises.
-    optimised = "-O0" if must_fail else "-O2"
+    # Most searches of a removal end sooner than a compiler that optimises; for proofs a little of
+    # it is worth its time.
+    optimised = "-O0" if must_fail else "-O1"
     with tempfile.TemporaryDirectory() as scratch:
         folder = arguments.keep or pathlib.Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
