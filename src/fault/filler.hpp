@@ -36,7 +36,8 @@ enum class Served : std::uint8_t {
 
 // What a thread that fills brings along.
 struct FillerThread {
-  explicit FillerThread(guest::Filling& own) noexcept : filling(own) {}
+  // On that thread: takes what reading contents needs, so that filling allocates nothing.
+  explicit FillerThread(guest::Filling& own) : filling(own) { store::prepare_to_read(); }
 
   guest::Filling& filling;  // of no other thread
   PageCopy buffer;

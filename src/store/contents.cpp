@@ -8,6 +8,7 @@
 #include "base/test_points.hpp"
 #include "store/codec/forms.hpp"
 #include "store/parts.hpp"
+#include "store/scratch.hpp"
 
 namespace ramfold::store {
 
@@ -81,8 +82,15 @@ ContentHash Contents::hash(GroupId group, const PageCopy& page) const noexcept {
 }
 
 namespace {
-thread_local PageCopy reference_scratch;
+struct ReferenceScratch {
+  PageCopy page;
+};
 }  // namespace
+
+void prepare_to_read() {
+  prepare_to_decode();
+  (void)thread_scratch<ReferenceScratch>();
+}
 
 std::optional<Where> Contents::Parts::may_refer(ContentId reference, GroupId group) const noexcept {
   if (!knows(reference) || headers->group(reference) != group) return std::nullopt;
@@ -96,7 +104,7 @@ const std::byte* Contents::Parts::reference_page(ContentId id, GroupId group) co
   if (!where) return nullptr;
   const std::byte* const bytes = arena->data(where->extent());
   if (where->form() == Form::raw) return bytes;
-  std::byte* const page = reference_scratch.bytes.data();
+  std::byte* const page = thread_scratch<ReferenceScratch>().page.bytes.data();
   const bool decoded = store::decode({where->form(), where->transpose()},
                                      {bytes, where->extent().length}, nullptr, page);
   return decoded ? page : nullptr;

@@ -73,6 +73,9 @@ struct FetchTicket {
   std::uint64_t token = 0;
 };
 
+// Takes the memory that this thread's calls of get() work with; else the first of them does.
+void prepare_to_read();
+
 // What the fault path sees of the store. Tests wrap it (delays, pending, corrupt).
 class ContentSource {
  public:

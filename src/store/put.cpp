@@ -9,15 +9,15 @@
 #include "store/codec/forms.hpp"
 #include "store/codec/lz4.hpp"
 #include "store/parts.hpp"
+#include "store/scratch.hpp"
 
 namespace ramfold::store {
 namespace {
 
-struct Scratch {
+struct PutScratch {
   alignas(64) std::byte encoded[kPageSize];
   PageCopy decoded;
 };
-thread_local Scratch scratch;
 
 struct Encoded {
   Form form = Form::raw;
@@ -25,9 +25,10 @@ struct Encoded {
 };
 
 Encoded encode(const PageCopy& page) noexcept {
-  const std::uint32_t length = lz4::encode(page, {scratch.encoded, lz4::kEncodedMax});
+  std::byte* const encoded = thread_scratch<PutScratch>().encoded;
+  const std::uint32_t length = lz4::encode(page, {encoded, lz4::kEncodedMax});
   if (length == 0) return {Form::raw, page.bytes};
-  return {Form::lz4, {scratch.encoded, length}};
+  return {Form::lz4, {encoded, length}};
 }
 
 bool equal(const std::byte* a, const std::byte* b) noexcept {
@@ -72,8 +73,9 @@ bool Putter::holds_page(ContentId id) noexcept {
   const std::byte* bytes = nullptr;
   if (where.form() == Form::raw) {
     bytes = parts_.arena->data(where.extent());
-  } else if (parts_.decode(id, where, scratch.decoded.bytes.data())) {
-    bytes = scratch.decoded.bytes.data();
+  } else if (std::byte* const decoded = thread_scratch<PutScratch>().decoded.bytes.data();
+             parts_.decode(id, where, decoded)) {
+    bytes = decoded;
   }
   if (bytes != nullptr && equal(bytes, page_.bytes.data())) return true;
   if (bytes != nullptr && parts_.matches_checksum(id, bytes)) {
@@ -120,7 +122,7 @@ Status Putter::write(Extent at, const Encoded& encoded) noexcept {
   std::memcpy(to, encoded.bytes.data(), half);
   TEST_POINT("store.write");
   std::memcpy(to + half, encoded.bytes.data() + half, encoded.bytes.size() - half);
-  std::byte* decoded = scratch.decoded.bytes.data();
+  std::byte* decoded = thread_scratch<PutScratch>().decoded.bytes.data();
   if (!decode({encoded.form}, {to, encoded.bytes.size()}, nullptr, decoded) ||
       !equal(decoded, page_.bytes.data())) {
     return fail("what was stored does not decode to the page", EIO);

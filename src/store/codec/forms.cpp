@@ -6,12 +6,15 @@
 #include "store/codec/lz4.hpp"
 #include "store/codec/zstd.hpp"
 #include "store/patch/patch.hpp"
+#include "store/scratch.hpp"
 
 namespace ramfold::store {
 namespace {
 
-thread_local PageCopy columns;
-thread_local PageCopy reference_columns;
+struct Columns {
+  PageCopy page;
+  PageCopy reference;
+};
 
 bool decode_plain(Form form, std::span<const std::byte> bytes, const std::byte* reference,
                   std::byte* out) noexcept {
@@ -31,15 +34,21 @@ bool decode_plain(Form form, std::span<const std::byte> bytes, const std::byte* 
 
 }  // namespace
 
+void prepare_to_decode() {
+  zstd::prepare_to_decode();
+  (void)thread_scratch<Columns>();
+}
+
 bool decode(Shape shape, std::span<const std::byte> bytes, const std::byte* reference,
             std::byte* out) noexcept {
   if (shape.transpose == Transpose::none) return decode_plain(shape.form, bytes, reference, out);
+  auto& columns = thread_scratch<Columns>();
   if (reference != nullptr) {
-    transpose(shape.transpose, reference, reference_columns.bytes.data());
-    reference = reference_columns.bytes.data();
+    transpose(shape.transpose, reference, columns.reference.bytes.data());
+    reference = columns.reference.bytes.data();
   }
-  if (!decode_plain(shape.form, bytes, reference, columns.bytes.data())) return false;
-  transpose_back(shape.transpose, columns.bytes.data(), out);
+  if (!decode_plain(shape.form, bytes, reference, columns.page.bytes.data())) return false;
+  transpose_back(shape.transpose, columns.page.bytes.data(), out);
   return true;
 }
 

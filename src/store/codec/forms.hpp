@@ -17,6 +17,8 @@ struct Shape {
   Transpose transpose = Transpose::none;
 };
 
+// Takes the memory that decode() works with on this thread; else its first calls do.
+void prepare_to_decode();
 // False when `bytes` are not a page in this shape. Safe on any bytes; writes the 4096 bytes at
 // `out` and nothing beyond. `reference`: the 4096 bytes of the reference, nullptr where the form
 // has none.

@@ -3,17 +3,14 @@
 
 #include <lz4.h>
 
+#include "store/scratch.hpp"
+
 namespace ramfold::store::lz4 {
-namespace {
-
-thread_local LZ4_stream_t encoder_state;
-
-}  // namespace
 
 std::uint32_t encode(const PageCopy& page, std::span<std::byte> out) noexcept {
   constexpr int kAcceleration = 1;
   const int length = LZ4_compress_fast_extState(
-      &encoder_state, reinterpret_cast<const char*>(page.bytes.data()),
+      &thread_scratch<LZ4_stream_t>(), reinterpret_cast<const char*>(page.bytes.data()),
       reinterpret_cast<char*>(out.data()), kPageSize, static_cast<int>(out.size()), kAcceleration);
   return length > 0 ? static_cast<std::uint32_t>(length) : 0;
 }

@@ -4,7 +4,13 @@
 #define ZSTD_STATIC_LINKING_ONLY  // frames without a magic number, decoders without an allocation
 #include <zstd.h>
 
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+
 #include "base/check.hpp"
+#include "store/scratch.hpp"
 
 namespace ramfold::store::zstd {
 namespace {
@@ -14,21 +20,29 @@ constexpr std::size_t kDecoderBytes = 192 * 1024;
 
 class Decoder {
  public:
-  ZSTD_DCtx* context() noexcept {
-    if (context_ == nullptr) {
-      context_ = ZSTD_initStaticDCtx(workspace_, sizeof workspace_);
-      ENSURE(context_ != nullptr);
-      ENSURE(
-          !ZSTD_isError(ZSTD_DCtx_setParameter(context_, ZSTD_d_format, ZSTD_f_zstd1_magicless)));
-    }
-    return context_;
+  Decoder()
+      : workspace_(static_cast<std::byte*>(std::calloc(1, kDecoderBytes))),
+        context_(ZSTD_initStaticDCtx(workspace_.get(), kDecoderBytes)) {
+    ENSURE(context_ != nullptr);
+    ENSURE(!ZSTD_isError(ZSTD_DCtx_setParameter(context_, ZSTD_d_format, ZSTD_f_zstd1_magicless)));
   }
+  ZSTD_DCtx* context() noexcept { return context_; }
 
  private:
-  ZSTD_DCtx* context_ = nullptr;
-  alignas(64) std::byte workspace_[kDecoderBytes] = {};
+  struct Free {
+    void operator()(std::byte* at) const noexcept { std::free(at); }
+  };
+  // Zeros, which the library takes for granted, and of which only what is used becomes resident.
+  std::unique_ptr<std::byte, Free> workspace_;
+  ZSTD_DCtx* context_;
 };
-thread_local constinit Decoder decoder{};
+
+// To be taken as plain bytes, such a prefix has to be given by a call that allocates.
+bool looks_like_dictionary(const std::byte* prefix) noexcept {
+  std::uint32_t magic = 0;
+  std::memcpy(&magic, prefix, sizeof magic);
+  return magic == ZSTD_MAGIC_DICTIONARY;
+}
 
 }  // namespace
 
@@ -58,15 +72,18 @@ std::uint32_t Encoder::encode(const std::byte* page, const std::byte* prefix,
   return 0;
 }
 
+void prepare_to_decode() { (void)thread_scratch<Decoder>(); }
+
 bool decode(std::span<const std::byte> block, const std::byte* prefix, std::byte* out) noexcept {
-  ZSTD_DCtx* const context = decoder.context();
-  // The prefix is for one frame; whatever the last call left behind is put away.
-  ZSTD_DCtx_reset(context, ZSTD_reset_session_only);
-  if (ZSTD_isError(ZSTD_DCtx_refPrefix(context, prefix, prefix == nullptr ? 0 : kPageSize))) {
-    return false;
+  ZSTD_DCtx* const context = thread_scratch<Decoder>().context();
+  if (prefix != nullptr && looks_like_dictionary(prefix)) {
+    ZSTD_DCtx_reset(context, ZSTD_reset_session_only);
+    if (ZSTD_isError(ZSTD_DCtx_refPrefix(context, prefix, kPageSize))) return false;
+    return ZSTD_decompressDCtx(context, out, kPageSize, block.data(), block.size()) == kPageSize;
   }
   const std::size_t length =
-      ZSTD_decompressDCtx(context, out, kPageSize, block.data(), block.size());
+      ZSTD_decompress_usingDict(context, out, kPageSize, block.data(), block.size(), prefix,
+                                prefix == nullptr ? 0 : kPageSize);
   return length == kPageSize;
 }
 

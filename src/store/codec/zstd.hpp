@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // zstd of one page, alone or with another page as prefix. Frames without magic number, content size
 // and checksum: 2 bytes of header are left. Threads: decode() is pure, each thread has its own
-// state, allocated with the thread; an Encoder belongs to one thread at a time.
+// state, allocated by prepare_to_decode() or its first call; an Encoder belongs to one thread at a
+// time.
 #pragma once
 
 #include <cstddef>
@@ -34,7 +35,9 @@ class Encoder {
 };
 
 // False when `block` is not a frame of exactly 4096 bytes. Safe on any bytes; writes at most 4096,
-// and allocates nothing.
+// and allocates nothing more, unless the prefix begins as a zstd dictionary does.
 bool decode(std::span<const std::byte> block, const std::byte* prefix, std::byte* out) noexcept;
+// Takes the memory for it.
+void prepare_to_decode();
 
 }  // namespace ramfold::store::zstd

@@ -10,6 +10,7 @@
 
 #include "store/patch/patch.hpp"
 #include "store/patch/writer.hpp"
+#include "store/scratch.hpp"
 
 namespace ramfold::store::patch {
 namespace {
@@ -23,13 +24,12 @@ constexpr unsigned kLongEnough =
     96;  // a match of this length is taken without looking for a better one
 constexpr std::uint16_t kNowhere = 0xffff;
 
-struct Scratch {
+struct EncoderScratch {
   alignas(64) std::byte window[kWindow + kSlack];
   std::uint64_t differs[kPage / 64 + 1];  // a bit a byte, page against reference at the same offset
   std::uint16_t head[1 << kHashBits];
   std::uint16_t chain[kWindow];
 };
-thread_local Scratch scratch;
 
 template <typename T>
 T load(const std::byte* at) noexcept {
@@ -50,7 +50,7 @@ struct Match {
 class Encoder {
  public:
   Encoder(const PageCopy& page, const PageCopy& reference, std::span<std::byte> out) noexcept
-      : s_(scratch), writer_(out) {
+      : s_(thread_scratch<EncoderScratch>()), writer_(out) {
     std::memcpy(s_.window, reference.bytes.data(), kPage);
     std::memcpy(s_.window + kPage, page.bytes.data(), kPage);
     std::memset(s_.window + kWindow, 0, kSlack);
@@ -213,7 +213,7 @@ class Encoder {
   }
   void move_to(unsigned at) noexcept { at_ = literal_ = at; }
 
-  Scratch& s_;
+  EncoderScratch& s_;
   Writer writer_;
   unsigned at_ = kPage;       // all places are those of the window
   unsigned literal_ = kPage;  // begin of the bytes that no step covers yet
