@@ -79,7 +79,10 @@ bool decode(std::span<const std::byte> block, const std::byte* prefix, std::byte
   if (prefix != nullptr && looks_like_dictionary(prefix)) {
     ZSTD_DCtx_reset(context, ZSTD_reset_session_only);
     if (ZSTD_isError(ZSTD_DCtx_refPrefix(context, prefix, kPageSize))) return false;
-    return ZSTD_decompressDCtx(context, out, kPageSize, block.data(), block.size()) == kPageSize;
+    const std::size_t length =
+        ZSTD_decompressDCtx(context, out, kPageSize, block.data(), block.size());
+    ZSTD_DCtx_refPrefix(context, nullptr, 0);  // gives back what the first call allocated
+    return length == kPageSize;
   }
   const std::size_t length =
       ZSTD_decompress_usingDict(context, out, kPageSize, block.data(), block.size(), prefix,

@@ -14,6 +14,7 @@
 
 #include <catch2/catch.hpp>
 
+#include <algorithm>
 #include <thread>
 
 #include "sys/fake_tree.hpp"
@@ -240,10 +241,14 @@ TEST_CASE("the threads of a process whose first thread has ended are listed") {
   REQUIRE(::waitpid(child, nullptr, 0) == child);
   ::close(ends[0]);
   ::close(ends[1]);
-  REQUIRE(tasks.size() == 2);
+  // A sanitizer may have a thread of its own.
+  REQUIRE(tasks.size() >= 2);
   CHECK((tasks[0].ended && tasks[0].dying));
-  CHECK_FALSE(tasks[1].dying);
-  CHECK(vm_of_thread(tasks[1].name) == VmId{4'294'967'295});
+  const auto at_vm = std::ranges::find_if(
+      tasks, [](const TaskState& t) { return vm_of_thread(t.name).has_value(); });
+  REQUIRE(at_vm != tasks.end());
+  CHECK_FALSE(at_vm->dying);
+  CHECK(vm_of_thread(at_vm->name) == VmId{4'294'967'295});
 }
 
 TEST_CASE("only a thread at a VM has its number in its name") {
