@@ -83,10 +83,10 @@ void Agents::stop() noexcept {
     sys::Fd socket(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
     if (!socket) break;
     const auto peer = sys::peer_of(socket);
-    receptionist_.close(std::move(socket), peer ? peer->uid : kNobody);
+    receptionist_.close(std::move(socket), peer ? ids_.account_of(peer->uid) : kNobody);
   }
   const std::lock_guard lock(mutex_);
-  for (Connection& c : connections_) receptionist_.close(std::move(c.socket), c.peer.uid);
+  for (Connection& c : connections_) receptionist_.close(std::move(c.socket), c.peer.account);
   connections_.clear();
 }
 
@@ -115,19 +115,19 @@ void Agents::run() {
   }
 }
 
-bool Agents::has_place(const sys::Peer& peer) {
+bool Agents::has_place(const sys::Peer& peer, uid_t account) {
   std::size_t of_process = 0;
   std::size_t of_user = 0;
   for (const Connection& c : connections_) {
     of_process += c.peer.pid == peer.pid ? 1 : 0;
-    of_user += c.peer.uid == peer.uid ? 1 : 0;
+    of_user += c.peer.account == account ? 1 : 0;
   }
   const char* const whose = of_process >= kOfProcessMax              ? "its process"
                             : of_user >= kOfUserMax                  ? "its user"
                             : connections_.size() >= kConnectionsMax ? "all agents together"
                                                                      : nullptr;
   if (whose == nullptr) return true;
-  complaints_.warn(peer.uid,
+  complaints_.warn(account,
                    fmt::format("agent of pid {} (uid {}): refused: too many connections of {}",
                                peer.pid, peer.uid, whose));
   return false;
@@ -144,22 +144,22 @@ void Agents::accept_all() {
 
 void Agents::accept_one(sys::Fd socket) {
   const auto peer = sys::peer_of(socket);
-  const uid_t uid = peer ? peer->uid : kNobody;
-  const auto give_up = [&] { receptionist_.close(std::move(socket), uid); };
+  const uid_t account = peer ? ids_.account_of(peer->uid) : kNobody;
+  const auto give_up = [&] { receptionist_.close(std::move(socket), account); };
   if (!peer || peer->pid <= 0) return give_up();
   auto pidfd = sys::peer_pidfd(socket, peer->pid);
   const auto start = procfs_.start_ticks(peer->pid);
   if (!pidfd || !start || has_ended(*pidfd)) return give_up();
   const std::lock_guard lock(mutex_);
-  if (!has_place(*peer)) return give_up();
+  if (!has_place(*peer, account)) return give_up();
   Connection& c = connections_.emplace_back();
   c.socket = std::move(socket);
-  c.peer = {peer->pid, peer->uid, *start, std::move(*pidfd)};
+  c.peer = {peer->pid, peer->uid, account, *start, std::move(*pidfd)};
   c.name = fmt::format("qemu-{}", peer->pid);
   c.deadline_ns = monotonic_ns() + kHandshakeNs;
   epoll_event event{EPOLLIN, {.ptr = &c}};
   if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, c.socket.get(), &event) != 0) {
-    receptionist_.close(std::move(c.socket), uid);
+    receptionist_.close(std::move(c.socket), account);
     connections_.pop_back();
   }
 }
@@ -178,7 +178,7 @@ bool Agents::receive(Connection& c) {
   // An earlier event of the same turn may have closed it, or begun a look.
   if (!c.heard) return true;
   std::array<std::byte, RF_MESSAGE_MAX> buffer;
-  auto message = receptionist_.receive(c.socket, buffer, c.peer.uid);
+  auto message = receptionist_.receive(c.socket, buffer, c.peer.account);
   if (!message || message->outcome == sys::Received::closed) return false;
   if (message->outcome == sys::Received::nothing_yet) return true;
   if (message->outcome == sys::Received::no_room) {
@@ -250,7 +250,7 @@ bool Agents::on_unfold(Connection& c, const VmHandle& vm, const rf_unfold& messa
     return true;
   }
   vm->unfolds_asked.fetch_sub(1);
-  complaints_.warn(c.peer.uid, agent_text(c.peer) + ": asks for too much unfolding at once");
+  complaints_.warn(c.peer.account, agent_text(c.peer) + ": asks for too much unfolding at once");
   rf_unfolded answer{};
   answer.token = message.token;
   return send(c, answer, RF_UNFOLDED);
@@ -287,7 +287,7 @@ void Agents::close_quiet() {
     if (c->vm && (c->stage == Stage::attached || c->stage == Stage::ready)) {
       c->vm->vm->fillings().agent_is_away();
     }
-    receptionist_.close(std::move(c->socket), c->peer.uid);
+    receptionist_.close(std::move(c->socket), c->peer.account);
     c = connections_.erase(c);
   }
 }
@@ -304,7 +304,7 @@ void Agents::close_late() {
   for (Connection* c : late) {
     const char* const why =
         c->look ? ": its process does not let itself be looked at" : ": silent in its handshake";
-    complaints_.warn(c->peer.uid, agent_text(c->peer) + why + ", connection closed");
+    complaints_.warn(c->peer.account, agent_text(c->peer) + why + ", connection closed");
     close(*c);
   }
 }

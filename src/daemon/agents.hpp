@@ -20,6 +20,7 @@
 #include "daemon/look.hpp"
 #include "guest/agent_messages.hpp"
 #include "sys/receptionist.hpp"
+#include "sys/subordinate_ids.hpp"
 
 namespace ramfold::daemon {
 
@@ -98,8 +99,8 @@ class Agents {
   void run();
   void accept_all();
   void accept_one(sys::Fd socket);
-  bool has_place(const sys::Peer& peer);
-  bool has_place_for_vm(uid_t uid) const;
+  bool has_place(const sys::Peer& peer, uid_t account);
+  bool has_place_for_vm(uid_t account);
   bool receive(Connection& c);  // false: close it
   bool handle(Connection& c, sys::Message& message, std::span<const std::byte> bytes);
   void hear(Connection& c, bool heard);
@@ -136,6 +137,7 @@ class Agents {
   VmSet& vms_;
   Attacher& attacher_;
   AgentEvents& events_;
+  sys::SubordinateIds ids_;         // the agents' thread's
   sys::Receptionist receptionist_;  // the thread's alone, as are the complaints
   Complaints complaints_;
   std::uint64_t tended_ns_ = 0;

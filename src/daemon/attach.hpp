@@ -19,6 +19,7 @@ namespace ramfold::daemon {
 struct AgentPeer {
   pid_t pid = -1;
   uid_t uid = static_cast<uid_t>(-1);
+  uid_t account = static_cast<uid_t>(-1);  // sys::SubordinateIds; what bounds on a user go by
   std::uint64_t start_ticks = 0;
   sys::Fd pidfd;
 };

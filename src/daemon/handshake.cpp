@@ -21,6 +21,7 @@ bool is_zero(const std::uint8_t (&instance)[16]) {
 void Agents::start_look(Connection& c, std::shared_ptr<Look> look) {
   look->pid = c.peer.pid;
   look->uid = c.peer.uid;
+  look->account = c.peer.account;
   look->start_ticks = c.peer.start_ticks;
   c.look = look;
   hear(c, false);
@@ -83,7 +84,7 @@ bool Agents::after_hello(Connection& c, const Look& look) {
     c.folded = hello.folded != 0;
     if (c.folded) {
       complaints_.warn(
-          c.peer.uid,
+          c.peer.account,
           fmt::format(
               "vm {} (pid {}): its pages were folded by a daemon that left nothing of it here: "
               "they wait, and what touches them",
@@ -144,7 +145,7 @@ bool Agents::after_offer(Connection& c, Look& look) {
   }
   // After wanted(): what a predecessor left is added before it is wanted no more than others.
   if (vms_.by_pid(c.peer.pid)) return false;
-  if (!has_place_for_vm(c.peer.uid)) {
+  if (!has_place_for_vm(c.peer.account)) {
     refuse(c, "too many VMs are attached");
     return false;
   }
@@ -182,10 +183,10 @@ bool Agents::closes_another_of(const Connection& c) const {
   });
 }
 
-bool Agents::has_place_for_vm(uid_t uid) const {
+bool Agents::has_place_for_vm(uid_t account) {
   const std::vector<VmHandle> vms = vms_.all();
-  const auto of_user =
-      std::ranges::count_if(vms, [uid](const VmHandle& vm) { return vm->vm->record().uid == uid; });
+  const auto of_user = std::ranges::count_if(
+      vms, [&](const VmHandle& vm) { return ids_.account_of(vm->vm->record().uid) == account; });
   return vms.size() < kVmsMax && static_cast<std::size_t>(of_user) < kOfUserMax;
 }
 
@@ -214,8 +215,8 @@ bool Agents::welcome(Connection& c, std::uint16_t action, const std::uint8_t* in
 }
 
 void Agents::refuse(Connection& c, std::string_view why) {
-  complaints_.warn(c.peer.uid, fmt::format("agent of pid {} (uid {}): refused: {}", c.peer.pid,
-                                           c.peer.uid, why));
+  complaints_.warn(c.peer.account, fmt::format("agent of pid {} (uid {}): refused: {}", c.peer.pid,
+                                               c.peer.uid, why));
   rf_refused answer{};
   std::memcpy(answer.text, why.data(), std::min(why.size(), sizeof answer.text - 1));
   (void)send(c, answer, RF_REFUSED);

@@ -51,7 +51,7 @@ void LookDesk::drain() noexcept {
 
 bool LookDesk::has_room(const Look& look) const noexcept {
   const auto of_process = std::ranges::count(running_, look.pid, &Running::pid);
-  const auto of_user = std::ranges::count(running_, look.uid, &Running::uid);
+  const auto of_user = std::ranges::count(running_, look.account, &Running::account);
   return running_.size() < kAllMax && static_cast<std::size_t>(of_process) < kOfProcessMax &&
          static_cast<std::size_t>(of_user) < kOfUserMax;
 }
@@ -74,7 +74,7 @@ void LookDesk::start_waiting(const std::shared_ptr<LookDesk>& self, const sys::P
     } else {
       const std::shared_ptr<Look> look = waiting_[i];
       const Look* const key = look.get();
-      running_.push_back({key, look->pid, look->uid});
+      running_.push_back({key, look->pid, look->account});
       const bool runs = run_apart([self, look, key, &procfs] {
         look->identity = identify(procfs, look->pid);
         if (look->of_offer) look->status = check(*look, procfs);

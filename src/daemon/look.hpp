@@ -19,6 +19,7 @@ namespace ramfold::daemon {
 struct Look {
   pid_t pid = -1;
   uid_t uid = static_cast<uid_t>(-1);
+  uid_t account = static_cast<uid_t>(-1);  // AgentPeer::account
   std::uint64_t start_ticks = 0;
   // Only of an offer:
   bool of_offer = false;
@@ -58,7 +59,7 @@ class LookDesk {
   struct Running {
     const Look* look;
     pid_t pid;
-    uid_t uid;
+    uid_t account;
   };
   std::vector<Running> running_;
   std::vector<std::shared_ptr<Look>> ended_;

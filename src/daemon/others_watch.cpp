@@ -27,23 +27,24 @@ void OthersWatch::give_up_stranger() {
   const pid_t pid = looking_->pid.load();
   const auto status = procfs_.status(pid);
   const uid_t uid = status ? status->uid : static_cast<uid_t>(-1);
-  const auto of_user = std::ranges::count(strangers_, uid, &Stranger::uid);
-  if (of_user == 0) {
+  const uid_t account = ids_.account_of(uid);
+  if (std::ranges::count(strangers_, account, &Stranger::account) == 0) {
     spdlog::warn(
         "pid {} (user {}) does not let itself be looked at: VMs of that user stay unfolded", pid,
         uid);
   }
-  strangers_.push_back({pid, uid, std::move(looking_)});
+  strangers_.push_back({pid, account, std::move(looking_)});
   looking_ = nullptr;
 }
 
-std::shared_ptr<guest::LookAt> OthersWatch::next_look() const {
+std::shared_ptr<guest::LookAt> OthersWatch::next_look() {
   auto look = std::make_shared<guest::LookAt>();
   for (const Stranger& one : strangers_) {
     look->leave_out.push_back(one.pid);
-    const auto of_user = std::ranges::count(strangers_, one.uid, &Stranger::uid);
-    if (static_cast<std::size_t>(of_user) >= kStrangersOfUserMax)
-      look->leave_out_users.push_back(one.uid);
+    const auto of_user = std::ranges::count(strangers_, one.account, &Stranger::account);
+    if (static_cast<std::size_t>(of_user) < kStrangersOfUserMax) continue;
+    const std::vector<sys::IdRange> ids = ids_.ids_of(one.account);
+    look->leave_out_users.insert(look->leave_out_users.end(), ids.begin(), ids.end());
   }
   look->since_ns.store(monotonic_ns());
   return look;

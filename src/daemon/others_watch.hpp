@@ -16,6 +16,7 @@
 #include "daemon/attached_vm.hpp"
 #include "guest/facts.hpp"
 #include "sys/procfs.hpp"
+#include "sys/subordinate_ids.hpp"
 
 namespace ramfold::daemon {
 
@@ -43,11 +44,11 @@ class OthersWatch {
  private:
   struct Stranger {
     pid_t pid;
-    uid_t uid;
+    uid_t account;
     std::shared_ptr<guest::LookAt> look;  // which it holds up
   };
   void give_up_stranger();
-  std::shared_ptr<guest::LookAt> next_look() const;
+  std::shared_ptr<guest::LookAt> next_look();
 
   const guest::ProcFacts& facts_;
   const sys::Procfs& procfs_;
@@ -57,6 +58,7 @@ class OthersWatch {
   std::uint64_t began_ns_ = 0;              // of the look that found it
   std::shared_ptr<guest::LookAt> looking_;  // under way, or the last one
   std::vector<Stranger> strangers_;
+  sys::SubordinateIds ids_;  // who calls tend()
 };
 
 }  // namespace ramfold::daemon

@@ -25,6 +25,7 @@
 #include "base/result.hpp"
 #include "base/types.hpp"
 #include "sys/procfs.hpp"
+#include "sys/subordinate_ids.hpp"
 
 namespace ramfold::guest {
 
@@ -172,7 +173,7 @@ struct LookAt {
   std::atomic<std::uint64_t> since_ns{0};
   std::atomic<bool> ended{false};  // the watcher's
   std::vector<pid_t> leave_out;
-  std::vector<uid_t> leave_out_users;
+  std::vector<sys::IdRange> leave_out_users;
 };
 
 class ProcFacts {

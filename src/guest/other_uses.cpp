@@ -120,8 +120,9 @@ OtherUses ProcFacts::other_uses(std::span<const OwnedFile> files, const Custody&
     if (std::ranges::find(at->leave_out, pid) != at->leave_out.end()) return true;
     if (at->leave_out_users.empty()) return false;
     const auto status = procfs_.status(pid);
-    return status &&
-           std::ranges::find(at->leave_out_users, status->uid) != at->leave_out_users.end();
+    return status && std::ranges::any_of(at->leave_out_users, [&](const sys::IdRange& ids) {
+             return ids.has(status->uid);
+           });
   };
   procfs_.processes([&](pid_t pid) {
     if (pid == custody.daemon) return true;
