@@ -185,8 +185,11 @@ bool Agents::closes_another_of(const Connection& c) const {
 
 bool Agents::has_place_for_vm(uid_t account) {
   const std::vector<VmHandle> vms = vms_.all();
-  const auto of_user = std::ranges::count_if(
-      vms, [&](const VmHandle& vm) { return ids_.account_of(vm->vm->record().uid) == account; });
+  const std::vector<sys::IdRange> ids = ids_.ids_of(account);
+  const auto of_user = std::ranges::count_if(vms, [&](const VmHandle& vm) {
+    return std::ranges::any_of(ids,
+                               [&](const sys::IdRange& r) { return r.has(vm->vm->record().uid); });
+  });
   return vms.size() < kVmsMax && static_cast<std::size_t>(of_user) < kOfUserMax;
 }
 

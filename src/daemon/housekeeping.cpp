@@ -197,7 +197,10 @@ void Host::judge_memory() {
       because("unusable-vm",
               fmt::format("vm {} was folded by a predecessor and cannot be served: {}", vm.id.value,
                           vm.why),
-              vm.remedy);
+              vm.held ? "end that VM, or what holds its memory map or its RAM file: a file system "
+                        "that does not answer?; nothing is folded meanwhile"
+                      : "start the ramfold that folded it, or end that VM; nothing is folded "
+                        "meanwhile");
     }
   }
   if (policy_.off) {

@@ -30,9 +30,8 @@ struct KeptVm {
 struct UnusableVm {
   VmId id;
   std::string why;
-  std::string remedy;
   sys::Fd pidfd;  // may be absent
-  // Only what is left of another daemon stands in the way.
+  // Only what is left of another daemon stands in the way; nothing: it cannot be read.
   std::optional<KeptVm> held;
 };
 

@@ -14,11 +14,6 @@ namespace {
 
 constexpr std::uint64_t kNapNs = 100'000'000;
 constexpr std::uint64_t kArenaMax = std::uint64_t{1} << 40;  // what the store's format allows
-constexpr const char* kHeldRemedy =
-    "end that VM, or what holds its memory map or its RAM file: a file system that does not "
-    "answer?; nothing is folded meanwhile";
-constexpr const char* kUnreadableRemedy =
-    "start the ramfold that folded it, or end that VM; nothing is folded meanwhile";
 
 sys::Fd copy_of(const sys::Fd& pidfd) {
   auto copy = pidfd.duplicate();
@@ -84,16 +79,13 @@ void Host::adopt_all(Inheritance left) {
     if (vm) {
       vms_.add(*vm);
     } else {
-      left.unusable.push_back(
-          {id, vm.error().text(), kUnreadableRemedy, std::move(pidfd), std::nullopt});
+      left.unusable.push_back({id, vm.error().text(), std::move(pidfd), std::nullopt});
     }
   }
   // Kept where they are: a later daemon may be able to serve them. Their faults wait; they never
   // read zeros.
-  for (UnusableVm& vm : left.unusable) {
-    if (vm.remedy.empty()) vm.remedy = kUnreadableRemedy;
+  for (const UnusableVm& vm : left.unusable)
     spdlog::error("vm {}: not taken over: {}", vm.id.value, vm.why);
-  }
   unusable_ = std::move(left.unusable);
   if (vms_.size() != 0) {
     ++restarts_;
@@ -116,7 +108,7 @@ UnusableVm Host::held_vm(KeptVm kept) {
   return {VmId{kept.record.vm},
           fmt::format("it holds up a thread of a daemon that has ended but for that (pid {})",
                       kept.record.left_by_pid),
-          kHeldRemedy, copy_of(kept.files.pidfd), std::move(kept)};
+          copy_of(kept.files.pidfd), std::move(kept)};
 }
 
 bool Host::wait_for_unusable() {
@@ -149,14 +141,14 @@ bool Host::wait_for_unusable() {
 
 // What was left of the daemon before has ended, and with it what it did to this VM.
 void Host::adopt_late(VmId id) {
-  std::optional<KeptVm> kept;
+  KeptVm kept;
   {
     const std::lock_guard lock(unusable_mutex_);
-    const auto it = std::ranges::find(unusable_, id, &UnusableVm::id);
-    kept = std::exchange(it->held, std::nullopt);
+    // Its record stays there: until the VM is added it is what keeps wanted() from taking an offer.
+    kept = std::move(*std::ranges::find(unusable_, id, &UnusableVm::id)->held);
   }
-  const pid_t pid = kept->record.pid;
-  auto vm = attacher_->adopt(std::move(*kept));
+  const pid_t pid = kept.record.pid;
+  auto vm = attacher_->adopt(std::move(kept));
   if (vm) vms_.add(*vm);
   {
     // After it was added: an agent is asked for an offer only by who finds it in neither.
@@ -166,7 +158,7 @@ void Host::adopt_late(VmId id) {
       unusable_.erase(it);
     } else {
       it->why = vm.error().text();
-      it->remedy = kUnreadableRemedy;
+      it->held.reset();
     }
   }
   if (!vm) {

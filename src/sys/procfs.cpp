@@ -261,10 +261,7 @@ Result<ProcessStatus> Procfs::status(pid_t pid) const {
 Result<std::uint64_t> Procfs::start_ticks(pid_t pid) const {
   const auto content = read_process_file(pid, "stat", kSmallFileMax);
   if (!content) return std::unexpected(content.error());
-  // The command is in parentheses and may hold any byte, parentheses too: count from the last one.
-  const std::size_t after = content->rfind(')');
-  if (after == std::string::npos) return fail("/proc stat is not understood", EIO);
-  std::string_view rest = std::string_view(*content).substr(after + 1);
+  std::string_view rest = text::after_command(*content);
   const std::string_view state = text::word(rest);  // field 3
   if (state == "Z" || state == "X") return fail("the process has ended", ESRCH);
   for (int field = 4; field < 22; ++field) text::word(rest);

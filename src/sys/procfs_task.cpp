@@ -14,14 +14,11 @@ constexpr unsigned kExiting = 0x4;  // PF_EXITING, include/linux/sched.h
 
 std::optional<TaskState> parse_task(std::string_view stat, std::string_view status) {
   TaskState task;
-  // The name is in parentheses and may hold any byte, parentheses too.
+  std::string_view rest = text::after_command(stat);
   const std::size_t open = stat.find('(');
-  const std::size_t close = stat.rfind(')');
-  if (open == std::string_view::npos || close == std::string_view::npos || close < open) {
-    return std::nullopt;
-  }
-  task.name = stat.substr(open + 1, close - open - 1);
-  std::string_view rest = stat.substr(close + 1);
+  const std::size_t end = stat.size() - rest.size();  // behind the parenthesis
+  if (rest.empty() || open >= end) return std::nullopt;
+  task.name = stat.substr(open + 1, end - open - 2);
   const std::string_view state = text::word(rest);  // field 3
   for (int field = 4; field < 9; ++field) text::word(rest);
   const auto flags = text::number<unsigned>(text::word(rest));  // field 9

@@ -44,6 +44,11 @@ ByteCount kilobytes_of(std::string_view text, std::string_view key) noexcept {
   return ByteCount{std::min(kib, UINT64_MAX / 1024) * 1024};
 }
 
+std::string_view after_command(std::string_view stat) noexcept {
+  const std::size_t end = stat.rfind(')');
+  return end == std::string_view::npos ? std::string_view{} : stat.substr(end + 1);
+}
+
 std::string_view chosen(std::string_view text) noexcept {
   const std::size_t open = text.find('[');
   if (open == std::string_view::npos) return {};

@@ -54,6 +54,10 @@ ByteCount kilobytes_of(std::string_view text, std::string_view key) noexcept;
 // The word in brackets of a sysfs choice: "always [never] deny" gives "never".
 std::string_view chosen(std::string_view text) noexcept;
 
+// What follows the command in a stat file, from field 3 on. The command is in parentheses and may
+// hold any byte, parentheses too: it ends at the last one. Empty: there is none.
+std::string_view after_command(std::string_view stat) noexcept;
+
 // Lines of a file that may be longer than memory should be: a fixed buffer, over-long lines cut
 // short.
 class LineReader {
