@@ -13,6 +13,7 @@
 #include "bench/awake.hpp"
 #include "bench/fault_echo.hpp"
 #include "bench/guest_pages.hpp"
+#include "bench/on_sets.hpp"
 #include "bench/rig.hpp"
 #include "store/layout.hpp"
 #include "store/reform/reformer.hpp"
@@ -213,16 +214,9 @@ int run(const std::vector<GuestPages>& sets) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc < 3 || argc % 2 == 0) {
-    std::fprintf(stderr, "usage: %s NAME SET_DIRECTORY [NAME SET_DIRECTORY]...\n", argv[0]);
-    return 2;
-  }
-  try {
+  return run_on_sets(argc, argv, [](const std::vector<NamedSet>& named) {
     std::vector<GuestPages> sets;
-    for (int i = 1; i + 1 < argc; i += 2) sets.push_back(load_set(argv[i + 1]));
+    for (const NamedSet& set : named) sets.push_back(load_set(set.directory));
     return run(sets);
-  } catch (const std::exception& problem) {
-    std::fprintf(stderr, "bench_fault_forms: %s\n", problem.what());
-    return 2;
-  }
+  });
 }

@@ -9,6 +9,7 @@
 
 #include "base/clock.hpp"
 #include "bench/guest_pages.hpp"
+#include "bench/on_sets.hpp"
 #include "bench/peers.hpp"
 #include "bench/report.hpp"
 #include "store/reform/reformer.hpp"
@@ -159,11 +160,9 @@ void add_set(Report& report, const std::string& name, const GuestPages& set) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc < 3 || argc % 2 == 0) {
-    std::fprintf(stderr, "usage: %s NAME SET_DIRECTORY [NAME SET_DIRECTORY]...\n", argv[0]);
-    return 2;
-  }
-  Report report("forms");
-  for (int i = 1; i < argc; i += 2) add_set(report, argv[i], load_set(argv[i + 1]));
-  return report.print();
+  return run_on_sets(argc, argv, [](const std::vector<NamedSet>& sets) {
+    Report report("forms");
+    for (const NamedSet& set : sets) add_set(report, set.name, load_set(set.directory));
+    return report.print();
+  });
 }

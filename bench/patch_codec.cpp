@@ -20,6 +20,7 @@
 #include <zstd.h>
 
 #include "bench/guest_pages.hpp"
+#include "bench/on_sets.hpp"
 #include "bench/report.hpp"
 #include "store/patch/patch.hpp"
 #include "sys/fd.hpp"
@@ -336,16 +337,9 @@ void measure(Report& report, const std::string& name, const std::string& directo
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc < 3 || argc % 2 == 0) {
-    std::fprintf(stderr, "usage: %s NAME SET_DIRECTORY [NAME SET_DIRECTORY]...\n", argv[0]);
-    return 2;
-  }
-  try {
+  return run_on_sets(argc, argv, [](const std::vector<NamedSet>& sets) {
     Report report("patch-codec");
-    for (int i = 1; i + 1 < argc; i += 2) measure(report, argv[i], argv[i + 1]);
+    for (const NamedSet& set : sets) measure(report, set.name, set.directory);
     return report.print();
-  } catch (const std::exception& problem) {
-    std::fprintf(stderr, "bench_patch_codec: %s\n", problem.what());
-    return 2;
-  }
+  });
 }

@@ -13,6 +13,7 @@
 
 #include "base/clock.hpp"
 #include "bench/guest_pages.hpp"
+#include "bench/on_sets.hpp"
 #include "bench/report.hpp"
 #include "bench/similarity_peers.hpp"
 #include "store/codec/zstd.hpp"
@@ -202,16 +203,9 @@ void add_set(Report& report, const std::string& name, const GuestPages& set) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc < 3 || argc % 2 == 0) {
-    std::fprintf(stderr, "usage: %s NAME SET_DIRECTORY [NAME SET_DIRECTORY]...\n", argv[0]);
-    return 2;
-  }
-  try {
+  return run_on_sets(argc, argv, [](const std::vector<NamedSet>& sets) {
     Report report("similarity");
-    for (int i = 1; i + 1 < argc; i += 2) add_set(report, argv[i], load_set(argv[i + 1]));
+    for (const NamedSet& set : sets) add_set(report, set.name, load_set(set.directory));
     return report.print();
-  } catch (const std::exception& problem) {
-    std::fprintf(stderr, "bench_similarity: %s\n", problem.what());
-    return 2;
-  }
+  });
 }

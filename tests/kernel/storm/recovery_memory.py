@@ -9,21 +9,13 @@ import sys
 import time
 
 from keeper_storm import holders, ram_inodes
-from rig import SLOWER, Failed, Rig, binary, need_userfaultfd, run, say
+from rig import Failed, Rig, binary, need_userfaultfd, run, say
 from storm import SEED, finish, progress_of, start, wait_for_progress
 
 CODE = 'not-recovered'
 FIRST_PAUSES_SECONDS = 3  # several attempts
 BURIAL_SECONDS = 20
 STOP_SECONDS = 5  # less than the pause between attempts has grown to by then
-
-
-def wait_until(condition, seconds, what):
-    end = time.monotonic() + seconds * SLOWER
-    while not condition():
-        if time.monotonic() > end:
-            raise Failed(f'{what}: not within {seconds} s')
-        time.sleep(0.05)
 
 
 def host_codes(rig):
@@ -38,7 +30,7 @@ def said(rig, text):
 
 def start_without_memory(rig):
     rig.start_daemon()
-    wait_until(lambda: CODE in host_codes(rig), 20, 'the reason')
+    rig.wait(lambda: CODE in host_codes(rig), 20, 'the reason')
 
 
 def recovery_memory(rig):
@@ -63,8 +55,8 @@ def recovery_memory(rig):
     victim.process.wait()
     if len(inodes) != 1:
         raise Failed('the guest has no RAM file: this shows nothing')
-    wait_until(lambda: not any(holders(rig, inode) for inode in inodes), BURIAL_SECONDS,
-               'the RAM of a guest that has ended is let go of')
+    rig.wait(lambda: not any(holders(rig, inode) for inode in inodes), BURIAL_SECONDS,
+             'the RAM of a guest that has ended is let go of')
 
     if said(rig, 'trying again') != 1:
         raise Failed(f'said {said(rig, "trying again")} times that it tries again')

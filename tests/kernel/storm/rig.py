@@ -185,14 +185,14 @@ class Rig:
         env = dict(os.environ, NOTIFY_SOCKET=self.notify) if self.notify else None
         self.keeper = (self.manager.start(command, self.log) if self.manager
                        else subprocess.Popen(command, stderr=self.log, env=env))
-        self._wait(lambda: os.path.exists(path), 10, 'the keeper')
+        self.wait(lambda: os.path.exists(path), 10, 'the keeper')
 
     def kill_keeper(self):
         self.keeper.kill()
         self.keeper.wait()
 
     @staticmethod
-    def _wait(condition, seconds, what):
+    def wait(condition, seconds, what):
         end = time.monotonic() + seconds * SLOWER
         while not condition():
             if time.monotonic() > end:

@@ -14,8 +14,8 @@
 
 using namespace ramfold;
 using namespace ramfold::daemon;
-using ramfold::test::FakeTree;
 using ramfold::TempDir;
+using ramfold::test::FakeTree;
 
 namespace {
 
@@ -53,6 +53,18 @@ void write_task(const FakeTree& tree, pid_t pid, int id, const std::string& name
   tree.write(at + "status", std::string("SigPnd:\t") + (killed ? "100" : "0") + "\n");
 }
 
+// A process that has the lock, of which /proc says what the test writes.
+struct Described {
+  const TempDir dir;
+  const FakeTree tree;
+  const sys::Procfs procfs{tree.root()};
+  const pid_t pid = holder(dir.path());
+
+  void thread(int id, const std::string& name, const std::string& state, bool killed) const {
+    write_task(tree, pid, id, name, state, killed);
+  }
+};
+
 }  // namespace
 
 TEST_CASE("a daemon that lives keeps its lock, and one that was killed leaves it") {
@@ -69,37 +81,31 @@ TEST_CASE("a daemon that lives keeps its lock, and one that was killed leaves it
 }
 
 TEST_CASE("a holder of which one thread may still run is alive") {
-  const TempDir dir;
-  const FakeTree tree;
-  const sys::Procfs procfs(tree.root());
-  const pid_t first = holder(dir.path());
-  write_task(tree, first, 1, "ramfoldd", "Z", false);
-  write_task(tree, first, 2, "rf7-fold", "D", true);
-  write_task(tree, first, 3, "rf8-fault", "D", false);
-  CHECK_FALSE(take_host_lock(dir.path(), procfs).has_value());
-  end(first);
+  const Described first;
+  first.thread(1, "ramfoldd", "Z", false);
+  first.thread(2, "rf7-fold", "D", true);
+  first.thread(3, "rf8-fault", "D", false);
+  CHECK_FALSE(take_host_lock(first.dir.path(), first.procfs).has_value());
+  end(first.pid);
 }
 
 TEST_CASE("what cannot end makes way after a moment, and is said to be there") {
-  const TempDir dir;
-  const FakeTree tree;
-  const sys::Procfs procfs(tree.root());
-  const pid_t first = holder(dir.path());
-  write_task(tree, first, 1, "ramfoldd", "Z", false);
-  write_task(tree, first, 2, "rf7-fold", "D", true);
-  write_task(tree, first, 3, "rf8-fold", "Z", true);
-  write_task(tree, first, 4, "rf-apart", "D", true);
+  const Described first;
+  first.thread(1, "ramfoldd", "Z", false);
+  first.thread(2, "rf7-fold", "D", true);
+  first.thread(3, "rf8-fold", "Z", true);
+  first.thread(4, "rf-apart", "D", true);
   const std::uint64_t began_ns = monotonic_ns();
-  const auto taken = take_host_lock(dir.path(), procfs);
+  const auto taken = take_host_lock(first.dir.path(), first.procfs);
   REQUIRE(taken.has_value());
   CHECK(monotonic_ns() - began_ns >= 1'000'000'000);
   REQUIRE(taken->remains.has_value());
-  CHECK(taken->remains->pid == first);
+  CHECK(taken->remains->pid == first.pid);
   CHECK(taken->remains->vms == std::vector{VmId{7}});
   // The new lock is one, and outlives the old one's end.
-  end(first);
+  end(first.pid);
   const pid_t second = ::fork();
-  if (second == 0) ::_exit(take_host_lock(dir.path(), sys::Procfs()) ? 1 : 0);
+  if (second == 0) ::_exit(take_host_lock(first.dir.path(), sys::Procfs()) ? 1 : 0);
   int status = -1;
   REQUIRE(::waitpid(second, &status, 0) == second);
   CHECK(status == 0);
