@@ -28,7 +28,7 @@ class Rig {
   void pass(bool may_fold = true) {
     vm_->next_pass();
     for (std::size_t chunk = 0; chunk < scan::chunk_count(*vm_); ++chunk) {
-      const auto n = planner_.plan(*vm_, chunk, {1, true}, *windows_);
+      const auto n = planner_.plan(*vm_, chunk, {1}, *windows_);
       for (std::size_t i = 0; n && i < *n; ++i)
         folder_->work(*vm_, group_, (*windows_)[i], {}, may_fold);
     }
@@ -36,7 +36,7 @@ class Rig {
   // A pass that only observes, however often the pages stayed the same.
   void observe_all() {
     for (std::size_t chunk = 0; chunk < scan::chunk_count(*vm_); ++chunk) {
-      const auto n = planner_.plan(*vm_, chunk, {guest::Word::kAgeMax, false}, *windows_);
+      const auto n = planner_.plan(*vm_, chunk, {guest::Word::kAgeMax}, *windows_);
       for (std::size_t i = 0; n && i < *n; ++i)
         folder_->work(*vm_, group_, (*windows_)[i], {}, false);
     }

@@ -163,7 +163,7 @@ std::uint64_t ScanWorkers::work(const Claim& claim, scan::Planner& planner, fold
                                 std::span<scan::Window, scan::kChunkWindows> windows) {
   AttachedVm& vm = *claim.vm;
   const bool grace = vm.vm->gate().mode() == guest::Gate::Mode::grace;
-  const scan::ColdRule rule{config_.fold.passes, config_.fold.backoff, grace};
+  const scan::ColdRule rule{config_.fold.passes, config_.fold.backoff_passes_max(), grace};
   const auto planned = planner.plan(*vm.vm, claim.chunk, rule, windows);
   if (!planned) {
     if (planned.error().code == ESRCH) vm.vm->set_gone();

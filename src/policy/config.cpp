@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <fstream>
 
 #include "policy/config_keys.hpp"
@@ -54,6 +55,10 @@ const std::array kKeys{
         [](Config& c, const Node& n) { return set_double(c.fold.pass_seconds, n, 0.1, 86400); }},
     Key<Config>{{"fold.backoff", kBoolAllowed},
                 [](Config& c, const Node& n) { return set_bool(c.fold.backoff, n); }},
+    Key<Config>{{"fold.backoff_seconds_max", "a number of seconds from 1 to 86400"},
+                [](Config& c, const Node& n) {
+                  return set_double(c.fold.backoff_seconds_max, n, 1, 86400);
+                }},
     Key<Config>{{"fold.zero", kBoolAllowed},
                 [](Config& c, const Node& n) { return set_bool(c.fold.zero, n); }},
     Key<Config>{{"fold.share", kBoolAllowed},
@@ -276,6 +281,13 @@ std::span<const KeyInfo> config_keys() {
     return keys;
   }();
   return all;
+}
+
+unsigned FoldConfig::backoff_passes_max() const noexcept {
+  if (!backoff) return passes;
+  constexpr double kMost = 1e6;
+  return std::max(passes, static_cast<unsigned>(
+                              std::min(std::ceil(backoff_seconds_max / pass_seconds), kMost)));
 }
 
 VmPolicy Config::for_vm(std::string_view name, std::string_view uuid) const {

@@ -67,9 +67,12 @@ struct FoldConfig {
   unsigned passes = 2;       // a page is cold when its bytes did not change over this many passes
   double pass_seconds = 30;  // a pass over a VM's resident pages takes no less than this
   bool backoff = true;       // a page that comes back soon must stay unchanged for longer
-  bool zero = true;          // mechanisms
+  double backoff_seconds_max = 7200;  // but for no longer than this
+  bool zero = true;                   // mechanisms
   bool share = true;
   bool lz4 = true;
+  // The same in passes; never fewer than a page that never came back needs.
+  unsigned backoff_passes_max() const noexcept;
   friend bool operator==(const FoldConfig&, const FoldConfig&) = default;
 };
 

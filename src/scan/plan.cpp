@@ -10,7 +10,7 @@ namespace ramfold::scan {
 using guest::Tag;
 
 unsigned ColdRule::need(guest::Word word) const noexcept {
-  return std::min(passes << (backoff ? word.backoff() : 0), guest::Word::kAgeMax);
+  return std::min({passes << word.backoff(), passes_max, guest::Word::kAgeMax});
 }
 
 bool ColdRule::holds_back(guest::Word word) const noexcept {

@@ -33,10 +33,10 @@ struct Window {
 enum class Verdict : std::uint8_t { leave, observe, fold, again, age, hold };
 
 // Cold, for now: the bytes did not change over `passes` passes, doubled for every time the page
-// came back soon after it was folded.
+// came back soon after it was folded, up to `passes_max`.
 struct ColdRule {
   unsigned passes = 2;
-  bool backoff = true;
+  unsigned passes_max = guest::Word::kAgeMax;  // `passes`: no back-off. REQUIRES: >= passes
   // The gate is open for grace: a cold page is guarded, and folded when it stayed so for the time.
   bool grace = false;
 

@@ -54,7 +54,7 @@ TEST_CASE("a write to a folded page changes only that page") {
 
 TEST_CASE("pages that come back soon are held back, and counted") {
   Rig rig(32);
-  rig.rule.backoff = true;
+  rig.rule.passes_max = guest::Word::kAgeMax;
   for (std::uint64_t p = 0; p < 32; ++p) rig.process->store(PageIndex{p}, p + 1);
   rig.fold_until(32);
   CHECK(rig.held == 0);
@@ -69,9 +69,18 @@ TEST_CASE("pages that come back soon are held back, and counted") {
     CHECK(rig.held == 0);
   }
   SECTION("not by a rule without back-off") {
-    rig.rule.backoff = false;
+    rig.rule.passes_max = rig.rule.passes;
     rig.pass();
     CHECK(rig.held == 0);
+  }
+  SECTION("but not for longer than the rule says") {
+    rig.rule.passes_max = 4;
+    for (int i = 0; i < 6; ++i) {
+      rig.fold_until(32);
+      for (std::uint64_t p = 0; p < 3; ++p) (void)rig.process->load(PageIndex{p});
+    }
+    for (int i = 0; i < 8; ++i) rig.pass();
+    for (std::uint64_t p = 0; p < 3; ++p) CHECK(rig.tag(p) == Tag::folded);
   }
 }
 

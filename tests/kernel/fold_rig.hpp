@@ -22,7 +22,7 @@ struct Rig {
   std::unique_ptr<fault::Server> faults;
   std::unique_ptr<fold::Folder> folder;
   GroupId group;
-  scan::ColdRule rule{1, false};
+  scan::ColdRule rule{1, 1};
   std::uint64_t held = 0;  // pages that the last pass met held back
 
   static std::shared_ptr<store::Contents> make_store() {

@@ -95,7 +95,7 @@ TEST_CASE("D7: what is mapped large is neither planned nor folded") {
 
   auto windows = std::make_unique<std::array<scan::Window, scan::kChunkWindows>>();
   scan::Planner planner;
-  const auto n = planner.plan(*vm, 0, scan::ColdRule{1, false}, *windows);
+  const auto n = planner.plan(*vm, 0, scan::ColdRule{1, 1}, *windows);
   REQUIRE(n.has_value());
   CHECK(*n == kLargePages / scan::kWindowPages);
   for (std::size_t i = 0; i < *n; ++i) {

@@ -60,6 +60,21 @@ TEST_CASE("the reference names every key and what it may be") {
   }
 }
 
+TEST_CASE("the back-off is bounded by time, and never shorter than without") {
+  FoldConfig fold;
+  fold.passes = 3;
+  fold.pass_seconds = 30;
+  fold.backoff_seconds_max = 7200;
+  CHECK(fold.backoff_passes_max() == 240);
+  fold.backoff_seconds_max = 100;
+  CHECK(fold.backoff_passes_max() == 4);
+  fold.backoff_seconds_max = 1;
+  CHECK(fold.backoff_passes_max() == 3);
+  fold.backoff = false;
+  fold.backoff_seconds_max = 7200;
+  CHECK(fold.backoff_passes_max() == 3);
+}
+
 TEST_CASE("every key is read") {
   const auto config = parse_config(R"(
 runtime_dir = "/run/other"
@@ -71,6 +86,7 @@ keep_available = "4 GiB"
 passes = 5
 pass_seconds = 2.5
 backoff = false
+backoff_seconds_max = 90
 zero = false
 share = false
 lz4 = false
@@ -109,6 +125,7 @@ uuid = "8D1B3A54-6C2E-4F0A-9B7D-0C5E2F1A3B4C"
                  5,
                  2.5,
                  false,
+                 90,
                  false,
                  false,
                  false};
@@ -151,6 +168,7 @@ TEST_CASE("every key refuses a value of another type and one out of range") {
       {"fold.passes = 17", "fold.passes"},
       {"fold.passes = 2.0", "fold.passes"},
       {"fold.pass_seconds = 0", "fold.pass_seconds"},
+      {"fold.backoff_seconds_max = 0.5", "fold.backoff_seconds_max"},
       {"fold.pass_seconds = nan", "fold.pass_seconds"},
       {"fold.pass_seconds = \"1\"", "fold.pass_seconds"},
       {"fold.backoff = 1", "fold.backoff"},
