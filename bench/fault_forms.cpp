@@ -191,9 +191,10 @@ int run(const std::vector<GuestPages>& sets) {
   }
   for (const Sample& sample : samples) {
     const Reformer& chooser = *(sample.kept->reformer ? sample.kept : &dense)->reformer;
+    const CostModel::Figures costs = chooser.figures().costs;
+    const auto& by_form = sample.kind.columns ? costs.decode_columns_ns : costs.decode_ns;
     const std::vector<double> believed(
-        kRepeats,
-        chooser.figures().costs.decode_ns[static_cast<std::size_t>(sample.kind.form)] / 1e3);
+        kRepeats, by_form[static_cast<std::size_t>(sample.kind.form)] / 1e3);
     const std::string name = sample.kind.name;
     report.add({name + ": p50 beyond the echo, chooser's belief as floor",
                 "us",

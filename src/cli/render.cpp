@@ -114,6 +114,7 @@ std::string forms_of(const ReformView& reform, const Style& style) {
                {"memory", Align::right},
                {"mean B", Align::right},
                {"decode", Align::right},
+               {"by columns", Align::right},
                {"patch tried after", Align::right},
                {"zstd after", Align::right},
                {"densest after", Align::right}});
@@ -126,6 +127,9 @@ std::string forms_of(const ReformView& reform, const Style& style) {
                {human(form.stored)},
                {fmt::format("{:.0f}", mean)},
                {human_duration_ns(static_cast<std::uint64_t>(form.decode_ns))},
+               {form.decode_columns_ns > 0
+                    ? human_duration_ns(static_cast<std::uint64_t>(form.decode_columns_ns))
+                    : "-"},
                {seconds_or_never(form.patch_after_s)},
                {seconds_or_never(form.dense_after_s)},
                {seconds_or_never(form.densest_after_s)}});
@@ -135,11 +139,11 @@ std::string forms_of(const ReformView& reform, const Style& style) {
 
 std::string reform_of(const ReformView& reform) {
   if (!reform.active()) return line_of("reform", "off: what is stored keeps its form");
-  return line_of(
-      "reform", fmt::format("a GiB kept free for an hour is worth {:.0f} s of CPU; {} attempts, "
-                            "{} contents moved, {} rewritten",
-                            reform.cpu_s_per_gib_hour, human_count(reform.attempts),
-                            human_count(reform.moved), human_count(reform.rewritten)));
+  return line_of("reform",
+                 fmt::format("a GiB kept free for an hour is worth {:.0f} s of CPU; {} attempts, "
+                             "{} contents moved, {} rewritten",
+                             reform.cpu_s_per_gib_hour, human_count(reform.attempts),
+                             human_count(reform.moved), human_count(reform.rewritten)));
 }
 
 std::string promise_of(const Promise& promise, const Style& style) {

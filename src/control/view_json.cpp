@@ -95,6 +95,7 @@ void visit(Io& io, S& s) {
   io("contents", s.contents);
   io("stored_bytes", s.stored);
   io("decode_ns", s.decode_ns);
+  io("decode_columns_ns", s.decode_columns_ns);
   io("given", s.given);
   io("patch_after_seconds", s.patch_after_s);
   io("dense_after_seconds", s.dense_after_s);

@@ -128,12 +128,13 @@ struct CpuView {
 struct FormView {
   std::string form;  // "raw", "lz4", "zstd", "patch", "delta"
   std::uint64_t contents = 0;
-  ByteCount stored;             // encoded, before rounding to slots
-  double decode_ns = 0;         // as learnt
-  std::uint64_t given = 0;      // times since the start that a stored content was given it
-  double patch_after_s = 0;     // a content in this form is tried as a patch after so long
-  double dense_after_s = 0;     // with zstd
-  double densest_after_s = 0;   // at zstd's dearest level
+  ByteCount stored;              // encoded, before rounding to slots
+  double decode_ns = 0;          // as learnt
+  double decode_columns_ns = 0;  // of pages that were encoded by columns; 0: none in this form
+  std::uint64_t given = 0;       // times since the start that a stored content was given it
+  double patch_after_s = 0;      // a content in this form is tried as a patch after so long
+  double dense_after_s = 0;      // with zstd
+  double densest_after_s = 0;    // at zstd's dearest level
   friend bool operator==(const FormView&, const FormView&) = default;
 };
 // How stored contents become smaller as they stay cold.

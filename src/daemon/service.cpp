@@ -147,6 +147,7 @@ control::ReformView HostService::reform_view(std::optional<GroupId> group) const
                           .contents = kept[form].contents,
                           .stored = kept[form].stored,
                           .decode_ns = figures.costs.decode_ns[form],
+                          .decode_columns_ns = figures.costs.decode_columns_ns[form],
                           .given = figures.given[form],
                           .patch_after_s = after(store::Stage::patched, form),
                           .dense_after_s = after(store::Stage::dense, form),

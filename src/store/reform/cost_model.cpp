@@ -12,6 +12,7 @@ namespace {
 // Before anything was learnt: as measured on pages of Debian guests with a core of 2020.
 constexpr CostModel::Figures kAtFirst = {
     .decode_ns = {0, 300, 1'200, 6'000, 2'500, 9'000},
+    .decode_columns_ns = {0, 0, 0, 4'500, 0, 6'000},
     .attempt_ns = {0, 20'000, 140'000, 300'000},
     //               zero  raw  lz4  zstd  patch  delta
     .gain_bytes =
@@ -30,6 +31,7 @@ CostModel::CostModel() noexcept {
     for (std::size_t i = 0; i < from.size(); ++i) to[i].store(from[i], std::memory_order_relaxed);
   };
   store(kAtFirst.decode_ns, decode_ns_);
+  store(kAtFirst.decode_columns_ns, decode_columns_ns_);
   store(kAtFirst.attempt_ns, attempt_ns_);
   for (std::size_t i = 0; i < kStages; ++i) store(kAtFirst.gain_bytes[i], gain_bytes_[i]);
 }
@@ -39,8 +41,8 @@ double CostModel::byte_second_ns() const noexcept {
   return cpu_s_per_gib_hour_.load(std::memory_order_relaxed) * 1e9 / kGib / 3600;
 }
 
-double CostModel::wait_ns(Form form, std::uint32_t dependents) const noexcept {
-  return decode_ns_[index(form)].load(std::memory_order_relaxed) * (1 + dependents) *
+double CostModel::wait_ns(Shape shape, std::uint32_t dependents) const noexcept {
+  return decode_mean(shape).load(std::memory_order_relaxed) * (1 + dependents) *
          wait_weight_.load(std::memory_order_relaxed);
 }
 
@@ -49,16 +51,16 @@ double CostModel::memory_ns(std::uint32_t length, double cold_s) const noexcept 
   return slot * cold_s * byte_second_ns();
 }
 
-double CostModel::cost_ns(Form form, std::uint32_t length, double cold_s,
+double CostModel::cost_ns(Shape shape, std::uint32_t length, double cold_s,
                           std::uint32_t dependents) const noexcept {
-  return memory_ns(length, cold_s) + wait_ns(form, dependents);
+  return memory_ns(length, cold_s) + wait_ns(shape, dependents);
 }
 
-double CostModel::pays_after_s(Stage stage, Form form, std::uint32_t dependents) const noexcept {
+double CostModel::pays_after_s(Stage stage, Shape shape, std::uint32_t dependents) const noexcept {
   // Some are tried even where nothing was gained for long: contents change.
   constexpr double kGainMin = 8;
-  const double gain = gain_bytes_[index(stage)][index(form)].load(std::memory_order_relaxed);
-  const double longer = wait_ns(form_of(stage), dependents) - wait_ns(form, dependents);
+  const double gain = gain_bytes_[index(stage)][index(shape.form)].load(std::memory_order_relaxed);
+  const double longer = wait_ns({form_of(stage)}, dependents) - wait_ns(shape, dependents);
   const double price =
       attempt_ns_[index(stage)].load(std::memory_order_relaxed) + std::max(longer, 0.0);
   return price / (std::max(gain, kGainMin) * byte_second_ns());
@@ -81,11 +83,12 @@ CostModel::Figures CostModel::figures() const noexcept {
     for (std::size_t i = 0; i < to.size(); ++i) to[i] = from[i].load(std::memory_order_relaxed);
   };
   load(decode_ns_, f.decode_ns);
+  load(decode_columns_ns_, f.decode_columns_ns);
   load(attempt_ns_, f.attempt_ns);
   for (std::size_t i = 0; i < kStages; ++i) {
     load(gain_bytes_[i], f.gain_bytes[i]);
     for (std::size_t form = 0; form < kForms; ++form) {
-      f.pays_after_s[i][form] = pays_after_s(static_cast<Stage>(i), static_cast<Form>(form), 0);
+      f.pays_after_s[i][form] = pays_after_s(static_cast<Stage>(i), {static_cast<Form>(form)}, 0);
     }
   }
   return f;

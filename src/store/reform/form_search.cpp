@@ -48,7 +48,7 @@ void FormSearch::consider(Shape shape, std::span<const std::byte> bytes,
     if (gain < gain_min_) return;
   }
   shortest_ = std::min(shortest_, length);
-  const double cost = costs_->cost_ns(shape.form, length, cold_s_, dependents_);
+  const double cost = costs_->cost_ns(shape, length, cold_s_, dependents_);
   if (cost >= best_.cost_ns) return;
   best_ = {shape, length, reference, cost};
   improved_ = true;

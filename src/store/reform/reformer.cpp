@@ -27,6 +27,8 @@ bool waits(Prospect prospect) noexcept {
   return prospect == Prospect::fair || prospect == Prospect::weak;
 }
 
+constexpr Shape shape_of(Where where) noexcept { return {where.form(), where.transpose()}; }
+
 // What a form says of the attempts that were made before a restart.
 Stage stage_of(Form form) noexcept {
   if (form == Form::zstd || form == Form::delta) return Stage::dense;
@@ -105,7 +107,7 @@ Stage Reformer::wanted_stage(const Visit& visit) const noexcept {
       continue;
     }
     const bool allowed = stage == Stage::patched ? policy_.similar : policy_.dense;
-    if (allowed && costs_.pays(stage, visit.where.form(), visit.cold_s, visit.dependents))
+    if (allowed && costs_.pays(stage, shape_of(visit.where), visit.cold_s, visit.dependents))
       return stage;
   }
   return Stage::stored;
@@ -178,7 +180,7 @@ bool Reformer::read(const Visit& visit) {
   std::byte* const out = pages_->front().bytes.data();
   const std::uint64_t begin = monotonic_ns();
   if (parts_.decode(visit.id, visit.where, out) && parts_.matches_checksum(visit.id, out)) {
-    costs_.learn_decode(visit.where.form(), static_cast<double>(monotonic_ns() - begin));
+    costs_.learn_decode(shape_of(visit.where), static_cast<double>(monotonic_ns() - begin));
     return true;
   }
   parts_.condemn(visit.id, visit.where);
@@ -232,10 +234,10 @@ void Reformer::put_down_references(ContentId but) noexcept {
 }
 
 void Reformer::search(Visit& visit) {
-  FormSearch::Found now{.shape = {visit.where.form(), visit.where.transpose()},
+  FormSearch::Found now{.shape = shape_of(visit.where),
                         .length = visit.where.extent().length,
                         .reference = visit.where.has_reference() ? 0 : FormSearch::kNoReference};
-  now.cost_ns = costs_.cost_ns(now.shape.form, now.length, visit.cold_s, visit.dependents);
+  now.cost_ns = costs_.cost_ns(now.shape, now.length, visit.cold_s, visit.dependents);
   if (visit.orphaned) {
     // Its share of what the reference costs.
     const ContentId reference = parts_.headers->reference(visit.id);

@@ -81,7 +81,7 @@ bool Reformer::write(const Visit& visit, Extent at, ContentId reference) noexcep
     if (prefix == nullptr) return false;
   }
   if (!decode(shape, {to, from.size()}, prefix, back.bytes.data())) return false;
-  costs_.learn_decode(shape.form, static_cast<double>(monotonic_ns() - begin));
+  costs_.learn_decode(shape, static_cast<double>(monotonic_ns() - begin));
   return back.bytes == pages_->front().bytes;
 }
 
