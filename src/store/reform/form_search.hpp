@@ -19,9 +19,11 @@
 namespace ramfold::store {
 
 // What pages may refer to in one search: private copies of live contents. More than four of those
-// that have most in common with a page find nothing better.
+// that have most in common with a page find nothing better; the last of its searches tries its
+// neighbours besides (Reformer).
 struct References {
-  static constexpr std::size_t kMax = 4;
+  static constexpr std::size_t kAlikeMax = 4;
+  static constexpr std::size_t kMax = kAlikeMax + 2;
 
   std::array<ContentId, kMax> ids;
   std::array<PageCopy, kMax> pages;

@@ -113,6 +113,8 @@ Stage Reformer::wanted_stage(const Visit& visit) const noexcept {
   return Stage::stored;
 }
 
+bool Reformer::is_last_walk() const noexcept { return walk_ + 1 == kGainMin.size(); }
+
 // Nothing but patches needs its reference any more.
 bool Reformer::is_orphaned(ContentId id) const noexcept {
   const ContentId reference = parts_.headers->reference(id);
@@ -216,11 +218,21 @@ void Reformer::find_references(Visit& visit) {
     return;
   }
   if (visit.wanted == Stage::stored || visit.prospect == Prospect::none) return;  // R1
+  const auto take = [&](ContentId id) {
+    if (id == visit.id || !parts_.knows(id) || !parts_.headers->take_live(id)) return;
+    if (!add(id)) parts_.drop_uncounted(id);
+  };
   const SimilarityIndex::Candidates candidates = similar_->find(sketch_of(visit));
   for (const ContentId id : candidates.all()) {
-    if (found.count == References::kMax) break;
-    if (id == visit.id || !parts_.knows(id) || !parts_.headers->take_live(id)) continue;
-    if (!add(id)) parts_.drop_uncounted(id);
+    if (found.count == References::kAlikeMax) break;
+    take(id);
+  }
+  if (!is_last_walk() || visit.prospect == Prospect::unknown) return;
+  // Ids are given out in the order in which pages are folded: before ids were used again these held
+  // what lies beside the page in its guest, the same file or the same heap.
+  for (const std::uint32_t id : {visit.id.value - 1, visit.id.value + 1}) {
+    const auto found_one = std::span(found.ids).first(found.count);
+    if (std::ranges::find(found_one, ContentId{id}) == found_one.end()) take(ContentId{id});
   }
 }
 
@@ -287,7 +299,7 @@ Prospect Reformer::next_prospect(const Visit& visit) const noexcept {
   if (!visit.searched) return parts_.headers->notes(visit.id).prospect();
   if (search_.best().reference != FormSearch::kNoReference) return Prospect::unknown;
   // In the last walk whatever there is was good enough, or costs more than it gains.
-  if (visit.prospect != Prospect::unknown && walk_ + 1 == kGainMin.size()) return Prospect::none;
+  if (visit.prospect != Prospect::unknown && is_last_walk()) return Prospect::none;
   // What comes later in its first walk was not there to be found: it is never the only one.
   return search_.reference_gain() >= kGainMin[1] ? Prospect::fair : Prospect::weak;
 }

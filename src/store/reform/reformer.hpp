@@ -7,7 +7,7 @@
 // takes so little: when a content is first looked at, only one that saves three tenths of what it
 // takes alone; who saw less waits for a walk that takes a tenth, or for one that takes anything.
 // Walks take turns. By then it may have dependents itself, or there is something better. Each
-// content is looked at so three times at most.
+// content is looked at so three times at most; the last time what lies beside it is tried, too.
 //
 // A change of form, killed anywhere: new bytes in a slot that no header names -> read back, decoded
 // and compared -> the reference's id beside the header, when the form needs one -> `where`, by
@@ -92,6 +92,7 @@ class Reformer {
 
   void visit(ContentId id);
   Prospect prospect(const Visit& visit) const noexcept;
+  bool is_last_walk() const noexcept;
   Prospect next_prospect(const Visit& visit) const noexcept;
   Stage last_of_search() const noexcept { return policy_.dense ? Stage::dense : Stage::patched; }
   Stage wanted_stage(const Visit& visit) const noexcept;

@@ -409,6 +409,39 @@ TEST_CASE("a reference that gains little is taken when nobody wants the page, by
   CHECK(rig.reformer->figures().tried == tried);
 }
 
+// What `of` is made of, in pieces too short for any of a sketch's windows.
+PageCopy crumbs(const PageCopy& of, std::uint64_t seed) {
+  PageCopy page = page_of(mix(seed) | 1, kPageSize);
+  constexpr std::size_t kPiece = 24, kEvery = 32, kPieces = kPageSize / kEvery;
+  for (std::size_t i = 0; i < kPieces; ++i) {
+    const std::size_t from = (i * 37 + 5) % kPieces * kEvery + 3;
+    std::memcpy(&page.bytes[i * kEvery], &of.bytes[from], kPiece);
+  }
+  return page;
+}
+
+TEST_CASE(
+    "at last what lies beside a page is tried as its reference, however little they look alike") {
+  Rig rig;
+  constexpr std::uint64_t kPairs = 20;
+  const bool beside = GENERATE(true, false);
+  const auto first = [](std::uint64_t i) { return page_of(mix(i) | 1, kPageSize); };
+  std::vector<std::pair<ContentId, PageCopy>> kept;
+  const auto keep = [&](const PageCopy& page) { kept.emplace_back(rig.keep(page), page); };
+  for (std::uint64_t i = 0; i < kPairs; ++i) {
+    keep(first(i));
+    if (beside) keep(crumbs(first(i), i + 1000));
+  }
+  for (std::uint64_t i = 0; i < kPairs && !beside; ++i) keep(crumbs(first(i), i + 1000));
+  const auto refer = [&] { return rig.contents(Form::patch) + rig.contents(Form::delta); };
+  rig.round();
+  rig.round();
+  CHECK(refer() == 0);
+  rig.round();
+  CHECK(refer() == (beside ? kPairs : 0));
+  for (const auto& [id, page] : kept) CHECK(holds(*rig.store, id, page));
+}
+
 TEST_CASE("slabs that ran half empty are emptied into others") {
   Rig rig;
   std::vector<ContentId> ids;
