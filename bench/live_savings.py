@@ -39,7 +39,8 @@ DEFAULT = {"fold": FOLD, "scan": {}}
 # ramcheck edits and verifies its working set for as long as it runs.
 REST = ("for p in /proc/[0-9]*; do "
         "[ \"$(cat $p/comm 2>/dev/null)\" != ramcheck ] || kill -STOP ${p#/proc/}; done")
-DENSE = {"fold": FOLD, "scan": {"cpu": 1.0}, "reform": {"policy": "dense", "cpu": 1.0}}
+DENSE = {"fold": {**FOLD, "backoff_seconds_max": 30}, "scan": {"cpu": 1.0},
+         "reform": {"policy": "dense", "cpu": 1.0}}
 
 
 def say(text):
