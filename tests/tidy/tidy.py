@@ -17,10 +17,6 @@ import sys
 from collections.abc import Callable, Iterator
 
 COLUMNS = 100
-# What has not been through `scripts/lint.sh --fix` yet, and how wide it may be until then: files,
-# and folders with all that is in them. An entry that is not needed any more is an error.
-WIDE_MAX = 132
-WIDE = ["bench/run"]
 LINES_ASK = 400
 LINES_MAX = 600
 FIXTURES = "tests/tidy/fixtures"
@@ -182,16 +178,11 @@ def unfinished(file: File) -> Iterator[tuple[int, str]]:
             yield number, f"{found[1]}: an issue is the place for it"
 
 
-def is_in(path: str, entry: str) -> bool:
-    return path.startswith(entry) if entry.endswith("/") else path == entry
-
-
 def columns(file: File) -> Iterator[tuple[int, str]]:
     if not file.is_code:
         return
-    width = WIDE_MAX if any(is_in(file.path, entry) for entry in WIDE) else COLUMNS
     for number, line in file.lines():
-        if len(line) > width:
+        if len(line) > COLUMNS:
             yield number, f"{len(line)} columns, {COLUMNS} is the width"
 
 
@@ -280,7 +271,6 @@ def files_of(root: pathlib.Path, tracked: bool) -> Iterator[File]:
 
 def check(root: pathlib.Path, tracked: bool = True) -> list[Complaint]:
     complaints = []
-    wide: list[str] = []
     for file in files_of(root, tracked):
         for name, rule in RULES.items():
             # The rules' own words stand here.
@@ -291,15 +281,6 @@ def check(root: pathlib.Path, tracked: bool = True) -> list[Complaint]:
         if file.is_product and LINES_ASK < lines <= LINES_MAX:
             complaints.append(
                 Complaint("size", file.path, lines, f"{lines} lines: still one idea?", False))
-        if file.is_code:
-            lines_wide = sum(COLUMNS < len(line) <= WIDE_MAX for _, line in file.lines())
-            if lines_wide and any(is_in(file.path, entry) for entry in WIDE):
-                wide.append(file.path)
-                text = f"{lines_wide} lines over {COLUMNS} columns"
-                complaints.append(Complaint("columns", file.path, 1, text, False))
-    if tracked:
-        complaints += [Complaint("columns", "tests/tidy/tidy.py", 1, f"WIDE: {entry} is not wide")
-                       for entry in WIDE if not any(is_in(path, entry) for path in wide)]
     return complaints
 
 
