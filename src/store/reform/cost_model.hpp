@@ -78,8 +78,8 @@ class CostModel {
   }
   double byte_second_ns() const noexcept;
   double wait_ns(Shape shape, std::uint32_t dependents) const noexcept;
-  // Columns of bytes that are alike take the library half the time, of 4-byte words as of 8-byte
-  // ones.
+  // Columns are other bytes for the library, and take a transposition besides; it makes little
+  // difference whether their words have 4 bytes or 8.
   Mean& decode_mean(Shape shape) noexcept {
     return shape.transpose == Transpose::none ? decode_ns_[index(shape.form)]
                                               : decode_columns_ns_[index(shape.form)];
