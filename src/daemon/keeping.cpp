@@ -16,6 +16,13 @@ constexpr std::size_t kStoreParts = 3;
 
 std::string vm_prefix(VmId id) { return fmt::format("vm.{}.", id.value); }
 
+// The record first, as it came last: a keeper that is killed in between leaves its service manager
+// a VM without one, which the next daemon drops, and not one that it can neither read nor drop.
+Status drop_parts(keeper::Client& client, VmId id) {
+  if (Status dropped = client.drop(vm_prefix(id) + "record"); !dropped) return dropped;
+  return client.drop_prefix(vm_prefix(id));
+}
+
 // "vm.12.ram0" -> 12 and "ram0".
 std::optional<std::pair<std::uint32_t, std::string_view>> split_vm(std::string_view name) {
   if (!name.starts_with(kVmPrefix)) return std::nullopt;
@@ -75,7 +82,7 @@ Status Keeping::connect() {
   // Its service manager gave it back all that it had held.
   while (!vms_to_drop_.empty()) {
     const std::uint32_t id = *vms_to_drop_.begin();
-    if (Status dropped = client_->drop_prefix(vm_prefix(VmId{id})); !dropped) return dropped;
+    if (Status dropped = drop_parts(*client_, VmId{id}); !dropped) return dropped;
     vms_to_drop_.erase(id);
   }
   return {};
@@ -223,7 +230,7 @@ Status Keeping::drop_vm(VmId id) {
   const std::lock_guard lock(mutex_);
   if (anothers_store_) return {};
   Status dropped = fail("the keeper is not connected", ENOTCONN);
-  if (client_ && client_->alive()) dropped = client_->drop_prefix(vm_prefix(id));
+  if (client_ && client_->alive()) dropped = drop_parts(*client_, id);
   if (dropped) {
     vms_kept_.erase(id.value);
   } else {

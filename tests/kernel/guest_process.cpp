@@ -182,8 +182,7 @@ GuestProcess::~GuestProcess() {
   }
 }
 
-std::unique_ptr<guest::Vm> GuestProcess::make_vm(std::uint32_t id) {
-  guest::VmRecord record;
+guest::Vm::Files GuestProcess::files_for(std::uint32_t id, guest::VmRecord& record) {
   record.vm = id;
   record.pid = pid_;
   record.blocks = 1;
@@ -199,6 +198,12 @@ std::unique_ptr<guest::Vm> GuestProcess::make_vm(std::uint32_t id) {
       std::move(*sys::make_memfd("words", guest::PageTable::words_size(pages_), sys::Sealed::yes));
   files.shared = std::move(
       *sys::make_memfd("shared", guest::PageTable::shared_size(pages_), sys::Sealed::yes));
+  return files;
+}
+
+std::unique_ptr<guest::Vm> GuestProcess::make_vm(std::uint32_t id) {
+  guest::VmRecord record;
+  guest::Vm::Files files = files_for(id, record);
   auto vm = guest::Vm::make(record, std::move(files));
   must(vm.has_value(), "a VM");
   return std::move(*vm);

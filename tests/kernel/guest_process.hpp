@@ -22,6 +22,8 @@ class GuestProcess {
 
   // Files and record for guest::Vm::make.
   std::unique_ptr<guest::Vm> make_vm(std::uint32_t id);
+  // What that is made of, but for a record's file and a pidfd, which only a keeper needs.
+  guest::Vm::Files files_for(std::uint32_t id, guest::VmRecord& record);
   pid_t pid() const noexcept { return pid_; }
   int ram() const noexcept { return ram_.get(); }
 

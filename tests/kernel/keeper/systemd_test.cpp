@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The descriptor store as the keeper sees it: a datagram socket that takes what it is given, and
 // LISTEN_FDS at the next start. (systemd itself: tests/vm/keeper_systemd.sh.)
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <catch2/catch.hpp>
 #include <cstring>
 #include <deque>
-#include <map>
 #include <set>
 
+#include "fake_manager.hpp"
 #include "keeper_process.hpp"
 
 using namespace ramfold;
@@ -19,87 +17,6 @@ using namespace ramfold::keeper::test;
 namespace {
 
 int code_of(const Status& status) { return status ? 0 : status.error().code; }
-
-// What systemd 252 does with FDSTORE and FDSTOREREMOVE; in the order it would be passed back.
-class FakeManager {
- public:
-  explicit FakeManager(const std::string& path) : path_(path) {
-    socket_ = sys::Fd(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
-    REQUIRE(::bind(socket_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) ==
-            0);
-  }
-
-  void read_all() {
-    while (read_one()) {
-    }
-  }
-  bool ready = false;
-  std::string status;
-  std::map<std::string, sys::Fd> stored;
-
-  KeeperProcess::Manager passes() {
-    KeeperProcess::Manager manager;
-    for (const auto& [name, fd] : stored) manager.passed.emplace_back(name, fd.get());
-    manager.notify = path_;
-    return manager;
-  }
-  std::set<std::string> names() {
-    read_all();
-    std::set<std::string> result;
-    for (const auto& [name, fd] : stored) result.insert(name);
-    return result;
-  }
-
- private:
-  bool read_one() {
-    char text[1024];
-    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
-    iovec part{text, sizeof text};
-    msghdr header{};
-    header.msg_iov = &part;
-    header.msg_iovlen = 1;
-    header.msg_control = control;
-    header.msg_controllen = sizeof control;
-    const ssize_t n = ::recvmsg(socket_.get(), &header, MSG_CMSG_CLOEXEC);
-    if (n < 0) return false;
-    sys::Fd fd;
-    if (const cmsghdr* c = CMSG_FIRSTHDR(&header); c != nullptr) {
-      int raw = -1;
-      std::memcpy(&raw, CMSG_DATA(c), sizeof raw);
-      fd = sys::Fd(raw);
-    }
-    apply({text, static_cast<std::size_t>(n)}, std::move(fd));
-    return true;
-  }
-  void apply(const std::string& text, sys::Fd fd) {
-    const auto has = [&](const char* line) {
-      return ("\n" + text + "\n").find(std::string("\n") + line) != std::string::npos;
-    };
-    const auto value = [&](const std::string& key) {
-      const std::size_t at = text.find(key + "=");
-      if (at == std::string::npos) return std::string();
-      const std::size_t from = at + key.size() + 1;
-      return text.substr(from, text.find('\n', from) - from);
-    };
-    if (has("READY=1\n")) ready = true;
-    if (has("STATUS=")) status = value("STATUS");
-    const std::string name = value("FDNAME");
-    CHECK(name.size() <= 255);
-    CHECK(name.find(':') == std::string::npos);
-    if (has("FDSTORE=1\n")) {
-      CHECK(has("FDPOLL=0\n"));
-      REQUIRE(fd);
-      CHECK(stored.emplace(name, std::move(fd)).second);  // systemd would hold two of a name
-    }
-    if (has("FDSTOREREMOVE=1\n")) CHECK(stored.erase(name) == 1);
-  }
-
-  std::string path_;
-  sys::Fd socket_;
-};
 
 ino_t inode(const sys::Fd& fd) {
   struct stat st{};
