@@ -8,44 +8,25 @@
 #include <unistd.h>
 #include <catch2/catch.hpp>
 
-#include <cstring>
 #include <functional>
 #include <thread>
 
 #include "base/clock.hpp"
-#include "base/test_points.hpp"
+#include "kernel/at_point.hpp"
 #include "kernel/fold_rig.hpp"
+#include "kernel/slow_source.hpp"
 
 using namespace ramfold;
 using fault::Need;
 using fault::Served;
 using guest::Owner;
 using guest::Tag;
+using test::AtPoint;
 using test::GuestProcess;
 using test::Rig;
+using test::SlowSource;
 
 namespace {
-
-// Calls `action` the first time that the point is reached, by whichever thread.
-class AtPoint {
- public:
-  AtPoint(const char* name, std::function<void()> action) {
-    s_name = name;
-    s_action = std::move(action);
-    s_armed = true;
-    test_point_hook.store(reached);
-  }
-  ~AtPoint() { test_point_hook.store(nullptr); }
-  bool passed() const { return !s_armed; }
-
- private:
-  static void reached(const char* name) {
-    if (std::strcmp(name, s_name) == 0 && s_armed.exchange(false)) s_action();
-  }
-  static inline const char* s_name = "";
-  static inline std::function<void()> s_action;
-  static inline std::atomic<bool> s_armed{false};
-};
 
 constexpr PageIndex kP{9};
 
@@ -419,46 +400,6 @@ TEST_CASE("L6: a VM whose memory cgroup is full holds up nobody else") {
   }
   CHECK(healthy.process->load(kP) == sum_of(5));
 }
-
-namespace {
-
-// Says "pending" once for each content asked for, and that it is ready when told to.
-class SlowSource final : public store::ContentSource {
- public:
-  explicit SlowSource(store::ContentSource& real) : real_(real) {}
-  store::Got get(ContentId id, std::byte* out, store::FetchTicket ticket) noexcept override {
-    if (ticket.listener == nullptr || id == kZeroContent || open_.load())
-      return real_.get(id, out, ticket);
-    const std::lock_guard lock(mutex_);
-    if (waiting_.size() == kMax) return real_.get(id, out, ticket);
-    waiting_.push_back(ticket);
-    return store::Got::pending;
-  }
-  void drop(ContentId id) noexcept override { real_.drop(id); }
-  std::size_t waiting() {
-    const std::lock_guard lock(mutex_);
-    return waiting_.size();
-  }
-  void open() {
-    open_.store(true);
-    std::vector<store::FetchTicket> tickets;
-    {
-      const std::lock_guard lock(mutex_);
-      tickets.swap(waiting_);
-    }
-    for (const store::FetchTicket& t : tickets) t.listener->ready(t);
-  }
-  void close() { open_.store(false); }
-
- private:
-  static constexpr std::size_t kMax = 4096;
-  store::ContentSource& real_;
-  std::mutex mutex_;
-  std::vector<store::FetchTicket> waiting_;
-  std::atomic<bool> open_{false};
-};
-
-}  // namespace
 
 TEST_CASE("pages whose contents are on their way wait without holding up others") {
   const auto store = Rig::make_store();

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// A store whose contents are on their way until it is told to have them.
+// Threads: any.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <mutex>
+#include <vector>
+
+#include "store/contents.hpp"
+
+namespace ramfold::test {
+
+// Says "pending" once for each content asked for, and that it is ready when told to.
+class SlowSource final : public store::ContentSource {
+ public:
+  explicit SlowSource(store::ContentSource& real) : real_(real) {}
+  store::Got get(ContentId id, std::byte* out, store::FetchTicket ticket) noexcept override {
+    if (ticket.listener == nullptr || id == kZeroContent || open_.load())
+      return real_.get(id, out, ticket);
+    const std::lock_guard lock(mutex_);
+    if (waiting_.size() == kMax) return real_.get(id, out, ticket);
+    waiting_.push_back(ticket);
+    return store::Got::pending;
+  }
+  void drop(ContentId id) noexcept override { real_.drop(id); }
+  std::size_t waiting() {
+    const std::lock_guard lock(mutex_);
+    return waiting_.size();
+  }
+  void open() {
+    open_.store(true);
+    std::vector<store::FetchTicket> tickets;
+    {
+      const std::lock_guard lock(mutex_);
+      tickets.swap(waiting_);
+    }
+    for (const store::FetchTicket& t : tickets) t.listener->ready(t);
+  }
+  void close() { open_.store(false); }
+
+ private:
+  static constexpr std::size_t kMax = 4096;
+  store::ContentSource& real_;
+  std::mutex mutex_;
+  std::vector<store::FetchTicket> waiting_;
+  std::atomic<bool> open_{false};
+};
+
+}  // namespace ramfold::test
