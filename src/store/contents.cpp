@@ -154,6 +154,7 @@ Got Contents::get(ContentId id, std::byte* out, FetchTicket) noexcept {
     const Readers::Section section(parts.readers);
     where = parts.headers->where(id);
     if (!parts.readable(where)) return Got::corrupt;
+    parts.arena->prefetch(where.extent());
     TEST_POINT("store.get");
     if (parts.decode(id, where, out) && parts.matches_checksum(id, out)) {
       notes.note_read(parts.headers->now());

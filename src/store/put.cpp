@@ -97,10 +97,7 @@ void Putter::look_up() noexcept { candidates_ = parts_.index->find(hash_, group_
 void Putter::prefetch() const noexcept {
   if (candidates_.count == 0) return;
   const Where where = parts_.headers->where(candidates_.ids[0]);
-  if (!where.sound(parts_.arena->size())) return;
-  const Extent at = where.extent();
-  const std::byte* bytes = parts_.arena->data(at);
-  for (std::size_t i = 0; i < at.length; i += 64) __builtin_prefetch(bytes + i);
+  if (where.sound(parts_.arena->size())) parts_.arena->prefetch(where.extent());
 }
 
 std::optional<PutResult> Putter::find() noexcept {
