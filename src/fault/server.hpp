@@ -8,6 +8,7 @@
 #include <array>
 #include <atomic>
 #include <memory>
+#include <semaphore>
 #include <thread>
 #include <vector>
 
@@ -63,11 +64,12 @@ class Server final : private store::FetchListener {
   guest::Vm& vm_;
   std::atomic<bool> stopping_{false};
   Filler filler_;
-  sys::Fd wake_;  // eventfd: stop, or a ticket is ready
+  sys::Fd wake_;  // eventfd: a ticket is ready
   std::array<Parked, kParkedMax> parked_;
   std::atomic<std::uint64_t> parked_count_{0};
   // A parked ticket became ready since the table was looked at.
   std::atomic<bool> any_ready_{false};
+  std::counting_semaphore<kThreadsMax> ended_{0};
   std::vector<ThreadCpu> cpu_;  // one a thread
   std::vector<std::thread> threads_;
 };

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Fault threads are woken at once by whatever they wait for: a stop, a content that has come. What
+// comes between their last look and their sleep is forced by a test point.
+#include <fcntl.h>
+#include <unistd.h>
+#include <catch2/catch.hpp>
+
+#include <condition_variable>
+#include <functional>
+#include <thread>
+
+#include "base/clock.hpp"
+#include "kernel/at_point.hpp"
+#include "kernel/fold_rig.hpp"
+#include "kernel/slow_source.hpp"
+#include "sys/uffd.hpp"
+
+using namespace ramfold;
+using test::AtPoint;
+using test::GuestProcess;
+using test::Rig;
+using test::SlowSource;
+
+namespace {
+
+constexpr std::uint64_t kPages = 32;
+// "At once" on a machine that is busy; less than the second after which a thread that may have
+// missed something looks again.
+constexpr int kAtOnceMs = 500;
+
+class Flag {
+ public:
+  void set() {
+    const std::lock_guard lock(mutex_);
+    is_set_ = true;
+    changed_.notify_all();
+  }
+  bool wait(int ms) {
+    std::unique_lock lock(mutex_);
+    return changed_.wait_for(lock, std::chrono::milliseconds(ms), [&] { return is_set_; });
+  }
+  void wait() { (void)wait(60'000); }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool is_set_ = false;
+};
+
+// Threads that do not end are woken by a fault, so that the test fails and goes on. REQUIRES: page
+// 7 is folded.
+bool stops_at_once(Rig& rig, const std::function<void()>& meanwhile = [] {}) {
+  Flag stopped;
+  std::thread stopper([&] {
+    rig.faults->stop();
+    stopped.set();
+  });
+  meanwhile();
+  const bool at_once = stopped.wait(kAtOnceMs);
+  if (!at_once) rig.process->load_apart(PageIndex{7}, 1);
+  stopper.join();
+  return at_once;
+}
+
+void serve_with(Rig& rig, store::ContentSource& source, unsigned threads) {
+  REQUIRE(stops_at_once(rig));
+  auto started = fault::Server::start(*rig.vm, source, threads);
+  REQUIRE(started.has_value());
+  rig.faults = std::move(*started);
+}
+
+// Pages 0 to 7 hold something and are folded.
+void fold_eight(Rig& rig) {
+  for (std::uint64_t p = 0; p < 8; ++p) rig.process->store(PageIndex{p}, p + 1);
+  rig.fold_until(8);
+}
+
+std::uint64_t sum_of(std::uint64_t seed) { return GuestProcess::checksum(seed); }
+
+}  // namespace
+
+TEST_CASE("threads that wait for events end at once") {
+  Rig rig(kPages);
+  fold_eight(rig);
+  for (const unsigned threads : {1u, 2u, 16u}) {
+    for (unsigned round = 0; round < 20; ++round) {
+      serve_with(rig, *rig.contents, threads);
+      ::usleep(round % 10 * 200);  // some sleep already, others have only just begun
+      REQUIRE(stops_at_once(rig));
+    }
+  }
+}
+
+TEST_CASE("a thread that has looked and does not sleep yet ends at once") {
+  Rig rig(kPages);
+  fold_eight(rig);
+  REQUIRE(stops_at_once(rig));
+  Flag looked, goes_on;
+  const AtPoint at("fault.wait", [&] {
+    looked.set();
+    goes_on.wait();
+  });
+  rig.serve();
+  REQUIRE(looked.wait(kAtOnceMs));
+  CHECK(stops_at_once(rig, [&] {
+    ::usleep(20'000);  // the stop has told it by now
+    goes_on.set();
+  }));
+}
+
+TEST_CASE("a content that has come is given out at once") {
+  const auto store = Rig::make_store();
+  SlowSource slow(*store);
+  Rig rig(kPages, store, &slow);
+  fold_eight(rig);
+  for (std::uint64_t p = 0; p < 8; ++p) {
+    slow.close();
+    rig.process->load_apart(PageIndex{p}, 1);
+    while (slow.waiting() == 0) ::usleep(500);
+    ::usleep(static_cast<useconds_t>(p) * 500);  // on its way to sleep, and asleep
+    slow.open();
+    REQUIRE(rig.process->collect(kAtOnceMs) == sum_of(p + 1));
+  }
+}
+
+namespace {
+
+// One content is on its way, all others hold up who asks for them.
+class TwoContents final : public store::ContentSource {
+ public:
+  TwoContents(store::ContentSource& real, ContentId late) : real_(real), late_(late) {}
+  store::Got get(ContentId id, std::byte* out, store::FetchTicket ticket) noexcept override {
+    if (id == late_ && !asked_.exchange(true)) {
+      ticket_ = ticket;
+      asked.set();
+      return store::Got::pending;
+    }
+    if (id != late_) {
+      held.set();
+      let_go.wait();
+    }
+    return real_.get(id, out, ticket);
+  }
+  void drop(ContentId id) noexcept override { real_.drop(id); }
+  void has_come() { ticket_.listener->ready(ticket_); }
+
+  Flag asked, held, let_go;
+
+ private:
+  store::ContentSource& real_;
+  ContentId late_;
+  std::atomic<bool> asked_{false};
+  store::FetchTicket ticket_;
+};
+
+}  // namespace
+
+TEST_CASE("a content that has come is given out by another thread where the first is busy") {
+  Rig rig(kPages);
+  fold_eight(rig);
+  TwoContents source(*rig.contents, rig.vm->table().load(PageIndex{0}).content());
+  Flag looked, goes_on;
+  // One thread decides what it waits for before there is any content to wait for.
+  const AtPoint at("fault.wait", [&] {
+    looked.set();
+    goes_on.wait();
+  });
+  serve_with(rig, source, 2);
+  REQUIRE(looked.wait(kAtOnceMs));
+  rig.process->load_apart(PageIndex{0}, 1);
+  REQUIRE(source.asked.wait(kAtOnceMs));
+  rig.process->load_apart(PageIndex{1}, 1);
+  REQUIRE(source.held.wait(kAtOnceMs));
+  goes_on.set();
+  ::usleep(20'000);  // asleep
+  source.has_come();
+  const std::uint64_t began = monotonic_ns();
+  while (rig.faults->parked() == 2 && monotonic_ns() - began < kAtOnceMs * 1'000'000ull)
+    ::usleep(500);
+  CHECK(rig.faults->parked() == 1);
+  source.let_go.set();
+  CHECK(rig.process->collect(20'000) == sum_of(1) + sum_of(2));
+}
+
+// The last one: afterwards this process takes its kernel for an old one.
+TEST_CASE("a thread that the agent has sleep in read(2) ends at once") {
+  Rig rig(kPages);
+  fold_eight(rig);
+  const int fd = rig.vm->uffd().fd();
+  REQUIRE(::fcntl(fd, F_SETFL, ::fcntl(fd, F_GETFL) & ~O_NONBLOCK) == 0);
+  sys::set_injector(
+      [](sys::Call call) noexcept { return call == sys::Call::read ? EOPNOTSUPP : 0; });
+  CHECK(rig.process->load(PageIndex{0}) == sum_of(1));
+  ::usleep(50'000);
+  CHECK(stops_at_once(rig));
+  sys::set_injector(nullptr);
+}
