@@ -7,11 +7,13 @@
 #include <poll.h>
 #include <sched.h>
 #include <atomic>
+#include <chrono>
 #include <thread>
 
 #include "base/page_copy.hpp"
 #include "bench/report.hpp"
 #include "kernel/guest_process.hpp"
+#include "sys/interrupt.hpp"
 #include "sys/memory.hpp"
 #include "sys/priority.hpp"
 #include "sys/uffd.hpp"
@@ -61,13 +63,15 @@ inline Times echo(Placed placed, std::uint64_t pages) {
   (void)sys::punch(sys::BorrowedFd(process->ram()), ByteCount{0}, all.size);
   pin_guest(*process, placed);
   std::atomic<bool> stop{false};
+  std::atomic<bool> ended{false};
   std::thread server([&] {
+    sys::let_interrupt_this_thread();
     sys::prefer_this_thread();  // as the fault service
     PageCopy page{};
     std::array<uffd_msg, 64> events;
     while (!stop) {
       pollfd p{uffd.fd(), POLLIN, 0};
-      (void)::poll(&p, 1, 100);
+      (void)::poll(&p, 1, -1);  // a timer would cost half a microsecond
       const auto n = uffd.read_events(events);
       for (std::size_t i = 0; n && i < *n; ++i) {
         const HostVirt at{events[i].arg.pagefault.address & ~(kPageSize - 1)};
@@ -75,9 +79,14 @@ inline Times echo(Placed placed, std::uint64_t pages) {
                         sys::Wake::yes);
       }
     }
+    ended = true;
   });
   const Times times = touch_all(*process, pages);
   stop = true;
+  while (!ended) {
+    sys::interrupt(server.native_handle());
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
   server.join();
   return times;
 }

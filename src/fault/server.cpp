@@ -3,6 +3,7 @@
 
 #include <poll.h>
 #include <sys/eventfd.h>
+#include <algorithm>
 #include <chrono>
 
 #include "base/clock.hpp"
@@ -15,7 +16,7 @@ namespace ramfold::fault {
 namespace {
 
 constexpr int kPollMs = 1000;  // where threads take contents from each other
-constexpr std::chrono::milliseconds kInterruptEvery{1};
+constexpr std::chrono::milliseconds kInterruptSoon{1}, kInterruptSeldom{256};
 constexpr std::uint64_t kErrorNapNs = 1'000'000;
 
 Need need_of(const uffd_msg& event) noexcept {
@@ -55,10 +56,13 @@ std::uint64_t Server::cpu_ns() const noexcept {
 
 void Server::stop() noexcept {
   stopping_.store(true);
-  // Again and again: a thread that has looked at `stopping_` and does not sleep yet misses it.
-  for (std::size_t left = threads_.size(); left != 0;) {
+  // Again and again: a thread that has looked at `stopping_` and does not sleep yet misses it. Less
+  // and less often: a VM may hold one for as long as it lives.
+  auto again = kInterruptSoon;
+  for (std::size_t left = threads_.size(); left != 0;
+       again = std::min(again * 2, kInterruptSeldom)) {
     for (std::thread& t : threads_) sys::interrupt(t.native_handle());
-    while (left != 0 && ended_.try_acquire_for(kInterruptEvery)) --left;
+    while (left != 0 && ended_.try_acquire_for(again)) --left;
   }
   for (std::thread& t : threads_) t.join();
   threads_.clear();
