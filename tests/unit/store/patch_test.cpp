@@ -173,6 +173,56 @@ TEST_CASE("patch: pointers that all moved by one amount cost a byte each at most
   CHECK(encoded(sparse, reference).size() <= moved + 16);
 }
 
+TEST_CASE(
+    "patch: repeats at every short distance, across the reference's end and up to the page's") {
+  const PageCopy reference = page_of(5, kPageSize);
+  for (std::size_t distance = 1; distance <= 40; ++distance) {
+    for (const std::size_t begin :
+         {std::size_t{0}, std::size_t{1}, std::size_t{17}, std::size_t{63}, kPageSize - 90}) {
+      for (const std::size_t length : {distance + 5, std::size_t{90}}) {
+        PageCopy page = reference;
+        for (std::size_t i = begin; i < std::min(begin + length, kPageSize); ++i) {
+          page.bytes[i] =
+              i < distance ? reference.bytes[kPageSize + i - distance] : page.bytes[i - distance];
+        }
+        require_same_page(encoded(page, reference), reference, page);
+      }
+    }
+  }
+}
+
+TEST_CASE("patch: what a page took from where it equals its reference is found at any offset") {
+  const PageCopy reference = page_of(6, kPageSize);
+  for (std::size_t from = 1000; from < 1064; ++from) {
+    PageCopy page = reference;
+    std::memcpy(&page.bytes[3001], &reference.bytes[from], 40);
+    const Patch patch = encoded(page, reference);
+    require_same_page(patch, reference, page);
+    CHECK(patch.size() <= 12);  // a copy, the match, and back; not 40 bytes
+  }
+  for (std::size_t shift = 1; shift <= 24; ++shift) {
+    PageCopy left = reference, right = reference;
+    std::memcpy(&left.bytes[0], &reference.bytes[shift], kPageSize - shift);
+    std::memcpy(&right.bytes[shift], &reference.bytes[0], kPageSize - shift);
+    require_same_page(encoded(left, reference), reference, left);
+    require_same_page(encoded(right, reference), reference, right);
+  }
+}
+
+TEST_CASE("patch: what was encoded before makes no difference") {
+  Random random(11);
+  std::vector<std::pair<PageCopy, PageCopy>> pairs;
+  std::vector<Patch> patches;
+  for (int i = 0; i < 50; ++i) {
+    const PageCopy reference = random_reference(random);
+    pairs.emplace_back(edited(reference, random), reference);
+    patches.push_back(encoded(pairs.back().first, reference));
+  }
+  for (std::size_t i = pairs.size(); i-- > 0;) {
+    CHECK(encoded(pairs[i].first, pairs[i].second) == patches[i]);
+  }
+}
+
 TEST_CASE("patch: noise costs no more than the stated bound, and less room is refused") {
   CAPTURE(seed_of_run());
   Random random(mix(seed_of_run() + 1));
