@@ -3,40 +3,26 @@
 // reference does at the current distance, only what differs costs time: at the starting distance
 // that is known for all bytes beforehand. The index of the reference is built when something is
 // first looked for elsewhere.
-#include <emmintrin.h>
 #include <algorithm>
 #include <bit>
-#include <cstring>
 
+#include "store/patch/match_index.hpp"
 #include "store/patch/patch.hpp"
+#include "store/patch/window.hpp"
 #include "store/patch/writer.hpp"
 #include "store/scratch.hpp"
 
 namespace ramfold::store::patch {
 namespace {
 
-constexpr unsigned kWindow = 2 * kPage;  // the reference, then the page
-constexpr unsigned kSlack = 8;           // loads of 8 bytes begin anywhere in the window
-constexpr unsigned kKey = 4;             // bytes that are hashed
-constexpr unsigned kHashBits = 12;
-constexpr unsigned kTriesMax = 8;  // places looked at for one position
-constexpr unsigned kLongEnough =
-    96;  // a match of this length is taken without looking for a better one
-constexpr std::uint16_t kNowhere = 0xffff;
+constexpr unsigned kTriesMax = 8;     // places looked at for one position
+constexpr unsigned kLongEnough = 96;  // a match as long is taken without looking for a better one
+constexpr unsigned kLongCopy = 16;    // what is copied is not indexed again from here on
 
 struct EncoderScratch {
-  alignas(64) std::byte window[kWindow + kSlack];
-  std::uint64_t differs[kPage / 64 + 1];  // a bit a byte, page against reference at the same offset
-  std::uint16_t head[1 << kHashBits];
-  std::uint16_t chain[kWindow];
+  Window window;
+  MatchIndex index;
 };
-
-template <typename T>
-T load(const std::byte* at) noexcept {
-  T value;
-  std::memcpy(&value, at, sizeof value);
-  return value;
-}
 
 struct Match {
   unsigned length = 0;
@@ -50,11 +36,8 @@ struct Match {
 class Encoder {
  public:
   Encoder(const PageCopy& page, const PageCopy& reference, std::span<std::byte> out) noexcept
-      : s_(thread_scratch<EncoderScratch>()), writer_(out) {
-    std::memcpy(s_.window, reference.bytes.data(), kPage);
-    std::memcpy(s_.window + kPage, page.bytes.data(), kPage);
-    std::memset(s_.window + kWindow, 0, kSlack);
-    mark_differences();
+      : Encoder(thread_scratch<EncoderScratch>(), out) {
+    window_.fill(page, reference);
   }
 
   std::uint32_t run() noexcept {
@@ -68,50 +51,13 @@ class Encoder {
   }
 
  private:
-  void mark_differences() noexcept {
-    for (unsigned word = 0; word < kPage / 64; ++word) {
-      std::uint64_t same = 0;
-      for (unsigned part = 0; part < 4; ++part) {
-        const unsigned at = 64 * word + 16 * part;
-        const __m128i a = _mm_load_si128(reinterpret_cast<const __m128i*>(s_.window + at));
-        const __m128i b = _mm_load_si128(reinterpret_cast<const __m128i*>(s_.window + kPage + at));
-        const auto equal = static_cast<unsigned>(_mm_movemask_epi8(_mm_cmpeq_epi8(a, b)));
-        same |= std::uint64_t{equal} << 16 * part;
-      }
-      s_.differs[word] = ~same;
-    }
-    s_.differs[kPage / 64] = 1;  // the end
-  }
-
-  // Bytes from `at` that equal those `distance` before them; a copy from the reference ends with
-  // it.
-  unsigned same_at(unsigned at, unsigned distance) const noexcept {
-    if (distance == kStartDistance) {
-      const unsigned offset = at - kPage;
-      unsigned word = offset / 64;
-      std::uint64_t bits = s_.differs[word] >> offset % 64;
-      if (bits != 0) return static_cast<unsigned>(std::countr_zero(bits));
-      do ++word;
-      while (s_.differs[word] == 0);
-      return 64 * word + static_cast<unsigned>(std::countr_zero(s_.differs[word])) - offset;
-    }
-    const unsigned from = at - distance;
-    const unsigned most = from < kPage ? std::min(kWindow - at, kPage - from) : kWindow - at;
-    return match_length(s_.window + at, s_.window + from, most);
-  }
-  static unsigned match_length(const std::byte* a, const std::byte* b, unsigned most) noexcept {
-    for (unsigned n = 0; n < most; n += 8) {
-      const std::uint64_t differs = load<std::uint64_t>(a + n) ^ load<std::uint64_t>(b + n);
-      if (differs != 0)
-        return std::min(most, n + static_cast<unsigned>(std::countr_zero(differs)) / 8);
-    }
-    return most;
-  }
+  Encoder(EncoderScratch& scratch, std::span<std::byte> out) noexcept
+      : window_(scratch.window), index_(scratch.index), writer_(out) {}
 
   // A copy at the current distance, with a fix after it where one is known or can be made. False
   // when neither is worth a step.
   bool go_on_at_distance() noexcept {
-    const unsigned same = same_at(at_, distance_);
+    const unsigned same = window_.same_at(at_, distance_);
     const unsigned next = at_ + same;
     if (next == kWindow) {
       end_literal();
@@ -121,7 +67,7 @@ class Encoder {
     const bool in_literal = literal_ != at_;
     if ((!in_literal || same >= 3) && fix(same, next)) return true;
     if (same < (in_literal ? 3u : 2u)) return false;
-    end_literal();
+    begin_copy(same);
     writer_.copy(same);
     move_to(next);
     return true;
@@ -132,93 +78,124 @@ class Encoder {
     const unsigned source_end = from < kPage ? kPage : kWindow;
     if (next + kFieldMax > kWindow || from + kFieldMax > source_end || distance_ < kFieldMax)
       return false;
-    const std::uint64_t there = load<std::uint64_t>(s_.window + from);
-    const std::uint64_t here = load<std::uint64_t>(s_.window + next);
-    for (unsigned which = 0; which < kAmountsMax; ++which) {
-      const Amount& amount = writer_.amount(which);
-      if (amount.width == 0) break;
-      if ((((there + amount.value) ^ here) & amount.mask) != 0) continue;
-      const unsigned width = amount.width;
-      end_literal();
+    const auto there = window_.load_at<std::uint64_t>(from);
+    const auto here = window_.load_at<std::uint64_t>(next);
+    if (const unsigned which = writer_.find_amount(there, here); which < kAmountsMax) {
+      const unsigned width = writer_.amount(which).width;
+      begin_copy(same);
       writer_.fix(which, same);
       move_to(next + width);
       return true;
     }
-    for (unsigned width = 1; width <= kFieldMax; ++width) {
-      const unsigned after = next + width;
-      if (after - distance_ >= source_end) break;
-      const unsigned resumes = after == kWindow ? kWindow : same_at(after, distance_);
-      if (resumes < (width <= 4 ? 4u : 6u) && after + resumes < kWindow) continue;
-      end_literal();
-      writer_.fix_by_new({(here - there) & field_mask(width), field_mask(width), width}, same);
-      move_to(after);
-      return true;
-    }
-    return false;
+    const unsigned width = width_until_same(next, from, source_end);
+    if (width == 0) return false;
+    begin_copy(same);
+    writer_.fix_by_new({(here - there) & field_mask(width), field_mask(width), width}, same);
+    move_to(next + width);
+    return true;
+  }
+
+  // Bytes up to where the page goes on as the source does, for 4 bytes or more, or 6 behind a wide
+  // field; 0 when it does not.
+  unsigned width_until_same(unsigned next, unsigned from, unsigned source_end) const noexcept {
+    unsigned equal = window_.equal16(next, from);
+    if (next + 16 > kWindow) equal |= ~0u << (kWindow - next);  // behind the page all is as well
+    if (from + 16 > source_end && distance_ != kStartDistance)
+      equal &= ~(~0u << (source_end - from));
+    const unsigned four = equal & equal >> 1 & equal >> 2 & equal >> 3;
+    const unsigned six = four & equal >> 4 & equal >> 5;
+    const unsigned resumes = (four & 0b1'1110) | (six & 0b1'1110'0000);
+    return resumes == 0 ? 0 : static_cast<unsigned>(std::countr_zero(resumes));
   }
 
   // A match at another distance. False when there is none, or a better one begins a byte later.
   bool jump() noexcept {
-    const Match match = find(at_);
+    const Match match = ahead_at_ == at_ ? ahead_ : find(at_);
     // Within a literal, what comes after the match is another literal and costs a byte more.
     if (match.length == 0 || (literal_ != at_ && match.gain() < 2)) return false;
-    if (match.length < kLongEnough && at_ + 1 < kWindow && find(at_ + 1).gain() > match.gain())
-      return false;
-    end_literal();
-    const bool to_the_end = at_ + match.length == kWindow;  // which needs no length
-    writer_.copy_from(match.distance, to_the_end ? kFarLengthMin : match.length);
+    if (match.length < kLongEnough && at_ + 1 < kWindow) {
+      ahead_ = find(at_ + 1);
+      ahead_at_ = at_ + 1;
+      if (ahead_.gain() > match.gain()) return false;
+    }
+    const unsigned before = same_before(match.distance);
+    const unsigned length = before + match.length;
+    at_ -= before;
+    begin_copy(length);
+    const bool to_the_end = at_ + length == kWindow;  // which needs no length
+    writer_.copy_from(match.distance, to_the_end ? kFarLengthMin : length);
     distance_ = match.distance;
-    move_to(at_ + match.length);
+    move_to(at_ + length);
     return true;
   }
 
-  Match find(unsigned at) noexcept {
-    if (at + kKey > kWindow) return {};
-    index_up_to(at);
-    Match best;
-    best.length = kKey - 1;
-    const auto key = load<std::uint32_t>(s_.window + at);
-    unsigned tries = kTriesMax;
-    for (std::uint16_t place = s_.head[hash(key)]; place != kNowhere && tries != 0;
-         place = s_.chain[place], --tries) {
-      if (load<std::uint32_t>(s_.window + place) != key) continue;
-      const Match match{same_at(at, at - place), at - place};
-      if (match.length >= kKey && (best.distance == 0 || match.gain() > best.gain())) best = match;
-      if (best.length >= kLongEnough) break;
-    }
-    return best.distance == 0 ? Match{} : best;
+  // Bytes of the literal that belong to a match found behind them: the index has not all places.
+  unsigned same_before(unsigned distance) const noexcept {
+    const unsigned from = at_ - distance;
+    const unsigned source = from < kPage ? from : from - kPage;  // bytes before, in one page
+    const unsigned most = std::min({at_ - literal_, source, MatchIndex::kEighths - 1});
+    unsigned n = 0;
+    while (n < most && *window_.at(at_ - n - 1) == *window_.at(from - n - 1)) ++n;
+    return n;
   }
 
-  static unsigned hash(std::uint32_t key) noexcept { return key * 2654435761u >> (32 - kHashBits); }
+  Match find(unsigned at) noexcept {
+    if (at + MatchIndex::kKey > kWindow) return {};
+    index_up_to(at);
+    const auto key = window_.load_at<std::uint32_t>(at);
+    Match best;
+    int gain = 0;
+    const auto consider = [&](unsigned distance) {
+      if (window_.load_at<std::uint32_t>(at - distance) != key) return;
+      const Match match{window_.same_at(at, distance), distance};
+      if (match.length < MatchIndex::kKey || match.gain() <= gain) return;
+      best = match;
+      gain = match.gain();
+    };
+    // Back to where the reference would be, which may lie far behind in the index.
+    if (distance_ != kStartDistance) consider(kStartDistance);
+    unsigned tries = kTriesMax;
+    for (std::uint16_t place = index_.latest(key);
+         place != MatchIndex::kNowhere && tries != 0 && best.length < kLongEnough;
+         place = index_.before(place), --tries) {
+      consider(at - place);
+    }
+    return best;
+  }
 
   void index_up_to(unsigned at) noexcept {
     if (indexed_ == 0) {
-      std::memset(s_.head, 0xff, sizeof s_.head);
-      for (; indexed_ + kKey <= kPage; ++indexed_) index(indexed_);
-      indexed_ = kPage;
+      index_.begin_with_reference(window_);
       // Where the page equals the reference so far, the reference is found.
-      if (distance_ == kStartDistance) indexed_ = literal_;
+      indexed_ = distance_ == kStartDistance ? literal_ : kPage;
     }
-    for (; indexed_ < at; ++indexed_) index(indexed_);
-  }
-  void index(unsigned place) noexcept {
-    std::uint16_t& head = s_.head[hash(load<std::uint32_t>(s_.window + place))];
-    s_.chain[place] = head;
-    head = static_cast<std::uint16_t>(place);
+    if (indexed_ >= at) return;
+    index_.add(window_, indexed_, at);
+    indexed_ = at;
   }
 
+  // What is pending is written, and the copy that follows is not indexed: its source is.
+  void begin_copy(unsigned length) noexcept {
+    if (literal_ != at_) end_literal();
+    if (indexed_ == 0 || length < kLongCopy) return;
+    index_up_to(at_);
+    indexed_ = at_ + length - (MatchIndex::kKey - 1);
+  }
   void end_literal() noexcept {
-    if (literal_ != at_) writer_.literal(s_.window + literal_, at_ - literal_);
+    if (literal_ != at_) writer_.literal(window_.at(literal_), at_ - literal_);
     literal_ = at_;
   }
   void move_to(unsigned at) noexcept { at_ = literal_ = at; }
 
-  EncoderScratch& s_;
+  Window& window_;
+  MatchIndex& index_;
   Writer writer_;
   unsigned at_ = kPage;       // all places are those of the window
   unsigned literal_ = kPage;  // begin of the bytes that no step covers yet
   unsigned distance_ = kStartDistance;
   unsigned indexed_ = 0;
+  Match ahead_;  // found at the next byte, when it was looked at
+  unsigned ahead_at_ = 0;
 };
 
 }  // namespace

@@ -3,6 +3,7 @@
 // the amounts in their order and the length of the last fix's copy. Threads: one writer a patch.
 #pragma once
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -26,6 +27,17 @@ class Writer {
 
   // Latest first.
   const Amount& amount(unsigned which) const noexcept { return amounts_[which]; }
+  // The first that makes the one field the other; kAmountsMax when none does. All are tried at
+  // once: which of them it is cannot be foreseen.
+  unsigned find_amount(std::uint64_t from, std::uint64_t to) const noexcept {
+    unsigned fits = 1u << kAmountsMax;
+    for (unsigned which = 0; which < kAmountsMax; ++which) {
+      const Amount& amount = amounts_[which];
+      const bool fit = (((from + amount.value) ^ to) & amount.mask) == 0;
+      fits |= unsigned{fit && amount.width != 0} << which;
+    }
+    return static_cast<unsigned>(std::countr_zero(fits));
+  }
 
   void literal(const std::byte* bytes, unsigned length) noexcept {
     flush_repeats();
