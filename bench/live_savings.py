@@ -5,7 +5,8 @@
 For each set of bench/guest_sets.py four VMs are booted under the daemon and given their load:
 
   under load   the default policy, its mean over the second half of the load
-  idle         then the dense policy and five minutes without load
+  idle         then the dense policy, nothing held back for longer than 30 s, and five minutes
+               without load
 
 Saved is 1 - (what the guests' RAM files hold, by the host's account, + all that ramfold spends) /
 (their pages that are not zero), in per cent. What is not zero is known from a picture of all RAM,
