@@ -105,8 +105,8 @@ const std::byte* Contents::Parts::reference_page(ContentId id, GroupId group) co
   const std::byte* const bytes = arena->data(where->extent());
   if (where->form() == Form::raw) return bytes;
   std::byte* const page = thread_scratch<ReferenceScratch>().page.bytes.data();
-  const bool decoded = store::decode({where->form(), where->transpose()},
-                                     {bytes, where->extent().length}, nullptr, page);
+  const bool decoded =
+      store::decode(shape_of(*where), {bytes, where->extent().length}, nullptr, page);
   return decoded ? page : nullptr;
 }
 
@@ -117,8 +117,7 @@ bool Contents::Parts::decode(ContentId id, Where where, std::byte* out) const no
     if (reference == nullptr) return false;
   }
   const Extent at = where.extent();
-  return store::decode({where.form(), where.transpose()}, {arena->data(at), at.length}, reference,
-                       out);
+  return store::decode(shape_of(where), {arena->data(at), at.length}, reference, out);
 }
 
 bool Contents::Parts::matches_checksum(ContentId id, const std::byte* page) const noexcept {

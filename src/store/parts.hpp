@@ -9,6 +9,7 @@
 
 #include "base/counters.hpp"
 #include "store/arena/arena.hpp"
+#include "store/codec/forms.hpp"
 #include "store/contents.hpp"
 #include "store/groups.hpp"
 #include "store/header_table.hpp"
@@ -21,6 +22,8 @@ namespace ramfold::store {
 // recovering: no put, drops free nothing. sweeping: no put, drops free. The order matters for a
 // count that falls to 0 while the sweep passes: see Parts::release_if_unused.
 enum class Phase : std::uint8_t { recovering, sweeping, ready };
+
+constexpr Shape shape_of(Where where) noexcept { return {where.form(), where.transpose()}; }
 
 struct Contents::Parts {
   std::unique_ptr<HeaderTable> headers;

@@ -42,7 +42,7 @@ double CostModel::byte_second_ns() const noexcept {
 }
 
 double CostModel::wait_ns(Shape shape, std::uint32_t dependents) const noexcept {
-  return decode_mean(shape).load(std::memory_order_relaxed) * (1 + dependents) *
+  return decode_mean(*this, shape).load(std::memory_order_relaxed) * (1 + dependents) *
          wait_weight_.load(std::memory_order_relaxed);
 }
 
@@ -64,6 +64,10 @@ double CostModel::pays_after_s(Stage stage, Shape shape, std::uint32_t dependent
   const double price =
       attempt_ns_[index(stage)].load(std::memory_order_relaxed) + std::max(longer, 0.0);
   return price / (std::max(gain, kGainMin) * byte_second_ns());
+}
+
+void CostModel::learn_decode(Shape shape, double ns) noexcept {
+  learn_time(decode_mean(*this, shape), ns);
 }
 
 void CostModel::learn(Mean& mean, double value) noexcept {

@@ -61,7 +61,7 @@ class CostModel {
   // Seconds that a content must have been cold for an attempt to pay.
   double pays_after_s(Stage stage, Shape shape, std::uint32_t dependents) const noexcept;
 
-  void learn_decode(Shape shape, double ns) noexcept { learn_time(decode_mean(shape), ns); }
+  void learn_decode(Shape shape, double ns) noexcept;
   // `gained_bytes`: by the shortest that was found, wanted or not.
   void learn_attempt(Stage stage, Form form, double cpu_ns, double gained_bytes) noexcept {
     learn_time(attempt_ns_[index(stage)], cpu_ns);
@@ -80,12 +80,9 @@ class CostModel {
   double wait_ns(Shape shape, std::uint32_t dependents) const noexcept;
   // Columns are other bytes for the library, and take a transposition besides; it makes little
   // difference whether their words have 4 bytes or 8.
-  Mean& decode_mean(Shape shape) noexcept {
-    return shape.transpose == Transpose::none ? decode_ns_[index(shape.form)]
-                                              : decode_columns_ns_[index(shape.form)];
-  }
-  const Mean& decode_mean(Shape shape) const noexcept {
-    return const_cast<CostModel*>(this)->decode_mean(shape);
+  static auto& decode_mean(auto& self, Shape shape) noexcept {
+    return shape.transpose == Transpose::none ? self.decode_ns_[index(shape.form)]
+                                              : self.decode_columns_ns_[index(shape.form)];
   }
   // The last hundred or so count.
   static void learn(Mean& mean, double value) noexcept;

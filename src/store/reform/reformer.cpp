@@ -27,8 +27,6 @@ bool waits(Prospect prospect) noexcept {
   return prospect == Prospect::fair || prospect == Prospect::weak;
 }
 
-constexpr Shape shape_of(Where where) noexcept { return {where.form(), where.transpose()}; }
-
 // What a form says of the attempts that were made before a restart.
 Stage stage_of(Form form) noexcept {
   if (form == Form::zstd || form == Form::delta) return Stage::dense;
