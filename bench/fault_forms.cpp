@@ -146,7 +146,7 @@ int run(const std::vector<GuestPages>& sets) {
   const std::vector<const PageCopy*> pages = some_of(sets);
   ReformPolicy patches, all;
   patches.dense = false;
-  for (ReformPolicy* policy : {&patches, &all}) policy->economy.cpu_s_per_gib_hour = 360'000;
+  for (ReformPolicy* policy : {&patches, &all}) policy->economy.cpu_s_per_gib_hour = 3'600'000;
   const Kept as_stored = keep(pages, nullptr), patched = keep(pages, &patches),
              dense = keep(pages, &all);
   std::vector<Sample> samples;

@@ -64,7 +64,7 @@ Kept keep(const GuestPages& set, const ReformPolicy& policy) {
 
 ReformPolicy dense() {
   ReformPolicy policy;
-  policy.economy.cpu_s_per_gib_hour = 360'000;  // reform.policy = "dense"
+  policy.economy.cpu_s_per_gib_hour = 3'600'000;  // reform.policy = "dense"
   return policy;
 }
 

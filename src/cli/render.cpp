@@ -117,7 +117,8 @@ std::string forms_of(const ReformView& reform, const Style& style) {
                {"by columns", Align::right},
                {"patch tried after", Align::right},
                {"zstd after", Align::right},
-               {"densest after", Align::right}});
+               {"densest after", Align::right},
+               {"mixed after", Align::right}});
   for (const FormView& form : reform.forms) {
     const double mean = form.contents == 0 ? 0
                                            : static_cast<double>(form.stored.value) /
@@ -132,7 +133,8 @@ std::string forms_of(const ReformView& reform, const Style& style) {
                     : "-"},
                {seconds_or_never(form.patch_after_s)},
                {seconds_or_never(form.dense_after_s)},
-               {seconds_or_never(form.densest_after_s)}});
+               {seconds_or_never(form.densest_after_s)},
+               {seconds_or_never(form.mixed_after_s)}});
   }
   return table.text(style);
 }

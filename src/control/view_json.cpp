@@ -100,6 +100,7 @@ void visit(Io& io, S& s) {
   io("patch_after_seconds", s.patch_after_s);
   io("dense_after_seconds", s.dense_after_s);
   io("densest_after_seconds", s.densest_after_s);
+  io("mixed_after_seconds", s.mixed_after_s);
 }
 
 template <typename Io, Is<ReformView> S>

@@ -126,7 +126,7 @@ struct CpuView {
 
 // Contents that are kept in one form.
 struct FormView {
-  std::string form;  // "raw", "lz4", "zstd", "patch", "delta"
+  std::string form;  // "raw", "lz4", "zstd", "patch", "delta", "mix", "mix_delta"
   std::uint64_t contents = 0;
   ByteCount stored;              // encoded, before rounding to slots
   double decode_ns = 0;          // as learnt
@@ -135,6 +135,7 @@ struct FormView {
   double patch_after_s = 0;      // a content in this form is tried as a patch after so long
   double dense_after_s = 0;      // with zstd
   double densest_after_s = 0;    // at zstd's dearest level
+  double mixed_after_s = 0;      // mixed
   friend bool operator==(const FormView&, const FormView&) = default;
 };
 // How stored contents become smaller as they stay cold.

@@ -22,6 +22,7 @@ store::ReformPolicy store_policy(const policy::ReformConfig& config) {
   store::ReformPolicy policy;
   policy.similar = config.similar;
   policy.dense = config.zstd;
+  policy.mixed = config.mix;
   policy.economy.cpu_s_per_gib_hour = config.cpu_s_per_gib_hour();
   return policy;
 }

@@ -103,7 +103,8 @@ control::ReformView HostService::reform_view(std::optional<GroupId> group) const
                           .given = figures.given[form],
                           .patch_after_s = after(store::Stage::patched, form),
                           .dense_after_s = after(store::Stage::dense, form),
-                          .densest_after_s = after(store::Stage::densest, form)});
+                          .densest_after_s = after(store::Stage::densest, form),
+                          .mixed_after_s = after(store::Stage::mixed, form)});
   }
   return view;
 }

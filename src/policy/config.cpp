@@ -74,6 +74,8 @@ const std::array kKeys{
                 [](Config& c, const Node& n) { return set_bool(c.reform.similar, n); }},
     Key<Config>{{"reform.zstd", kBoolAllowed},
                 [](Config& c, const Node& n) { return set_bool(c.reform.zstd, n); }},
+    Key<Config>{{"reform.mix", kBoolAllowed},
+                [](Config& c, const Node& n) { return set_bool(c.reform.mix, n); }},
     Key<Config>{{"scan.cpu", "a share of one core from 0.01 to 64, no more than scan.threads"},
                 [](Config& c, const Node& n) { return set_double(c.scan.cpu, n, 0.01, 64); }},
     Key<Config>{{"scan.threads", "a whole number from 1 to 64"},

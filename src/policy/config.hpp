@@ -84,10 +84,11 @@ struct ReformConfig {
   double cpu = 0.1;     // share of ONE core
   bool similar = true;  // patches and deltas against similar pages of the same group
   bool zstd = true;
+  bool mix = true;  // of what zstd was tried for
 
   // What memory is worth: CPU seconds for a GiB that is kept free for an hour.
   double cpu_s_per_gib_hour() const noexcept {
-    return policy == ReformPreset::dense ? 360'000 : 3'600;
+    return policy == ReformPreset::dense ? 3'600'000 : 3'600;
   }
   friend bool operator==(const ReformConfig&, const ReformConfig&) = default;
 };

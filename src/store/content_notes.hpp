@@ -9,7 +9,7 @@
 namespace ramfold::store {
 
 // Which forms a content has been tried in, each step dearer than the one before.
-enum class Stage : std::uint8_t { stored = 0, patched = 1, dense = 2, densest = 3 };
+enum class Stage : std::uint8_t { stored = 0, patched = 1, dense = 2, densest = 3, mixed = 4 };
 
 // What the last search for a reference came to, while none was good enough to be taken: whether
 // another is made, and in which walk (Reformer).
@@ -18,7 +18,7 @@ enum class Prospect : std::uint8_t { unknown = 0, fair = 1, weak = 2, none = 3 }
 class ContentNotes {
  public:
   // More patches than this to one reference are not counted: it is "many" until the next restart.
-  static constexpr std::uint16_t kDependentsMax = 0x7ff;
+  static constexpr std::uint16_t kDependentsMax = 0x3ff;
 
   // Reference count: words, patches, and whoever works on it. See HeaderTable.
   std::atomic<std::uint32_t> count{0};
@@ -72,10 +72,10 @@ class ContentNotes {
   }
 
  private:
-  static constexpr unsigned kStageShift = 14;
-  static constexpr unsigned kStageBits = 3u << kStageShift;
-  static constexpr std::uint16_t kEntered = 1u << 13;
-  static constexpr unsigned kProspectShift = 11;
+  static constexpr unsigned kStageShift = 13;
+  static constexpr unsigned kStageBits = 7u << kStageShift;
+  static constexpr std::uint16_t kEntered = 1u << 12;
+  static constexpr unsigned kProspectShift = 10;
   static constexpr unsigned kProspectBits = 3u << kProspectShift;
 
   template <typename F>

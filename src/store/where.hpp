@@ -31,9 +31,11 @@ struct Extent {
   std::uint32_t length = 0;
 };
 
-constexpr bool is_stored(Form form) noexcept { return form >= Form::raw && form <= Form::delta; }
+constexpr bool is_stored(Form form) noexcept {
+  return form >= Form::raw && form <= Form::mix_delta;
+}
 constexpr bool needs_reference(Form form) noexcept {
-  return form == Form::patch || form == Form::delta;
+  return form == Form::patch || form == Form::delta || form == Form::mix_delta;
 }
 constexpr bool may_transpose(Form form, Transpose transpose) noexcept {
   return transpose <= Transpose::words8 &&

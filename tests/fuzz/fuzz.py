@@ -63,6 +63,12 @@ def patch_seeds():
     return {**seeds, "all": b"\1" + b"".join(steps)}
 
 
+def mix_seeds():
+    """Bytes that go on for a page, against nothing, noise, pointers and one word again."""
+    return {f"{kind}-{step}": bytes([kind]) + bytes((i * step + step) % 256 for i in range(length))
+            for kind in range(4) for step, length in ((0, 4), (7, 40), (91, 900))}
+
+
 TARGETS = {
     "offer": {
         "sources": ["tests/fuzz/offer_fuzz.cpp", "src/guest/agent_messages.cpp",
@@ -75,6 +81,12 @@ TARGETS = {
                     "src/store/patch/encode.cpp", "src/base/check.cpp"],
         "seeds": patch_seeds,
         "max_len": 4200,
+    },
+    "mix": {
+        "sources": ["tests/fuzz/store/mix_fuzz.cpp", "src/store/mix/decode.cpp",
+                    "src/store/mix/encode.cpp", "src/base/check.cpp"],
+        "seeds": mix_seeds,
+        "max_len": 2000,
     },
 }
 

@@ -5,6 +5,7 @@
 
 #include "store/codec/lz4.hpp"
 #include "store/codec/zstd.hpp"
+#include "store/mix/mix.hpp"
 #include "store/patch/patch.hpp"
 #include "store/scratch.hpp"
 
@@ -27,6 +28,8 @@ bool decode_plain(Form form, std::span<const std::byte> bytes, const std::byte* 
     case Form::zstd: return zstd::decode(bytes, nullptr, out);
     case Form::patch: return reference != nullptr && patch::decode(bytes, reference, out);
     case Form::delta: return reference != nullptr && zstd::decode(bytes, reference, out);
+    case Form::mix: return mix::decode(bytes, nullptr, out);
+    case Form::mix_delta: return reference != nullptr && mix::decode(bytes, reference, out);
     case Form::zero: break;
   }
   return false;
@@ -36,6 +39,7 @@ bool decode_plain(Form form, std::span<const std::byte> bytes, const std::byte* 
 
 void prepare_to_decode() {
   zstd::prepare_to_decode();
+  mix::prepare_to_decode();
   (void)thread_scratch<Columns>();
 }
 

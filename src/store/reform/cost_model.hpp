@@ -24,7 +24,7 @@ struct Economy {
   double wait_weight = 4;
 };
 
-inline constexpr std::size_t kStages = 4;
+inline constexpr std::size_t kStages = 5;
 
 class CostModel {
  public:

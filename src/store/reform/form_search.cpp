@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "store/codec/lz4.hpp"
+#include "store/mix/mix.hpp"
 
 namespace ramfold::store {
 
@@ -107,6 +108,15 @@ void FormSearch::try_deltas() noexcept {
 void FormSearch::try_densest() noexcept {
   if (best_.shape.form != Form::zstd && best_.shape.form != Form::delta) return;
   encode_zstd(dense_, best_.shape.transpose, best_.reference);
+}
+
+void FormSearch::try_mix() noexcept {
+  const std::size_t reference = best_.reference;
+  const bool alone = reference == kNoReference;
+  const std::span<std::byte> out(scratch_->data(), kPageSize - 1);
+  const std::uint32_t length = mix::encode(
+      page_->bytes.data(), alone ? nullptr : references_->pages[reference].bytes.data(), out);
+  consider({alone ? Form::mix : Form::mix_delta}, out.first(length), reference);
 }
 
 }  // namespace ramfold::store

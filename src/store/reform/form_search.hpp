@@ -61,6 +61,8 @@ class FormSearch {
   void try_deltas() noexcept;
   // The best shape so far once more, if it is zstd's, at the dearest level.
   void try_densest() noexcept;
+  // With the reference of the best so far, or without one as that is.
+  void try_mix() noexcept;
 
   // Of all that were tried since begin(), but for references that gained too little, and of what
   // was there; wanted or not.

@@ -29,6 +29,7 @@ bool waits(Prospect prospect) noexcept {
 
 // What a form says of the attempts that were made before a restart.
 Stage stage_of(Form form) noexcept {
+  if (form == Form::mix || form == Form::mix_delta) return Stage::mixed;
   if (form == Form::zstd || form == Form::delta) return Stage::dense;
   return form == Form::patch ? Stage::patched : Stage::stored;
 }
@@ -97,18 +98,30 @@ Prospect Reformer::prospect(const Visit& visit) const noexcept {
 
 Stage Reformer::wanted_stage(const Visit& visit) const noexcept {
   const bool again = waits(visit.prospect) && walk_ >= static_cast<std::size_t>(visit.prospect);
-  for (const Stage stage : {Stage::densest, Stage::dense, Stage::patched}) {
+  for (const Stage stage : {Stage::mixed, Stage::densest, Stage::dense, Stage::patched}) {
     if (stage <= visit.reached && !(again && stage == last_of_search())) continue;
+    // The dearest comes last, when it is known what the page will refer to.
+    if (stage == Stage::mixed && (waits(visit.prospect) || !was_densest(visit))) continue;
     // Of a patch there is nothing denser to make.
     if (stage == Stage::densest && visit.reached == Stage::dense &&
         stage_of(visit.where.form()) != Stage::dense) {
       continue;
     }
-    const bool allowed = stage == Stage::patched ? policy_.similar : policy_.dense;
-    if (allowed && costs_.pays(stage, shape_of(visit.where), visit.cold_s, visit.dependents))
+    if (allows(stage) && costs_.pays(stage, shape_of(visit.where), visit.cold_s, visit.dependents))
       return stage;
   }
   return Stage::stored;
+}
+
+bool Reformer::allows(Stage stage) const noexcept {
+  if (stage == Stage::mixed) return policy_.mixed;
+  return stage == Stage::patched ? policy_.similar : policy_.dense;
+}
+
+// Nothing is left to try for it but mixing.
+bool Reformer::was_densest(const Visit& visit) const noexcept {
+  return visit.reached >= Stage::densest ||
+         (visit.reached == Stage::dense && visit.where.form() == Form::patch);
 }
 
 bool Reformer::is_last_walk() const noexcept { return walk_ + 1 == kGainMin.size(); }
@@ -284,6 +297,7 @@ void Reformer::search(Visit& visit) {
   const bool found = finds && search_.best().reference != FormSearch::kNoReference;
   if (wants(Stage::densest) || (found && visit.reached == Stage::densest))
     attempt(Stage::densest, [&] { search_.try_densest(); });
+  if (wants(Stage::mixed)) attempt(Stage::mixed, [&] { search_.try_mix(); });
   for (std::size_t i = 0; i < kStages; ++i) {
     if (attempts[i].cpu_ns == 0) continue;
     costs_.learn_attempt(static_cast<Stage>(i), now.shape.form, attempts[i].cpu_ns,

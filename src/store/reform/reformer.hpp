@@ -37,6 +37,7 @@ namespace ramfold::store {
 struct ReformPolicy {
   bool similar = true;  // forms with a reference
   bool dense = true;    // zstd's
+  bool mixed = true;    // of what the denser ones were tried for
   bool compact = true;
   Economy economy;
 };
@@ -96,6 +97,8 @@ class Reformer {
   Prospect next_prospect(const Visit& visit) const noexcept;
   Stage last_of_search() const noexcept { return policy_.dense ? Stage::dense : Stage::patched; }
   Stage wanted_stage(const Visit& visit) const noexcept;
+  bool allows(Stage stage) const noexcept;
+  bool was_densest(const Visit& visit) const noexcept;
   bool is_orphaned(ContentId id) const noexcept;
   // REQUIRES: a reference to visit.id, which is given up.
   void work(Visit visit);

@@ -35,6 +35,23 @@ inline PageCopy page_of(std::uint64_t number) noexcept {
   return page_of(number, mix(number ^ 0x55) % (kPageSize + kPageSize / 8));
 }
 
+// A page as programs have it: records of a few fields, some of them alike.
+inline PageCopy records_of(std::uint64_t number) noexcept {
+  PageCopy page;
+  std::uint64_t address = 0x7f12'3456'7000;
+  for (std::size_t at = 0; at < kPageSize; at += 32) {
+    const std::uint64_t length = mix(number ^ at) % 400;
+    const std::uint64_t id = at / 32 * 3;
+    address += length * 16;
+    std::memcpy(&page.bytes[at], &address, 8);
+    std::memcpy(&page.bytes[at + 8], &length, 8);
+    std::memcpy(&page.bytes[at + 16], "name-of", 7);
+    page.bytes[at + 23] = static_cast<std::byte>('a' + mix(number + at) % 26);
+    std::memcpy(&page.bytes[at + 24], &id, 8);
+  }
+  return page;
+}
+
 // Pages of one family share noise that nothing but a relative compresses and differ in a few words;
 // every third has a line of digits of its own, which a patch keeps as they are and a delta halves.
 inline PageCopy kin_of(std::uint64_t family, std::uint64_t member) noexcept {

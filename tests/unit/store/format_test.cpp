@@ -59,7 +59,7 @@ TEST_CASE("every field of a where is checked against what this version writes") 
   const std::uint64_t good = Where({0, 100}, Form::lz4).bits();
   CHECK(Where(good).sound(arena));
   CHECK_FALSE(Where().sound(arena));
-  for (const unsigned bit : {49u, 50u, 51u, 54u, 55u, 56u, 57u, 58u, 59u, 60u, 62u, 63u}) {
+  for (const unsigned bit : {49u, 51u, 54u, 55u, 56u, 57u, 58u, 59u, 60u, 62u, 63u}) {
     CHECK_FALSE(Where(good ^ std::uint64_t{1} << bit).sound(arena));
   }
   CHECK_FALSE(Where({arena.value, 32}, Form::lz4).sound(arena));
@@ -72,7 +72,9 @@ TEST_CASE("every field of a where is checked against what this version writes") 
     CHECK(Where({0, 100}, form, Transpose::words8).sound(arena));
     CHECK_FALSE(Where({0, 100}, form, Transpose{3}).sound(arena));
   }
-  CHECK(Where({0, 100}, Form::patch).sound(arena));
-  CHECK_FALSE(Where({0, 100}, Form::patch, Transpose::words4).sound(arena));
+  for (const Form form : {Form::patch, Form::mix, Form::mix_delta}) {
+    CHECK(Where({0, 100}, form).sound(arena));
+    CHECK_FALSE(Where({0, 100}, form, Transpose::words4).sound(arena));
+  }
   CHECK_FALSE(Where({0, 4096}, Form::raw, Transpose::words8).sound(arena));
 }

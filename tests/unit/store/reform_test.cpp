@@ -151,6 +151,39 @@ TEST_CASE("each mechanism can be switched off") {
   CHECK(dense == policy.dense);
 }
 
+TEST_CASE(
+    "what stays cold is mixed in the end, alone and with a reference, and survives a restart") {
+  Rig rig;
+  std::vector<ContentId> ids;
+  std::vector<PageCopy> pages;
+  for (std::uint64_t i = 0; i < 24; ++i) {
+    pages.push_back(i % 2 == 0 ? records_of(i) : kin_of(i % 3, i));
+    ids.push_back(rig.keep(pages.back()));
+  }
+  const auto all_hold = [&] {
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+      if (!holds(*rig.store, ids[i], pages[i])) return false;
+    }
+    return true;
+  };
+  ReformPolicy unmixed = greedy();
+  unmixed.mixed = false;
+  for (int i = 0; i < 6; ++i) rig.round(unmixed);
+  CHECK(rig.contents(Form::mix) + rig.contents(Form::mix_delta) == 0);
+  const std::uint64_t before = rig.store->stats().arena_stored.value;
+  for (int i = 0; i < 6; ++i) rig.round();
+  CHECK(rig.contents(Form::mix) >= 1);
+  CHECK(rig.contents(Form::mix_delta) >= 1);
+  CHECK(rig.store->stats().arena_stored.value < before);
+  CHECK(all_hold());
+  rig.restart(ids);
+  CHECK(rig.store->stats().corrupt == 0);
+  CHECK(rig.contents(Form::mix) >= 1);
+  CHECK(all_hold());
+  for (const ContentId id : ids) rig.store->drop(id);
+  CHECK(rig.store->stats().arena_in_slots.value == 0);
+}
+
 TEST_CASE("what reading a form takes is learnt where it is given, also of those with a reference") {
   ReformPolicy policy = greedy();
   policy.dense = GENERATE(true, false);

@@ -9,6 +9,7 @@
 #include "pages.hpp"
 #include "random.hpp"
 #include "store/codec/forms.hpp"
+#include "store/mix/mix.hpp"
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define COUNTS_ALLOCATIONS 0
@@ -103,6 +104,8 @@ TEST_CASE("who is prepared decodes without allocating") {
   const PageCopy page = kin_of(2, 2);
   const Frame with = frame_of(page, &prefix);
   const Frame alone = frame_of(page_of(3, kPageSize / 2), nullptr);
+  Frame mixed;
+  mixed.length = mix::encode(page.bytes.data(), prefix.bytes.data(), mixed.bytes);
   prepare_to_decode();
   PageCopy out;
   bool good = true;
@@ -111,6 +114,8 @@ TEST_CASE("who is prepared decodes without allocating") {
     good =
         good && store::decode({Form::delta}, with.block(), prefix.bytes.data(), out.bytes.data());
     good = good && store::decode({Form::zstd}, alone.block(), nullptr, out.bytes.data());
+    good = good &&
+           store::decode({Form::mix_delta}, mixed.block(), prefix.bytes.data(), out.bytes.data());
     (void)store::decode({Form::delta, Transpose::words8}, with.block(), prefix.bytes.data(),
                         out.bytes.data());
   }
