@@ -5,8 +5,8 @@
 For each set of bench/guest_sets.py four VMs are booted under the daemon and given their load:
 
   under load   the default policy, its mean over the second half of the load
-  idle         then the dense policy, nothing held back for longer than 30 s, and five minutes
-               without load
+  idle         then the dense policy, no page held back because it came back before, and five
+               minutes without load
 
 Saved is 1 - (what the guests' RAM files hold, by the host's account, + all that ramfold spends) /
 (their pages that are not zero), in per cent. What is not zero is known from a picture of all RAM,
@@ -40,7 +40,7 @@ DEFAULT = {"fold": FOLD, "scan": {}}
 # ramcheck edits and verifies its working set for as long as it runs.
 REST = ("for p in /proc/[0-9]*; do "
         "[ \"$(cat $p/comm 2>/dev/null)\" != ramcheck ] || kill -STOP ${p#/proc/}; done")
-DENSE = {"fold": {**FOLD, "backoff_seconds_max": 30}, "scan": {"cpu": 1.0},
+DENSE = {"fold": {**FOLD, "backoff": False}, "scan": {"cpu": 1.0},
          "reform": {"policy": "dense", "cpu": 1.0}}
 
 

@@ -16,7 +16,9 @@ namespace {
 
 constexpr unsigned kPasses = 2;
 // A copy of so many bytes is taken without looking at what else there is.
-constexpr unsigned kLong = 96;
+constexpr unsigned kLong = 64;
+// Literals in its stead are priced anew for so many of a copy's bytes.
+constexpr unsigned kLooked = 12;
 
 struct Step {
   std::uint16_t length = 0;
@@ -43,6 +45,8 @@ class Encoder {
     }
     return bit;
   }
+  // Bytes so far, also those that did not fit.
+  std::size_t length() const noexcept { return length_; }
   // Bytes written; 0: they did not fit. Behind them the decoder reads zeros.
   std::uint32_t finish() noexcept {
     for (unsigned bytes = 0; bytes <= 4; ++bytes) {
@@ -92,7 +96,7 @@ class Parser {
   struct Node {
     Price price;
     Step step;
-    State state{0};
+    State state;
   };
 
   void price_lengths(Model& model) noexcept;
@@ -115,6 +119,15 @@ class Parser {
   std::array<Node, kPage + 1> nodes_;
   std::array<Step, kPage> steps_;
 };
+
+State after(State state, Step step) noexcept {
+  switch (step.kind) {
+    case Kind::literal: state.literal(); break;
+    case Kind::copy: state.copy(step.distance); break;
+    case Kind::again: state.again(step.distance); break;
+  }
+  return state;
+}
 
 template <typename F>
 Price priced(F&& code) noexcept {
@@ -163,30 +176,25 @@ std::span<const Step> Parser::parse(Model& model) {
   nodes_[0].price = 0;
   nodes_[0].state = State(window_.reference);
   for (unsigned at = 0; at < kPage; ++at) {
-    const Node& here = nodes_[at];
+    Node& here = nodes_[at];
     if (here.price == std::numeric_limits<Price>::max()) continue;
-    const State& state = here.state;
+    // The cheapest way to here is known by now.
+    if (at != 0) here.state = after(nodes_[at - here.step.length].state, here.step);
+    const State state = here.state;
     const auto reach = [&](unsigned length, Price price, Step step) {
       Node& there = nodes_[at + length];
       if (price >= there.price) return;
       there.price = price;
       there.step = step;
-      there.state = state;
-      switch (step.kind) {
-        case Kind::literal: there.state.literal(); break;
-        case Kind::copy: there.state.copy(step.distance); break;
-        case Kind::again: there.state.again(step.distance); break;
-      }
     };
     const auto price_kind = [&](Kind kind) {
       return here.price + priced([&](Counter& c) { model.kind(c, state, at, kind); });
     };
     const unsigned most = kPage - at;
+    // Of the longer lengths every eighth, and the last.
     const auto each_length = [&](unsigned first, unsigned last, auto&& take) {
-      for (unsigned n = first; n <= last; n += n < 32 ? 1 : std::max(1u, std::min(16u, last - n)))
-        take(n);
+      for (unsigned n = first; n <= last; n += n < 16 ? 1 : std::clamp(last - n, 1u, 8u)) take(n);
     };
-    // What is known to be good is taken without a look at shorter ones.
     bool jumped = false;
     const Price again = price_kind(Kind::again);
     for (unsigned i = 0; i < kRecent; ++i) {
@@ -247,7 +255,7 @@ void take_steps(Encoder& out, Model& model, const Window& window, std::span<cons
   State state(window.reference);
   unsigned at = 0;
   for (const Step& step : steps) {
-    for (unsigned i = 0; i < step.length; ++i) look(state, at + i);
+    for (unsigned i = 0; i < std::min<unsigned>(step.length, kLooked); ++i) look(state, at + i);
     model.kind(out, state, at, step.kind);
     switch (step.kind) {
       case Kind::literal:
@@ -294,6 +302,8 @@ std::uint32_t encode(const std::byte* page, const std::byte* reference,
                                  scratch.model.literal(c, window, state, place, window.page[place]);
                                }));
     });
+    // The next pass gains a hundredth or two.
+    if (encoder.length() > out.size() + out.size() / 16) return 0;
     std::swap(scratch.prices, scratch.model);
   }
 }

@@ -36,6 +36,7 @@ struct State {
   unsigned kinds = 0;
   std::array<unsigned, kRecent> recent;
 
+  State() = default;
   explicit constexpr State(unsigned reference) noexcept
       : recent(reference != 0 ? std::array<unsigned, kRecent>{kPage, 8, 4, 16}
                               : std::array<unsigned, kRecent>{8, 4, 16, 1}) {}
