@@ -157,7 +157,7 @@ struct Stats {
   std::array<FormStats, kForms> forms;  // sums over the groups; zeros are not counted here
   std::vector<GroupStats> groups;
   ByteCount arena_max{};
-  ByteCount arena_allocated{};  // slabs backed by host memory, empty ones kept for reuse included
+  ByteCount arena_allocated{};  // the memory behind it, what is kept for reuse included
   ByteCount arena_in_slots{};   // slots in use, at the size of their class
   ByteCount arena_stored{};     // encoded bytes in them
   ByteCount header_bytes{};     // persistent metadata backed by host memory
@@ -242,8 +242,9 @@ class Contents final : public ContentSource {
   // How a content is kept at this moment. REQUIRES: the caller owns a reference.
   Form form(ContentId id) const noexcept;
 
-  // Gives empty slabs back to the host. Cheap when there are none; for a housekeeping thread, so
-  // that fault threads need not do it.
+  // Gives memory back to the host that holds nothing and that nobody wanted again for some calls.
+  // Cheap when there is none; for a housekeeping thread, a few times a second, so that fault
+  // threads need not do it.
   void trim() noexcept;
   // Also those kept for reuse: nothing of a page that was dropped stays behind.
   void trim_all() noexcept;

@@ -24,7 +24,7 @@ static_assert(std::atomic<std::uint32_t>::is_always_lock_free &&
 inline constexpr std::uint64_t kContentsMagic = 0x31'54'4e'43'44'4c'46'52;  // "RFLDCNT1"
 inline constexpr std::uint64_t kGroupsMagic = 0x31'50'52'47'44'4c'46'52;    // "RFLDGRP1"
 inline constexpr std::uint32_t kFormatVersion = 3;
-// 2^40 bytes: offsets have room for twice that.
+// What offsets have room for.
 inline constexpr ByteCount kArenaMax{std::uint64_t{1} << 40};
 
 // The two counters that grow while the store runs carry their complement, so that a damaged one is

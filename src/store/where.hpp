@@ -3,7 +3,7 @@
 // loads it once and has a consistent view, a writer that moves the bytes switches them with one
 // store. Part of the format (docs/store-format.md).
 //
-//   bits  0-35  offset in the arena in units of 32 bytes
+//   bits  0-35  offset in the arena in units of 16 bytes
 //        36-47  encoded length in bytes, less one
 //        48-51  form
 //        52-53  how the page was transposed before it was encoded (0 for raw pages and patches)
@@ -49,7 +49,7 @@ class Where {
 
   constexpr Where() noexcept = default;
   constexpr explicit Where(std::uint64_t bits) noexcept : bits_(bits) {}
-  // REQUIRES: the offset is a multiple of 32 below 2 TiB, the length 1..4096.
+  // REQUIRES: the offset is a multiple of 16 below 1 TiB, the length 1..4096.
   constexpr Where(Extent at, Form form, Transpose transpose = Transpose::none) noexcept
       : bits_((at.offset / kUnit) | (std::uint64_t{at.length - 1} << kLengthShift) |
               (static_cast<std::uint64_t>(form) << kFormShift) |

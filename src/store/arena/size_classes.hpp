@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The sizes of slots in the arena. A slab of 64 KiB is cut into slots of one size. For each number
-// of slots there is one class, the largest multiple of 32 bytes that still gives that number, so
+// The sizes of slots in the arena. A slab of 128 KiB is cut into slots of one size. For each number
+// of slots there is one class, the largest multiple of 16 bytes that still gives that number, so
 // that no class wastes the end of its slab where a larger slot would do.
 // Threads: constants.
 #pragma once
@@ -13,8 +13,9 @@
 
 namespace ramfold::store {
 
-inline constexpr std::size_t kSlabBytes = 65536;
-inline constexpr std::size_t kUnit = 32;  // slots begin and end on multiples of this
+inline constexpr std::size_t kSlabBytes = 131072;
+inline constexpr std::size_t kUnit = 16;     // slots begin and end on multiples of this
+inline constexpr std::size_t kSlotMin = 32;  // smaller ones would be few, and double the bitmaps
 inline constexpr std::size_t kUnitsMax = kPageSize / kUnit;
 
 struct SizeClass {
@@ -29,7 +30,8 @@ struct SizeClasses {
 
   constexpr SizeClasses() noexcept {
     for (std::size_t units = 1; units <= kUnitsMax; ++units) {
-      const std::size_t slots = kSlabBytes / (units * kUnit);
+      const std::size_t least = units * kUnit < kSlotMin ? kSlotMin : units * kUnit;
+      const std::size_t slots = kSlabBytes / least;
       const std::size_t bytes = kSlabBytes / slots / kUnit * kUnit;
       if (count == 0 || of[count - 1].bytes != bytes) {
         of[count++] = {static_cast<std::uint16_t>(bytes), static_cast<std::uint16_t>(slots)};
@@ -41,8 +43,9 @@ struct SizeClasses {
 inline constexpr SizeClasses kSizeClasses;
 inline constexpr std::size_t kClasses = kSizeClasses.count;
 inline constexpr std::size_t kSlotsMax = kSizeClasses.of[0].slots;
-static_assert(kSizeClasses.of[0].bytes == kUnit && kSlotsMax == 2048);
+static_assert(kSizeClasses.of[0].bytes == kSlotMin && kSlotsMax == 4096);
 static_assert(kSizeClasses.of[kClasses - 1].bytes == kPageSize);
+static_assert(kClasses <= 256);  // as by_units and the arena's maps have them
 
 // REQUIRES: 1 <= length <= 4096.
 constexpr std::size_t class_of(std::uint32_t length) noexcept {

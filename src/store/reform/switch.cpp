@@ -85,7 +85,8 @@ bool Reformer::write(const Visit& visit, Extent at, ContentId reference) noexcep
   return back.bytes == pages_->front().bytes;
 }
 
-// The same bytes in a fuller slab. REQUIRES: a reference; true: it is given up with the old place.
+// The same bytes in a fuller slab, or further to the front of theirs. REQUIRES: a reference; true:
+// it is given up with the old place.
 bool Reformer::move(ContentId id) {
   const Where where = parts_.headers->where(id);
   const Extent from = where.extent();

@@ -85,7 +85,10 @@ struct Pristine {
                           contents.data() + layout.groups + kPageSize);
     references_copy.assign(contents.data() + layout.references,
                            contents.data() + layout.references + kPageSize);
-    arena_copy.assign(arena.data(), arena.data() + store->stats().arena_allocated.value);
+    // Up to the last content: behind the slabs' ends there is no memory.
+    const std::byte* end = arena.data() + arena.size();
+    while (end != arena.data() && end[-1] == std::byte{0}) --end;
+    arena_copy.assign(static_cast<const std::byte*>(arena.data()), end);
     groups_copy.assign(groups.data(), groups.data() + 2 * kPageSize);
   }
   void restore() {

@@ -7,6 +7,7 @@
 #include <catch2/catch.hpp>
 
 #include "pages.hpp"
+#include "store/arena/size_classes.hpp"
 
 using namespace ramfold;
 using namespace ramfold::store;
@@ -140,7 +141,7 @@ TEST_CASE("damaged bytes are corrupt, contained and never shared again") {
     PutResult bad = put(*store, group, page_of(noise, noise));
     PutResult good = put(*store, group, page_of(noise + 1, noise));
     // The first slot of the first slab of its class holds the first content of that class.
-    const std::uint64_t offset = noise == kPageSize ? 65536 + 100 : 100;
+    const std::uint64_t offset = noise == kPageSize ? kSlabBytes + 100 : 100;
     REQUIRE(damage_bytes_of(*store, offset));
     PageCopy out;
     SECTION("found by a reader") {

@@ -44,10 +44,10 @@ TEST_CASE("the content of the example") {
   REQUIRE(lz4::decode(std::span(block).first(26), decoded.bytes.data()));
   CHECK(decoded.bytes == page.bytes);
 
-  const Where where({65536 + 3 * 32, 26}, Form::lz4);
-  CHECK(where.bits() == 0x1302019000000803);
+  const Where where({kSlabBytes + 3 * 32, 26}, Form::lz4);
+  CHECK(where.bits() == 0x1302019000002006);
   CHECK(where.sound(ByteCount{1u << 30}));
-  CHECK(where.extent().offset == 65632);
+  CHECK(where.extent().offset == 131168);
   CHECK(where.extent().length == 26);
   CHECK(where.form() == Form::lz4);
   CHECK(4096 + sizeof(Header) == 4112);
@@ -63,10 +63,13 @@ TEST_CASE("every field of a where is checked against what this version writes") 
     CHECK_FALSE(Where(good ^ std::uint64_t{1} << bit).sound(arena));
   }
   CHECK_FALSE(Where({arena.value, 32}, Form::lz4).sound(arena));
-  CHECK_FALSE(Where({kSlabBytes - 32, 33}, Form::lz4).sound(arena));
+  CHECK_FALSE(Where({kSlabBytes - 16, 17}, Form::lz4).sound(arena));
   CHECK_FALSE(Where({0, 4095}, Form::raw).sound(arena));
   CHECK_FALSE(Where({0, 4096}, Form::lz4).sound(arena));
   CHECK(Where({kSlabBytes - 4096, 4096}, Form::raw).sound(arena));
+  const Extent last{kArenaMax.value - kUnit, kUnit};
+  CHECK(Where(last, Form::patch).sound(kArenaMax));
+  CHECK(Where(last, Form::patch).extent().offset == last.offset);
   for (const Form form : {Form::lz4, Form::zstd, Form::delta}) {
     CHECK(Where({0, 100}, form, Transpose::words4).sound(arena));
     CHECK(Where({0, 100}, form, Transpose::words8).sound(arena));
