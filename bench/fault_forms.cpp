@@ -144,11 +144,12 @@ std::vector<const PageCopy*> some_of(const std::vector<GuestPages>& sets) {
 
 int run(const std::vector<GuestPages>& sets) {
   const std::vector<const PageCopy*> pages = some_of(sets);
-  ReformPolicy patches, all;
-  patches.dense = false;
-  for (ReformPolicy* policy : {&patches, &all}) policy->economy.cpu_s_per_gib_hour = 3'600'000;
+  ReformPolicy patches, zstd, all;
+  patches.dense = patches.mixed = zstd.mixed = false;
+  for (ReformPolicy* policy : {&patches, &zstd, &all})
+    policy->economy.cpu_s_per_gib_hour = 3'600'000;
   const Kept as_stored = keep(pages, nullptr), patched = keep(pages, &patches),
-             dense = keep(pages, &all);
+             dense = keep(pages, &zstd), mixed = keep(pages, &all);
   std::vector<Sample> samples;
   for (const auto& [kind, kept] : {std::pair{Kind{"raw", Form::raw, false}, &as_stored},
                                    std::pair{Kind{"lz4", Form::lz4, false}, &as_stored},
@@ -156,7 +157,9 @@ int run(const std::vector<GuestPages>& sets) {
                                    std::pair{Kind{"zstd", Form::zstd, false}, &dense},
                                    std::pair{Kind{"zstd columns", Form::zstd, true}, &dense},
                                    std::pair{Kind{"delta", Form::delta, false}, &dense},
-                                   std::pair{Kind{"delta columns", Form::delta, true}, &dense}}) {
+                                   std::pair{Kind{"delta columns", Form::delta, true}, &dense},
+                                   std::pair{Kind{"mix", Form::mix, false}, &mixed},
+                                   std::pair{Kind{"mix_delta", Form::mix_delta, false}, &mixed}}) {
     samples.push_back(sample_of(kind, *kept));
     if (samples.back().pages.size() < kPagesMin) samples.pop_back();
   }

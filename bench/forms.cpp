@@ -3,7 +3,7 @@
 // switched on and off, beside exact sharing alone (what an ideal KSM reaches) and LZ4 of every page
 // by itself (as zram would); fragmentation and metadata; CPU; and what the chooser believes a read
 // costs beside what it does. Offline: every page is put once and stays cold; reading is in random
-// order. Every variant once: what is saved does not vary, and with two sets it takes ten minutes.
+// order. Every variant once: what is saved does not vary, and with two sets it takes half an hour.
 // usage: bench_forms NAME SET_DIRECTORY [NAME SET_DIRECTORY]...
 #include <random>
 
@@ -118,12 +118,15 @@ void add_set(Report& report, const std::string& name, const GuestPages& set) {
     const char* what;
     bool similar;
     bool zstd;
+    bool mixed;
     bool compact;
   };
-  constexpr std::array kVariants{
-      Variant{"all forms", true, true, true}, Variant{"without similar pages", false, true, true},
-      Variant{"without zstd", true, false, true}, Variant{"without compaction", true, true, false},
-      Variant{"exact and LZ4 only", false, false, true}};
+  constexpr std::array kVariants{Variant{"all forms", true, true, true, true},
+                                 Variant{"without similar pages", false, true, true, true},
+                                 Variant{"without zstd and mixing", true, false, false, true},
+                                 Variant{"without mixing", true, true, false, true},
+                                 Variant{"without compaction", true, true, true, false},
+                                 Variant{"exact and LZ4 only", false, false, false, true}};
   add_looking(report, name, set);
   report.add(
       {name + ": ideal KSM saves (peer: LZ4 of each page)", "%", {}, {peers.ksm}, {peers.lz4}, ""});
@@ -131,6 +134,7 @@ void add_set(Report& report, const std::string& name, const GuestPages& set) {
     ReformPolicy policy = dense();
     policy.similar = variant.similar;
     policy.dense = variant.zstd;
+    policy.mixed = variant.mixed;
     policy.compact = variant.compact;
     Kept kept = keep(set, policy);
     const Stats stats = kept.store->stats();

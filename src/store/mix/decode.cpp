@@ -12,8 +12,6 @@ namespace {
 // The arithmetic decoder. What is behind the last byte counts as zeros.
 class Decoder {
  public:
-  static constexpr bool kLearns = true;
-
   explicit Decoder(std::span<const std::byte> in) noexcept : at_(in.data()), end_(at_ + in.size()) {
     for (int i = 0; i < 4; ++i) code_ = code_ << 8 | next();
   }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The cheapest way through the page, by what the steps cost: first with guesses, then once more
-// with what was learnt from the first.
+// The cheapest way through the page, by guesses at what the steps cost. Going through it once more
+// with what was learnt takes a hundredth off, for twice the time.
 #include <cstring>
 #include <limits>
 #include <memory>
@@ -14,11 +14,8 @@
 namespace ramfold::store::mix {
 namespace {
 
-constexpr unsigned kPasses = 2;
 // A copy of so many bytes is taken without looking at what else there is.
 constexpr unsigned kLong = 64;
-// Literals in its stead are priced anew for so many of a copy's bytes.
-constexpr unsigned kLooked = 12;
 
 struct Step {
   std::uint16_t length = 0;
@@ -28,8 +25,6 @@ struct Step {
 
 class Encoder {
  public:
-  static constexpr bool kLearns = true;
-
   explicit Encoder(std::span<std::byte> out) noexcept : out_(out) {}
   unsigned bit(int p, unsigned bit) noexcept {
     const std::uint32_t middle = low_ + ((high_ - low_) >> 12) * static_cast<std::uint32_t>(p);
@@ -45,8 +40,6 @@ class Encoder {
     }
     return bit;
   }
-  // Bytes so far, also those that did not fit.
-  std::size_t length() const noexcept { return length_; }
   // Bytes written; 0: they did not fit. Behind them the decoder reads zeros.
   std::uint32_t finish() noexcept {
     for (unsigned bytes = 0; bytes <= 4; ++bytes) {
@@ -77,20 +70,8 @@ class Encoder {
 
 class Parser {
  public:
-  void begin(const Window& window) {
-    window_ = window;
-    matches_.find(window);
-    std::array<unsigned, 256> seen{};
-    for (unsigned at = 0; at < kPage; ++at) ++seen[window.page[at]];
-    for (unsigned at = 0; at < kPage; ++at) {
-      const int p = static_cast<int>(seen[window.page[at]]);
-      literals_[at] = std::min<Price>(price_of(std::min(p, kOne - 1), 1), 9 * kBitPrice) * 9 / 10 +
-                      kBitPrice / 2;
-    }
-  }
-  void set_literal_price(unsigned at, Price price) noexcept { literals_[at] = price; }
-  // By what bits cost in this model. Ends at the page's end; kept until the next call.
-  std::span<const Step> parse(Model& model);
+  // The cheapest way through the page. Ends at the page's end; kept until the next call.
+  std::span<const Step> parse(const Window& window);
 
  private:
   struct Node {
@@ -98,24 +79,22 @@ class Parser {
     Step step;
     State state;
   };
+  static constexpr Price kUnreached = std::numeric_limits<Price>::max();
 
-  void price_lengths(Model& model) noexcept;
-  void price_distances(Model& model) noexcept;
-  Price length_price(Kind kind, unsigned length) const noexcept {
-    return lengths_[kind == Kind::copy ? 0 : 1][length];
+  void price_literals() noexcept;
+  void reach(unsigned from, Price price, Step step) noexcept {
+    Node& there = nodes_[from + step.length];
+    if (price >= there.price) return;
+    there.price = price;
+    there.step = step;
   }
-  Price distance_price(unsigned length, unsigned distance) const noexcept {
-    const unsigned slot = slot_of(distance - 1);
-    return distance_slots_[std::min(length - kLengthMin, 3u)][slot] +
-           (extra_bits(slot) > 3 ? lower_[(distance - 1) & 7] : 0);
-  }
+  // Copies from this place. The length of one that is taken without a look at others; else 0.
+  unsigned reach_again(unsigned at, const Node& here) noexcept;
+  unsigned reach_copies(unsigned at, const Node& here) noexcept;
 
   Window window_{};
   Matches matches_;
   std::array<Price, kPage> literals_;
-  std::array<std::array<Price, kPage + 1>, 2> lengths_;
-  std::array<std::array<Price, 32>, 4> distance_slots_;  // with plain bits
-  std::array<Price, 8> lower_;
   std::array<Node, kPage + 1> nodes_;
   std::array<Step, kPage> steps_;
 };
@@ -129,112 +108,77 @@ State after(State state, Step step) noexcept {
   return state;
 }
 
+// By how often the byte comes in the page: contexts do better, by about so much.
+void Parser::price_literals() noexcept {
+  std::array<unsigned, 256> seen{};
+  for (unsigned at = 0; at < kPage; ++at) ++seen[window_.page[at]];
+  std::array<Price, 256> prices{};
+  for (unsigned byte = 0; byte < 256; ++byte) prices[byte] = literal_price(seen[byte]);
+  for (unsigned at = 0; at < kPage; ++at) literals_[at] = prices[window_.page[at]];
+}
+
+// Of the longer lengths every eighth, and the last.
 template <typename F>
-Price priced(F&& code) noexcept {
-  Counter counter;
-  code(counter);
-  return counter.sum();
+void each_length(unsigned first, unsigned last, F&& take) {
+  for (unsigned n = first; n <= last; n += n < 16 ? 1 : std::clamp(last - n, 1u, 8u)) take(n);
 }
 
-void Parser::price_lengths(Model& model) noexcept {
-  for (const Kind kind : {Kind::copy, Kind::again}) {
-    auto& prices = lengths_[kind == Kind::copy ? 0 : 1];
-    Price of_slot = 0;
-    unsigned slot_before = ~0u;
-    for (unsigned length = kLengthMin; length <= kPage; ++length) {
-      if (length >= kLengthMin + 16) {
-        const unsigned slot = slot_of(length - kLengthMin - 16);
-        if (slot == slot_before) {
-          prices[length] = of_slot;
-          continue;
-        }
-        slot_before = slot;
-      }
-      of_slot = priced([&](Counter& c) { model.length(c, kind, length); });
-      prices[length] = of_slot;
+unsigned Parser::reach_again(unsigned at, const Node& here) noexcept {
+  for (unsigned i = 0; i < kRecent; ++i) {
+    const unsigned distance = here.state.recent[i];
+    if (distance > at + window_.reference) continue;
+    const std::uint8_t* const to = window_.page + at;
+    const unsigned length = equal_bytes(to - distance, to, kPage - at);
+    const auto take = [&](unsigned n) {
+      reach(at, here.price + again_price(i) + length_price(n),
+            {static_cast<std::uint16_t>(n), static_cast<std::uint16_t>(i), Kind::again});
+    };
+    if (length >= kLong) {
+      take(length);
+      return length;
     }
+    each_length(kLengthMin, length, take);
   }
+  return 0;
 }
 
-void Parser::price_distances(Model& model) noexcept {
-  for (unsigned l = 0; l < 4; ++l) {
-    for (unsigned slot = 0; slot_base(slot) < 2 * kPage; ++slot) {
-      const unsigned extra = extra_bits(slot);
-      const Price all =
-          priced([&](Counter& c) { model.distance(c, kLengthMin + l, slot_base(slot) + 1); });
-      const Price lower = extra > 3 ? priced([&](Counter& c) { model.lower(c, 0); }) : 0;
-      distance_slots_[l][slot] = all - lower;
+unsigned Parser::reach_copies(unsigned at, const Node& here) noexcept {
+  unsigned next = kLengthMin;
+  for (const Match match : matches_.at(at)) {
+    const Price price = here.price + copy_price(match.distance);
+    const auto take = [&](unsigned n) {
+      reach(at, price + length_price(n),
+            {static_cast<std::uint16_t>(n), match.distance, Kind::copy});
+    };
+    if (match.length >= kLong) {
+      take(match.length);
+      return match.length;
     }
+    each_length(next, match.length, take);
+    next = match.length + 1u;
   }
-  for (unsigned i = 0; i < 8; ++i) lower_[i] = priced([&](Counter& c) { model.lower(c, i); });
+  return 0;
 }
 
-std::span<const Step> Parser::parse(Model& model) {
-  price_lengths(model);
-  price_distances(model);
-  for (Node& node : nodes_) node.price = std::numeric_limits<Price>::max();
+std::span<const Step> Parser::parse(const Window& window) {
+  window_ = window;
+  matches_.find(window);
+  price_literals();
+  for (Node& node : nodes_) node.price = kUnreached;
   nodes_[0].price = 0;
-  nodes_[0].state = State(window_.reference);
+  nodes_[0].state = State(window.reference);
   for (unsigned at = 0; at < kPage; ++at) {
     Node& here = nodes_[at];
-    if (here.price == std::numeric_limits<Price>::max()) continue;
+    if (here.price == kUnreached) continue;
     // The cheapest way to here is known by now.
     if (at != 0) here.state = after(nodes_[at - here.step.length].state, here.step);
-    const State state = here.state;
-    const auto reach = [&](unsigned length, Price price, Step step) {
-      Node& there = nodes_[at + length];
-      if (price >= there.price) return;
-      there.price = price;
-      there.step = step;
-    };
-    const auto price_kind = [&](Kind kind) {
-      return here.price + priced([&](Counter& c) { model.kind(c, state, at, kind); });
-    };
-    const unsigned most = kPage - at;
-    // Of the longer lengths every eighth, and the last.
-    const auto each_length = [&](unsigned first, unsigned last, auto&& take) {
-      for (unsigned n = first; n <= last; n += n < 16 ? 1 : std::clamp(last - n, 1u, 8u)) take(n);
-    };
-    bool jumped = false;
-    const Price again = price_kind(Kind::again);
-    for (unsigned i = 0; i < kRecent; ++i) {
-      const unsigned distance = state.recent[i];
-      if (distance > at + window_.reference) continue;
-      const std::uint8_t* const to = window_.page + at;
-      const unsigned length = equal_bytes(to - distance, to, most);
-      if (length < kLengthMin) continue;
-      const Price price = again + priced([&](Counter& c) { model.which(c, state, i); });
-      const auto take = [&](unsigned n) {
-        reach(n, price + length_price(Kind::again, n),
-              {static_cast<std::uint16_t>(n), static_cast<std::uint16_t>(i), Kind::again});
-      };
-      if (length >= kLong) {
-        take(length);
-        at += length - 1;
-        jumped = true;
-        break;
-      }
-      each_length(kLengthMin, length, take);
+    unsigned taken = reach_again(at, here);
+    if (taken == 0) taken = reach_copies(at, here);
+    if (taken != 0) {
+      at += taken - 1;
+      continue;
     }
-    if (jumped) continue;
-    const Price copy = price_kind(Kind::copy);
-    unsigned next = kLengthMin;
-    for (const Match match : matches_.at(at)) {
-      const auto take = [&](unsigned n) {
-        reach(n, copy + length_price(Kind::copy, n) + distance_price(n, match.distance),
-              {static_cast<std::uint16_t>(n), match.distance, Kind::copy});
-      };
-      if (match.length >= kLong) {
-        take(match.length);
-        at += match.length - 1u;
-        jumped = true;
-        break;
-      }
-      each_length(next, match.length, take);
-      next = match.length + 1u;
-    }
-    if (jumped) continue;
-    reach(1, price_kind(Kind::literal) + literals_[at], {1, 0, Kind::literal});
+    reach(at, here.price + kLiteralPrice + literals_[at], {1, 0, Kind::literal});
   }
   std::size_t first = steps_.size();
   for (unsigned at = kPage; at > 0; at -= nodes_[at].step.length) steps_[--first] = nodes_[at].step;
@@ -244,35 +188,26 @@ std::span<const Step> Parser::parse(Model& model) {
 struct Scratch {
   std::array<std::uint8_t, 2 * kPage> window;
   Parser parser;
-  Model prices;
   Model model;
 };
 
-// Takes these steps. `look(at)` is called at every byte, before it is taken.
-template <typename F>
-void take_steps(Encoder& out, Model& model, const Window& window, std::span<const Step> steps,
-                F&& look) {
+void take_steps(Encoder& out, Model& model, const Window& window, std::span<const Step> steps) {
   State state(window.reference);
   unsigned at = 0;
   for (const Step& step : steps) {
-    for (unsigned i = 0; i < std::min<unsigned>(step.length, kLooked); ++i) look(state, at + i);
     model.kind(out, state, at, step.kind);
     switch (step.kind) {
-      case Kind::literal:
-        model.literal(out, window, state, at, window.page[at]);
-        state.literal();
-        break;
+      case Kind::literal: model.literal(out, window, state, at, window.page[at]); break;
       case Kind::copy:
         model.length(out, step.kind, step.length);
         model.distance(out, step.length, step.distance);
-        state.copy(step.distance);
         break;
       case Kind::again:
         model.which(out, state, step.distance);
-        state.again(step.distance);
         model.length(out, step.kind, step.length);
         break;
     }
+    state = after(state, step);
     at += step.length;
   }
 }
@@ -286,26 +221,11 @@ std::uint32_t encode(const std::byte* page, const std::byte* reference,
   if (reference != nullptr) std::memcpy(scratch.window.data(), reference, kPage);
   std::memcpy(at, page, kPage);
   const Window window{at, reference == nullptr ? 0 : kPage};
-  Parser& parser = scratch.parser;
-  parser.begin(window);
-  std::construct_at(&scratch.prices);
-  for (unsigned pass = 1;; ++pass) {
-    const std::span<const Step> steps = parser.parse(scratch.prices);
-    std::construct_at(&scratch.model);
-    Encoder encoder(out);
-    if (pass == kPasses) {
-      take_steps(encoder, scratch.model, window, steps, [](const State&, unsigned) {});
-      return encoder.finish();
-    }
-    take_steps(encoder, scratch.model, window, steps, [&](const State& state, unsigned place) {
-      parser.set_literal_price(place, priced([&](Counter& c) {
-                                 scratch.model.literal(c, window, state, place, window.page[place]);
-                               }));
-    });
-    // The next pass gains a hundredth or two.
-    if (encoder.length() > out.size() + out.size() / 16) return 0;
-    std::swap(scratch.prices, scratch.model);
-  }
+  const std::span<const Step> steps = scratch.parser.parse(window);
+  std::construct_at(&scratch.model);
+  Encoder encoder(out);
+  take_steps(encoder, scratch.model, window, steps);
+  return encoder.finish();
 }
 
 }  // namespace ramfold::store::mix

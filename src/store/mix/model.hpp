@@ -81,11 +81,6 @@ class Model {
   unsigned length(Coder& coder, Kind kind, unsigned value) noexcept;
   template <class Coder>
   unsigned distance(Coder& coder, unsigned length, unsigned value) noexcept;
-  // The last three bits of a distance less 1.
-  template <class Coder>
-  unsigned lower(Coder& coder, unsigned value) noexcept {
-    return tree_up(coder, distance_lower_.data(), kLower, value);
-  }
 
  private:
   static constexpr unsigned kLower = 3;
@@ -107,7 +102,7 @@ class Model {
   template <class Coder>
   static unsigned take(Coder& coder, Bit& bit, unsigned value) noexcept {
     const unsigned got = coder.bit(bit.p(), value);
-    if constexpr (Coder::kLearns) bit.learn(static_cast<int>(got));
+    bit.learn(static_cast<int>(got));
     return got;
   }
   // `count` bits of value, the upper first.
@@ -152,13 +147,11 @@ class Model {
     const int p =
         squash(static_cast<int>(std::clamp<std::int64_t>(sum >> 12, -kStretchMax, kStretchMax)));
     const unsigned bit = coder.bit(p, value);
-    if constexpr (Coder::kLearns) {
-      const int error = (bit != 0 ? kOne - 1 : 0) - p;
+    const int error = (bit != 0 ? kOne - 1 : 0) - p;
 #pragma GCC unroll 4
-      for (unsigned k = 0; k < kInputs; ++k) {
-        weights.of[k] += opinions[k] * error * 3 >> 10;
-        bits[k]->learn(static_cast<int>(bit));
-      }
+    for (unsigned k = 0; k < kInputs; ++k) {
+      weights.of[k] += opinions[k] * error * 3 >> 10;
+      bits[k]->learn(static_cast<int>(bit));
     }
     return bit;
   }

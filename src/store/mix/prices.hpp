@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What bits cost: a Coder for the Model that only counts, so that the encoder can weigh its steps.
-// Threads: values and constants.
+// What the steps of a page are held to cost before anything is known of it: the encoder's guesses,
+// no part of the format. Threads: constants.
 #pragma once
 
 #include <array>
@@ -16,49 +16,48 @@ inline constexpr Price kBitPrice = 32;
 
 namespace detail {
 
-// log2 by squaring: 5 bits behind the point.
-constexpr auto make_prices() noexcept {
-  std::array<std::uint16_t, kOne / 8> table{};
-  for (std::size_t i = 0; i < table.size(); ++i) {
-    double x = (static_cast<double>(i) + 0.5) / static_cast<double>(table.size());
+// log2(4096 / n), digit by digit.
+constexpr auto make_literal_prices() noexcept {
+  std::array<std::uint16_t, kPage + 1> table{};
+  for (unsigned n = 0; n <= kPage; ++n) {
+    double x = (n == 0 ? 1.0 : static_cast<double>(n)) / kPage;
     Price price = 0;
-    while (x < 0.5) {
-      x *= 2;
-      price += kBitPrice;
-    }
-    // -log2(x) for x in [0.5, 1): digit by digit.
+    for (; x <= 0.5; x *= 2) price += kBitPrice;
     for (Price digit = kBitPrice / 2; digit != 0; digit /= 2) {
       x *= x;
-      if (x < 0.5) {
-        x *= 2;
-        price += digit;
-      }
+      if (x > 0.5) continue;
+      x *= 2;
+      price += digit;
     }
-    table[i] = static_cast<std::uint16_t>(price);
+    table[n] = static_cast<std::uint16_t>(price * 7 / 10 + kBitPrice / 2);
   }
   return table;
 }
+inline constexpr auto kLiteralPrices = make_literal_prices();
 
-inline constexpr auto kPrices = make_prices();
+constexpr auto make_length_prices() noexcept {
+  std::array<std::uint16_t, kPage + 1> table{};
+  for (unsigned length = kLengthMin; length <= kPage; ++length) {
+    const unsigned n = length - kLengthMin;
+    const unsigned bits = n < 8 ? 4 : n < 16 ? 5 : 7 + extra_bits(slot_of(n - 16));
+    table[length] = static_cast<std::uint16_t>(bits * kBitPrice);
+  }
+  return table;
+}
+inline constexpr auto kLengthPrices = make_length_prices();
 
 }  // namespace detail
 
-constexpr Price price_of(int p, unsigned bit) noexcept {
-  return detail::kPrices[static_cast<std::size_t>(bit != 0 ? p : kOne - 1 - p) / 8];
+inline constexpr Price kLiteralPrice = kBitPrice;
+
+// Of a byte that comes so often in the page, without what says that it is a literal.
+constexpr Price literal_price(unsigned count) noexcept { return detail::kLiteralPrices[count]; }
+constexpr Price length_price(unsigned length) noexcept { return detail::kLengthPrices[length]; }
+constexpr Price again_price(unsigned which) noexcept {
+  return (2 + (which < kRecent - 1 ? which + 1 : which)) * kBitPrice;
 }
-
-class Counter {
- public:
-  static constexpr bool kLearns = false;
-
-  unsigned bit(int p, unsigned bit) noexcept {
-    sum_ += price_of(p, bit);
-    return bit;
-  }
-  Price sum() const noexcept { return sum_; }
-
- private:
-  Price sum_ = 0;
-};
+constexpr Price copy_price(unsigned distance) noexcept {
+  return (7 + extra_bits(slot_of(distance - 1))) * kBitPrice;
+}
 
 }  // namespace ramfold::store::mix

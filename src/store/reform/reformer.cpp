@@ -100,8 +100,7 @@ Stage Reformer::wanted_stage(const Visit& visit) const noexcept {
   const bool again = waits(visit.prospect) && walk_ >= static_cast<std::size_t>(visit.prospect);
   for (const Stage stage : {Stage::mixed, Stage::densest, Stage::dense, Stage::patched}) {
     if (stage <= visit.reached && !(again && stage == last_of_search())) continue;
-    // The dearest comes last, when it is known what the page will refer to.
-    if (stage == Stage::mixed && (waits(visit.prospect) || !was_densest(visit))) continue;
+    if (stage == Stage::mixed && !may_mix(visit)) continue;
     // Of a patch there is nothing denser to make.
     if (stage == Stage::densest && visit.reached == Stage::dense &&
         stage_of(visit.where.form()) != Stage::dense) {
@@ -118,8 +117,10 @@ bool Reformer::allows(Stage stage) const noexcept {
   return stage == Stage::patched ? policy_.similar : policy_.dense;
 }
 
-// Nothing is left to try for it but mixing.
-bool Reformer::was_densest(const Visit& visit) const noexcept {
+// The dearest comes last: in the last walk, so that no search waits for it, and when it is known
+// what the page will refer to and nothing else is left to be tried.
+bool Reformer::may_mix(const Visit& visit) const noexcept {
+  if (!is_last_walk() || waits(visit.prospect)) return false;
   return visit.reached >= Stage::densest ||
          (visit.reached == Stage::dense && visit.where.form() == Form::patch);
 }

@@ -98,7 +98,7 @@ class Reformer {
   Stage last_of_search() const noexcept { return policy_.dense ? Stage::dense : Stage::patched; }
   Stage wanted_stage(const Visit& visit) const noexcept;
   bool allows(Stage stage) const noexcept;
-  bool was_densest(const Visit& visit) const noexcept;
+  bool may_mix(const Visit& visit) const noexcept;
   bool is_orphaned(ContentId id) const noexcept;
   // REQUIRES: a reference to visit.id, which is given up.
   void work(Visit visit);
