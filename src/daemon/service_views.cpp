@@ -91,8 +91,12 @@ control::ReformView HostService::reform_view(std::optional<GroupId> group) const
   view.attempts = figures.tried;
   view.moved = figures.moved;
   view.rewritten = figures.rewritten;
+  // For a content of the form's mean length.
   const auto after = [&](store::Stage stage, std::size_t form) {
-    return figures.costs.pays_after_s[static_cast<std::size_t>(stage)][form];
+    const std::uint64_t mean =
+        kept[form].contents == 0 ? kPageSize / 2 : kept[form].stored.value / kept[form].contents;
+    const std::size_t band = store::band_of(static_cast<std::uint32_t>(mean));
+    return figures.costs.pays_after_s[static_cast<std::size_t>(stage)][form][band];
   };
   for (std::size_t form = 1; form < store::kForms; ++form) {  // zeros are not stored
     view.forms.push_back({.form = std::string(name_of(static_cast<store::Form>(form))),

@@ -23,7 +23,7 @@ static_assert(std::atomic<std::uint32_t>::is_always_lock_free &&
 
 inline constexpr std::uint64_t kContentsMagic = 0x31'54'4e'43'44'4c'46'52;  // "RFLDCNT1"
 inline constexpr std::uint64_t kGroupsMagic = 0x31'50'52'47'44'4c'46'52;    // "RFLDGRP1"
-inline constexpr std::uint32_t kFormatVersion = 3;
+inline constexpr std::uint32_t kFormatVersion = 4;
 // What offsets have room for.
 inline constexpr ByteCount kArenaMax{std::uint64_t{1} << 40};
 

@@ -44,7 +44,7 @@ constexpr bool may_transpose(Form form, Transpose transpose) noexcept {
 
 class Where {
  public:
-  static constexpr std::uint64_t kVersion = 3;
+  static constexpr std::uint64_t kVersion = 4;
   static constexpr std::uint64_t kBad = std::uint64_t{1} << 61;
 
   constexpr Where() noexcept = default;

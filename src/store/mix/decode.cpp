@@ -4,6 +4,7 @@
 
 #include "store/mix/mix.hpp"
 #include "store/mix/model.hpp"
+#include "store/mix/primer.hpp"
 #include "store/scratch.hpp"
 
 namespace ramfold::store::mix {
@@ -12,6 +13,8 @@ namespace {
 // The arithmetic decoder. What is behind the last byte counts as zeros.
 class Decoder {
  public:
+  static constexpr bool kCodes = true;
+
   explicit Decoder(std::span<const std::byte> in) noexcept : at_(in.data()), end_(at_ + in.size()) {
     for (int i = 0; i < 4; ++i) code_ = code_ << 8 | next();
   }
@@ -44,6 +47,9 @@ class Decoder {
 struct Scratch {
   std::array<std::uint8_t, 2 * kPage> window;
   union {
+    Primer primer;
+  };
+  union {
     Model model;
   };
   Scratch() {}
@@ -60,6 +66,7 @@ bool decode(std::span<const std::byte> bytes, const std::byte* reference, std::b
   const Window window{page, reference == nullptr ? 0 : kPage};
   std::construct_at(&scratch.model);
   Model& model = scratch.model;
+  if (reference != nullptr) scratch.primer.teach(model, scratch.window.data());
   Decoder in(bytes);
   State state(window.reference);
   for (unsigned at = 0; at < kPage;) {

@@ -9,6 +9,8 @@
 #include "store/mix/mix.hpp"
 #include "store/mix/model.hpp"
 #include "store/mix/prices.hpp"
+#include "store/mix/primer.hpp"
+#include "store/mix/steps.hpp"
 #include "store/scratch.hpp"
 
 namespace ramfold::store::mix {
@@ -17,14 +19,10 @@ namespace {
 // A copy of so many bytes is taken without looking at what else there is.
 constexpr unsigned kLong = 64;
 
-struct Step {
-  std::uint16_t length = 0;
-  std::uint16_t distance = 0;  // of a copy; of the recent ones, which
-  Kind kind = Kind::literal;
-};
-
 class Encoder {
  public:
+  static constexpr bool kCodes = true;
+
   explicit Encoder(std::span<std::byte> out) noexcept : out_(out) {}
   unsigned bit(int p, unsigned bit) noexcept {
     const std::uint32_t middle = low_ + ((high_ - low_) >> 12) * static_cast<std::uint32_t>(p);
@@ -99,15 +97,6 @@ class Parser {
   std::array<Step, kPage> steps_;
 };
 
-State after(State state, Step step) noexcept {
-  switch (step.kind) {
-    case Kind::literal: state.literal(); break;
-    case Kind::copy: state.copy(step.distance); break;
-    case Kind::again: state.again(step.distance); break;
-  }
-  return state;
-}
-
 // By how often the byte comes in the page: contexts do better, by about so much.
 void Parser::price_literals() noexcept {
   std::array<unsigned, 256> seen{};
@@ -162,7 +151,7 @@ unsigned Parser::reach_copies(unsigned at, const Node& here) noexcept {
 
 std::span<const Step> Parser::parse(const Window& window) {
   window_ = window;
-  matches_.find(window);
+  matches_.begin(window);
   price_literals();
   for (Node& node : nodes_) node.price = kUnreached;
   nodes_[0].price = 0;
@@ -188,25 +177,15 @@ std::span<const Step> Parser::parse(const Window& window) {
 struct Scratch {
   std::array<std::uint8_t, 2 * kPage> window;
   Parser parser;
+  Primer primer;
   Model model;
 };
 
 void take_steps(Encoder& out, Model& model, const Window& window, std::span<const Step> steps) {
   State state(window.reference);
   unsigned at = 0;
-  for (const Step& step : steps) {
-    model.kind(out, state, at, step.kind);
-    switch (step.kind) {
-      case Kind::literal: model.literal(out, window, state, at, window.page[at]); break;
-      case Kind::copy:
-        model.length(out, step.kind, step.length);
-        model.distance(out, step.length, step.distance);
-        break;
-      case Kind::again:
-        model.which(out, state, step.distance);
-        model.length(out, step.kind, step.length);
-        break;
-    }
+  for (const Step step : steps) {
+    take(out, model, window, state, at, step);
     state = after(state, step);
     at += step.length;
   }
@@ -223,6 +202,7 @@ std::uint32_t encode(const std::byte* page, const std::byte* reference,
   const Window window{at, reference == nullptr ? 0 : kPage};
   const std::span<const Step> steps = scratch.parser.parse(window);
   std::construct_at(&scratch.model);
+  if (reference != nullptr) scratch.primer.teach(scratch.model, scratch.window.data());
   Encoder encoder(out);
   take_steps(encoder, scratch.model, window, steps);
   return encoder.finish();

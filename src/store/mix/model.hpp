@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The steps of a page and what makes each of their bits likely. Encoder and decoder walk through
 // the same code: a Coder's `bit(p, bit)` takes a bit with the probability p of a 1 and returns it;
-// the decoder's ignores the one it is given. Part of the format (docs/mix-format.md).
+// the decoder's ignores the one it is given. One that does not code (kCodes) knows the bit and only
+// lets the model learn, but for the weights. Part of the format (docs/mix-format.md).
 // Threads: a Model belongs to one.
 #pragma once
 
@@ -84,7 +85,7 @@ class Model {
 
  private:
   static constexpr unsigned kLower = 3;
-  static constexpr unsigned kInputs = 4;
+  static constexpr unsigned kInputs = 5;
   static constexpr unsigned kNibble = 16;
   static constexpr unsigned kSlotsBits = 10;
   static constexpr unsigned kSlots =
@@ -96,7 +97,7 @@ class Model {
   struct Weights {
     std::array<std::int32_t, kInputs> of;
     constexpr Weights() noexcept { of.fill(kWeight); }
-    static constexpr std::int32_t kWeight = 22938;  // 0.35, in 1/65536
+    static constexpr std::int32_t kWeight = 18350;  // 0.28, in 1/65536
   };
 
   template <class Coder>
@@ -137,6 +138,10 @@ class Model {
   template <class Coder>
   static unsigned mixed(Coder& coder, const std::array<Bit*, kInputs>& bits, Weights& weights,
                         unsigned value) noexcept {
+    if constexpr (!Coder::kCodes) {
+      for (Bit* const one : bits) one->learn(static_cast<int>(value));
+      return value;
+    }
     std::array<int, kInputs> opinions;
     std::int64_t sum = 0;  // whatever the bytes, weights stay below 2^27
 #pragma GCC unroll 4
@@ -156,8 +161,8 @@ class Model {
     return bit;
   }
 
-  // Literals, by: the place in a word of 8 bytes; the byte before; the one 4 before; and the one at
-  // the latest distance, apart for a literal right behind a copy, which differs from it.
+  // Literals, by: the place in a word of 8 bytes; the byte before, the ones 2 and 4 before; and the
+  // one at the latest distance, apart for a literal right behind a copy, which differs from it.
   std::array<std::array<Bit, 256>, 8> by_place_;
   std::array<Nibbles, kInputs - 1> by_byte_;
   std::array<std::array<Weights, 3>, 8> weights_;
@@ -182,7 +187,7 @@ unsigned Model::literal(Coder& coder, const Window& window, const State& state, 
                         unsigned value) noexcept {
   const unsigned last = state.last();
   const std::array<unsigned, kInputs - 1> contexts{
-      window.before(at, 1), window.before(at, 4),
+      window.before(at, 1), window.before(at, 2), window.before(at, 4),
       window.before(at, state.recent[0]) | (last == 0 ? 0x100u : 0u)};
   Bit* const place = by_place_[at & 7].data();
   unsigned node = 1;  // the bits so far, behind a 1

@@ -10,7 +10,13 @@ namespace ramfold::store {
 namespace {
 
 // Before anything was learnt: as measured on pages of Debian guests with a core of 2020.
-constexpr CostModel::Figures kAtFirst = {
+struct AtFirst {
+  CostModel::ByForm<double> decode_ns;
+  CostModel::ByForm<double> decode_columns_ns;
+  CostModel::ByStage<double> attempt_ns;
+  CostModel::ByStage<CostModel::ByForm<double>> gain_bytes;
+};
+constexpr AtFirst kAtFirst = {
     .decode_ns = {0, 300, 1'200, 6'000, 2'500, 9'000, 120'000, 80'000},
     .decode_columns_ns = {0, 0, 0, 4'500, 0, 6'000, 0, 0},
     .attempt_ns = {0, 20'000, 140'000, 300'000, 900'000},
@@ -37,7 +43,13 @@ CostModel::CostModel() noexcept {
   store(kAtFirst.decode_ns, decode_ns_);
   store(kAtFirst.decode_columns_ns, decode_columns_ns_);
   store(kAtFirst.attempt_ns, attempt_ns_);
-  for (std::size_t i = 0; i < kStages; ++i) store(kAtFirst.gain_bytes[i], gain_bytes_[i]);
+  for (std::size_t i = 0; i < kStages; ++i) {
+    for (std::size_t form = 0; form < kForms; ++form) {
+      for (Mean& gain : gain_bytes_[i][form]) {
+        gain.store(kAtFirst.gain_bytes[i][form], std::memory_order_relaxed);
+      }
+    }
+  }
 }
 
 double CostModel::byte_second_ns() const noexcept {
@@ -60,10 +72,12 @@ double CostModel::cost_ns(Shape shape, std::uint32_t length, double cold_s,
   return memory_ns(length, cold_s) + wait_ns(shape, dependents);
 }
 
-double CostModel::pays_after_s(Stage stage, Shape shape, std::uint32_t dependents) const noexcept {
+double CostModel::pays_after_s(Stage stage, Shape shape, std::size_t band,
+                               std::uint32_t dependents) const noexcept {
   // Some are tried even where nothing was gained for long: contents change.
   constexpr double kGainMin = 8;
-  const double gain = gain_bytes_[index(stage)][index(shape.form)].load(std::memory_order_relaxed);
+  const double gain =
+      gain_bytes_[index(stage)][index(shape.form)][band].load(std::memory_order_relaxed);
   const double longer = wait_ns({form_of(stage)}, dependents) - wait_ns(shape, dependents);
   const double price =
       attempt_ns_[index(stage)].load(std::memory_order_relaxed) + std::max(longer, 0.0);
@@ -94,9 +108,12 @@ CostModel::Figures CostModel::figures() const noexcept {
   load(decode_columns_ns_, f.decode_columns_ns);
   load(attempt_ns_, f.attempt_ns);
   for (std::size_t i = 0; i < kStages; ++i) {
-    load(gain_bytes_[i], f.gain_bytes[i]);
     for (std::size_t form = 0; form < kForms; ++form) {
-      f.pays_after_s[i][form] = pays_after_s(static_cast<Stage>(i), {static_cast<Form>(form)}, 0);
+      load(gain_bytes_[i][form], f.gain_bytes[i][form]);
+      for (std::size_t band = 0; band < kLengthBands; ++band) {
+        f.pays_after_s[i][form][band] =
+            pays_after_s(static_cast<Stage>(i), {static_cast<Form>(form)}, band, 0);
+      }
     }
   }
   return f;

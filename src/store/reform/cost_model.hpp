@@ -26,19 +26,29 @@ struct Economy {
 
 inline constexpr std::size_t kStages = 5;
 
+// What an attempt gains is learnt apart for contents of so many bytes: of what hardly compresses
+// nothing is gained, and such pages come one after the other.
+inline constexpr std::size_t kLengthBands = 8;
+constexpr std::size_t band_of(std::uint32_t length) noexcept {
+  return length == 0 ? 0 : std::size_t{length - 1} * kLengthBands / kPageSize;
+}
+
 class CostModel {
  public:
   template <typename T>
   using ByForm = std::array<T, kForms>;
   template <typename T>
   using ByStage = std::array<T, kStages>;
+  template <typename T>
+  using ByBand = std::array<T, kLengthBands>;
 
   struct Figures {
-    ByForm<double> decode_ns{};            // of pages that were encoded as they are
-    ByForm<double> decode_columns_ns{};    // of transposed ones
-    ByStage<double> attempt_ns{};          // of CPU, by the stage that it leads to
-    ByStage<ByForm<double>> gain_bytes{};  // that an attempt finds, by the form it begins with
-    ByStage<ByForm<double>> pays_after_s{};
+    ByForm<double> decode_ns{};          // of pages that were encoded as they are
+    ByForm<double> decode_columns_ns{};  // of transposed ones
+    ByStage<double> attempt_ns{};        // of CPU, by the stage that it leads to
+    // That an attempt finds, by the form and length it begins with.
+    ByStage<ByForm<ByBand<double>>> gain_bytes{};
+    ByStage<ByForm<ByBand<double>>> pays_after_s{};
   };
 
   CostModel() noexcept;
@@ -52,20 +62,23 @@ class CostModel {
   // Of keeping a content of so many encoded bytes: their memory, and the waits of its readers.
   double cost_ns(Shape shape, std::uint32_t length, double cold_s,
                  std::uint32_t dependents) const noexcept;
-  // An attempt at this stage, with a content that has this shape now, is expected to gain more than
-  // it and the longer waits cost.
-  bool pays(Stage stage, Shape shape, double cold_s, std::uint32_t dependents) const noexcept {
-    return cold_s > pays_after_s(stage, shape, dependents);
+  // An attempt at this stage, with a content that has this shape and length now, is expected to
+  // gain more than it and the longer waits cost.
+  bool pays(Stage stage, Shape shape, std::uint32_t length, double cold_s,
+            std::uint32_t dependents) const noexcept {
+    return cold_s > pays_after_s(stage, shape, band_of(length), dependents);
   }
 
   // Seconds that a content must have been cold for an attempt to pay.
-  double pays_after_s(Stage stage, Shape shape, std::uint32_t dependents) const noexcept;
+  double pays_after_s(Stage stage, Shape shape, std::size_t band,
+                      std::uint32_t dependents) const noexcept;
 
   void learn_decode(Shape shape, double ns) noexcept;
   // `gained_bytes`: by the shortest that was found, wanted or not.
-  void learn_attempt(Stage stage, Form form, double cpu_ns, double gained_bytes) noexcept {
+  void learn_attempt(Stage stage, Form form, std::uint32_t length, double cpu_ns,
+                     double gained_bytes) noexcept {
     learn_time(attempt_ns_[index(stage)], cpu_ns);
-    learn(gain_bytes_[index(stage)][index(form)], gained_bytes);
+    learn(gain_bytes_[index(stage)][index(form)][band_of(length)], gained_bytes);
   }
   Figures figures() const noexcept;
 
@@ -94,7 +107,7 @@ class CostModel {
   ByForm<Mean> decode_ns_;
   ByForm<Mean> decode_columns_ns_;
   ByStage<Mean> attempt_ns_;
-  ByStage<ByForm<Mean>> gain_bytes_;
+  ByStage<ByForm<ByBand<Mean>>> gain_bytes_;
 };
 
 }  // namespace ramfold::store

@@ -31,6 +31,8 @@ void FormSearch::begin(const PageCopy& page, const References& references, const
   gain_min_ = gain_min;
   reference_gain_ = 0;
   refers_ = now.reference != kNoReference;
+  likeliest_ = kNoReference;
+  likeliest_length_ = kPageSize;
   best_bytes_ = &buffers_->encoded[0];
   scratch_ = &buffers_->encoded[1];
 }
@@ -43,6 +45,10 @@ void FormSearch::consider(Shape shape, std::span<const std::byte> bytes,
   if (reference == kNoReference) {
     alone_ = std::min(alone_, length);
   } else if (!refers_) {
+    if (shape.form == Form::delta && length < likeliest_length_) {
+      likeliest_ = reference;
+      likeliest_length_ = length;
+    }
     const double gain = 1 - static_cast<double>(length) / alone_;
     if (length + kGainMinBytes > alone_) return;
     reference_gain_ = std::max(reference_gain_, gain);
@@ -66,7 +72,7 @@ void FormSearch::try_lz4() noexcept {
 }
 
 void FormSearch::try_patches() noexcept {
-  for (std::size_t i = 0; i < references_->count; ++i) {
+  for (std::size_t i = 0; i < references_->alike; ++i) {
     const std::span<std::byte> out(scratch_->data(), kPageSize - 1);
     consider({Form::patch}, out.first(patch::encode(*page_, references_->pages[i], out)), i);
   }
@@ -105,9 +111,19 @@ void FormSearch::try_deltas() noexcept {
   encode_zstd(quick_, Transpose::words8, best);
 }
 
+// What stands alone was encoded by a dearer encoder, perhaps.
+bool FormSearch::is_near() const noexcept {
+  constexpr double kDearerGain = 1.0 / 16;
+  return likeliest_ != kNoReference &&
+         likeliest_length_ * (1 - kDearerGain) < alone_ * (1 - gain_min_);
+}
+
 void FormSearch::try_densest() noexcept {
-  if (best_.shape.form != Form::zstd && best_.shape.form != Form::delta) return;
-  encode_zstd(dense_, best_.shape.transpose, best_.reference);
+  const Found quick = best_;
+  if (quick.shape.form == Form::zstd || quick.shape.form == Form::delta)
+    encode_zstd(dense_, quick.shape.transpose, quick.reference);
+  if (quick.reference == kNoReference && is_near())
+    encode_zstd(dense_, Transpose::none, likeliest_);
 }
 
 void FormSearch::try_mix() noexcept {

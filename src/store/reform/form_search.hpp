@@ -3,6 +3,7 @@
 // Threads: belongs to one.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -19,15 +20,22 @@
 namespace ramfold::store {
 
 // What pages may refer to in one search: private copies of live contents. More than four of those
-// that have most in common with a page find nothing better; the last of its searches tries its
-// neighbours besides (Reformer).
+// that have most in common with a page find nothing better; the last of its searches tries two of
+// its neighbours besides (Reformer).
 struct References {
   static constexpr std::size_t kAlikeMax = 4;
-  static constexpr std::size_t kMax = kAlikeMax + 2;
+  static constexpr std::size_t kBesideMax = 2;
+  static constexpr std::size_t kMax = kAlikeMax + kBesideMax + 1;  // one more is looked at
 
   std::array<ContentId, kMax> ids;
   std::array<PageCopy, kMax> pages;
+  std::array<double, kMax> read_ns;  // what it took to read them
   std::size_t count = 0;
+  std::size_t alike = 0;  // the first of them; the others are neighbours
+
+  bool has(ContentId id) const noexcept {
+    return std::ranges::find(ids.begin(), ids.begin() + count, id) != ids.begin() + count;
+  }
 };
 
 class FormSearch {
@@ -54,12 +62,14 @@ class FormSearch {
              double cold_s, std::uint32_t dependents, const Found& now, double gain_min) noexcept;
   void try_raw() noexcept { consider({Form::raw}, page_->bytes, kNoReference); }
   void try_lz4() noexcept;
+  // Not against neighbours: with them it has words in common, not lines.
   void try_patches() noexcept;
   // zstd's alone, as it is and transposed.
   void try_alone() noexcept;
   // zstd's against every reference, and transposed where that may win.
   void try_deltas() noexcept;
-  // The best shape so far once more, if it is zstd's, at the dearest level.
+  // The best shape so far once more, if it is zstd's, at the dearest level; and the likeliest
+  // reference, if that could win by it.
   void try_densest() noexcept;
   // With the reference of the best so far, or without one as that is.
   void try_mix() noexcept;
@@ -69,6 +79,8 @@ class FormSearch {
   std::uint32_t shortest() const noexcept { return shortest_; }
   // What the best reference gains, taken or not: a share of the shortest without one; 0: nothing.
   double reference_gain() const noexcept { return reference_gain_; }
+  // A reference is the best so far, or so near that a dearer encoder may make it so.
+  bool may_refer() const noexcept { return best_.reference != kNoReference || is_near(); }
   // Something is cheaper than what was there at the beginning.
   bool improved() const noexcept { return improved_; }
   const Found& best() const noexcept { return best_; }
@@ -85,6 +97,7 @@ class FormSearch {
   void consider(Shape shape, std::span<const std::byte> bytes, std::size_t reference) noexcept;
   const std::byte* columns_of(Transpose transpose, const PageCopy& page,
                               PageCopy& scratch) noexcept;
+  bool is_near() const noexcept;
 
   struct Buffers {
     std::array<Buffer, 2> encoded;
@@ -107,6 +120,8 @@ class FormSearch {
   double reference_gain_ = 0;
   std::uint32_t alone_ = 0;  // the shortest without a reference
   bool refers_ = false;      // what was there did
+  std::size_t likeliest_ = kNoReference;
+  std::uint32_t likeliest_length_ = 0;  // of its delta by the quick encoder
   std::uint32_t shortest_ = 0;
   bool improved_ = false;
 };

@@ -16,11 +16,20 @@ constexpr std::uint16_t kColdMax = 0x8000;  // seconds; the notes' clock wraps a
 // What a reference must gain to be taken, by walk in turn: a share of what the content takes alone.
 // See the header.
 constexpr std::array kGainMin{0.3, 0.1, 0.0};
+// Then who has a reference is mixed, and then the others.
+constexpr std::size_t kMixWithReference = kGainMin.size();
+constexpr std::size_t kMixAlone = kMixWithReference + 1;
+constexpr std::size_t kWalks = kMixAlone + 1;
 
 struct Attempt {
   double cpu_ns = 0;
   double gain = 0;
 };
+
+// What pays when a content has been cold for so many times as long as now comes soon.
+constexpr double kSoon = 4;
+// For every content that is worked on so many others may move.
+constexpr std::uint32_t kMovesPerWork = 16;
 
 // A walk comes that takes what was seen.
 bool waits(Prospect prospect) noexcept {
@@ -52,6 +61,7 @@ Reformer::Reformer(Contents& contents, FormSearch search, std::unique_ptr<Simila
       similar_(std::move(similar)),
       search_(std::move(search)),
       references_(std::make_unique<References>()),
+      overlap_(std::make_unique<Overlap>()),
       pages_(std::make_unique<std::array<PageCopy, 2>>()) {
   left_.reserve(kLeftMax);
 }
@@ -67,15 +77,17 @@ Reformer::Step Reformer::step(const ReformPolicy& policy, std::uint64_t now_s,
   parts_.headers->set_now(static_cast<std::uint16_t>(now_s));
   const std::uint64_t end = thread_cpu_ns() + cpu_ns;
   const std::uint32_t limit = parts_.headers->limit();
+  bool worked = false;
   for (std::uint32_t n = 0; next_ < limit; ++next_, ++n) {
-    if (n % kClockEvery == 0 && thread_cpu_ns() >= end) break;
-    visit(ContentId{next_});
+    if ((worked || n % kClockEvery == 0) && thread_cpu_ns() >= end) break;
+    worked = visit(ContentId{next_});
+    if (worked) compact(limit);
   }
   settle();
   parts_.similarity_bytes.set(similar_->memory().value);
   if (next_ < limit) return {false, changed_};
   next_ = 1;
-  walk_ = (walk_ + 1) % kGainMin.size();
+  walk_ = (walk_ + 1) % kWalks;
   rounds_.add();
   return {true, changed_};
 }
@@ -97,19 +109,26 @@ Prospect Reformer::prospect(const Visit& visit) const noexcept {
 }
 
 Stage Reformer::wanted_stage(const Visit& visit) const noexcept {
-  const bool again = waits(visit.prospect) && walk_ >= static_cast<std::size_t>(visit.prospect);
+  const bool again = waits(visit.prospect) && walk_ >= static_cast<std::size_t>(visit.prospect) &&
+                     walk_ < kGainMin.size();
   for (const Stage stage : {Stage::mixed, Stage::densest, Stage::dense, Stage::patched}) {
     if (stage <= visit.reached && !(again && stage == last_of_search())) continue;
     if (stage == Stage::mixed && !may_mix(visit)) continue;
-    // Of a patch there is nothing denser to make.
-    if (stage == Stage::densest && visit.reached == Stage::dense &&
-        stage_of(visit.where.form()) != Stage::dense) {
+    // Of a patch there is nothing denser to make, and what is mixed soon need not be denser before.
+    if (stage == Stage::densest &&
+        ((visit.reached == Stage::dense && stage_of(visit.where.form()) != Stage::dense) ||
+         pays(Stage::mixed, visit, kSoon * visit.cold_s))) {
       continue;
     }
-    if (allows(stage) && costs_.pays(stage, shape_of(visit.where), visit.cold_s, visit.dependents))
-      return stage;
+    if (pays(stage, visit, visit.cold_s)) return stage;
   }
   return Stage::stored;
+}
+
+// When it was cold for so long.
+bool Reformer::pays(Stage stage, const Visit& visit, double cold_s) const noexcept {
+  return allows(stage) && costs_.pays(stage, shape_of(visit.where), visit.where.extent().length,
+                                      cold_s, visit.dependents);
 }
 
 bool Reformer::allows(Stage stage) const noexcept {
@@ -117,15 +136,20 @@ bool Reformer::allows(Stage stage) const noexcept {
   return stage == Stage::patched ? policy_.similar : policy_.dense;
 }
 
-// The dearest comes last: in the last walk, so that no search waits for it, and when it is known
-// what the page will refer to and nothing else is left to be tried.
+// The dearest comes last: in walks of its own, so that no search waits for it, and when it is known
+// what the page will refer to and nothing else is left to be tried. Who refers comes before those
+// that are referred to, which take long to decode afterwards.
 bool Reformer::may_mix(const Visit& visit) const noexcept {
-  if (!is_last_walk() || waits(visit.prospect)) return false;
-  return visit.reached >= Stage::densest ||
-         (visit.reached == Stage::dense && visit.where.form() == Form::patch);
+  const std::size_t its_walk = visit.where.has_reference() ? kMixWithReference : kMixAlone;
+  return walk_ == its_walk && !waits(visit.prospect) && visit.reached >= Stage::dense;
 }
 
-bool Reformer::is_last_walk() const noexcept { return walk_ + 1 == kGainMin.size(); }
+// In this walk. Who refers already keeps that, whatever it gains.
+double Reformer::gain_min() const noexcept {
+  return kGainMin[std::min(walk_, kGainMin.size() - 1)];
+}
+
+bool Reformer::is_last_search() const noexcept { return walk_ + 1 == kGainMin.size(); }
 
 // Nothing but patches needs its reference any more.
 bool Reformer::is_orphaned(ContentId id) const noexcept {
@@ -136,13 +160,13 @@ bool Reformer::is_orphaned(ContentId id) const noexcept {
          parts_.headers->count(reference) == dependents;
 }
 
-void Reformer::visit(ContentId id) {
+bool Reformer::visit(ContentId id) {
   HeaderTable& headers = *parts_.headers;
   const std::uint32_t count = headers.count(id);
-  if (count == 0 || count >= HeaderTable::kShareMax) return;
+  if (count == 0 || count >= HeaderTable::kShareMax) return false;
   // Without a reference this is only a guess at whether there is something to do.
   Visit visit{.id = id, .where = headers.where(id)};
-  if (!parts_.readable(visit.where)) return;
+  if (!parts_.readable(visit.where)) return false;
   const ContentNotes& notes = headers.notes(id);
   visit.cold_s = cold_s(id);
   visit.dependents = notes.dependents();
@@ -156,19 +180,42 @@ void Reformer::visit(ContentId id) {
   constexpr std::uint64_t kOrphanRounds = 16;
   visit.orphaned = visit.where.has_reference() && is_orphaned(id) &&
                    (id.value + rounds_.get()) % kOrphanRounds == 0;
-  const bool reform = visit.wanted != Stage::stored || visit.enter || visit.orphaned;
-  const bool compact = policy_.compact && !reform && parts_.arena->may_move(visit.where.extent());
-  if (!(reform || compact) || !headers.take_live(id)) return;
+  if (visit.wanted == Stage::stored && !visit.enter && !visit.orphaned) {
+    move_forward(id);
+    return false;
+  }
+  if (!headers.take_live(id)) return false;
   visit.where =
       headers.where(id);  // R3: from here on only this thread changes it, but for its mark
   visit.group = headers.group(id);
   if (!parts_.readable(visit.where) || parts_.groups->hasher(visit.group) == nullptr) {
-    return parts_.drop_uncounted(id);
-  }
-  if (reform) {
-    work(visit);
-  } else if (!move(id)) {
     parts_.drop_uncounted(id);
+    return false;
+  }
+  work(visit);
+  if (left_.size() == kLeftMax) settle();
+  return true;
+}
+
+// While a walk works it is long, and leaves slabs half empty everywhere.
+void Reformer::compact(std::uint32_t limit) {
+  for (std::uint32_t n = 0; n < kMovesPerWork; ++n) {
+    moving_ = moving_ + 1 < limit ? moving_ + 1 : 1;
+    move_forward(ContentId{moving_});
+  }
+}
+
+void Reformer::move_forward(ContentId id) {
+  if (!policy_.compact) return;
+  HeaderTable& headers = *parts_.headers;
+  const std::uint32_t count = headers.count(id);
+  if (count == 0 || count >= HeaderTable::kShareMax) return;
+  const Where where = headers.where(id);
+  if (!parts_.readable(where) || !parts_.arena->may_move(where.extent())) return;
+  if (!headers.take_live(id)) return;
+  if (!parts_.readable(headers.where(id)) || parts_.groups->hasher(headers.group(id)) == nullptr ||
+      !move(id)) {
+    return parts_.drop_uncounted(id);
   }
   if (left_.size() == kLeftMax) settle();
 }
@@ -189,72 +236,28 @@ void Reformer::work(Visit visit) {
   if (!given) parts_.drop_uncounted(visit.id);
 }
 
-// The page, as a fault would read it.
+// The page, as a fault would read it; with it the reference that it has.
 bool Reformer::read(const Visit& visit) {
+  References& found = *references_;
+  found.count = found.alike = 0;
+  const bool refers = visit.where.has_reference();
+  const bool known = refers && add_reference(parts_.headers->reference(visit.id), visit.group);
+  found.alike = found.count;
   std::byte* const out = pages_->front().bytes.data();
   const std::uint64_t begin = monotonic_ns();
-  if (parts_.decode(visit.id, visit.where, out) && parts_.matches_checksum(visit.id, out)) {
-    costs_.learn_decode(shape_of(visit.where), static_cast<double>(monotonic_ns() - begin));
+  const Extent at = visit.where.extent();
+  // Without the reference, or with a damaged one, it may be told what is wrong.
+  const bool decoded = refers && !known
+                           ? parts_.decode(visit.id, visit.where, out)
+                           : decode(shape_of(visit.where), {parts_.arena->data(at), at.length},
+                                    known ? found.pages[0].bytes.data() : nullptr, out);
+  if (decoded && parts_.matches_checksum(visit.id, out)) {
+    costs_.learn_decode(shape_of(visit.where), static_cast<double>(monotonic_ns() - begin) +
+                                                   (known ? found.read_ns[0] : 0));
     return true;
   }
   parts_.condemn(visit.id, visit.where);
   return false;
-}
-
-// It takes as long as decoding zstd, and who keeps its reference, or its place in the index, needs
-// none. REQUIRES: read().
-const Sketch& Reformer::sketch_of(Visit& visit) {
-  if (!visit.sketch) {
-    const std::uint64_t seed = parts_.groups->hasher(visit.group)->seed();
-    const auto [known, _] = sketchers_.try_emplace(visit.group.value, seed);
-    visit.sketch = known->second(pages_->front());
-  }
-  return *visit.sketch;
-}
-
-void Reformer::find_references(Visit& visit) {
-  References& found = *references_;
-  found.count = 0;
-  if (visit.orphaned) return;
-  const auto add = [&](ContentId id) {
-    const std::byte* const page = parts_.reference_page(id, visit.group);
-    if (page == nullptr || !parts_.matches_checksum(id, page)) return false;
-    found.ids[found.count] = id;
-    std::memcpy(found.pages[found.count].bytes.data(), page, kPageSize);
-    ++found.count;
-    return true;
-  };
-  // R2: another one only by way of a form that needs none.
-  if (visit.where.has_reference()) {
-    add(parts_.headers->reference(visit.id));
-    return;
-  }
-  if (visit.wanted == Stage::stored || visit.prospect == Prospect::none) return;  // R1
-  const auto take = [&](ContentId id) {
-    if (id == visit.id || !parts_.knows(id) || !parts_.headers->take_live(id)) return;
-    if (!add(id)) parts_.drop_uncounted(id);
-  };
-  const SimilarityIndex::Candidates candidates = similar_->find(sketch_of(visit));
-  for (const ContentId id : candidates.all()) {
-    if (found.count == References::kAlikeMax) break;
-    take(id);
-  }
-  if (!is_last_walk() || visit.prospect == Prospect::unknown) return;
-  // Ids are given out in the order in which pages are folded: before ids were used again these held
-  // what lies beside the page in its guest, the same file or the same heap.
-  for (const std::uint32_t id : {visit.id.value - 1, visit.id.value + 1}) {
-    const auto found_one = std::span(found.ids).first(found.count);
-    if (std::ranges::find(found_one, ContentId{id}) == found_one.end()) take(ContentId{id});
-  }
-}
-
-// Those that were taken. REQUIRES: give() is over; `but` has become the reference, or is
-// kZeroContent.
-void Reformer::put_down_references(ContentId but) noexcept {
-  for (std::size_t i = 0; i < references_->count; ++i) {
-    const ContentId id = references_->ids[i];
-    if (id != but) parts_.drop_uncounted(id);
-  }
 }
 
 void Reformer::search(Visit& visit) {
@@ -270,7 +273,7 @@ void Reformer::search(Visit& visit) {
                    std::max<std::uint32_t>(1, parts_.headers->notes(reference).dependents());
   }
   search_.begin(pages_->front(), *references_, costs_, visit.cold_s, visit.dependents, now,
-                kGainMin[visit.prospect == Prospect::unknown ? 0 : walk_]);
+                visit.prospect == Prospect::unknown ? kGainMin.front() : gain_min());
   if (visit.orphaned) {
     search_.try_raw();
     search_.try_lz4();
@@ -295,13 +298,14 @@ void Reformer::search(Visit& visit) {
   if (wants(Stage::dense) || (finds && visit.wanted >= Stage::dense))
     attempt(Stage::dense, [&] { search_.try_deltas(); });
   visit.searched = visit.prospect != Prospect::none && visit.wanted >= last_of_search();
-  const bool found = finds && search_.best().reference != FormSearch::kNoReference;
-  if (wants(Stage::densest) || (found && visit.reached == Stage::densest))
-    attempt(Stage::densest, [&] { search_.try_densest(); });
+  const bool found = finds && search_.may_refer();
   if (wants(Stage::mixed)) attempt(Stage::mixed, [&] { search_.try_mix(); });
+  const bool mixed = stage_of(search_.best().shape.form) == Stage::mixed;
+  if (!mixed && (wants(Stage::densest) || (found && visit.reached == Stage::densest)))
+    attempt(Stage::densest, [&] { search_.try_densest(); });
   for (std::size_t i = 0; i < kStages; ++i) {
     if (attempts[i].cpu_ns == 0) continue;
-    costs_.learn_attempt(static_cast<Stage>(i), now.shape.form, attempts[i].cpu_ns,
+    costs_.learn_attempt(static_cast<Stage>(i), now.shape.form, now.length, attempts[i].cpu_ns,
                          attempts[i].gain);
     tried_.add();
   }
@@ -312,21 +316,9 @@ Prospect Reformer::next_prospect(const Visit& visit) const noexcept {
   if (!visit.searched) return parts_.headers->notes(visit.id).prospect();
   if (search_.best().reference != FormSearch::kNoReference) return Prospect::unknown;
   // In the last walk whatever there is was good enough, or costs more than it gains.
-  if (visit.prospect != Prospect::unknown && is_last_walk()) return Prospect::none;
+  if (visit.prospect != Prospect::unknown && is_last_search()) return Prospect::none;
   // What comes later in its first walk was not there to be found: it is never the only one.
   return search_.reference_gain() >= kGainMin[1] ? Prospect::fair : Prospect::weak;
-}
-
-void Reformer::enter_or_leave(Visit& visit) {
-  ContentNotes& notes = parts_.headers->notes(visit.id);
-  const bool refers = parts_.headers->where(visit.id).has_reference();
-  if (refers && notes.entered()) {
-    similar_->remove(sketch_of(visit), visit.id);
-    notes.set_entered(false);
-  } else if (policy_.similar && !refers && !notes.entered()) {
-    similar_->insert(sketch_of(visit), visit.id);
-    notes.set_entered(true);
-  }
 }
 
 ReformFigures Reformer::figures() const noexcept {

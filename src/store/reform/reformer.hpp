@@ -5,9 +5,10 @@
 // Who refers to whom: a page that refers is lost to others as a reference, and one that is referred
 // to refers no more. So a reference is not taken because it gains something, but in the walk that
 // takes so little: when a content is first looked at, only one that saves three tenths of what it
-// takes alone; who saw less waits for a walk that takes a tenth, or for one that takes anything.
-// Walks take turns. By then it may have dependents itself, or there is something better. Each
-// content is looked at so three times at most; the last time what lies beside it is tried, too.
+// takes alone; who saw less waits for a walk that takes a tenth, or for one that takes anything. By
+// then it may have dependents itself, or there is something better. Each content is looked at so
+// three times at most; the last time what lies beside it is tried, too. Two more walks mix
+// contexts, of what refers and of the rest. Walks take turns.
 //
 // A change of form, killed anywhere: new bytes in a slot that no header names -> read back, decoded
 // and compared -> the reference's id beside the header, when the form needs one -> `where`, by
@@ -30,6 +31,7 @@
 #include "base/counters.hpp"
 #include "store/contents.hpp"
 #include "store/reform/form_search.hpp"
+#include "store/similarity/overlap.hpp"
 #include "store/where.hpp"
 
 namespace ramfold::store {
@@ -91,25 +93,33 @@ class Reformer {
 
   Reformer(Contents& contents, FormSearch search, std::unique_ptr<SimilarityIndex> similar);
 
-  void visit(ContentId id);
+  // True: it was worked on.
+  bool visit(ContentId id);
+  void compact(std::uint32_t limit);
+  void move_forward(ContentId id);
   Prospect prospect(const Visit& visit) const noexcept;
-  bool is_last_walk() const noexcept;
+  bool is_last_search() const noexcept;
+  double gain_min() const noexcept;
   Prospect next_prospect(const Visit& visit) const noexcept;
   Stage last_of_search() const noexcept { return policy_.dense ? Stage::dense : Stage::patched; }
   Stage wanted_stage(const Visit& visit) const noexcept;
   bool allows(Stage stage) const noexcept;
+  bool pays(Stage stage, const Visit& visit, double cold_s) const noexcept;
   bool may_mix(const Visit& visit) const noexcept;
   bool is_orphaned(ContentId id) const noexcept;
   // REQUIRES: a reference to visit.id, which is given up.
   void work(Visit visit);
   bool read(const Visit& visit);
   const Sketch& sketch_of(Visit& visit);
+  bool add_reference(ContentId id, GroupId group);
   void find_references(Visit& visit);
+  bool take_reference(ContentId id, const Visit& visit);
+  void find_beside(const Visit& visit);
   void put_down_references(ContentId but) noexcept;
   void search(Visit& visit);
   // True: the content's reference is given up with the old bytes, later.
   bool give(const Visit& visit);
-  bool write(const Visit& visit, Extent at, ContentId reference) noexcept;
+  bool write(Extent at) noexcept;
   void enter_or_leave(Visit& visit);
   bool move(ContentId id);
   void settle() noexcept;
@@ -122,10 +132,12 @@ class Reformer {
   ReformPolicy policy_;
   std::unordered_map<std::uint16_t, Sketcher> sketchers_;
   std::unique_ptr<References> references_;
+  std::unique_ptr<Overlap> overlap_;
   std::unique_ptr<std::array<PageCopy, 2>> pages_;  // the content's, and what was written of it
   std::vector<Left> left_;
   std::uint32_t next_ = 1;
-  std::size_t walk_ = 0;  // of those that take references that gain less and less, in turn
+  std::uint32_t moving_ = 0;  // the last that was looked at beside a walk that works
+  std::size_t walk_ = 0;      // of those that take references that gain less and less, in turn
   bool changed_ = false;
 
   std::array<Counter, kForms> given_;

@@ -29,7 +29,7 @@ bool Reformer::give(const Visit& visit) {
   if (needs && !has && !headers.back_references(visit.id)) return false;
   const auto at = parts_.arena->allocate(found.length);
   if (!at) return false;
-  if (!write(visit, *at, reference)) {
+  if ((needs && !parts_.may_refer(reference, visit.group)) || !write(*at)) {
     parts_.arena->free(*at);
     return false;
   }
@@ -64,7 +64,7 @@ bool Reformer::give(const Visit& visit) {
 }
 
 // REQUIRES: the slot is ours. False: it does not decode to the page.
-bool Reformer::write(const Visit& visit, Extent at, ContentId reference) noexcept {
+bool Reformer::write(Extent at) noexcept {
   const std::span<const std::byte> from = search_.bytes();
   std::byte* const to = parts_.arena->data(at);
   const std::size_t half = from.size() / 2;
@@ -72,16 +72,16 @@ bool Reformer::write(const Visit& visit, Extent at, ContentId reference) noexcep
   TEST_POINT("reform.write");
   std::memcpy(to + half, from.data() + half, from.size() - half);
   PageCopy& back = pages_->back();
-  const Shape shape = search_.best().shape;
-  // As a reader does: the reference is decoded first.
+  const FormSearch::Found& found = search_.best();
+  // With the copy of the reference that was decoded and checked in this visit: a reader decodes it
+  // first.
+  const bool refers = needs_reference(found.shape.form);
+  const std::byte* const prefix =
+      refers ? references_->pages[found.reference].bytes.data() : nullptr;
   const std::uint64_t begin = monotonic_ns();
-  const std::byte* prefix = nullptr;
-  if (reference != kZeroContent) {
-    prefix = parts_.reference_page(reference, visit.group);
-    if (prefix == nullptr) return false;
-  }
-  if (!decode(shape, {to, from.size()}, prefix, back.bytes.data())) return false;
-  costs_.learn_decode(shape, static_cast<double>(monotonic_ns() - begin));
+  if (!decode(found.shape, {to, from.size()}, prefix, back.bytes.data())) return false;
+  costs_.learn_decode(found.shape, static_cast<double>(monotonic_ns() - begin) +
+                                       (refers ? references_->read_ns[found.reference] : 0));
   return back.bytes == pages_->front().bytes;
 }
 

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <optional>
 #include <span>
@@ -23,7 +24,8 @@ class PlainMixReader {
 
   // The page, or nothing when this is none.
   static std::optional<Bytes> read(std::span<const std::byte> bytes, const PageCopy* reference) {
-    PlainMixReader reader(bytes, reference);
+    PlainMixReader reader(bytes);
+    if (reference != nullptr) reader.be_taught(*reference);
     while (reader.ok_ && reader.window_.size() < reader.begin_ + kPageSize) reader.step();
     if (!reader.ok_) return std::nullopt;
     return Bytes(reader.window_.begin() + static_cast<std::ptrdiff_t>(reader.begin_),
@@ -43,20 +45,114 @@ class PlainMixReader {
   };
   using Decisions = std::map<std::uint64_t, Decision>;  // any number, each new when first used
 
-  PlainMixReader(std::span<const std::byte> bytes, const PageCopy* reference) : in_(bytes) {
-    if (reference != nullptr) {
-      for (const std::byte b : reference->bytes)
-        window_.push_back(std::to_integer<std::uint8_t>(b));
-      recent_ = {4096, 8, 4, 16};
-    }
-    begin_ = window_.size();
+  explicit PlainMixReader(std::span<const std::byte> bytes) : in_(bytes) {
     for (int i = 0; i < 4; ++i) code_ = code_ * 256 + next();
+  }
+
+  // Section 4: every bit is known, so bit() gives back what it is told to.
+  void be_taught(const PageCopy& reference) {
+    Bytes page;
+    for (const std::byte b : reference.bytes) page.push_back(std::to_integer<std::uint8_t>(b));
+    std::map<std::uint32_t, std::size_t> latest;
+    while (window_.size() < kPageSize) {
+      const std::size_t at = window_.size();
+      const std::size_t before = at;
+      teach_step(page, latest);
+      for (std::size_t i = before; i < window_.size(); ++i) {
+        if (i + 4 <= kPageSize) latest[hash(page, i)] = i;
+      }
+    }
+    told_.reset();
+    begin_ = kPageSize;
+    recent_ = {4096, 8, 4, 16};
+    kinds_ = 0;
+  }
+  static std::uint32_t hash(const Bytes& page, std::size_t at) {
+    std::uint64_t word = 0;
+    for (std::size_t i = 4; i-- > 0;) word = word * 256 + page[at + i];
+    return static_cast<std::uint32_t>(word * 0x9e37'79b1u % 0x1'0000'0000u / 0x10'0000);
+  }
+  static unsigned equal(const Bytes& page, std::size_t from, std::size_t at) {
+    unsigned n = 0;
+    while (at + n < kPageSize && page[from + n] == page[at + n]) ++n;
+    return n;
+  }
+  // The bits that tell this step, and the step itself, as any other.
+  void teach_step(const Bytes& page, const std::map<std::uint32_t, std::size_t>& latest) {
+    const std::size_t at = window_.size();
+    unsigned length = 0;
+    unsigned which = 0;
+    for (unsigned i = 0; i < 4; ++i) {
+      if (recent_[i] > at) continue;
+      const unsigned n = equal(page, at - recent_[i], at);
+      if (n < (i == 0 ? 2 : 3) || n <= length) continue;
+      length = n;
+      which = i;
+    }
+    std::size_t distance = 0;
+    if (at + 4 <= kPageSize) {
+      if (const auto found = latest.find(hash(page, at)); found != latest.end()) {
+        const unsigned n = equal(page, found->second, at);
+        if (n >= 4 && n >= length + 2) {
+          length = n;
+          distance = at - found->second;
+        }
+      }
+    }
+    told_.emplace();
+    if (length == 0) {
+      tell(0, 1);
+      tell(page[at], 8);
+    } else if (distance != 0) {
+      tell(0b10, 2);
+      tell_length(length);
+      tell_distance(static_cast<unsigned>(distance));
+    } else {
+      tell(0b11, 2);
+      for (unsigned i = 0; i < which; ++i) tell(1, 1);
+      if (which < 3) tell(0, 1);
+      tell_length(length);
+    }
+    step();
+  }
+  // The upper bits first.
+  void tell(unsigned bits, unsigned count) {
+    while (count-- > 0) told_->push_back(bits >> count & 1);
+  }
+  static unsigned slot_of(unsigned n) {
+    unsigned slot = 0;
+    while (number(slot + 1, 0) <= n) ++slot;
+    return slot;
+  }
+  void tell_length(unsigned length) {
+    if (length < 10) return tell(length - 2, 4);  // behind a 0
+    if (length < 18) {
+      tell(0b10, 2);
+      return tell(length - 10, 3);
+    }
+    const unsigned slot = slot_of(length - 18);
+    tell(0b11, 2);
+    tell(slot, 5);
+    tell(length - 18 - number(slot, 0), extra(slot));
+  }
+  void tell_distance(unsigned distance) {
+    const unsigned slot = slot_of(distance - 1);
+    const unsigned bits = distance - 1 - number(slot, 0);
+    const unsigned lower = std::min(3u, extra(slot));
+    tell(slot, 5);
+    tell(bits >> lower, extra(slot) - lower);
+    for (unsigned i = 0; i < lower; ++i) tell(bits >> i & 1, 1);
   }
 
   std::uint64_t next() {
     return place_ < in_.size() ? std::to_integer<std::uint64_t>(in_[place_++]) : 0;
   }
   unsigned bit(std::int64_t p) {
+    if (told_) {
+      const unsigned told = told_->front();
+      told_->pop_front();
+      return told;
+    }
     const std::uint64_t middle = low_ + (high_ - low_) / 4096 * static_cast<std::uint64_t>(p);
     const bool is_one = code_ <= middle;
     (is_one ? high_ : low_) = is_one ? middle : middle + 1;
@@ -146,31 +242,31 @@ class PlainMixReader {
   }
   std::uint8_t literal(unsigned at) {
     const unsigned last = kinds_ % 3;
-    const std::array<std::uint64_t, 3> contexts{before(1), before(4),
+    const std::array<std::uint64_t, 4> contexts{before(1), before(2), before(4),
                                                 before(recent_[0]) + (last == 0 ? 256 : 0)};
     unsigned node = 1;
     unsigned after_four = 0;
     for (unsigned i = 0; i < 8; ++i) {
       if (i == 4) after_four = node;
       const unsigned within = i < 4 ? node : (1u << (i - 4)) + node % (1u << (i - 4));
-      std::array<Decision*, 4> four{&by_place_[at % 8][node]};
-      for (std::size_t c = 0; c < 3; ++c) {
+      std::array<Decision*, 5> five{&by_place_[at % 8][node]};
+      for (std::size_t c = 0; c < 4; ++c) {
         const std::uint64_t sum = (contexts[c] + 1) * 0x9e37'79b1u + after_four * 0x85eb'ca6bull;
-        four[c + 1] = &by_byte_[c][sum % 0x1'0000'0000u / 0x40'0000 * 16 + within];
+        five[c + 1] = &by_byte_[c][sum % 0x1'0000'0000u / 0x40'0000 * 16 + within];
       }
       auto& weights = weights_[i * 3 + last];
-      std::array<std::int64_t, 4> opinions{};
+      std::array<std::int64_t, 5> opinions{};
       std::int64_t sum = 0;
-      for (std::size_t k = 0; k < 4; ++k) {
-        opinions[k] = four[k]->n == 0 ? 0 : stretch(std::max<std::int64_t>(four[k]->p, 1));
+      for (std::size_t k = 0; k < 5; ++k) {
+        opinions[k] = five[k]->n == 0 ? 0 : stretch(std::max<std::int64_t>(five[k]->p, 1));
         sum += opinions[k] * (weights[k] >> 4);
       }
       const std::int64_t p = squash(std::clamp<std::int64_t>(sum >> 12, -2047, 2047));
       const unsigned b = bit(p);
       const std::int64_t error = 4095 * std::int64_t{b} - p;
-      for (std::size_t k = 0; k < 4; ++k) {
-        weights[k] += (opinions[k] * error * 3) >> 10;
-        four[k]->learn(b);
+      for (std::size_t k = 0; k < 5; ++k) {
+        if (!told_) weights[k] += (opinions[k] * error * 3) >> 10;
+        five[k]->learn(b);
       }
       node = 2 * node + b;
     }
@@ -195,8 +291,8 @@ class PlainMixReader {
     return 4 * j - 2048;
   }
 
-  struct Weights : std::array<std::int64_t, 4> {
-    Weights() { fill(22938); }
+  struct Weights : std::array<std::int64_t, 5> {
+    Weights() { fill(18350); }
   };
 
   std::span<const std::byte> in_;
@@ -204,6 +300,7 @@ class PlainMixReader {
   std::uint64_t low_ = 0;
   std::uint64_t high_ = 0xffff'ffff;
   std::uint64_t code_ = 0;
+  std::optional<std::deque<unsigned>> told_;  // while it is taught: the bits to come
   Bytes window_;
   std::size_t begin_ = 0;
   std::array<unsigned, 4> recent_{8, 4, 16, 1};

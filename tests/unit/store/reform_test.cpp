@@ -454,25 +454,41 @@ PageCopy crumbs(const PageCopy& of, std::uint64_t seed) {
 }
 
 TEST_CASE(
-    "at last what lies beside a page is tried as its reference, however little they look alike") {
+    "at last what lies near a page is tried as its reference, however little they look alike") {
   Rig rig;
   constexpr std::uint64_t kPairs = 20;
-  const bool beside = GENERATE(true, false);
+  const std::uint64_t apart = GENERATE(1, 4, 20);  // ids between the pages of a pair
+  const bool near = apart < kPairs;
   const auto first = [](std::uint64_t i) { return page_of(mix(i) | 1, kPageSize); };
   std::vector<std::pair<ContentId, PageCopy>> kept;
   const auto keep = [&](const PageCopy& page) { kept.emplace_back(rig.keep(page), page); };
   for (std::uint64_t i = 0; i < kPairs; ++i) {
     keep(first(i));
-    if (beside) keep(crumbs(first(i), i + 1000));
+    for (std::uint64_t k = 1; near && k < apart; ++k) keep(first(i * 100 + k + 5000));
+    if (near) keep(crumbs(first(i), i + 1000));
   }
-  for (std::uint64_t i = 0; i < kPairs && !beside; ++i) keep(crumbs(first(i), i + 1000));
+  for (std::uint64_t i = 0; i < kPairs && !near; ++i) keep(crumbs(first(i), i + 1000));
   const auto refer = [&] { return rig.contents(Form::patch) + rig.contents(Form::delta); };
   rig.round();
   rig.round();
   CHECK(refer() == 0);
   rig.round();
-  CHECK(refer() == (beside ? kPairs : 0));
+  CHECK(refer() == (near ? kPairs : 0));
   for (const auto& [id, page] : kept) CHECK(holds(*rig.store, id, page));
+}
+
+TEST_CASE("pages that gain nothing say nothing of others that have another length") {
+  constexpr std::uint32_t kLong = 4000;
+  constexpr std::uint32_t kShort = 1000;
+  CostModel costs;
+  costs.set_economy({.cpu_s_per_gib_hour = 3'600'000});
+  const auto pays = [&](std::uint32_t length) {
+    return costs.pays(Stage::mixed, {Form::zstd}, length, 60, 0);
+  };
+  CHECK(pays(kLong));
+  for (int i = 0; i < 2000; ++i) costs.learn_attempt(Stage::mixed, Form::zstd, kLong, 700'000, 0);
+  CHECK_FALSE(pays(kLong));
+  CHECK(pays(kShort));
 }
 
 TEST_CASE("slabs that ran half empty are emptied into others") {

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// What a content may refer to: contents that look like it, and at last those that lie beside it.
+// And who may be referred to: whoever refers to none is in the index.
+#include <algorithm>
+#include <cstring>
+
+#include "base/clock.hpp"
+#include "store/parts.hpp"
+#include "store/reform/reformer.hpp"
+
+namespace ramfold::store {
+namespace {
+
+// How far away by ids neighbours are looked for, and how many of them are looked at.
+constexpr std::uint32_t kBesideReach = 32;
+constexpr unsigned kBesideLooks = 8;
+
+}  // namespace
+
+// A private copy, checked. REQUIRES: a reference to it, and room.
+bool Reformer::add_reference(ContentId id, GroupId group) {
+  References& found = *references_;
+  const std::uint64_t begin = monotonic_ns();
+  const std::byte* const page = parts_.reference_page(id, group);
+  if (page == nullptr || !parts_.matches_checksum(id, page)) return false;
+  std::memcpy(found.pages[found.count].bytes.data(), page, kPageSize);
+  found.read_ns[found.count] = static_cast<double>(monotonic_ns() - begin);
+  found.ids[found.count] = id;
+  ++found.count;
+  return true;
+}
+
+// It takes as long as decoding zstd, and who keeps its reference, or its place in the index, needs
+// none. REQUIRES: read().
+const Sketch& Reformer::sketch_of(Visit& visit) {
+  if (!visit.sketch) {
+    const std::uint64_t seed = parts_.groups->hasher(visit.group)->seed();
+    const auto [known, _] = sketchers_.try_emplace(visit.group.value, seed);
+    visit.sketch = known->second(pages_->front());
+  }
+  return *visit.sketch;
+}
+
+// What the content may refer to. REQUIRES: read().
+void Reformer::find_references(Visit& visit) {
+  References& found = *references_;
+  // R2: another one only by way of a form that needs none.
+  if (visit.orphaned) found.count = found.alike = 0;
+  if (visit.orphaned || visit.where.has_reference()) return;
+  if (visit.wanted == Stage::stored || visit.prospect == Prospect::none) return;  // R1
+  const SimilarityIndex::Candidates candidates = similar_->find(sketch_of(visit));
+  for (const ContentId id : candidates.all()) {
+    if (found.count == References::kAlikeMax) break;
+    take_reference(id, visit);
+  }
+  found.alike = found.count;
+  if (is_last_search() && visit.prospect != Prospect::unknown) find_beside(visit);
+}
+
+bool Reformer::take_reference(ContentId id, const Visit& visit) {
+  if (id == visit.id || !parts_.knows(id) || !parts_.headers->take_live(id)) return false;
+  if (add_reference(id, visit.group)) return true;
+  parts_.drop_uncounted(id);
+  return false;
+}
+
+// Ids are given out in the order in which pages are folded: before ids were used again the next
+// ones held what lies beside the page in its guest, the same file or the same heap.
+void Reformer::find_beside(const Visit& visit) {
+  References& found = *references_;
+  std::array<unsigned, References::kMax> overlaps{};
+  unsigned looks = 0;
+  const auto look = [&](ContentId id) {
+    if (looks == kBesideLooks || found.has(id) || !take_reference(id, visit)) return;
+    if (looks++ == 0) overlap_->begin(pages_->front());
+    const std::size_t last = found.count - 1;
+    overlaps[last] = overlap_->with(found.pages[last]);
+    if (found.count - found.alike <= References::kBesideMax) return;
+    // One too many.
+    const auto worst = static_cast<std::size_t>(
+        std::min_element(&overlaps[found.alike], &overlaps[last + 1]) - overlaps.data());
+    parts_.drop_uncounted(found.ids[worst]);
+    found.ids[worst] = found.ids[last];
+    if (worst != last) found.pages[worst] = found.pages[last];
+    found.read_ns[worst] = found.read_ns[last];
+    overlaps[worst] = overlaps[last];
+    --found.count;
+  };
+  for (std::uint32_t n = 1; n <= kBesideReach; ++n) {
+    look(ContentId{visit.id.value + n});
+    if (n < visit.id.value) look(ContentId{visit.id.value - n});
+  }
+}
+
+// Those that were taken. REQUIRES: give() is over; `but` has become the reference, or is
+// kZeroContent.
+void Reformer::put_down_references(ContentId but) noexcept {
+  for (std::size_t i = 0; i < references_->count; ++i) {
+    const ContentId id = references_->ids[i];
+    if (id != but) parts_.drop_uncounted(id);
+  }
+}
+
+void Reformer::enter_or_leave(Visit& visit) {
+  ContentNotes& notes = parts_.headers->notes(visit.id);
+  const bool refers = parts_.headers->where(visit.id).has_reference();
+  if (refers && notes.entered()) {
+    similar_->remove(sketch_of(visit), visit.id);
+    notes.set_entered(false);
+  } else if (policy_.similar && !refers && !notes.entered()) {
+    similar_->insert(sketch_of(visit), visit.id);
+    notes.set_entered(true);
+  }
+}
+
+}  // namespace ramfold::store
