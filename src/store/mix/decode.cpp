@@ -5,7 +5,7 @@
 #include "store/mix/mix.hpp"
 #include "store/mix/model.hpp"
 #include "store/mix/primer.hpp"
-#include "store/scratch.hpp"
+#include "store/scratch_pool.hpp"
 
 namespace ramfold::store::mix {
 namespace {
@@ -43,8 +43,9 @@ class Decoder {
   std::uint32_t code_ = 0;
 };
 
-// Not initialised, so that only threads that decode such pages have memory behind it.
+// Not initialised, so that it has memory behind it only when it was used.
 struct Scratch {
+  Scratch* next = nullptr;
   std::array<std::uint8_t, 2 * kPage> window;
   union {
     Primer primer;
@@ -57,10 +58,11 @@ struct Scratch {
 
 }  // namespace
 
-void prepare_to_decode() { (void)thread_scratch<Scratch>(); }
+void prepare_to_decode() { ScratchPool<Scratch>::prepare(); }
 
 bool decode(std::span<const std::byte> bytes, const std::byte* reference, std::byte* out) noexcept {
-  auto& scratch = thread_scratch<Scratch>();
+  const ScratchPool<Scratch>::Lease lease;
+  Scratch& scratch = *lease;
   std::uint8_t* const page = scratch.window.data() + kPage;
   if (reference != nullptr) std::memcpy(scratch.window.data(), reference, kPage);
   const Window window{page, reference == nullptr ? 0 : kPage};

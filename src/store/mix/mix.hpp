@@ -3,7 +3,7 @@
 // every binary decision of them coded with a probability that is learnt on the way; those of
 // literals are mixed of several contexts (docs/mix-format.md). A fifteenth denser than zstd's best
 // and ten to twenty times as long to decode: for what stays cold.
-// Threads: pure; each thread has its own state, allocated by prepare_to_decode() or its first call.
+// Threads: pure. What they work with lies ready after prepare_to_decode(); else a call allocates.
 #pragma once
 
 #include <cstddef>
@@ -21,7 +21,7 @@ std::uint32_t encode(const std::byte* page, const std::byte* reference,
 // False when `bytes` are no page; then `out` is of no use. Safe on any bytes: reads them and the
 // 4096 bytes at `reference`, if there is one, writes the 4096 bytes at `out`, nothing beyond.
 bool decode(std::span<const std::byte> bytes, const std::byte* reference, std::byte* out) noexcept;
-// Takes the memory for it.
+// Takes the memory for one more decode() at the same time, until this thread ends.
 void prepare_to_decode();
 
 }  // namespace ramfold::store::mix

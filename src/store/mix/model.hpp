@@ -134,20 +134,20 @@ class Model {
   static unsigned nibble_at(unsigned context, unsigned upper) noexcept {
     return ((context + 1) * 0x9e37'79b1u + upper * 0x85eb'ca6bu) >> (32 - kSlotsBits);
   }
-  // A bit by what several contexts hold of it, each as far as it is trusted.
+  // A bit by what several contexts hold of it, each as far as it is trusted: by two at the mean.
   template <class Coder>
   static unsigned mixed(Coder& coder, const std::array<Bit*, kInputs>& bits, Weights& weights,
-                        unsigned value) noexcept {
+                        Weights& others, unsigned value) noexcept {
     if constexpr (!Coder::kCodes) {
       for (Bit* const one : bits) one->learn(static_cast<int>(value));
       return value;
     }
     std::array<int, kInputs> opinions;
-    std::int64_t sum = 0;  // whatever the bytes, weights stay below 2^27
+    std::int64_t sum = 0;  // whatever the bytes, weights stay below 2^30
 #pragma GCC unroll 4
     for (unsigned k = 0; k < kInputs; ++k) {
       opinions[k] = bits[k]->is_new() ? 0 : stretch(bits[k]->p());
-      sum += std::int64_t{opinions[k]} * (weights.of[k] >> 4);
+      sum += opinions[k] * ((std::int64_t{weights.of[k]} + others.of[k]) >> 5);
     }
     const int p =
         squash(static_cast<int>(std::clamp<std::int64_t>(sum >> 12, -kStretchMax, kStretchMax)));
@@ -155,7 +155,9 @@ class Model {
     const int error = (bit != 0 ? kOne - 1 : 0) - p;
 #pragma GCC unroll 4
     for (unsigned k = 0; k < kInputs; ++k) {
-      weights.of[k] += opinions[k] * error * 3 >> 10;
+      const int step = opinions[k] * error >> 8;
+      weights.of[k] += step;
+      others.of[k] += step;
       bits[k]->learn(static_cast<int>(bit));
     }
     return bit;
@@ -165,7 +167,8 @@ class Model {
   // one at the latest distance, apart for a literal right behind a copy, which differs from it.
   std::array<std::array<Bit, 256>, 8> by_place_;
   std::array<Nibbles, kInputs - 1> by_byte_;
-  std::array<std::array<Weights, 3>, 8> weights_;
+  std::array<std::array<Weights, 256>, 3> weights_;  // by the last step and the bits so far
+  std::array<Weights, 256> weights_by_byte_;         // by the byte before
 
   std::array<std::array<Bit, 8>, 9> is_copy_;
   std::array<Bit, 3> is_again_;
@@ -190,6 +193,7 @@ unsigned Model::literal(Coder& coder, const Window& window, const State& state, 
       window.before(at, 1), window.before(at, 2), window.before(at, 4),
       window.before(at, state.recent[0]) | (last == 0 ? 0x100u : 0u)};
   Bit* const place = by_place_[at & 7].data();
+  Weights& of_byte = weights_by_byte_[contexts[0]];
   unsigned node = 1;  // the bits so far, behind a 1
   for (unsigned half = 0; half < 2; ++half) {
     std::array<Bit*, kInputs> bits{};
@@ -201,7 +205,7 @@ unsigned Model::literal(Coder& coder, const Window& window, const State& state, 
       bits[0] = place + node;
       for (unsigned c = 1; c < kInputs; ++c) bits[c] = nibbles[c] + within;
       const unsigned shift = 7 - 4 * half - i;
-      const unsigned bit = mixed(coder, bits, weights_[shift][last], value >> shift & 1);
+      const unsigned bit = mixed(coder, bits, weights_[last][node], of_byte, value >> shift & 1);
       node = node << 1 | bit;
       within = within << 1 | bit;
     }

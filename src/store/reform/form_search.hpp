@@ -30,6 +30,7 @@ struct References {
   std::array<ContentId, kMax> ids;
   std::array<PageCopy, kMax> pages;
   std::array<double, kMax> read_ns;  // what it took to read them
+  std::array<bool, kMax> free;       // it refers to none, but may come to
   std::size_t count = 0;
   std::size_t alike = 0;  // the first of them; the others are neighbours
 
@@ -98,6 +99,7 @@ class FormSearch {
   const std::byte* columns_of(Transpose transpose, const PageCopy& page,
                               PageCopy& scratch) noexcept;
   bool is_near() const noexcept;
+  double burden_ns(std::size_t reference) const noexcept;
 
   struct Buffers {
     std::array<Buffer, 2> encoded;

@@ -14,6 +14,8 @@ namespace {
 // How far away by ids neighbours are looked for, and how many of them are looked at.
 constexpr std::uint32_t kBesideReach = 32;
 constexpr unsigned kBesideLooks = 8;
+// One that is lost as a reader of others anyway may have so much less in common: a tenth.
+constexpr unsigned kReferredBonus = 10;
 
 }  // namespace
 
@@ -25,6 +27,8 @@ bool Reformer::add_reference(ContentId id, GroupId group) {
   if (page == nullptr || !parts_.matches_checksum(id, page)) return false;
   std::memcpy(found.pages[found.count].bytes.data(), page, kPageSize);
   found.read_ns[found.count] = static_cast<double>(monotonic_ns() - begin);
+  const ContentNotes& notes = parts_.headers->notes(id);
+  found.free[found.count] = notes.dependents() == 0 && notes.prospect() != Prospect::none;
   found.ids[found.count] = id;
   ++found.count;
   return true;
@@ -75,6 +79,7 @@ void Reformer::find_beside(const Visit& visit) {
     if (looks++ == 0) overlap_->begin(pages_->front());
     const std::size_t last = found.count - 1;
     overlaps[last] = overlap_->with(found.pages[last]);
+    if (!found.free[last]) overlaps[last] += overlaps[last] / kReferredBonus;
     if (found.count - found.alike <= References::kBesideMax) return;
     // One too many.
     const auto worst = static_cast<std::size_t>(
@@ -83,6 +88,7 @@ void Reformer::find_beside(const Visit& visit) {
     found.ids[worst] = found.ids[last];
     if (worst != last) found.pages[worst] = found.pages[last];
     found.read_ns[worst] = found.read_ns[last];
+    found.free[worst] = found.free[last];
     overlaps[worst] = overlaps[last];
     --found.count;
   };

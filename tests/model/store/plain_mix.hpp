@@ -254,18 +254,23 @@ class PlainMixReader {
         const std::uint64_t sum = (contexts[c] + 1) * 0x9e37'79b1u + after_four * 0x85eb'ca6bull;
         five[c + 1] = &by_byte_[c][sum % 0x1'0000'0000u / 0x40'0000 * 16 + within];
       }
-      auto& weights = weights_[i * 3 + last];
+      auto& weights = weights_[node * 3 + last];
+      auto& others = others_[before(1)];
       std::array<std::int64_t, 5> opinions{};
       std::int64_t sum = 0;
       for (std::size_t k = 0; k < 5; ++k) {
         opinions[k] = five[k]->n == 0 ? 0 : stretch(std::max<std::int64_t>(five[k]->p, 1));
-        sum += opinions[k] * (weights[k] >> 4);
+        sum += opinions[k] * ((weights[k] + others[k]) >> 5);
       }
       const std::int64_t p = squash(std::clamp<std::int64_t>(sum >> 12, -2047, 2047));
       const unsigned b = bit(p);
       const std::int64_t error = 4095 * std::int64_t{b} - p;
       for (std::size_t k = 0; k < 5; ++k) {
-        if (!told_) weights[k] += (opinions[k] * error * 3) >> 10;
+        if (!told_) {
+          const std::int64_t step = (opinions[k] * error) >> 8;
+          weights[k] += step;
+          others[k] += step;
+        }
         five[k]->learn(b);
       }
       node = 2 * node + b;
@@ -310,7 +315,7 @@ class PlainMixReader {
   std::map<unsigned, Decisions> length_, low_length_, middle_length_, length_slot_, distance_slot_;
   std::map<unsigned, Decisions> upper_, lower_, by_place_;
   std::map<std::size_t, Decisions> by_byte_;
-  std::map<unsigned, Weights> weights_;
+  std::map<unsigned, Weights> weights_, others_;
 };
 
 }  // namespace ramfold::store::test
