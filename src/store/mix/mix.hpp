@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The densest form of a page: literals and copies, from the page itself or a reference before it,
-// every binary decision of them coded with a probability that is learnt on the way; those of
-// literals are mixed of several contexts (docs/mix-format.md). A fifteenth denser than zstd's best
-// and ten to twenty times as long to decode: for what stays cold.
+// every binary decision of them coded with a probability that is learnt on the way, of the
+// reference first; those of literals are mixed of several contexts (docs/mix-format.md). A tenth
+// denser than zstd's best and forty times as long to decode: for what stays cold.
 // Threads: pure. What they work with lies ready after prepare_to_decode(); else a call allocates.
 #pragma once
 

@@ -477,6 +477,22 @@ TEST_CASE(
   for (const auto& [id, page] : kept) CHECK(holds(*rig.store, id, page));
 }
 
+TEST_CASE("of neighbours that are alike one is the reference of all others") {
+  Rig rig;
+  constexpr std::uint64_t kPages = 24;
+  std::vector<std::pair<ContentId, PageCopy>> kept;
+  const PageCopy base = page_of(3, kPageSize);
+  for (std::uint64_t i = 0; i < kPages; ++i) {
+    const PageCopy page = crumbs(base, i + 1000);
+    kept.emplace_back(rig.keep(page), page);
+  }
+  ReformPolicy unmixed = greedy();
+  unmixed.mixed = false;
+  for (int i = 0; i < 3; ++i) rig.round(unmixed);
+  CHECK(rig.contents(Form::delta) == kPages - 1);
+  for (const auto& [id, page] : kept) CHECK(holds(*rig.store, id, page));
+}
+
 TEST_CASE("pages that gain nothing say nothing of others that have another length") {
   constexpr std::uint32_t kLong = 4000;
   constexpr std::uint32_t kShort = 1000;
@@ -510,6 +526,21 @@ TEST_CASE("slabs that ran half empty are emptied into others") {
   CHECK(rig.reformer->figures().moved > 0);
   for (std::uint64_t i = 0; i < kPages; i += 4)
     REQUIRE(holds(*rig.store, ids[i], page_of(i, 1000)));
+}
+
+TEST_CASE("contents move together while a walk has work with every one of them") {
+  Rig rig;
+  std::vector<ContentId> ids;
+  constexpr std::uint64_t kPages = 4000;
+  const auto noise = [](std::uint64_t i) { return page_of(i, kPageSize); };
+  for (std::uint64_t i = 0; i < kPages; ++i) ids.push_back(rig.keep(noise(i)));
+  for (std::uint64_t i = 0; i < kPages; ++i) {
+    if (i % 4 != 0) rig.store->drop(ids[i]);
+  }
+  rig.round();
+  CHECK(rig.reformer->figures().tried >= kPages / 4);  // every one, and it stays as it is
+  CHECK(rig.reformer->figures().moved > kPages / 8);
+  for (std::uint64_t i = 0; i < kPages; i += 4) REQUIRE(holds(*rig.store, ids[i], noise(i)));
 }
 
 TEST_CASE("a store has one reformer") {

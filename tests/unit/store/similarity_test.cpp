@@ -9,6 +9,7 @@
 
 #include "pages.hpp"
 #include "random.hpp"
+#include "store/similarity/overlap.hpp"
 #include "store/similarity/similarity_index.hpp"
 
 using namespace ramfold;
@@ -200,6 +201,28 @@ TEST_CASE("similarity: a table that may not grow forgets, and goes on") {
     REQUIRE(finds(*index, sketch, ContentId{i + 1}));
   }
   CHECK(index->memory().value == 4096);
+}
+
+TEST_CASE("similarity: the more of its pieces another page has, the more it overlaps") {
+  const PageCopy page = noise(1);
+  Overlap overlap;
+  overlap.begin(page);
+  const unsigned all = overlap.with(page);
+  CHECK(all > kPageSize * 9 / 10);
+  CHECK(all <= kPageSize - 3);
+  unsigned before = all;
+  for (const std::size_t kept : {3072u, 2048u, 1024u, 0u}) {
+    PageCopy other = noise(2);
+    // Somewhere else, as far as it goes.
+    std::memcpy(&other.bytes[kPageSize - kept], page.bytes.data(), kept);
+    const unsigned found = overlap.with(other);
+    CHECK(found < before - 200);
+    before = found;
+  }
+  // Nothing but hashes in common, and the other way round the same.
+  CHECK(before < kPageSize / 5);
+  overlap.begin(page_of(7, 16));  // one pattern: a piece counts once, however often it comes
+  CHECK(overlap.with(page_of(7, 16)) < 40);
 }
 
 TEST_CASE("similarity: many threads") {
