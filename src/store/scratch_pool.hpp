@@ -21,14 +21,17 @@ class ScratchPool {
   // Borrowed for as long as this lives.
   class Lease {
    public:
-    Lease() : mine_(only().take()) {}
+    Lease() {
+      prepare();  // a thread that did not takes none of those that others count on
+      mine_ = only().take();
+    }
     ~Lease() { only().give(mine_); }
     Lease(const Lease&) = delete;
     Lease& operator=(const Lease&) = delete;
     T& operator*() const noexcept { return *mine_; }
 
    private:
-    T* mine_;
+    T* mine_ = nullptr;
   };
 
   // One more lies ready until this thread ends.
@@ -36,7 +39,7 @@ class ScratchPool {
 
  private:
   struct Prepared {
-    Prepared() { only().give(new T); }
+    Prepared() { only().add(new T); }
     ~Prepared() { only().remove(); }
     Prepared(const Prepared&) = delete;
     Prepared& operator=(const Prepared&) = delete;
@@ -48,6 +51,13 @@ class ScratchPool {
     return pool;
   }
 
+  // Behind those that were used already.
+  void add(T* one) noexcept {
+    const MutexLock lock(mutex_);
+    T** last = &free_;
+    while (*last != nullptr) last = &(*last)->next;
+    *last = one;
+  }
   T* take() {
     {
       const MutexLock lock(mutex_);
@@ -57,7 +67,7 @@ class ScratchPool {
         return mine;
       }
     }
-    return new T;
+    return new T;  // a second one at a time
   }
   void give(T* one) noexcept {
     std::unique_ptr<T> too_many;

@@ -43,6 +43,24 @@ TEST_CASE("a scratch that was given back is the next one's, and goes with the th
   CHECK(Mine::alive == 1);  // what was taken beyond stays for others
 }
 
+TEST_CASE("one that is prepared is taken after those that were used") {
+  using Mine = Scratch<3>;
+  using Pool = ScratchPool<Mine>;
+  const auto taken = [] {
+    const Pool::Lease lease;
+    return &*lease;
+  };
+  std::thread([&] {
+    const Mine* const used = taken();
+    std::thread([&] {
+      Pool::prepare();
+      CHECK(Mine::alive == 2);
+      CHECK(taken() == used);
+    }).join();
+  }).join();
+  CHECK(Mine::alive == 0);
+}
+
 TEST_CASE("threads that come and go share scratches, each for itself, and leave none behind") {
   using Mine = Scratch<2>;
   using Pool = ScratchPool<Mine>;
