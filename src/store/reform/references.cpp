@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // What a content may refer to: contents that look like it, and at last those that lie beside it.
 // And who may be referred to: whoever refers to none is in the index.
-#include <algorithm>
 #include <cstring>
 
 #include "base/clock.hpp"
@@ -82,8 +81,10 @@ void Reformer::find_beside(const Visit& visit) {
     if (!found.free[last]) overlaps[last] += overlaps[last] / kReferredBonus;
     if (found.count - found.alike <= References::kBesideMax) return;
     // One too many.
-    const auto worst = static_cast<std::size_t>(
-        std::min_element(&overlaps[found.alike], &overlaps[last + 1]) - overlaps.data());
+    std::size_t worst = last;
+    for (std::size_t i = found.alike; i < last; ++i) {
+      if (overlaps[i] < overlaps[worst]) worst = i;
+    }
     parts_.drop_uncounted(found.ids[worst]);
     found.ids[worst] = found.ids[last];
     if (worst != last) found.pages[worst] = found.pages[last];

@@ -144,9 +144,10 @@ bool Reformer::may_mix(const Visit& visit) const noexcept {
   return walk_ == its_walk && !waits(visit.prospect) && visit.reached >= Stage::dense;
 }
 
-// In this walk. Who refers already keeps that, whatever it gains.
+// In this walk; in those that do not search only what is taken at first sight. Who refers already
+// keeps that, whatever it gains.
 double Reformer::gain_min() const noexcept {
-  return kGainMin[std::min(walk_, kGainMin.size() - 1)];
+  return walk_ < kGainMin.size() ? kGainMin[walk_] : kGainMin.front();
 }
 
 bool Reformer::is_last_search() const noexcept { return walk_ + 1 == kGainMin.size(); }
