@@ -58,8 +58,7 @@ double CostModel::byte_second_ns() const noexcept {
 }
 
 double CostModel::wait_ns(Shape shape, std::uint32_t dependents) const noexcept {
-  return decode_mean(*this, shape).load(std::memory_order_relaxed) * (1 + dependents) *
-         wait_weight_.load(std::memory_order_relaxed);
+  return decode_ns(shape) * (1 + dependents) * wait_weight_.load(std::memory_order_relaxed);
 }
 
 double CostModel::memory_ns(std::uint32_t length, double cold_s) const noexcept {
@@ -82,6 +81,10 @@ double CostModel::pays_after_s(Stage stage, Shape shape, std::size_t band,
   const double price =
       attempt_ns_[index(stage)].load(std::memory_order_relaxed) + std::max(longer, 0.0);
   return price / (std::max(gain, kGainMin) * byte_second_ns());
+}
+
+double CostModel::decode_ns(Shape shape) const noexcept {
+  return decode_mean(*this, shape).load(std::memory_order_relaxed);
 }
 
 void CostModel::learn_decode(Shape shape, double ns) noexcept {

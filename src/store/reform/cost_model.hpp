@@ -73,6 +73,7 @@ class CostModel {
   double pays_after_s(Stage stage, Shape shape, std::size_t band,
                       std::uint32_t dependents) const noexcept;
 
+  double decode_ns(Shape shape) const noexcept;
   void learn_decode(Shape shape, double ns) noexcept;
   // `gained_bytes`: by the shortest that was found, wanted or not.
   void learn_attempt(Stage stage, Form form, std::uint32_t length, double cpu_ns,

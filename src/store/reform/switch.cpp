@@ -2,6 +2,7 @@
 // How a content gets its new bytes: written beside the old ones, switched to, and the old ones
 // freed when nobody can read them. The order is that of reformer.hpp; being killed between any two
 // steps loses nothing.
+#include <algorithm>
 #include <cstring>
 
 #include "base/check.hpp"
@@ -80,8 +81,12 @@ bool Reformer::write(Extent at) noexcept {
       refers ? references_->pages[found.reference].bytes.data() : nullptr;
   const std::uint64_t begin = monotonic_ns();
   if (!decode(found.shape, {to, from.size()}, prefix, back.bytes.data())) return false;
-  costs_.learn_decode(found.shape, static_cast<double>(monotonic_ns() - begin) +
-                                       (refers ? references_->read_ns[found.reference] : 0));
+  const auto decode_ns = static_cast<double>(monotonic_ns() - begin);
+  double reference_ns = refers ? references_->read_ns[found.reference] : 0;
+  // Whom it refers to is mixed after it.
+  if (found.shape.form == Form::mix_delta)
+    reference_ns = std::max(reference_ns, costs_.decode_ns({Form::mix}));
+  costs_.learn_decode(found.shape, decode_ns + reference_ns);
   return back.bytes == pages_->front().bytes;
 }
 
