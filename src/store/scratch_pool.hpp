@@ -45,9 +45,9 @@ class ScratchPool {
     Prepared& operator=(const Prepared&) = delete;
   };
 
-  // Lives as long as any thread.
+  // Nothing of it is destroyed, so it outlives every thread.
   static ScratchPool& only() noexcept {
-    static ScratchPool& pool = *new ScratchPool;
+    static ScratchPool pool;
     return pool;
   }
 
