@@ -41,7 +41,7 @@ void FormSearch::begin(const PageCopy& page, const References& references, const
 // one reference for many is better than many for one each.
 double FormSearch::burden_ns(std::size_t reference) const noexcept {
   constexpr double kGainOnAverage = 0.05;
-  if (reference == kNoReference || refers_ || !references_->free[reference]) return 0;
+  if (reference == kNoReference || refers_ || !references_->all[reference].free) return 0;
   return kGainOnAverage * costs_->memory_ns(alone_, cold_s_);
 }
 
@@ -82,7 +82,7 @@ void FormSearch::try_lz4() noexcept {
 void FormSearch::try_patches() noexcept {
   for (std::size_t i = 0; i < references_->alike; ++i) {
     const std::span<std::byte> out(scratch_->data(), kPageSize - 1);
-    consider({Form::patch}, out.first(patch::encode(*page_, references_->pages[i], out)), i);
+    consider({Form::patch}, out.first(patch::encode(*page_, references_->all[i].page, out)), i);
   }
 }
 
@@ -98,7 +98,7 @@ void FormSearch::encode_zstd(zstd::Encoder& encoder, Transpose t, std::size_t re
   const std::byte* const prefix =
       reference == kNoReference
           ? nullptr
-          : columns_of(t, references_->pages[reference], buffers_->reference_columns);
+          : columns_of(t, references_->all[reference].page, buffers_->reference_columns);
   const std::span<std::byte> out(scratch_->data(), kPageSize - 1);
   consider({prefix == nullptr ? Form::zstd : Form::delta, t},
            out.first(encoder.encode(page, prefix, out)), reference);
@@ -139,7 +139,7 @@ void FormSearch::try_mix() noexcept {
   const bool alone = reference == kNoReference;
   const std::span<std::byte> out(scratch_->data(), kPageSize - 1);
   const std::uint32_t length = mix::encode(
-      page_->bytes.data(), alone ? nullptr : references_->pages[reference].bytes.data(), out);
+      page_->bytes.data(), alone ? nullptr : references_->all[reference].page.bytes.data(), out);
   consider({alone ? Form::mix : Form::mix_delta}, out.first(length), reference);
 }
 

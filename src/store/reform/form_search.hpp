@@ -27,15 +27,20 @@ struct References {
   static constexpr std::size_t kBesideMax = 2;
   static constexpr std::size_t kMax = kAlikeMax + kBesideMax + 1;  // one more is looked at
 
-  std::array<ContentId, kMax> ids;
-  std::array<PageCopy, kMax> pages;
-  std::array<double, kMax> read_ns;  // what it took to read them
-  std::array<bool, kMax> free;       // it refers to none, but may come to
+  struct One {
+    ContentId id;
+    bool free = false;     // it refers to none, but may come to
+    unsigned overlap = 0;  // of a neighbour: what it has in common with the page
+    double read_ns = 0;    // what it took to read it
+    PageCopy page;
+  };
+  std::array<One, kMax> all;
   std::size_t count = 0;
   std::size_t alike = 0;  // the first of them; the others are neighbours
 
   bool has(ContentId id) const noexcept {
-    return std::ranges::find(ids.begin(), ids.begin() + count, id) != ids.begin() + count;
+    return std::any_of(all.begin(), all.begin() + count,
+                       [id](const One& one) { return one.id == id; });
   }
 };
 

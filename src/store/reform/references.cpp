@@ -24,12 +24,12 @@ bool Reformer::add_reference(ContentId id, GroupId group) {
   const std::uint64_t begin = monotonic_ns();
   const std::byte* const page = parts_.reference_page(id, group);
   if (page == nullptr || !parts_.matches_checksum(id, page)) return false;
-  std::memcpy(found.pages[found.count].bytes.data(), page, kPageSize);
-  found.read_ns[found.count] = static_cast<double>(monotonic_ns() - begin);
+  References::One& one = found.all[found.count++];
+  std::memcpy(one.page.bytes.data(), page, kPageSize);
+  one.read_ns = static_cast<double>(monotonic_ns() - begin);
   const ContentNotes& notes = parts_.headers->notes(id);
-  found.free[found.count] = notes.dependents() == 0 && notes.prospect() != Prospect::none;
-  found.ids[found.count] = id;
-  ++found.count;
+  one.free = notes.dependents() == 0 && notes.prospect() != Prospect::none;
+  one.id = id;
   return true;
 }
 
@@ -71,26 +71,21 @@ bool Reformer::take_reference(ContentId id, const Visit& visit) {
 // ones held what lies beside the page in its guest, the same file or the same heap.
 void Reformer::find_beside(const Visit& visit) {
   References& found = *references_;
-  std::array<unsigned, References::kMax> overlaps{};
   unsigned looks = 0;
   const auto look = [&](ContentId id) {
     if (looks == kBesideLooks || found.has(id) || !take_reference(id, visit)) return;
     if (looks++ == 0) overlap_->begin(pages_->front());
-    const std::size_t last = found.count - 1;
-    overlaps[last] = overlap_->with(found.pages[last]);
-    if (!found.free[last]) overlaps[last] += overlaps[last] / kReferredBonus;
+    References::One& last = found.all[found.count - 1];
+    last.overlap = overlap_->with(last.page);
+    if (!last.free) last.overlap += last.overlap / kReferredBonus;
     if (found.count - found.alike <= References::kBesideMax) return;
     // One too many.
-    std::size_t worst = last;
-    for (std::size_t i = found.alike; i < last; ++i) {
-      if (overlaps[i] < overlaps[worst]) worst = i;
+    References::One* worst = &last;
+    for (std::size_t i = found.alike; i + 1 < found.count; ++i) {
+      if (found.all[i].overlap < worst->overlap) worst = &found.all[i];
     }
-    parts_.drop_uncounted(found.ids[worst]);
-    found.ids[worst] = found.ids[last];
-    if (worst != last) found.pages[worst] = found.pages[last];
-    found.read_ns[worst] = found.read_ns[last];
-    found.free[worst] = found.free[last];
-    overlaps[worst] = overlaps[last];
+    parts_.drop_uncounted(worst->id);
+    if (worst != &last) *worst = last;
     --found.count;
   };
   for (std::uint32_t n = 1; n <= kBesideReach; ++n) {
@@ -103,7 +98,7 @@ void Reformer::find_beside(const Visit& visit) {
 // kZeroContent.
 void Reformer::put_down_references(ContentId but) noexcept {
   for (std::size_t i = 0; i < references_->count; ++i) {
-    const ContentId id = references_->ids[i];
+    const ContentId id = references_->all[i].id;
     if (id != but) parts_.drop_uncounted(id);
   }
 }

@@ -185,17 +185,24 @@ bool Reformer::visit(ContentId id) {
     move_forward(id);
     return false;
   }
-  if (!headers.take_live(id)) return false;
-  visit.where =
-      headers.where(id);  // R3: from here on only this thread changes it, but for its mark
+  const auto held = hold(id);
+  if (!held) return false;
+  visit.where = *held;
   visit.group = headers.group(id);
-  if (!parts_.readable(visit.where) || parts_.groups->hasher(visit.group) == nullptr) {
-    parts_.drop_uncounted(id);
-    return false;
-  }
   work(visit);
   if (left_.size() == kLeftMax) settle();
   return true;
+}
+
+// A reference to it, and where it is: R3, from then on only this thread changes that, but for its
+// mark.
+std::optional<Where> Reformer::hold(ContentId id) noexcept {
+  HeaderTable& headers = *parts_.headers;
+  if (!headers.take_live(id)) return std::nullopt;
+  const Where where = headers.where(id);
+  if (parts_.readable(where) && parts_.groups->hasher(headers.group(id)) != nullptr) return where;
+  parts_.drop_uncounted(id);
+  return std::nullopt;
 }
 
 // While a walk works it is long, and leaves slabs half empty everywhere.
@@ -207,17 +214,11 @@ void Reformer::compact(std::uint32_t limit) {
 }
 
 void Reformer::move_forward(ContentId id) {
-  if (!policy_.compact) return;
-  HeaderTable& headers = *parts_.headers;
-  const std::uint32_t count = headers.count(id);
-  if (count == 0 || count >= HeaderTable::kShareMax) return;
-  const Where where = headers.where(id);
-  if (!parts_.readable(where) || !parts_.arena->may_move(where.extent())) return;
-  if (!headers.take_live(id)) return;
-  if (!parts_.readable(headers.where(id)) || parts_.groups->hasher(headers.group(id)) == nullptr ||
-      !move(id)) {
-    return parts_.drop_uncounted(id);
-  }
+  const Where where = parts_.headers->where(id);
+  if (!policy_.compact || !parts_.readable(where) || !parts_.arena->may_move(where.extent()))
+    return;
+  if (!hold(id)) return;
+  if (!move(id)) return parts_.drop_uncounted(id);
   if (left_.size() == kLeftMax) settle();
 }
 
@@ -228,7 +229,7 @@ void Reformer::work(Visit visit) {
   const bool given = search_.improved() && give(visit);
   const bool refers = given && needs_reference(search_.best().shape.form);
   if (!visit.where.has_reference()) {
-    put_down_references(refers ? references_->ids[search_.best().reference] : kZeroContent);
+    put_down_references(refers ? references_->all[search_.best().reference].id : kZeroContent);
   }
   enter_or_leave(visit);
   ContentNotes& notes = parts_.headers->notes(visit.id);
@@ -251,10 +252,10 @@ bool Reformer::read(const Visit& visit) {
   const bool decoded = refers && !known
                            ? parts_.decode(visit.id, visit.where, out)
                            : decode(shape_of(visit.where), {parts_.arena->data(at), at.length},
-                                    known ? found.pages[0].bytes.data() : nullptr, out);
+                                    known ? found.all[0].page.bytes.data() : nullptr, out);
   if (decoded && parts_.matches_checksum(visit.id, out)) {
     costs_.learn_decode(shape_of(visit.where), static_cast<double>(monotonic_ns() - begin) +
-                                                   (known ? found.read_ns[0] : 0));
+                                                   (known ? found.all[0].read_ns : 0));
     return true;
   }
   parts_.condemn(visit.id, visit.where);

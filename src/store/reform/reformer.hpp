@@ -95,6 +95,7 @@ class Reformer {
 
   // True: it was worked on.
   bool visit(ContentId id);
+  std::optional<Where> hold(ContentId id) noexcept;
   void compact(std::uint32_t limit);
   void move_forward(ContentId id);
   Prospect prospect(const Visit& visit) const noexcept;

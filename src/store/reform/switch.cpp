@@ -25,7 +25,7 @@ bool Reformer::give(const Visit& visit) {
   const FormSearch::Found& found = search_.best();
   const bool needs = needs_reference(found.shape.form);
   const bool has = visit.where.has_reference();
-  const ContentId reference = needs ? references_->ids[found.reference] : kZeroContent;
+  const ContentId reference = needs ? references_->all[found.reference].id : kZeroContent;
   DENSURE(!needs || visit.dependents == 0);
   if (needs && !has && !headers.back_references(visit.id)) return false;
   const auto at = parts_.arena->allocate(found.length);
@@ -78,11 +78,11 @@ bool Reformer::write(Extent at) noexcept {
   // first.
   const bool refers = needs_reference(found.shape.form);
   const std::byte* const prefix =
-      refers ? references_->pages[found.reference].bytes.data() : nullptr;
+      refers ? references_->all[found.reference].page.bytes.data() : nullptr;
   const std::uint64_t begin = monotonic_ns();
   if (!decode(found.shape, {to, from.size()}, prefix, back.bytes.data())) return false;
   const auto decode_ns = static_cast<double>(monotonic_ns() - begin);
-  double reference_ns = refers ? references_->read_ns[found.reference] : 0;
+  double reference_ns = refers ? references_->all[found.reference].read_ns : 0;
   // Whom it refers to is mixed after it.
   if (found.shape.form == Form::mix_delta)
     reference_ns = std::max(reference_ns, costs_.decode_ns({Form::mix}));
