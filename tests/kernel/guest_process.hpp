@@ -43,7 +43,8 @@ class GuestProcess {
     quit
   };
   void ask(Op op, PageIndex p, std::uint64_t seed, std::uint32_t count = 0);
-  // Loads: the sum of the page's bytes as checksum(seed) would give. False: no answer within `ms`.
+  // Loads: the sum of the page's bytes as checksum(seed) would give. False: no answer within `ms`,
+  // or the child has ended, be it before it was asked (a full memory cgroup can do that).
   bool answer(std::uint64_t& value, int ms);
   void store(PageIndex p, std::uint64_t seed);
   std::uint64_t load(PageIndex p);
