@@ -2,6 +2,7 @@
 // The output begins as a copy of the reference, and what is not yet decided stays that: so a copy
 // from where it already lies, the most frequent step by far, moves no byte, and every write has
 // exact bounds.
+#include <array>
 #include <bit>
 #include <cstring>
 
@@ -45,6 +46,21 @@ T load(const std::byte* at) noexcept {
   }
 }
 
+// Which amount, and the length of the copy before it, by the first byte.
+struct ShortFix {
+  std::uint8_t which, length;
+};
+constexpr auto kShortFixes = [] {
+  std::array<ShortFix, kFixLong> fixes{};
+  constexpr unsigned kFirst[] = {kFix0, kFix1, kFix2, kFix3, kFixLong};
+  for (std::uint8_t which = 0; which < kAmountsMax; ++which) {
+    for (unsigned op = kFirst[which]; op < kFirst[which + 1]; ++op) {
+      fixes[op] = {which, static_cast<std::uint8_t>(op - kFirst[which])};
+    }
+  }
+  return fixes;
+}();
+
 class Decoder {
  public:
   Decoder(std::span<const std::byte> patch, const std::byte* reference, std::byte* out) noexcept
@@ -67,10 +83,7 @@ class Decoder {
 
   [[gnu::always_inline]] bool step(unsigned op) noexcept {
     unsigned number = 0;
-    if (op < kFix1) return fix(0, op - kFix0);
-    if (op < kFix2) return fix(1, op - kFix1);
-    if (op < kFix3) return fix(2, op - kFix2);
-    if (op < kFixLong) return fix(3, op - kFix3);
+    if (op < kFixLong) return fix(kShortFixes[op].which, kShortFixes[op].length);
     if (op < kRepeat) return take_number(number) && fix(op - kFixLong, number);
     if (op < kNewSmall) return counted(op - kRepeat, 7, 2, number) && repeat(number);
     if (op < kNewWide) {
@@ -162,17 +175,15 @@ class Decoder {
 
   // A copy, then a field to which an amount is added.
   [[gnu::always_inline]] bool fix(unsigned which, unsigned length) noexcept {
-    const Amount amount = amounts_[which];
-    if (amount.width == 0) return false;
-    if (which != 0) {
-      for (unsigned i = which; i != 0; --i) amounts_[i] = amounts_[i - 1];
-      amounts_[0] = amount;
-    }
-    return copy_and_add(amount, length);
+    const unsigned shift = 4 * which;
+    const unsigned place = order_ >> shift & 0xf;
+    const unsigned later = order_ & ((1u << shift) - 1);
+    order_ = (order_ >> shift >> 4 << shift << 4) | later << 4 | place;
+    return amounts_[place].width != 0 && copy_and_add(amounts_[place], length);
   }
 
   bool repeat(unsigned count) noexcept {
-    const Amount amount = amounts_[0];
+    const Amount amount = amounts_[order_ & 0xf];
     if (amount.width == 0) return false;
     for (; count != 0; --count) {
       if (!copy_and_add(amount, last_length_)) return false;  // each goes on by a byte or more
@@ -189,8 +200,9 @@ class Decoder {
       std::memcpy(&amount.value, in_, width);
     }
     in_ += width;
-    for (unsigned i = kAmountsMax - 1; i != 0; --i) amounts_[i] = amounts_[i - 1];
-    amounts_[0] = amount;
+    const unsigned oldest = order_ >> 4 * (kAmountsMax - 1);
+    order_ = (order_ << 4 & 0xffff) | oldest;
+    amounts_[oldest] = amount;
     return copy_and_add(amount, length);
   }
 
@@ -234,6 +246,9 @@ class Decoder {
   unsigned at_ = 0;
   unsigned distance_ = kStartDistance;
   unsigned last_length_ = 0;
+  // Places in `amounts_`, four bits each, that of the latest lowest: to bring one to the front
+  // moves no amount and asks nothing.
+  unsigned order_ = 0x3210;
   Amount amounts_[kAmountsMax] = {};
 };
 
