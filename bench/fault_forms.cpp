@@ -15,7 +15,7 @@
 #include "bench/guest_pages.hpp"
 #include "bench/on_sets.hpp"
 #include "bench/rig.hpp"
-#include "store/layout.hpp"
+#include "bench/store_headers.hpp"
 #include "store/reform/reformer.hpp"
 
 using namespace ramfold;
@@ -61,16 +61,6 @@ Kept keep(const std::vector<const PageCopy*>& pages, const ReformPolicy* policy)
     (void)kept.reformer->step(*policy, now, kForever);
   for (int settle = 0; settle < 8; ++settle) (void)kept.reformer->step(*policy, kColdS, kForever);
   return kept;
-}
-
-// docs/store-format.md, by the header as it is written.
-Where where_of(const Contents& store, ContentId id) {
-  std::uint64_t bits = 0;
-  const auto at =
-      static_cast<off_t>(kPageSize + id.value * sizeof(Header) + offsetof(Header, where));
-  if (::pread(store.files().contents.get(), &bits, sizeof bits, at) != sizeof bits)
-    throw std::runtime_error("a header cannot be read");
-  return Where(bits);
 }
 
 struct Kind {
@@ -195,9 +185,10 @@ int run(const std::vector<GuestPages>& sets) {
   for (const Sample& sample : samples) {
     const Reformer& chooser = *(sample.kept->reformer ? sample.kept : &dense)->reformer;
     const CostModel::Figures costs = chooser.figures().costs;
-    const auto& by_form = sample.kind.columns ? costs.decode_columns_ns : costs.decode_ns;
-    const std::vector<double> believed(
-        kRepeats, by_form[static_cast<std::size_t>(sample.kind.form)] / 1e3);
+    std::vector<double> of_each;
+    for (const Stored& content : sample.pages)
+      of_each.push_back(believed_us(costs, *sample.kept->store, content.id));
+    const std::vector<double> believed(kRepeats, median(of_each));
     const std::string name = sample.kind.name;
     report.add({name + ": p50 beyond the echo, chooser's belief as floor",
                 "us",

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "store/arena/size_classes.hpp"
+#include "store/where.hpp"
 
 namespace ramfold::store {
 
@@ -13,12 +14,14 @@ namespace {
 struct AtFirst {
   CostModel::ByForm<double> decode_ns;
   CostModel::ByForm<double> decode_columns_ns;
+  double reference_ns;
   CostModel::ByStage<double> attempt_ns;
   CostModel::ByStage<CostModel::ByForm<double>> gain_bytes;
 };
 constexpr AtFirst kAtFirst = {
-    .decode_ns = {0, 300, 1'200, 6'000, 2'500, 9'000, 120'000, 80'000},
-    .decode_columns_ns = {0, 0, 0, 4'500, 0, 6'000, 0, 0},
+    .decode_ns = {0, 300, 1'200, 6'000, 1'300, 6'500, 160'000, 170'000},
+    .decode_columns_ns = {0, 0, 0, 4'500, 0, 4'500, 0, 0},
+    .reference_ns = 6'000,
     .attempt_ns = {0, 20'000, 140'000, 300'000, 900'000},
     //               zero  raw  lz4  zstd  patch  delta  mix  mix_delta
     .gain_bytes = {{{},
@@ -42,6 +45,7 @@ CostModel::CostModel() noexcept {
   };
   store(kAtFirst.decode_ns, decode_ns_);
   store(kAtFirst.decode_columns_ns, decode_columns_ns_);
+  reference_ns_.store(kAtFirst.reference_ns, std::memory_order_relaxed);
   store(kAtFirst.attempt_ns, attempt_ns_);
   for (std::size_t i = 0; i < kStages; ++i) {
     for (std::size_t form = 0; form < kForms; ++form) {
@@ -57,8 +61,8 @@ double CostModel::byte_second_ns() const noexcept {
   return cpu_s_per_gib_hour_.load(std::memory_order_relaxed) * 1e9 / kGib / 3600;
 }
 
-double CostModel::wait_ns(Shape shape, std::uint32_t dependents) const noexcept {
-  return decode_ns(shape) * (1 + dependents) * wait_weight_.load(std::memory_order_relaxed);
+double CostModel::wait_ns(double decode_ns, std::uint32_t dependents) const noexcept {
+  return decode_ns * (1 + dependents) * wait_weight_.load(std::memory_order_relaxed);
 }
 
 double CostModel::memory_ns(std::uint32_t length, double cold_s) const noexcept {
@@ -66,9 +70,10 @@ double CostModel::memory_ns(std::uint32_t length, double cold_s) const noexcept 
   return slot * cold_s * byte_second_ns();
 }
 
-double CostModel::cost_ns(Shape shape, std::uint32_t length, double cold_s,
-                          std::uint32_t dependents) const noexcept {
-  return memory_ns(length, cold_s) + wait_ns(shape, dependents);
+double CostModel::cost_ns(Shape shape, std::optional<Shape> reference, std::uint32_t length,
+                          double cold_s, std::uint32_t dependents) const noexcept {
+  const double of_reference = reference ? decode_ns(*reference) : 0;
+  return memory_ns(length, cold_s) + wait_ns(decode_ns(shape) + of_reference, dependents);
 }
 
 double CostModel::pays_after_s(Stage stage, Shape shape, std::size_t band,
@@ -77,29 +82,32 @@ double CostModel::pays_after_s(Stage stage, Shape shape, std::size_t band,
   constexpr double kGainMin = 8;
   const double gain =
       gain_bytes_[index(stage)][index(shape.form)][band].load(std::memory_order_relaxed);
-  const double longer = wait_ns({form_of(stage)}, dependents) - wait_ns(shape, dependents);
+  // Who has a reference keeps it; else that of a patch is not known yet.
+  const bool refers = needs_reference(form_of(stage)) && !needs_reference(shape.form);
+  const double then =
+      decode_ns({form_of(stage)}) + (refers ? reference_ns_.load(std::memory_order_relaxed) : 0);
+  const double longer = wait_ns(then - decode_ns(shape), dependents);
   const double price =
       attempt_ns_[index(stage)].load(std::memory_order_relaxed) + std::max(longer, 0.0);
   return price / (std::max(gain, kGainMin) * byte_second_ns());
 }
 
 double CostModel::decode_ns(Shape shape) const noexcept {
-  return decode_mean(*this, shape).load(std::memory_order_relaxed);
+  return mean_of(shape, decode_ns_, decode_columns_ns_).load(std::memory_order_relaxed);
 }
 
 void CostModel::learn_decode(Shape shape, double ns) noexcept {
-  learn_time(decode_mean(*this, shape), ns);
+  learn_time(mean_of(shape, decode_ns_, decode_columns_ns_), ns);
 }
 
-void CostModel::learn(Mean& mean, double value) noexcept {
-  constexpr double kShare = 1.0 / 128;
+void CostModel::learn(Mean& mean, double value, double share) noexcept {
   const double old = mean.load(std::memory_order_relaxed);
-  mean.store(old + kShare * (value - old), std::memory_order_relaxed);
+  mean.store(old + share * (value - old), std::memory_order_relaxed);
 }
 
 void CostModel::learn_time(Mean& mean, double ns) noexcept {
   constexpr double kFar = 8;
-  learn(mean, std::min(ns, kFar * mean.load(std::memory_order_relaxed)));
+  learn(mean, std::min(ns, kFar * mean.load(std::memory_order_relaxed)), kTimeShare);
 }
 
 CostModel::Figures CostModel::figures() const noexcept {

@@ -2,6 +2,7 @@
 #include "store/reform/form_search.hpp"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "store/codec/lz4.hpp"
@@ -63,7 +64,10 @@ void FormSearch::consider(Shape shape, std::span<const std::byte> bytes,
     if (gain < gain_min_) return;
   }
   shortest_ = std::min(shortest_, length);
-  const double cost = costs_->cost_ns(shape, length, cold_s_, dependents_) + burden_ns(reference);
+  std::optional<Shape> decoded_first;
+  if (reference != kNoReference) decoded_first = references_->all[reference].shape;
+  const double cost =
+      costs_->cost_ns(shape, decoded_first, length, cold_s_, dependents_) + burden_ns(reference);
   if (cost >= best_.cost_ns) return;
   best_ = {shape, length, reference, cost};
   improved_ = true;

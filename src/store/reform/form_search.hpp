@@ -31,7 +31,7 @@ struct References {
     ContentId id;
     bool free = false;     // it refers to none, but may come to
     unsigned overlap = 0;  // of a neighbour: what it has in common with the page
-    double read_ns = 0;    // what it took to read it
+    Shape shape;           // in which it is kept
     PageCopy page;
   };
   std::array<One, kMax> all;

@@ -3,7 +3,6 @@
 // And who may be referred to: whoever refers to none is in the index.
 #include <cstring>
 
-#include "base/clock.hpp"
 #include "store/parts.hpp"
 #include "store/reform/reformer.hpp"
 
@@ -21,12 +20,11 @@ constexpr unsigned kReferredBonus = 10;
 // A private copy, checked. REQUIRES: a reference to it, and room.
 bool Reformer::add_reference(ContentId id, GroupId group) {
   References& found = *references_;
-  const std::uint64_t begin = monotonic_ns();
   const std::byte* const page = parts_.reference_page(id, group);
   if (page == nullptr || !parts_.matches_checksum(id, page)) return false;
   References::One& one = found.all[found.count++];
   std::memcpy(one.page.bytes.data(), page, kPageSize);
-  one.read_ns = static_cast<double>(monotonic_ns() - begin);
+  one.shape = shape_of(parts_.headers->where(id));
   const ContentNotes& notes = parts_.headers->notes(id);
   one.free = notes.dependents() == 0 && notes.prospect() != Prospect::none;
   one.id = id;

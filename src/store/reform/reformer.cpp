@@ -254,8 +254,8 @@ bool Reformer::read(const Visit& visit) {
                            : decode(shape_of(visit.where), {parts_.arena->data(at), at.length},
                                     known ? found.all[0].page.bytes.data() : nullptr, out);
   if (decoded && parts_.matches_checksum(visit.id, out)) {
-    costs_.learn_decode(shape_of(visit.where), static_cast<double>(monotonic_ns() - begin) +
-                                                   (known ? found.all[0].read_ns : 0));
+    if (known || !refers)
+      costs_.learn_decode(shape_of(visit.where), static_cast<double>(monotonic_ns() - begin));
     return true;
   }
   parts_.condemn(visit.id, visit.where);
@@ -266,14 +266,19 @@ void Reformer::search(Visit& visit) {
   FormSearch::Found now{.shape = shape_of(visit.where),
                         .length = visit.where.extent().length,
                         .reference = visit.where.has_reference() ? 0 : FormSearch::kNoReference};
-  now.cost_ns = costs_.cost_ns(now.shape, now.length, visit.cold_s, visit.dependents);
-  if (visit.orphaned) {
-    // Its share of what the reference costs.
+  std::optional<Shape> decoded_first;
+  double share_ns = 0;
+  if (visit.where.has_reference()) {
     const ContentId reference = parts_.headers->reference(visit.id);
     const Where at = parts_.headers->where(reference);
-    now.cost_ns += costs_.memory_ns(at.extent().length, visit.cold_s) /
-                   std::max<std::uint32_t>(1, parts_.headers->notes(reference).dependents());
+    decoded_first = shape_of(at);
+    share_ns = costs_.memory_ns(at.extent().length, visit.cold_s) /
+               std::max<std::uint32_t>(1, parts_.headers->notes(reference).dependents());
   }
+  now.cost_ns =
+      costs_.cost_ns(now.shape, decoded_first, now.length, visit.cold_s, visit.dependents);
+  // Of what the reference costs.
+  if (visit.orphaned) now.cost_ns += share_ns;
   search_.begin(pages_->front(), *references_, costs_, visit.cold_s, visit.dependents, now,
                 visit.prospect == Prospect::unknown ? kGainMin.front() : gain_min());
   if (visit.orphaned) {

@@ -2,7 +2,6 @@
 // How a content gets its new bytes: written beside the old ones, switched to, and the old ones
 // freed when nobody can read them. The order is that of reformer.hpp; being killed between any two
 // steps loses nothing.
-#include <algorithm>
 #include <cstring>
 
 #include "base/check.hpp"
@@ -37,6 +36,7 @@ bool Reformer::give(const Visit& visit) {
   if (needs && !has) {
     headers.notes(reference).add_dependent();
     headers.set_reference(visit.id, reference);
+    costs_.learn_reference(references_->all[found.reference].shape);
     TEST_POINT("reform.reference");
   }
   const Where next(*at, found.shape.form, found.shape.transpose);
@@ -74,19 +74,13 @@ bool Reformer::write(Extent at) noexcept {
   std::memcpy(to + half, from.data() + half, from.size() - half);
   PageCopy& back = pages_->back();
   const FormSearch::Found& found = search_.best();
-  // With the copy of the reference that was decoded and checked in this visit: a reader decodes it
-  // first.
-  const bool refers = needs_reference(found.shape.form);
-  const std::byte* const prefix =
-      refers ? references_->all[found.reference].page.bytes.data() : nullptr;
+  // With the copy of the reference that was decoded and checked in this visit.
+  const std::byte* const prefix = needs_reference(found.shape.form)
+                                      ? references_->all[found.reference].page.bytes.data()
+                                      : nullptr;
   const std::uint64_t begin = monotonic_ns();
   if (!decode(found.shape, {to, from.size()}, prefix, back.bytes.data())) return false;
-  const auto decode_ns = static_cast<double>(monotonic_ns() - begin);
-  double reference_ns = refers ? references_->all[found.reference].read_ns : 0;
-  // Whom it refers to is mixed after it.
-  if (found.shape.form == Form::mix_delta)
-    reference_ns = std::max(reference_ns, costs_.decode_ns({Form::mix}));
-  costs_.learn_decode(found.shape, decode_ns + reference_ns);
+  costs_.learn_decode(found.shape, static_cast<double>(monotonic_ns() - begin));
   return back.bytes == pages_->front().bytes;
 }
 

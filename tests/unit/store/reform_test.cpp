@@ -507,6 +507,28 @@ TEST_CASE("pages that gain nothing say nothing of others that have another lengt
   CHECK(pays(kShort));
 }
 
+TEST_CASE("a reference that takes long to decode is not taken for what is cold for a short time") {
+  const auto references = std::make_unique<References>();
+  References::One& one = references->all[0];
+  one.page = twin_of(1);
+  references->count = references->alike = 1;
+  const PageCopy page = twin_of(0);
+  const CostModel costs;
+  FormSearch search = must(FormSearch::make());
+  const auto refers = [&](Form form_of_reference, double cold_s) {
+    one.shape = {form_of_reference};
+    const Shape raw{Form::raw};
+    const double cost = costs.cost_ns(raw, std::nullopt, kPageSize, cold_s, 0);
+    search.begin(page, *references, costs, cold_s, 0,
+                 {raw, kPageSize, FormSearch::kNoReference, cost}, 0);
+    search.try_patches();
+    return search.improved();
+  };
+  CHECK(refers(Form::zstd, 20));
+  CHECK_FALSE(refers(Form::mix, 20));
+  CHECK(refers(Form::mix, 2000));
+}
+
 TEST_CASE("slabs that ran half empty are emptied into others") {
   Rig rig;
   std::vector<ContentId> ids;
