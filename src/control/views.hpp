@@ -129,7 +129,7 @@ struct FormView {
   std::string form;  // "raw", "lz4", "zstd", "patch", "delta", "mix", "mix_delta"
   std::uint64_t contents = 0;
   ByteCount stored;              // encoded, before rounding to slots
-  double decode_ns = 0;          // as learnt
+  double decode_ns = 0;          // as learnt; without what the reference takes
   double decode_columns_ns = 0;  // of pages that were encoded by columns; 0: none in this form
   std::uint64_t given = 0;       // times since the start that a stored content was given it
   double patch_after_s = 0;      // a content in this form is tried as a patch after so long
