@@ -26,7 +26,7 @@ namespace {
 constexpr std::uint64_t kPages = 32;
 // "At once" on a machine that is busy; less than the second after which a thread that may have
 // missed something looks again.
-constexpr int kAtOnceMs = 900;
+constexpr int kAtOnceMs = 500;
 
 class Flag {
  public:
