@@ -24,16 +24,21 @@ T read_at(const store::Contents& store, std::uint64_t offset) {
   return value;
 }
 
+inline store::ContentsLayout layout_of(const store::Contents& store) {
+  return store::ContentsLayout(
+      read_at<std::uint32_t>(store, offsetof(store::Superblock, contents_max)));
+}
+
 inline store::Where where_of(const store::Contents& store, ContentId id) {
-  return store::Where(read_at<std::uint64_t>(
-      store, kPageSize + id.value * sizeof(store::Header) + offsetof(store::Header, where)));
+  return store::Where(
+      read_at<std::uint64_t>(store, layout_of(store).headers + id.value * sizeof(store::Header) +
+                                        offsetof(store::Header, where)));
 }
 
 // REQUIRES: it has one.
 inline ContentId reference_of(const store::Contents& store, ContentId id) {
-  const auto limit = read_at<std::uint32_t>(store, offsetof(store::Superblock, contents_max));
   return ContentId{read_at<std::uint32_t>(
-      store, store::ContentsLayout(limit).references + id.value * sizeof(std::uint32_t))};
+      store, layout_of(store).references + id.value * sizeof(std::uint32_t))};
 }
 
 inline double believed_us(const store::CostModel::Figures& costs, const store::Contents& store,

@@ -50,12 +50,11 @@ T load(const std::byte* at) noexcept {
 struct ShortFix {
   std::uint8_t which, length;
 };
-constexpr auto kShortFixes = [] {
+constexpr auto kByFirstByte = [] {
   std::array<ShortFix, kFixLong> fixes{};
-  constexpr unsigned kFirst[] = {kFix0, kFix1, kFix2, kFix3, kFixLong};
   for (std::uint8_t which = 0; which < kAmountsMax; ++which) {
-    for (unsigned op = kFirst[which]; op < kFirst[which + 1]; ++op) {
-      fixes[op] = {which, static_cast<std::uint8_t>(op - kFirst[which])};
+    for (unsigned op = kShortFixes[which]; op < kShortFixes[which + 1]; ++op) {
+      fixes[op] = {which, static_cast<std::uint8_t>(op - kShortFixes[which])};
     }
   }
   return fixes;
@@ -75,15 +74,9 @@ class Decoder {
   }
 
  private:
-  struct Amount {
-    std::uint64_t value;
-    std::uint64_t mask;
-    unsigned width;  // 0: there is none yet
-  };
-
   [[gnu::always_inline]] bool step(unsigned op) noexcept {
     unsigned number = 0;
-    if (op < kFixLong) return fix(kShortFixes[op].which, kShortFixes[op].length);
+    if (op < kFixLong) return fix(kByFirstByte[op].which, kByFirstByte[op].length);
     if (op < kRepeat) return take_number(number) && fix(op - kFixLong, number);
     if (op < kNewSmall) return counted(op - kRepeat, 7, 2, number) && repeat(number);
     if (op < kNewWide) {

@@ -15,12 +15,21 @@ inline constexpr unsigned kStartDistance = kPage;
 inline constexpr unsigned kAmountsMax = 4;
 inline constexpr unsigned kFieldMax = 8;
 
+// What a fix adds to a field of so many bytes.
+struct Amount {
+  std::uint64_t value = 0;
+  std::uint64_t mask = 0;
+  unsigned width = 0;  // 0: none yet
+};
+
 // Ranges of the first byte; each begins where the one before ends.
-inline constexpr unsigned kFix0 = 0x00;      // copy 0..127, then the latest amount
-inline constexpr unsigned kFix1 = 0x80;      // copy 0..15, then the one before
-inline constexpr unsigned kFix2 = 0x90;      // copy 0..7
-inline constexpr unsigned kFix3 = 0x98;      // copy 0..7
-inline constexpr unsigned kFixLong = 0xa0;   // amount 0..3; length of the copy follows
+inline constexpr unsigned kFix0 = 0x00;     // copy 0..127, then the latest amount
+inline constexpr unsigned kFix1 = 0x80;     // copy 0..15, then the one before
+inline constexpr unsigned kFix2 = 0x90;     // copy 0..7
+inline constexpr unsigned kFix3 = 0x98;     // copy 0..7
+inline constexpr unsigned kFixLong = 0xa0;  // amount 0..3; length of the copy follows
+// Where those with amount 0, 1, ... begin; the last one's end.
+inline constexpr unsigned kShortFixes[kAmountsMax + 1] = {kFix0, kFix1, kFix2, kFix3, kFixLong};
 inline constexpr unsigned kRepeat = 0xa4;    // 2..8 times, or 9 + number
 inline constexpr unsigned kNewSmall = 0xac;  // field of 1..4 bytes, copy 0..6 or 7 + number
 inline constexpr unsigned kNewWide = 0xcc;   // field of 5..8 bytes; length of the copy follows

@@ -14,12 +14,6 @@
 
 namespace ramfold::store::patch {
 
-struct Amount {
-  std::uint64_t value = 0;
-  std::uint64_t mask = 0;
-  unsigned width = 0;  // 0: none yet
-};
-
 class Writer {
  public:
   explicit Writer(std::span<std::byte> out) noexcept
@@ -134,15 +128,9 @@ class Writer {
     if (stored >= go_on) number(stored - go_on);
   }
   void single_fix(unsigned which, unsigned length) noexcept {
-    static constexpr struct {
-      unsigned op, lengths;
-    } kShort[kAmountsMax] = {{kFix0, kFix1 - kFix0},
-                             {kFix1, kFix2 - kFix1},
-                             {kFix2, kFix3 - kFix2},
-                             {kFix3, kFixLong - kFix3}};
     DENSURE(which < kAmountsMax && amounts_[which].width != 0);
-    if (length < kShort[which].lengths) {
-      put(kShort[which].op + length);
+    if (kShortFixes[which] + length < kShortFixes[which + 1]) {
+      put(kShortFixes[which] + length);
     } else {
       put(kFixLong + which);
       number(length);

@@ -37,22 +37,12 @@ constexpr std::size_t band_of(std::uint32_t length) noexcept {
 
 class CostModel {
  public:
-  template <typename E>
-  static constexpr std::size_t index(E e) noexcept {
-    return static_cast<std::size_t>(e);
-  }
   template <typename T>
   using ByForm = std::array<T, kForms>;
   template <typename T>
   using ByStage = std::array<T, kStages>;
   template <typename T>
   using ByBand = std::array<T, kLengthBands>;
-
-  // Of means by form the one of this shape. Columns are other bytes for the library, and take a
-  // transposition besides; it makes little difference whether their words have 4 bytes or 8.
-  static auto& mean_of(Shape shape, auto& as_it_is, auto& columns) noexcept {
-    return (shape.transpose == Transpose::none ? as_it_is : columns)[index(shape.form)];
-  }
 
   struct Figures {
     ByForm<double> decode_ns{};  // of pages that were encoded as they are; not of references
@@ -104,6 +94,16 @@ class CostModel {
  private:
   using Mean = std::atomic<double>;
 
+  template <typename E>
+  static constexpr std::size_t index(E e) noexcept {
+    return static_cast<std::size_t>(e);
+  }
+  // Of means by form the one of this shape. Columns are other bytes for the library, and take a
+  // transposition besides; it makes little difference whether their words have 4 bytes or 8.
+  static auto mean_of(Shape shape, auto& as_it_is, auto& columns) noexcept
+      -> decltype(as_it_is[0]) {
+    return (shape.transpose == Transpose::none ? as_it_is : columns)[index(shape.form)];
+  }
   double byte_second_ns() const noexcept;
   double decode_ns(Shape shape) const noexcept;
   double wait_ns(double decode_ns, std::uint32_t dependents) const noexcept;

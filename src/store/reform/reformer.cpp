@@ -262,23 +262,27 @@ bool Reformer::read(const Visit& visit) {
   return false;
 }
 
+// Of keeping it as it is; when nobody else needs its reference, with its share of what that costs.
+double Reformer::cost_now_ns(const Visit& visit) const noexcept {
+  const auto with = [&](std::optional<Shape> reference) {
+    return costs_.cost_ns(shape_of(visit.where), reference, visit.where.extent().length,
+                          visit.cold_s, visit.dependents);
+  };
+  if (!visit.where.has_reference()) return with(std::nullopt);
+  const ContentId reference = parts_.headers->reference(visit.id);
+  const Where at = parts_.headers->where(reference);
+  if (!visit.orphaned) return with(shape_of(at));
+  return with(shape_of(at)) +
+         costs_.memory_ns(at.extent().length, visit.cold_s) /
+             std::max<std::uint32_t>(1, parts_.headers->notes(reference).dependents());
+}
+
 void Reformer::search(Visit& visit) {
-  FormSearch::Found now{.shape = shape_of(visit.where),
-                        .length = visit.where.extent().length,
-                        .reference = visit.where.has_reference() ? 0 : FormSearch::kNoReference};
-  std::optional<Shape> decoded_first;
-  double share_ns = 0;
-  if (visit.where.has_reference()) {
-    const ContentId reference = parts_.headers->reference(visit.id);
-    const Where at = parts_.headers->where(reference);
-    decoded_first = shape_of(at);
-    share_ns = costs_.memory_ns(at.extent().length, visit.cold_s) /
-               std::max<std::uint32_t>(1, parts_.headers->notes(reference).dependents());
-  }
-  now.cost_ns =
-      costs_.cost_ns(now.shape, decoded_first, now.length, visit.cold_s, visit.dependents);
-  // Of what the reference costs.
-  if (visit.orphaned) now.cost_ns += share_ns;
+  const FormSearch::Found now{
+      .shape = shape_of(visit.where),
+      .length = visit.where.extent().length,
+      .reference = visit.where.has_reference() ? 0 : FormSearch::kNoReference,
+      .cost_ns = cost_now_ns(visit)};
   search_.begin(pages_->front(), *references_, costs_, visit.cold_s, visit.dependents, now,
                 visit.prospect == Prospect::unknown ? kGainMin.front() : gain_min());
   if (visit.orphaned) {

@@ -117,6 +117,7 @@ class Reformer {
   bool take_reference(ContentId id, const Visit& visit);
   void find_beside(const Visit& visit);
   void put_down_references(ContentId but) noexcept;
+  double cost_now_ns(const Visit& visit) const noexcept;
   void search(Visit& visit);
   // True: the content's reference is given up with the old bytes, later.
   bool give(const Visit& visit);
