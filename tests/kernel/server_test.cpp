@@ -159,6 +159,7 @@ TEST_CASE("a content that has come is given out by another thread where the firs
   Rig rig(kPages);
   fold_eight(rig);
   TwoContents source(*rig.contents, rig.vm->table().load(PageIndex{0}).content());
+  REQUIRE(stops_at_once(rig));  // none of the threads so far may be the one that is held
   Flag looked, goes_on;
   // One thread decides what it waits for before there is any content to wait for.
   const AtPoint at("fault.wait", [&] {
