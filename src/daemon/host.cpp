@@ -4,16 +4,16 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/userfaultfd.h>
-#include <spdlog/spdlog.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 #include <algorithm>
 
 #include "base/clock.hpp"
 #include "base/test_points.hpp"
-#include "daemon/apart.hpp"
-#include "daemon/nap.hpp"
-#include "daemon/recovery.hpp"
+#include "daemon/custody/recovery.hpp"
+#include "daemon/log.hpp"
+#include "daemon/threads/apart.hpp"
+#include "daemon/threads/nap.hpp"
 
 #ifndef USERFAULTFD_IOC_NEW
 #define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
@@ -62,8 +62,8 @@ Result<std::unique_ptr<Host>> Host::start(policy::Config config) {
   if (!lock) return std::unexpected(lock.error());
   host->lock_ = std::move(*lock);
   if (const auto& remains = host->lock_.remains) {
-    spdlog::warn("pid {}, a daemon that was killed, does not end: {} VMs hold it up", remains->pid,
-                 remains->vms.size());
+    log::warn("pid {}, a daemon that was killed, does not end: {} VMs hold it up", remains->pid,
+              remains->vms.size());
     host->keeping_.replace(remains->pid);
   }
   auto device = open_device();
@@ -108,7 +108,7 @@ void Host::recover() {
     if (reform) {
       reform_ = std::move(*reform);
     } else {
-      spdlog::error("what is stored keeps its form: {}", reform.error().text());
+      log::error("what is stored keeps its form: {}", reform.error().text());
     }
   }
   policy_.recovering.store(false);
@@ -123,14 +123,14 @@ bool Host::recover_store() {
   for (unsigned attempts = 1; !stopping_; ++attempts) {
     const Status done = contents_->finish_recovery();
     if (done) {
-      spdlog::info("store: recovered {:.1f} ms after the start{}",
-                   static_cast<double>(monotonic_ns() - started_ns_) / 1e6,
-                   attempts == 1 ? "" : fmt::format(", by {} attempts", attempts));
+      log::info("store: recovered {:.1f} ms after the start{}",
+                static_cast<double>(monotonic_ns() - started_ns_) / 1e6,
+                attempts == 1 ? "" : fmt::format(", by {} attempts", attempts));
       return true;
     }
     const std::string why = done.error().text();
     if (attempts == 1) {
-      spdlog::error("store: not recovered, nothing is folded until it is: {}: trying again", why);
+      log::error("store: not recovered, nothing is folded until it is: {}: trying again", why);
     }
     {
       const std::lock_guard lock(policy_.mutex);
@@ -166,13 +166,13 @@ void Host::make_way() noexcept {
       in_work = vm->cursor.in_work != 0;
     }
     if (!in_work && !vm->unfolding && vm->faults_stopped) continue;  // a look changes nothing
-    spdlog::warn(
+    log::warn(
         "vm {} (pid {}): holds up a thread of this process, which ends when that VM does; nobody "
         "serves it until then",
         vm->vm->name(), vm->vm->pid());
     const Status noted =
         guest::note_left_by(vm->vm->files().record, ::getpid(), start_ticks.value_or(0));
-    if (!noted) spdlog::error("vm {}: {}", vm->vm->name(), noted.error().text());
+    if (!noted) log::error("vm {}: {}", vm->vm->name(), noted.error().text());
   }
   // What the end of the process does where threads do not keep it from that.
   keeping_.disconnect();
@@ -201,9 +201,9 @@ bool Host::wanted(const AgentPeer& peer) {
 }
 
 void Host::attached(const VmHandle& vm) {
-  spdlog::info("vm {} (id {}, pid {}): attached, {} MiB in {} blocks, group {}", vm->vm->name(),
-               vm->vm->id().value, vm->vm->pid(), bytes(vm->vm->pages()).value >> 20,
-               vm->ram.size(), vm->vm->record().group);
+  log::info("vm {} (id {}, pid {}): attached, {} MiB in {} blocks, group {}", vm->vm->name(),
+            vm->vm->id().value, vm->vm->pid(), bytes(vm->vm->pages()).value >> 20, vm->ram.size(),
+            vm->vm->record().group);
 }
 
 bool Host::forget_unused(const VmHandle& vm) {

@@ -11,17 +11,17 @@
 #include <thread>
 
 #include "control/service.hpp"
-#include "daemon/accounting.hpp"
-#include "daemon/agents.hpp"
-#include "daemon/attach.hpp"
-#include "daemon/fact_watch.hpp"
-#include "daemon/host_policy.hpp"
-#include "daemon/keeping.hpp"
-#include "daemon/predecessor.hpp"
-#include "daemon/reform_worker.hpp"
-#include "daemon/retries.hpp"
-#include "daemon/scan_workers.hpp"
-#include "daemon/task_thread.hpp"
+#include "daemon/agents/agents.hpp"
+#include "daemon/agents/attach.hpp"
+#include "daemon/bring_back/retries.hpp"
+#include "daemon/custody/keeping.hpp"
+#include "daemon/custody/predecessor.hpp"
+#include "daemon/judge/fact_watch.hpp"
+#include "daemon/judge/host_policy.hpp"
+#include "daemon/report/accounting.hpp"
+#include "daemon/threads/task_thread.hpp"
+#include "daemon/work/reform_worker.hpp"
+#include "daemon/work/scan_workers.hpp"
 
 namespace ramfold::daemon {
 

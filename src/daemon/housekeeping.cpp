@@ -3,15 +3,15 @@
 // VMs' facts and deaths, and whether the host's memory wants folding, and allows it.
 #include <fmt/format.h>
 #include <poll.h>
-#include <spdlog/spdlog.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <algorithm>
 #include <csignal>
 
 #include "base/clock.hpp"
-#include "daemon/apart.hpp"
 #include "daemon/host.hpp"
+#include "daemon/log.hpp"
+#include "daemon/threads/apart.hpp"
 #include "sys/self_test.hpp"
 
 namespace ramfold::daemon {
@@ -72,10 +72,10 @@ void Host::prove_kernel() {
   }
   const bool ok = facts.self_test_passed && facts.kernel_folds;
   if (ok) {
-    spdlog::info("self-test: {} facts of the kernel hold ({} us)", test.facts.size(), test.took_us);
+    log::info("self-test: {} facts of the kernel hold ({} us)", test.facts.size(), test.took_us);
   } else {
-    spdlog::error("self-test: {}: nothing will be folded: {}", facts.self_test_failure,
-                  sys::kSelfTestRemedy);
+    log::error("self-test: {}: nothing will be folded: {}", facts.self_test_failure,
+               sys::kSelfTestRemedy);
   }
   {
     const std::lock_guard lock(policy_.mutex);
@@ -90,7 +90,7 @@ void Host::prove_kernel() {
 
 void Host::keep_everything() {
   const auto complain = [this](const std::string& text) {
-    if (text != keeper_complaint_) spdlog::error("keeper: {}", text);
+    if (text != keeper_complaint_) log::error("keeper: {}", text);
     keeper_complaint_ = text;
   };
   if (!keeping_.connected()) {
@@ -99,12 +99,12 @@ void Host::keep_everything() {
       if (vm->kept.exchange(false)) vm->vm->gate().close();
     }
     if (!keeping_.connect()) return;
-    spdlog::info("keeper: connected");
+    log::info("keeper: connected");
   }
   if (keeping_.holds_anothers_store() && !stopping_) {
     // It came after this daemon, which has folded nothing therefore, and holds what a predecessor
     // left.
-    spdlog::critical(
+    log::critical(
         "the keeper holds another store, whose guests wait: ending, so that the next start takes "
         "it");
     ::kill(::getpid(), SIGTERM);
@@ -158,8 +158,8 @@ void Host::bury(VmHandle vm) {
     ++dropped;
     return true;
   });
-  spdlog::info("vm {} (pid {}): ended; {} references given up", vm->vm->name(), vm->vm->pid(),
-               dropped);
+  log::info("vm {} (pid {}): ended; {} references given up", vm->vm->name(), vm->vm->pid(),
+            dropped);
   // Whoever still looks at it would close the files in its stead.
   for (unsigned i = 0; vm.use_count() > 1 && i < kLastLookWaits && !stopping_; ++i)
     sleep_ns(kTickNs);

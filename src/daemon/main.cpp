@@ -1,18 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-#include <spdlog/sinks/stdout_sinks.h>
-#include <spdlog/spdlog.h>
 #include <sys/resource.h>
 #include <systemd/sd-daemon.h>
 #include <CLI/CLI.hpp>
 #include <csignal>
 
 #include "control/server.hpp"
-#include "daemon/apart.hpp"
-#include "daemon/end_watch.hpp"
+#include "daemon/custody/end_watch.hpp"
 #include "daemon/host.hpp"
+#include "daemon/threads/apart.hpp"
 #ifdef RAMFOLD_TEST_POINTS
 #include "daemon/kill_point.hpp"
 #endif
+#include "daemon/log.hpp"
 #include "version.hpp"
 
 namespace {
@@ -37,8 +36,8 @@ std::pair<policy::Config, bool> load(const std::string& path, bool named,
   auto config = policy::load_config(
       path, named ? policy::IfMissing::fail : policy::IfMissing::use_defaults, risk);
   if (config) return {std::move(*config), true};
-  spdlog::error("{}: folding stays paused until it is mended and the daemon restarted",
-                config.error().text());
+  daemon::log::error("{}: folding stays paused until it is mended and the daemon restarted",
+                     config.error().text());
   return {policy::Config{}, false};
 }
 
@@ -53,20 +52,20 @@ int serve(policy::Config config, bool paused) {
   const daemon::EndWatch watch = daemon::EndWatch::start();
   auto host = daemon::Host::start(std::move(config));
   if (!host) {
-    spdlog::critical("{}", host.error().text());
+    daemon::log::critical("{}", host.error().text());
     return 1;
   }
   const auto service = (*host)->make_service();
   if (paused) (void)service->pause(std::nullopt);
-  auto server =
-      control::Server::start({(*host)->config().control_socket(), (*host)->config().control_group,
-                              [](std::string_view line) { spdlog::info("control: {}", line); }},
-                             *service);
+  auto server = control::Server::start(
+      {(*host)->config().control_socket(), (*host)->config().control_group,
+       [](std::string_view line) { daemon::log::info("control: {}", line); }},
+      *service);
   if (!server) {
-    spdlog::critical("{}", server.error().text());
+    daemon::log::critical("{}", server.error().text());
     return 1;
   }
-  spdlog::info("ramfoldd {} is ready", kVersion);
+  daemon::log::info("ramfoldd {} is ready", kVersion);
   (void)::sd_notify(0, "READY=1");
   int signal = 0;
   (void)::sigwait(&signals, &signal);
@@ -74,13 +73,13 @@ int serve(policy::Config config, bool paused) {
   server->reset();
   (*host)->stop();
   const bool off = (*host)->is_off();
-  spdlog::info(off ? "stopped; switched off, no VM needs a ramfoldd"
-                   : "stopped; folded pages stay with the keeper for the next ramfoldd");
+  daemon::log::info("stopped; {}", off ? "switched off, no VM needs a ramfoldd"
+                                       : "folded pages stay with the keeper for the next ramfoldd");
   const int status = off ? kExitOff : 0;
   const unsigned left = daemon::count_apart();
   if (left == 0) return status;
   // Threads that a VM's process holds up still use what would be destroyed now.
-  spdlog::warn("{} threads are held up by processes of VMs, and left", left);
+  daemon::log::warn("{} threads are held up by processes of VMs, and left", left);
   (*host)->make_way();
   watch.will_end_with(status);
   ::_exit(status);
@@ -101,8 +100,7 @@ int main(int argc, char** argv) {
       "allow gate.grace_seconds: guests with O_DIRECT disks are folded, and may lose data");
   app.set_version_flag("--version", std::string(kVersion));
   CLI11_PARSE(app, argc, argv);
-  spdlog::set_default_logger(spdlog::stderr_logger_mt("ramfoldd"));
-  spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e %l %v");
+  daemon::log::set_up();
   raise_file_limit();
 #ifdef RAMFOLD_TEST_POINTS
   daemon::arm_kill_point();
@@ -111,8 +109,6 @@ int main(int argc, char** argv) {
       load(path, named->count() != 0,
            accepts_risk ? policy::DataLossRisk::accepted : policy::DataLossRisk::refused);
   if (!runtime_dir.empty()) config.runtime_dir = runtime_dir;
-  constexpr std::array levels{spdlog::level::err, spdlog::level::warn, spdlog::level::info,
-                              spdlog::level::debug};
-  spdlog::set_level(levels[static_cast<std::size_t>(config.log_level)]);
+  daemon::log::set_level(config.log_level);
   return serve(std::move(config), !good);
 }

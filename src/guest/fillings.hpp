@@ -48,7 +48,7 @@ class Filling {
 
 class Fillings {
  public:
-  static constexpr std::size_t kUnfolder = 0;    // daemon/unfold, one at a time
+  static constexpr std::size_t kUnfolder = 0;    // daemon/bring_back/unfold, one at a time
   static constexpr std::size_t kFaultFirst = 1;  // fault threads
   static constexpr std::size_t kFaultMax = RF_FILLINGS - kFaultFirst;
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Names of threads, as ps(1) shows them. A thread that makes calls on a VM's memory carries that
 // VM's number: when its process has been killed and such a call has not ended, the next daemon
-// knows by the name whose memory it may still change (daemon/predecessor.hpp).
+// knows by the name whose memory it may still change (daemon/custody/predecessor.hpp).
 // Threads: each names itself.
 #pragma once
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What the daemon gives its keeper and takes back, in which order (src/daemon/keeping).
-#include "daemon/keeping.hpp"
+// What the daemon gives its keeper and takes back, in which order (src/daemon/custody/keeping).
+#include "daemon/custody/keeping.hpp"
 
 #include <algorithm>
 #include <catch2/catch.hpp>

@@ -1,0 +1,370 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "daemon/agents/agents.hpp"
+
+#include <fmt/format.h>
+#include <pthread.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <algorithm>
+
+#include "base/clock.hpp"
+#include "daemon/threads/apart.hpp"
+#include "guest/agent_messages.hpp"
+
+namespace ramfold::daemon {
+namespace {
+
+constexpr int kEventsMax = 64;
+constexpr int kTickMs = 500;
+constexpr int kClosingTickMs = 2;  // a run ends well within a millisecond
+constexpr std::uint64_t kTendEveryNs = 100'000'000;
+constexpr std::uint32_t kUnfoldsAtOnceMax = 16;  // QEMU's threads that wait at a hazard
+constexpr auto kNobody = static_cast<uid_t>(-1);
+
+std::string agent_text(const AgentPeer& peer) {
+  return fmt::format("agent of pid {} (uid {})", peer.pid, peer.uid);
+}
+
+// What came with a message and is not wanted. Closing a userfaultfd waits for its process.
+void drop_apart(sys::Message& message) {
+  if (message.fd_count == 0) return;
+  using Fds = std::array<sys::Fd, sys::kMessageFdsMax>;
+  let_go_apart(std::make_shared<Fds>(std::move(message.fds)));
+  message.fd_count = 0;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Agents>> Agents::start(const std::string& socket, std::uint32_t generation,
+                                              sys::Fd userfault_device, const sys::Procfs& procfs,
+                                              VmSet& vms, Attacher& attacher, AgentEvents& events) {
+  // Any user's QEMU may knock: who it is, the kernel tells.
+  auto listener = sys::listen_seqpacket(socket, 0666);
+  if (!listener) return std::unexpected(listener.error());
+  sys::Fd epoll(::epoll_create1(EPOLL_CLOEXEC));
+  auto desk = LookDesk::make();
+  if (!desk) return std::unexpected(desk.error());
+  if (!epoll) return fail_errno("epoll");
+  epoll_event listen_event{EPOLLIN, {.ptr = nullptr}};
+  if (::epoll_ctl(epoll.get(), EPOLL_CTL_ADD, listener->get(), &listen_event) != 0 ||
+      ::epoll_ctl(epoll.get(), EPOLL_CTL_ADD, (*desk)->wake_fd(), &listen_event) != 0) {
+    return fail_errno("epoll_ctl");
+  }
+  std::unique_ptr<Agents> agents(
+      new Agents(std::move(*listener), std::move(epoll), std::move(*desk), generation,
+                 std::move(userfault_device), procfs, vms, attacher, events));
+  agents->thread_ = std::thread([a = agents.get()] { a->run(); });
+  ::pthread_setname_np(agents->thread_.native_handle(), "rf-agents");
+  return agents;
+}
+
+Agents::Agents(sys::Fd listener, sys::Fd epoll, std::shared_ptr<LookDesk> desk,
+               std::uint32_t generation, sys::Fd device, const sys::Procfs& procfs, VmSet& vms,
+               Attacher& attacher, AgentEvents& events)
+    : listener_(std::move(listener)),
+      epoll_(std::move(epoll)),
+      desk_(std::move(desk)),
+      generation_(generation),
+      device_(std::move(device)),
+      procfs_(procfs),
+      vms_(vms),
+      attacher_(attacher),
+      events_(events) {}
+
+Agents::~Agents() { stop(); }
+
+void Agents::stop() noexcept {
+  if (stopping_.exchange(true)) return;
+  desk_->poke();
+  if (thread_.joinable()) thread_.join();
+  // Queues may hold what must not be dropped here, those of sockets that nobody accepted as well.
+  ::shutdown(listener_.get(), SHUT_RDWR);
+  for (;;) {
+    sys::Fd socket(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    if (!socket) break;
+    const auto peer = sys::peer_of(socket);
+    receptionist_.close(std::move(socket), peer ? ids_.account_of(peer->uid) : kNobody);
+  }
+  const std::lock_guard lock(mutex_);
+  for (Connection& c : connections_) receptionist_.close(std::move(c.socket), c.peer.account);
+  connections_.clear();
+}
+
+void Agents::run() {
+  std::array<epoll_event, kEventsMax> events;
+  while (!stopping_.load()) {
+    const int n = ::epoll_wait(epoll_.get(), events.data(), kEventsMax,
+                               any_closing_ ? kClosingTickMs : kTickMs);
+    for (int i = 0; i < n; ++i) {
+      auto* c = static_cast<Connection*>(events[static_cast<std::size_t>(i)].data.ptr);
+      if (c == nullptr) {
+        accept_all();
+        continue;
+      }
+      // One message a turn: an agent that never stops talking does not keep the others waiting.
+      if (!receive(*c)) close(*c);
+    }
+    desk_->drain();
+    take_looks();
+    close_late();
+    close_quiet();
+    const std::uint64_t now = monotonic_ns();
+    if (now - tended_ns_ < kTendEveryNs) continue;
+    receptionist_.tend();
+    tended_ns_ = now;
+  }
+}
+
+bool Agents::has_place(const sys::Peer& peer, uid_t account) {
+  std::size_t of_process = 0;
+  std::size_t of_user = 0;
+  for (const Connection& c : connections_) {
+    of_process += c.peer.pid == peer.pid ? 1 : 0;
+    of_user += c.peer.account == account ? 1 : 0;
+  }
+  const char* const whose = of_process >= kOfProcessMax              ? "its process"
+                            : of_user >= kOfUserMax                  ? "its user"
+                            : connections_.size() >= kConnectionsMax ? "all agents together"
+                                                                     : nullptr;
+  if (whose == nullptr) return true;
+  complaints_.warn(account,
+                   fmt::format("agent of pid {} (uid {}): refused: too many connections of {}",
+                               peer.pid, peer.uid, whose));
+  return false;
+}
+
+void Agents::accept_all() {
+  // A bound on a turn: agents that are connected already want to be heard too.
+  for (std::size_t i = 0; i < kConnectionsMax; ++i) {
+    sys::Fd socket(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    if (!socket) return;
+    accept_one(std::move(socket));
+  }
+}
+
+void Agents::accept_one(sys::Fd socket) {
+  const auto peer = sys::peer_of(socket);
+  const uid_t account = peer ? ids_.account_of(peer->uid) : kNobody;
+  const auto give_up = [&] { receptionist_.close(std::move(socket), account); };
+  if (!peer || peer->pid <= 0) return give_up();
+  auto pidfd = sys::peer_pidfd(socket, peer->pid);
+  const auto start = procfs_.start_ticks(peer->pid);
+  if (!pidfd || !start || has_ended(*pidfd)) return give_up();
+  const std::lock_guard lock(mutex_);
+  if (!has_place(*peer, account)) return give_up();
+  Connection& c = connections_.emplace_back();
+  c.socket = std::move(socket);
+  c.peer = {peer->pid, peer->uid, account, *start, std::move(*pidfd)};
+  c.name = fmt::format("qemu-{}", peer->pid);
+  c.deadline_ns = monotonic_ns() + kHandshakeNs;
+  epoll_event event{EPOLLIN, {.ptr = &c}};
+  if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, c.socket.get(), &event) != 0) {
+    receptionist_.close(std::move(c.socket), account);
+    connections_.pop_back();
+  }
+}
+
+// A connection that is not heard is out of the set altogether: its hang-up would be reported for
+// ever.
+void Agents::hear(Connection& c, bool heard) {
+  if (c.heard == heard) return;
+  epoll_event event{EPOLLIN, {.ptr = &c}};
+  const int change = heard ? EPOLL_CTL_ADD : EPOLL_CTL_DEL;
+  (void)::epoll_ctl(epoll_.get(), change, c.socket.get(), &event);
+  c.heard = heard;
+}
+
+bool Agents::receive(Connection& c) {
+  // An earlier event of the same turn may have closed it, or begun a look.
+  if (!c.heard) return true;
+  std::array<std::byte, RF_MESSAGE_MAX> buffer;
+  auto message = receptionist_.receive(c.socket, buffer, c.peer.account);
+  if (!message || message->outcome == sys::Received::closed) return false;
+  if (message->outcome == sys::Received::nothing_yet) return true;
+  if (message->outcome == sys::Received::no_room) {
+    refuse(
+        c,
+        "descriptors of this user are not received any more: those it sent before still hold who "
+        "received them; end what serves their file system");
+    return false;
+  }
+  if (message->truncated) {
+    refuse(c,
+           "a message was too long, or came with a descriptor that is no memory file and no "
+           "userfaultfd");
+    return false;
+  }
+  const bool good = handle(c, *message, std::span(buffer).first(message->size));
+  drop_apart(*message);
+  return good;
+}
+
+bool Agents::handle(Connection& c, sys::Message& message, std::span<const std::byte> bytes) {
+  const auto parsed = guest::parse(bytes, message.fd_count);
+  if (!parsed) {
+    refuse(c, parsed.error().what);
+    return false;
+  }
+  // The operator's commands move vm and stage from other threads.
+  VmHandle vm;
+  Stage stage{};
+  {
+    const std::lock_guard lock(mutex_);
+    vm = c.vm;
+    stage = c.stage;
+  }
+  struct Handle {
+    Agents& agents;
+    Connection& c;
+    sys::Message& message;
+    const VmHandle& vm;
+    Stage stage;
+    bool operator()(const guest::Hello& m) {
+      return stage == Stage::hello && agents.on_hello(c, m);
+    }
+    bool operator()(const guest::Offer& m) {
+      return stage == Stage::offer && agents.on_offer(c, m.wire, message);
+    }
+    bool operator()(const guest::Ready&) {
+      if (vm && stage == Stage::ready) agents.on_ready(c, vm);
+      return true;
+    }
+    bool operator()(const guest::Hold&) { return look(); }
+    bool operator()(const guest::Changed&) { return look(); }
+    bool operator()(const guest::Unfold& m) {
+      return !vm || stage != Stage::attached || agents.on_unfold(c, vm, m.wire);
+    }
+    bool operator()(const guest::Pong&) { return true; }
+    bool operator()(const guest::Skipped&) { return true; }
+    bool look() {
+      if (vm) agents.events_.look_again(vm);
+      return true;
+    }
+  };
+  return std::visit(Handle{*this, c, message, vm, stage}, *parsed);
+}
+
+bool Agents::on_unfold(Connection& c, const VmHandle& vm, const rf_unfold& message) {
+  if (vm->unfolds_asked.fetch_add(1) < kUnfoldsAtOnceMax) {
+    events_.unfold_wanted(vm, message.token, message.hazard);
+    return true;
+  }
+  vm->unfolds_asked.fetch_sub(1);
+  complaints_.warn(c.peer.account, agent_text(c.peer) + ": asks for too much unfolding at once");
+  rf_unfolded answer{};
+  answer.token = message.token;
+  return send(c, answer, RF_UNFOLDED);
+}
+
+void Agents::close(Connection& c) {
+  const std::lock_guard lock(mutex_);
+  if (c.closing) return;
+  if (c.vm && (c.stage == Stage::attached || c.stage == Stage::ready)) {
+    // Nobody holds hazards back any more: nothing may leave until the agent is back.
+    c.vm->agent_ready.store(false);
+    c.vm->vm->gate().close();
+  }
+  hear(c, false);
+  if (c.look) let_go_apart(std::move(c.look));
+  c.look = nullptr;
+  c.deadline_ns = 0;
+  c.closing = any_closing_ = true;
+}
+
+// The agent takes the end of the connection to mean that no run is under way, so that must be so
+// before the socket closes. A process can hold a run up: nobody waits for it here.
+void Agents::close_quiet() {
+  if (!any_closing_) return;
+  any_closing_ = false;
+  const std::lock_guard lock(mutex_);
+  for (auto c = connections_.begin(); c != connections_.end();) {
+    if (!c->closing || (c->vm && !c->vm->vm->gate().is_drained())) {
+      any_closing_ = any_closing_ || c->closing;
+      ++c;
+      continue;
+    }
+    // Its fills go on, and what says so may not look like what a dead daemon left.
+    if (c->vm && (c->stage == Stage::attached || c->stage == Stage::ready)) {
+      c->vm->vm->fillings().agent_is_away();
+    }
+    receptionist_.close(std::move(c->socket), c->peer.account);
+    c = connections_.erase(c);
+  }
+}
+
+void Agents::close_late() {
+  const std::uint64_t now = monotonic_ns();
+  std::vector<Connection*> late;
+  {
+    const std::lock_guard lock(mutex_);
+    for (Connection& c : connections_) {
+      if (c.deadline_ns != 0 && now > c.deadline_ns) late.push_back(&c);
+    }
+  }
+  for (Connection* c : late) {
+    const char* const why =
+        c->look ? ": its process does not let itself be looked at" : ": silent in its handshake";
+    complaints_.warn(c->peer.account, agent_text(c->peer) + why + ", connection closed");
+    close(*c);
+  }
+}
+
+bool Agents::send_bytes(const Connection& c, std::span<const std::byte> bytes,
+                        std::span<const int> fds) {
+  // An agent that does not read is dropped; nobody waits for it.
+  return sys::send(c.socket, bytes, fds, MSG_DONTWAIT).has_value();
+}
+
+void Agents::send_to(const AttachedVm& vm, const std::function<void(Connection&)>& f) {
+  const std::lock_guard lock(mutex_);
+  for (Connection& c : connections_) {
+    if (c.vm.get() == &vm && !c.closing) f(c);
+  }
+}
+
+void Agents::send_unfolded(const AttachedVm& vm, std::uint32_t token, bool ok) {
+  send_to(vm, [&](Connection& c) {
+    rf_unfolded answer{};
+    answer.token = token;
+    answer.ok = ok ? 1 : 0;
+    (void)send(c, answer, RF_UNFOLDED);
+  });
+}
+
+void Agents::send_detached(const AttachedVm& vm) {
+  send_to(vm, [&](Connection& c) {
+    rf_ping message{};
+    (void)send(c, message, RF_DETACHED);
+    c.vm.reset();
+    c.folded = false;
+    c.stage = Stage::waiting;
+    c.deadline_ns = 0;
+  });
+}
+
+std::vector<WaitingAgent> Agents::waiting() const {
+  std::vector<WaitingAgent> result;
+  const std::lock_guard lock(mutex_);
+  for (const Connection& c : connections_) {
+    if (c.stage == Stage::waiting && !c.closing) result.push_back({c.peer.pid, c.peer.uid, c.name});
+  }
+  return result;
+}
+
+bool Agents::invite(pid_t pid) {
+  const std::lock_guard lock(mutex_);
+  for (Connection& c : connections_) {
+    if (c.stage != Stage::waiting || c.closing || c.peer.pid != pid) continue;
+    return !c.folded && invite_now(c);
+  }
+  return false;
+}
+
+void Agents::call_back(pid_t pid) {
+  const std::lock_guard lock(mutex_);
+  for (const Connection& c : connections_) {
+    if (c.peer.pid == pid && !c.vm && !c.closing) ::shutdown(c.socket.get(), SHUT_RDWR);
+  }
+}
+
+}  // namespace ramfold::daemon

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The daemon's end of the agents' socket: accepts, checks who is there, attaches VMs, relays holds
+// and unfold requests. Treats every agent as hostile: bounded connections a process and a user,
+// deadlines, a child to receive what it sends, and nothing waits for an agent or its process:
+// whatever can be held up is done apart (daemon/agents/look.hpp).
+// Threads: one thread of its own; send_* and forget() from any.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <thread>
+
+#include "daemon/agents/attach.hpp"
+#include "daemon/agents/complaints.hpp"
+#include "daemon/agents/look.hpp"
+#include "guest/agent_messages.hpp"
+#include "sys/receptionist.hpp"
+#include "sys/subordinate_ids.hpp"
+
+namespace ramfold::daemon {
+
+// What the agents' thread asks of the rest of the daemon.
+class AgentEvents {
+ public:
+  virtual ~AgentEvents() = default;
+  // Is this VM to be attached now? False: it may be attached by the operator later.
+  virtual bool wanted(const AgentPeer& peer) = 0;
+  // The agent of an attached VM answers, or has something new to be looked at.
+  virtual void agent_ready(const VmHandle& vm) = 0;
+  virtual void look_again(const VmHandle& vm) = 0;
+  // A consumer of RAM waits until nothing is folded: answered by Agents::send_unfolded.
+  virtual void unfold_wanted(const VmHandle& vm, std::uint32_t token, std::uint32_t hazard) = 0;
+  virtual void attached(const VmHandle& vm) = 0;
+  // Lets go of a VM of which nothing is folded; false: something is, or that is not known yet.
+  virtual bool forget_unused(const VmHandle& vm) = 0;
+};
+
+// An agent that is connected without being attached.
+struct WaitingAgent {
+  pid_t pid = -1;
+  uid_t uid = 0;
+  std::string name;
+};
+
+class Agents {
+ public:
+  static constexpr std::size_t kConnectionsMax = 1024;
+  static constexpr std::size_t kVmsMax = 1024;
+  static constexpr std::size_t kOfUserMax =
+      512;  // of either: one user does not keep the others out
+  static constexpr std::size_t kOfProcessMax = 2;
+  static constexpr std::uint64_t kHandshakeNs = 5'000'000'000;
+
+  static Result<std::unique_ptr<Agents>> start(const std::string& socket, std::uint32_t generation,
+                                               sys::Fd userfault_device, const sys::Procfs& procfs,
+                                               VmSet& vms, Attacher& attacher, AgentEvents& events);
+  ~Agents();
+  Agents(const Agents&) = delete;
+  Agents& operator=(const Agents&) = delete;
+
+  void stop() noexcept;
+  void send_unfolded(const AttachedVm& vm, std::uint32_t token, bool ok);
+  void send_detached(const AttachedVm& vm);
+  std::vector<WaitingAgent> waiting() const;
+  // Its VM can be served now: has the agent that was told to wait say hello again.
+  void call_back(pid_t pid);
+  // Asks a waiting agent for its RAM again; false: there is none of that pid.
+  bool invite(pid_t pid);
+  // Waits for a VM that is being attached right now; the next one meets what wanted() says by then.
+  void finish_offers() { const std::lock_guard lock(offers_mutex_); }
+
+ private:
+  enum class Stage : std::uint8_t { hello, waiting, offer, ready, attached };
+  struct Connection {
+    sys::Fd socket;
+    AgentPeer peer;
+    std::string name;
+    Stage stage = Stage::hello;
+    std::uint64_t deadline_ns = 0;
+    std::uint32_t hazards = 0;
+    std::uint64_t capabilities = 0;
+    bool folded = false;  // by a daemon that left this one nothing of it
+    // Its process is being looked at; meanwhile nothing is received.
+    std::shared_ptr<Look> look;
+    rf_hello hello{};
+    bool heard = true;     // in the epoll set
+    bool closing = false;  // as soon as no run of its VM is under way
+    VmHandle vm;
+  };
+
+  Agents(sys::Fd listener, sys::Fd epoll, std::shared_ptr<LookDesk> desk, std::uint32_t generation,
+         sys::Fd device, const sys::Procfs& procfs, VmSet& vms, Attacher& attacher,
+         AgentEvents& events);
+  void run();
+  void accept_all();
+  void accept_one(sys::Fd socket);
+  bool has_place(const sys::Peer& peer, uid_t account);
+  bool has_place_for_vm(uid_t account);
+  bool receive(Connection& c);  // false: close it
+  bool handle(Connection& c, sys::Message& message, std::span<const std::byte> bytes);
+  void hear(Connection& c, bool heard);
+  void start_look(Connection& c, std::shared_ptr<Look> look);
+  void take_looks();
+  bool on_hello(Connection& c, const guest::Hello& message);
+  bool after_hello(Connection& c, const Look& look);
+  bool on_offer(Connection& c, const rf_offer& offer, sys::Message& message);
+  bool after_offer(Connection& c, Look& look);
+  void on_ready(Connection& c, const VmHandle& vm);
+  bool closes_another_of(const Connection& c) const;
+  bool on_unfold(Connection& c, const VmHandle& vm, const rf_unfold& message);
+  void close(Connection& c);
+  void close_late();
+  void close_quiet();
+  bool invite_now(Connection& c);
+  bool welcome(Connection& c, std::uint16_t action, const std::uint8_t* instance, int fd);
+  void refuse(Connection& c, std::string_view why);
+  template <typename Message>
+  bool send(const Connection& c, Message& message, std::uint16_t type,
+            std::span<const int> fds = {}) {
+    message.h = {RF_MAGIC, type, 0, sizeof message, generation_};
+    return send_bytes(c, std::as_bytes(std::span(&message, 1)), fds);
+  }
+  bool send_bytes(const Connection& c, std::span<const std::byte> bytes, std::span<const int> fds);
+  void send_to(const AttachedVm& vm, const std::function<void(Connection&)>& f);
+
+  sys::Fd listener_;
+  sys::Fd epoll_;
+  std::shared_ptr<LookDesk> desk_;  // its eventfd wakes the thread for whatever reason
+  const std::uint32_t generation_;
+  sys::Fd device_;
+  const sys::Procfs& procfs_;
+  VmSet& vms_;
+  Attacher& attacher_;
+  AgentEvents& events_;
+  sys::SubordinateIds ids_;         // the agents' thread's
+  sys::Receptionist receptionist_;  // the thread's alone, as are the complaints
+  Complaints complaints_;
+  std::uint64_t tended_ns_ = 0;
+  bool any_closing_ = false;
+  std::atomic<bool> stopping_{false};
+  std::mutex offers_mutex_;   // from wanted() until the VM is in `vms_`
+  mutable std::mutex mutex_;  // the list and every Connection
+  std::list<Connection> connections_;
+  std::thread thread_;
+};
+
+}  // namespace ramfold::daemon

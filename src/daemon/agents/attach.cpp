@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "daemon/agents/attach.hpp"
+
+#include <fmt/format.h>
+#include <pwd.h>
+#include <sys/random.h>
+#include <algorithm>
+#include <cstring>
+
+#include "base/clock.hpp"
+#include "daemon/threads/apart.hpp"
+#include "scan/plan.hpp"
+
+namespace ramfold::daemon {
+namespace {
+
+// Value of `key=` in a comma-separated option, or the whole of it when it has none of `key=`.
+std::string option_value(std::string_view option, std::string_view key) {
+  std::string_view rest = option;
+  while (!rest.empty()) {
+    const std::size_t comma = rest.find(',');
+    const std::string_view part = rest.substr(0, comma);
+    if (part.starts_with(key)) return std::string(part.substr(key.size()));
+    rest = comma == std::string_view::npos ? std::string_view{} : rest.substr(comma + 1);
+  }
+  return std::string(option.substr(0, option.find(',')));
+}
+
+bool is_management_account(uid_t uid) {
+  passwd entry{};
+  passwd* found = nullptr;
+  std::array<char, 4096> buffer;
+  if (::getpwuid_r(uid, &entry, buffer.data(), buffer.size(), &found) != 0 || found == nullptr)
+    return false;
+  const std::string_view name = found->pw_name;
+  return name == "libvirt-qemu" || name == "qemu" || name == "oneadmin" || name == "nova";
+}
+
+void copy_text(char* to, std::size_t size, std::string_view text) {
+  const std::size_t n = std::min(size - 1, text.size());
+  std::memcpy(to, text.data(), n);
+  to[n] = 0;
+}
+
+}  // namespace
+
+VmIdentity identify(const sys::Procfs& procfs, pid_t pid) {
+  VmIdentity identity{fmt::format("qemu-{}", pid), {}};
+  const auto arguments = procfs.arguments(pid);
+  if (!arguments) return identity;
+  for (std::size_t i = 0; i + 1 < arguments->size(); ++i) {
+    const std::string& a = (*arguments)[i];
+    if (a == "-name" || a == "--name") identity.name = option_value((*arguments)[i + 1], "guest=");
+    if (a == "-uuid" || a == "--uuid") identity.uuid = (*arguments)[i + 1];
+  }
+  // Names come from the VM's command line and go to terminals and logs.
+  std::erase_if(identity.name, [](unsigned char c) { return c < 0x20 || c == 0x7f; });
+  if (identity.name.empty()) identity.name = fmt::format("qemu-{}", pid);
+  if (identity.name.size() > 63) identity.name.resize(63);
+  return identity;
+}
+
+std::string group_of(const policy::Config& config, const VmIdentity& identity, uid_t uid, VmId id) {
+  const policy::VmPolicy policy = config.for_vm(identity.name, identity.uuid);
+  if (!policy.share) return fmt::format("vm:{}", id.value);
+  if (policy.group) return "set:" + policy.group->substr(0, 59);
+  if (config.group_default == policy::GroupDefault::vm || is_management_account(uid)) {
+    return fmt::format("vm:{}", id.value);
+  }
+  return fmt::format("uid:{}", uid);
+}
+
+Result<VmHandle> Attacher::attach(const AgentPeer& peer, const VmIdentity& identity,
+                                  const rf_offer& offer, sys::Fd uffd, std::vector<sys::Fd> rams) {
+  const VmId id{next_id_++};
+  guest::VmRecord record;
+  record.vm = id.value;
+  record.pid = peer.pid;
+  record.start_time = peer.start_ticks;
+  record.uid = peer.uid;
+  record.blocks = offer.blocks;
+  record.features = features_;
+  PageCount pages{0};
+  for (std::uint32_t i = 0; i < offer.blocks; ++i) {
+    record.block[i] = offer.block[i];
+    pages.value += offer.block[i].size >> kPageShift;
+  }
+  if (::getrandom(record.instance, sizeof record.instance, 0) != sizeof record.instance)
+    return fail_errno("getrandom");
+  copy_text(record.name, sizeof record.name, identity.name);
+  copy_text(record.uuid, sizeof record.uuid, identity.uuid);
+  copy_text(record.group, sizeof record.group, group_of(config_, identity, peer.uid, id));
+
+  guest::Vm::Files files;
+  auto words =
+      sys::make_memfd("ramfold-page-table", guest::PageTable::words_size(pages), sys::Sealed::yes);
+  if (!words) return std::unexpected(words.error());
+  auto shared =
+      sys::make_memfd("ramfold-shared", guest::PageTable::shared_size(pages), sys::Sealed::yes);
+  if (!shared) return std::unexpected(shared.error());
+  auto record_file = sys::make_memfd("ramfold-record", ByteCount{kPageSize}, sys::Sealed::yes);
+  if (!record_file) return std::unexpected(record_file.error());
+  auto pidfd = peer.pidfd.duplicate();
+  if (!pidfd) return std::unexpected(pidfd.error());
+  files.uffd = std::move(uffd);
+  files.rams = std::move(rams);
+  files.words = std::move(*words);
+  files.shared = std::move(*shared);
+  files.record = std::move(*record_file);
+  files.pidfd = std::move(*pidfd);
+
+  if (Status ok = guest::write_record(files.record, record); !ok)
+    return std::unexpected(ok.error());
+  auto vm = finish(record, std::move(files), identity, false);
+  if (!vm) return vm;
+  rf_shared& memory = (*vm)->vm->table().shared();
+  memory.pages = pages.value;
+  memory.version = RF_VERSION_MAX;
+  std::memcpy(memory.instance, record.instance, sizeof record.instance);
+  memory.magic = RF_MAGIC;
+  // Nothing is punched before the keeper has all of it; without a keeper the VM is only observed.
+  (*vm)->kept.store(keeping_.keep_vm(*(*vm)->vm, contents_).has_value());
+  return vm;
+}
+
+Result<VmHandle> Attacher::adopt(KeptVm kept) {
+  const VmIdentity identity{kept.record.name, kept.record.uuid};
+  auto vm = finish(kept.record, std::move(kept.files), identity, true);
+  if (vm) (*vm)->kept.store(true);
+  return vm;
+}
+
+Result<VmHandle> Attacher::finish(const guest::VmRecord& record, guest::Vm::Files files,
+                                  const VmIdentity& identity, bool recovering) {
+  auto vm = guest::Vm::make(record, std::move(files));
+  if (!vm) return std::unexpected(vm.error());
+  // Its userfaultfd may wait for the process when it is closed.
+  VmHandle attached(new AttachedVm,
+                    [](AttachedVm* ended) { let_go_apart(std::shared_ptr<AttachedVm>(ended)); });
+  attached->vm = std::move(*vm);
+  attached->policy = config_.for_vm(identity.name, identity.uuid);
+  attached->uuid = identity.uuid;
+  attached->attached_ns = monotonic_ns();
+  attached->incoming_finished.store((record.flags & guest::kRecordIncomingFinished) != 0);
+  for (std::uint32_t i = 0; i < record.blocks; ++i) {
+    const rf_block& b = record.block[i];
+    attached->ram.push_back({{static_cast<dev_t>(b.device), static_cast<ino_t>(b.inode)},
+                             HostVirt{b.address},
+                             ByteCount{b.size},
+                             ByteCount{b.offset}});
+  }
+  const auto group = contents_.group(record.group);
+  if (!group) return std::unexpected(group.error());
+  attached->group = *group;
+  if (recovering) {
+    attached->counted.store(false);
+    attached->vm->begin_uncounted();
+    attached->vm->gate().reset_runs();
+  }
+  attached->cursor.next = scan::chunk_count(*attached->vm);  // the first pass begins as any other
+  auto faults = fault::Server::start(*attached->vm, contents_, config_.fault.threads_per_vm);
+  if (!faults) return std::unexpected(faults.error());
+  attached->faults = std::move(*faults);
+  // Events that a dead daemon had read are not sent again (L3).
+  if (recovering) attached->vm->wake_all();
+  return attached;
+}
+
+}  // namespace ramfold::daemon

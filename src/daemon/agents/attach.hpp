@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Makes an attached VM out of a checked offer, or out of what the keeper held.
+// Threads: one at a time.
+#pragma once
+
+#include <span>
+#include <string>
+
+#include "daemon/custody/keeping.hpp"
+#include "daemon/fleet/attached_vm.hpp"
+#include "guest/attach_check.hpp"
+#include "policy/config.hpp"
+#include "store/contents.hpp"
+#include "sys/procfs.hpp"
+
+namespace ramfold::daemon {
+
+// Who is at the other end of an agent's socket, as the kernel says.
+struct AgentPeer {
+  pid_t pid = -1;
+  uid_t uid = static_cast<uid_t>(-1);
+  uid_t account = static_cast<uid_t>(-1);  // sys::SubordinateIds; what bounds on a user go by
+  std::uint64_t start_ticks = 0;
+  sys::Fd pidfd;
+};
+
+// QEMU's -name and -uuid; "qemu-PID" where there is none.
+struct VmIdentity {
+  std::string name;
+  std::string uuid;
+};
+// Reads its command line: the process can make that wait.
+VmIdentity identify(const sys::Procfs& procfs, pid_t pid);
+// The trust group (docs/design.md, Groups): the operator's, else the owner's; VMs that a management
+// layer starts under one account are a group each.
+std::string group_of(const policy::Config& config, const VmIdentity& identity, uid_t uid, VmId id);
+
+class Attacher {
+ public:
+  Attacher(store::Contents& contents, Keeping& keeping, const policy::Config& config,
+           std::uint64_t uffd_features) noexcept
+      : contents_(contents), keeping_(keeping), config_(config), features_(uffd_features) {}
+
+  // What every userfaultfd is to have negotiated.
+  std::uint64_t features() const noexcept { return features_; }
+  // `offer`, `uffd` and `rams` (one a block) were checked, see Look. The VM is kept and its faults
+  // are served on return; whether the keeper took it is in AttachedVm::kept. Neither this nor
+  // adopt() waits for the process.
+  Result<VmHandle> attach(const AgentPeer& peer, const VmIdentity& identity, const rf_offer& offer,
+                          sys::Fd uffd, std::vector<sys::Fd> rams);
+  // Later VMs get higher numbers.
+  void number_after(VmId last) noexcept { next_id_ = last.value + 1; }
+  // After a restart: faults are served on return, references not counted yet.
+  Result<VmHandle> adopt(KeptVm kept);
+
+ private:
+  Result<VmHandle> finish(const guest::VmRecord& record, guest::Vm::Files files,
+                          const VmIdentity& identity, bool recovering);
+
+  store::Contents& contents_;
+  Keeping& keeping_;
+  const policy::Config& config_;
+  const std::uint64_t features_;
+  std::uint32_t next_id_ = 1;
+};
+
+}  // namespace ramfold::daemon

@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// From an agent's first message to its VM being attached.
+#include <fmt/format.h>
+#include <algorithm>
+#include <cstring>
+
+#include "base/clock.hpp"
+#include "daemon/agents/agents.hpp"
+#include "daemon/threads/apart.hpp"
+
+namespace ramfold::daemon {
+namespace {
+
+bool is_zero(const std::uint8_t (&instance)[16]) {
+  return std::all_of(std::begin(instance), std::end(instance),
+                     [](std::uint8_t b) { return b == 0; });
+}
+
+}  // namespace
+
+void Agents::start_look(Connection& c, std::shared_ptr<Look> look) {
+  look->pid = c.peer.pid;
+  look->uid = c.peer.uid;
+  look->account = c.peer.account;
+  look->start_ticks = c.peer.start_ticks;
+  c.look = look;
+  hear(c, false);
+  LookDesk::start(desk_, procfs_, std::move(look));
+}
+
+void Agents::take_looks() {
+  for (std::shared_ptr<Look>& look : desk_->take()) {
+    Connection* whose = nullptr;
+    {
+      const std::lock_guard lock(mutex_);
+      for (Connection& c : connections_) {
+        if (c.look == look && !c.closing) whose = &c;
+      }
+      if (whose != nullptr) {
+        whose->look.reset();
+        hear(*whose, true);
+      }
+    }
+    if (whose != nullptr) {
+      const bool good = look->of_offer ? after_offer(*whose, *look) : after_hello(*whose, *look);
+      if (!good) close(*whose);
+    }
+    let_go_apart(std::move(look));
+  }
+}
+
+bool Agents::on_hello(Connection& c, const guest::Hello& message) {
+  const rf_hello& hello = message.wire;
+  if (message.version == 0) {
+    refuse(c,
+           "agent and daemon are of different versions: restart the VM with this version's agent");
+    return false;
+  }
+  // A run of its VM outlasts its last connection: it tries again.
+  if (closes_another_of(c)) return false;
+  const std::lock_guard lock(mutex_);
+  c.hazards = hello.hazards;
+  c.capabilities = hello.capabilities;
+  c.hello = hello;
+  start_look(c, std::make_shared<Look>());
+  return true;
+}
+
+bool Agents::after_hello(Connection& c, const Look& look) {
+  const rf_hello& hello = c.hello;
+  {
+    const std::lock_guard lock(mutex_);
+    c.name = look.identity.name;
+  }
+  VmHandle vm = vms_.by_pid(c.peer.pid);
+  if (vm && vm->detached) vm = nullptr;
+  // A daemon that died between the keeper's hand-over and RF_ATTACHED left a VM that its agent does
+  // not know, and one that had no keeper attached it anew: of neither was anything folded.
+  const bool other =
+      vm && std::memcmp(vm->vm->record().instance, hello.instance, sizeof hello.instance) != 0;
+  if (other && hello.folded == 0 && events_.forget_unused(vm)) vm = nullptr;
+  if (!vm) {
+    const std::lock_guard lock(mutex_);
+    c.folded = hello.folded != 0;
+    if (c.folded) {
+      complaints_.warn(
+          c.peer.account,
+          fmt::format(
+              "vm {} (pid {}): its pages were folded by a daemon that left nothing of it here: "
+              "they wait, and what touches them",
+              c.name, c.peer.pid));
+    } else if (events_.wanted(c.peer)) {
+      return invite_now(c);
+    }
+    c.stage = Stage::waiting;
+    c.deadline_ns = 0;
+    return welcome(c, RF_ACTION_WAIT, nullptr, -1);
+  }
+  const guest::VmRecord& record = vm->vm->record();
+  if (record.start_time != c.peer.start_ticks || is_zero(hello.instance) ||
+      std::memcmp(record.instance, hello.instance, sizeof record.instance) != 0) {
+    refuse(c, "this process is attached already, by another agent");
+    return false;
+  }
+  const std::lock_guard lock(mutex_);
+  c.vm = vm;
+  c.stage = Stage::ready;
+  c.deadline_ns = monotonic_ns() + kHandshakeNs;
+  vm->vm->fillings().agent_is_there(generation_);
+  return welcome(c, RF_ACTION_RESUME, record.instance, vm->vm->files().shared.get());
+}
+
+bool Agents::invite_now(Connection& c) {
+  c.stage = Stage::offer;
+  c.deadline_ns = monotonic_ns() + kHandshakeNs;
+  return welcome(c, RF_ACTION_OFFER, nullptr, device_.get());
+}
+
+bool Agents::on_offer(Connection& c, const rf_offer& offer, sys::Message& message) {
+  if (vms_.by_pid(c.peer.pid)) return false;
+  auto look = std::make_shared<Look>();
+  look->of_offer = true;
+  look->offer = offer;
+  look->features = attacher_.features();
+  for (std::size_t i = 0; i < message.fd_count; ++i) look->fds.push_back(std::move(message.fds[i]));
+  message.fd_count = 0;
+  const std::lock_guard lock(mutex_);
+  start_look(c, std::move(look));
+  return true;
+}
+
+bool Agents::after_offer(Connection& c, Look& look) {
+  if (!look.status) {
+    refuse(c, look.status.error().what);
+    return false;
+  }
+  // With the pidfd from before the look: the process that was looked at is the one that connected.
+  if (has_ended(c.peer.pidfd)) return false;
+  const std::lock_guard offers(offers_mutex_);
+  if (!events_.wanted(c.peer)) {  // no longer
+    const std::lock_guard lock(mutex_);
+    c.stage = Stage::waiting;
+    c.deadline_ns = 0;
+    return welcome(c, RF_ACTION_WAIT, nullptr, -1);
+  }
+  // After wanted(): what a predecessor left is added before it is wanted no more than others.
+  if (vms_.by_pid(c.peer.pid)) return false;
+  if (!has_place_for_vm(c.peer.account)) {
+    refuse(c, "too many VMs are attached");
+    return false;
+  }
+  std::vector<sys::Fd> rams;
+  for (std::size_t i = 1; i < look.fds.size(); ++i) rams.push_back(std::move(look.fds[i]));
+  auto vm =
+      attacher_.attach(c.peer, look.identity, look.offer, std::move(look.fds[0]), std::move(rams));
+  if (!vm) {
+    refuse(c, vm.error().what);
+    return false;
+  }
+  {
+    const std::lock_guard lock((*vm)->facts.mutex);
+    (*vm)->facts.hello_hazards = c.hazards;
+    (*vm)->facts.capabilities = c.capabilities;
+  }
+  vms_.add(*vm);
+  events_.attached(*vm);
+  const std::lock_guard lock(mutex_);
+  c.vm = *vm;
+  c.stage = Stage::ready;
+  c.deadline_ns = monotonic_ns() + kHandshakeNs;
+  rf_attached answer{};
+  std::memcpy(answer.instance, (*vm)->vm->record().instance, sizeof answer.instance);
+  answer.pages = (*vm)->vm->pages().value;
+  const std::array fds{(*vm)->vm->files().shared.get()};
+  (*vm)->vm->fillings().agent_is_there(generation_);
+  return send(c, answer, RF_ATTACHED, fds);
+}
+
+bool Agents::closes_another_of(const Connection& c) const {
+  const std::lock_guard lock(mutex_);
+  return std::ranges::any_of(connections_, [&](const Connection& other) {
+    return other.closing && other.peer.pid == c.peer.pid;
+  });
+}
+
+bool Agents::has_place_for_vm(uid_t account) {
+  const std::vector<VmHandle> vms = vms_.all();
+  const std::vector<sys::IdRange> ids = ids_.ids_of(account);
+  const auto of_user = std::ranges::count_if(vms, [&](const VmHandle& vm) {
+    return std::ranges::any_of(ids,
+                               [&](const sys::IdRange& r) { return r.has(vm->vm->record().uid); });
+  });
+  return vms.size() < kVmsMax && static_cast<std::size_t>(of_user) < kOfUserMax;
+}
+
+void Agents::on_ready(Connection& c, const VmHandle& vm) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (c.vm != vm) return;  // detached meanwhile
+    c.stage = Stage::attached;
+    c.deadline_ns = 0;
+    const std::lock_guard facts(vm->facts.mutex);
+    vm->facts.hello_hazards |= c.hazards;
+    vm->facts.capabilities = c.capabilities;
+  }
+  vm->agent_ready.store(true);
+  events_.agent_ready(vm);
+}
+
+bool Agents::welcome(Connection& c, std::uint16_t action, const std::uint8_t* instance, int fd) {
+  rf_welcome answer{};
+  answer.version = RF_VERSION_MAX;
+  answer.action = action;
+  answer.capabilities = RF_CAP_DISCARD | RF_CAP_BUFFERED | RF_CAP_CONSUMERS | RF_CAP_FILLS;
+  if (instance != nullptr) std::memcpy(answer.instance, instance, sizeof answer.instance);
+  const std::array fds{fd};
+  return send(c, answer, RF_WELCOME, fd < 0 ? std::span<const int>{} : std::span<const int>(fds));
+}
+
+void Agents::refuse(Connection& c, std::string_view why) {
+  complaints_.warn(c.peer.account, fmt::format("agent of pid {} (uid {}): refused: {}", c.peer.pid,
+                                               c.peer.uid, why));
+  rf_refused answer{};
+  std::memcpy(answer.text, why.data(), std::min(why.size(), sizeof answer.text - 1));
+  (void)send(c, answer, RF_REFUSED);
+}
+
+}  // namespace ramfold::daemon

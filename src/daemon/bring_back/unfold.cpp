@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "daemon/bring_back/unfold.hpp"
+
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
+#include <optional>
+
+#include "base/clock.hpp"
+#include "daemon/threads/apart.hpp"
+#include "sys/thread_name.hpp"
+
+namespace ramfold::daemon {
+
+using fault::Served;
+
+namespace {
+
+constexpr double kPagesASecond = 150'000;  // measured; a plan's estimate only
+constexpr unsigned kRoundsMax = 2'000;     // of pages that faults held at the moment
+constexpr std::uint64_t kProgressEvery = 1024;
+constexpr std::uint64_t kNapNs = 1'000'000;
+constexpr auto kTellEvery = std::chrono::milliseconds(50);
+
+struct Round {
+  std::uint64_t left = 0;  // pages that could not be brought back this time
+  Status status;
+};
+
+Round unfold_round(AttachedVm& vm, fault::FillerThread& me, std::uint64_t& done,
+                   const std::function<void(std::uint64_t)>& progress,
+                   const std::atomic<bool>& stop) {
+  Round round;
+  vm.vm->each_naming([&](PageIndex p) {
+    if (stop.load(std::memory_order_relaxed)) {
+      round.status = fail("the daemon stops", ECANCELED);
+      return false;
+    }
+    switch (vm.faults->filler().unfold(p, {}, me)) {
+      case Served::filled:
+      case Served::late:
+        if (++done % kProgressEvery == 0) progress(done);
+        break;
+      case Served::busy:
+      case Served::pending:
+      case Served::again: ++round.left; break;
+      case Served::poisoned:
+        round.status = fail(
+            "a content of this VM is corrupt; the page was given to it as a memory error", EIO);
+        break;
+      case Served::abandoned:
+        if (vm.vm->alive()) round.status = fail("no memory to bring a page back", ENOMEM);
+        return false;
+      case Served::lifted:
+      case Served::zeroed: break;
+    }
+    return true;
+  });
+  return round;
+}
+
+}  // namespace
+
+control::UnfoldPlan plan_unfold(const AttachedVm& vm, ByteCount available) {
+  const guest::VmCounters& counters = vm.vm->counters();
+  control::UnfoldPlan plan;
+  plan.pages = PageCount{counters.folded_content.get()};
+  plan.needed = bytes(plan.pages);
+  plan.available = available;
+  plan.seconds = static_cast<double>(plan.pages.value) / kPagesASecond;
+  return plan;
+}
+
+Status unfold(AttachedVm& vm, const std::function<void(std::uint64_t)>& progress,
+              const std::atomic<bool>& stop) {
+  vm.vm->gate().close();
+  vm.vm->gate().drain();
+  fault::FillerThread me(vm.vm->fillings()[guest::Fillings::kUnfolder]);
+  std::uint64_t done = 0;
+  for (unsigned i = 0; i < kRoundsMax; ++i) {
+    const Round round = unfold_round(vm, me, done, progress, stop);
+    if (!round.status) return round.status;
+    if (!vm.vm->alive()) return {};
+    if (round.left == 0) {
+      progress(done);
+      if (Status gone = vm.vm->unregister_all(); !gone) return gone;
+      // An agent that is not connected now is not told of the detach: it reads it here.
+      vm.vm->note_all_back();
+      vm.vm->wake_all();
+      return {};
+    }
+    sleep_ns(kNapNs);
+  }
+  return fail("some pages were busy for too long; nothing is lost, try again", EAGAIN);
+}
+
+namespace {
+
+struct Course {
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::uint64_t done = 0;
+  std::optional<Status> status;
+  bool given_up = false;
+};
+
+}  // namespace
+
+Status unfold_apart(const std::shared_ptr<Unfolding>& unfolding, std::uint64_t patience_ns,
+                    const std::function<void(std::uint64_t)>& progress,
+                    const std::atomic<bool>& stop) {
+  const auto course = std::make_shared<Course>();
+  const bool runs = run_apart([unfolding, course, &stop] {
+    AttachedVm& vm = *unfolding->vm();
+    sys::name_this_thread(vm.vm->id(), "unfold");
+    Status status = unfold(
+        vm,
+        [&](std::uint64_t done) {
+          const std::lock_guard lock(course->mutex);
+          course->done = done;
+        },
+        stop);
+    const std::lock_guard lock(course->mutex);
+    if (course->given_up) vm.held.fetch_sub(1);
+    course->status = std::move(status);
+    course->changed.notify_all();
+  });
+  if (!runs) return fail("there is no thread to unfold it", EAGAIN);
+  std::unique_lock lock(course->mutex);
+  std::uint64_t told = 0;
+  std::uint64_t moved_ns = monotonic_ns();
+  while (!course->changed.wait_for(lock, kTellEvery, [&] { return course->status.has_value(); })) {
+    const std::uint64_t now = monotonic_ns();
+    if (course->done == told && now - moved_ns >= patience_ns) {
+      course->given_up = true;
+      unfolding->vm()->held.fetch_add(1);
+      return fail("its process holds the daemon up: nothing comes back", ETIMEDOUT);
+    }
+    if (course->done == told) continue;
+    told = course->done;
+    moved_ns = now;
+    lock.unlock();
+    progress(told);
+    lock.lock();
+  }
+  const Status status = *course->status;
+  const std::uint64_t done = course->done;
+  lock.unlock();
+  if (done != told) progress(done);
+  return status;
+}
+
+}  // namespace ramfold::daemon

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "daemon/judge/fact_watch.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/clock.hpp"
+#include "daemon/log.hpp"
+#include "daemon/threads/apart.hpp"
+
+namespace ramfold::daemon {
+namespace {
+
+constexpr std::uint64_t kFullEveryNs = 30'000'000'000;  // smaps walk the page tables of all RAM
+// All VMs together; what takes longer goes on by itself.
+constexpr std::uint64_t kPatienceNs = 2'000'000'000;
+constexpr std::uint64_t kMomentNs = 20'000'000;
+
+// The VM's facts are not known, and while they are not it is not folded.
+void note_held(AttachedVm& vm) {
+  vm.vm->gate().close();
+  const std::lock_guard lock(vm.facts.mutex);
+  vm.facts.reasons = {
+      {guest::ReasonCode::unreadable, "its process does not let itself be looked at",
+       "end the VM, or what holds its memory map: a file system that does not answer?"}};
+  vm.facts.read_once = true;
+  if (std::exchange(vm.facts.held_said, true)) return;
+  log::warn(
+      "vm {} (pid {}): its process does not let itself be looked at: it is not folded meanwhile",
+      vm.vm->name(), vm.vm->pid());
+}
+
+}  // namespace
+
+std::uint64_t FactWatch::check(const MustUnfold& must_unfold) {
+  const std::vector<VmHandle> vms = vms_.all();
+  const std::uint64_t now = monotonic_ns();
+  const std::uint64_t until_ns = now + kPatienceNs;
+  if (!vms.empty()) others_.tend(vms, kPatienceNs, cpu_);
+  const guest::Depth depth =
+      now - full_ns_ >= kFullEveryNs ? guest::Depth::full : guest::Depth::quick;
+  if (depth == guest::Depth::full) full_ns_ = now;
+  for (const VmHandle& vm : vms) look_apart(vm, depth, until_ns, must_unfold);
+  return cpu_->exchange(0);
+}
+
+void FactWatch::look_apart(const VmHandle& vm, guest::Depth depth, std::uint64_t until_ns,
+                           const MustUnfold& must_unfold) {
+  const std::uint64_t began_ns = monotonic_ns();
+  std::atomic<std::uint64_t>& since_ns = vm->facts.looked_at_since_ns;
+  if (const std::uint64_t since = since_ns.load(); since != 0) {
+    if (began_ns - since >= kPatienceNs) note_held(*vm);
+    return;
+  }
+  since_ns.store(began_ns);
+  const std::uint64_t patience_ns = until_ns > began_ns ? until_ns - began_ns : 0;
+  const Ended ended =
+      run_apart_for(std::max(patience_ns, kMomentNs), [this, vm, depth, must_unfold, cpu = cpu_] {
+        const std::uint64_t began_cpu_ns = thread_cpu_ns();
+        check_one(vm, depth, must_unfold);
+        cpu->fetch_add(thread_cpu_ns() - began_cpu_ns);
+        vm->facts.looked_at_since_ns.store(0);
+      });
+  if (ended == Ended::never_ran) {
+    since_ns.store(0);
+    note_held(*vm);
+  } else if (ended == Ended::goes_on && monotonic_ns() - began_ns >= kPatienceNs) {
+    note_held(*vm);
+  }
+}
+
+void FactWatch::check_one(const VmHandle& vm, guest::Depth depth, const MustUnfold& must_unfold) {
+  const std::lock_guard looking(vm->facts.looking);
+  const std::uint64_t began_ns = monotonic_ns();
+  guest::Gate& gate = vm->vm->gate();
+  // The sequence is read before the facts: a hazard that begins meanwhile moves it, and the gate
+  // that is opened for the old one does not hold.
+  const std::uint32_t sequence = gate.sequence();
+  const bool pending = gate.hazard_pending();
+  FactState& state = vm->facts;
+  guest::VmToCheck what;
+  guest::SlowFacts last;
+  {
+    const std::lock_guard lock(state.mutex);
+    last = state.slow;
+    what.agent_hazards = state.hello_hazards | gate.sticky_hazards();
+    what.agent_capabilities = state.capabilities;
+    if (state.slow_known) what.last = &last;
+    what.depth = state.slow_known ? depth : guest::Depth::full;
+  }
+  what.pid = vm->vm->pid();
+  what.start_ticks = vm->vm->record().start_time;
+  what.blocks = vm->ram;
+  what.agent_answers = vm->agent_ready;
+  what.incoming_finished = vm->incoming_finished;
+  const auto others = others_.known();
+  what.others = others.get();
+  guest::Facts facts = facts_.read(what);
+  if (facts.gone) {
+    gate.close();
+    vm->vm->set_gone();
+    return;
+  }
+  if (!others) {
+    facts.reasons.push_back({guest::ReasonCode::unreadable,
+                             "which other processes use its RAM is not known at the moment",
+                             "wait"});
+  }
+  auto mode = guest::Gate::Mode::closed;
+  // What took that long to be told may be true no more.
+  const bool stale = monotonic_ns() - began_ns >= kPatienceNs;
+  if (!pending && !stale && vm->wants_folding()) {
+    if (facts.foldable()) {
+      mode = guest::Gate::Mode::proved;
+    } else if (vm->policy.grace_seconds > 0 && facts.foldable_with_grace()) {
+      mode = guest::Gate::Mode::grace;
+    }
+  }
+  const bool unfold = facts.must_unfold();
+  // Nobody sees a gate that is open beside facts that do not allow it, or not in that mode.
+  if (mode != state.opened_as) gate.close();
+  {
+    const std::lock_guard lock(state.mutex);
+    const auto demanding = std::ranges::find_if(
+        facts.reasons, [](const guest::Reason& r) { return guest::demands_unfold(r.code); });
+    if (state.unfolded_for.empty() && demanding != facts.reasons.end())
+      state.unfolded_for = demanding->text;
+    state.reasons = std::move(facts.reasons);
+    state.slow = facts.slow;
+    state.slow_known = true;
+    state.read_once = true;
+  }
+  open_gate(*vm, mode, sequence);
+  if (unfold) must_unfold(vm);
+}
+
+void FactWatch::open_gate(AttachedVm& vm, guest::Gate::Mode mode, std::uint32_t sequence) {
+  using Mode = guest::Gate::Mode;
+  guest::Gate& gate = vm.vm->gate();
+  if (mode == Mode::closed) return gate.close();
+  // What was read is old: the agent has asked for a new look.
+  if (gate.sequence() != sequence) return;
+  Mode& opened_as = vm.facts.opened_as;
+  if (mode != opened_as) {
+    // A run goes by one set of rules, and the grace mode trusts guards that were made in it.
+    gate.close();
+    gate.drain();
+    if (mode == Mode::grace) {
+      const auto wait_ns = static_cast<std::uint64_t>(vm.policy.grace_seconds * 1e9);
+      if (Status begun = vm.vm->grace().begin(vm.vm->pages(), wait_ns, monotonic_ns()); !begun) {
+        log::error("vm {}: no grace mode: {}", vm.vm->name(), begun.error().text());
+        return;
+      }
+      log::warn("vm {}: GUEST DATA AT RISK: folded under a grace period of {} s", vm.vm->name(),
+                vm.policy.grace_seconds);
+    } else if (opened_as == Mode::grace) {
+      log::info("vm {}: no grace period is needed any more", vm.vm->name());
+    }
+    opened_as = mode;
+  }
+  gate.open(sequence, mode);
+}
+
+}  // namespace ramfold::daemon

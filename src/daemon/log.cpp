@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "daemon/log.hpp"
+
+#include <fmt/format.h>
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
+#include <sys/stat.h>
+#include <systemd/sd-daemon.h>
+#include <unistd.h>
+#include <array>
+#include <cstdlib>
+#include <iterator>
+
+#include "policy/config.hpp"
+
+namespace ramfold::daemon::log {
+namespace {
+
+constexpr std::array kLevels{spdlog::level::critical, spdlog::level::err, spdlog::level::warn,
+                             spdlog::level::info, spdlog::level::debug};
+constexpr std::array<std::string_view, 5> kPriorities{SD_CRIT, SD_ERR, SD_WARNING, SD_INFO,
+                                                      SD_DEBUG};
+
+// systemd.exec(5): $JOURNAL_STREAM holds device and inode of the stream that the journal reads.
+bool journal_reads_stderr() {
+  const char* const stream = std::getenv("JOURNAL_STREAM");
+  struct stat st{};
+  if (stream == nullptr || ::fstat(STDERR_FILENO, &st) != 0) return false;
+  return fmt::format("{}:{}", st.st_dev, st.st_ino) == stream;
+}
+
+bool to_journal = false;  // written once, by set_up()
+
+}  // namespace
+
+void set_up() {
+  to_journal = journal_reads_stderr();
+  spdlog::set_default_logger(spdlog::stderr_logger_mt("ramfoldd"));
+  // The journal has its own clock; the priority stands before the text (sd-daemon(3)).
+  spdlog::set_pattern(to_journal ? "%v" : "%Y-%m-%dT%H:%M:%S.%e %l %v");
+}
+
+void set_level(policy::LogLevel least) {
+  constexpr std::array levels{spdlog::level::err, spdlog::level::warn, spdlog::level::info,
+                              spdlog::level::debug};
+  spdlog::set_level(levels[static_cast<std::size_t>(least)]);
+}
+
+void write(Level level, std::string_view line) noexcept {
+  const auto i = static_cast<std::size_t>(level);
+  try {
+    if (to_journal) {
+      spdlog::log(kLevels[i], "{}{}", kPriorities[i], line);
+    } else {
+      spdlog::log(kLevels[i], line);
+    }
+  } catch (...) {  // a full disk or no memory must not end the daemon
+  }
+}
+
+void format(Level level, fmt::string_view text, fmt::format_args args) noexcept {
+  try {
+    fmt::memory_buffer line;
+    fmt::vformat_to(std::back_inserter(line), text, args);
+    write(level, {line.data(), line.size()});
+  } catch (...) {
+    write(level, {text.data(), text.size()});
+  }
+}
+
+}  // namespace ramfold::daemon::log

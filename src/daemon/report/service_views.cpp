@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// What the operator is shown: host, VMs and stored forms, as the daemon knows them at this moment.
+#include <fmt/format.h>
+#include <algorithm>
+#include <cmath>
+
+#include "base/clock.hpp"
+#include "daemon/report/service.hpp"
+#include "version.hpp"
+
+namespace ramfold::daemon {
+
+using control::VmState;
+
+namespace {
+
+double seconds(std::uint64_t ns) { return static_cast<double>(ns) / 1e9; }
+
+control::FaultKindView fault_kind(std::string kind, const Counter& count,
+                                  const LatencyHistogram& latency) {
+  return {std::move(kind), count.get(), latency.quantile_ns(0.5), latency.quantile_ns(0.99),
+          latency.max_ns()};
+}
+
+}  // namespace
+
+control::HostView HostService::host_view(const std::vector<VmHandle>& vms,
+                                         const Account& account) const {
+  control::HostView view;
+  view.version = kVersion;
+  const auto version = host_.procfs_.kernel_version();
+  if (version) view.kernel = version->text;
+  const auto memory = host_.procfs_.memory_info();
+  if (memory) {
+    view.ram_total = memory->total;
+    view.ram_available = memory->available;
+  }
+  {
+    HostPolicy& policy = host_.policy_;
+    const std::lock_guard lock(policy.mutex);
+    view.reasons = policy.reasons;
+    view.promise = policy.promise;
+    view.keep_available = policy.keep_available;
+    view.self_test = policy.self_test;
+    const auto has = [&](std::string_view code) {
+      return std::any_of(policy.reasons.begin(), policy.reasons.end(),
+                         [&](const auto& r) { return r.code == code; });
+    };
+    view.state = policy.recovering                      ? control::HostState::starting
+                 : policy.off_done                      ? control::HostState::off
+                 : policy.off                           ? control::HostState::unfolding
+                 : policy.paused                        ? control::HostState::paused
+                 : has("self-test") || has("no-keeper") ? control::HostState::observe_only
+                 : !policy.reasons.empty()              ? control::HostState::idle
+                                                        : control::HostState::folding;
+  }
+  view.keeper.state = !host_.keeping_.connected()  ? control::KeeperState::absent
+                      : host_.keeping_.held() != 0 ? control::KeeperState::holding
+                                                   : control::KeeperState::connected;
+  view.keeper.descriptors = host_.keeping_.held();
+  view.keeper.detail = host_.keeping_.backed() ? "backed by systemd's descriptor store" : "";
+  view.saved = account.saved;
+  view.spent = account.spent;
+  std::uint64_t faults = host_.retired_fault_cpu_ns_.load();
+  for (const VmHandle& vm : vms) faults += vm->faults->cpu_ns();
+  view.cpu.fault_seconds = seconds(faults);
+  if (!host_.policy_.recovering) {  // only then there are workers
+    view.cpu.scan_seconds = seconds(host_.workers_->scan_cpu_ns());
+    view.cpu.fold_seconds = seconds(host_.workers_->fold_cpu_ns());
+    if (host_.reform_) view.cpu.reform_seconds = seconds(host_.reform_->cpu_ns());
+  }
+  view.uptime_seconds = seconds(monotonic_ns() - host_.started_ns_);
+  view.restarts = host_.restarts_;
+  view.vms_attached = vms.size();
+  view.vms_observe_only = static_cast<std::uint64_t>(std::count_if(
+      vms.begin(), vms.end(), [](const VmHandle& vm) { return !vm->vm->gate().is_open(); }));
+  view.contents = account.contents;
+  view.reform = reform_view(std::nullopt);
+  return view;
+}
+
+control::ReformView HostService::reform_view(std::optional<GroupId> group) const {
+  control::ReformView view;
+  const store::Stats stats = host_.contents_->stats();
+  const auto& kept = group ? stats.groups.at(group->value).forms : stats.forms;
+  // Set before recovery has ended, and then for good.
+  const ReformWorker* const reform = host_.policy_.recovering ? nullptr : host_.reform_.get();
+  const store::ReformFigures figures =
+      reform != nullptr ? reform->figures() : store::ReformFigures{};
+  if (reform != nullptr) view.cpu_s_per_gib_hour = reform->policy().economy.cpu_s_per_gib_hour;
+  view.attempts = figures.tried;
+  view.moved = figures.moved;
+  view.rewritten = figures.rewritten;
+  // For a content of the form's mean length.
+  const auto after = [&](store::Stage stage, std::size_t form) {
+    const std::uint64_t mean =
+        kept[form].contents == 0 ? kPageSize / 2 : kept[form].stored.value / kept[form].contents;
+    const std::size_t band = store::band_of(static_cast<std::uint32_t>(mean));
+    return figures.costs.pays_after_s[static_cast<std::size_t>(stage)][form][band];
+  };
+  for (std::size_t form = 1; form < store::kForms; ++form) {  // zeros are not stored
+    view.forms.push_back({.form = std::string(name_of(static_cast<store::Form>(form))),
+                          .contents = kept[form].contents,
+                          .stored = kept[form].stored,
+                          .decode_ns = figures.costs.decode_ns[form],
+                          .decode_columns_ns = figures.costs.decode_columns_ns[form],
+                          .given = figures.given[form],
+                          .patch_after_s = after(store::Stage::patched, form),
+                          .dense_after_s = after(store::Stage::dense, form),
+                          .densest_after_s = after(store::Stage::densest, form),
+                          .mixed_after_s = after(store::Stage::mixed, form)});
+  }
+  return view;
+}
+
+control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
+                                     const std::vector<VmHandle>& vms) const {
+  const guest::VmRecord& record = vm->vm->record();
+  guest::VmCounters& c = vm->vm->counters();
+  control::VmView view;
+  view.id = vm->vm->id();
+  view.name = record.name;
+  view.uuid = vm->uuid;
+  view.pid = record.pid;
+  view.uid = record.uid;
+  view.group = record.group;
+  view.saved = vm_savings(*vm, account, vms);
+  view.reform = reform_view(vm->group);
+  view.pages.total = vm->vm->pages();
+  view.pages.resident = resident(*vm->vm);
+  view.pages.clean = PageCount{c.clean.get()};
+  view.pages.poisoned = PageCount{c.corrupt.get()};
+  view.pages.touched =
+      PageCount{view.pages.resident.value + c.folded_zero.get() + c.folded_content.get()};
+  {
+    const std::lock_guard lock(vm->cursor.mutex);
+    view.pass_seconds = seconds(vm->cursor.pass_ns);
+    view.passes = vm->cursor.passes;
+    view.pages.observed = PageCount{vm->cursor.met_last.present};
+    view.backoff.held = PageCount{vm->cursor.met_last.held};
+  }
+  view.backoff.returns = c.returned_soon.get();
+  view.faults = {fault_kind("zero", c.faults_zero, c.latency_zero),
+                 fault_kind("content", c.faults_content, c.latency_content),
+                 fault_kind("write", c.faults_write_guarded, c.latency_guarded)};
+  view.fault_events = c.faults_zero.get() + c.faults_content.get() + c.faults_write_guarded.get() +
+                      c.faults_late.get() + c.faults_busy.get();
+  view.fault_errors = c.errors.get();
+  const std::uint64_t wall = monotonic_ns() - vm->attached_ns;
+  const std::uint64_t stalled =
+      c.latency_zero.sum_ns() + c.latency_content.sum_ns() + c.latency_guarded.sum_ns();
+  view.stall_share = wall == 0 ? 0 : static_cast<double>(stalled) / static_cast<double>(wall);
+  for (const guest::RamBlock& b : vm->ram)
+    view.blocks.push_back({"", b.address, b.size, b.offset, b.file.inode});
+
+  const auto because = [&](std::string code, std::string text, std::string remedy) {
+    view.reasons.push_back({std::move(code), std::move(text), std::move(remedy)});
+  };
+  guest::Gate::Mode mode;
+  std::vector<guest::Reason> facts_reasons;
+  std::string unfolded_for;
+  bool facts_known = false;
+  bool stays_unfolded = false;
+  {
+    // Together: the gate closes before the facts change that it was opened for.
+    const std::lock_guard lock(vm->facts.mutex);
+    mode = vm->vm->gate().mode();
+    facts_reasons = vm->facts.reasons;
+    unfolded_for = vm->facts.unfolded_for;
+    facts_known = vm->facts.read_once;
+    stays_unfolded = vm->stay_unfolded;
+  }
+  const bool open = mode != guest::Gate::Mode::closed;
+  view.gate = mode == guest::Gate::Mode::grace ? control::GateState::grace
+              : open                           ? control::GateState::buffered
+                                               : control::GateState::closed;
+  if (mode == guest::Gate::Mode::grace) {
+    because("grace",
+            fmt::format("GUEST DATA AT RISK: folded after a grace period of {} s although device "
+                        "writes may be in flight",
+                        vm->vm->grace().wait_seconds()),
+            "remedy the reasons below and remove grace_seconds");
+  }
+  if (!vm->kept)
+    because("no-keeper", "the keeper does not hold this VM", "systemctl start ramfold-keeper");
+  if (!vm->agent_ready) {
+    because("agent-silent", "its agent does not answer, so nothing may leave",
+            "see the VM's log; the agent reconnects by itself");
+  }
+  if (vm->held != 0) {
+    because("held-up", "its process holds up a thread of the daemon's",
+            "end the VM, or what holds its memory map or its RAM file: a file system that does not "
+            "answer?");
+  }
+  if (!vm->policy.fold)
+    because("policy", "fold = false for this VM in the configuration", "change [[vm]] fold");
+  if (vm->paused) because("paused", "paused by the operator", "`ramfold resume`");
+  for (const guest::Reason& r : facts_reasons) {
+    because(std::string(guest::name(r.code)), r.text, r.remedy);
+  }
+  const bool shown = std::ranges::any_of(
+      facts_reasons, [](const guest::Reason& r) { return guest::demands_unfold(r.code); });
+  if (stays_unfolded && !shown) {
+    because("other-consumer",
+            fmt::format("it was unfolded for good: {}",
+                        unfolded_for.empty() ? "its RAM was wanted by a device" : unfolded_for),
+            "restart the VM without that to have it folded again");
+  }
+  if (const auto trouble = host_.retries_.trouble(Host::unfold_task(*vm))) {
+    because("unfold-failed",
+            fmt::format("another consumer of its RAM is there or waits, and its pages could not be "
+                        "brought back "
+                        "({} attempts): {}",
+                        trouble->attempts, trouble->why),
+            fmt::format("it is tried again by itself, in {:.0f} s at the latest",
+                        std::ceil(trouble->next_seconds)));
+  }
+  const bool folding = host_.policy_.may_fold;
+  if (c.corrupt.get() != 0)
+    because("corrupt", "a content could not be read back", "see the daemon's log; restart the VM");
+  view.state = vm->unfolding          ? VmState::unfolding
+               : !facts_known         ? VmState::attaching
+               : vm->paused           ? VmState::paused
+               : !open                ? VmState::observe_only
+               : c.corrupt.get() != 0 ? VmState::failed
+               : folding              ? VmState::folding
+                                      : VmState::idle;
+  if (open && !folding) {
+    const std::lock_guard lock(host_.policy_.mutex);
+    for (const control::Reason& r : host_.policy_.reasons) view.reasons.push_back(r);
+  }
+  return view;
+}
+
+}  // namespace ramfold::daemon

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "daemon/work/reform_worker.hpp"
+
+#include <pthread.h>
+
+#include <algorithm>
+
+#include "base/clock.hpp"
+#include "daemon/threads/nap.hpp"
+#include "sys/priority.hpp"
+
+namespace ramfold::daemon {
+namespace {
+
+constexpr std::uint64_t kSecondNs = 1'000'000'000;
+constexpr std::uint64_t kSliceNs = 10'000'000;     // of CPU, then its price is waited for
+constexpr std::uint64_t kRoundNs = 2 * kSecondNs;  // from one round's end to the next
+constexpr unsigned kIdleMax = 3;                   // rounds that find nothing double that so often
+constexpr std::uint64_t kIdleNapNs = 200'000'000;
+
+store::ReformPolicy store_policy(const policy::ReformConfig& config) {
+  store::ReformPolicy policy;
+  policy.similar = config.similar;
+  policy.dense = config.zstd;
+  policy.mixed = config.mix;
+  policy.economy.cpu_s_per_gib_hour = config.cpu_s_per_gib_hour();
+  return policy;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<ReformWorker>> ReformWorker::make(store::Contents& contents,
+                                                         HostPolicy& host,
+                                                         const policy::ReformConfig& config) {
+  auto reformer = store::Reformer::make(contents);
+  if (!reformer) return std::unexpected(reformer.error());
+  return std::unique_ptr<ReformWorker>(new ReformWorker(std::move(*reformer), host, config));
+}
+
+ReformWorker::ReformWorker(std::unique_ptr<store::Reformer> reformer, HostPolicy& host,
+                           const policy::ReformConfig& config)
+    : reformer_(std::move(reformer)),
+      host_(host),
+      cpu_share_(config.cpu),
+      policy_(store_policy(config)) {}
+
+void ReformWorker::start() {
+  thread_ = std::thread([this] { run(); });
+  ::pthread_setname_np(thread_.native_handle(), "rf-reform");
+}
+
+void ReformWorker::stop() noexcept {
+  stopping_.store(true);
+  if (thread_.joinable()) thread_.join();
+}
+
+void ReformWorker::run() noexcept {
+  cpu_.started();
+  sys::yield_this_thread();
+  unsigned idle = 0;
+  bool changed = false;  // in this round
+  while (!stopping_.load(std::memory_order_relaxed)) {
+    if (!host_.may_reform.load(std::memory_order_relaxed)) {
+      sleep_ns(kIdleNapNs);
+      continue;
+    }
+    const std::uint64_t before = thread_cpu_ns();
+    const auto step = reformer_->step(policy_, monotonic_ns() / kSecondNs, kSliceNs);
+    const auto used = static_cast<double>(thread_cpu_ns() - before);
+    const auto owed = static_cast<std::uint64_t>(used / cpu_share_ - used);
+    changed |= step.changed;
+    if (step.came_round) {
+      idle = changed ? 0 : std::min(idle + 1, kIdleMax);
+      changed = false;
+    }
+    sleep_until(monotonic_ns() + std::max(owed, step.came_round ? kRoundNs << idle : 0), stopping_);
+  }
+  cpu_.ended();
+}
+
+}  // namespace ramfold::daemon

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The thread that gives stored contents cheaper forms, within the CPU budget of reform.cpu.
+// Threads: start/stop from one thread; the rest from any.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <thread>
+
+#include "base/thread_cpu.hpp"
+#include "daemon/judge/host_policy.hpp"
+#include "policy/config.hpp"
+#include "store/reform/reformer.hpp"
+
+namespace ramfold::daemon {
+
+class ReformWorker {
+ public:
+  // Errors: ENOMEM. REQUIRES: `contents` and `host` outlive this.
+  static Result<std::unique_ptr<ReformWorker>> make(store::Contents& contents, HostPolicy& host,
+                                                    const policy::ReformConfig& config);
+  ~ReformWorker() { stop(); }
+  ReformWorker(const ReformWorker&) = delete;
+  ReformWorker& operator=(const ReformWorker&) = delete;
+
+  void start();
+  void stop() noexcept;
+  std::uint64_t cpu_ns() const noexcept { return cpu_.ns(); }
+  store::ReformFigures figures() const noexcept { return reformer_->figures(); }
+  const store::ReformPolicy& policy() const noexcept { return policy_; }
+
+ private:
+  ReformWorker(std::unique_ptr<store::Reformer> reformer, HostPolicy& host,
+               const policy::ReformConfig& config);
+  void run() noexcept;
+
+  std::unique_ptr<store::Reformer> reformer_;
+  HostPolicy& host_;
+  const double cpu_share_;
+  const store::ReformPolicy policy_;
+  ThreadCpu cpu_;
+  std::atomic<bool> stopping_{false};
+  std::thread thread_;
+};
+
+}  // namespace ramfold::daemon

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "daemon/bring_back/retries.hpp"
+
+#include <unistd.h>
+#include <atomic>
+#include <catch2/catch.hpp>
+#include <memory>
+#include <vector>
+
+#include "base/clock.hpp"
+#include "daemon/threads/task_thread.hpp"
+
+using namespace ramfold;
+using daemon::Retries;
+using daemon::TaskThread;
+
+namespace {
+
+constexpr std::uint64_t kMs = 1'000'000;
+
+template <typename Condition>
+bool soon(Condition condition) {
+  for (int i = 0; i < 5000 && !condition(); ++i) ::usleep(1000);
+  return condition();
+}
+
+}  // namespace
+
+TEST_CASE("retries: what holds at once is done once, and ended") {
+  Retries retries;
+  std::atomic<int> attempts{0};
+  std::atomic<int> ended{0};
+  retries.add({"a",
+               [&]() -> Status {
+                 ++attempts;
+                 return {};
+               },
+               nullptr, [&](bool held) { ended += held ? 1 : 100; }, 0});
+  CHECK(soon([&] { return ended == 1; }));
+  CHECK(attempts == 1);
+  CHECK_FALSE(retries.trouble("a").has_value());
+}
+
+TEST_CASE("retries: pauses grow to a bound, the trouble is told, and goes when it holds") {
+  Retries retries({5 * kMs, 40 * kMs});
+  std::atomic<bool> good{false};
+  std::atomic<int> ended{0};
+  std::vector<std::uint64_t> times;
+  retries.add({"a",
+               [&]() -> Status {
+                 if (good) return {};
+                 times.push_back(monotonic_ns());
+                 return fail("no room", ENOMEM);
+               },
+               nullptr, [&](bool held) { ended += held ? 1 : 100; }, 0});
+  CHECK(soon([&] {
+    const auto t = retries.trouble("a");
+    return t && t->attempts >= 6;
+  }));
+  const auto trouble = retries.trouble("a");
+  REQUIRE(trouble.has_value());
+  CHECK(trouble->why.find("no room") != std::string::npos);
+  CHECK(trouble->next_seconds <= 0.04);
+  CHECK_FALSE(retries.trouble("b").has_value());
+  good = true;
+  CHECK(soon([&] { return ended == 1; }));
+  CHECK_FALSE(retries.trouble("a").has_value());
+  REQUIRE(times.size() >= 6);
+  const std::uint64_t expected[] = {5 * kMs, 10 * kMs, 20 * kMs, 40 * kMs, 40 * kMs};
+  for (std::size_t i = 0; i < std::size(expected); ++i)
+    CHECK(times[i + 1] - times[i] >= expected[i]);
+}
+
+TEST_CASE("retries: one that fails does not hold up another") {
+  Retries retries({5 * kMs, 5 * kMs});
+  std::atomic<int> ended{0};
+  retries.add({"a", [] { return Status(fail("never")); }, nullptr, nullptr, 0});
+  for (int i = 0; i < 20; ++i)
+    retries.add({"b", [] { return Status{}; }, nullptr, [&](bool) { ++ended; }, 0});
+  CHECK(soon([&] { return ended == 20; }));
+  CHECK(soon([&] { return retries.trouble("a").has_value(); }));
+}
+
+TEST_CASE("retries: given up after its time, or when nobody wants it any more") {
+  Retries retries({kMs, 2 * kMs});
+  std::atomic<int> given_up{0};
+  retries.add({"a", [] { return Status(fail("never")); }, nullptr,
+               [&](bool held) { given_up += held ? 100 : 1; }, 50 * kMs});
+  std::atomic<bool> wanted{true};
+  std::atomic<int> attempts{0};
+  retries.add({"b",
+               [&] {
+                 ++attempts;
+                 return Status(fail("never"));
+               },
+               [&] { return wanted.load(); }, [&](bool held) { given_up += held ? 100 : 1; }, 0});
+  CHECK(soon([&] { return given_up == 1; }));
+  CHECK_FALSE(retries.trouble("a").has_value());
+  CHECK(attempts > 0);
+  wanted = false;
+  CHECK(soon([&] { return given_up == 2; }));
+  const int then = attempts;
+  ::usleep(20'000);
+  CHECK(attempts == then);
+}
+
+TEST_CASE("retries: a stop waits for the one under way and drops the rest") {
+  std::atomic<bool> running{false};
+  std::atomic<bool> done{false};
+  std::atomic<int> others{0};
+  {
+    Retries retries;
+    retries.add({"a",
+                 [&]() -> Status {
+                   running = true;
+                   ::usleep(50'000);
+                   done = true;
+                   return fail("no");
+                 },
+                 nullptr, nullptr, 0});
+    CHECK(soon([&] { return running.load(); }));
+    retries.add({"b",
+                 [&]() -> Status {
+                   ++others;
+                   return {};
+                 },
+                 nullptr, nullptr, 0});
+  }
+  CHECK(done);
+  CHECK(others == 0);
+}
+
+TEST_CASE("a task thread does all in order, drains, and lets go of what a task held") {
+  TaskThread thread("test");
+  std::vector<int> order;
+  const auto held = std::make_shared<int>(1);
+  for (int i = 0; i < 100; ++i) thread.post([&order, held, i] { order.push_back(i); });
+  thread.drain();
+  REQUIRE(order.size() == 100);
+  for (int i = 0; i < 100; ++i) CHECK(order[static_cast<std::size_t>(i)] == i);
+  CHECK(held.use_count() == 1);
+  thread.stop();
+  thread.post([] {});
+  thread.drain();  // does not wait for what will not be done
+}
