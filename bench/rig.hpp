@@ -21,7 +21,7 @@ class Rig {
         process_(test::GuestProcess::start(PageCount{pages})),
         vm_(process_->make_vm(id)),
         group_(*contents_->group("bench")) {
-    vm_->gate().open(0);
+    (void)vm_->gate().open(0, guest::Gate::Mode::proved, vm_->gate().epoch());
     if (serve) faults_ = std::move(*fault::Server::start(*vm_, *contents_, 1));
   }
   // A pass over everything: observes what is new, folds what did not change since the last.

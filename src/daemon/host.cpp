@@ -2,18 +2,15 @@
 #include "daemon/host.hpp"
 
 #include <fcntl.h>
-#include <fmt/format.h>
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 #include <algorithm>
 
 #include "base/clock.hpp"
-#include "base/test_points.hpp"
-#include "daemon/custody/recovery.hpp"
 #include "daemon/log.hpp"
+#include "daemon/report/service.hpp"
 #include "daemon/threads/apart.hpp"
-#include "daemon/threads/nap.hpp"
 
 #ifndef USERFAULTFD_IOC_NEW
 #define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
@@ -23,16 +20,7 @@ namespace ramfold::daemon {
 namespace {
 
 constexpr std::uint64_t kNapNs = 100'000'000;
-constexpr std::uint64_t kMomentNs = 100'000'000;
 constexpr unsigned kStopWaits = 20;  // of kNapNs
-
-Result<sys::Fd> open_device() {
-  sys::Fd device(::open("/dev/userfaultfd", O_RDWR | O_CLOEXEC));
-  if (!device)
-    return fail("open /dev/userfaultfd (Linux 6.1 or newer with CONFIG_USERFAULTFD is needed)",
-                errno);
-  return device;
-}
 
 // The features to ask every VM's uffd for: what folding needs, and POISON where the kernel has it.
 Result<std::uint64_t> choose_features(sys::BorrowedFd device) {
@@ -47,14 +35,50 @@ Result<std::uint64_t> choose_features(sys::BorrowedFd device) {
   return sys::Uffd::kFeaturesNeeded | (*offered & sys::Uffd::kFeaturePoison);
 }
 
+// A session's number only has to differ from its predecessor's and from 0.
+std::uint32_t new_generation() noexcept {
+  return std::max<std::uint32_t>(1,
+                                 static_cast<std::uint32_t>(clock_ns(CLOCK_REALTIME) / 1'000'000));
+}
+
 }  // namespace
 
+// In the order in which they need each other.
+struct Host::Rooms {
+  explicit Rooms(Host& h)
+      : departures(h.vms_, h.keeping_, *h.contents_, h.stopping_),
+        hand_over(h.vms_, h.keeping_, *h.contents_),
+        room(h.procfs_, h.config_, [this](GroupId group) { return work.mean_read_ns(group); }),
+        consumers(h.retries_, room, *h.agents_, h.stopping_),
+        detach(room, departures, *h.agents_, h.stopping_),
+        off({h.state_, h.vms_, h.keeping_, *h.contents_, departures, detach, room, h.retries_,
+             *h.agents_, [this] { loop.judge(); }, h.stopping_}),
+        facts(
+            h.vms_, h.procfs_, [this](const VmHandle& vm) { consumers.has_begun(vm); },
+            h.stopping_),
+        recovery(h.vms_, h.keeping_, h.left_behind_, *h.adopter_, *h.agents_, h.stopping_),
+        work(h.vms_, *h.contents_, h.state_, h.config_),
+        loop({h.config_, h.procfs_, h.device_, h.state_, h.vms_, *h.contents_, h.keeping_,
+              hand_over, departures, h.left_behind_, recovery, facts, work, off, h.stopping_}) {}
+
+  Departures departures;
+  HandOver hand_over;
+  Room room;
+  Consumers consumers;
+  Detach detach;
+  OffSwitch off;
+  FactWatch facts;
+  Recovery recovery;
+  Work work;
+  Loop loop;
+};
+
 Host::Host(policy::Config config)
-    : config_(std::move(config)), started_ns_(monotonic_ns()), keeping_(config_.keeper_socket()) {
-  // A session's number only has to differ from its predecessor's and from 0.
-  generation_ =
-      std::max<std::uint32_t>(1, static_cast<std::uint32_t>(clock_ns(CLOCK_REALTIME) / 1'000'000));
-}
+    : config_(std::move(config)),
+      started_ns_(monotonic_ns()),
+      generation_(new_generation()),
+      keeping_(config_.keeper_socket()),
+      left_behind_(procfs_) {}
 
 Result<std::unique_ptr<Host>> Host::start(policy::Config config) {
   std::unique_ptr<Host> host(new Host(std::move(config)));
@@ -66,94 +90,73 @@ Result<std::unique_ptr<Host>> Host::start(policy::Config config) {
               remains->vms.size());
     host->keeping_.replace(remains->pid);
   }
-  auto device = open_device();
-  if (!device) return std::unexpected(device.error());
-  host->device_ = std::move(*device);
-  const auto features = choose_features(host->device_);
-  if (!features) return std::unexpected(features.error());
-  host->features_ = *features;
-  if (Status taken = host->take_over(); !taken) return std::unexpected(taken.error());
+  if (Status opened = host->open_device(); !opened) return std::unexpected(opened.error());
+  if (Status taken = host->take_over_guests(); !taken) return std::unexpected(taken.error());
   if (Status opened = host->open_agents(); !opened) return std::unexpected(opened.error());
+  host->rooms_ = std::make_unique<Rooms>(*host);
+  host->agents_->start();
   host->recoverer_ = std::thread([h = host.get()] { h->recover(); });
-  host->housekeeper_ = std::thread([h = host.get()] { h->housekeeping(); });
+  host->looper_ = std::thread([h = host.get()] { h->rooms_->loop.run(); });
   return host;
 }
 
 Host::~Host() { stop(); }
 
+Status Host::open_device() {
+  device_ = sys::Fd(::open("/dev/userfaultfd", O_RDWR | O_CLOEXEC));
+  if (!device_) {
+    return fail("open /dev/userfaultfd (Linux 6.1 or newer with CONFIG_USERFAULTFD is needed)",
+                errno);
+  }
+  const auto features = choose_features(device_);
+  if (!features) return std::unexpected(features.error());
+  features_ = *features;
+  return {};
+}
+
+Status Host::take_over_guests() {
+  auto taken = take_over(keeping_, procfs_, config_);
+  if (!taken) return std::unexpected(taken.error());
+  contents_ = std::move(taken->contents);
+  adopter_ = std::make_unique<Adopter>(*contents_, config_);
+  attacher_ = std::make_unique<Attacher>(*adopter_, keeping_, features_);
+  attacher_->number_after(taken->left.last);
+  const std::size_t served =
+      adopt_all(std::move(taken->left), lock_.remains, *adopter_, vms_, left_behind_);
+  if (served == 0) return {};
+  ++restarts_;
+  log::info("took over {} VMs; faults are served {:.1f} ms after the start", served,
+            static_cast<double>(monotonic_ns() - started_ns_) / 1e6);
+  return {};
+}
+
 Status Host::open_agents() {
   auto device = device_.duplicate();
   if (!device) return std::unexpected(device.error());
-  auto agents = Agents::start(config_.agent_socket(), generation_, std::move(*device), procfs_,
-                              vms_, *attacher_, *this);
+  auto agents = Agents::make(config_.agent_socket(), generation_, std::move(*device), procfs_, vms_,
+                             *attacher_, *this);
   if (!agents) return std::unexpected(agents.error());
   agents_ = std::move(*agents);
   return {};
 }
 
 void Host::recover() {
-  // Also a store without VMs is swept: what a dead daemon put last is named by nobody.
-  bool complete = true;
-  for (VmHandle& vm : vms_.all()) {
-    if (!vm->counted) complete = count_references(*vm, *contents_, stopping_) && complete;
-    vm.reset();  // from here on it may be buried
-  }
-  TEST_POINT("recovery.counted");
-  // What no word names that was counted is freed below.
-  if (!complete || !wait_for_unusable()) return;
-  if (contents_->recovering() && !recover_store()) return;
-  workers_ = std::make_unique<ScanWorkers>(vms_, *contents_, policy_, config_);
-  if (config_.reform.policy != policy::ReformPreset::off) {
-    auto reform = ReformWorker::make(*contents_, policy_, config_.reform);
-    if (reform) {
-      reform_ = std::move(*reform);
-    } else {
-      log::error("what is stored keeps its form: {}", reform.error().text());
-    }
-  }
-  policy_.recovering.store(false);
-  judge_memory();
-  workers_->start();
-  if (reform_) reform_->start();
-}
-
-bool Host::recover_store() {
-  constexpr Retries::Pauses kPauses;
-  std::uint64_t pause_ns = kPauses.first_ns;
-  for (unsigned attempts = 1; !stopping_; ++attempts) {
-    const Status done = contents_->finish_recovery();
-    if (done) {
-      log::info("store: recovered {:.1f} ms after the start{}",
-                static_cast<double>(monotonic_ns() - started_ns_) / 1e6,
-                attempts == 1 ? "" : fmt::format(", by {} attempts", attempts));
-      return true;
-    }
-    const std::string why = done.error().text();
-    if (attempts == 1) {
-      log::error("store: not recovered, nothing is folded until it is: {}: trying again", why);
-    }
-    {
-      const std::lock_guard lock(policy_.mutex);
-      policy_.not_recovered = why;
-    }
-    sleep_until(monotonic_ns() + pause_ns, stopping_);
-    pause_ns = std::min(pause_ns * 2, kPauses.most_ns);
-  }
-  return false;
+  if (!rooms_->recovery.run()) return;
+  state_.recovering.store(false);
+  rooms_->loop.judge();
+  rooms_->work.start();
 }
 
 void Host::stop() noexcept {
-  if (stopping_.exchange(true)) return;
+  begin_stop();
+  if (stopped_.exchange(true) || !rooms_) return;
   if (recoverer_.joinable()) recoverer_.join();
-  if (workers_) workers_->stop();
-  if (reform_) reform_->stop();
-  if (housekeeper_.joinable()) housekeeper_.join();
+  rooms_->work.stop();
+  if (looper_.joinable()) looper_.join();
   retries_.stop();
-  undertaker_.stop();
-  if (agents_) agents_->stop();
-  for (const VmHandle& vm : vms_.all()) {
-    (void)stop_faults(vm, 0);
-  }
+  rooms_->departures.stop();
+  agents_->stop();
+  for (const VmHandle& vm : vms_.all()) (void)stop_faults(vm, 0);
   for (unsigned i = 0; i < kStopWaits && count_apart() != 0; ++i) sleep_ns(kNapNs);
 }
 
@@ -179,25 +182,16 @@ void Host::make_way() noexcept {
   lock_.file.reset();
 }
 
-bool Host::stop_faults(const VmHandle& vm, std::uint64_t patience_ns) {
-  if (vm->faults_stopped) return true;
-  if (vm->faults_stopping.exchange(true)) return false;
-  const Ended ended = run_apart_for(patience_ns, [vm] {
-    vm->faults->stop();
-    vm->faults_stopped.store(true);
-  });
-  if (ended == Ended::never_ran) vm->faults_stopping.store(false);
-  return ended == Ended::yes;
+std::unique_ptr<control::Service> Host::make_service() {
+  Rooms& r = *rooms_;
+  return std::make_unique<HostService>(HostService::Parts{
+      procfs_, state_, vms_, *contents_, keeping_, r.departures, *agents_, r.facts, r.work,
+      r.detach, r.off, r.consumers, [&r] { r.loop.judge(); }, started_ns_, restarts_});
 }
 
 bool Host::wanted(const AgentPeer& peer) {
-  if (policy_.off) return false;
-  // It will be what it was, once it can be taken over.
-  const std::lock_guard lock(unusable_mutex_);
-  return std::ranges::none_of(unusable_, [&](const UnusableVm& vm) {
-    return vm.held && vm.held->record.pid == peer.pid &&
-           vm.held->record.start_time == peer.start_ticks;
-  });
+  // A VM that was left behind will be what it was, once it can be taken over.
+  return !state_.off && !left_behind_.has(peer.pid, peer.start_ticks);
 }
 
 void Host::attached(const VmHandle& vm) {
@@ -206,35 +200,11 @@ void Host::attached(const VmHandle& vm) {
             vm->vm->record().group);
 }
 
-bool Host::forget_unused(const VmHandle& vm) {
-  const guest::VmCounters& c = vm->vm->counters();
-  if (!vm->counted || vm->agent_ready || vm->unfolding) return false;
-  if (c.folded_zero.get() + c.folded_content.get() + c.clean.get() != 0) return false;
-  // The next to be attached may have the same userfaultfd: one service may read its events.
-  if (!stop_faults(vm, kMomentNs)) return false;
-  vm->detached.store(true);
-  vms_.remove(vm->vm->id());
-  (void)keeping_.drop_vm(vm->vm->id());
-  return true;
-}
-
-void Host::agent_ready(const VmHandle& vm) { look_again(vm); }
-
-void Host::look_again(const VmHandle& vm) {
-  // Reading facts takes milliseconds and must not hold up the agents' thread. However often an
-  // agent asks: one look at a time, and one that comes after it.
-  if (vm->look_asked.exchange(true)) return;
-  const bool runs = run_apart([this, vm] {
-    vm->look_asked.store(false);
-    look_now(vm);
-  });
-  if (!runs) vm->look_asked.store(false);
-}
-
-void Host::look_now(const VmHandle& vm) {
-  FactWatch* const watch = watching_.load();
-  if (watch == nullptr || stopping_) return;
-  watch->check_one(vm, guest::Depth::quick, [this](const VmHandle& v) { unfold_for_consumer(v); });
+bool Host::forget_unused(const VmHandle& vm) { return rooms_->departures.forget_unused(vm); }
+void Host::agent_ready(const VmHandle& vm) { rooms_->facts.look_again(vm); }
+void Host::look_again(const VmHandle& vm) { rooms_->facts.look_again(vm); }
+void Host::unfold_wanted(const VmHandle& vm, std::uint32_t token, std::uint32_t hazard) {
+  rooms_->consumers.wants_to_begin(vm, token, hazard);
 }
 
 }  // namespace ramfold::daemon

@@ -70,6 +70,8 @@ int serve(policy::Config config, bool paused) {
   int signal = 0;
   (void)::sigwait(&signals, &signal);
   // No STOPPING=1: of a service that says so, systemd takes no other main process (EndWatch).
+  // Before the server ends: it waits for operations under way, which may be an `off` of minutes.
+  (*host)->begin_stop();
   server->reset();
   (*host)->stop();
   const bool off = (*host)->is_off();

@@ -167,6 +167,19 @@ Filler::Copied Filler::copy(PageIndex p, FillerThread& me, Patience patience) no
   }
 }
 
+Filler::Copied Filler::write(PageIndex p, FillerThread& me) noexcept {
+  const guest::Filling::Section section(me.filling);  // T5, as in copy()
+  if (vm_.table().discarded(p)) {
+    vm_.counters().discards_seen.add();
+    return {Outcome::done, true};
+  }
+  const Status written = vm_.write_hole(p, me.buffer.bytes.data());
+  if (written) return {Outcome::done, false};
+  return {written.error().code == ENOMEM || written.error().code == ENOSPC ? Outcome::no_memory
+                                                                           : Outcome::failed,
+          false};
+}
+
 Served Filler::fill_zero(PageIndex p, Need need) noexcept {
   guest::PageTable& table = vm_.table();
   // A clean word on a hole reads as zero (T3), but the page that comes now is not guarded (T4).
@@ -290,7 +303,10 @@ Served Filler::unfold(PageIndex p, store::FetchTicket ticket, FillerThread& me) 
       case store::Got::corrupt: vm_.counters().corrupt.add(); return poison(p, word);
       case store::Got::done: break;
     }
-    const Copied copied = copy(p, me, Patience::some);
+    Copied copied = copy(p, me, Patience::some);
+    // QEMU mapped something else there, or nothing: the page goes where a new mapping of the RAM
+    // file will find it.
+    if (copied.outcome == Outcome::range_gone) copied = write(p, me);
     if (!copied.discarded && copied.outcome != Outcome::done &&
         copied.outcome != Outcome::present) {
       if (copied.outcome == Outcome::vm_gone) vm_.set_gone();

@@ -75,6 +75,8 @@ class Filler {
   // second.
   enum class Patience : bool { endless, some };
   Copied copy(PageIndex p, FillerThread& me, Patience patience) noexcept;
+  // Into the RAM file itself, for a page whose address range is gone.
+  Copied write(PageIndex p, FillerThread& me) noexcept;
   // T5: drops what a discarded page's word says of its hole.
   guest::Word apply_discard(PageIndex p, guest::Word word) noexcept;
   void set_word(PageIndex p, guest::Word seen, guest::Word next) noexcept;

@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <optional>
 #include <utility>
 
 #include "agent/wire.h"
@@ -67,11 +68,26 @@ class Gate {
   bool hazard_pending() const noexcept {
     return shared_->pending.load(std::memory_order_seq_cst) != 0;
   }
-  // The facts read at `sequence` say: foldable. REQUIRES: closed and drained between two modes.
-  void open(std::uint32_t sequence, Mode mode = Mode::proved) noexcept {
-    state_.store(kOpen | (mode == Mode::grace ? kGrace : 0) | sequence, std::memory_order_seq_cst);
+  // Counts how often the gate was closed. Who is about to read the facts takes it first, so that
+  // whatever closes the gate meanwhile makes that look void.
+  std::uint32_t epoch() const noexcept {
+    return static_cast<std::uint32_t>(state_.load(std::memory_order_seq_cst) >> kEpochShift);
   }
-  void close() noexcept { state_.store(0, std::memory_order_seq_cst); }
+  // The facts read at `sequence` say: foldable. False: the gate was closed since `epoch` was taken.
+  // REQUIRES: closed and drained between two modes.
+  [[nodiscard]] bool open(std::uint32_t sequence, Mode mode, std::uint32_t epoch) noexcept {
+    return change(epoch, kOpen | (mode == Mode::grace ? kGrace : 0) | sequence, epoch);
+  }
+  void close() noexcept {
+    while (!close_at(epoch())) {
+    }
+  }
+  // Closes for who has looked since `epoch`; gives the epoch afterwards, or nothing when the gate
+  // was closed by somebody else since.
+  std::optional<std::uint32_t> close_at(std::uint32_t epoch) noexcept {
+    const std::uint32_t next = (epoch + 1) & kEpochMask;
+    return change(epoch, 0, next) ? std::optional(next) : std::nullopt;
+  }
   Mode mode() const noexcept {
     const std::uint64_t s = state_.load(std::memory_order_seq_cst);
     if ((s & kOpen) == 0 || !agent_agrees(static_cast<std::uint32_t>(s))) return Mode::closed;
@@ -91,6 +107,17 @@ class Gate {
  private:
   static constexpr std::uint64_t kOpen = std::uint64_t{1} << 32;
   static constexpr std::uint64_t kGrace = std::uint64_t{1} << 33;
+  static constexpr unsigned kEpochShift = 34;
+  static constexpr std::uint32_t kEpochMask = (1u << (64 - kEpochShift)) - 1;
+
+  bool change(std::uint32_t epoch, std::uint64_t to, std::uint32_t epoch_to) noexcept {
+    std::uint64_t seen = state_.load(std::memory_order_seq_cst);
+    while (seen >> kEpochShift == epoch) {
+      const std::uint64_t next = to | (std::uint64_t{epoch_to} << kEpochShift);
+      if (state_.compare_exchange_weak(seen, next, std::memory_order_seq_cst)) return true;
+    }
+    return false;
+  }
 
   bool agent_agrees(std::uint32_t sequence) const noexcept {
     const std::uint64_t s = state_.load(std::memory_order_seq_cst);
@@ -99,6 +126,7 @@ class Gate {
   }
 
   rf_shared* shared_;
+  // From the lowest: sequence (32 bits), open, grace, epoch (30 bits).
   std::atomic<std::uint64_t> state_{0};
   // The same count as runs_active, where no agent can write: what the daemon itself waits for.
   std::atomic<std::uint32_t> runs_{0};

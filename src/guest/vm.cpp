@@ -113,6 +113,24 @@ Status Vm::read_pages(PageRun run, std::byte* to) const noexcept {
   return {};
 }
 
+Status Vm::write_hole(PageIndex p, const std::byte* from) const noexcept {
+  const Block& b = block_of(p);
+  const auto offset =
+      static_cast<off_t>(b.offset.value + ((p.value - b.first.value) << kPageShift));
+  const int ram = files_.rams[b.ram].get();
+  const off_t data = ::lseek(ram, offset, SEEK_DATA);
+  if (data < 0 && errno != ENXIO) return fail_errno("lseek guest RAM");
+  if (data == offset) return {};
+  for (std::size_t done = 0; done < kPageSize;) {
+    const ssize_t n =
+        ::pwrite(ram, from + done, kPageSize - done, offset + static_cast<off_t>(done));
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return fail_errno("pwrite guest RAM");
+    done += static_cast<std::size_t>(n);
+  }
+  return {};
+}
+
 Status Vm::punch_pages(PageRun run) const noexcept {
   const Block& b = block_of(run.first);
   const std::uint64_t offset = b.offset.value + ((run.first.value - b.first.value) << kPageShift);

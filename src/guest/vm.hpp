@@ -99,6 +99,10 @@ class Vm {
   void note_all_back() const noexcept {
     table_.shared().folded.store(0, std::memory_order_seq_cst);
   }
+  // Writes a page into the RAM file where that has a hole; what is there already is the truth (T1)
+  // and stays. For an address range that does not map the RAM file any more, so that UFFDIO_COPY
+  // finds nothing. REQUIRES: owned as `filling`.
+  Status write_hole(PageIndex p, const std::byte* from) const noexcept;
   // Punches the run out of the RAM file. REQUIRES: owned as `punching`.
   Status punch_pages(PageRun run) const noexcept;
   // Registers the chunk of p when it is not yet. Any thread; harmless twice.

@@ -43,7 +43,7 @@ struct Rig {
     source_ = source != nullptr ? source : contents.get();
     folder = std::make_unique<fold::Folder>(*contents);
     group = *contents->group("test " + std::to_string(id));
-    vm->gate().open(0);
+    (void)vm->gate().open(0, guest::Gate::Mode::proved, vm->gate().epoch());
     serve();
   }
   // A fault service, after the last one was stopped as if its daemon had died.

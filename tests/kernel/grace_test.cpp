@@ -28,13 +28,13 @@ struct GraceRig : Rig {
     vm->gate().close();
     vm->gate().drain();
     REQUIRE(vm->grace().begin(vm->pages(), wait_ns, since_ns).has_value());
-    vm->gate().open(0, Gate::Mode::grace);
+    (void)vm->gate().open(0, Gate::Mode::grace, vm->gate().epoch());
     rule.grace = true;
   }
   void leave() {
     vm->gate().close();
     vm->gate().drain();
-    vm->gate().open(0);
+    (void)vm->gate().open(0, Gate::Mode::proved, vm->gate().epoch());
     rule.grace = false;
   }
   std::uint64_t folded() {
@@ -62,7 +62,7 @@ struct GraceRig : Rig {
     vm->gate().close();
     vm->gate().drain();
     REQUIRE(vm->grace().begin(vm->pages(), 1'000'000'000, 1).has_value());
-    vm->gate().open(0, Gate::Mode::grace);
+    (void)vm->gate().open(0, Gate::Mode::grace, vm->gate().epoch());
   }
   // What a device does that pinned the page before its guard: no fault tells of it.
   void device_write(std::uint64_t p, std::uint64_t seed) {

@@ -109,7 +109,7 @@ TEST_CASE("D7: what is mapped large is neither planned nor folded") {
   const auto group = (*made)->group("test");
   REQUIRE(group.has_value());
   fold::Folder folder(**made);
-  vm->gate().open(0);
+  (void)vm->gate().open(0, guest::Gate::Mode::proved, vm->gate().epoch());
   const scan::Window stale{{PageIndex{0}, PageCount{scan::kWindowPages}}, 0xffff, 0, 0, 0};
   folder.work(*vm, *group, stale, {}, true);
   const scan::Window next{{PageIndex{0}, PageCount{scan::kWindowPages}}, 0, 0xffff, 0, 0};

@@ -264,6 +264,27 @@ TEST_CASE("D8: who waits for a page that is mapped over is woken") {
   CHECK(rig.process->load(PageIndex{8}) == sum_of(108));
 }
 
+TEST_CASE("D8: what was folded of a range that is mapped over comes back into the RAM file") {
+  Rig rig(16);
+  fold_nine(rig);
+  rig.process->map_over(kP);
+  rig.vm->gate().close();
+  rig.vm->gate().drain();
+  fault::FillerThread me(rig.vm->fillings()[guest::Fillings::kUnfolder]);
+  CHECK(rig.faults->filler().unfold(kP, {}, me) == fault::Served::filled);
+  CHECK(rig.vm->table().load(kP).tag() == guest::Tag::none);
+  PageCopy expected;
+  test::fill_page(5, expected.bytes.data());
+  PageCopy page;
+  REQUIRE(rig.vm->read_pages({kP, PageCount{1}}, page.bytes.data()));
+  CHECK(page.bytes == expected.bytes);
+  // A page that is there is the truth.
+  constexpr PageCopy other{};
+  REQUIRE(rig.vm->write_hole(kP, other.bytes.data()));
+  REQUIRE(rig.vm->read_pages({kP, PageCount{1}}, page.bytes.data()));
+  CHECK(page.bytes == expected.bytes);
+}
+
 TEST_CASE("L3: events that a dead daemon had read are raised again by waking") {
   Rig rig(16);
   fold_nine(rig);

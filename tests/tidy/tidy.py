@@ -44,6 +44,27 @@ ARROWS = {
                "metrics", "sys", "base"},
 }
 LEAF = ("guest", "agent/wire.h")
+# The same a level below: who may include whom of a folder's own folders. Files that lie in the
+# folder itself are named as they are, without their suffix: `log` may be used by every room, and
+# `host`, `loop` and `main` put the rooms together.
+ROOMS = {
+    "daemon": {
+        "log": set(),
+        "threads": set(),
+        "fleet": {"threads"},
+        "custody": {"fleet", "threads", "log"},
+        "judge": {"fleet", "threads", "log"},
+        "work": {"fleet", "threads", "log"},
+        "agents": {"custody", "fleet", "threads", "log"},
+        "bring_back": {"custody", "fleet", "threads", "log"},
+        "report": {"agents", "bring_back", "custody", "judge", "work", "fleet", "threads", "log"},
+        "kill_point": set(),
+        "loop": {"report", "bring_back", "custody", "judge", "work", "fleet", "log"},
+        "host": {"loop", "report", "agents", "bring_back", "custody", "judge", "work", "fleet",
+                 "threads", "log"},
+        "main": {"host", "custody", "threads", "log", "kill_point"},
+    },
+}
 GENERATED = {"version.hpp"}  # by meson, at the root of the include path
 
 CODE = {".c", ".h", ".cpp", ".hpp", ".S", ".ld", ".py", ".sh", ".pml"}
@@ -113,6 +134,24 @@ def arrows(file: File) -> Iterator[tuple[int, str]]:
             yield number, f'"{target}" is not spelled from src/'
         elif folder != own and folder not in ARROWS[own] and (own, target) != LEAF:
             yield number, f"{own} may not include {target}"
+
+
+def room_of(path: str) -> str:
+    """daemon/work/work.hpp -> work; daemon/host.hpp -> host."""
+    return path.split("/")[1].split(".")[0]
+
+
+def rooms(file: File) -> Iterator[tuple[int, str]]:
+    if not file.is_product or file.path.split("/")[1] not in ROOMS:
+        return
+    folder, own = file.path.split("/")[1], room_of(file.path.removeprefix("src/"))
+    if own not in ROOMS[folder]:
+        yield 1, f"src/{folder}/{own} has no place among its rooms"
+        return
+    for number, line in file.lines():
+        found = re.match(rf'\s*#\s*include\s+"({folder}/[^"]+)"', line)
+        if found and room_of(found[1]) != own and room_of(found[1]) not in ROOMS[folder][own]:
+            yield number, f"{folder}/{own} may not include {found[1]}"
 
 
 def license_line(file: File) -> Iterator[tuple[int, str]]:
@@ -229,6 +268,7 @@ def shell_strict(file: File) -> Iterator[tuple[int, str]]:
 
 RULES: dict[str, Rule] = {
     "arrows": arrows,
+    "rooms": rooms,
     "license": license_line,
     "banned-headers": banned_headers,
     "coroutines": coroutines,

@@ -35,9 +35,9 @@ void drop_apart(sys::Message& message) {
 
 }  // namespace
 
-Result<std::unique_ptr<Agents>> Agents::start(const std::string& socket, std::uint32_t generation,
-                                              sys::Fd userfault_device, const sys::Procfs& procfs,
-                                              VmSet& vms, Attacher& attacher, AgentEvents& events) {
+Result<std::unique_ptr<Agents>> Agents::make(const std::string& socket, std::uint32_t generation,
+                                             sys::Fd userfault_device, const sys::Procfs& procfs,
+                                             VmSet& vms, Attacher& attacher, AgentEvents& events) {
   // Any user's QEMU may knock: who it is, the kernel tells.
   auto listener = sys::listen_seqpacket(socket, 0666);
   if (!listener) return std::unexpected(listener.error());
@@ -50,12 +50,14 @@ Result<std::unique_ptr<Agents>> Agents::start(const std::string& socket, std::ui
       ::epoll_ctl(epoll.get(), EPOLL_CTL_ADD, (*desk)->wake_fd(), &listen_event) != 0) {
     return fail_errno("epoll_ctl");
   }
-  std::unique_ptr<Agents> agents(
+  return std::unique_ptr<Agents>(
       new Agents(std::move(*listener), std::move(epoll), std::move(*desk), generation,
                  std::move(userfault_device), procfs, vms, attacher, events));
-  agents->thread_ = std::thread([a = agents.get()] { a->run(); });
-  ::pthread_setname_np(agents->thread_.native_handle(), "rf-agents");
-  return agents;
+}
+
+void Agents::start() {
+  thread_ = std::thread([this] { run(); });
+  ::pthread_setname_np(thread_.native_handle(), "rf-agents");
 }
 
 Agents::Agents(sys::Fd listener, sys::Fd epoll, std::shared_ptr<LookDesk> desk,
@@ -358,6 +360,10 @@ bool Agents::invite(pid_t pid) {
     return !c.folded && invite_now(c);
   }
   return false;
+}
+
+void Agents::invite_all() {
+  for (const WaitingAgent& agent : waiting()) (void)invite(agent.pid);
 }
 
 void Agents::call_back(pid_t pid) {

@@ -18,6 +18,8 @@
 #include "daemon/agents/attach.hpp"
 #include "daemon/agents/complaints.hpp"
 #include "daemon/agents/look.hpp"
+#include "daemon/fleet/agent_answers.hpp"
+#include "daemon/fleet/vm_set.hpp"
 #include "guest/agent_messages.hpp"
 #include "sys/receptionist.hpp"
 #include "sys/subordinate_ids.hpp"
@@ -47,7 +49,7 @@ struct WaitingAgent {
   std::string name;
 };
 
-class Agents {
+class Agents final : public AgentAnswers {
  public:
   static constexpr std::size_t kConnectionsMax = 1024;
   static constexpr std::size_t kVmsMax = 1024;
@@ -56,23 +58,25 @@ class Agents {
   static constexpr std::size_t kOfProcessMax = 2;
   static constexpr std::uint64_t kHandshakeNs = 5'000'000'000;
 
-  static Result<std::unique_ptr<Agents>> start(const std::string& socket, std::uint32_t generation,
-                                               sys::Fd userfault_device, const sys::Procfs& procfs,
-                                               VmSet& vms, Attacher& attacher, AgentEvents& events);
-  ~Agents();
+  // Agents may connect when this returns; they are heard from start() on.
+  static Result<std::unique_ptr<Agents>> make(const std::string& socket, std::uint32_t generation,
+                                              sys::Fd userfault_device, const sys::Procfs& procfs,
+                                              VmSet& vms, Attacher& attacher, AgentEvents& events);
+  ~Agents() override;
   Agents(const Agents&) = delete;
   Agents& operator=(const Agents&) = delete;
 
+  void start();
   void stop() noexcept;
-  void send_unfolded(const AttachedVm& vm, std::uint32_t token, bool ok);
-  void send_detached(const AttachedVm& vm);
+  void send_unfolded(const AttachedVm& vm, std::uint32_t token, bool ok) override;
+  void send_detached(const AttachedVm& vm) override;
+  void call_back(pid_t pid) override;
+  // The next VM meets what wanted() says by then.
+  void finish_offers() override { const std::lock_guard lock(offers_mutex_); }
+  void invite_all() override;
   std::vector<WaitingAgent> waiting() const;
-  // Its VM can be served now: has the agent that was told to wait say hello again.
-  void call_back(pid_t pid);
   // Asks a waiting agent for its RAM again; false: there is none of that pid.
   bool invite(pid_t pid);
-  // Waits for a VM that is being attached right now; the next one meets what wanted() says by then.
-  void finish_offers() { const std::lock_guard lock(offers_mutex_); }
 
  private:
   enum class Stage : std::uint8_t { hello, waiting, offer, ready, attached };

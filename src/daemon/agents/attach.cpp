@@ -7,10 +7,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "base/clock.hpp"
-#include "daemon/threads/apart.hpp"
-#include "scan/plan.hpp"
-
 namespace ramfold::daemon {
 namespace {
 
@@ -89,7 +85,7 @@ Result<VmHandle> Attacher::attach(const AgentPeer& peer, const VmIdentity& ident
     return fail_errno("getrandom");
   copy_text(record.name, sizeof record.name, identity.name);
   copy_text(record.uuid, sizeof record.uuid, identity.uuid);
-  copy_text(record.group, sizeof record.group, group_of(config_, identity, peer.uid, id));
+  copy_text(record.group, sizeof record.group, group_of(adopter_.config(), identity, peer.uid, id));
 
   guest::Vm::Files files;
   auto words =
@@ -111,7 +107,7 @@ Result<VmHandle> Attacher::attach(const AgentPeer& peer, const VmIdentity& ident
 
   if (Status ok = guest::write_record(files.record, record); !ok)
     return std::unexpected(ok.error());
-  auto vm = finish(record, std::move(files), identity, false);
+  auto vm = adopter_.make(record, std::move(files));
   if (!vm) return vm;
   rf_shared& memory = (*vm)->vm->table().shared();
   memory.pages = pages.value;
@@ -119,51 +115,8 @@ Result<VmHandle> Attacher::attach(const AgentPeer& peer, const VmIdentity& ident
   std::memcpy(memory.instance, record.instance, sizeof record.instance);
   memory.magic = RF_MAGIC;
   // Nothing is punched before the keeper has all of it; without a keeper the VM is only observed.
-  (*vm)->kept.store(keeping_.keep_vm(*(*vm)->vm, contents_).has_value());
+  (*vm)->kept.store(keeping_.keep_vm(*(*vm)->vm, adopter_.contents()).has_value());
   return vm;
-}
-
-Result<VmHandle> Attacher::adopt(KeptVm kept) {
-  const VmIdentity identity{kept.record.name, kept.record.uuid};
-  auto vm = finish(kept.record, std::move(kept.files), identity, true);
-  if (vm) (*vm)->kept.store(true);
-  return vm;
-}
-
-Result<VmHandle> Attacher::finish(const guest::VmRecord& record, guest::Vm::Files files,
-                                  const VmIdentity& identity, bool recovering) {
-  auto vm = guest::Vm::make(record, std::move(files));
-  if (!vm) return std::unexpected(vm.error());
-  // Its userfaultfd may wait for the process when it is closed.
-  VmHandle attached(new AttachedVm,
-                    [](AttachedVm* ended) { let_go_apart(std::shared_ptr<AttachedVm>(ended)); });
-  attached->vm = std::move(*vm);
-  attached->policy = config_.for_vm(identity.name, identity.uuid);
-  attached->uuid = identity.uuid;
-  attached->attached_ns = monotonic_ns();
-  attached->incoming_finished.store((record.flags & guest::kRecordIncomingFinished) != 0);
-  for (std::uint32_t i = 0; i < record.blocks; ++i) {
-    const rf_block& b = record.block[i];
-    attached->ram.push_back({{static_cast<dev_t>(b.device), static_cast<ino_t>(b.inode)},
-                             HostVirt{b.address},
-                             ByteCount{b.size},
-                             ByteCount{b.offset}});
-  }
-  const auto group = contents_.group(record.group);
-  if (!group) return std::unexpected(group.error());
-  attached->group = *group;
-  if (recovering) {
-    attached->counted.store(false);
-    attached->vm->begin_uncounted();
-    attached->vm->gate().reset_runs();
-  }
-  attached->cursor.next = scan::chunk_count(*attached->vm);  // the first pass begins as any other
-  auto faults = fault::Server::start(*attached->vm, contents_, config_.fault.threads_per_vm);
-  if (!faults) return std::unexpected(faults.error());
-  attached->faults = std::move(*faults);
-  // Events that a dead daemon had read are not sent again (L3).
-  if (recovering) attached->vm->wake_all();
-  return attached;
 }
 
 }  // namespace ramfold::daemon

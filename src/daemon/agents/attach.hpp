@@ -1,16 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Makes an attached VM out of a checked offer, or out of what the keeper held.
-// Threads: one at a time.
+// Who an agent is, and a VM made out of its checked offer.
+// Threads: Attacher by the agents' thread only; the functions by any.
 #pragma once
 
 #include <span>
 #include <string>
 
-#include "daemon/custody/keeping.hpp"
-#include "daemon/fleet/attached_vm.hpp"
+#include "daemon/custody/adopter.hpp"
 #include "guest/attach_check.hpp"
 #include "policy/config.hpp"
-#include "store/contents.hpp"
 #include "sys/procfs.hpp"
 
 namespace ramfold::daemon {
@@ -37,29 +35,22 @@ std::string group_of(const policy::Config& config, const VmIdentity& identity, u
 
 class Attacher {
  public:
-  Attacher(store::Contents& contents, Keeping& keeping, const policy::Config& config,
-           std::uint64_t uffd_features) noexcept
-      : contents_(contents), keeping_(keeping), config_(config), features_(uffd_features) {}
+  Attacher(Adopter& adopter, Keeping& keeping, std::uint64_t uffd_features) noexcept
+      : adopter_(adopter), keeping_(keeping), features_(uffd_features) {}
 
   // What every userfaultfd is to have negotiated.
   std::uint64_t features() const noexcept { return features_; }
   // `offer`, `uffd` and `rams` (one a block) were checked, see Look. The VM is kept and its faults
-  // are served on return; whether the keeper took it is in AttachedVm::kept. Neither this nor
-  // adopt() waits for the process.
+  // are served on return; whether the keeper took it is in AttachedVm::kept. Does not wait for the
+  // process.
   Result<VmHandle> attach(const AgentPeer& peer, const VmIdentity& identity, const rf_offer& offer,
                           sys::Fd uffd, std::vector<sys::Fd> rams);
-  // Later VMs get higher numbers.
+  // Later VMs get higher numbers. Before the first attach().
   void number_after(VmId last) noexcept { next_id_ = last.value + 1; }
-  // After a restart: faults are served on return, references not counted yet.
-  Result<VmHandle> adopt(KeptVm kept);
 
  private:
-  Result<VmHandle> finish(const guest::VmRecord& record, guest::Vm::Files files,
-                          const VmIdentity& identity, bool recovering);
-
-  store::Contents& contents_;
+  Adopter& adopter_;
   Keeping& keeping_;
-  const policy::Config& config_;
   const std::uint64_t features_;
   std::uint32_t next_id_ = 1;
 };

@@ -3,10 +3,12 @@
 
 #include <pthread.h>
 #include <algorithm>
+#include <chrono>
 #include <utility>
 
 #include "base/clock.hpp"
 #include "daemon/log.hpp"
+#include "daemon/threads/apart.hpp"
 
 namespace ramfold::daemon {
 
@@ -35,18 +37,29 @@ std::optional<Retries::Trouble> Retries::trouble(std::string_view name) const {
 }
 
 void Retries::stop() noexcept {
-  {
-    const std::lock_guard lock(mutex_);
-    stopping_ = true;
-  }
-  changed_.notify_one();
+  std::unique_lock lock(mutex_);
+  stopping_ = true;
+  changed_.notify_all();
+  lock.unlock();
   if (thread_.joinable()) thread_.join();
+  lock.lock();
+  changed_.wait(lock, [this] { return under_way_ == 0; });
+}
+
+bool Retries::may_begin(const Entry& entry) const {
+  if (entry.under_way || under_way_ >= kAtOnceMax) return false;
+  return std::ranges::none_of(entries_, [&](const Entry& other) {
+    return other.under_way && other.task.name == entry.task.name;
+  });
 }
 
 void Retries::run() {
   std::unique_lock lock(mutex_);
   while (!stopping_) {
-    const auto due = std::ranges::min_element(entries_, {}, &Entry::next_ns);
+    auto due = entries_.end();
+    for (auto e = entries_.begin(); e != entries_.end(); ++e) {
+      if (may_begin(*e) && (due == entries_.end() || e->next_ns < due->next_ns)) due = e;
+    }
     if (due == entries_.end()) {
       changed_.wait(lock);
       continue;
@@ -56,35 +69,50 @@ void Retries::run() {
       changed_.wait_for(lock, std::chrono::nanoseconds(due->next_ns - now));
       continue;
     }
-    attempt(due, lock);
+    begin(due, lock);
   }
 }
 
-void Retries::attempt(Entries::iterator entry, std::unique_lock<std::mutex>& lock) {
-  // Entries stay where they are, and only this thread erases them.
-  const Task& task = entry->task;
+void Retries::begin(Entries::iterator entry, std::unique_lock<std::mutex>& lock) {
+  entry->under_way = true;
+  ++under_way_;
   lock.unlock();
+  // Without a thread to be had it runs here, and the others wait.
+  if (!run_apart([this, entry] { attempt(entry); })) attempt(entry);
+  lock.lock();
+}
+
+void Retries::attempt(Entries::iterator entry) {
+  // The entry stays where it is: only this attempt erases it.
+  const Task& task = entry->task;
   const bool wanted = !task.wanted || task.wanted();
   const Status done = wanted ? task.attempt() : Status{};
-  lock.lock();
+  std::unique_lock lock(mutex_);
   const std::uint64_t now = monotonic_ns();
+  bool over = true;
   if (wanted && !done) {
     if (entry->attempts++ == 0) log::error("{}: {}: trying again", task.name, done.error().text());
     entry->why = done.error().text();
-    const bool late = task.give_up_after_ns != 0 && now - entry->began_ns >= task.give_up_after_ns;
+    over = task.give_up_after_ns != 0 && now - entry->began_ns >= task.give_up_after_ns;
     entry->next_ns = now + entry->pause_ns;
     entry->pause_ns = std::min(entry->pause_ns * 2, pauses_.most_ns);
-    if (!late) return;
-    log::error("{}: given up after {} attempts: {}", task.name, entry->attempts, entry->why);
+    if (over)
+      log::error("{}: given up after {} attempts: {}", task.name, entry->attempts, entry->why);
   } else if (wanted && entry->attempts != 0) {
     log::info("{}: done after {} attempts", task.name, entry->attempts + 1);
   }
-  const auto ended = std::move(entry->task.ended);
-  entries_.erase(entry);
-  if (!ended) return;
-  lock.unlock();
-  ended(wanted && done);
-  lock.lock();
+  entry->under_way = false;
+  if (over) {
+    const Task ended = std::move(entry->task);
+    entries_.erase(entry);
+    if (ended.ended) {
+      lock.unlock();
+      ended.ended(wanted && done);
+      lock.lock();
+    }
+  }
+  --under_way_;
+  changed_.notify_all();
 }
 
 }  // namespace ramfold::daemon

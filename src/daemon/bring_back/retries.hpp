@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // What must come about in the end: tried at once, and again with growing pauses until it holds. The
-// log has one line when it first fails and one when it holds after that.
-// Threads: add() and trouble() from any; tasks run one after another on a thread of its own;
-// stop() from one.
+// log has one line when it first fails and one when it holds after that. Tasks of different names
+// run side by side, so that one that takes long does not make another late; those of one name run
+// one after another.
+// Threads: add() and trouble() from any; tasks on threads of their own; stop() from one.
 #pragma once
 
 #include <condition_variable>
@@ -21,6 +22,7 @@ namespace ramfold::daemon {
 
 class Retries {
  public:
+  static constexpr unsigned kAtOnceMax = 16;  // attempts under way; more wait
   struct Pauses {
     std::uint64_t first_ns = 250'000'000;
     std::uint64_t most_ns =
@@ -30,7 +32,7 @@ class Retries {
     std::string name;  // "vm web: bring its pages back"; need not be unique
     std::function<Status()> attempt;
     std::function<bool()> wanted;          // false: it is given up without a word
-    std::function<void(bool held)> ended;  // once, on the thread of the attempts; may be empty
+    std::function<void(bool held)> ended;  // once, on a thread of an attempt; may be empty
     std::uint64_t give_up_after_ns = 0;    // 0: never
   };
   // Why a task has not come about yet.
@@ -60,16 +62,20 @@ class Retries {
     std::uint64_t pause_ns = 0;
     std::uint64_t attempts = 0;  // that failed
     std::string why;
+    bool under_way = false;
   };
   using Entries = std::list<Entry>;
 
   void run();
-  void attempt(Entries::iterator entry, std::unique_lock<std::mutex>& lock);
+  bool may_begin(const Entry& entry) const;
+  void begin(Entries::iterator entry, std::unique_lock<std::mutex>& lock);
+  void attempt(Entries::iterator entry);
 
   const Pauses pauses_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
-  Entries entries_;  // erased by the thread of the attempts only
+  Entries entries_;  // an entry that is under way is erased by its attempt only
+  unsigned under_way_ = 0;
   bool stopping_ = false;
   std::thread thread_;
 };

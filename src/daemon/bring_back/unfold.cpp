@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "daemon/bring_back/unfold.hpp"
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
@@ -16,9 +17,8 @@ using fault::Served;
 
 namespace {
 
-constexpr double kPagesASecond = 150'000;  // measured; a plan's estimate only
-constexpr unsigned kRoundsMax = 2'000;     // of pages that faults held at the moment
-constexpr std::uint64_t kProgressEvery = 1024;
+constexpr double kPageNs = 6'700;       // of a page, without reading it; measured, for plans only
+constexpr unsigned kRoundsMax = 2'000;  // of pages that faults held at the moment
 constexpr std::uint64_t kNapNs = 1'000'000;
 constexpr auto kTellEvery = std::chrono::milliseconds(50);
 
@@ -38,9 +38,7 @@ Round unfold_round(AttachedVm& vm, fault::FillerThread& me, std::uint64_t& done,
     }
     switch (vm.faults->filler().unfold(p, {}, me)) {
       case Served::filled:
-      case Served::late:
-        if (++done % kProgressEvery == 0) progress(done);
-        break;
+      case Served::late: progress(++done); break;
       case Served::busy:
       case Served::pending:
       case Served::again: ++round.left; break;
@@ -61,13 +59,13 @@ Round unfold_round(AttachedVm& vm, fault::FillerThread& me, std::uint64_t& done,
 
 }  // namespace
 
-control::UnfoldPlan plan_unfold(const AttachedVm& vm, ByteCount available) {
+control::UnfoldPlan plan_unfold(const AttachedVm& vm, ByteCount available, double read_ns) {
   const guest::VmCounters& counters = vm.vm->counters();
   control::UnfoldPlan plan;
   plan.pages = PageCount{counters.folded_content.get()};
   plan.needed = bytes(plan.pages);
   plan.available = available;
-  plan.seconds = static_cast<double>(plan.pages.value) / kPagesASecond;
+  plan.seconds = static_cast<double>(plan.pages.value) * (kPageNs + read_ns) / 1e9;
   return plan;
 }
 
@@ -97,9 +95,9 @@ Status unfold(AttachedVm& vm, const std::function<void(std::uint64_t)>& progress
 namespace {
 
 struct Course {
+  std::atomic<std::uint64_t> done{0};  // pages
   std::mutex mutex;
   std::condition_variable changed;
-  std::uint64_t done = 0;
   std::optional<Status> status;
   bool given_up = false;
 };
@@ -114,12 +112,7 @@ Status unfold_apart(const std::shared_ptr<Unfolding>& unfolding, std::uint64_t p
     AttachedVm& vm = *unfolding->vm();
     sys::name_this_thread(vm.vm->id(), "unfold");
     Status status = unfold(
-        vm,
-        [&](std::uint64_t done) {
-          const std::lock_guard lock(course->mutex);
-          course->done = done;
-        },
-        stop);
+        vm, [&](std::uint64_t done) { course->done.store(done, std::memory_order_relaxed); }, stop);
     const std::lock_guard lock(course->mutex);
     if (course->given_up) vm.held.fetch_sub(1);
     course->status = std::move(status);
@@ -131,20 +124,22 @@ Status unfold_apart(const std::shared_ptr<Unfolding>& unfolding, std::uint64_t p
   std::uint64_t moved_ns = monotonic_ns();
   while (!course->changed.wait_for(lock, kTellEvery, [&] { return course->status.has_value(); })) {
     const std::uint64_t now = monotonic_ns();
-    if (course->done == told && now - moved_ns >= patience_ns) {
+    const std::uint64_t done = course->done.load(std::memory_order_relaxed);
+    // However slow it is: while pages come back nothing is wrong.
+    if (done == told && now - moved_ns >= patience_ns) {
       course->given_up = true;
       unfolding->vm()->held.fetch_add(1);
       return fail("its process holds the daemon up: nothing comes back", ETIMEDOUT);
     }
-    if (course->done == told) continue;
-    told = course->done;
+    if (done == told) continue;
+    told = done;
     moved_ns = now;
     lock.unlock();
     progress(told);
     lock.lock();
   }
   const Status status = *course->status;
-  const std::uint64_t done = course->done;
+  const std::uint64_t done = course->done.load(std::memory_order_relaxed);
   lock.unlock();
   if (done != told) progress(done);
   return status;

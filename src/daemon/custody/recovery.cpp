@@ -1,9 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "daemon/custody/recovery.hpp"
 
+#include <fmt/format.h>
+#include <algorithm>
 #include <thread>
 
+#include "base/clock.hpp"
 #include "base/test_points.hpp"
+#include "daemon/log.hpp"
+#include "daemon/threads/nap.hpp"
 
 namespace ramfold::daemon {
 
@@ -11,6 +16,9 @@ using guest::Tag;
 using guest::Word;
 
 namespace {
+
+constexpr std::uint64_t kPauseFirstNs = 250'000'000;
+constexpr std::uint64_t kPauseMaxNs = 30'000'000'000;
 
 // Takes p even from a fault that has it for a moment; a page that waits for the store can take
 // long.
@@ -53,6 +61,62 @@ bool count_references(AttachedVm& vm, store::Contents& contents, const std::atom
   vm.vm->set_counted(PageIndex{vm.vm->pages().value});
   vm.counted.store(true);
   return true;
+}
+
+bool Recovery::run() {
+  const std::uint64_t began_ns = monotonic_ns();
+  // Also a store without VMs is swept: nobody names what a dead daemon put last.
+  bool complete = true;
+  for (VmHandle& vm : vms_.all()) {
+    if (!vm->counted) complete = count_references(*vm, adopter_.contents(), stopping_) && complete;
+    vm.reset();  // from here on it may be buried
+  }
+  TEST_POINT("recovery.counted");
+  // The sweep frees whatever no counted word names: all VMs must be counted before it.
+  if (!complete) return false;
+  const auto adopt = [this](KeptVm kept) { return adopt_late(std::move(kept)); };
+  if (!left_behind_.wait_until_none(keeping_, adopt, stopping_)) return false;
+  if (!adopter_.contents().recovering()) return true;
+  if (!recover_store()) return false;
+  log::info("store: recovered in {:.1f} ms", static_cast<double>(monotonic_ns() - began_ns) / 1e6);
+  return true;
+}
+
+Result<VmHandle> Recovery::adopt_late(KeptVm kept) {
+  const pid_t pid = kept.record.pid;
+  auto vm = adopter_.adopt(std::move(kept));
+  if (!vm) return vm;
+  vms_.add(*vm);
+  agents_.call_back(pid);
+  (void)count_references(**vm, adopter_.contents(), stopping_);
+  return vm;
+}
+
+bool Recovery::recover_store() {
+  std::uint64_t pause_ns = kPauseFirstNs;
+  for (unsigned attempts = 1; !stopping_; ++attempts) {
+    const Status done = adopter_.contents().finish_recovery();
+    if (done) {
+      if (attempts != 1) log::info("store: recovered by {} attempts", attempts);
+      return true;
+    }
+    const std::string why = done.error().text();
+    if (attempts == 1) {
+      log::error("store: not recovered, nothing is folded until it is: {}: trying again", why);
+    }
+    {
+      const std::lock_guard lock(mutex_);
+      trouble_ = why;
+    }
+    sleep_until(monotonic_ns() + pause_ns, stopping_);
+    pause_ns = std::min(pause_ns * 2, kPauseMaxNs);
+  }
+  return false;
+}
+
+std::string Recovery::trouble() const {
+  const std::lock_guard lock(mutex_);
+  return trouble_;
 }
 
 }  // namespace ramfold::daemon

@@ -1,12 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Behind the fault path after a restart: counts which contents the words of all VMs name, then lets
 // the store rebuild its indexes. Faults are served meanwhile; nothing is folded until it ends.
-// Threads: one call, on a thread of its own.
+// Threads: run() once, on a thread of its own; trouble() from any.
 #pragma once
 
 #include <atomic>
+#include <mutex>
+#include <string>
 
-#include "daemon/fleet/attached_vm.hpp"
+#include "daemon/custody/adopter.hpp"
+#include "daemon/custody/left_behind.hpp"
+#include "daemon/fleet/agent_answers.hpp"
+#include "daemon/fleet/vm_set.hpp"
 #include "store/contents.hpp"
 
 namespace ramfold::daemon {
@@ -14,5 +19,36 @@ namespace ramfold::daemon {
 // Counts the references of one VM, page by page, each under its owner; sets vm.counted at the end.
 // False: `stop` was set.
 bool count_references(AttachedVm& vm, store::Contents& contents, const std::atomic<bool>& stop);
+
+class Recovery {
+ public:
+  // REQUIRES: all outlive this.
+  Recovery(VmSet& vms, Keeping& keeping, LeftBehind& left_behind, Adopter& adopter,
+           AgentAnswers& agents, const std::atomic<bool>& stopping) noexcept
+      : vms_(vms),
+        keeping_(keeping),
+        left_behind_(left_behind),
+        adopter_(adopter),
+        agents_(agents),
+        stopping_(stopping) {}
+
+  // Until everything is counted and the store is whole; false: `stopping` was set.
+  bool run();
+  // Why the store's recovery has to be tried again; empty: it has not failed.
+  std::string trouble() const;
+
+ private:
+  Result<VmHandle> adopt_late(KeptVm kept);
+  bool recover_store();
+
+  VmSet& vms_;
+  Keeping& keeping_;
+  LeftBehind& left_behind_;
+  Adopter& adopter_;
+  AgentAnswers& agents_;
+  const std::atomic<bool>& stopping_;
+  mutable std::mutex mutex_;
+  std::string trouble_;
+};
 
 }  // namespace ramfold::daemon

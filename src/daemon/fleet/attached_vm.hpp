@@ -72,8 +72,10 @@ struct AttachedVm {
   std::atomic<bool> counted{true};       // its references are known (false during recovery)
   std::atomic<bool> paused{false};
   std::atomic<bool> unfolding{false};
-  // Another consumer began (D13): never fold again until re-attached.
-  std::atomic<bool> stay_unfolded{false};
+  // Other consumers of its RAM (D13): how many wait to begin, or were let begin, and whether a look
+  // found one. With any of them it is not folded until it is attached anew.
+  std::atomic<std::uint32_t> consumers{0};
+  std::atomic<bool> consumer_found{false};
   std::atomic<bool> detached{false};  // nothing is folded, the range is unregistered
 
   // Threads of ours that its process holds up and that were given up; said once.
@@ -92,45 +94,18 @@ struct AttachedVm {
   FactState facts;
   ScanCursor cursor;
 
+  bool stays_unfolded() const noexcept { return consumers != 0 || consumer_found; }
   // Nothing but the facts stands against folding.
   bool wants_folding() const noexcept {
-    return kept && agent_ready && counted && !paused && !unfolding && !stay_unfolded && !detached &&
-           held == 0 && policy.fold && vm->alive();
+    return kept && agent_ready && counted && !paused && !unfolding && !stays_unfolded() &&
+           !detached && held == 0 && policy.fold && vm->alive();
   }
 };
 
 using VmHandle = std::shared_ptr<AttachedVm>;
 
-// All attached VMs. Threads: any.
-class VmSet {
- public:
-  std::vector<VmHandle> all() const {
-    const std::lock_guard lock(mutex_);
-    return vms_;
-  }
-  void add(VmHandle vm) {
-    const std::lock_guard lock(mutex_);
-    vms_.push_back(std::move(vm));
-  }
-  void remove(VmId id) {
-    const std::lock_guard lock(mutex_);
-    std::erase_if(vms_, [id](const VmHandle& v) { return v->vm->id() == id; });
-  }
-  VmHandle by_pid(pid_t pid) const {
-    const std::lock_guard lock(mutex_);
-    for (const VmHandle& v : vms_) {
-      if (v->vm->pid() == pid) return v;
-    }
-    return nullptr;
-  }
-  std::size_t size() const {
-    const std::lock_guard lock(mutex_);
-    return vms_.size();
-  }
-
- private:
-  mutable std::mutex mutex_;
-  std::vector<VmHandle> vms_;
-};
+// Ends its fault service, on a thread that its process may hold up. False: it has not ended within
+// `patience_ns`, and ends when it may; or it is being ended already.
+bool stop_faults(const VmHandle& vm, std::uint64_t patience_ns);
 
 }  // namespace ramfold::daemon

@@ -32,20 +32,37 @@ void note_held(AttachedVm& vm) {
 
 }  // namespace
 
-std::uint64_t FactWatch::check(const MustUnfold& must_unfold) {
+void FactWatch::begin(guest::HostFacts host, const guest::Custody& custody) {
+  owned_sight_ = std::make_unique<Sight>(procfs_, std::move(host), custody);
+  sight_.store(owned_sight_.get());
+}
+
+std::uint64_t FactWatch::check() {
   const std::vector<VmHandle> vms = vms_.all();
   const std::uint64_t now = monotonic_ns();
   const std::uint64_t until_ns = now + kPatienceNs;
-  if (!vms.empty()) others_.tend(vms, kPatienceNs, cpu_);
+  if (!vms.empty()) sight_.load()->others.tend(vms, kPatienceNs, cpu_);
   const guest::Depth depth =
       now - full_ns_ >= kFullEveryNs ? guest::Depth::full : guest::Depth::quick;
   if (depth == guest::Depth::full) full_ns_ = now;
-  for (const VmHandle& vm : vms) look_apart(vm, depth, until_ns, must_unfold);
+  for (const VmHandle& vm : vms) look_apart(vm, depth, until_ns);
   return cpu_->exchange(0);
 }
 
-void FactWatch::look_apart(const VmHandle& vm, guest::Depth depth, std::uint64_t until_ns,
-                           const MustUnfold& must_unfold) {
+void FactWatch::look_again(const VmHandle& vm) {
+  if (vm->look_asked.exchange(true)) return;
+  const bool runs = run_apart([this, vm] {
+    vm->look_asked.store(false);
+    look_now(vm);
+  });
+  if (!runs) vm->look_asked.store(false);
+}
+
+void FactWatch::look_now(const VmHandle& vm) {
+  if (sight_.load() != nullptr && !stopping_) look(vm, guest::Depth::quick);
+}
+
+void FactWatch::look_apart(const VmHandle& vm, guest::Depth depth, std::uint64_t until_ns) {
   const std::uint64_t began_ns = monotonic_ns();
   std::atomic<std::uint64_t>& since_ns = vm->facts.looked_at_since_ns;
   if (const std::uint64_t since = since_ns.load(); since != 0) {
@@ -55,9 +72,9 @@ void FactWatch::look_apart(const VmHandle& vm, guest::Depth depth, std::uint64_t
   since_ns.store(began_ns);
   const std::uint64_t patience_ns = until_ns > began_ns ? until_ns - began_ns : 0;
   const Ended ended =
-      run_apart_for(std::max(patience_ns, kMomentNs), [this, vm, depth, must_unfold, cpu = cpu_] {
+      run_apart_for(std::max(patience_ns, kMomentNs), [this, vm, depth, cpu = cpu_] {
         const std::uint64_t began_cpu_ns = thread_cpu_ns();
-        check_one(vm, depth, must_unfold);
+        look(vm, depth);
         cpu->fetch_add(thread_cpu_ns() - began_cpu_ns);
         vm->facts.looked_at_since_ns.store(0);
       });
@@ -69,12 +86,15 @@ void FactWatch::look_apart(const VmHandle& vm, guest::Depth depth, std::uint64_t
   }
 }
 
-void FactWatch::check_one(const VmHandle& vm, guest::Depth depth, const MustUnfold& must_unfold) {
+void FactWatch::look(const VmHandle& vm, guest::Depth depth) {
+  Sight& sight = *sight_.load();
   const std::lock_guard looking(vm->facts.looking);
   const std::uint64_t began_ns = monotonic_ns();
   guest::Gate& gate = vm->vm->gate();
-  // The sequence is read before the facts: a hazard that begins meanwhile moves it, and the gate
-  // that is opened for the old one does not hold.
+  // Both are read before the facts. A hazard that begins meanwhile moves the sequence, and a gate
+  // that is opened for the old one does not hold; whoever closes the gate meanwhile moves the
+  // epoch, and this look then opens nothing.
+  std::uint32_t epoch = gate.epoch();
   const std::uint32_t sequence = gate.sequence();
   const bool pending = gate.hazard_pending();
   FactState& state = vm->facts;
@@ -93,9 +113,9 @@ void FactWatch::check_one(const VmHandle& vm, guest::Depth depth, const MustUnfo
   what.blocks = vm->ram;
   what.agent_answers = vm->agent_ready;
   what.incoming_finished = vm->incoming_finished;
-  const auto others = others_.known();
+  const auto others = sight.others.known();
   what.others = others.get();
-  guest::Facts facts = facts_.read(what);
+  guest::Facts facts = sight.facts.read(what);
   if (facts.gone) {
     gate.close();
     vm->vm->set_gone();
@@ -106,19 +126,24 @@ void FactWatch::check_one(const VmHandle& vm, guest::Depth depth, const MustUnfo
                              "which other processes use its RAM is not known at the moment",
                              "wait"});
   }
-  auto mode = guest::Gate::Mode::closed;
+  using Mode = guest::Gate::Mode;
+  auto mode = Mode::closed;
   // What took that long to be told may be true no more.
   const bool stale = monotonic_ns() - began_ns >= kPatienceNs;
   if (!pending && !stale && vm->wants_folding()) {
     if (facts.foldable()) {
-      mode = guest::Gate::Mode::proved;
+      mode = Mode::proved;
     } else if (vm->policy.grace_seconds > 0 && facts.foldable_with_grace()) {
-      mode = guest::Gate::Mode::grace;
+      mode = Mode::grace;
     }
   }
   const bool unfold = facts.must_unfold();
   // Nobody sees a gate that is open beside facts that do not allow it, or not in that mode.
-  if (mode != state.opened_as) gate.close();
+  if (mode != state.opened_as) {
+    const auto closed = gate.close_at(epoch);
+    if (!closed) mode = Mode::closed;
+    epoch = closed.value_or(epoch);
+  }
   {
     const std::lock_guard lock(state.mutex);
     const auto demanding = std::ranges::find_if(
@@ -130,11 +155,12 @@ void FactWatch::check_one(const VmHandle& vm, guest::Depth depth, const MustUnfo
     state.slow_known = true;
     state.read_once = true;
   }
-  open_gate(*vm, mode, sequence);
-  if (unfold) must_unfold(vm);
+  open_gate(*vm, mode, epoch, sequence);
+  if (unfold) must_unfold_(vm);
 }
 
-void FactWatch::open_gate(AttachedVm& vm, guest::Gate::Mode mode, std::uint32_t sequence) {
+void FactWatch::open_gate(AttachedVm& vm, guest::Gate::Mode mode, std::uint32_t epoch,
+                          std::uint32_t sequence) {
   using Mode = guest::Gate::Mode;
   guest::Gate& gate = vm.vm->gate();
   if (mode == Mode::closed) return gate.close();
@@ -143,7 +169,9 @@ void FactWatch::open_gate(AttachedVm& vm, guest::Gate::Mode mode, std::uint32_t 
   Mode& opened_as = vm.facts.opened_as;
   if (mode != opened_as) {
     // A run goes by one set of rules, and the grace mode trusts guards that were made in it.
-    gate.close();
+    const auto closed = gate.close_at(epoch);
+    if (!closed) return;
+    epoch = *closed;
     gate.drain();
     if (mode == Mode::grace) {
       const auto wait_ns = static_cast<std::uint64_t>(vm.policy.grace_seconds * 1e9);
@@ -158,7 +186,8 @@ void FactWatch::open_gate(AttachedVm& vm, guest::Gate::Mode mode, std::uint32_t 
     }
     opened_as = mode;
   }
-  gate.open(sequence, mode);
+  // False: closed meanwhile, so this look is void.
+  (void)gate.open(sequence, mode, epoch);
 }
 
 }  // namespace ramfold::daemon

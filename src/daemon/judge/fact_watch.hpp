@@ -2,8 +2,8 @@
 // Reads the facts of every VM again and again, and opens or closes its gate. Another consumer of
 // RAM is handed on to be unfolded for. A process can hold up who reads about it
 // (daemon/threads/apart.hpp), so each is read apart; a VM whose process does that is only observed,
-// and the others are read as before. Threads: check() from the housekeeping thread only;
-// check_one() from any.
+// and the others are read as before.
+// Threads: begin() and check() by one; look_again() and look_now() by any.
 #pragma once
 
 #include <atomic>
@@ -11,7 +11,7 @@
 #include <functional>
 #include <memory>
 
-#include "daemon/fleet/attached_vm.hpp"
+#include "daemon/fleet/vm_set.hpp"
 #include "daemon/judge/others_watch.hpp"
 #include "guest/facts.hpp"
 
@@ -19,28 +19,44 @@ namespace ramfold::daemon {
 
 class FactWatch {
  public:
+  // Called, on whatever thread, for a VM whose RAM somebody else uses.
   using MustUnfold = std::function<void(const VmHandle&)>;
 
-  FactWatch(VmSet& vms, const guest::ProcFacts& facts, const sys::Procfs& procfs,
-            const guest::Custody& custody) noexcept
-      : vms_(vms), facts_(facts), others_(facts, procfs, custody) {}
+  FactWatch(const VmSet& vms, const sys::Procfs& procfs, MustUnfold must_unfold,
+            const std::atomic<bool>& stopping)
+      : vms_(vms), procfs_(procfs), must_unfold_(std::move(must_unfold)), stopping_(stopping) {}
 
-  // `must_unfold` is called, on whatever thread, for a VM whose RAM somebody else uses. Gives the
-  // CPU time that looks have taken since the last call.
-  std::uint64_t check(const MustUnfold& must_unfold);
-  // One VM, at once: after its agent got ready, and on its hints. May be held up by its process.
-  void check_one(const VmHandle& vm, guest::Depth depth, const MustUnfold& must_unfold);
+  // Once, when the kernel was proved; before that no gate opens.
+  void begin(guest::HostFacts host, const guest::Custody& custody);
+  // All VMs. Gives the CPU time that looks have taken since the last call.
+  std::uint64_t check();
+  // One VM, soon and apart: its agent got ready, or says that something has changed. However often
+  // it says so, there is one look at a time, and one after it.
+  void look_again(const VmHandle& vm);
+  // One VM, now. May be held up by its process.
+  void look_now(const VmHandle& vm);
 
  private:
-  // Waits for the look at most until `until_ns`, or a moment.
-  void look_apart(const VmHandle& vm, guest::Depth depth, std::uint64_t until_ns,
-                  const MustUnfold& must_unfold);
-  // The verdict of a look at `sequence`.
-  static void open_gate(AttachedVm& vm, guest::Gate::Mode mode, std::uint32_t sequence);
+  struct Sight {
+    Sight(const sys::Procfs& procfs, guest::HostFacts host, const guest::Custody& custody)
+        : facts(procfs, std::move(host)), others(facts, procfs, custody) {}
+    guest::ProcFacts facts;
+    OthersWatch others;
+  };
 
-  VmSet& vms_;
-  const guest::ProcFacts& facts_;
-  OthersWatch others_;
+  // Waits for the look at most until `until_ns`, or a moment.
+  void look_apart(const VmHandle& vm, guest::Depth depth, std::uint64_t until_ns);
+  void look(const VmHandle& vm, guest::Depth depth);
+  // The verdict of a look that began at `epoch` and `sequence` of the gate.
+  static void open_gate(AttachedVm& vm, guest::Gate::Mode mode, std::uint32_t epoch,
+                        std::uint32_t sequence);
+
+  const VmSet& vms_;
+  const sys::Procfs& procfs_;
+  const MustUnfold must_unfold_;
+  const std::atomic<bool>& stopping_;
+  std::unique_ptr<Sight> owned_sight_;
+  std::atomic<Sight*> sight_{nullptr};  // once begun, for good
   const LookCpu cpu_ = std::make_shared<std::atomic<std::uint64_t>>(0);
   std::uint64_t full_ns_ = 0;
 };

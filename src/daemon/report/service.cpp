@@ -6,7 +6,6 @@
 #include <charconv>
 #include <thread>
 
-#include "daemon/bring_back/unfold.hpp"
 #include "daemon/threads/apart.hpp"
 
 namespace ramfold::daemon {
@@ -21,19 +20,10 @@ constexpr std::uint64_t kLookWaitNs = 2'000'000'000;
 constexpr unsigned kAttachWaits = 100;  // of 50 ms
 constexpr auto kAttachNap = std::chrono::milliseconds(50);
 
-std::unexpected<control::OperationError> still_counting() {
-  return control::refuse(Failure::conflict, "pages are still being counted after a restart",
-                         "try again");
-}
-
 }  // namespace
 
-std::unique_ptr<control::Service> Host::make_service() {
-  return std::make_unique<HostService>(*this);
-}
-
 Answer<VmHandle> HostService::find(const control::VmSelector& selector) const {
-  const std::vector<VmHandle> vms = host_.vms_.all();
+  const std::vector<VmHandle> vms = p_.vms.all();
   std::uint32_t number = 0;
   const auto [end, error] =
       std::from_chars(selector.text.data(), selector.text.data() + selector.text.size(), number);
@@ -61,14 +51,17 @@ Answer<VmHandle> HostService::find(const control::VmSelector& selector) const {
                          "`ramfold list` shows names, ids and pids");
 }
 
+Account HostService::account(const std::vector<VmHandle>& vms) const {
+  return host_account(vms, p_.contents, p_.procfs, p_.keeping.keeper_pid());
+}
+
 control::Snapshot HostService::snapshot() {
-  const std::vector<VmHandle> vms = host_.vms_.all();
-  const Account account =
-      host_account(vms, *host_.contents_, host_.procfs_, host_.keeping_.keeper_pid());
+  const std::vector<VmHandle> vms = p_.vms.all();
+  const Account host = account(vms);
   control::Snapshot snapshot;
-  snapshot.host = host_view(vms, account);
-  for (const VmHandle& vm : vms) snapshot.vms.push_back(vm_view(vm, account, vms));
-  for (const WaitingAgent& agent : host_.agents_->waiting()) {
+  snapshot.host = host_view(vms, host);
+  for (const VmHandle& vm : vms) snapshot.vms.push_back(vm_view(vm, host, vms));
+  for (const WaitingAgent& agent : p_.agents.waiting()) {
     control::VmView view;
     view.name = agent.name;
     view.pid = agent.pid;
@@ -89,9 +82,8 @@ Answer<control::VmView> HostService::show(const control::VmSelector& selector) {
     }
     return std::unexpected(vm.error());
   }
-  const std::vector<VmHandle> vms = host_.vms_.all();
-  return vm_view(
-      *vm, host_account(vms, *host_.contents_, host_.procfs_, host_.keeping_.keeper_pid()), vms);
+  const std::vector<VmHandle> vms = p_.vms.all();
+  return vm_view(*vm, account(vms), vms);
 }
 
 Answer<control::VmView> HostService::attach(const control::VmSelector& selector,
@@ -101,16 +93,16 @@ Answer<control::VmView> HostService::attach(const control::VmSelector& selector,
     return control::refuse(Failure::conflict,
                            fmt::format("'{}' is attached already", selector.text), {});
   }
-  if (host_.policy_.off) {
+  if (p_.state.off) {
     return control::refuse(Failure::conflict, "ramfold is switched off",
                            "`ramfold resume` attaches all VMs");
   }
-  for (const WaitingAgent& agent : host_.agents_->waiting()) {
+  for (const WaitingAgent& agent : p_.agents.waiting()) {
     if (agent.name != selector.text && fmt::format("{}", agent.pid) != selector.text) continue;
-    if (!host_.agents_->invite(agent.pid)) break;
+    if (!p_.agents.invite(agent.pid)) break;
     for (unsigned i = 0; i < kAttachWaits; ++i) {
       std::this_thread::sleep_for(kAttachNap);
-      const VmHandle vm = host_.vms_.by_pid(agent.pid);
+      const VmHandle vm = p_.vms.by_pid(agent.pid);
       if (!vm) continue;
       if (incoming == control::Incoming::finished) return believe_incoming(vm);
       return show({fmt::format("{}", agent.pid)});
@@ -128,43 +120,35 @@ Answer<control::VmView> HostService::believe_incoming(const VmHandle& vm) {
     return control::refuse(Failure::failed, noted.error().text(), "try again");
   }
   vm->incoming_finished.store(true);
-  (void)run_apart_for(kLookWaitNs, [this, vm] { host_.look_now(vm); });
+  (void)run_apart_for(kLookWaitNs, [this, vm] { p_.facts.look_now(vm); });
   return show({fmt::format("{}", vm->vm->id().value)});
 }
 
 Answer<control::UnfoldPlan> HostService::plan_detach(const control::VmSelector& selector) {
   const auto vm = find(selector);
   if (!vm) return std::unexpected(vm.error());
-  if (!host_.wait_counted(**vm)) return still_counting();
-  return plan_unfold(**vm, host_.memory_for_unfolding(Host::Reserve::left_alone));
+  return p_.detach.plan(*vm);
 }
 
-Answer<control::UnfoldPlan> HostService::plan_off() {
-  control::UnfoldPlan sum;
-  sum.available = host_.memory_for_unfolding(Host::Reserve::left_alone);
-  for (const VmHandle& vm : host_.vms_.all()) {
-    if (!host_.wait_counted(*vm)) return still_counting();
-    const control::UnfoldPlan plan = plan_unfold(*vm, sum.available);
-    sum.pages.value += plan.pages.value;
-    sum.needed.value += plan.needed.value;
-    sum.seconds += plan.seconds;
-  }
-  return sum;
-}
+Answer<control::UnfoldPlan> HostService::plan_off() { return p_.off.plan(); }
 
 Answer<void> HostService::detach(const control::VmSelector& selector,
                                  const control::ProgressSink& progress) {
   const auto vm = find(selector);
   if (!vm) return std::unexpected(vm.error());
-  return host_.detach(*vm, progress);
+  auto done = p_.detach.run(*vm, progress);
+  if (done) p_.judge();
+  return done;
 }
 
-Answer<void> HostService::off(const control::ProgressSink& progress) { return host_.off(progress); }
+Answer<void> HostService::off(const control::ProgressSink& progress) {
+  return p_.off.off(progress);
+}
 
 Answer<void> HostService::pause(const control::VmsSelector& vms) {
   if (!vms) {
-    host_.policy_.paused.store(true);
-    host_.judge_memory();
+    p_.state.paused.store(true);
+    p_.judge();
     return {};
   }
   const auto vm = find(*vms);
@@ -179,11 +163,11 @@ Answer<void> HostService::resume(const control::VmsSelector& vms) {
     const auto vm = find(*vms);
     if (!vm) return std::unexpected(vm.error());
     (*vm)->paused.store(false);
-    host_.look_again(*vm);
+    p_.facts.look_again(*vm);
     return {};
   }
-  host_.policy_.paused.store(false);
-  return host_.end_off();
+  p_.state.paused.store(false);
+  return p_.off.resume();
 }
 
 }  // namespace ramfold::daemon

@@ -1,18 +1,47 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What the control socket asks, answered from the Host.
+// What the control socket asks, answered from all rooms.
 // Threads: called from the control server's threads; locks for itself.
 #pragma once
 
+#include <functional>
 #include <optional>
+#include <vector>
 
 #include "control/service.hpp"
-#include "daemon/host.hpp"
+#include "daemon/agents/agents.hpp"
+#include "daemon/bring_back/consumers.hpp"
+#include "daemon/bring_back/detach.hpp"
+#include "daemon/bring_back/off_switch.hpp"
+#include "daemon/custody/departures.hpp"
+#include "daemon/fleet/host_state.hpp"
+#include "daemon/fleet/vm_set.hpp"
+#include "daemon/judge/fact_watch.hpp"
+#include "daemon/report/accounting.hpp"
+#include "daemon/work/work.hpp"
 
 namespace ramfold::daemon {
 
 class HostService final : public control::Service {
  public:
-  explicit HostService(Host& host) noexcept : host_(host) {}
+  struct Parts {
+    const sys::Procfs& procfs;
+    HostState& state;
+    VmSet& vms;
+    store::Contents& contents;
+    const Keeping& keeping;
+    const Departures& departures;
+    Agents& agents;
+    FactWatch& facts;
+    const Work& work;
+    Detach& detach;
+    OffSwitch& off;
+    const Consumers& consumers;
+    std::function<void()> judge;  // publishes a new verdict about the host
+    std::uint64_t started_ns = 0;
+    std::uint64_t restarts = 0;
+  };
+  // REQUIRES: all parts outlive this.
+  explicit HostService(Parts parts) : p_(std::move(parts)) {}
 
   control::Snapshot snapshot() override;
   control::Answer<control::VmView> show(const control::VmSelector& vm) override;
@@ -29,13 +58,14 @@ class HostService final : public control::Service {
  private:
   control::Answer<control::VmView> believe_incoming(const VmHandle& vm);
   control::Answer<VmHandle> find(const control::VmSelector& selector) const;
+  Account account(const std::vector<VmHandle>& vms) const;
   control::HostView host_view(const std::vector<VmHandle>& vms, const Account& account) const;
   // Of one group, or of all.
   control::ReformView reform_view(std::optional<GroupId> group) const;
   control::VmView vm_view(const VmHandle& vm, const Account& account,
                           const std::vector<VmHandle>& vms) const;
 
-  Host& host_;
+  Parts p_;
 };
 
 }  // namespace ramfold::daemon

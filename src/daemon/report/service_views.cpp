@@ -28,49 +28,42 @@ control::HostView HostService::host_view(const std::vector<VmHandle>& vms,
                                          const Account& account) const {
   control::HostView view;
   view.version = kVersion;
-  const auto version = host_.procfs_.kernel_version();
+  const auto version = p_.procfs.kernel_version();
   if (version) view.kernel = version->text;
-  const auto memory = host_.procfs_.memory_info();
+  const auto memory = p_.procfs.memory_info();
   if (memory) {
     view.ram_total = memory->total;
     view.ram_available = memory->available;
   }
-  {
-    HostPolicy& policy = host_.policy_;
-    const std::lock_guard lock(policy.mutex);
-    view.reasons = policy.reasons;
-    view.promise = policy.promise;
-    view.keep_available = policy.keep_available;
-    view.self_test = policy.self_test;
-    const auto has = [&](std::string_view code) {
-      return std::any_of(policy.reasons.begin(), policy.reasons.end(),
-                         [&](const auto& r) { return r.code == code; });
-    };
-    view.state = policy.recovering                      ? control::HostState::starting
-                 : policy.off_done                      ? control::HostState::off
-                 : policy.off                           ? control::HostState::unfolding
-                 : policy.paused                        ? control::HostState::paused
-                 : has("self-test") || has("no-keeper") ? control::HostState::observe_only
-                 : !policy.reasons.empty()              ? control::HostState::idle
-                                                        : control::HostState::folding;
-  }
-  view.keeper.state = !host_.keeping_.connected()  ? control::KeeperState::absent
-                      : host_.keeping_.held() != 0 ? control::KeeperState::holding
-                                                   : control::KeeperState::connected;
-  view.keeper.descriptors = host_.keeping_.held();
-  view.keeper.detail = host_.keeping_.backed() ? "backed by systemd's descriptor store" : "";
+  const HostVerdict verdict = p_.state.verdict();
+  view.reasons = verdict.reasons;
+  view.promise = verdict.promise;
+  view.keep_available = verdict.keep_available;
+  view.self_test = p_.state.self_test();
+  view.state = p_.state.recovering ? control::HostState::starting
+               : p_.state.off_done ? control::HostState::off
+               : p_.state.off      ? control::HostState::unfolding
+               : p_.state.paused   ? control::HostState::paused
+               : verdict.has("self-test") || verdict.has("no-keeper")
+                   ? control::HostState::observe_only
+               : !verdict.reasons.empty() ? control::HostState::idle
+                                          : control::HostState::folding;
+  view.keeper.state = !p_.keeping.connected()  ? control::KeeperState::absent
+                      : p_.keeping.held() != 0 ? control::KeeperState::holding
+                                               : control::KeeperState::connected;
+  view.keeper.descriptors = p_.keeping.held();
+  view.keeper.detail = p_.keeping.backed() ? "backed by systemd's descriptor store" : "";
   view.saved = account.saved;
   view.spent = account.spent;
-  std::uint64_t faults = host_.retired_fault_cpu_ns_.load();
+  std::uint64_t faults = p_.departures.fault_cpu_ns();
   for (const VmHandle& vm : vms) faults += vm->faults->cpu_ns();
   view.cpu.fault_seconds = seconds(faults);
-  if (!host_.policy_.recovering) {  // only then there are workers
-    view.cpu.scan_seconds = seconds(host_.workers_->scan_cpu_ns());
-    view.cpu.fold_seconds = seconds(host_.workers_->fold_cpu_ns());
-    if (host_.reform_) view.cpu.reform_seconds = seconds(host_.reform_->cpu_ns());
-  }
-  view.uptime_seconds = seconds(monotonic_ns() - host_.started_ns_);
-  view.restarts = host_.restarts_;
+  const Work::Cpu cpu = p_.work.cpu();
+  view.cpu.scan_seconds = seconds(cpu.scan_ns);
+  view.cpu.fold_seconds = seconds(cpu.fold_ns);
+  view.cpu.reform_seconds = seconds(cpu.reform_ns);
+  view.uptime_seconds = seconds(monotonic_ns() - p_.started_ns);
+  view.restarts = p_.restarts;
   view.vms_attached = vms.size();
   view.vms_observe_only = static_cast<std::uint64_t>(std::count_if(
       vms.begin(), vms.end(), [](const VmHandle& vm) { return !vm->vm->gate().is_open(); }));
@@ -81,13 +74,11 @@ control::HostView HostService::host_view(const std::vector<VmHandle>& vms,
 
 control::ReformView HostService::reform_view(std::optional<GroupId> group) const {
   control::ReformView view;
-  const store::Stats stats = host_.contents_->stats();
+  const store::Stats stats = p_.contents.stats();
   const auto& kept = group ? stats.groups.at(group->value).forms : stats.forms;
-  // Set before recovery has ended, and then for good.
-  const ReformWorker* const reform = host_.policy_.recovering ? nullptr : host_.reform_.get();
-  const store::ReformFigures figures =
-      reform != nullptr ? reform->figures() : store::ReformFigures{};
-  if (reform != nullptr) view.cpu_s_per_gib_hour = reform->policy().economy.cpu_s_per_gib_hour;
+  const auto reform = p_.work.reform();
+  const store::ReformFigures figures = reform ? reform->figures : store::ReformFigures{};
+  if (reform) view.cpu_s_per_gib_hour = reform->cpu_s_per_gib_hour;
   view.attempts = figures.tried;
   view.moved = figures.moved;
   view.rewritten = figures.rewritten;
@@ -168,7 +159,7 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
     facts_reasons = vm->facts.reasons;
     unfolded_for = vm->facts.unfolded_for;
     facts_known = vm->facts.read_once;
-    stays_unfolded = vm->stay_unfolded;
+    stays_unfolded = vm->stays_unfolded();
   }
   const bool open = mode != guest::Gate::Mode::closed;
   view.gate = mode == guest::Gate::Mode::grace ? control::GateState::grace
@@ -206,7 +197,7 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
                         unfolded_for.empty() ? "its RAM was wanted by a device" : unfolded_for),
             "restart the VM without that to have it folded again");
   }
-  if (const auto trouble = host_.retries_.trouble(Host::unfold_task(*vm))) {
+  if (const auto trouble = p_.consumers.trouble(*vm)) {
     because("unfold-failed",
             fmt::format("another consumer of its RAM is there or waits, and its pages could not be "
                         "brought back "
@@ -215,7 +206,7 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
             fmt::format("it is tried again by itself, in {:.0f} s at the latest",
                         std::ceil(trouble->next_seconds)));
   }
-  const bool folding = host_.policy_.may_fold;
+  const bool folding = p_.state.may_fold();
   if (c.corrupt.get() != 0)
     because("corrupt", "a content could not be read back", "see the daemon's log; restart the VM");
   view.state = vm->unfolding          ? VmState::unfolding
@@ -226,8 +217,7 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
                : folding              ? VmState::folding
                                       : VmState::idle;
   if (open && !folding) {
-    const std::lock_guard lock(host_.policy_.mutex);
-    for (const control::Reason& r : host_.policy_.reasons) view.reasons.push_back(r);
+    for (control::Reason& r : p_.state.verdict().reasons) view.reasons.push_back(std::move(r));
   }
   return view;
 }

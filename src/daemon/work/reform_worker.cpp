@@ -29,15 +29,14 @@ store::ReformPolicy store_policy(const policy::ReformConfig& config) {
 
 }  // namespace
 
-Result<std::unique_ptr<ReformWorker>> ReformWorker::make(store::Contents& contents,
-                                                         HostPolicy& host,
+Result<std::unique_ptr<ReformWorker>> ReformWorker::make(store::Contents& contents, HostState& host,
                                                          const policy::ReformConfig& config) {
   auto reformer = store::Reformer::make(contents);
   if (!reformer) return std::unexpected(reformer.error());
   return std::unique_ptr<ReformWorker>(new ReformWorker(std::move(*reformer), host, config));
 }
 
-ReformWorker::ReformWorker(std::unique_ptr<store::Reformer> reformer, HostPolicy& host,
+ReformWorker::ReformWorker(std::unique_ptr<store::Reformer> reformer, HostState& host,
                            const policy::ReformConfig& config)
     : reformer_(std::move(reformer)),
       host_(host),
@@ -60,7 +59,7 @@ void ReformWorker::run() noexcept {
   unsigned idle = 0;
   bool changed = false;  // in this round
   while (!stopping_.load(std::memory_order_relaxed)) {
-    if (!host_.may_reform.load(std::memory_order_relaxed)) {
+    if (!host_.may_reform()) {
       sleep_ns(kIdleNapNs);
       continue;
     }

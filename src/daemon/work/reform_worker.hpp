@@ -8,7 +8,7 @@
 #include <thread>
 
 #include "base/thread_cpu.hpp"
-#include "daemon/judge/host_policy.hpp"
+#include "daemon/fleet/host_state.hpp"
 #include "policy/config.hpp"
 #include "store/reform/reformer.hpp"
 
@@ -17,7 +17,7 @@ namespace ramfold::daemon {
 class ReformWorker {
  public:
   // Errors: ENOMEM. REQUIRES: `contents` and `host` outlive this.
-  static Result<std::unique_ptr<ReformWorker>> make(store::Contents& contents, HostPolicy& host,
+  static Result<std::unique_ptr<ReformWorker>> make(store::Contents& contents, HostState& host,
                                                     const policy::ReformConfig& config);
   ~ReformWorker() { stop(); }
   ReformWorker(const ReformWorker&) = delete;
@@ -30,12 +30,12 @@ class ReformWorker {
   const store::ReformPolicy& policy() const noexcept { return policy_; }
 
  private:
-  ReformWorker(std::unique_ptr<store::Reformer> reformer, HostPolicy& host,
+  ReformWorker(std::unique_ptr<store::Reformer> reformer, HostState& host,
                const policy::ReformConfig& config);
   void run() noexcept;
 
   std::unique_ptr<store::Reformer> reformer_;
-  HostPolicy& host_;
+  const HostState& host_;
   const double cpu_share_;
   const store::ReformPolicy policy_;
   ThreadCpu cpu_;

@@ -24,7 +24,7 @@ constexpr std::uint64_t kStoreFullRestNs = 5'000'000'000;
 
 }  // namespace
 
-ScanWorkers::ScanWorkers(VmSet& vms, store::Contents& contents, HostPolicy& host,
+ScanWorkers::ScanWorkers(VmSet& vms, store::Contents& contents, HostState& host,
                          const policy::Config& config)
     : vms_(vms), contents_(contents), host_(host), config_(config) {}
 
@@ -95,7 +95,7 @@ void ScanWorkers::run(Worker& self) noexcept {
   VmId named{0};
   while (!stopping_.load(std::memory_order_relaxed)) {
     Claim next;
-    if (!host_.may_observe.load(std::memory_order_relaxed) || !claim(next, turn)) {
+    if (!host_.may_observe() || !claim(next, turn)) {
       sleep_ns(kIdleNapNs);
       continue;
     }
@@ -186,13 +186,10 @@ void ScanWorkers::fold(AttachedVm& vm, fold::Folder& folder,
   const classify::Policy policy{vm.policy.zero, vm.policy.share || vm.policy.lz4};
   for (const scan::Window& window : windows) {
     if (stopping_.load(std::memory_order_relaxed) || !vm.wants_folding()) return;
-    if (!host_.may_fold.load(std::memory_order_relaxed) ||
-        monotonic_ns() < host_.store_full_until_ns.load(std::memory_order_relaxed)) {
-      return;
-    }
+    if (!host_.may_fold() || host_.store_full()) return;
     folder.leave(*vm.vm, vm.group, window, policy);
     if (folder.store_error() == ENOSPC || folder.store_error() == ENOMEM) {
-      host_.store_full_until_ns.store(monotonic_ns() + kStoreFullRestNs, std::memory_order_relaxed);
+      host_.rest_store(kStoreFullRestNs);
     }
   }
 }

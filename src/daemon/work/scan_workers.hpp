@@ -9,7 +9,8 @@
 #include <vector>
 
 #include "daemon/fleet/attached_vm.hpp"
-#include "daemon/judge/host_policy.hpp"
+#include "daemon/fleet/host_state.hpp"
+#include "daemon/fleet/vm_set.hpp"
 #include "fold/folder.hpp"
 #include "policy/config.hpp"
 #include "scan/plan.hpp"
@@ -19,8 +20,7 @@ namespace ramfold::daemon {
 
 class ScanWorkers {
  public:
-  ScanWorkers(VmSet& vms, store::Contents& contents, HostPolicy& host,
-              const policy::Config& config);
+  ScanWorkers(VmSet& vms, store::Contents& contents, HostState& host, const policy::Config& config);
   ~ScanWorkers();
   ScanWorkers(const ScanWorkers&) = delete;
   ScanWorkers& operator=(const ScanWorkers&) = delete;
@@ -67,7 +67,7 @@ class ScanWorkers {
 
   VmSet& vms_;
   store::Contents& contents_;
-  HostPolicy& host_;
+  HostState& host_;
   const policy::Config& config_;
   std::atomic<bool> stopping_{false};
   std::atomic<std::uint64_t> scan_cpu_ns_{0};

@@ -81,6 +81,33 @@ TEST_CASE("retries: one that fails does not hold up another") {
   CHECK(soon([&] { return retries.trouble("a").has_value(); }));
 }
 
+TEST_CASE("retries: one that takes long does not make another late, but one of its own name") {
+  std::atomic<bool> go_on{false};
+  std::atomic<int> ended{0};
+  std::atomic<int> of_same_name{0};
+  Retries retries;
+  retries.add({"a",
+               [&]() -> Status {
+                 while (!go_on) ::usleep(1000);
+                 return {};
+               },
+               nullptr, [&](bool) { ++ended; }, 0});
+  retries.add({"a",
+               [&]() -> Status {
+                 ++of_same_name;
+                 return {};
+               },
+               nullptr, [&](bool) { ++ended; }, 0});
+  std::atomic<int> others{0};
+  retries.add({"b", [] { return Status{}; }, nullptr, [&](bool) { ++others; }, 0});
+  CHECK(soon([&] { return others == 1; }));
+  CHECK(of_same_name == 0);
+  CHECK(ended == 0);
+  go_on = true;
+  CHECK(soon([&] { return ended == 2; }));
+  CHECK(of_same_name == 1);
+}
+
 TEST_CASE("retries: given up after its time, or when nobody wants it any more") {
   Retries retries({kMs, 2 * kMs});
   std::atomic<int> given_up{0};
@@ -119,7 +146,7 @@ TEST_CASE("retries: a stop waits for the one under way and drops the rest") {
                  },
                  nullptr, nullptr, 0});
     CHECK(soon([&] { return running.load(); }));
-    retries.add({"b",
+    retries.add({"a",
                  [&]() -> Status {
                    ++others;
                    return {};

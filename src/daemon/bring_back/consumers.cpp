@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "daemon/bring_back/consumers.hpp"
+
+#include <fmt/format.h>
+
+#include "daemon/bring_back/unfold.hpp"
+#include "daemon/log.hpp"
+
+namespace ramfold::daemon {
+namespace {
+
+// The agent waits somewhat longer, so that it hears of the refusal.
+static_assert(Consumers::kWaitNs < RF_UNFOLD_MS_MAX * 1'000'000ull);
+// Without a page that came back: then it is tried again later.
+constexpr std::uint64_t kPatienceNs = 3'000'000'000;
+
+std::string task_name(const AttachedVm& vm) {
+  return fmt::format("vm {} (id {}): unfolding for another consumer of its RAM", vm.vm->name(),
+                     vm.vm->id().value);
+}
+
+}  // namespace
+
+Status Consumers::bring_back(const VmHandle& vm, Reserve reserve) {
+  const auto unfolding = std::make_shared<Unfolding>(vm);
+  if (!unfolding->first()) return fail("its pages are being brought back already", EAGAIN);
+  if (!vm->counted) return fail("its pages are still being counted after a restart", EAGAIN);
+  if (const auto no = room_.lacking(*vm, reserve))
+    return fail(no->text + ": " + no->remedy, ENOMEM);
+  return unfold_apart(unfolding, kPatienceNs, [](std::uint64_t) {}, stopping_);
+}
+
+void Consumers::wants_to_begin(const VmHandle& vm, std::uint32_t token, std::uint32_t hazard) {
+  // Each request counts by itself: one that is refused leaves the others as they are.
+  if (vm->consumers.fetch_add(1) == 0) {
+    log::warn("vm {}: another consumer of its RAM waits (hazard {:#x}): unfolding", vm->vm->name(),
+              hazard);
+  }
+  retries_.add({task_name(*vm), [this, vm] { return bring_back(vm, Reserve::left_alone); },
+                [vm] { return vm->vm->alive() && !vm->detached; },
+                [this, vm, token](bool back) {
+                  // A consumer that was let begin counts for good; one that was refused does not
+                  // begin. What a look at the facts finds is another matter.
+                  if (!back) vm->consumers.fetch_sub(1);
+                  agents_.send_unfolded(*vm, token, back);
+                  vm->unfolds_asked.fetch_sub(1);
+                },
+                wait_ns_});
+}
+
+void Consumers::has_begun(const VmHandle& vm) {
+  if (vm->consumer_found.exchange(true)) return;
+  {
+    const std::lock_guard lock(vm->facts.mutex);
+    log::warn("vm {}: {}: unfolding, it will not be folded again", vm->vm->name(),
+              vm->facts.unfolded_for);
+  }
+  // It is there already, so this is what the reserve is for.
+  retries_.add({task_name(*vm), [this, vm] { return bring_back(vm, Reserve::used); },
+                [vm] { return vm->vm->alive() && !vm->detached; }, nullptr, 0});
+}
+
+std::optional<Retries::Trouble> Consumers::trouble(const AttachedVm& vm) const {
+  return retries_.trouble(task_name(vm));
+}
+
+}  // namespace ramfold::daemon

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "daemon/bring_back/detach.hpp"
+
+#include <algorithm>
+
+#include "base/clock.hpp"
+#include "daemon/bring_back/unfold.hpp"
+#include "daemon/log.hpp"
+
+namespace ramfold::daemon {
+
+using control::Answer;
+using control::Failure;
+
+namespace {
+
+// Without a page that came back: on a host that swaps one takes some ms.
+constexpr std::uint64_t kPatienceNs = 20'000'000'000;
+constexpr std::uint64_t kNapNs = 50'000'000;
+constexpr unsigned kCountWaits = 1200;  // of kNapNs: a minute
+
+std::unexpected<control::OperationError> still_counting() {
+  return control::refuse(Failure::conflict, "its pages are still being counted after a restart",
+                         "try again");
+}
+
+}  // namespace
+
+std::unexpected<control::OperationError> held_up() {
+  return control::refuse(
+      Failure::failed, "the VM's process holds the daemon up: its pages do not come back",
+      "end the VM, or what holds its memory map or its RAM file: a file system that does "
+      "not answer?");
+}
+
+bool Detach::wait_counted(const AttachedVm& vm) const {
+  for (unsigned i = 0; i < kCountWaits && !vm.counted && !stopping_; ++i) sleep_ns(kNapNs);
+  return vm.counted;
+}
+
+Answer<control::UnfoldPlan> Detach::plan(const VmHandle& vm) const {
+  if (!wait_counted(*vm)) return still_counting();
+  return room_.plan(*vm, Reserve::left_alone);
+}
+
+Answer<void> Detach::run(const VmHandle& vm, const control::ProgressSink& progress) {
+  const auto unfolding = std::make_shared<Unfolding>(vm);
+  if (!unfolding->first()) {
+    if (vm->held != 0) return held_up();
+    return control::refuse(Failure::conflict, "the VM is being unfolded already",
+                           "wait for it to end");
+  }
+  if (!wait_counted(*vm)) return still_counting();
+  if (auto no = room_.lacking(*vm, Reserve::left_alone)) return std::unexpected(std::move(*no));
+  const PageCount pages{vm->vm->counters().folded_content.get()};
+  const std::uint64_t began = monotonic_ns();
+  const auto tell = [&](std::uint64_t done) {
+    const double spent = static_cast<double>(monotonic_ns() - began) / 1e9;
+    const double left =
+        done == 0 || done >= pages.value
+            ? 0
+            : spent * static_cast<double>(pages.value - done) / static_cast<double>(done);
+    progress({PageCount{std::min(done, pages.value)}, pages, left});
+  };
+  if (Status done = unfold_apart(unfolding, kPatienceNs, tell, stopping_); !done) {
+    if (done.error().code == ETIMEDOUT) return held_up();
+    return control::refuse(Failure::failed, done.error().text(),
+                           "the VM is attached and served as before");
+  }
+  // Its words still name contents; who buries it gives those up.
+  if (!vm->vm->alive()) return control::refuse(Failure::conflict, "the VM has ended", "");
+  vm->detached.store(true);
+  agents_.send_detached(*vm);
+  departures_.let_go(vm, kPatienceNs);
+  log::info("vm {}: detached", vm->vm->name());
+  return {};
+}
+
+}  // namespace ramfold::daemon

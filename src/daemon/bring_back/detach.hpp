@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// `detach`: everything of a VM comes back, and the VM is let go of.
+// Threads: any.
+#pragma once
+
+#include <atomic>
+#include <functional>
+
+#include "control/service.hpp"
+#include "daemon/bring_back/room.hpp"
+#include "daemon/custody/departures.hpp"
+#include "daemon/fleet/agent_answers.hpp"
+
+namespace ramfold::daemon {
+
+class Detach {
+ public:
+  // REQUIRES: all outlive this. `stopping` ends waits.
+  Detach(const Room& room, Departures& departures, AgentAnswers& agents,
+         const std::atomic<bool>& stopping) noexcept
+      : room_(room), departures_(departures), agents_(agents), stopping_(stopping) {}
+
+  control::Answer<control::UnfoldPlan> plan(const VmHandle& vm) const;
+  control::Answer<void> run(const VmHandle& vm, const control::ProgressSink& progress);
+
+ private:
+  // How many pages are folded is known soon after a restart; false: not within the time for it.
+  bool wait_counted(const AttachedVm& vm) const;
+
+  const Room& room_;
+  Departures& departures_;
+  AgentAnswers& agents_;
+  const std::atomic<bool>& stopping_;
+};
+
+// The VM's process holds up the threads that bring its pages back.
+std::unexpected<control::OperationError> held_up();
+
+}  // namespace ramfold::daemon

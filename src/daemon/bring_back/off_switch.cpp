@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "daemon/bring_back/off_switch.hpp"
+
+#include "base/clock.hpp"
+#include "daemon/log.hpp"
+
+namespace ramfold::daemon {
+
+using control::Answer;
+using control::Failure;
+
+namespace {
+
+constexpr const char* kTask = "off";
+// For VMs that end, or are unfolded by somebody else, meanwhile.
+constexpr unsigned kBusyWaits = 400;
+constexpr std::uint64_t kNapNs = 50'000'000;
+
+}  // namespace
+
+Answer<control::UnfoldPlan> OffSwitch::plan() const {
+  control::UnfoldPlan sum;
+  sum.available = p_.room.available(Reserve::left_alone);
+  for (const VmHandle& vm : p_.vms.all()) {
+    const auto plan = p_.detach.plan(vm);
+    if (!plan) return std::unexpected(plan.error());
+    sum.pages.value += plan->pages.value;
+    sum.needed.value += plan->needed.value;
+    sum.seconds += plan->seconds;
+  }
+  return sum;
+}
+
+Answer<void> OffSwitch::off(const control::ProgressSink& progress) {
+  p_.state.off.store(true);
+  p_.judge();
+  p_.agents.finish_offers();
+  Answer<void> done = bring_all_back(progress);
+  if (!done && p_.state.off && !retried_.exchange(true)) try_again();
+  p_.judge();
+  return done;
+}
+
+void OffSwitch::try_again() {
+  p_.retries.add({kTask,
+                  [this]() -> Status {
+                    const auto again = bring_all_back([](const control::UnfoldProgress&) {});
+                    return again ? Status{}
+                                 : fail(again.error().text + ": " + again.error().remedy);
+                  },
+                  [this] { return p_.state.off && !p_.state.off_done; },
+                  [this](bool) { retried_.store(false); }, 0});
+}
+
+Answer<void> OffSwitch::bring_all_back(const control::ProgressSink& progress) {
+  const std::lock_guard lock(bringing_back_);
+  if (!p_.state.off) return control::refuse(Failure::conflict, "folding was resumed meanwhile", "");
+  if (p_.state.off_done) return {};
+  for (unsigned waits = 0; p_.vms.size() != 0; ++waits) {
+    std::size_t held = 0;
+    for (const VmHandle& vm : p_.vms.all()) {
+      if (has_ended(vm->vm->files().pidfd)) continue;
+      // What came back stays back; the rest is attached and served, and nothing more is folded.
+      auto done = p_.detach.run(vm, progress);
+      if (done || !vm->vm->alive()) continue;
+      if (vm->held != 0) {
+        ++held;  // the others need not wait for it
+      } else if (done.error().failure != Failure::conflict) {
+        return done;
+      }
+    }
+    if (held != 0 && held == p_.vms.size()) return held_up();
+    if (p_.stopping || waits == kBusyWaits) {
+      return control::refuse(Failure::failed,
+                             "some VMs are busy: being unfolded, or cleared away after their end",
+                             "try again");
+    }
+    if (p_.vms.size() != 0) sleep_ns(kNapNs);
+  }
+  p_.departures.drain();
+  if (Status dropped = p_.keeping.drop_store(); !dropped) {
+    return control::refuse(
+        Failure::failed,
+        "everything is back, but the keeper still holds the store: " + dropped.error().text(),
+        "systemctl start ramfold-keeper");
+  }
+  p_.contents.trim_all();
+  p_.state.off_done.store(true);
+  log::info("off: everything is back, nothing of any VM is held any more");
+  return {};
+}
+
+Answer<void> OffSwitch::resume() {
+  const std::unique_lock lock(bringing_back_, std::try_to_lock);
+  if (!lock) {
+    return control::refuse(Failure::conflict, "everything is being brought back",
+                           "wait for `ramfold off` to end");
+  }
+  p_.state.off_done.store(false);
+  if (p_.state.off.exchange(false)) p_.agents.invite_all();
+  p_.judge();
+  return {};
+}
+
+std::optional<std::string> OffSwitch::trouble() const {
+  const auto trouble = p_.retries.trouble(kTask);
+  return trouble ? std::optional(trouble->why) : std::nullopt;
+}
+
+}  // namespace ramfold::daemon

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// `off`: everything of every VM comes back, and the keeper lets go of the store; tried again by
+// itself until that is so, or until folding is resumed.
+// Threads: any.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <mutex>
+#include <optional>
+
+#include "control/service.hpp"
+#include "daemon/bring_back/detach.hpp"
+#include "daemon/bring_back/retries.hpp"
+#include "daemon/custody/departures.hpp"
+#include "daemon/fleet/agent_answers.hpp"
+#include "daemon/fleet/host_state.hpp"
+#include "daemon/fleet/vm_set.hpp"
+#include "store/contents.hpp"
+
+namespace ramfold::daemon {
+
+class OffSwitch {
+ public:
+  struct Parts {
+    HostState& state;
+    VmSet& vms;
+    Keeping& keeping;
+    store::Contents& contents;
+    Departures& departures;
+    Detach& detach;
+    Room& room;
+    Retries& retries;
+    AgentAnswers& agents;
+    std::function<void()> judge;  // publishes a new verdict about the host
+    const std::atomic<bool>& stopping;
+  };
+  // REQUIRES: all parts outlive this.
+  explicit OffSwitch(Parts parts) : p_(std::move(parts)) {}
+
+  control::Answer<control::UnfoldPlan> plan() const;
+  control::Answer<void> off(const control::ProgressSink& progress);
+  // Folding begins again.
+  control::Answer<void> resume();
+  // Why not everything is back yet.
+  std::optional<std::string> trouble() const;
+
+ private:
+  control::Answer<void> bring_all_back(const control::ProgressSink& progress);
+  void try_again();
+
+  Parts p_;
+  std::mutex bringing_back_;  // held while everything is brought back
+  std::atomic<bool> retried_{false};
+};
+
+}  // namespace ramfold::daemon

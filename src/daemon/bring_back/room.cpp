@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "daemon/bring_back/room.hpp"
+
+#include <algorithm>
+
+#include "daemon/bring_back/unfold.hpp"
+
+namespace ramfold::daemon {
+
+using control::Failure;
+
+ByteCount Room::available(Reserve reserve) const {
+  const auto memory = procfs_.memory_info();
+  if (!memory) return ByteCount{0};
+  // Swap counts here: these pages may be swapped like any other, and they have to come back.
+  const std::uint64_t have = memory->available.value + memory->swap_free.value;
+  const std::uint64_t kept =
+      reserve == Reserve::used ? 0 : config_.host.reserve.resolve(memory->total).value;
+  return ByteCount{have - std::min(have, kept)};
+}
+
+control::Answer<control::UnfoldPlan> Room::plan(const AttachedVm& vm, Reserve reserve) const {
+  const control::UnfoldPlan plan = plan_unfold(vm, available(reserve), read_ns_(vm.group));
+  if (plan.missing().value != 0) return plan;
+  const auto headroom = procfs_.memory_headroom(vm.vm->pid());
+  if (headroom && *headroom && **headroom < plan.needed) {
+    return control::refuse(
+        Failure::refused, "the VM's memory cgroup has not enough room for its own pages",
+        "raise the limit of its cgroup", ByteCount{plan.needed.value - (**headroom).value});
+  }
+  return plan;
+}
+
+std::optional<control::OperationError> Room::lacking(const AttachedVm& vm, Reserve reserve) const {
+  const auto planned = plan(vm, reserve);
+  if (!planned) return planned.error();
+  if (planned->missing().value == 0) return std::nullopt;
+  return control::OperationError{
+      Failure::refused, "the host has not enough memory to bring this VM's pages back",
+      "free memory (stop or migrate a VM), add swap, or lower host.reserve", planned->missing()};
+}
+
+}  // namespace ramfold::daemon

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Makes an attached VM out of its record and its files, whether an agent offered them a moment ago
+// or the keeper held them. Faults are served on return; neither function waits for the process.
+// Threads: any.
+#pragma once
+
+#include "daemon/custody/keeping.hpp"
+#include "daemon/fleet/attached_vm.hpp"
+#include "policy/config.hpp"
+#include "store/contents.hpp"
+
+namespace ramfold::daemon {
+
+class Adopter {
+ public:
+  Adopter(store::Contents& contents, const policy::Config& config) noexcept
+      : contents_(contents), config_(config) {}
+
+  // A VM of which nothing was ever folded.
+  Result<VmHandle> make(const guest::VmRecord& record, guest::Vm::Files files);
+  // A VM that a predecessor served: its references are not counted yet.
+  Result<VmHandle> adopt(KeptVm kept);
+
+  store::Contents& contents() noexcept { return contents_; }
+  const policy::Config& config() const noexcept { return config_; }
+
+ private:
+  enum class History : bool { fresh, served_before };
+  Result<VmHandle> finish(const guest::VmRecord& record, guest::Vm::Files files, History history);
+
+  store::Contents& contents_;
+  const policy::Config& config_;
+};
+
+}  // namespace ramfold::daemon

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "daemon/custody/departures.hpp"
+
+#include "base/clock.hpp"
+#include "daemon/log.hpp"
+#include "daemon/threads/apart.hpp"
+
+namespace ramfold::daemon {
+namespace {
+
+constexpr std::uint64_t kNapNs = 250'000'000;
+constexpr std::uint64_t kMomentNs = 100'000'000;
+constexpr std::uint64_t kBuryNs = 60'000'000'000;  // of the largest VM
+constexpr unsigned kLastLookWaits = 20;            // of kNapNs
+
+}  // namespace
+
+void Departures::take_out(const AttachedVm& vm) {
+  vms_.remove(vm.vm->id());
+  (void)keeping_.drop_vm(vm.vm->id());
+}
+
+void Departures::bury_dead() {
+  for (const VmHandle& vm : vms_.all()) {
+    if (!has_ended(vm->vm->files().pidfd)) continue;
+    if (!vm->counted) continue;  // its references are being counted right now
+    vm->vm->set_gone();
+    vm->vm->gate().close();
+    if (vm->unfolding) continue;
+    {
+      const std::lock_guard lock(vm->cursor.mutex);
+      if (vm->cursor.in_work != 0) continue;
+    }
+    vm->detached.store(true);
+    take_out(*vm);
+    // Moved on, not shared: bury() waits until it is the only owner.
+    undertaker_.post([this, dead = vm]() mutable {
+      // Who shares the memory of a process that has ended may still hold its locks.
+      (void)run_apart_for(kBuryNs,
+                          [this, dead = std::move(dead)]() mutable { bury(std::move(dead)); });
+    });
+  }
+}
+
+// On the undertaker's thread: walking the page table and closing the RAM files, which frees their
+// memory, take 0.3 to 0.6 s a GiB together, and nobody should wait for it.
+void Departures::bury(VmHandle vm) {
+  vm->faults->stop();
+  fault_cpu_ns_.fetch_add(vm->faults->cpu_ns());
+  std::uint64_t dropped = 0;
+  (void)vm->vm->each_naming([&](PageIndex p) {
+    const ContentId content = vm->vm->table().load(p).content();
+    if (content == kZeroContent) return true;
+    contents_.drop(content);
+    ++dropped;
+    return true;
+  });
+  log::info("vm {} (pid {}): ended; {} references given up", vm->vm->name(), vm->vm->pid(),
+            dropped);
+  // Whoever still looks at it would close the files in its stead.
+  for (unsigned i = 0; vm.use_count() > 1 && i < kLastLookWaits && !stopping_; ++i)
+    sleep_ns(kNapNs);
+}
+
+void Departures::let_go(const VmHandle& vm, std::uint64_t patience_ns) {
+  (void)stop_faults(vm, patience_ns);
+  fault_cpu_ns_.fetch_add(vm->faults->cpu_ns());
+  take_out(*vm);
+}
+
+bool Departures::forget_unused(const VmHandle& vm) {
+  const guest::VmCounters& c = vm->vm->counters();
+  if (!vm->counted || vm->agent_ready || vm->unfolding) return false;
+  if (c.folded_zero.get() + c.folded_content.get() + c.clean.get() != 0) return false;
+  // The next to be attached may have the same userfaultfd: one service may read its events.
+  if (!stop_faults(vm, kMomentNs)) return false;
+  vm->detached.store(true);
+  take_out(*vm);
+  return true;
+}
+
+}  // namespace ramfold::daemon

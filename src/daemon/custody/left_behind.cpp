@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "daemon/custody/left_behind.hpp"
+
+#include <fmt/format.h>
+#include <algorithm>
+
+#include "base/clock.hpp"
+#include "daemon/log.hpp"
+
+namespace ramfold::daemon {
+namespace {
+
+constexpr std::uint64_t kNapNs = 100'000'000;
+
+}  // namespace
+
+bool LeftBehind::is_held(const guest::VmRecord& record) const {
+  return record.left_by_pid != 0 && is_there(procfs_, record.left_by_pid, record.left_by_start);
+}
+
+void LeftBehind::add(UnusableVm vm) {
+  log::error("vm {}: not taken over: {}", vm.id.value, vm.why);
+  const std::lock_guard lock(mutex_);
+  vms_.push_back(std::move(vm));
+}
+
+void LeftBehind::add_held(KeptVm kept) {
+  auto pidfd = kept.files.pidfd.duplicate();
+  add({VmId{kept.record.vm},
+       fmt::format("it holds up a thread of a daemon that has ended but for that (pid {})",
+                   kept.record.left_by_pid),
+       pidfd ? std::move(*pidfd) : sys::Fd{}, std::move(kept)});
+}
+
+bool LeftBehind::has(pid_t pid, std::uint64_t start_ticks) const {
+  const std::lock_guard lock(mutex_);
+  return std::ranges::any_of(vms_, [&](const UnusableVm& vm) {
+    return vm.held && vm.held->record.pid == pid && vm.held->record.start_time == start_ticks;
+  });
+}
+
+std::vector<LeftBehind::View> LeftBehind::views() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<View> views;
+  for (const UnusableVm& vm : vms_) views.push_back({vm.id, vm.why, vm.held.has_value()});
+  return views;
+}
+
+bool LeftBehind::wait_until_none(Keeping& keeping, const Adopt& adopt,
+                                 const std::atomic<bool>& stopping) {
+  while (!stopping) {
+    std::vector<VmId> ended;
+    std::vector<VmId> let_go;
+    bool none = false;
+    {
+      const std::lock_guard lock(mutex_);
+      std::erase_if(vms_, [&](const UnusableVm& vm) {
+        if (!vm.pidfd || !has_ended(vm.pidfd)) return false;
+        ended.push_back(vm.id);
+        return true;
+      });
+      for (const UnusableVm& vm : vms_) {
+        if (vm.held && !is_held(vm.held->record)) let_go.push_back(vm.id);
+      }
+      none = vms_.empty();
+    }
+    for (const VmId id : ended) {
+      log::info("vm {}: ended", id.value);
+      (void)keeping.drop_vm(id);
+    }
+    for (const VmId id : let_go) adopt_late(id, adopt);
+    if (none) return true;
+    sleep_ns(kNapNs);
+  }
+  return false;
+}
+
+// What was left of the daemon before has ended, and with it what it did to this VM.
+void LeftBehind::adopt_late(VmId id, const Adopt& adopt) {
+  KeptVm kept;
+  {
+    const std::lock_guard lock(mutex_);
+    // Its record stays here: until the VM is one of the fleet this is what keeps its agent from
+    // being asked for an offer.
+    kept = std::move(*std::ranges::find(vms_, id, &UnusableVm::id)->held);
+  }
+  const pid_t pid = kept.record.pid;
+  const auto vm = adopt(std::move(kept));
+  {
+    const std::lock_guard lock(mutex_);
+    const auto it = std::ranges::find(vms_, id, &UnusableVm::id);
+    if (vm) {
+      vms_.erase(it);
+    } else {
+      it->why = vm.error().text();
+      it->held.reset();
+    }
+  }
+  if (vm) {
+    log::info("vm {} (pid {}): taken over, the daemon before has ended", id.value, pid);
+  } else {
+    log::error("vm {}: not taken over: {}", id.value, vm.error().text());
+  }
+}
+
+}  // namespace ramfold::daemon

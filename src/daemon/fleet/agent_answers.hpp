@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// What the rest of the daemon has to say to agents. The agents' room implements it.
+// Threads: any.
+#pragma once
+
+#include <cstdint>
+
+#include "daemon/fleet/attached_vm.hpp"
+
+namespace ramfold::daemon {
+
+class AgentAnswers {
+ public:
+  virtual ~AgentAnswers() = default;
+  // Answers the request to unfold that carried `token`.
+  virtual void send_unfolded(const AttachedVm& vm, std::uint32_t token, bool ok) = 0;
+  virtual void send_detached(const AttachedVm& vm) = 0;
+  // Waits for a VM that is being attached right now.
+  virtual void finish_offers() = 0;
+  // Asks every agent that waits for its RAM again.
+  virtual void invite_all() = 0;
+  // The VM of this process can be served now: has its agent, which was told to wait, say hello
+  // again.
+  virtual void call_back(pid_t pid) = 0;
+};
+
+}  // namespace ramfold::daemon

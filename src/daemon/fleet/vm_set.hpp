@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// All attached VMs. Threads: any.
+#pragma once
+
+#include <algorithm>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "daemon/fleet/attached_vm.hpp"
+
+namespace ramfold::daemon {
+
+class VmSet {
+ public:
+  std::vector<VmHandle> all() const {
+    const std::lock_guard lock(mutex_);
+    return vms_;
+  }
+  void add(VmHandle vm) {
+    const std::lock_guard lock(mutex_);
+    vms_.push_back(std::move(vm));
+  }
+  void remove(VmId id) {
+    const std::lock_guard lock(mutex_);
+    std::erase_if(vms_, [id](const VmHandle& v) { return v->vm->id() == id; });
+  }
+  VmHandle by_pid(pid_t pid) const {
+    const std::lock_guard lock(mutex_);
+    const auto found = std::ranges::find(vms_, pid, [](const VmHandle& v) { return v->vm->pid(); });
+    return found == vms_.end() ? nullptr : *found;
+  }
+  std::size_t size() const {
+    const std::lock_guard lock(mutex_);
+    return vms_.size();
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::vector<VmHandle> vms_;
+};
+
+}  // namespace ramfold::daemon

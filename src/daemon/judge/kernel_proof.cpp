@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "daemon/judge/kernel_proof.hpp"
+
+#include "daemon/log.hpp"
+#include "sys/self_test.hpp"
+
+namespace ramfold::daemon {
+
+KernelProof prove_kernel(const sys::Procfs& procfs, sys::BorrowedFd userfault_device) {
+  const sys::SelfTest test = sys::run_self_test(procfs, userfault_device);
+  KernelProof proof;
+  guest::HostFacts& facts = proof.facts;
+  const auto version = procfs.kernel_version();
+  facts.kernel = version ? version->text : "unknown";
+  facts.kernel_folds = version && version->at_least(6, 7);
+  facts.self_test_passed = test.passed();
+  facts.self_test_failure = test.failure();
+  for (const sys::KernelFact& fact : test.facts) {
+    const auto outcome = !fact.tried  ? control::CheckOutcome::skipped
+                         : fact.holds ? control::CheckOutcome::passed
+                                      : control::CheckOutcome::failed;
+    proof.views.push_back({std::string(fact.name), outcome, fact.detail,
+                           fact.holds ? std::string{} : std::string(sys::kSelfTestRemedy)});
+  }
+  proof.passed = facts.self_test_passed && facts.kernel_folds;
+  if (proof.passed) {
+    log::info("self-test: {} facts of the kernel hold ({} us)", test.facts.size(), test.took_us);
+  } else {
+    log::error("self-test: {}: nothing will be folded: {}", facts.self_test_failure,
+               sys::kSelfTestRemedy);
+  }
+  return proof;
+}
+
+}  // namespace ramfold::daemon

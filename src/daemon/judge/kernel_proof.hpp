@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Proves, at the start, the facts about the running kernel that folding stands on.
+// Threads: pure but for the kernel; takes some tens of milliseconds.
+#pragma once
+
+#include <vector>
+
+#include "control/views.hpp"
+#include "guest/facts.hpp"
+#include "sys/fd.hpp"
+#include "sys/procfs.hpp"
+
+namespace ramfold::daemon {
+
+struct KernelProof {
+  guest::HostFacts facts;
+  std::vector<control::SelfTestView> views;  // fact by fact, for `doctor`
+  bool passed = false;
+};
+
+// `userfault_device`: /dev/userfaultfd.
+KernelProof prove_kernel(const sys::Procfs& procfs, sys::BorrowedFd userfault_device);
+
+}  // namespace ramfold::daemon

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "daemon/loop.hpp"
+
+#include <sys/stat.h>
+#include <unistd.h>
+#include <algorithm>
+#include <csignal>
+
+#include "base/clock.hpp"
+#include "daemon/judge/kernel_proof.hpp"
+#include "daemon/log.hpp"
+#include "daemon/report/accounting.hpp"
+
+namespace ramfold::daemon {
+namespace {
+
+constexpr std::uint64_t kTickNs = 250'000'000;
+// Facts are read once a second, on a host with many VMs less often, so that it costs no more than a
+// fiftieth of a core: the agent holds what must not begin unseen, and asks for a look at what
+// changed.
+constexpr std::uint64_t kFactsEveryNs = 1'000'000'000;
+constexpr std::uint64_t kFactsEveryMaxNs = 15'000'000'000;
+constexpr std::uint64_t kFactsPart = 50;
+
+// Nothing is known as {0, 0}.
+guest::RamFileId file_of(sys::BorrowedFd fd) {
+  struct stat st{};
+  if (::fstat(fd.get(), &st) != 0) return {};
+  return {st.st_dev, st.st_ino};
+}
+
+}  // namespace
+
+void Loop::run() {
+  prove_kernel();
+  std::uint64_t facts_due_ns = 0;
+  while (!p_.stopping) {
+    if (p_.hand_over.tend() == HandOver::Keeper::anothers && !p_.stopping) {
+      log::critical(
+          "the keeper holds another store, whose guests wait: ending, so that the next start takes "
+          "it");
+      ::kill(::getpid(), SIGTERM);
+    }
+    p_.departures.bury_dead();
+    judge();
+    p_.work.tend();
+    if (monotonic_ns() >= facts_due_ns) {
+      const std::uint64_t cpu_ns = p_.facts.check();
+      facts_due_ns =
+          monotonic_ns() + std::clamp(cpu_ns * kFactsPart, kFactsEveryNs, kFactsEveryMaxNs);
+    }
+    if (!p_.state.recovering) p_.contents.trim();
+    sleep_ns(kTickNs);
+  }
+}
+
+void Loop::prove_kernel() {
+  KernelProof proof = daemon::prove_kernel(p_.procfs, p_.userfault_device);
+  p_.state.publish_self_test(std::move(proof.views));
+  self_test_passed_.store(proof.passed);
+  p_.facts.begin(std::move(proof.facts), {::getpid(), file_of(p_.contents.files().contents)});
+}
+
+HostInputs Loop::sense() const {
+  HostInputs in;
+  in.self_test_passed = self_test_passed_;
+  in.keeper_connected = p_.keeping.connected();
+  in.recovering = p_.state.recovering;
+  in.recovery_trouble = p_.recovery.trouble();
+  for (LeftBehind::View& vm : p_.left_behind.views())
+    in.unserved.push_back({vm.id, std::move(vm.why), vm.held});
+  in.paused = p_.state.paused;
+  in.off = p_.state.off;
+  if (in.off) in.off_trouble = p_.off.trouble();
+  in.store_full = p_.state.store_full();
+  if (const auto memory = p_.procfs.memory_info()) in.memory = *memory;
+  in.needed_if_all_back = needed_if_all_back(p_.vms.all(), p_.contents.stats());
+  return in;
+}
+
+void Loop::judge() {
+  const std::lock_guard judging(judging_);
+  p_.state.publish(judge_host(sense(), p_.config));
+}
+
+}  // namespace ramfold::daemon

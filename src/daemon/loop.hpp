@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The control loop: senses what is so (the keeper, deaths, the host's memory), judges it, publishes
+// the verdict, and acts on it. Workers and guests go on meanwhile.
+// Threads: run() on one of its own; judge() from any.
+#pragma once
+
+#include <atomic>
+#include <mutex>
+
+#include "daemon/bring_back/off_switch.hpp"
+#include "daemon/custody/departures.hpp"
+#include "daemon/custody/hand_over.hpp"
+#include "daemon/custody/left_behind.hpp"
+#include "daemon/custody/recovery.hpp"
+#include "daemon/fleet/host_state.hpp"
+#include "daemon/fleet/vm_set.hpp"
+#include "daemon/judge/fact_watch.hpp"
+#include "daemon/judge/host_judge.hpp"
+#include "daemon/work/work.hpp"
+
+namespace ramfold::daemon {
+
+class Loop {
+ public:
+  struct Parts {
+    const policy::Config& config;
+    const sys::Procfs& procfs;
+    sys::BorrowedFd userfault_device;
+    HostState& state;
+    VmSet& vms;
+    store::Contents& contents;
+    Keeping& keeping;
+    HandOver& hand_over;
+    Departures& departures;
+    LeftBehind& left_behind;
+    Recovery& recovery;
+    FactWatch& facts;
+    Work& work;
+    OffSwitch& off;
+    const std::atomic<bool>& stopping;
+  };
+  // REQUIRES: all parts outlive this.
+  explicit Loop(Parts parts) : p_(parts) {}
+
+  // Until `stopping`.
+  void run();
+  // Senses the host, judges it and publishes the verdict, at once.
+  void judge();
+
+ private:
+  void prove_kernel();
+  HostInputs sense() const;
+
+  Parts p_;
+  std::atomic<bool> self_test_passed_{false};
+  std::mutex judging_;  // from the first look on: a verdict must not replace a later one
+};
+
+}  // namespace ramfold::daemon

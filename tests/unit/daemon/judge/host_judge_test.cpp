@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "daemon/judge/host_judge.hpp"
+
+#include <catch2/catch.hpp>
+
+using namespace ramfold;
+using daemon::HostInputs;
+using daemon::HostVerdict;
+using daemon::judge_host;
+
+namespace {
+
+constexpr ByteCount gib(std::uint64_t n) { return ByteCount{n << 30}; }
+
+HostInputs good() {
+  HostInputs in;
+  in.self_test_passed = true;
+  in.keeper_connected = true;
+  in.memory = sys::MemInfo{};
+  in.memory->total = gib(64);
+  in.memory->available = gib(40);
+  return in;
+}
+
+policy::Config eager() {
+  policy::Config config;
+  config.fold.when = policy::FoldWhen::eager;
+  return config;
+}
+
+}  // namespace
+
+TEST_CASE("a host where nothing stands against it is folded, observed and reformed") {
+  const HostVerdict verdict = judge_host(good(), eager());
+  CHECK(verdict.reasons.empty());
+  CHECK(verdict.may_fold);
+  CHECK(verdict.may_observe);
+  CHECK(verdict.may_reform);
+}
+
+TEST_CASE("each fact that does not hold is a reason with a remedy, and nothing is folded") {
+  const std::pair<const char*, void (*)(HostInputs&)> facts[] = {
+      {"self-test", [](HostInputs& in) { in.self_test_passed = false; }},
+      {"no-keeper", [](HostInputs& in) { in.keeper_connected = false; }},
+      {"recovering", [](HostInputs& in) { in.recovering = true; }},
+      {"not-recovered",
+       [](HostInputs& in) {
+         in.recovering = true;
+         in.recovery_trouble = "no memory";
+       }},
+      {"unusable-vm", [](HostInputs& in) { in.unserved.push_back({VmId{3}, "unreadable"}); }},
+      {"paused", [](HostInputs& in) { in.paused = true; }},
+      {"off", [](HostInputs& in) { in.off = true; }},
+      {"store-full", [](HostInputs& in) { in.store_full = true; }},
+      {"meminfo", [](HostInputs& in) { in.memory.reset(); }},
+      {"promise", [](HostInputs& in) { in.needed_if_all_back = gib(50); }},
+  };
+  for (const auto& [code, spoil] : facts) {
+    HostInputs in = good();
+    spoil(in);
+    const HostVerdict verdict = judge_host(in, eager());
+    INFO(code);
+    REQUIRE(verdict.reasons.size() == 1);
+    CHECK(verdict.reasons[0].code == code);
+    CHECK_FALSE(verdict.reasons[0].remedy.empty());
+    CHECK_FALSE(verdict.may_fold);
+  }
+}
+
+TEST_CASE("what is stored is reformed while memory is short, plentiful or promised") {
+  HostInputs in = good();
+  in.needed_if_all_back = gib(50);
+  CHECK(judge_host(in, eager()).may_reform);
+  in.store_full = true;
+  CHECK(judge_host(in, eager()).may_reform);
+  in.paused = true;
+  CHECK_FALSE(judge_host(in, eager()).may_reform);
+}
+
+TEST_CASE("under pressure only: folding waits until less than keep_available is there") {
+  policy::Config config;
+  config.fold.when = policy::FoldWhen::pressure;
+  HostInputs in = good();
+  const HostVerdict plentiful = judge_host(in, config);
+  CHECK(plentiful.has("memory-plentiful"));
+  CHECK(plentiful.may_observe);
+  in.memory->available = ByteCount{plentiful.keep_available.value - 1};
+  CHECK_FALSE(judge_host(in, config).has("memory-plentiful"));
+}
