@@ -20,6 +20,7 @@ import subprocess
 import time
 
 from vm import VmError
+from patience import deadline, slower
 
 TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 START_S_MAX = 30
@@ -136,11 +137,11 @@ class Rig:
             return False
 
     def _wait(self, process, name, ready):
-        deadline = time.monotonic() + START_S_MAX
+        end = deadline(START_S_MAX)
         while not ready():
             if process.poll() is not None:
                 raise RigError(f"{name} ended with {process.returncode}: {self.log(name)[-1000:]}")
-            if time.monotonic() > deadline:
+            if time.monotonic() > end:
                 raise RigError(f"{name} is not ready: {self.log(name)[-1000:]}")
             time.sleep(0.02)
 
@@ -183,7 +184,7 @@ class Rig:
     def ask(self, op, progress=None, timeout_s=120, **fields):
         """One request: the last line of the answer. progress(line) sees those before it."""
         with socket.socket(socket.AF_UNIX) as link:
-            link.settimeout(timeout_s)
+            link.settimeout(timeout_s * slower())
             link.connect(str(self.dir / "control.sock"))
             link.sendall(json.dumps({"ramfold": 1, "op": op, **fields}).encode() + b"\n")
             for text in link.makefile("r"):
@@ -220,7 +221,7 @@ class Rig:
         """The `ramfold` command, finished."""
         socket_path = str(self.dir / "control.sock")
         return subprocess.run([str(self.cli), *arguments, "--socket", socket_path],
-                              capture_output=True, text=True, check=False, timeout=60)
+                              capture_output=True, text=True, check=False, timeout=60 * slower())
 
     def cpu_seconds(self):
         """CPU time that keeper and daemons have used since the start, as the kernel counts it."""
@@ -230,7 +231,7 @@ class Rig:
 
     def wait(self, what, condition, timeout_s):
         """Waits until condition() is true, and returns what it returned."""
-        deadline = time.monotonic() + timeout_s
+        end = deadline(timeout_s)
         while True:
             if self.daemon.poll() is not None:
                 how = signal.Signals(-self.daemon.returncode).name if self.daemon.returncode < 0 \
@@ -239,7 +240,7 @@ class Rig:
             found = condition()
             if found:
                 return found
-            if time.monotonic() > deadline:
+            if time.monotonic() > end:
                 raise RigError(f"{what}: not after {timeout_s} s: {self.log()[-1000:]}")
             time.sleep(0.2)
 

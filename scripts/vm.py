@@ -34,6 +34,8 @@ import sys
 import tempfile
 import time
 
+from patience import deadline, slower
+
 SCRIPTS = pathlib.Path(__file__).resolve().parent
 QEMU = os.environ.get("RAMFOLD_QEMU", "qemu-system-x86_64")
 # QEMU 7.2 under TCG corrupts flags around cmpxchg16b: newer kernels crash at boot without "-cx16".
@@ -103,7 +105,7 @@ def kvm_unusable():
 def ask_qmp(at, command, timeout_s=30, **arguments):
     """One QMP command over a connection of its own: its result, VmError on an error."""
     with socket.socket(socket.AF_UNIX) as link:
-        link.settimeout(timeout_s)
+        link.settimeout(timeout_s * slower())
         link.connect(str(at))
         stream = link.makefile("rw")
 
@@ -137,18 +139,18 @@ def run_in_guest(path, command, timeout_s=60):
     # A guest that is ready may not have opened its second port yet, and loses what came before: it
     # is asked until it answers, with a line that does no harm when only its end arrives.
     probe, awake = f"\necho AWAKE$nothing-{token}\n", f"AWAKE-{token}"
-    deadline = time.monotonic() + timeout_s
+    end = deadline(timeout_s)
     with socket.socket(socket.AF_UNIX) as link:
         link.connect(str(path))
         seen, answered, next_probe = "", False, 0.0
         while True:
             now = time.monotonic()
-            if now > deadline:
+            if now > end:
                 raise VmError(f"{command!r}: no end after {timeout_s} s: {seen[-500:]!r}")
             if not answered and now >= next_probe:
                 link.sendall(probe.encode())
                 next_probe = now + PROBE_EVERY_S
-            link.settimeout(min(PROBE_EVERY_S, max(0.01, deadline - now)))
+            link.settimeout(min(PROBE_EVERY_S, max(0.01, end - now)))
             try:
                 part = link.recv(65536)
             except socket.timeout:
@@ -268,9 +270,10 @@ class Vm:
     def log(self):
         return self._path("log").read_text(errors="replace")
 
-    def wait_serial(self, pattern, timeout_s, count=1):
-        """Waits until a pattern has come `count` times on the first serial port; the last match."""
-        deadline = time.monotonic() + timeout_s
+    def wait_serial(self, pattern, timeout_s, count=1, what=None):
+        """Waits until a pattern has come `count` times on the first serial port; the last match.
+        `what` says in words what is waited for."""
+        end = deadline(timeout_s)
         while True:
             alive = self.running()  # before reading, so that the last words of a dead VM count
             found = list(re.finditer(pattern, self.serial()))
@@ -279,15 +282,19 @@ class Vm:
             if not alive:
                 raise VmError(f"{self.name}: QEMU ended: {self.log()[-1000:]} "
                               f"{self.serial()[-500:]!r}")
-            if time.monotonic() > deadline:
-                raise VmError(f"{self.name}: no {pattern!r} after {timeout_s} s: "
-                              f"{self.serial()[-500:]!r}")
+            if time.monotonic() > end:
+                raise VmError(f"{self.name}: {what or f'no {pattern!r}'}, {self.age_s():.0f} s after "
+                              f"its start; its console's last lines: {self.serial()[-500:]}")
             time.sleep(0.1)
 
     def wait_ready(self, timeout_s=180):
-        self.wait_serial(re.escape(self.guest.ready), timeout_s)
-        self.ready_s = time.monotonic() - self._started
+        self.wait_serial(re.escape(self.guest.ready), timeout_s,
+                         what="its service does not answer yet")
+        self.ready_s = self.age_s()
         return self
+
+    def age_s(self):
+        return time.monotonic() - self._started
 
     def qmp(self, command, timeout_s=30, **arguments):
         return ask_qmp(self.qmp_path, command, timeout_s, **arguments)
@@ -318,9 +325,9 @@ class Vm:
     def set_balloon(self, mib, timeout_s=60):
         """Inflates or deflates until the guest has so much RAM."""
         self.qmp("balloon", value=mib << 20)
-        deadline = time.monotonic() + timeout_s
+        end = deadline(timeout_s)
         while self.balloon_mib() != mib:
-            if time.monotonic() > deadline:
+            if time.monotonic() > end:
                 raise VmError(f"{self.name}: the balloon stays at {self.balloon_mib()} MiB")
             time.sleep(0.1)
 
@@ -430,9 +437,9 @@ def main():
         return run_dir / f"{name}.json"
 
     def wait(name, ready, timeout_s):
-        deadline = time.monotonic() + timeout_s
+        end = deadline(timeout_s)
         while ready not in (run_dir / f"{name}.serial").read_text(errors="replace"):
-            if time.monotonic() > deadline:
+            if time.monotonic() > end:
                 raise VmError(f"{name}: not ready after {timeout_s} s")
             time.sleep(0.2)
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "fake_daemon.hpp"
+#include "patience.hpp"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -35,7 +36,7 @@ int must(int result, const char* what) {
 
 bool readable_within(int fd, int ms) {
   pollfd p{fd, POLLIN, 0};
-  return ::poll(&p, 1, ms) == 1;
+  return ::poll(&p, 1, ramfold::test::scaled(ms)) == 1;
 }
 
 constexpr size_t kControl = CMSG_SPACE(sizeof(int) * RF_FDS_MAX);
@@ -89,14 +90,14 @@ Shared::Shared(uint64_t pages, uint32_t session)
 Shared::~Shared() { ::munmap(shared_, bytes_); }
 
 bool Shared::bit(uint64_t page) const {
-  auto* words = reinterpret_cast<std::atomic<uint64_t>*>(reinterpret_cast<char*>(shared_) +
-                                                         RF_SHARED_PAGE);
+  auto* words =
+      reinterpret_cast<std::atomic<uint64_t>*>(reinterpret_cast<char*>(shared_) + RF_SHARED_PAGE);
   return ((words[page / 64] >> (page % 64)) & 1) != 0;
 }
 
 uint64_t Shared::bits() const {
-  auto* words = reinterpret_cast<std::atomic<uint64_t>*>(reinterpret_cast<char*>(shared_) +
-                                                         RF_SHARED_PAGE);
+  auto* words =
+      reinterpret_cast<std::atomic<uint64_t>*>(reinterpret_cast<char*>(shared_) + RF_SHARED_PAGE);
   uint64_t count = 0;
   for (uint64_t i = 0; i < (pages_ + 63) / 64; ++i)
     count += static_cast<uint64_t>(std::popcount(words[i].load()));
@@ -306,7 +307,8 @@ void Guest::tell(const std::string& line) {
 }
 
 std::optional<Answer> Guest::answer_within(int ms) {
-  const auto until = std::chrono::steady_clock::now() + std::chrono::milliseconds(ms);
+  const auto until =
+      std::chrono::steady_clock::now() + std::chrono::milliseconds(ramfold::test::scaled(ms));
   while (output_.find('\n') == std::string::npos) {
     const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
         until - std::chrono::steady_clock::now());

@@ -7,11 +7,13 @@
 #include <map>
 
 #include "kernel/fold_rig.hpp"
+#include "patience.hpp"
 #include "policy/amount.hpp"
 
 using namespace ramfold;
 using namespace ramfold::daemon;
 using test::Rig;
+using test::soon;
 
 namespace {
 
@@ -36,12 +38,6 @@ class Answers final : public AgentAnswers {
   std::mutex mutex_;
   std::map<std::uint32_t, bool> answers_;
 };
-
-template <typename Condition>
-bool soon(Condition condition) {
-  for (int i = 0; i < 30'000 && !condition(); ++i) ::usleep(1000);
-  return condition();
-}
 
 // A VM of whose pages 16 are folded.
 struct Folded {

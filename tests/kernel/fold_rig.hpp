@@ -11,6 +11,7 @@
 #include "fault/server.hpp"
 #include "fold/folder.hpp"
 #include "kernel/guest_process.hpp"
+#include "patience.hpp"
 #include "scan/plan.hpp"
 
 namespace ramfold::test {
@@ -71,21 +72,22 @@ struct Rig {
   // Passes until something has happened; see fold_until().
   template <typename Condition>
   void pass_until(Condition condition) {
-    for (int i = 0; i < 1000 && !condition(); ++i) {
-      if (i > 5) ::usleep(2000);
+    (void)soon([&] {
+      if (condition()) return true;
       pass();
-    }
+      return false;
+    });
   }
   // Passes until all of them are folded: the fault service may still own a page whose waiter it has
   // woken.
   void fold_until(std::uint64_t pages) {
     std::uint64_t folded = 0;
-    for (int i = 0; i < 1000 && folded != pages; ++i) {
-      if (i > 5) ::usleep(2000);
+    const bool all = soon([&] {
       pass();
       for (folded = 0; folded < pages && tag(folded) == guest::Tag::folded;) ++folded;
-    }
-    if (folded == pages) return;
+      return folded == pages;
+    });
+    if (all) return;
     FAIL("page " << folded << ": tag " << static_cast<int>(tag(folded)) << ", owner "
                  << static_cast<int>(vm->table().owner(PageIndex{folded})));
   }

@@ -19,6 +19,7 @@
 
 #include "base/clock.hpp"
 #include "guest/page_table.hpp"
+#include "patience.hpp"
 #include "sys/memory.hpp"
 #include "sys/message.hpp"
 
@@ -218,7 +219,7 @@ void GuestProcess::ask(Op op, PageIndex p, std::uint64_t seed, std::uint32_t cou
 
 bool GuestProcess::answer(std::uint64_t& value, int ms) {
   pollfd p{socket_.get(), POLLIN, 0};
-  if (::poll(&p, 1, ms) != 1) return false;
+  if (::poll(&p, 1, scaled(ms)) != 1) return false;
   return ::recv(socket_.get(), &value, sizeof value, 0) == sizeof value;
 }
 

@@ -15,6 +15,7 @@
 #include "kernel/at_point.hpp"
 #include "kernel/fold_rig.hpp"
 #include "kernel/slow_source.hpp"
+#include "patience.hpp"
 
 using namespace ramfold;
 using fault::Need;
@@ -25,6 +26,7 @@ using test::AtPoint;
 using test::GuestProcess;
 using test::Rig;
 using test::SlowSource;
+using test::soon;
 
 namespace {
 
@@ -46,15 +48,6 @@ Served serve(Rig& rig, Need need) {
     served = rig.faults->filler().serve(kP, need, {}, me);
   } while (served == Served::busy);
   return served;
-}
-
-// Eventually true: other threads bring it about.
-bool soon(const std::function<bool()>& condition) {
-  for (int i = 0; i < 2000; ++i) {
-    if (condition()) return true;
-    ::usleep(500);
-  }
-  return false;
 }
 
 }  // namespace
@@ -415,9 +408,8 @@ TEST_CASE("L6: a VM whose memory cgroup is full holds up nobody else") {
         REQUIRE(healthy.process->load(PageIndex{p % 16}) == sum_of(p % 16 == 9 ? 5 : p % 16 + 100));
     }
     CHECK(ended);
-    const auto before = monotonic_ns();
+    // Though its threads wait for memory: with a stop that waits, the test would not end.
     victim.faults->stop();
-    CHECK(monotonic_ns() - before < 1'000'000'000);
   }
   CHECK(healthy.process->load(kP) == sum_of(5));
 }

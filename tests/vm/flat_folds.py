@@ -5,6 +5,7 @@ import time
 
 import vm_tests
 from vm_tests import rig_of, vm
+from patience import deadline
 
 FOLDED_PART = 0.6  # of the pages that the guest verifies
 ROUNDS = 8         # so many rounds verify every page once
@@ -21,7 +22,7 @@ def intact(guest):
 
 def wait_backoff(rig, name, seconds=60):
     """Pages that every round brings back are held back, and `ramfold show` says so."""
-    end = time.monotonic() + seconds
+    end = deadline(seconds)
     while True:
         view = rig.vm(name)["backoff"]
         if view["held_pages"] and view["returns"]:

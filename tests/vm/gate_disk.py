@@ -12,6 +12,7 @@ import time
 
 import vm_tests
 from vm_tests import rig_of, vm
+from patience import deadline
 
 MEMORY_MIB = 256
 DISK_MIB = 24
@@ -37,13 +38,13 @@ def plug(guest, name, path, direct):
 
 def unplug(guest, name, timeout_s=60):
     guest.qmp("device_del", id=f"dev-{name}")
-    deadline = time.monotonic() + timeout_s
+    end = deadline(timeout_s)
     while True:  # the guest lets go of the device, then the node is free
         try:
             guest.qmp("blockdev-del", **{"node-name": name})
             return
         except vm.VmError:
-            if time.monotonic() > deadline:
+            if time.monotonic() > end:
                 raise
             time.sleep(0.2)
 

@@ -13,6 +13,7 @@ import time
 
 import vm_tests
 from vm_tests import rig_of, vm
+from patience import deadline
 
 MEMORY_MIB = 192
 PLUGGED_MIB = 128
@@ -75,9 +76,9 @@ class Plugged:
         self.guest.qmp("qom-set", path=DEVICE, property="requested-size", value=mib << 20)
 
     def wait(self, mib, timeout_s=90):
-        deadline = time.monotonic() + timeout_s
+        end = deadline(timeout_s)
         while self.size_mib() != mib:
-            if time.monotonic() > deadline:
+            if time.monotonic() > end:
                 raise vm.VmError(f"{self.size_mib()} MiB are plugged, not {mib}")
             time.sleep(0.1)
 

@@ -16,8 +16,9 @@ import threading
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / 'storm'))
-from rig import (SANITIZED, SLOWER, Failed, Rig, binary, need_userfaultfd, run,  # noqa: E402
+from rig import (Failed, Rig, binary, need_userfaultfd, run,  # noqa: E402
                  say)
+from patience import SANITIZED, deadline, slower  # noqa: E402
 
 FOLDED_MIN = 300
 ATTACH_S = 20
@@ -50,7 +51,7 @@ class Attacker:
     def until_done(self, seconds):
         """All lines up to `done`."""
         lines = []
-        end = time.monotonic() + seconds
+        end = deadline(seconds)
         while True:
             try:
                 line = self.lines.get(timeout=max(0.1, end - time.monotonic()))
@@ -89,7 +90,7 @@ def start(rig):
 def view_of(rig, guest):
     began = time.monotonic()
     snapshot = rig.snapshot()
-    if time.monotonic() - began > SNAPSHOT_S:
+    if time.monotonic() - began > SNAPSHOT_S * slower():
         raise Failed(f'a snapshot took {time.monotonic() - began:.1f} s')
     for vm in (snapshot or {'vms': []})['vms']:
         if vm['pid'] == guest.process.pid:
@@ -99,7 +100,7 @@ def view_of(rig, guest):
 
 def wait_folds(rig, guest, seconds=ATTACH_S):
     """It is attached, and so much of it is folded."""
-    end = time.monotonic() + seconds
+    end = deadline(seconds)
     while True:
         view = view_of(rig, guest)
         if view and view['saved'].get('folded_pages', 0) >= FOLDED_MIN:
@@ -146,7 +147,7 @@ def children_of(pid):
 
 
 def wait_gone(pids, seconds=10):
-    end = time.monotonic() + seconds
+    end = deadline(seconds)
     while any(os.path.exists(f'/proc/{pid}') for pid in pids):
         if time.monotonic() > end:
             raise Failed(f'still there: {[pid for pid in pids if os.path.exists(f"/proc/{pid}")]}')
@@ -171,7 +172,7 @@ def held_children(rig):
 def wait_released(rig, held, descriptors, seconds=10):
     """The children have ended and the sockets that waited are closed."""
     wait_gone(held, seconds)
-    end = time.monotonic() + seconds
+    end = deadline(seconds)
     while descriptors_of(rig) > descriptors:
         if time.monotonic() > end:
             raise Failed(f'{descriptors_of(rig)} descriptors, {descriptors} before')
@@ -259,10 +260,10 @@ def restart_beside(rig, honest):
     end."""
     old = rig.daemon
     old.terminate()
-    end = time.monotonic() + 30
+    end = deadline(30)
     while True:
         rig.start_daemon()
-        give_up = time.monotonic() + 10
+        give_up = deadline(10)
         # The old one may still be there to answer.
         while (rig.daemon.poll() is None and not rig.served_by_newest()
                and time.monotonic() < give_up):
@@ -307,7 +308,7 @@ def held(rig):
     old = restart_beside(rig, honest)
     # Neither is served beside the thread of the old daemon, and what they name is not known: nobody
     # is folded before they end. It answers before it has judged for the first time.
-    end = time.monotonic() + 10 * SLOWER
+    end = deadline(10)
     while (reasons := host_reasons(rig)).count('unusable-vm') != len(attackers):
         if time.monotonic() > end:
             raise Failed(f'they are served beside a thread of the old daemon: {reasons}')
@@ -337,7 +338,7 @@ def succeed(rig, honest):
     between = rig.add_guest(*GUEST)
     time.sleep(1)
     rig.start_daemon()
-    end = time.monotonic() + 30
+    end = deadline(30)
     while not rig.served_by_newest():
         if rig.daemon.poll() is not None or time.monotonic() > end:
             raise Failed(f'no daemon beside the one that was killed: {rig.log_tail()}')
@@ -353,7 +354,7 @@ def succeed(rig, honest):
 
 def wait_attached(rig, guest, seconds=20):
     """Its agent speaks to this daemon; one that waits looks for a successor every 10 s."""
-    end = time.monotonic() + seconds
+    end = deadline(seconds)
     while True:
         view = view_of(rig, guest)
         if view and 'agent-silent' not in [reason['code'] for reason in view['reasons']]:
@@ -373,7 +374,7 @@ def killed(rig):
             raise Failed(f'{attacker.what} was not attached')
     looked_at = Attacker(rig, 'map-at-hello')
     looked_at.until_done(30)
-    end = time.monotonic() + 20
+    end = deadline(20)
     while [s for _, s in threads_of(rig.daemon.pid)].count('D') < 2:
         if time.monotonic() > end:
             raise Failed(f'no thread is held: {threads_of(rig.daemon.pid)}')

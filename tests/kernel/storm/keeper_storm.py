@@ -12,7 +12,8 @@ import signal
 import sys
 import time
 
-from rig import SANITIZED, SLOWER, Failed, Rig, binary, need_userfaultfd, run, say
+from rig import Failed, Rig, binary, need_userfaultfd, run, say
+from patience import SANITIZED, deadline
 from storm import LONG, SEED, finish, progress_of, start, wait_for_progress
 
 BURIAL_SECONDS = 20
@@ -43,7 +44,7 @@ def holders(rig, inode):
 
 
 def wait_buried(rig, inodes):
-    end = time.monotonic() + BURIAL_SECONDS * SLOWER
+    end = deadline(BURIAL_SECONDS)
     for inode in inodes:
         while holders(rig, inode):
             rig.must_be_well()

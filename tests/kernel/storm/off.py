@@ -12,7 +12,8 @@ import subprocess
 import sys
 import time
 
-from rig import SLOWER, Failed, Rig, binary, need_userfaultfd, say
+from rig import Failed, Rig, binary, need_userfaultfd, say
+from patience import deadline, slower
 
 MIB = 1 << 20
 FOLDED = 300
@@ -34,7 +35,7 @@ for line in sys.stdin:
 
 
 def wait(what, condition, seconds=30):
-    end = time.monotonic() + seconds * SLOWER
+    end = deadline(seconds)
     while not (found := condition()):
         if time.monotonic() > end:
             raise Failed(f'{what}: not within {seconds} s')
@@ -148,7 +149,7 @@ def off():
         if (status := rig.stop_daemon()) != 10:
             raise Failed(f'after off it ended with {status}, its unit waits for 10')
         rig.keeper.terminate()
-        if (status := rig.keeper.wait(10 * SLOWER)) != 0:
+        if (status := rig.keeper.wait(10 * slower())) != 0:
             raise Failed(f'the keeper ended with {status}')
         for guest in rig.guests:
             guest.check()
@@ -159,7 +160,7 @@ def off():
 def cli(rig, *arguments):
     return subprocess.run(
         [binary('RAMFOLD_CLI'), *arguments, '--socket', f'{rig.dir}/control.sock'],
-        capture_output=True, text=True, check=False, timeout=60 * SLOWER)
+        capture_output=True, text=True, check=False, timeout=60 * slower())
 
 
 def refused():

@@ -2,6 +2,7 @@
 """Keeper, daemon and fake guests in a private runtime directory, for the storm's tests."""
 import json
 import os
+import pathlib
 import queue
 import shutil
 import signal
@@ -14,6 +15,9 @@ import threading
 import time
 
 from service_manager import ServiceManager
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3] / 'scripts'))
+from patience import deadline, slower  # noqa: E402
 
 CONFIG = """
 runtime_dir = "{dir}"
@@ -37,9 +41,6 @@ threads_per_vm = {fault_threads}
 """
 
 
-# In a sanitizer build everything takes longer, and as many kills would take too long.
-SANITIZED = bool(os.environ.get('RAMFOLD_SANITIZER'))
-SLOWER = 4 if SANITIZED else 1
 
 
 class Failed(Exception):
@@ -130,7 +131,7 @@ class Guest:
         except BrokenPipeError:
             pass
         try:
-            line = self.lines.get(timeout=seconds * SLOWER)
+            line = self.lines.get(timeout=seconds * slower())
         except queue.Empty:
             raise Failed(f'guest {self.number}: no answer to `{command}` within {seconds} s: '
                          'a thread waits for ever')
@@ -193,7 +194,7 @@ class Rig:
 
     @staticmethod
     def wait(condition, seconds, what):
-        end = time.monotonic() + seconds * SLOWER
+        end = deadline(seconds)
         while not condition():
             if time.monotonic() > end:
                 raise Failed(f'{what} did not come within {seconds} s')
@@ -219,7 +220,7 @@ class Rig:
     def stop_daemon(self, seconds=20):
         """As systemd would; the exit status."""
         self.daemon.terminate()
-        return self.daemon.wait(seconds * SLOWER)
+        return self.daemon.wait(seconds * slower())
 
     def kill_daemon(self):
         self.daemon.kill()
@@ -249,7 +250,7 @@ class Rig:
         """The last line of the answer; None when the daemon is not there or dies meanwhile."""
         try:
             with socket.socket(socket.AF_UNIX) as s:
-                s.settimeout(seconds * SLOWER)
+                s.settimeout(seconds * slower())
                 s.connect(f'{self.dir}/control.sock')
                 s.sendall((json.dumps({'ramfold': 1, 'op': op, **fields}) + '\n').encode())
                 with s.makefile() as lines:
@@ -298,7 +299,7 @@ class Rig:
             snapshot = self.snapshot()
             return bool(snapshot) and len(snapshot['vms']) == len(self.guests) and all(
                 vm['saved'].get('folded_pages', 0) >= pages for vm in snapshot['vms'])
-        end = time.monotonic() + seconds * SLOWER
+        end = deadline(seconds)
         while not enough():
             if time.monotonic() > end:
                 snapshot = self.snapshot() or {'host': {}, 'vms': []}
@@ -308,7 +309,7 @@ class Rig:
             time.sleep(0.1)
 
     def wait_state(self, state, seconds):
-        end = time.monotonic() + seconds * SLOWER
+        end = deadline(seconds)
         while True:
             snapshot = self.snapshot() or {'vms': []}
             if snapshot['vms'] and all(vm['state'] == state for vm in snapshot['vms']):

@@ -12,7 +12,8 @@ import subprocess
 import sys
 import time
 
-from rig import SANITIZED, SLOWER, Failed, Rig, binary, must_lose, need_userfaultfd, run, say
+from rig import Failed, Rig, binary, must_lose, need_userfaultfd, run, say
+from patience import SANITIZED, deadline, slower
 
 LONG = os.environ.get('RAMFOLD_LONG', '0') == '1'
 SEED = int(os.environ.get('RAMFOLD_SEED', '0')) or int(time.time())
@@ -40,15 +41,15 @@ def kill_delay(dice):
     start."""
     shape = dice.random()
     if shape < 0.35:
-        return SLOWER * dice.uniform(0.005, 0.025)
+        return slower() * dice.uniform(0.005, 0.025)
     if shape < 0.6:
-        return SLOWER * dice.uniform(0.025, 0.3)
-    return SLOWER * dice.uniform(0.4, 1.2)
+        return slower() * dice.uniform(0.025, 0.3)
+    return slower() * dice.uniform(0.4, 1.2)
 
 
 def wait_for_progress(rig, before, seconds=15):
     """Every guest does something again: no thread of it waits for what the dead daemon had read."""
-    end = time.monotonic() + seconds * SLOWER
+    end = deadline(seconds)
     for guest, then in zip(rig.guests, before):
         while guest.status()['operations'] <= then['operations'] + 100:
             rig.must_be_well()
@@ -118,7 +119,7 @@ def storm(rig):
 def die_at(rig, point, seconds):
     """A daemon that dies at the point; False when it never came there."""
     rig.start_daemon(kill_at=point)
-    end = time.monotonic() + seconds * SLOWER
+    end = deadline(seconds)
     while not rig.daemon_died():
         if time.monotonic() > end:
             rig.kill_daemon()
@@ -166,7 +167,7 @@ def no_t4(rig):
         # Few pages: one that a kill left in error is soon discarded and read.
         start(rig, 2, '--pages', '1024')
         rig.kill_daemon()
-        while time.monotonic() - began < 60 * SLOWER:
+        while time.monotonic() - began < 60 * slower():
             if dice.random() < 0.8:
                 die_at(rig, f'fault.copied:{dice.randrange(1, 40)}', 3)
             else:
@@ -174,7 +175,7 @@ def no_t4(rig):
             for guest in rig.guests:
                 guest.status()
 
-    must_lose(kills, f'not caught within {60 * SLOWER} s: the storm is too weak')
+    must_lose(kills, f'not caught within {60 * slower()} s: the storm is too weak')
     say(f'after {time.monotonic() - began:.1f} s and {rig.kills} kills')
 
 
@@ -220,7 +221,7 @@ def run_in_flight(rig, opens, *arguments):
         if direct:
             rig.add_guest('--slow-file', direct, '--slow-direct', '--threads', '3', *arguments)
         rig.start_daemon()
-        end = time.monotonic() + (1500 if LONG else 90) * SLOWER
+        end = deadline(1500 if LONG else 90)
         while sum(guest.status()['slow'] for guest in rig.guests) < opens:
             rig.must_be_well()
             if time.monotonic() > end:
@@ -232,7 +233,7 @@ def run_in_flight(rig, opens, *arguments):
         rig.count()
         say(f'{sum(g["slow"] for g in progress_of(rig))} reads in flight, {rig.counted()}')
         # After the last close folding goes on by itself.
-        time.sleep(SLOWER)
+        time.sleep(slower())
         rig.wait_state('folding', 5)
         rig.wait_folded(1000, 20)
         finish(rig)

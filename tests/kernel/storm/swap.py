@@ -12,7 +12,8 @@ import sys
 import threading
 import time
 
-from rig import SLOWER, Failed, Rig, need_userfaultfd, run, say
+from rig import Failed, Rig, need_userfaultfd, run, say
+from patience import deadline
 from storm import LONG, SEED, finish, kill_delay, start
 from zram import Zram, page_out
 
@@ -104,7 +105,7 @@ def storm(rig, zram):
 
 def idle(rig, zram):
     guest = rig.add_guest('--pages', '8192')
-    end = time.monotonic() + 60 * SLOWER
+    end = deadline(60)
     while guest.status()['stores'] < 6000:
         if time.monotonic() > end:
             raise Failed('the guest fills its RAM too slowly')
@@ -116,7 +117,7 @@ def idle(rig, zram):
     if before < 2000:
         raise Failed(f'only {before} pages went to swap')
     rig.start_daemon()
-    end = time.monotonic() + 30 * SLOWER
+    end = deadline(30)
     passes = 0
     while passes < 20:
         snapshot = rig.snapshot()

@@ -10,7 +10,8 @@ import os
 import sys
 import time
 
-from rig import SLOWER, Failed, Rig, need_userfaultfd, run, say
+from rig import Failed, Rig, need_userfaultfd, run, say
+from patience import deadline
 from storm import SEED, finish, progress_of, start, wait_for_progress
 
 SECONDS = 20
@@ -25,7 +26,7 @@ def attached(rig, guest):
 
 
 def wait_until(rig, condition, what):
-    end = time.monotonic() + SECONDS * SLOWER
+    end = deadline(SECONDS)
     while not condition():
         rig.must_be_well()
         if time.monotonic() > end:

@@ -10,6 +10,9 @@ import tempfile
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[2] / 'scripts'))
+from patience import deadline  # noqa: E402
+
 BIN = '/usr/local/lib/ramfold-box'
 CONFIG = """
 [fold]
@@ -113,8 +116,9 @@ class Box:
 
 def wait(what, condition, seconds=BACK_S):
     began = time.monotonic()
+    end = deadline(seconds)
     while not condition():
-        if time.monotonic() - began > seconds:
+        if time.monotonic() > end:
             raise Failed(f'{what}: not within {seconds} s')
         time.sleep(0.1)
     return time.monotonic() - began

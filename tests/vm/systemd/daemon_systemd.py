@@ -15,6 +15,7 @@ import time
 sys.dont_write_bytecode = True  # nothing appears in the source tree
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from box import BIN, Box, Failed, ok, run, wait  # noqa: E402
+from patience import deadline  # noqa: E402
 
 FOLDED_MIN = 300
 
@@ -34,7 +35,7 @@ class Talker:
         self.lines.put('ended')
 
     def until(self, word, seconds=60):
-        end = time.monotonic() + seconds
+        end = deadline(seconds)
         while True:
             try:
                 line = self.lines.get(timeout=max(0.1, end - time.monotonic()))

@@ -9,20 +9,16 @@
 
 #include "base/clock.hpp"
 #include "daemon/threads/task_thread.hpp"
+#include "patience.hpp"
 
 using namespace ramfold;
 using daemon::Retries;
 using daemon::TaskThread;
+using test::soon;
 
 namespace {
 
 constexpr std::uint64_t kMs = 1'000'000;
-
-template <typename Condition>
-bool soon(Condition condition) {
-  for (int i = 0; i < 5000 && !condition(); ++i) ::usleep(1000);
-  return condition();
-}
 
 }  // namespace
 

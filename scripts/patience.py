@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How long a test waits for an event: ten times what is normal, and longer on a machine that is
+busy or with a sanitizer. A test fails by what happened, never by how long it took."""
+
+import os
+import time
+
+SANITIZED = bool(os.environ.get('RAMFOLD_SANITIZER'))
+SLOWER_MAX = 64  # so that a test ends on any machine
+
+
+def slower() -> float:
+    """Threads that want to run for each processor, now or in the last minute; at least 1. Four
+    times that with a sanitizer."""
+    with open('/proc/loadavg', encoding='ascii') as loads:
+        fields = loads.read().split()
+    running = int(fields[3].split('/')[0])
+    busy = max(1.0, float(fields[0]) / os.cpu_count(), running / os.cpu_count())
+    return min(SLOWER_MAX, 4 * busy if SANITIZED else busy)
+
+
+def deadline(seconds: float) -> float:
+    """When, by time.monotonic(), so many seconds have passed on a machine that is not busy."""
+    return time.monotonic() + seconds * slower()
