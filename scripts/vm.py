@@ -283,8 +283,8 @@ class Vm:
                 raise VmError(f"{self.name}: QEMU ended: {self.log()[-1000:]} "
                               f"{self.serial()[-500:]!r}")
             if time.monotonic() > end:
-                raise VmError(f"{self.name}: {what or f'no {pattern!r}'}, {self.age_s():.0f} s after "
-                              f"its start; its console's last lines: {self.serial()[-500:]}")
+                raise VmError(f"{self.name}: {what or f'no {pattern!r}'}, {self.age_s():.0f} s "
+                              f"after its start; its console's last lines: {self.serial()[-500:]}")
             time.sleep(0.1)
 
     def wait_ready(self, timeout_s=180):
