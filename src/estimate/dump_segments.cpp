@@ -19,7 +19,7 @@ bool load(const ReadAt& read, std::uint64_t offset, T& into) {
   return read(offset, std::as_writable_bytes(std::span(&into, 1)));
 }
 
-// Of a process, not of a guest: it says what the kernel told the program, and which files it mapped.
+// Of a process, not of a guest: it has what the kernel told the program, and which files it mapped.
 bool is_of_process(const ReadAt& read, std::uint64_t offset, std::uint64_t bytes) {
   std::vector<std::byte> notes(std::min(bytes, kNotesMax));
   if (!read(offset, notes)) return false;
