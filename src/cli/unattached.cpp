@@ -13,10 +13,15 @@ namespace {
 
 constexpr std::size_t kColumns = 80;
 
+// What a VM suffers from once it is attached keeps it from nothing before.
+bool is_of_attached(const Check& check) {
+  return check.id == "vm.cgroup" || check.id == "vm.mappings";
+}
+
 // Why a daemon that runs does not have it: what failed, else what could not be looked at.
 std::vector<Check> why_not(std::vector<Check> checks) {
   std::erase_if(checks, [](const Check& check) {
-    return check.outcome == Outcome::pass || (check.id != "vm.command" && check.id != "vm.agent");
+    return check.outcome == Outcome::pass || is_of_attached(check);
   });
   std::ranges::stable_partition(checks,
                                 [](const Check& check) { return check.outcome == Outcome::fail; });

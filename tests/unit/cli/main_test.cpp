@@ -243,6 +243,19 @@ TEST_CASE("exec warns of a QEMU that can only be observed, in one line, and star
   CHECK(has(bad.err, "this VM will only be observed: RAM is not a memory-backend-memfd"));
   CHECK(has(bad.err, "(+1 more: `ramfold doctor`)"));
   CHECK(lines_of_ours(bad.err) == 1);
+  const auto with_config = [&](const std::string& path) {
+    return spawn(
+        {binary("RAMFOLD_BIN"), "exec", "--", dir / "qemu-system-x86_64", "-readconfig", path},
+        environment);
+  };
+  const Ran unread = with_config(dir / "missing.conf");
+  CHECK(has(unread.err, "whether this VM can be folded is not known"));
+  CHECK(has(unread.err, "missing.conf: not found: No such file or directory"));
+  CHECK(lines_of_ours(unread.err) == 1);
+  dir.write("vm.conf",
+            "[object \"r\"]\nqom-type = \"memory-backend-file\"\nsize = \"1G\"\n"
+            "[machine]\nmemory-backend = \"r\"\n");
+  CHECK(has(with_config(dir / "vm.conf").err, "RAM 'r' is a memory-backend-file"));
   const Ran probe =
       spawn({binary("RAMFOLD_BIN"), "exec", "--", dir / "qemu-system-x86_64", "-machine", "none"},
             environment);
@@ -291,6 +304,25 @@ TEST_CASE("a file's capabilities keep the agent out of a QEMU of another user, n
   REQUIRE(rights);
   CHECK(has(rights->why, "capabilities"));
   CHECK(has(rights->remedy, "setcap -r /usr/bin/qemu-kvm"));
+  if (::getuid() != 0) return;
+  // As the loader sees it: nobody gets the capability, root has it already.
+  std::filesystem::permissions(dir.path(), std::filesystem::perms(0755));
+  const std::string ramfold = dir / "ramfold";
+  const std::string qemu = dir / "qemu-kvm";
+  std::filesystem::copy_file(binary("RAMFOLD_BIN"), ramfold);
+  std::filesystem::copy_file(binary("RAMFOLD_SHOW_ARGS"), qemu);
+  REQUIRE(::setxattr(qemu.c_str(), "security.capability", cap_net_admin, sizeof cap_net_admin, 0) ==
+          0);
+  dir.write("agent.so", "");
+  const std::vector<std::string> environment{"RAMFOLD_AGENT_LIB=" + (dir / "agent.so")};
+  const Ran as_nobody = spawn({"/usr/bin/setpriv", "--reuid", "65534", "--regid", "65534",
+                               "--clear-groups", ramfold, "exec", qemu},
+                              environment);
+  CHECK(as_nobody.status == 7);
+  CHECK(has(as_nobody.err, "starts without the agent: its file has capabilities"));
+  const Ran as_root = spawn({ramfold, "exec", qemu}, environment);
+  CHECK(as_root.status == 7);
+  CHECK(has(as_root.out, "LD_PRELOAD"));
 }
 
 TEST_CASE("list shows a QEMU that has no agent") {
