@@ -77,8 +77,9 @@ std::string found_in_path(const std::string& program) {
   std::string_view rest = path == nullptr ? "/bin:/usr/bin" : path;
   while (true) {
     const auto end = rest.find(':');
-    const std::string directory(rest.substr(0, end));
-    const std::string file = directory.empty() ? program : directory + "/" + program;
+    std::string file(rest.substr(0, end));
+    if (!file.empty()) file += '/';
+    file += program;
     if (::access(file.c_str(), X_OK) == 0) return file;
     if (end == std::string_view::npos) return {};
     rest.remove_prefix(end + 1);

@@ -76,11 +76,10 @@ class Disk {
       });
       if (found == properties_.end()) return;
       const Properties inner = parse_properties(string_view(found->second).substr(5), "");
-      const std::string path = node_of(found->first, "filename");
+      std::string before = node_of(found->first, "filename");
+      if (!before.empty()) before += '.';
       properties_.erase(found);
-      for (const auto& [key, value] : inner) {
-        properties_.try_emplace(path.empty() ? key : path + "." + key, value);
-      }
+      for (const auto& [key, value] : inner) properties_.try_emplace(before + key, value);
     }
   }
 
