@@ -8,6 +8,7 @@
 
 #include "base/clock.hpp"
 #include "cli/render.hpp"
+#include "cli/unattached.hpp"
 #include "control/view_json.hpp"
 
 namespace ramfold::cli {
@@ -150,10 +151,14 @@ ExitCode run_list(const CommandOptions& options, const Console& console) {
   return watch(options, console, [&] {
     return ask_and_show<Snapshot>(
         options, console, {0, Operation::snapshot, {}, false}, [&](const Snapshot& snapshot) {
+          const std::vector<Unattached> others = unattached(HostFiles(""), snapshot);
           if (options.output == Output::json) {
-            print_json(console, {{"vms", to_json(snapshot)["vms"]}}, indent_of(options));
+            print_json(console,
+                       {{"vms", to_json(snapshot)["vms"]}, {"unattached", json_of(others)}},
+                       indent_of(options));
           } else {
-            console.print(render_list(snapshot, console.style));
+            console.print(render_list(snapshot, console.style) +
+                          render_unattached(others, console.style));
           }
         });
   });

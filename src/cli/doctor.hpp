@@ -39,16 +39,17 @@ inline constexpr std::array<std::string_view, 19> kChecks{
     "kernel.fold",      "kernel.map",   "kernel.userfaultfd", "kernel.unprivileged",
     "kernel.mappings",  "kernel.files", "memory.hugepages",   "memory.ksm",
     "memory.zram",      "memory.zswap", "daemon.running",     "daemon.keeper",
-    "daemon.self_test", "daemon.grace", "daemon.files", "vm.command",         "vm.agent",
-    "vm.cgroup",        "vm.mappings",
+    "daemon.self_test", "daemon.grace", "daemon.files",       "vm.command",
+    "vm.agent",         "vm.cgroup",    "vm.mappings",
 };
 
 // `daemon`: its snapshot, or why there is none.
 std::vector<Check> check_host(const HostFiles& host);
 std::vector<Check> check_daemon(const HostFiles& host, const Asked<control::Snapshot>& daemon);
-std::vector<Check> check_vms(const HostFiles& host);
-// Those of one QEMU; empty when the process runs no VM.
-std::vector<Check> check_vm(const HostFiles& host, pid_t pid);
+std::vector<Check> check_vms(const HostFiles& host, const control::Snapshot* daemon = nullptr);
+// Those of one QEMU; empty when the process runs no VM. `daemon`: where it knows better.
+std::vector<Check> check_vm(const HostFiles& host, pid_t pid,
+                            const control::Snapshot* daemon = nullptr);
 
 // Something failed that is more than information.
 bool found_problems(const std::vector<Check>& checks);

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The checks of each running QEMU.
+#include <elf.h>
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <cstring>
 #include <optional>
 
 #include "cli/doctor.hpp"
-#include "cli/qemu_command.hpp"
+#include "cli/program_file.hpp"
+#include "cli/qemu_process.hpp"
 
 namespace ramfold::cli {
 namespace {
@@ -16,12 +19,6 @@ constexpr std::string_view kAgentName = "libramfold-agent";
 constexpr std::uint64_t kQemuOwnBytes = 256u << 20;
 constexpr double kMappingsShareMax = 0.8;
 
-struct Qemu {
-  pid_t pid = 0;
-  std::string label;
-  QemuAdvice advice;
-};
-
 Check make(std::string_view id, const Qemu& qemu) {
   Check check;
   check.id = id;
@@ -30,19 +27,16 @@ Check make(std::string_view id, const Qemu& qemu) {
   return check;
 }
 
-// Nothing when the process is not a QEMU that runs a VM.
-std::optional<Qemu> qemu_of(const HostFiles& host, pid_t pid) {
-  const std::vector<std::string> arguments = host.arguments(pid);
-  if (arguments.empty() || !is_qemu(arguments.front())) return std::nullopt;
-  Qemu qemu{pid, {}, examine(arguments)};
-  if (qemu.advice.probing) return std::nullopt;
-  qemu.label = qemu.advice.name.empty() ? fmt::format("pid {}", pid)
-                                        : fmt::format("{} (pid {})", qemu.advice.name, pid);
-  return qemu;
-}
-
 std::vector<Check> check_command(const Qemu& qemu) {
   std::vector<Check> checks;
+  for (const std::string& file : qemu.advice.unread) {
+    Check check = make("vm.command", qemu);
+    check.outcome = Outcome::unknown;
+    check.text =
+        fmt::format("its -readconfig file cannot be read, so its RAM is not known: {}", file);
+    check.remedy = "run as root, while the file is there and is what QEMU read";
+    checks.push_back(std::move(check));
+  }
   for (const control::Reason& reason : qemu.advice.reasons) {
     Check check = make("vm.command", qemu);
     check.outcome = Outcome::fail;
@@ -57,6 +51,41 @@ std::vector<Check> check_command(const Qemu& qemu) {
   return checks;
 }
 
+// getauxval(3), AT_SECURE: the loader was told to trust nothing of its environment.
+bool was_started_secure(const HostFiles& host, pid_t pid) {
+  struct Entry {
+    std::uint64_t type;
+    std::uint64_t value;
+  } entry{};
+  const std::string all = host.of(pid, "auxv").value_or("");
+  for (std::size_t at = 0; at + sizeof entry <= all.size(); at += sizeof entry) {
+    std::memcpy(&entry, all.data() + at, sizeof entry);
+    if (entry.type == AT_SECURE) return entry.value != 0;
+  }
+  return false;
+}
+
+NotLoaded why_without_agent(const HostFiles& host, pid_t pid) {
+  const std::string exe = host.at(fmt::format("/proc/{}/exe", pid));
+  if (auto never = cannot_load(exe)) return *never;
+  if (was_started_secure(host, pid)) {
+    if (auto rights = has_rights(exe, host.link_of(pid, "exe"))) return *rights;
+    return {
+        "the kernel had the loader ignore LD_PRELOAD, for a security module or for rights that its "
+        "starter had",
+        "let SELinux or AppArmor keep the environment when it starts QEMU (see the operator's "
+        "guide), and start QEMU as the user that it runs as"};
+  }
+  if (host.of(pid, "environ").value_or("").find(kAgentName) != std::string::npos) {
+    return {"its LD_PRELOAD names the agent, and the loader could not load it",
+            "look at QEMU's stderr or log for the loader's line; QEMU's user must be able to read "
+            "the library"};
+  }
+  return {"ramfold does not see it",
+          "start it with `ramfold exec -- qemu-system-x86_64 ...` (libvirt: <emulator> with "
+          "the wrapper, see the operator's guide)"};
+}
+
 Check check_agent(const HostFiles& host, const Qemu& qemu) {
   Check check = make("vm.agent", qemu);
   const auto maps = host.of(qemu.pid, "maps");
@@ -67,32 +96,41 @@ Check check_agent(const HostFiles& host, const Qemu& qemu) {
   } else if (maps->find(kAgentName) != std::string::npos) {
     check.text = "the agent is loaded";
   } else {
+    const NotLoaded reason = why_without_agent(host, qemu.pid);
     check.outcome = Outcome::fail;
-    check.text = "it runs without the agent: ramfold does not see it";
-    check.remedy =
-        "start it with `ramfold exec -- qemu-system-x86_64 ...` (libvirt: <emulator> with "
-        "the wrapper, see the operator's guide)";
+    check.text = "it runs without the agent: " + reason.why;
+    check.remedy = reason.remedy;
   }
   return check;
 }
 
 Check check_cgroup(const HostFiles& host, const Qemu& qemu) {
   Check check = make("vm.cgroup", qemu);
-  const auto limit = host.memory_limit(qemu.pid);
-  const ByteCount needed{qemu.advice.ram.value + kQemuOwnBytes};
-  if (!limit || qemu.advice.ram.value == 0) {
+  const ByteCount ram = qemu.advice.ram;
+  const ByteCount needed{ram.value + kQemuOwnBytes};
+  const auto hard = host.memory_limit(qemu.pid, HostFiles::Limit::hard);
+  const auto soft = host.memory_limit(qemu.pid, HostFiles::Limit::soft);
+  const bool kills = hard && hard->bytes < needed;
+  const auto& limit = kills ? hard : soft;
+  if (!hard && !soft) {
     check.text = "no memory limit below the host's";
-  } else if (limit->bytes >= needed) {
-    check.text = fmt::format("its memory limit, {}, holds all of its RAM", human(limit->bytes));
+  } else if (ram.value == 0) {
+    check.outcome = Outcome::unknown;
+    check.text = "it has a memory limit, and how much RAM it has is not known";
+    check.remedy = "see vm.command";
+  } else if (!limit || limit->bytes >= needed) {
+    check.text = fmt::format("its memory limit, {}, holds all of its RAM",
+                             human(hard ? hard->bytes : soft->bytes));
   } else {
     check.outcome = Outcome::fail;
     check.text = fmt::format(
-        "its cgroup allows {}, its RAM alone has {}: when folded pages come back "
-        "the kernel may kill it",
-        human(limit->bytes), human(qemu.advice.ram));
+        "its cgroup allows {}{}, its RAM alone has {}: when folded pages come back the kernel {}",
+        human(limit->bytes), kills ? "" : " (memory.high)", human(ram),
+        kills ? "may kill it" : "holds it up until it has almost stopped");
     check.remedy =
-        fmt::format("allow at least {} (libvirt: virsh memtune {} --hard-limit {})", human(needed),
-                    qemu.advice.name.empty() ? "DOMAIN" : qemu.advice.name, needed.value / 1024);
+        fmt::format("allow at least {} (libvirt: virsh memtune {} --{} {})", human(needed),
+                    qemu.advice.name.empty() ? "DOMAIN" : qemu.advice.name,
+                    kills ? "hard-limit" : "soft-limit", needed.value / 1024);
     check.commands = {fmt::format("echo {} > {}", needed.value, limit->path)};
   }
   return check;
@@ -119,11 +157,23 @@ Check check_mappings(const HostFiles& host, const Qemu& qemu) {
   return check;
 }
 
+bool is_incoming(const control::Reason& reason) { return reason.code == "incoming_migration"; }
+
+// Somebody has said so, with `attach --incoming-finished`.
+bool migration_has_ended(const control::Snapshot& daemon, pid_t pid) {
+  return std::ranges::any_of(daemon.vms, [&](const control::VmView& vm) {
+    return vm.pid == pid && std::ranges::none_of(vm.reasons, is_incoming);
+  });
+}
+
 }  // namespace
 
-std::vector<Check> check_vm(const HostFiles& host, pid_t pid) {
-  const auto qemu = qemu_of(host, pid);
+std::vector<Check> check_vm(const HostFiles& host, pid_t pid, const control::Snapshot* daemon) {
+  auto qemu = qemu_of(host, pid);
   if (!qemu) return {};
+  if (daemon != nullptr && migration_has_ended(*daemon, pid)) {
+    std::erase_if(qemu->advice.reasons, is_incoming);
+  }
   std::vector<Check> checks = check_command(*qemu);
   checks.push_back(check_agent(host, *qemu));
   checks.push_back(check_cgroup(host, *qemu));
@@ -131,10 +181,10 @@ std::vector<Check> check_vm(const HostFiles& host, pid_t pid) {
   return checks;
 }
 
-std::vector<Check> check_vms(const HostFiles& host) {
+std::vector<Check> check_vms(const HostFiles& host, const control::Snapshot* daemon) {
   std::vector<Check> checks;
   for (const pid_t pid : host.processes()) {
-    for (Check& check : check_vm(host, pid)) checks.push_back(std::move(check));
+    for (Check& check : check_vm(host, pid, daemon)) checks.push_back(std::move(check));
   }
   return checks;
 }

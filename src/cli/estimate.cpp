@@ -9,7 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/progress.hpp"
-#include "cli/qemu_command.hpp"
+#include "cli/qemu_process.hpp"
 #include "cli/render.hpp"
 #include "control/view_json.hpp"
 #include "estimate/census.hpp"
@@ -19,8 +19,6 @@
 namespace ramfold::cli {
 namespace {
 
-// What QEMU gives a machine when nothing says otherwise.
-constexpr ByteCount kRamDefault{128u << 20};
 constexpr const char* kUse =
     "give the pid of a running QEMU (`pgrep -a qemu` lists them) or the file of a RAM dump";
 
@@ -29,29 +27,30 @@ struct Subject {
   std::unique_ptr<estimate::RamSource> ram;
 };
 
-Result<Subject> subject_of_process(const HostFiles& host, pid_t pid) {
-  const std::vector<std::string> arguments = host.arguments(pid);
-  if (arguments.empty() && !host.exists(fmt::format("/proc/{}", pid))) {
-    return fail(fmt::format("there is no process {}: {}", pid, kUse));
+Result<Subject> subject_of_process(const HostFiles& host, const Qemu& qemu) {
+  if (!qemu.advice.unread.empty()) {
+    return fail(
+        fmt::format("how much RAM {} has is not known, for its -readconfig file cannot be read: {}",
+                    qemu.label, qemu.advice.unread.front()));
   }
-  if (arguments.empty() || !is_qemu(arguments.front())) {
-    return fail(fmt::format("process {} is not a QEMU: {}", pid, kUse));
-  }
-  const QemuAdvice advice = examine(arguments);
-  if (advice.probing) return fail(fmt::format("process {} runs no VM: {}", pid, kUse));
-  const ByteCount wanted = advice.ram.value != 0 ? advice.ram : kRamDefault;
   const sys::Procfs procfs;
-  auto ranges = estimate::find_ram(procfs, pid, wanted);
+  auto ranges = estimate::find_ram(procfs, qemu.pid, qemu.advice.blocks);
   if (!ranges) return std::unexpected(ranges.error());
-  auto ram = estimate::ProcessRam::open(pid, std::move(*ranges));
+  auto ram = estimate::ProcessRam::open(qemu.pid, std::move(*ranges));
   if (!ram) return std::unexpected(ram.error());
-  const std::string label = advice.name.empty() ? fmt::format("pid {}", pid)
-                                                : fmt::format("{} (pid {})", advice.name, pid);
-  return Subject{{label, pid, check_vm(host, pid)}, std::move(*ram)};
+  return Subject{{qemu.label, qemu.pid, check_vm(host, qemu.pid)}, std::move(*ram)};
 }
 
-Result<Subject> subject_of_file(const std::string& path) {
-  auto ram = estimate::RamDump::open(path);
+Result<Subject> subject_of_pid(const HostFiles& host, pid_t pid) {
+  if (const auto qemu = qemu_of(host, pid)) return subject_of_process(host, *qemu);
+  if (!host.exists(fmt::format("/proc/{}", pid))) {
+    return fail(fmt::format("there is no process {}: {}", pid, kUse));
+  }
+  return fail(fmt::format("process {} is not a QEMU that runs a VM: {}", pid, kUse));
+}
+
+Result<Subject> subject_of_file(const std::string& path, estimate::TakenAs taken) {
+  auto ram = estimate::RamDump::open(path, taken);
   if (!ram) {
     if (ram.error().code != ENOENT) return std::unexpected(ram.error());
     return fail(fmt::format("there is no file {}: {}", path, kUse));
@@ -59,14 +58,14 @@ Result<Subject> subject_of_file(const std::string& path) {
   return Subject{{path, std::nullopt, {}}, std::move(*ram)};
 }
 
-Result<std::vector<Subject>> named(const std::vector<std::string>& targets) {
+Result<std::vector<Subject>> named(const EstimateOptions& options) {
   const HostFiles host("");
   std::vector<Subject> subjects;
-  for (const std::string& target : targets) {
+  for (const std::string& target : options.targets) {
     const auto pid = number_of(target);
     const bool is_pid = pid && *pid != 0 && *pid <= sys::kProcessesMax;
-    auto subject =
-        is_pid ? subject_of_process(host, static_cast<pid_t>(*pid)) : subject_of_file(target);
+    auto subject = is_pid ? subject_of_pid(host, static_cast<pid_t>(*pid))
+                          : subject_of_file(target, options.files);
     if (!subject) return std::unexpected(subject.error());
     subjects.push_back(std::move(*subject));
   }
@@ -81,9 +80,9 @@ Running running() {
   const HostFiles host("");
   Running found;
   for (const pid_t pid : host.processes()) {
-    const std::vector<std::string> arguments = host.arguments(pid);
-    if (arguments.empty() || !is_qemu(arguments.front()) || examine(arguments).probing) continue;
-    if (auto subject = subject_of_process(host, pid)) {
+    const auto qemu = qemu_of(host, pid);
+    if (!qemu) continue;
+    if (auto subject = subject_of_process(host, *qemu)) {
       found.subjects.push_back(std::move(*subject));
     } else if (subject.error().code != ESRCH) {  // it has ended meanwhile
       found.unreadable.push_back(subject.error());
@@ -143,7 +142,7 @@ ExitCode run_estimate(const EstimateOptions& options, const Console& console) {
     }
     subjects = std::move(found.subjects);
   } else {
-    auto found = named(options.targets);
+    auto found = named(options);
     if (!found) return fail_with(found.error());
     subjects = std::move(*found);
   }

@@ -14,6 +14,7 @@
 #include "cli/commands.hpp"
 #include "cli/doctor.hpp"
 #include "estimate/figures.hpp"
+#include "estimate/ram_dump.hpp"
 
 namespace ramfold::cli {
 
@@ -24,6 +25,7 @@ struct EstimateOptions {
   // RAM that is looked at closely, the rest is taken to be like it: so much takes about half a
   // minute. Nothing: all of it.
   std::optional<ByteCount> sample = ByteCount{4ull << 30};
+  estimate::TakenAs files = estimate::TakenAs::what_it_is;
 };
 
 // 0; 1 when something cannot be read, which is told on stderr with its remedy.

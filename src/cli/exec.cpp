@@ -10,6 +10,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "cli/host_files.hpp"
+#include "cli/program_file.hpp"
 #include "cli/qemu_command.hpp"
 
 namespace ramfold::cli {
@@ -30,9 +32,20 @@ std::string absolute(const std::string& path) {
   return ::realpath(path.c_str(), resolved.data()) == nullptr ? std::string() : resolved.data();
 }
 
+Result<std::string> read_named(const std::string& path) {
+  return HostFiles("").named_by(::getpid(), path);
+}
+
 // One line, whatever is wrong: a log of QEMU's starts should not fill with it.
 void warn(const Console& console, const QemuAdvice& advice) {
-  if (advice.probing || advice.reasons.empty()) return;
+  if (advice.probing) return;
+  if (advice.reasons.empty() && !advice.unread.empty()) {
+    console.complain(
+        fmt::format("ramfold: whether this VM can be folded is not known: its -readconfig file "
+                    "cannot be read: {}\n",
+                    printable(advice.unread.front())));
+  }
+  if (advice.reasons.empty()) return;
   const control::Reason& first = advice.reasons.front();
   const std::string more = advice.reasons.size() > 1 ? fmt::format(" (+{} more: `ramfold doctor`)",
                                                                    advice.reasons.size() - 1)
@@ -82,17 +95,24 @@ std::string preload_with(std::string_view agent, std::string_view before) {
 }
 
 ExitCode run_exec(const ExecOptions& options, const Console& console) {
+  const std::string& program = options.command.front();
   const AgentLibrary agent = find_agent();
-  if (agent.problem.empty()) {
+  std::string problem = agent.problem;
+  if (problem.empty()) {
+    if (const auto reason = why_not_loaded(program)) {
+      problem = fmt::format("{}; {}", reason->why, reason->remedy);
+    }
+  }
+  if (problem.empty()) {
     const char* before = std::getenv("LD_PRELOAD");
     const std::string preload = preload_with(agent.path, before == nullptr ? "" : before);
     ::setenv("LD_PRELOAD", preload.c_str(), 1);
+    if (is_qemu(program)) warn(console, examine(options.command, read_named));
   } else {
-    console.complain(fmt::format("ramfold: {} starts without the agent: {}\n",
-                                 printable(options.command.front()), printable(agent.problem)));
+    console.complain(fmt::format("ramfold: {} starts without the agent: {}\n", printable(program),
+                                 printable(problem)));
   }
   if (options.agent_socket) ::setenv("RAMFOLD_AGENT_SOCKET", options.agent_socket->c_str(), 1);
-  if (is_qemu(options.command.front())) warn(console, examine(options.command));
   std::fflush(console.err);
 
   std::vector<char*> argv;

@@ -2,10 +2,14 @@
 #include "cli/host_files.hpp"
 
 #include <fcntl.h>
+#include <linux/openat2.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <charconv>
+#include <climits>
 #include <filesystem>
 
 #include "sys/fd.hpp"
@@ -19,6 +23,19 @@ constexpr std::size_t kFileMax = 16u << 20;
 constexpr std::uint64_t kUnlimitedV1 = std::uint64_t{1} << 60;
 // Deeper hierarchies do not exist; a made-up path should not keep us.
 constexpr int kCgroupDepthMax = 64;
+// LXD's -readconfig files have some KiB.
+constexpr std::size_t kNamedMax = 1u << 20;
+
+// The number of the process's descriptor that a path names.
+std::optional<std::string> own_descriptor(std::string_view path) {
+  if (path == "/dev/stdin") return "0";
+  for (const std::string_view before : {"/dev/fd/", "/proc/self/fd/"}) {
+    if (path.starts_with(before) && number_of(path.substr(before.size()))) {
+      return std::string(path.substr(before.size()));
+    }
+  }
+  return std::nullopt;
+}
 
 }  // namespace
 
@@ -132,14 +149,56 @@ std::vector<std::string> HostFiles::arguments(pid_t pid) const {
   return arguments;
 }
 
-std::optional<HostFiles::MemoryLimit> HostFiles::memory_limit(pid_t pid) const {
+std::string HostFiles::link_of(pid_t pid, std::string_view link) const {
+  const std::string path = at("/proc/" + std::to_string(pid) + "/" + std::string(link));
+  std::string target(PATH_MAX, '\0');
+  const ssize_t n = ::readlink(path.c_str(), target.data(), target.size());
+  target.resize(n < 0 ? 0 : static_cast<std::size_t>(n));
+  return target;
+}
+
+Result<std::string> HostFiles::named_by(pid_t pid, const std::string& path) const {
+  const std::string process = at("/proc/" + std::to_string(pid));
+  sys::Fd found;
+  if (const auto number = own_descriptor(path)) {
+    found = sys::Fd(::open((process + "/fd/" + *number).c_str(), O_PATH | O_CLOEXEC));
+  } else {
+    // Not through the kernel's own links: what is /proc/self to QEMU would be this process.
+    const std::string whole = path.starts_with('/') ? path : link_of(pid, "cwd") + "/" + path;
+    sys::Fd root(::open((process + "/root").c_str(), O_PATH | O_CLOEXEC | O_DIRECTORY));
+    if (!root && errno == ENOENT && !root_.empty()) {  // a tree that was copied has no such link
+      root.reset(::open(root_.c_str(), O_PATH | O_CLOEXEC | O_DIRECTORY));
+    }
+    if (!root) return fail_errno("not found");
+    struct open_how how{};
+    how.flags = O_PATH | O_CLOEXEC;
+    how.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS;
+    found = sys::Fd(
+        static_cast<int>(::syscall(SYS_openat2, root.get(), whole.c_str(), &how, sizeof how)));
+  }
+  if (!found) return fail_errno("not found");
+  struct stat facts{};
+  if (::fstat(found.get(), &facts) != 0) return fail_errno("not found");
+  if (!S_ISREG(facts.st_mode)) return fail("not a regular file");  // reading would take it away
+  const sys::Fd file(
+      ::open(("/proc/self/fd/" + std::to_string(found.get())).c_str(), O_RDONLY | O_CLOEXEC));
+  if (!file) return fail_errno("not readable");
+  std::string text(kNamedMax + 1, '\0');
+  const ssize_t n = ::pread(file.get(), text.data(), text.size(), 0);
+  if (n < 0) return fail_errno("not readable");
+  if (static_cast<std::size_t>(n) > kNamedMax) return fail("too long");
+  text.resize(static_cast<std::size_t>(n));
+  return text;
+}
+
+std::optional<HostFiles::MemoryLimit> HostFiles::memory_limit(pid_t pid, Limit limit) const {
   const auto groups = of(pid, "cgroup");
   if (!groups) return std::nullopt;
   std::optional<MemoryLimit> lowest;
   const auto look = [&](const std::string& path) {
-    const auto limit = number(path);  // "max" is no number
-    if (!limit || *limit >= kUnlimitedV1) return;
-    if (!lowest || ByteCount{*limit} < lowest->bytes) lowest = MemoryLimit{path, ByteCount{*limit}};
+    const auto bytes = number(path);  // "max" is no number
+    if (!bytes || *bytes >= kUnlimitedV1) return;
+    if (!lowest || ByteCount{*bytes} < lowest->bytes) lowest = MemoryLimit{path, ByteCount{*bytes}};
   };
   for (const std::string_view line : lines_of(*groups)) {
     const auto first = line.find(':');
@@ -148,9 +207,10 @@ std::optional<HostFiles::MemoryLimit> HostFiles::memory_limit(pid_t pid) const {
     const std::string_view controllers = line.substr(first + 1, second - first - 1);
     const bool v2 = controllers.empty();
     if (!v2 && controllers.find("memory") == std::string_view::npos) continue;
+    if (!v2 && limit == Limit::soft) continue;  // v1's soft limit holds nobody up
     std::string path(line.substr(second + 1));
     for (int depth = 0; depth < kCgroupDepthMax && path.size() > 1; ++depth) {
-      look(v2 ? "/sys/fs/cgroup" + path + "/memory.max"
+      look(v2 ? "/sys/fs/cgroup" + path + (limit == Limit::hard ? "/memory.max" : "/memory.high")
               : "/sys/fs/cgroup/memory" + path + "/memory.limit_in_bytes");
       path.resize(std::min(path.size() - 1, path.rfind('/')));
     }

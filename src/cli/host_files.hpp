@@ -12,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/result.hpp"
 #include "base/types.hpp"
 
 namespace ramfold::cli {
@@ -36,12 +37,19 @@ class HostFiles {
   std::vector<pid_t> processes() const;
   std::optional<std::string> of(pid_t pid, std::string_view file) const;
   std::vector<std::string> arguments(pid_t pid) const;
-  // Lowest limit of memory (of a v2 or v1 cgroup, any ancestor) that holds for a process.
+  // Where a link of the process leads, such as exe; empty when that is not to be known.
+  std::string link_of(pid_t pid, std::string_view link) const;
+  // A file that is named on the process's command line, as the process would find it: from its own
+  // root and working directory. Only regular files are read, up to 1 MiB.
+  Result<std::string> named_by(pid_t pid, const std::string& path) const;
+  // Lowest limit of memory (of a v2 or v1 cgroup, any ancestor) that holds for a process. Beyond a
+  // hard one the kernel kills; beyond a soft one (memory.high) it holds the process up.
+  enum class Limit : std::uint8_t { hard, soft };
   struct MemoryLimit {
     std::string path;
     ByteCount bytes;
   };
-  std::optional<MemoryLimit> memory_limit(pid_t pid) const;
+  std::optional<MemoryLimit> memory_limit(pid_t pid, Limit limit) const;
 
  private:
   std::string root_;

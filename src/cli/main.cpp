@@ -21,6 +21,7 @@ struct Arguments {
   bool dry_run = false;
   bool incoming_finished = false;
   bool all = false;
+  bool raw = false;
   std::string vm;
   std::string root;
   EstimateOptions estimate;
@@ -43,8 +44,10 @@ ExitCode run_doctor(const Arguments& arguments, const Console& console) {
     }
     return std::unexpected(ClientError{});
   };
-  for (Check& check : check_daemon(host, ask())) checks.push_back(std::move(check));
-  for (Check& check : check_vms(host)) checks.push_back(std::move(check));
+  const Asked<control::Snapshot> daemon = ask();
+  for (Check& check : check_daemon(host, daemon)) checks.push_back(std::move(check));
+  for (Check& check : check_vms(host, daemon ? &*daemon : nullptr))
+    checks.push_back(std::move(check));
   console.print(arguments.json
                     ? json_of(checks)
                     : render_checks(checks, arguments.all ? Detail::all : Detail::failed_only,
@@ -56,6 +59,7 @@ ExitCode run_estimate(Arguments& arguments, const Console& console) {
   arguments.estimate.output = arguments.options.output;
   arguments.estimate.sample = ByteCount{arguments.sample_mib << 20};
   if (arguments.all) arguments.estimate.sample.reset();
+  if (arguments.raw) arguments.estimate.files = estimate::TakenAs::raw;
   return run_estimate(arguments.estimate, console);
 }
 
@@ -157,6 +161,8 @@ class Parser {
     estimate->add_option(
         "TARGET", arguments_.estimate.targets,
         "pids of QEMUs and files of RAM dumps; all QEMUs of this host when absent");
+    estimate->add_flag("--raw", arguments_.raw,
+                       "the files are RAM from their first byte, whatever they look like");
     CLI::Option* all = estimate->add_flag("--all", arguments_.all,
                                           "look closely at all RAM, however long it takes");
     estimate

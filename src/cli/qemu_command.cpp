@@ -5,10 +5,10 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
-#include <set>
 
+#include "cli/qemu_disks.hpp"
 #include "cli/qemu_properties.hpp"
+#include "cli/qemu_ram.hpp"
 
 namespace ramfold::cli {
 namespace {
@@ -19,75 +19,34 @@ constexpr std::string_view kMemfdRemedy =
     "start QEMU with -object memory-backend-memfd,id=ram0,size=SIZE,share=on -machine "
     "memory-backend=ram0 (libvirt: <memoryBacking><source type='memfd'/><access "
     "mode='shared'/></memoryBacking>)";
+constexpr std::string_view kDeviceRemedy =
+    "make the memory device's backend a memory-backend-memfd with share=on (libvirt: "
+    "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>)";
 constexpr std::string_view kCacheRemedy =
     "use cache=writeback and no aio=native (libvirt: <driver cache='writeback' io='threads'/>); if "
     "the disk must stay O_DIRECT, ramfold only observes this VM";
+
+constexpr std::string_view kDeleted = " (deleted)";
+constexpr std::array<std::string_view, 7> kWrapped{"-wrapped", "_wrapped", ".wrapped", ".real",
+                                                   ".orig",    ".distrib", "_"};
 
 std::string_view base_name(std::string_view path) {
   const auto slash = path.rfind('/');
   return slash == std::string_view::npos ? path : path.substr(slash + 1);
 }
 
-// "512M", "4G", "4096" (in `unit` bytes without a suffix); 0 when it is no size.
-std::uint64_t size_of(std::string_view text, std::uint64_t unit) {
-  double number = 0;
-  const auto [end, error] =
-      std::from_chars(text.data(), text.data() + text.size(), number, std::chars_format::fixed);
-  if (error != std::errc{} || number < 0 || number > 1e15) return 0;
-  const std::string_view suffix = text.substr(static_cast<std::size_t>(end - text.data()));
-  if (!suffix.empty()) {
-    switch (suffix.front()) {
-      case 'b':
-      case 'B': unit = 1; break;
-      case 'k':
-      case 'K': unit = 1ull << 10; break;
-      case 'm':
-      case 'M': unit = 1ull << 20; break;
-      case 'g':
-      case 'G': unit = 1ull << 30; break;
-      case 't':
-      case 'T': unit = 1ull << 40; break;
-      default: return 0;
-    }
-  }
-  const double bytes = number * static_cast<double>(unit);
-  return bytes > 1e18 ? 0 : static_cast<std::uint64_t>(bytes);
-}
-
-struct Option {
-  std::string_view name;  // without dashes
-  Properties properties;
-  std::string_view text;
-};
-
-// The options looked at, and what their first part without '=' stands for.
-struct KnownOption {
-  std::string_view name;
-  const char* implied;
-};
-constexpr std::array kOptions{
-    KnownOption{"object", "qom-type"}, KnownOption{"drive", "file"},
-    KnownOption{"blockdev", "driver"}, KnownOption{"device", "driver"},
-    KnownOption{"netdev", "type"},     KnownOption{"machine", "type"},
-    KnownOption{"M", "type"},          KnownOption{"overcommit", ""},
-    KnownOption{"realtime", ""},       KnownOption{"name", "guest"},
-    KnownOption{"m", "size"},          KnownOption{"numa", "type"},
-    KnownOption{"uuid", "uuid"},       KnownOption{"mem-path", "path"},
-    KnownOption{"incoming", "uri"},
-};
-
 class Examiner {
  public:
-  explicit Examiner(std::span<const std::string> arguments) { collect(arguments); }
+  explicit Examiner(QemuOptions options) : options_(std::move(options)) {}
 
   QemuAdvice examine() {
     identity();
     if (advice_.probing) return std::move(advice_);
     memory();
     locking();
-    for (const Option& option : options_) {
-      if (option.name == "drive") drive(option.properties);
-      if (option.name == "blockdev") block_node(option.properties);
+    for (const QemuOption& option : options_.options) {
+      if (option.name == "drive") disk(DiskOption::drive, option.properties);
+      if (option.name == "blockdev") disk(DiskOption::blockdev, option.properties);
       if (option.name == "device") device(option.properties);
       if (option.name == "netdev") network(option.properties);
       if (option.name == "object") object(option.properties);
@@ -96,113 +55,60 @@ class Examiner {
   }
 
  private:
-  void collect(std::span<const std::string> arguments) {
-    for (std::size_t i = 1; i < arguments.size(); ++i) {
-      std::string_view name = arguments[i];
-      if (!name.starts_with('-')) continue;
-      name.remove_prefix(name.starts_with("--") ? 2 : 1);
-      flags_.insert(std::string(name));
-      const auto known = std::find_if(kOptions.begin(), kOptions.end(),
-                                      [&](const KnownOption& o) { return o.name == name; });
-      if (known == kOptions.end() || i + 1 == arguments.size()) continue;
-      const std::string& text = arguments[++i];
-      options_.push_back({known->name, parse_properties(text, known->implied), text});
-    }
-  }
-
   void identity() {
-    for (const Option& option : options_) {
-      if (option.name == "name") advice_.name = value_of(option.properties, "guest");
-      if (option.name == "uuid") advice_.uuid = value_of(option.properties, "uuid");
-      if (option.name == "m" && advice_.ram.value == 0) {
-        advice_.ram = ByteCount{size_of(value_of(option.properties, "size"), 1ull << 20)};
-      }
-      if (is_machine(option) && value_of(option.properties, "type") == "none") {
-        advice_.probing = true;
-      }
-    }
-    for (const char* question : {"version", "help", "h"}) {
-      if (flags_.contains(question)) advice_.probing = true;
-    }
-    for (const Option& option : options_) {
-      for (const auto& [key, value] : option.properties) {
-        if (value == "help" || value == "?" || key == "help" || key == "?") advice_.probing = true;
-      }
-    }
+    advice_.name = options_.last("name", "guest");
+    advice_.uuid = options_.last("uuid", "uuid");
+    advice_.probing = options_.probing || options_.last("machine", "type") == "none";
+    advice_.unread = options_.unread;
   }
 
-  static bool is_machine(const Option& option) {
-    return option.name == "machine" || option.name == "M";
-  }
-
-  // Ids of the backends that are the VM's RAM.
-  std::set<std::string> ram_ids() const {
-    std::set<std::string> ids;
-    for (const Option& option : options_) {
-      const char* key = is_machine(option) ? "memory-backend" : "memdev";
-      if (!is_machine(option) && option.name != "numa") continue;
-      const std::string id = value_of(option.properties, key);
-      if (!id.empty()) ids.insert(id);
-    }
-    return ids;
-  }
-
+  // A file that was not read may hold the RAM, or change it: nothing is said then.
   void memory() {
-    const std::set<std::string> ids = ram_ids();
-    std::uint64_t backed = 0;
-    bool found = false;
-    for (const Option& option : options_) {
-      const std::string type = value_of(option.properties, "qom-type");
-      if (option.name != "object" || !type.starts_with("memory-backend-")) continue;
-      const std::string id = value_of(option.properties, "id");
-      if (!ids.contains(id)) continue;
-      found = true;
-      backed += size_of(value_of(option.properties, "size"), 1);
-      backend(type, id, option.properties);
-    }
-    if (backed > 0) advice_.ram = ByteCount{backed};
-    for (const Option& option : options_) {
-      if (option.name == "mem-path") {
-        add("ram_layout", fmt::format("RAM is a file in {} (-mem-path)", option.text),
-            kMemfdRemedy);
-        return;
-      }
-    }
-    if (!found) add("ram_layout", "RAM is not a memory-backend-memfd", kMemfdRemedy);
+    if (!advice_.unread.empty()) return;
+    const QemuMemory memory = memory_of(options_);
+    advice_.blocks = memory.blocks;
+    advice_.ram = memory.size();
+    for (const QemuMemory::Ram& ram : memory.ram) backend(ram, memory.mem_path);
   }
 
-  void backend(const std::string& type, const std::string& id, const Properties& properties) {
-    if (type != "memory-backend-memfd") {
-      add("ram_layout", fmt::format("RAM '{}' is a {}", id, type), kMemfdRemedy);
-    } else if (value_of(properties, "share") == "off") {
-      add("ram_layout", fmt::format("RAM '{}' has share=off", id), kMemfdRemedy);
+  void backend(const QemuMemory::Ram& ram, const std::string& mem_path) {
+    const std::string_view remedy = ram.is_device ? kDeviceRemedy : kMemfdRemedy;
+    if (ram.id.empty()) {
+      add("ram_layout",
+          mem_path.empty() ? "RAM is not a memory-backend-memfd"
+                           : fmt::format("RAM is a file in {} (-mem-path)", mem_path),
+          remedy);
+    } else if (ram.type != "memory-backend-memfd") {
+      add("ram_layout", fmt::format("RAM '{}' is a {}", ram.id, ram.type), remedy);
+    } else if (ram.is_private) {
+      add("ram_layout", fmt::format("RAM '{}' has share=off", ram.id), remedy);
     }
-    // memory-backend-memfd shares unless told otherwise; saying so keeps it true in any version.
-    if (is_on(properties, "hugetlb")) {
-      add("hugetlb", fmt::format("RAM '{}' uses hugetlbfs, whose pages cannot be folded", id),
+    if (ram.hugetlb) {
+      add("hugetlb", fmt::format("RAM '{}' uses hugetlbfs, whose pages cannot be folded", ram.id),
           "remove hugetlb=on (libvirt: <hugepages/>)");
     }
   }
 
   void locking() {
-    for (const Option& option : options_) {
-      const bool locks = option.name == "overcommit" &&
-                         !value_of(option.properties, "mem-lock").empty() &&
-                         value_of(option.properties, "mem-lock") != "off";
-      const bool locked = option.name == "realtime" && is_on(option.properties, "mlock");
+    for (const QemuOption& option : options_.options) {
+      const Properties& properties = option.properties;
+      const bool locks = option.name == "overcommit" && !value_of(properties, "mem-lock").empty() &&
+                         !is_off(properties, "mem-lock");  // QEMU 10: also "on-fault"
+      const bool locked = option.name == "realtime" && is_on(properties, "mlock");
       if (locks || locked) {
         add("locked_memory", "RAM is locked into memory",
             "remove -overcommit mem-lock=on (libvirt: <memoryBacking><locked/>)");
       }
-      if (is_machine(option) &&
-          (!value_of(option.properties, "confidential-guest-support").empty() ||
-           !value_of(option.properties, "memory-encryption").empty())) {
+      if (option.name == "machine" &&
+          (!value_of(properties, "confidential-guest-support").empty() ||
+           !value_of(properties, "memory-encryption").empty())) {
         confidential();
       }
     }
-    if (flags_.contains("incoming")) {
-      add("incoming_migration", "the VM waits for its migration",
-          "nothing: it may be folded once the migration has ended");
+    if (options_.flags.contains("incoming")) {
+      add("incoming_migration",
+          "QEMU was started for a migration (-incoming), and does not tell when that has ended",
+          "when the migration has ended, say so: `ramfold attach VM --incoming-finished`");
     }
   }
 
@@ -211,54 +117,34 @@ class Examiner {
         "remove confidential-guest-support, or leave this VM alone");
   }
 
-  void drive(const Properties& drive) {
-    const std::string file = value_of(drive, "file");
-    const std::string label = fmt::format("disk {}", shown(drive, file));
-    if (file.starts_with("nvme://") || value_of(drive, "file.driver") == "nvme") {
-      return user_space_nvme(label);
+  void disk(DiskOption option, const Properties& properties) {
+    for (const DiskFinding& found : look_at_disk(option, properties)) {
+      const std::string disk = "disk " + found.disk;
+      switch (found.kind) {
+        case DiskFinding::Kind::direct:
+          add("direct_io",
+              fmt::format("{} is opened with O_DIRECT ({}): writes of the device bypass the guard",
+                          disk, found.how),
+              kCacheRemedy);
+          break;
+        case DiskFinding::Kind::user_space_nvme:
+          add("other_consumer", disk + " is an NVMe controller driven through VFIO",
+              "use the kernel's driver and its block device");
+          break;
+        case DiskFinding::Kind::device_by_itself:
+          add("other_consumer",
+              fmt::format("{} writes to guest memory by itself ({})", disk, found.how),
+              "use a file or a block device of the host");
+          break;
+        case DiskFinding::Kind::other_process:
+          vhost_user(fmt::format("{} ({})", disk, found.how));
+          break;
+        case DiskFinding::Kind::passthrough:
+          add("sg_io", fmt::format("{} passes commands through ({})", disk, found.how),
+              "use the kernel's driver and its block device");
+          break;
+      }
     }
-    const std::string cache = value_of(drive, "cache");
-    if (cache == "none" || cache == "directsync") {
-      direct(label, "cache=" + cache);
-    } else if (is_on(drive, "cache.direct") || is_on(drive, "file.cache.direct")) {
-      direct(label, "cache.direct=on");
-    } else if (value_of(drive, "aio") == "native") {
-      direct(label, "aio=native");
-    }
-  }
-
-  void block_node(const Properties& node) {
-    const std::string driver = value_of(node, "driver");
-    const std::string file = value_of(node, "filename");
-    const std::string label = fmt::format("disk {}", shown(node, file));
-    if (driver == "nvme") return user_space_nvme(label);
-    // Nodes above the one that opens the file repeat its cache; one reason a disk is enough.
-    if (file.empty() && value_of(node, "file.filename").empty()) return;
-    if (is_on(node, "cache.direct") || is_on(node, "file.cache.direct")) {
-      direct(label, "cache.direct=on");
-    } else if (value_of(node, "aio") == "native") {
-      direct(label, "aio=native");
-    }
-  }
-
-  static std::string shown(const Properties& properties, const std::string& file) {
-    if (!file.empty()) return file;
-    for (const char* key : {"file.filename", "node-name", "id", "device"}) {
-      if (const std::string value = value_of(properties, key); !value.empty()) return value;
-    }
-    return "?";
-  }
-
-  void direct(const std::string& disk, const std::string& how) {
-    add("direct_io",
-        fmt::format("{} is opened with O_DIRECT ({}): writes of the device bypass the guard", disk,
-                    how),
-        kCacheRemedy);
-  }
-
-  void user_space_nvme(const std::string& disk) {
-    add("other_consumer", disk + " is an NVMe controller driven through VFIO",
-        "use the kernel's driver and its block device");
   }
 
   void device(const Properties& device) {
@@ -310,18 +196,33 @@ class Examiner {
     }
   }
 
-  std::vector<Option> options_;
-  std::set<std::string> flags_;
+  const QemuOptions options_;
   QemuAdvice advice_;
 };
 
 }  // namespace
 
 bool is_qemu(std::string_view program) {
-  const std::string_view name = base_name(program);
-  return name.starts_with("qemu-system-") || name == "qemu-kvm" || name == "kvm";
+  std::string_view name = base_name(program);
+  if (name.ends_with(kDeleted)) name.remove_suffix(kDeleted.size());
+  // What a wrapper of a distribution leaves of the real one's name: ".qemu-system-x86_64-wrapped".
+  if (name.starts_with('.')) name.remove_prefix(1);
+  for (bool again = true; again;) {
+    again = false;
+    for (const std::string_view suffix : kWrapped) {
+      if (!name.ends_with(suffix)) continue;
+      name.remove_suffix(suffix.size());
+      again = true;
+    }
+  }
+  if (name == "kvm" || name == "kvm-spice" || name == "qemu" || name == "qemu-spice") return true;
+  if (name == "qemu-kvm" || name.starts_with("qemu-kvm-")) return true;
+  // qemu-system-x86_64, qemu-system-x86_64-spice, qemu-lite-system-x86_64
+  return name.starts_with("qemu-") && name.find("-system-") != std::string_view::npos;
 }
 
-QemuAdvice examine(std::span<const std::string> arguments) { return Examiner(arguments).examine(); }
+QemuAdvice examine(std::span<const std::string> arguments, const ConfigReader& read) {
+  return Examiner(read_options(arguments, read)).examine();
+}
 
 }  // namespace ramfold::cli

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "cli/qemu_properties.hpp"
 
+#include <cstddef>
 #include <nlohmann/json.hpp>
 #include <utility>
 #include <vector>
@@ -16,18 +17,23 @@ std::string text_of(const Json& value) {
   return value.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
+// A process chooses its own command line, and root reads it: what it costs is bounded. QEMU's own
+// graphs have tens of keys, of tens of bytes.
+constexpr std::size_t kPathMax = 1024;
+constexpr std::size_t kPropertiesMax = 4096;
+
 Properties from_json(std::string_view text) {
   Properties properties;
   const Json root = Json::parse(text, nullptr, false);
   if (!root.is_object()) return properties;
-  // A stack, not recursion: a process chooses its own command line.
-  std::vector<std::pair<std::string, const Json*>> open{{"", &root}};
+  std::vector<std::pair<std::string, const Json*>> open{{"", &root}};  // a stack, not recursion
   while (!open.empty()) {
-    const auto [prefix, object] = open.back();
+    const auto [prefix, parent] = open.back();
     open.pop_back();
-    for (const auto& [key, value] : object->items()) {
+    for (const auto& [key, value] : parent->items()) {  // of a list, the key is the place
+      if (open.size() + properties.size() > kPropertiesMax) return properties;
       const std::string path = prefix.empty() ? key : prefix + "." + key;
-      if (value.is_object() && path.size() < 256) {
+      if (value.is_structured() && path.size() < kPathMax) {
         open.emplace_back(path, &value);
       } else if (!value.is_structured()) {
         properties[path] = text_of(value);
@@ -79,6 +85,11 @@ std::string value_of(const Properties& properties, const std::string& key) {
 bool is_on(const Properties& properties, const std::string& key) {
   const std::string value = value_of(properties, key);
   return value == "on" || value == "yes" || value == "true" || value == "y";
+}
+
+bool is_off(const Properties& properties, const std::string& key) {
+  const std::string value = value_of(properties, key);
+  return value == "off" || value == "no" || value == "false" || value == "n";
 }
 
 }  // namespace ramfold::cli

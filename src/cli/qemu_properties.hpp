@@ -9,13 +9,16 @@
 
 namespace ramfold::cli {
 
-// Nested JSON keys are joined by dots, as QEMU's own key=value form writes them; booleans become on
-// and off. The first part without '=' is kept under `implied`.
+// Nested JSON keys and places in JSON lists are joined by dots, as QEMU's own key=value form writes
+// them ("children.0.file.filename"); booleans become on and off. The first part without '=' is kept
+// under `implied`.
 using Properties = std::map<std::string, std::string>;
 Properties parse_properties(std::string_view text, const std::string& implied);
 
-// "on", "yes", "true" or "y": what QEMU takes for true; a key that is absent is false.
+// What QEMU takes for true (on, yes, true, y) and for false (off, no, false, n). A key that is
+// absent, or has another value, is neither.
 bool is_on(const Properties& properties, const std::string& key);
+bool is_off(const Properties& properties, const std::string& key);
 std::string value_of(const Properties& properties, const std::string& key);
 
 }  // namespace ramfold::cli

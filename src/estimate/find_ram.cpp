@@ -13,6 +13,7 @@ struct Block {
   dev_t device;
   ino_t inode;
   bool not_in_children;
+  std::string path;
 
   HostVirt end() const noexcept { return HostVirt{range.begin.value + range.size.value}; }
 };
@@ -34,7 +35,8 @@ Result<std::vector<Block>> blocks_of(const sys::Procfs& procfs, pid_t pid) {
     const Block block{{entry.begin, ByteCount{entry.end.value - entry.begin.value}, entry.shared},
                       entry.device,
                       entry.inode,
-                      has_flag(flags, "dc")};
+                      has_flag(flags, "dc"),
+                      std::string(entry.path)};
     if (!blocks.empty() && blocks.back().end() == entry.begin &&
         blocks.back().device == block.device && blocks.back().inode == block.inode &&
         blocks.back().range.shared == block.range.shared &&
@@ -50,30 +52,98 @@ Result<std::vector<Block>> blocks_of(const sys::Procfs& procfs, pid_t pid) {
   return fail(fmt::format("read the mappings of process {}{}", pid, remedy), sys::errno_of(seen));
 }
 
+Backing backing_of(const Block& block) {
+  if (block.path.starts_with("/memfd:")) return Backing::memfd;
+  if (block.path.starts_with('/')) return Backing::file;
+  return Backing::anonymous;
+}
+
+bool is_of_kind(const Block& block, const MemoryBlock& wanted) {
+  if (wanted.backing != Backing::any && wanted.backing != backing_of(block)) return false;
+  if (wanted.path.empty() || !block.path.starts_with(wanted.path)) return wanted.path.empty();
+  // The path may go on: "/dev/shm" is where "/dev/shm/qemu_back_mem.r.a1b2 (deleted)" was made.
+  const std::string_view rest = std::string_view(block.path).substr(wanted.path.size());
+  return rest.empty() || rest.starts_with('/') || rest == " (deleted)" ||
+         wanted.path.ends_with('/');
+}
+
+class Search {
+ public:
+  explicit Search(std::vector<Block> blocks) : blocks_(std::move(blocks)) {
+    std::ranges::stable_sort(blocks_, [](const Block& a, const Block& b) {
+      return a.range.size.value > b.range.size.value;
+    });
+  }
+
+  // The mapping that is exactly this block is gone afterwards.
+  bool take_exact(const MemoryBlock& wanted) {
+    const auto found = std::ranges::find_if(blocks_, [&](const Block& block) {
+      return block.range.size == wanted.size && is_of_kind(block, wanted);
+    });
+    if (found == blocks_.end()) return false;
+    if (wanted.is_ram) take(*found);
+    blocks_.erase(found);
+    return true;
+  }
+
+  // The largest ones `fits` likes, until `bytes` are found; returns what is still missing.
+  template <typename Fits>
+  std::uint64_t take_largest(std::uint64_t bytes, Fits fits) {
+    std::erase_if(blocks_, [&](const Block& block) {
+      if (bytes == 0 || !fits(block)) return false;
+      bytes -= std::min(bytes, block.range.size.value);
+      take(block);
+      return true;
+    });
+    return bytes;
+  }
+
+  std::vector<RamRange> ram() && { return std::move(ram_); }
+
+ private:
+  void take(const Block& block) { ram_.push_back(block.range); }
+
+  std::vector<Block> blocks_;  // the largest first
+  std::vector<RamRange> ram_;
+};
+
 }  // namespace
 
-Result<std::vector<RamRange>> find_ram(const sys::Procfs& procfs, pid_t pid, ByteCount wanted) {
-  auto blocks = blocks_of(procfs, pid);
-  if (!blocks) return std::unexpected(blocks.error());
+Result<std::vector<RamRange>> find_ram(const sys::Procfs& procfs, pid_t pid,
+                                       std::span<const MemoryBlock> blocks) {
+  auto mapped = blocks_of(procfs, pid);
+  if (!mapped) return std::unexpected(mapped.error());
   const auto marked = [](const Block& block) { return block.not_in_children; };
   // Without MADV_DONTFORK (a host that refuses it) size alone has to do.
-  if (std::ranges::any_of(*blocks, marked)) std::erase_if(*blocks, std::not_fn(marked));
-  std::ranges::stable_sort(*blocks, [](const Block& a, const Block& b) {
-    return a.range.size.value > b.range.size.value;
-  });
-  std::vector<RamRange> ram;
-  std::uint64_t found = 0;
-  for (const Block& block : *blocks) {
-    if (found >= wanted.value) break;
-    found += block.range.size.value;
-    ram.push_back(block.range);
+  if (std::ranges::any_of(*mapped, marked)) std::erase_if(*mapped, std::not_fn(marked));
+  Search search(std::move(*mapped));
+  for (const MemoryBlock& block : blocks) {
+    if (!block.is_ram) search.take_exact(block);
   }
-  if (found < wanted.value) {
+  std::vector<MemoryBlock> inexact;
+  for (const MemoryBlock& block : blocks) {
+    if (block.is_ram && !search.take_exact(block)) inexact.push_back(block);
+  }
+  std::uint64_t missing = 0;
+  for (const Backing backing : {Backing::anonymous, Backing::memfd, Backing::file, Backing::any}) {
+    std::uint64_t wanted = 0;
+    for (const MemoryBlock& block : inexact) {
+      if (block.backing == backing) wanted += block.size.value;
+    }
+    missing += search.take_largest(wanted, [&](const Block& block) {
+      return backing == Backing::any || backing_of(block) == backing;
+    });
+  }
+  missing = search.take_largest(missing, [](const Block&) { return true; });
+  if (missing != 0) {
+    std::uint64_t all = 0;
+    for (const MemoryBlock& block : blocks) all += block.is_ram ? block.size.value : 0;
     return fail(
         fmt::format("process {} maps {} MiB that may be guest RAM, its command line says {} "
                     "MiB: has it finished starting?",
-                    pid, found >> 20, wanted.value >> 20));
+                    pid, (all - missing) >> 20, all >> 20));
   }
+  std::vector<RamRange> ram = std::move(search).ram();
   std::ranges::sort(ram, {}, &RamRange::begin);
   return ram;
 }

@@ -7,32 +7,24 @@
 
 #include <cstdint>
 #include <memory>
-#include <span>
 #include <string>
 #include <vector>
 
+#include "estimate/dump_segments.hpp"
 #include "estimate/ram_source.hpp"
 #include "sys/fd.hpp"
 
 namespace ramfold::estimate {
 
-// A part of the file that holds RAM, a whole number of pages.
-struct DumpSegment {
-  std::uint64_t offset = 0;  // bytes
-  PageCount pages;
-
-  friend bool operator==(const DumpSegment&, const DumpSegment&) = default;
+enum class TakenAs : bool {
+  what_it_is,  // a dump; a file that is known to be something else is an error
+  raw,         // RAM from its first byte, whatever it looks like
 };
-
-// Segments of an ELF core file of little-endian 32 or 64 bits; one of the whole file when it is
-// none. `head`: its first bytes, kHeadMax of them where it has so many. The error names what to do:
-// a compressed dump, an ELF file that is no core, or no whole page in it.
-inline constexpr std::size_t kHeadMax = 1u << 20;
-Result<std::vector<DumpSegment>> segments_of(std::span<const std::byte> head, ByteCount file_size);
 
 class RamDump : public RamSource {
  public:
-  static Result<std::unique_ptr<RamDump>> open(const std::string& path);
+  static Result<std::unique_ptr<RamDump>> open(const std::string& path,
+                                               TakenAs taken = TakenAs::what_it_is);
 
   PageCount size() const noexcept override { return size_; }
   PageCount present() const noexcept override { return present_; }
@@ -50,6 +42,7 @@ class RamDump : public RamSource {
   sys::Fd file_;
   std::string path_;
   std::vector<DumpSegment> segments_;
+  std::vector<std::uint64_t> first_pages_;  // of each segment
   PageCount size_;
   PageCount present_;
 };

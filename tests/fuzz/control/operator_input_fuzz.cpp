@@ -11,6 +11,7 @@
 
 #include "base/check.hpp"
 #include "cli/qemu_command.hpp"
+#include "cli/qemu_config.hpp"
 #include "cli/text.hpp"
 #include "control/protocol.hpp"
 #include "policy/config.hpp"
@@ -133,7 +134,20 @@ constexpr std::string_view kQemuWords[] = {std::string_view("\0", 1),
                                            "=",
                                            "-overcommit",
                                            "mem-lock=on",
-                                           "help"};
+                                           "help",
+                                           "-readconfig",
+                                           "[object \"r\"]\n",
+                                           "[machine]\n",
+                                           "[drive \"d\"]\n",
+                                           "size = \"1G\"\n",
+                                           "file = \"x\"\n",
+                                           "\"file\":{",
+                                           "\"children\":[",
+                                           "]",
+                                           ",file.file.filename=",
+                                           ",file.cache.direct=on",
+                                           "json:{",
+                                           "pc-dimm,memdev=r"};
 
 std::string spelled(std::span<const std::string_view> words, std::span<const std::uint8_t> bytes) {
   std::string text;
@@ -186,7 +200,14 @@ void try_command_line(const std::string& text) {
     if (end == std::string_view::npos) break;
     rest.remove_prefix(end + 1);
   }
-  for (const auto& reason : cli::examine(arguments).reasons) ENSURE(!reason.remedy.empty());
+  // A file that it names says what the line says.
+  const auto read = [&](const std::string&) -> Result<std::string> { return text; };
+  const cli::QemuAdvice advice = cli::examine(arguments, read);
+  for (const auto& reason : advice.reasons) ENSURE(!reason.remedy.empty());
+  ENSURE(advice.unread.empty() || (advice.blocks.empty() && advice.ram == ByteCount{0}));
+  if (const auto groups = cli::parse_qemu_config(text)) {
+    for (const cli::ConfigGroup& group : *groups) ENSURE(!group.name.empty());
+  }
   const std::string shown = cli::printable(text);
   ENSURE(shown.find('\x1b') == std::string::npos);
   ENSURE(cli::printable(shown) == shown);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Any bytes as the head of a RAM dump: what is taken for RAM lies within the file, is made of whole
-// pages, and is bounded in number.
+// pages, is bounded in number, and no byte of it is named twice.
 //
 // Input: a byte of flags (repair the ELF header as 64 or 32 bits, so that random bytes get further;
 // repair the segments too), two bytes of the file's size in 64-byte units, then the head.
@@ -11,7 +11,7 @@
 #include <memory>
 
 #include "base/check.hpp"
-#include "estimate/ram_dump.hpp"
+#include "estimate/dump_segments.hpp"
 
 using namespace ramfold;
 using namespace ramfold::estimate;
@@ -66,13 +66,25 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   }
   const std::uint64_t said = std::uint64_t{64} * (data[1] + 256u * data[2]);
   const ByteCount file_size{std::max<std::uint64_t>(said, length)};
-  const auto found = segments_of(head, file_size);
+  // Behind the head the file is zeros.
+  const ReadAt read = [&](std::uint64_t offset, std::span<std::byte> into) {
+    if (offset > file_size.value || file_size.value - offset < into.size()) return false;
+    std::ranges::fill(into, std::byte{0});
+    if (offset < head.size()) {
+      std::memcpy(into.data(), head.data() + offset, std::min(into.size(), head.size() - offset));
+    }
+    return true;
+  };
+  const auto found = segments_of(read, file_size);
   if (!found) {
     ENSURE(!found.error().what.empty());
     return 0;
   }
-  ENSURE(!found->empty() && found->size() <= 4096);
+  ENSURE(!found->empty() && found->size() <= kSegmentsMax);
+  std::uint64_t end = 0;
   for (const DumpSegment& segment : *found) {
+    ENSURE(segment.offset >= end);
+    end = segment.offset + bytes(segment.pages).value;
     ENSURE(segment.pages.value != 0);
     ENSURE(segment.offset <= file_size.value);
     ENSURE(bytes(segment.pages).value <= file_size.value - segment.offset);

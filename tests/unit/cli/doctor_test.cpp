@@ -3,6 +3,9 @@
 // passes.
 #include "cli/doctor.hpp"
 
+#include <elf.h>
+
+#include <array>
 #include <catch2/catch.hpp>
 #include <fstream>
 #include <functional>
@@ -151,6 +154,26 @@ void write_many_maps(Host& host, int count) {
   for (int i = 0; i < count; ++i) maps += "1-2 r--p 0 0:0 0\n";
   host.tree.write("proc/101/maps", maps);
 }
+void without_agent(Host& host) { host.tree.write("proc/101/maps", "1-2 r--p 0 0:0 0\n"); }
+std::string auxv(std::uint64_t secure) {
+  const std::array<std::uint64_t, 6> all{AT_PAGESZ, 4096, AT_SECURE, secure, AT_NULL, 0};
+  return {reinterpret_cast<const char*>(all.data()), sizeof all};
+}
+// A program of this machine's kind, with an interpreter or none.
+std::string elf_program(const std::string& interpreter) {
+  Elf64_Ehdr header{};
+  std::ifstream("/proc/self/exe", std::ios::binary)
+      .read(reinterpret_cast<char*>(&header), sizeof header);
+  header.e_phoff = sizeof header;
+  header.e_phnum = 1;
+  Elf64_Phdr segment{};
+  segment.p_type = interpreter.empty() ? PT_LOAD : PT_INTERP;
+  segment.p_offset = sizeof header + sizeof segment;
+  segment.p_filesz = interpreter.size() + 1;
+  std::string file(reinterpret_cast<const char*>(&header), sizeof header);
+  file.append(reinterpret_cast<const char*>(&segment), sizeof segment);
+  return file + interpreter + '\0';
+}
 std::function<void(Host&)> more_arguments(std::vector<std::string> more) {
   return [more](Host& host) {
     std::vector<std::string> all = kQemu;
@@ -237,11 +260,59 @@ const std::vector<Fixture> kFixtures{
      good_arguments},
     {"vm.agent", [](Host& h) { h.tree.write("proc/101/maps", "1-2 r--p 0 0:0 0\n"); },
      "without the agent", "ramfold exec", [](Host& h) { write_many_maps(h, 0); }},
+    {"vm.agent",
+     [](Host& h) {
+       without_agent(h);
+       h.tree.write("proc/101/exe", elf_program(""));
+     },
+     "linked statically", "linked dynamically", [](Host& h) { write_many_maps(h, 0); }},
+    {"vm.agent",
+     [](Host& h) {
+       without_agent(h);
+       h.tree.write("proc/101/exe", elf_program("/lib/ld-musl-x86_64.so.1"));
+     },
+     "musl", "glibc", [](Host& h) { write_many_maps(h, 0); }},
+    {"vm.agent",
+     [](Host& h) {
+       without_agent(h);
+       h.tree.write("proc/101/exe", elf_program("/lib64/ld-linux-x86-64.so.2"));
+       std::filesystem::permissions(h.tree / "proc/101/exe", std::filesystem::perms::set_uid,
+                                    std::filesystem::perm_options::add);
+       h.tree.write("proc/101/auxv", auxv(1));
+     },
+     "setuid", "chmod u-s", [](Host& h) { write_many_maps(h, 0); }},
+    {"vm.agent",
+     [](Host& h) {
+       without_agent(h);
+       h.tree.write("proc/101/auxv", auxv(1));
+     },
+     "ignore LD_PRELOAD", "SELinux", [](Host& h) { write_many_maps(h, 0); }},
+    {"vm.agent",
+     [](Host& h) {
+       without_agent(h);
+       h.tree.write("proc/101/auxv", auxv(0));
+       h.tree.write("proc/101/environ",
+                    std::string("A=b\0LD_PRELOAD=/x/libramfold-agent.so\0", 42));
+     },
+     "could not load it", "must be able to read", [](Host& h) { write_many_maps(h, 0); }},
     {"vm.cgroup",
      [](Host& h) {
        h.tree.write("sys/fs/cgroup/machine.slice/web.scope/memory.max", "1073741824\n");
      },
      "may kill it", "memtune web", nullptr},
+    {"vm.cgroup",
+     [](Host& h) {
+       h.tree.write("sys/fs/cgroup/machine.slice/web.scope/memory.high", "1073741824\n");
+     },
+     "(memory.high), its RAM alone has 1.0 GiB: when folded pages come back the kernel holds it up",
+     "memtune web --soft-limit", nullptr},
+    {"vm.cgroup",
+     [](Host& h) {
+       more_arguments(
+           {"-object", "memory-backend-memfd,id=d,size=2G", "-device", "pc-dimm,memdev=d"})(h);
+       h.tree.write("sys/fs/cgroup/machine.slice/web.scope/memory.max", "2147483648\n");
+     },
+     "its RAM alone has 3.0 GiB", "memtune web --hard-limit", nullptr},
     {"vm.cgroup",
      [](Host& h) { h.tree.write("sys/fs/cgroup/machine.slice/memory.max", "900000000\n"); },
      "may kill it", "allow at least 1.2 GiB", nullptr},

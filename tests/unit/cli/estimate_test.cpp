@@ -2,7 +2,10 @@
 // `ramfold estimate` as a process, and what it shows.
 #include "cli/estimate.hpp"
 
+#include <elf.h>
+
 #include <catch2/catch.hpp>
+#include <cstring>
 #include <nlohmann/json.hpp>
 
 #include "../estimate/pages.hpp"
@@ -93,7 +96,7 @@ TEST_CASE("what cannot be read is told with its remedy") {
     CHECK(has(ran.err, of));
   };
   complains("4194304", "there is no process 4194304: give the pid of a running QEMU");
-  complains(std::to_string(::getpid()), "is not a QEMU: give the pid");
+  complains(std::to_string(::getpid()), "is not a QEMU that runs a VM: give the pid");
   complains(dir / "missing", "there is no file");
   complains(dir.path(), "not a regular file");
   dir.write("small", "x");
@@ -105,6 +108,41 @@ TEST_CASE("what cannot be read is told with its remedy") {
   CHECK(has(json::parse(as_json.out)["error"]["text"], "there is no file"));
   CHECK(run({"--sample", "0", dir / "small"}).status == 2);
   CHECK(run({"--sample", "5", "--all", dir / "small"}).status == 2);
+}
+
+TEST_CASE("a page that a dump names twice is one page, and equal to none") {
+  const TempDir dir;
+  Elf64_Ehdr header{};
+  std::memcpy(header.e_ident, ELFMAG, SELFMAG);
+  header.e_ident[EI_CLASS] = ELFCLASS64;
+  header.e_ident[EI_DATA] = ELFDATA2LSB;
+  header.e_type = ET_CORE;
+  header.e_phoff = sizeof header;
+  header.e_phnum = 2;
+  Elf64_Phdr twice{};
+  twice.p_type = PT_LOAD;
+  twice.p_offset = sizeof header + 2 * sizeof twice;
+  twice.p_filesz = kPageSize;
+  std::string content(reinterpret_cast<const char*>(&header), sizeof header);
+  for (int i = 0; i < 2; ++i) content.append(reinterpret_cast<const char*>(&twice), sizeof twice);
+  dir.write("paged", content + ram_of({noise(1)}));
+  const json vm = json::parse(run({"--json", dir / "paged"}).out)["estimate"]["vms"][0];
+  CHECK(vm["touched_bytes"] == kPageSize);
+  CHECK(vm["alone"]["sharing"]["saved_bytes"] == 0);
+}
+
+TEST_CASE("a file that is no RAM is one line that says what it is; --raw takes it all the same") {
+  const TempDir dir;
+  dir.write("ram.gz", std::string("\x1f\x8b\x08\0\0\0\0\0\0\x03", 10) + ram_of({noise(1)}));
+  const Ran refused = run({dir / "ram.gz"});
+  CHECK(refused.status == 1);
+  CHECK(refused.out.empty());
+  CHECK(has(refused.err, "ram.gz: not RAM: gzip compressed data"));
+  CHECK(has(refused.err, "unpack it first"));
+  CHECK(std::count(refused.err.begin(), refused.err.end(), '\n') == 1);
+  const Ran raw = run({"--json", "--raw", dir / "ram.gz"});
+  CHECK(raw.status == 0);
+  CHECK(json::parse(raw.out)["estimate"]["vms"][0]["touched_bytes"] == kPageSize);
 }
 
 TEST_CASE("a QEMU that has no RAM yet") {

@@ -1,11 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The command itself, as a process: exit status, output, environment.
+#include <sys/stat.h>
+#include <sys/xattr.h>
+
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <nlohmann/json.hpp>
 
 #include "../control/fake_service.hpp"
 #include "../temp_dir.hpp"
 #include "cli/exec.hpp"
+#include "cli/host_files.hpp"
+#include "cli/program_file.hpp"
 #include "cli/qemu_command.hpp"
 #include "control/server.hpp"
 #include "spawn.hpp"
@@ -237,10 +243,107 @@ TEST_CASE("exec warns of a QEMU that can only be observed, in one line, and star
   CHECK(has(bad.err, "this VM will only be observed: RAM is not a memory-backend-memfd"));
   CHECK(has(bad.err, "(+1 more: `ramfold doctor`)"));
   CHECK(lines_of_ours(bad.err) == 1);
+  const auto with_config = [&](const std::string& path) {
+    return spawn(
+        {binary("RAMFOLD_BIN"), "exec", "--", dir / "qemu-system-x86_64", "-readconfig", path},
+        environment);
+  };
+  const Ran unread = with_config(dir / "missing.conf");
+  CHECK(has(unread.err, "whether this VM can be folded is not known"));
+  CHECK(has(unread.err, "missing.conf: not found: No such file or directory"));
+  CHECK(lines_of_ours(unread.err) == 1);
+  dir.write("vm.conf",
+            "[object \"r\"]\nqom-type = \"memory-backend-file\"\nsize = \"1G\"\n"
+            "[machine]\nmemory-backend = \"r\"\n");
+  CHECK(has(with_config(dir / "vm.conf").err, "RAM 'r' is a memory-backend-file"));
   const Ran probe =
       spawn({binary("RAMFOLD_BIN"), "exec", "--", dir / "qemu-system-x86_64", "-machine", "none"},
             environment);
   CHECK(lines_of_ours(probe.err) == 0);
+}
+
+TEST_CASE("exec says in one line why the agent will not be loaded, and starts the program") {
+  const TempDir dir;
+  dir.write("agent.so", "");
+  const std::vector<std::string> environment{"RAMFOLD_AGENT_LIB=" + (dir / "agent.so")};
+  const auto starts = [&](const std::string& program, std::string_view why) {
+    const Ran ran = spawn({binary("RAMFOLD_BIN"), "exec", "--", program, "-m", "1G"}, environment);
+    INFO(ran.err);
+    CHECK(ran.status == 7);
+    CHECK(has(ran.err, "starts without the agent: "));
+    CHECK(has(ran.err, why));
+    CHECK(std::count(ran.err.begin(), ran.err.end(), '\n') == 1);
+    CHECK_FALSE(has(ran.out, "LD_PRELOAD"));
+  };
+  const std::string qemu = dir / "qemu-system-x86_64";
+  std::filesystem::copy_file(binary("RAMFOLD_SHOW_ARGS_STATIC"), qemu);
+  starts(qemu, "it is linked statically");
+  std::filesystem::remove(qemu);
+  std::filesystem::copy_file(binary("RAMFOLD_SHOW_ARGS"), qemu);
+  if (::getuid() != 0) return;
+  // Another user's setuid file: the loader of a set-user-ID program ignores LD_PRELOAD.
+  REQUIRE(::chown(qemu.c_str(), 65534, 65534) == 0);
+  REQUIRE(::chmod(qemu.c_str(), 04755) == 0);
+  std::filesystem::permissions(dir.path(), std::filesystem::perms(0755));
+  starts(qemu, "setuid or setgid");
+}
+
+TEST_CASE("a file's capabilities keep the agent out of a QEMU of another user, not of root") {
+  const TempDir dir;
+  dir.write("plain", "");
+  CHECK_FALSE(has_rights(dir / "plain", "q"));
+  CHECK_FALSE(cannot_load(dir / "plain"));  // a script, or nothing at all: execvp will tell
+  CHECK_FALSE(cannot_load(dir / "missing"));
+  CHECK_FALSE(cannot_load("/proc/self/exe"));
+  const std::uint32_t cap_net_admin[] = {0x02000001, 1u << 12, 0, 0, 0};
+  if (::setxattr((dir / "plain").c_str(), "security.capability", cap_net_admin,
+                 sizeof cap_net_admin, 0) != 0) {
+    return;  // not allowed here
+  }
+  const auto rights = has_rights(dir / "plain", "/usr/bin/qemu-kvm");
+  REQUIRE(rights);
+  CHECK(has(rights->why, "capabilities"));
+  CHECK(has(rights->remedy, "setcap -r /usr/bin/qemu-kvm"));
+  if (::getuid() != 0) return;
+  // As the loader sees it: nobody gets the capability, root has it already.
+  std::filesystem::permissions(dir.path(), std::filesystem::perms(0755));
+  const std::string ramfold = dir / "ramfold";
+  const std::string qemu = dir / "qemu-kvm";
+  std::filesystem::copy_file(binary("RAMFOLD_BIN"), ramfold);
+  std::filesystem::copy_file(binary("RAMFOLD_SHOW_ARGS"), qemu);
+  REQUIRE(::setxattr(qemu.c_str(), "security.capability", cap_net_admin, sizeof cap_net_admin, 0) ==
+          0);
+  dir.write("agent.so", "");
+  const std::vector<std::string> environment{"RAMFOLD_AGENT_LIB=" + (dir / "agent.so")};
+  const Ran as_nobody = spawn({"/usr/bin/setpriv", "--reuid", "65534", "--regid", "65534",
+                               "--clear-groups", ramfold, "exec", qemu},
+                              environment);
+  CHECK(as_nobody.status == 7);
+  CHECK(has(as_nobody.err, "starts without the agent: its file has capabilities"));
+  const Ran as_root = spawn({ramfold, "exec", qemu}, environment);
+  CHECK(as_root.status == 7);
+  CHECK(has(as_root.out, "LD_PRELOAD"));
+}
+
+TEST_CASE("list shows a QEMU that has no agent") {
+  const Host host;
+  const std::string program = host.dir / "qemu-kvm";
+  std::filesystem::copy_file("/bin/sleep", program);
+  const pid_t child = ::fork();
+  REQUIRE(child >= 0);
+  if (child == 0) {
+    ::execl(program.c_str(), program.c_str(), "60", nullptr);
+    ::_exit(99);
+  }
+  const std::string pid = std::to_string(child);
+  while (!has(HostFiles("").link_of(child, "exe"), "qemu-kvm")) ::usleep(1000);
+  const Ran list = host.run({"list"});
+  CHECK(list.status == 0);
+  CHECK(has(list.out, "  pid " + pid + "\n    why: RAM is not a memory-backend-memfd"));
+  const auto others = json::parse(host.run({"list", "--json"}).out)["unattached"];
+  CHECK(std::ranges::any_of(others, [&](const json& one) { return one["pid"] == child; }));
+  ::kill(child, SIGKILL);
+  ::waitpid(child, nullptr, 0);
 }
 
 TEST_CASE("exec's own failures are 126 and 127, as env's") {

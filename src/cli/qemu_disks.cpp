@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "cli/qemu_disks.hpp"
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <optional>
+#include <set>
+#include <string_view>
+
+namespace ramfold::cli {
+namespace {
+
+using Kind = DiskFinding::Kind;
+using std::string_view;
+
+// Protocols, also as what stands before the colon of a file's name, that open no file of the host.
+constexpr std::array<string_view, 22> kNoHostFile{
+    "nbd",  "nbd+tcp", "nbd+unix", "rbd",   "iscsi", "iser",    "http",        "https",
+    "ftp",  "ftps",    "ssh",      "sftp",  "nfs",   "gluster", "gluster+tcp", "gluster+unix",
+    "tftp", "null-co", "null-aio", "vvfat", "fat",   "sheepdog"};
+
+struct Consumer {
+  string_view driver;
+  Kind kind;
+};
+constexpr std::array<Consumer, 5> kConsumers{{{"nvme", Kind::user_space_nvme},
+                                              {"virtio-blk-vfio-pci", Kind::device_by_itself},
+                                              {"virtio-blk-vhost-vdpa", Kind::device_by_itself},
+                                              {"virtio-blk-vhost-user", Kind::other_process},
+                                              {"nvme-io_uring", Kind::passthrough}}};
+
+// What stands before the colon, as QEMU sees it: a slash before the colon makes it a file's name.
+string_view protocol_of(string_view filename) {
+  const auto end = filename.find_first_of(":/");
+  if (end == string_view::npos || filename[end] != ':') return {};
+  return filename.substr(0, end);
+}
+
+struct Node {
+  std::string driver;
+  std::string filename;
+  std::optional<bool> direct;  // what it says itself; its children do as it does unless they say
+  std::string how;
+  bool native_aio = false;
+};
+
+class Disk {
+ public:
+  Disk(DiskOption option, Properties properties) : properties_(std::move(properties)) {
+    if (option == DiskOption::drive) {
+      // "file" of a drive is a name; of a block node it is another node's.
+      const auto file = properties_.find("file");
+      if (file != properties_.end()) properties_["filename"] = file->second;
+    }
+    unfold_json();
+    for (const auto& [key, value] : properties_) note(key, value);
+    Node& outermost = nodes_[""];
+    if (option == DiskOption::drive) note_cache(outermost, value_of(properties_, "cache"));
+  }
+
+  std::vector<DiskFinding> look() && {
+    for (const auto& [path, node] : nodes_) {
+      if (!find_consumer(path, node)) find_direct(path, node);
+    }
+    return std::move(findings_);
+  }
+
+ private:
+  // "json:{...}" as a file's name is a graph below that node. It may hold another such name.
+  void unfold_json() {
+    constexpr int kDepthMax = 16;
+    for (int depth = 0; depth < kDepthMax; ++depth) {
+      const auto found = std::ranges::find_if(properties_, [](const auto& property) {
+        return property.second.starts_with("json:") && is_key(property.first, "filename");
+      });
+      if (found == properties_.end()) return;
+      const Properties inner = parse_properties(string_view(found->second).substr(5), "");
+      std::string before = node_of(found->first, "filename");
+      if (!before.empty()) before += '.';
+      properties_.erase(found);
+      for (const auto& [key, value] : inner) properties_.try_emplace(before + key, value);
+    }
+  }
+
+  static bool is_key(string_view key, string_view name) {
+    return key == name || (key.size() > name.size() && key.ends_with(name) &&
+                           key[key.size() - name.size() - 1] == '.');
+  }
+  // The path of the node that the key belongs to; the outermost has none.
+  static std::string node_of(string_view key, string_view name) {
+    return std::string(key.size() == name.size() ? ""
+                                                 : key.substr(0, key.size() - name.size() - 1));
+  }
+
+  void note(const std::string& key, const std::string& value) {
+    if (is_key(key, "cache.direct")) {
+      Node& node = nodes_[node_of(key, "cache.direct")];
+      node.direct = is_on(properties_, key);
+      node.how = "cache.direct=on";
+    } else if (is_key(key, "driver")) {
+      nodes_[node_of(key, "driver")].driver = value;
+    } else if (is_key(key, "filename")) {
+      nodes_[node_of(key, "filename")].filename = value;
+    } else if (is_key(key, "aio")) {
+      nodes_[node_of(key, "aio")].native_aio = value == "native";
+    }
+  }
+
+  static void note_cache(Node& outermost, const std::string& cache) {
+    if (cache.empty() || outermost.direct) return;
+    outermost.direct = cache == "none" || cache == "off" || cache == "directsync";
+    outermost.how = "cache=" + cache;
+  }
+
+  bool find_consumer(const std::string& path, const Node& node) {
+    const string_view protocol = node.driver.empty() ? protocol_of(node.filename) : node.driver;
+    const auto consumer = std::ranges::find(kConsumers, protocol, &Consumer::driver);
+    if (consumer == kConsumers.end()) return false;
+    findings_.push_back({consumer->kind, label(path, node), "driver " + std::string(protocol)});
+    return true;
+  }
+
+  void find_direct(const std::string& path, const Node& node) {
+    if (node.filename.empty() || !is_host_file(node)) return;
+    std::string said_at = path;
+    const Node* said = &node;
+    while (!said->direct && !said_at.empty()) {
+      const auto dot = said_at.rfind('.');
+      said_at.resize(dot == std::string::npos ? 0 : dot);
+      if (const auto above = nodes_.find(said_at); above != nodes_.end()) said = &above->second;
+    }
+    const bool is_direct = said->direct.value_or(false);
+    // QEMU takes aio=native only together with O_DIRECT.
+    if (!is_direct && !node.native_aio && !nodes_.at("").native_aio) return;
+    if (!told_.insert(is_direct ? said_at : path + ".aio").second) return;
+    findings_.push_back({Kind::direct, file_of(node), is_direct ? said->how : "aio=native"});
+  }
+
+  static bool is_host_file(const Node& node) {
+    const auto is_elsewhere = [](string_view word) {
+      return std::ranges::find(kNoHostFile, word) != kNoHostFile.end();
+    };
+    // A node of this driver takes the name as it is, with colons and all.
+    if (node.driver == "file" || node.driver == "host_device" || node.driver == "host_cdrom") {
+      return true;
+    }
+    return !is_elsewhere(node.driver) && !is_elsewhere(protocol_of(node.filename));
+  }
+
+  static std::string file_of(const Node& node) {
+    constexpr string_view kFile = "file:";
+    return node.filename.starts_with(kFile) ? node.filename.substr(kFile.size()) : node.filename;
+  }
+
+  std::string label(const std::string& path, const Node& node) const {
+    if (!node.filename.empty()) return file_of(node);
+    const std::string before = path.empty() ? "" : path + ".";
+    for (const std::string& key :
+         {before + "device", before + "path", std::string("node-name"), std::string("id")}) {
+      if (const std::string value = value_of(properties_, key); !value.empty()) return value;
+    }
+    return "?";
+  }
+
+  Properties properties_;
+  std::map<std::string, Node> nodes_;  // by path
+  std::set<std::string> told_;         // paths of the nodes that say "direct"
+  std::vector<DiskFinding> findings_;
+};
+
+}  // namespace
+
+std::vector<DiskFinding> look_at_disk(DiskOption option, Properties properties) {
+  return Disk(option, std::move(properties)).look();
+}
+
+}  // namespace ramfold::cli

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "cli/qemu_process.hpp"
+
+#include <fmt/core.h>
+
+namespace ramfold::cli {
+
+std::optional<Qemu> qemu_of(const HostFiles& host, pid_t pid) {
+  const std::vector<std::string> arguments = host.arguments(pid);
+  if (arguments.empty()) return std::nullopt;
+  // A starter may give it another name than its file has, and a file may have any name.
+  if (!is_qemu(arguments.front()) && !is_qemu(host.link_of(pid, "exe"))) return std::nullopt;
+  Qemu qemu{pid, {}, examine(arguments, [&](const std::string& path) {
+              return host.named_by(pid, path);
+            })};
+  if (qemu.advice.probing) return std::nullopt;
+  qemu.label = qemu.advice.name.empty() ? fmt::format("pid {}", pid)
+                                        : fmt::format("{} (pid {})", qemu.advice.name, pid);
+  return qemu;
+}
+
+}  // namespace ramfold::cli

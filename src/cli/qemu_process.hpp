@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The QEMUs that run on a host, with or without the agent, as their command lines tell.
+// Threads: pure but for reading files.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "cli/host_files.hpp"
+#include "cli/qemu_command.hpp"
+
+namespace ramfold::cli {
+
+struct Qemu {
+  pid_t pid = 0;
+  std::string label;  // "web (pid 123)"
+  QemuAdvice advice;
+};
+// Nothing when the process is not a QEMU that runs a VM.
+std::optional<Qemu> qemu_of(const HostFiles& host, pid_t pid);
+
+}  // namespace ramfold::cli

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "cli/unattached.hpp"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "cli/qemu_process.hpp"
+
+namespace ramfold::cli {
+namespace {
+
+constexpr std::size_t kColumns = 80;
+
+// What a VM suffers from once it is attached keeps it from nothing before.
+bool is_of_attached(const Check& check) {
+  return check.id == "vm.cgroup" || check.id == "vm.mappings";
+}
+
+// Why a daemon that runs does not have it: what failed, else what could not be looked at.
+std::vector<Check> why_not(std::vector<Check> checks) {
+  std::erase_if(checks, [](const Check& check) {
+    return check.outcome == Outcome::pass || is_of_attached(check);
+  });
+  std::ranges::stable_partition(checks,
+                                [](const Check& check) { return check.outcome == Outcome::fail; });
+  if (checks.empty()) {
+    Check silent;
+    silent.id = "vm.agent";
+    silent.outcome = Outcome::unknown;
+    silent.text = "the agent is loaded, and has offered no RAM to the daemon";
+    silent.remedy = "look for the agent's line in QEMU's stderr or log, and at the daemon's log";
+    checks.push_back(std::move(silent));
+  }
+  return checks;
+}
+
+std::string in_lines(std::string_view first, std::string_view indent, std::string_view text) {
+  std::string out(first);
+  std::size_t column = first.size();
+  bool at_start = true;
+  for (const std::string_view word : words_of(text)) {
+    if (!at_start && column + 1 + word.size() > kColumns) {
+      out += "\n" + std::string(indent);
+      column = indent.size();
+      at_start = true;
+    }
+    if (!at_start) out += ' ';
+    out += word;
+    column += word.size() + (at_start ? 0 : 1);
+    at_start = false;
+  }
+  return out + "\n";
+}
+
+}  // namespace
+
+std::vector<Unattached> unattached(const HostFiles& host, const control::Snapshot& daemon) {
+  std::vector<Unattached> found;
+  for (const pid_t pid : host.processes()) {
+    const auto is_it = [&](const control::VmView& vm) { return vm.pid == pid; };
+    if (std::ranges::any_of(daemon.vms, is_it)) continue;
+    const auto qemu = qemu_of(host, pid);
+    if (!qemu) continue;
+    found.push_back({qemu->label, qemu->advice.name, pid, why_not(check_vm(host, pid))});
+  }
+  return found;
+}
+
+std::string render_unattached(const std::vector<Unattached>& those, const Style& style) {
+  if (those.empty()) return {};
+  std::string out = style.paint(Colour::bold, "QEMUs that the daemon does not have") + "\n";
+  for (const Unattached& one : those) {
+    const std::string more =
+        one.why.size() > 1 ? fmt::format(" (+{} more: `ramfold doctor`)", one.why.size() - 1) : "";
+    const Check& first = one.why.front();
+    const std::string text = printable(first.text) + more;
+    const std::string remedy = printable(first.remedy);
+    out += "  " + printable(one.label) + "\n";
+    out += in_lines("    why: ", "      ", text);
+    out += in_lines("    remedy: ", "      ", remedy);
+  }
+  return out;
+}
+
+nlohmann::json json_of(const std::vector<Unattached>& those) {
+  nlohmann::json list = nlohmann::json::array();
+  for (const Unattached& one : those) {
+    nlohmann::json reasons = nlohmann::json::array();
+    for (const Check& check : one.why) {
+      reasons.push_back(
+          {{"id", std::string(check.id)}, {"text", check.text}, {"remedy", check.remedy}});
+    }
+    list.push_back({{"name", one.name}, {"pid", one.pid}, {"reasons", std::move(reasons)}});
+  }
+  return list;
+}
+
+}  // namespace ramfold::cli
