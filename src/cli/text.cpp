@@ -16,29 +16,6 @@ std::string three_digits(double value) {
   return value < 99.95 ? fmt::format("{:.1f}", value) : fmt::format("{:.0f}", value);
 }
 
-// Length of the UTF-8 sequence at the start of `text`; 0 when it is none. Overlong forms are not
-// told apart: they are shown, never interpreted.
-std::size_t sequence_length(std::string_view text) {
-  const auto lead = static_cast<unsigned char>(text.front());
-  const std::size_t length = lead < 0x80             ? 1
-                             : (lead & 0xe0) == 0xc0 ? 2
-                             : (lead & 0xf0) == 0xe0 ? 3
-                             : (lead & 0xf8) == 0xf0 ? 4
-                                                     : 0;
-  if (length > text.size()) return 0;
-  for (std::size_t i = 1; i < length; ++i) {
-    if ((static_cast<unsigned char>(text[i]) & 0xc0) != 0x80) return 0;
-  }
-  return length;
-}
-
-bool is_control(std::string_view sequence) {
-  const auto first = static_cast<unsigned char>(sequence[0]);
-  if (sequence.size() == 1) return first < 0x20 || first == 0x7f;
-  // U+0080 to U+009F: terminals may take them for escapes.
-  return sequence.size() == 2 && first == 0xc2 && static_cast<unsigned char>(sequence[1]) < 0xa0;
-}
-
 }  // namespace
 
 std::string human(ByteCount bytes) {
@@ -88,22 +65,6 @@ std::string human_duration_s(double seconds) {
 }
 
 std::string human_share(double share) { return fmt::format("{:.2f} %", share * 100); }
-
-std::string printable(std::string_view text) {
-  std::string clean;
-  clean.reserve(text.size());
-  while (!text.empty()) {
-    const std::size_t length = sequence_length(text);
-    const std::string_view sequence = text.substr(0, std::max<std::size_t>(1, length));
-    if (length == 0 || is_control(sequence)) {
-      clean += '?';
-    } else {
-      clean += sequence;
-    }
-    text.remove_prefix(sequence.size());
-  }
-  return clean;
-}
 
 std::size_t width_of(std::string_view text) {
   return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) {

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/printable.hpp"
 #include "base/types.hpp"
 
 namespace ramfold::cli {
@@ -20,9 +21,6 @@ std::string human_duration_ns(std::uint64_t ns);  // "850 ns", "14.0 us", "3.2 m
 std::string human_duration_s(double seconds);     // "12 s", "5 min", "3 h 20 min", "2 d 4 h"
 std::string human_share(double share);            // "0.12 %"
 
-// Names come from guests' configurations: control characters (terminal escapes) become '?', bytes
-// that are not UTF-8 too.
-std::string printable(std::string_view text);
 // Columns that a text takes: code points, which is right for the names in use.
 std::size_t width_of(std::string_view text);
 
