@@ -10,6 +10,9 @@
 
 namespace ramfold::cli {
 
+// Below this a table cannot be laid out.
+inline constexpr std::size_t kColumnsMin = 40;
+
 struct Console {
   std::FILE* out = stdout;
   std::FILE* err = stderr;
@@ -21,6 +24,7 @@ struct Console {
   void complain(std::string_view text) const { std::fwrite(text.data(), 1, text.size(), err); }
 };
 
+// Lines fit the terminal; where there is none they are as long as they are, unless $COLUMNS says so.
 // Colour only on a terminal, and not under NO_COLOR (no-color.org) or TERM=dumb.
 Console standard_console();
 

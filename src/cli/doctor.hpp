@@ -39,12 +39,14 @@ inline constexpr std::array<std::string_view, 19> kChecks{
     "kernel.fold",      "kernel.map",   "kernel.userfaultfd", "kernel.unprivileged",
     "kernel.mappings",  "kernel.files", "memory.hugepages",   "memory.ksm",
     "memory.zram",      "memory.zswap", "daemon.running",     "daemon.keeper",
-    "daemon.self_test", "daemon.grace", "daemon.files", "vm.command",         "vm.agent",
-    "vm.cgroup",        "vm.mappings",
-};
+    "daemon.self_test", "daemon.grace", "daemon.files",       "vm.command",
+    "vm.agent",         "vm.cgroup",    "vm.mappings"};
 
 // `daemon`: its snapshot, or why there is none.
 std::vector<Check> check_host(const HostFiles& host);
+// Whether this user may look at the processes of others, on which all that concerns VMs depends:
+// "doctor.rights", the one check that is not of the host, and is never failed, but unknown.
+Check check_rights(const HostFiles& host);
 std::vector<Check> check_daemon(const HostFiles& host, const Asked<control::Snapshot>& daemon);
 std::vector<Check> check_vms(const HostFiles& host);
 // Those of one QEMU; empty when the process runs no VM.
