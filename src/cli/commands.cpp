@@ -97,7 +97,8 @@ class UnfoldScreen {
   void part(const Reply& reply) {
     if (const auto* plan = std::get_if<UnfoldPlan>(&reply.body)) {
       plan_ = *plan;
-      if (options_.output == Output::text) console_.print(render_plan(*plan, what_));
+      if (options_.output == Output::text)
+        console_.print(render_plan(*plan, what_, console_.style));
       std::fflush(console_.out);
     } else if (const auto* progress = std::get_if<UnfoldProgress>(&reply.body)) {
       if (options_.output == Output::text) show(*progress);
@@ -147,7 +148,7 @@ ExitCode run_status(const CommandOptions& options, const Console& console) {
   });
 }
 
-ExitCode run_list(const CommandOptions& options, const Console& console) {
+ExitCode run_list(const CommandOptions& options, const Console& console, const ListOptions& shown) {
   return watch(options, console, [&] {
     return ask_and_show<Snapshot>(
         options, console, {0, Operation::snapshot, {}, false}, [&](const Snapshot& snapshot) {
@@ -157,7 +158,7 @@ ExitCode run_list(const CommandOptions& options, const Console& console) {
                        {{"vms", to_json(snapshot)["vms"]}, {"unattached", json_of(others)}},
                        indent_of(options));
           } else {
-            console.print(render_list(snapshot, console.style) +
+            console.print(render_list(snapshot, console.style, shown) +
                           render_unattached(others, console.style));
           }
         });

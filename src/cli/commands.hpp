@@ -9,6 +9,7 @@
 #include "cli/client.hpp"
 #include "cli/console.hpp"
 #include "cli/exit_code.hpp"
+#include "cli/list_view.hpp"
 #include "control/service.hpp"
 
 namespace ramfold::cli {
@@ -22,7 +23,7 @@ struct CommandOptions {
 };
 
 ExitCode run_status(const CommandOptions& options, const Console& console);
-ExitCode run_list(const CommandOptions& options, const Console& console);
+ExitCode run_list(const CommandOptions& options, const Console& console, const ListOptions& shown);
 ExitCode run_show(const CommandOptions& options, const Console& console, const std::string& vm);
 ExitCode run_attach(const CommandOptions& options, const Console& console, const std::string& vm,
                     control::Incoming incoming);

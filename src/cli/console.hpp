@@ -10,6 +10,9 @@
 
 namespace ramfold::cli {
 
+// Below this a table cannot be laid out.
+inline constexpr std::size_t kColumnsMin = 40;
+
 struct Console {
   std::FILE* out = stdout;
   std::FILE* err = stderr;
@@ -21,7 +24,9 @@ struct Console {
   void complain(std::string_view text) const { std::fwrite(text.data(), 1, text.size(), err); }
 };
 
-// Colour only on a terminal, and not under NO_COLOR (no-color.org) or TERM=dumb.
+// Lines fit the terminal. Where there is none they are as long as they are, unless $COLUMNS tells
+// how wide they may be. Colour only on a terminal, and not under NO_COLOR (no-color.org) or
+// TERM=dumb.
 Console standard_console();
 
 }  // namespace ramfold::cli

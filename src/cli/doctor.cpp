@@ -5,6 +5,7 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <charconv>
 #include <nlohmann/json.hpp>
 
 #include "control/view_json.hpp"
@@ -41,7 +42,41 @@ Colour colour_of(const Check& check) {
   return check.severity == Severity::problem ? Colour::red : Colour::yellow;
 }
 
+constexpr std::size_t kIndent = 9;  // columns
+
+// CAP_SYS_PTRACE is what looking into the processes of others takes (proc(5)).
+bool may_look(const HostFiles& host) {
+  constexpr unsigned kCapSysPtrace = 19;
+  const std::string status = host.text("/proc/self/status").value_or("");
+  for (const std::string_view line : lines_of(status)) {
+    const auto words = words_of(line);
+    std::uint64_t effective = 0;
+    if (words.size() != 2 || words[0] != "CapEff:") continue;
+    std::from_chars(words[1].data(), words[1].data() + words[1].size(), effective, 16);
+    return (effective >> kCapSysPtrace & 1) != 0;
+  }
+  return false;
+}
+
 }  // namespace
+
+Check check_rights(const HostFiles& host) {
+  Check check;
+  check.id = "doctor.rights";
+  check.severity = Severity::warning;
+  if (may_look(host)) {
+    check.text = "this user may look at every process";
+    return check;
+  }
+  check.outcome = Outcome::unknown;
+  check.text = host.exists("/proc/1/status")
+                   ? "this user may not look into the processes of others: what is said of their "
+                     "VMs is from their command lines alone"
+                   : "this user does not even see the processes of others (hidepid): nothing is "
+                     "said of their VMs";
+  check.remedy = "run `ramfold doctor` as root";
+  return check;
+}
 
 bool found_problems(const std::vector<Check>& checks) {
   return std::any_of(checks.begin(), checks.end(), [](const Check& check) {
@@ -53,22 +88,34 @@ std::string render_checks(const std::vector<Check>& checks, Detail detail, const
   std::string out;
   std::size_t passed = 0;
   std::size_t failed = 0;
+  std::size_t unknown = 0;
   for (const Check& check : checks) {
     if (check.outcome == Outcome::pass) ++passed;
     if (check.outcome == Outcome::fail && check.severity != Severity::info) ++failed;
+    if (check.outcome == Outcome::unknown) ++unknown;
     if (check.outcome == Outcome::pass && detail == Detail::failed_only) continue;
     const std::string word = fmt::format("{:<8}", word_of(check));
-    out += style.paint(colour_of(check), word) + " " + fmt::format("{:<20}", check.id) +
-           (check.subject.empty() ? "" : printable(check.subject) + ": ") + printable(check.text) +
-           "\n";
-    if (!check.remedy.empty()) out += "         remedy: " + printable(check.remedy) + "\n";
+    const auto wrapped = [&](const std::string& text, std::size_t at) {
+      return wrap(text, style.width(), at, kIndent) + "\n";
+    };
+    out += style.paint(colour_of(check), word) + " " +
+           wrapped(fmt::format("{:<20}", check.id) +
+                       (check.subject.empty() ? "" : printable(check.subject) + ": ") +
+                       printable(check.text),
+                   kIndent);
+    if (!check.remedy.empty()) {
+      out += std::string(kIndent, ' ') + wrapped("remedy: " + printable(check.remedy), kIndent);
+    }
     for (const std::string& command : check.commands) {
       out += "           # " + printable(command) + "\n";
     }
   }
-  out += failed == 0 ? style.paint(Colour::green, fmt::format("{} checks passed", passed))
-                     : fmt::format("{} checks passed, {}", passed,
-                                   style.paint(Colour::red, fmt::format("{} did not", failed)));
+  const std::string good = fmt::format("{} checks passed", passed);
+  out += failed + unknown == 0 ? style.paint(Colour::green, good) : good;
+  if (failed != 0) out += ", " + style.paint(Colour::red, fmt::format("{} did not", failed));
+  if (unknown != 0) {
+    out += ", " + style.paint(Colour::yellow, fmt::format("{} could not look", unknown));
+  }
   return out + "\n";
 }
 

@@ -45,6 +45,9 @@ inline constexpr std::array<std::string_view, 19> kChecks{
 
 // `daemon`: its snapshot, or why there is none.
 std::vector<Check> check_host(const HostFiles& host);
+// Whether this user may look at the processes of others, on which all that concerns VMs depends:
+// "doctor.rights", the one check that is not of the host, and is never failed, but unknown.
+Check check_rights(const HostFiles& host);
 std::vector<Check> check_daemon(const HostFiles& host, const Asked<control::Snapshot>& daemon);
 std::vector<Check> check_vms(const HostFiles& host, const control::Snapshot* daemon = nullptr);
 // Those of one QEMU; empty when the process runs no VM. `daemon`: where it knows better.

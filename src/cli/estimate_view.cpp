@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/estimate.hpp"
+#include "cli/table.hpp"
 #include "control/view_json.hpp"
 
 namespace ramfold::cli {
@@ -18,12 +19,12 @@ using estimate::Savings;
 using estimate::VmCensus;
 using Json = nlohmann::json;
 
-std::string mib(double bytes) { return fmt::format("{:.1f}", bytes / (1 << 20)); }
-double bytes_of(PageCount pages) { return static_cast<double>(bytes(pages).value); }
-
-std::string with_error(const Saved& saved) {
-  return mib(saved.bytes) + (saved.plus_minus > 0 ? " +-" + mib(saved.plus_minus) : "");
+// Four digits at least, so that a row of them fits into 80 columns.
+std::string mib(double bytes) {
+  const double value = bytes / (1 << 20);
+  return fmt::format("{:.{}f}", value, value < 999.95 ? 1 : 0);
 }
+double bytes_of(PageCount pages) { return static_cast<double>(bytes(pages).value); }
 
 const Saved& at(const Savings& savings, Mechanism mechanism) {
   return savings[static_cast<std::size_t>(mechanism)];
@@ -32,18 +33,29 @@ const Saved& at(const Savings& savings, Mechanism mechanism) {
 std::vector<Table::Cell> row_of(const std::string& label, double touched, const Savings& savings) {
   std::vector<Table::Cell> cells{{printable(label)}, {mib(touched)}};
   for (const Mechanism mechanism : estimate::kMechanisms) {
-    const Saved& saved = at(savings, mechanism);
-    cells.push_back({with_error(saved)});
+    cells.push_back({mib(at(savings, mechanism).bytes)});
   }
   const Saved& best = at(savings, Mechanism::best);
   cells.push_back({touched > 0 ? fmt::format("{:.0f} %", 100 * best.bytes / touched) : ""});
   return cells;
 }
 
+// Below a row: how far off its figures may be. Nothing where all was looked at.
+void add_errors(Table& table, const Savings& savings) {
+  std::vector<Table::Cell> cells{{"  +-", Colour::dim}, {""}};
+  bool any = false;
+  for (const Mechanism mechanism : estimate::kMechanisms) {
+    const Saved& saved = at(savings, mechanism);
+    any |= saved.plus_minus > 0;
+    cells.push_back({saved.plus_minus > 0 ? mib(saved.plus_minus) : "", Colour::dim});
+  }
+  cells.push_back({""});
+  if (any) table.row(std::move(cells));
+}
+
 Table table_of(const std::vector<Estimated>& what, const Census& census, const Figures& figures) {
-  std::vector<Column> columns{{"MiB saved of"}};
-  for (const char* title :
-       {"touched", "zero", "equal", "similar", "lz4", "zstd", "all of these", ""}) {
+  std::vector<Column> columns{{"MiB saved of", Align::left, Cut::when_narrow}};
+  for (const char* title : {"touched", "zero", "equal", "similar", "lz4", "zstd", "all", ""}) {
     columns.push_back({title, Align::right});
   }
   Table table(std::move(columns));
@@ -52,20 +64,23 @@ Table table_of(const std::vector<Estimated>& what, const Census& census, const F
     const double of_vm = bytes_of(census.vms()[i].touched);
     touched += of_vm;
     table.row(row_of(what[i].label, of_vm, figures.vms[i].alone));
+    add_errors(table, figures.vms[i].alone);
   }
   if (what.size() > 1) {
-    table.row(row_of("together, each alone", touched, figures.together.alone));
-    table.row(row_of("together, sharing pages", touched, figures.together.across));
+    table.row(row_of("each alone", touched, figures.together.alone));
+    add_errors(table, figures.together.alone);
+    table.row(row_of("sharing pages", touched, figures.together.across));
+    add_errors(table, figures.together.across);
   }
   return table;
 }
 
 // What was not looked at, one line each.
-std::string left_out(const Estimated& what, const VmCensus& vm) {
+std::string left_out(const Estimated& what, const VmCensus& vm, std::size_t width) {
   std::string out;
   const auto line = [&](PageCount pages, const char* why) {
     if (pages.value == 0) return;
-    out += printable(what.label) + ": " + human(bytes(pages)) + " " + why + "\n";
+    out += wrap(printable(what.label) + ": " + human(bytes(pages)) + " " + why, width, 0, 2) + "\n";
   };
   line(vm.left_out.swapped, "are paged out by the host and were left there");
   line(vm.left_out.moved, "went away while they were read");
@@ -82,7 +97,8 @@ std::string changes(const std::vector<Estimated>& what, const Style& style) {
     for (const Check& check : one.checks) {
       if (check.outcome != Outcome::fail) continue;
       nothing = false;
-      out += "  " + printable(check.text) + "\n    remedy: " + printable(check.remedy) + "\n";
+      out += "  " + wrap(printable(check.text), style.width(), 2, 2) + "\n    " +
+             wrap("remedy: " + printable(check.remedy), style.width(), 4, 4) + "\n";
     }
     if (nothing) out += "  nothing stands against it that can be seen from outside\n";
   }
@@ -126,16 +142,21 @@ std::string render_estimate(const std::vector<Estimated>& what, const Census& ce
                             const Style& style) {
   std::string out = table_of(what, census, figures_of(census)).text(style);
   if (census.one_of() > 1) {
-    out += fmt::format(
-        "Looked at closely: one of {} groups of pages that are alike. The true figures lie within "
-        "+- 19 times of 20; of similar pages a sample finds fewer than there are.\n",
-        census.one_of());
+    out += wrap(fmt::format("Looked at closely: one of {} groups of pages that are alike. The true "
+                            "figures lie within +- 19 times of 20; of similar pages a sample finds "
+                            "fewer than there are.",
+                            census.one_of()),
+                style.width(), 0, 0) +
+           "\n";
   }
-  for (std::size_t i = 0; i < what.size(); ++i) out += left_out(what[i], census.vms()[i]);
+  for (std::size_t i = 0; i < what.size(); ++i)
+    out += left_out(what[i], census.vms()[i], style.width());
   if (what.size() > 1) {
-    out +=
-        "VMs share pages only within a trust group: `groups.default` and [[vm]] in "
-        "ramfold.toml.\n";
+    out += wrap(
+               "VMs share pages only within a trust group: `groups.default` and [[vm]] in "
+               "ramfold.toml.",
+               style.width(), 0, 0) +
+           "\n";
   }
   return out + changes(what, style);
 }

@@ -8,6 +8,7 @@
 #include "cli/doctor.hpp"
 #include "cli/estimate.hpp"
 #include "cli/exec.hpp"
+#include "cli/suggest.hpp"
 #include "version.hpp"
 
 namespace ramfold::cli {
@@ -22,6 +23,10 @@ struct Arguments {
   bool incoming_finished = false;
   bool all = false;
   bool raw = false;
+  ListOptions list;
+  std::string columns;
+  bool no_headings = false;
+  bool all_columns = false;
   std::string vm;
   std::string root;
   EstimateOptions estimate;
@@ -44,6 +49,7 @@ ExitCode run_doctor(const Arguments& arguments, const Console& console) {
     }
     return std::unexpected(ClientError{});
   };
+  if (arguments.root.empty()) checks.push_back(check_rights(host));
   const Asked<control::Snapshot> daemon = ask();
   for (Check& check : check_daemon(host, daemon)) checks.push_back(std::move(check));
   for (Check& check : check_vms(host, daemon ? &*daemon : nullptr))
@@ -111,6 +117,10 @@ class Parser {
     try {
       app_.parse(argc, argv);
     } catch (const CLI::ParseError& error) {
+      if (const std::string complaint = complaint_of_unknown(); !complaint.empty()) {
+        console_.complain(complaint);
+        return status_of(ExitCode::usage);
+      }
       const int code = app_.exit(error);
       return code == 0 ? 0 : status_of(ExitCode::usage);
     }
@@ -147,11 +157,56 @@ class Parser {
   void add_looks() {
     watched(add("status", "the host: what is saved, spent and promised",
                 [this] { return run_status(arguments_.options, console_); }));
-    watched(add("list", "the VMs, and why one saves nothing",
-                [this] { return run_list(arguments_.options, console_); }));
+    add_list();
     CLI::App* show = add("show", "one VM in full",
                          [this] { return run_show(arguments_.options, console_, arguments_.vm); });
     show->add_option("VM", arguments_.vm, "id, pid, name or uuid")->required();
+  }
+
+  void add_list() {
+    CLI::App* list = add("list", "the VMs, and why one saves nothing", [this] {
+      arguments_.list.writing.headings = !arguments_.no_headings;
+      if (arguments_.all_columns) arguments_.list.columns = all_columns();
+      return run_list(arguments_.options, console_, arguments_.list);
+    });
+    watched(list);
+    CLI::Option* all = list->add_flag("--output-all", arguments_.all_columns, "all columns");
+    list->add_option("-o,--output", arguments_.columns, "columns, separated by commas")
+        ->type_name("COLUMNS")
+        ->excludes(all)
+        ->each([this](const std::string& text) {
+          auto columns = parse_columns(text);
+          if (!columns) throw CLI::ValidationError(columns.error());
+          arguments_.list.columns = std::move(*columns);
+        });
+    list->add_flag("--raw", arguments_.list.writing.raw,
+                   "one blank between columns, \\x20 for a blank in one");
+    list->add_flag("-n,--noheadings", arguments_.no_headings, "no headings");
+    list->add_flag("-b,--bytes", arguments_.list.bytes, "amounts of memory as plain numbers");
+    list->footer(describe_columns());
+  }
+
+  // Of the first word that no command or option takes, if that is what is wrong.
+  std::string complaint_of_unknown() const {
+    const CLI::App* command = &app_;
+    for (const CLI::App* chosen : app_.get_subcommands()) command = chosen;
+    const std::vector<std::string> left = app_.remaining(true);
+    if (left.empty()) return {};
+    const std::string& word = left.front();
+    const bool option = word.starts_with('-');
+    std::vector<std::string> known;
+    if (option) {
+      for (const CLI::Option* one : command->get_options()) {
+        for (const std::string& name : one->get_lnames()) known.push_back("--" + name);
+      }
+    } else if (command == &app_) {
+      for (const CLI::App* one : app_.get_subcommands({})) known.push_back(one->get_name());
+    }
+    const std::string name = command == &app_ ? "ramfold" : "ramfold " + command->get_name();
+    const char* kind = option ? "option" : command == &app_ ? "command" : "argument";
+    const std::string hint = did_you_mean(word.substr(0, word.find('=')), known);
+    return name + ": unknown " + kind + " '" + printable(word) + "'" + hint + "\nSee `" + name +
+           " --help`.\n";
   }
 
   void add_estimate() {

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "cli/table.hpp"
 #include "control/names.hpp"
 
 namespace ramfold::cli {
@@ -21,28 +22,15 @@ Colour colour_of(HostState state) {
   }
 }
 
-Colour colour_of(VmState state) {
-  switch (state) {
-    case VmState::folding:
-    case VmState::idle: return Colour::green;
-    case VmState::failed: return Colour::red;
-    default: return Colour::yellow;
-  }
-}
+constexpr std::size_t kLabel = 10;  // columns
 
-std::string line_of(std::string_view label, std::string_view text) {
-  return fmt::format("{:<10}{}\n", label, text);
-}
-
-std::string reason_line(const Reason& reason, const Style& style) {
-  std::string text = printable(reason.text);
-  if (!reason.remedy.empty()) text += style.paint(Colour::dim, "; ") + printable(reason.remedy);
-  return text;
+std::string line_of(std::string_view label, std::string_view text, const Style& style) {
+  return fmt::format("{:<{}}{}\n", label, kLabel, wrap(text, style.width(), kLabel, kLabel));
 }
 
 std::string reasons_of(const std::vector<Reason>& reasons, const Style& style) {
   std::string text;
-  for (const Reason& reason : reasons) text += line_of("why", reason_line(reason, style));
+  for (const Reason& reason : reasons) text += line_of("why", reason_line(reason, style), style);
   return text;
 }
 
@@ -51,25 +39,31 @@ std::string self_test_of(const HostView& host, const Style& style) {
     return std::count_if(host.self_test.begin(), host.self_test.end(),
                          [&](const SelfTestView& test) { return test.outcome == outcome; });
   };
-  if (host.self_test.empty()) return line_of("self-test", "not run");
-  std::string text =
-      line_of("self-test", fmt::format("{} of {} kernel facts hold", count(CheckOutcome::passed),
-                                       host.self_test.size()));
+  if (host.self_test.empty()) return line_of("self-test", "not run", style);
+  std::string text = line_of(
+      "self-test",
+      fmt::format("{} of {} kernel facts hold", count(CheckOutcome::passed), host.self_test.size()),
+      style);
   for (const SelfTestView& test : host.self_test) {
     if (test.outcome != CheckOutcome::failed) continue;
-    text += line_of("", style.paint(Colour::red, "failed ") + printable(test.name) + ": " +
-                            printable(test.detail) +
-                            (test.remedy.empty() ? "" : "; " + printable(test.remedy)));
+    text += line_of("",
+                    style.paint(Colour::red, "failed ") + printable(test.name) + ": " +
+                        printable(test.detail) +
+                        (test.remedy.empty() ? "" : "; " + printable(test.remedy)),
+                    style);
   }
   return text;
 }
 
 std::string keeper_of(const KeeperView& keeper, const Style& style) {
   if (keeper.state == KeeperState::absent) {
-    return line_of("keeper", style.paint(Colour::red, "absent: nothing is folded without it"));
+    return line_of("keeper", style.paint(Colour::red, "absent: nothing is folded without it"),
+                   style);
   }
-  return line_of("keeper", fmt::format("{}, {} descriptors", name_of(keeper.state),
-                                       human_count(keeper.descriptors)));
+  return line_of(
+      "keeper",
+      fmt::format("{}, {} descriptors", name_of(keeper.state), human_count(keeper.descriptors)),
+      style);
 }
 
 std::string savings_of(const Savings& saved, const Style& style) {
@@ -114,66 +108,53 @@ std::string forms_of(const ReformView& reform, const Style& style) {
                {"memory", Align::right},
                {"mean B", Align::right},
                {"decode", Align::right},
-               {"by columns", Align::right},
-               {"patch tried after", Align::right},
-               {"zstd after", Align::right},
-               {"densest after", Align::right},
-               {"mixed after", Align::right}});
+               {"by columns", Align::right}});
+  Table next({{"next form tried after"},
+              {"patch", Align::right},
+              {"zstd", Align::right},
+              {"densest", Align::right},
+              {"mixed", Align::right}});
   for (const FormView& form : reform.forms) {
+    const std::string name = "  " + printable(form.form);
     const double mean = form.contents == 0 ? 0
                                            : static_cast<double>(form.stored.value) /
                                                  static_cast<double>(form.contents);
-    table.row({{"  " + printable(form.form)},
+    table.row({{name},
                {human_count(form.contents)},
                {human(form.stored)},
                {fmt::format("{:.0f}", mean)},
                {human_duration_ns(static_cast<std::uint64_t>(form.decode_ns))},
                {form.decode_columns_ns > 0
                     ? human_duration_ns(static_cast<std::uint64_t>(form.decode_columns_ns))
-                    : "-"},
-               {seconds_or_never(form.patch_after_s)},
-               {seconds_or_never(form.dense_after_s)},
-               {seconds_or_never(form.densest_after_s)},
-               {seconds_or_never(form.mixed_after_s)}});
+                    : "-"}});
+    next.row({{name},
+              {seconds_or_never(form.patch_after_s)},
+              {seconds_or_never(form.dense_after_s)},
+              {seconds_or_never(form.densest_after_s)},
+              {seconds_or_never(form.mixed_after_s)}});
   }
-  return table.text(style);
+  return table.text(style) + "\n" + next.text(style);
 }
 
-std::string reform_of(const ReformView& reform) {
-  if (!reform.active()) return line_of("reform", "off: what is stored keeps its form");
+std::string reform_of(const ReformView& reform, const Style& style) {
+  if (!reform.active()) {
+    return line_of("reform", "off: what is stored keeps its form", style);
+  }
   return line_of("reform",
                  fmt::format("a GiB kept free for an hour is worth {:.0f} s of CPU; {} attempts, "
                              "{} contents moved, {} rewritten",
                              reform.cpu_s_per_gib_hour, human_count(reform.attempts),
-                             human_count(reform.moved), human_count(reform.rewritten)));
+                             human_count(reform.moved), human_count(reform.rewritten)),
+                 style);
 }
 
 std::string promise_of(const Promise& promise, const Style& style) {
   const std::string text = fmt::format("{} needed if every folded page came back, {} can be used: ",
                                        human(promise.needed_if_all_back), human(promise.limit()));
-  return line_of("promise", text + (promise.kept() ? style.paint(Colour::green, "kept")
-                                                   : style.paint(Colour::red, "NOT KEPT")));
-}
-
-bool saves(const VmView& vm) { return vm.saved.net_bytes > 0; }
-
-std::string why_line(const VmView& vm, const Style& style) {
-  std::string text = "    why: ";
-  if (vm.reasons.empty()) {
-    text += vm.saved.folded_pages() > PageCount{0}
-                ? fmt::format("{} saved so far is less than its share of what is spent",
-                              human(vm.saved.gross()))
-                : "no cold page was found yet";
-  } else {
-    text += reason_line(vm.reasons.front(), style);
-  }
-  const std::string more =
-      vm.reasons.size() > 1 ? fmt::format("+{} more: ", vm.reasons.size() - 1) : "";
-  if (!more.empty()) {
-    text += fmt::format(" ({}`ramfold show {}`)", more,
-                        vm.name.empty() ? std::to_string(vm.id.value) : printable(vm.name));
-  }
-  return text;
+  return line_of("promise",
+                 text + (promise.kept() ? style.paint(Colour::green, "kept")
+                                        : style.paint(Colour::red, "NOT KEPT")),
+                 style);
 }
 
 std::string gate_of(const VmView& vm, const Style& style) {
@@ -206,7 +187,7 @@ std::string faults_of(const VmView& vm, const Style& style) {
 
 std::string blocks_of(const VmView& vm, const Style& style) {
   if (vm.blocks.empty()) return {};
-  Table table({{"RAM blocks"},
+  Table table({{"RAM blocks", Align::left, Cut::when_narrow},
                {"size", Align::right},
                {"address", Align::right},
                {"file offset", Align::right},
@@ -223,113 +204,112 @@ std::string blocks_of(const VmView& vm, const Style& style) {
 
 }  // namespace
 
+Colour colour_of(VmState state) {
+  switch (state) {
+    case VmState::folding:
+    case VmState::idle: return Colour::green;
+    case VmState::failed: return Colour::red;
+    default: return Colour::yellow;
+  }
+}
+
+std::string reason_line(const Reason& reason, const Style& style) {
+  std::string text = printable(reason.text);
+  if (!reason.remedy.empty()) text += style.paint(Colour::dim, "; ") + printable(reason.remedy);
+  return text;
+}
+
 std::string render_status(const Snapshot& snapshot, const Style& style) {
   const HostView& host = snapshot.host;
-  std::string out =
-      fmt::format("ramfold {} on Linux {}: {}\n", printable(host.version), printable(host.kernel),
+  const std::string head =
+      fmt::format("ramfold {} on Linux {}: {}", printable(host.version), printable(host.kernel),
                   style.paint(colour_of(host.state), name_of(host.state)));
+  std::string out = wrap(head, style.width(), 0, 4) + "\n";
   out += reasons_of(host.reasons, style);
   out += line_of("memory",
                  fmt::format("{}, {} available; to be kept available: {}", human(host.ram_total),
-                             human(host.ram_available), human(host.keep_available)));
-  out += line_of("VMs", fmt::format("{} attached, {} of them observe-only", host.vms_attached,
-                                    host.vms_observe_only));
+                             human(host.ram_available), human(host.keep_available)),
+                 style);
+  out += line_of(
+      "VMs",
+      fmt::format("{} attached, {} of them observe-only", host.vms_attached, host.vms_observe_only),
+      style);
   const auto at_risk = std::count_if(snapshot.vms.begin(), snapshot.vms.end(),
                                      [](const VmView& vm) { return vm.gate == GateState::grace; });
   if (at_risk > 0) {
-    out += line_of("RISK", style.paint(Colour::red, fmt::format("{} VMs fold under a grace period: "
-                                                                "guest data may be lost",
-                                                                at_risk)));
+    out += line_of("RISK",
+                   style.paint(Colour::red, fmt::format("{} VMs fold under a grace period: "
+                                                        "guest data may be lost",
+                                                        at_risk)),
+                   style);
   }
   out += keeper_of(host.keeper, style);
   out += self_test_of(host, style);
-  out += line_of("uptime", fmt::format("{}, {} restarts", human_duration_s(host.uptime_seconds),
-                                       host.restarts));
-  out +=
-      line_of("CPU", fmt::format("scan {:.1f} s, fold {:.1f} s, faults {:.1f} s, reform {:.1f} s",
-                                 host.cpu.scan_seconds, host.cpu.fold_seconds,
-                                 host.cpu.fault_seconds, host.cpu.reform_seconds));
-  out += reform_of(host.reform);
+  out += line_of(
+      "uptime",
+      fmt::format("{}, {} restarts", human_duration_s(host.uptime_seconds), host.restarts), style);
+  out += line_of("CPU",
+                 fmt::format("scan {:.1f} s, fold {:.1f} s, faults {:.1f} s, reform {:.1f} s",
+                             host.cpu.scan_seconds, host.cpu.fold_seconds, host.cpu.fault_seconds,
+                             host.cpu.reform_seconds),
+                 style);
+  out += reform_of(host.reform, style);
   out += promise_of(host.promise, style);
-  out += line_of("contents", human_count(host.contents));
+  out += line_of("contents", human_count(host.contents), style);
   return out + "\n" + savings_of(host.saved, style) + "\n" + spent_of(host.spent, style) + "\n" +
          forms_of(host.reform, style);
 }
 
-std::string render_list(const Snapshot& snapshot, const Style& style) {
-  if (snapshot.vms.empty()) {
-    return "No VM has connected. Start QEMU with the agent: "
-           "`ramfold exec -- qemu-system-x86_64 ...` "
-           "(`ramfold doctor` looks at those that run)\n";
-  }
-  Table table({{"ID", Align::right},
-               {"NAME"},
-               {"PID", Align::right},
-               {"STATE"},
-               {"RAM", Align::right},
-               {"TOUCHED", Align::right},
-               {"RESIDENT", Align::right},
-               {"ZERO", Align::right},
-               {"SHARED", Align::right},
-               {"COMPRESSED", Align::right},
-               {"NET SAVED", Align::right},
-               {"STALL", Align::right}});
-  for (const VmView& vm : snapshot.vms) {
-    const bool risk = vm.gate == GateState::grace;
-    table.row({{std::to_string(vm.id.value)},
-               {vm.name.empty() ? "-" : printable(vm.name)},
-               {std::to_string(vm.pid)},
-               {std::string(name_of(vm.state)) + (risk ? " AT RISK" : ""),
-                risk ? Colour::red : colour_of(vm.state)},
-               {human(bytes(vm.pages.total))},
-               {human(bytes(vm.pages.touched))},
-               {human(bytes(vm.pages.resident))},
-               {human(vm.saved.zero.saved)},
-               {human(vm.saved.shared.saved)},
-               {human(vm.saved.compressed.saved)},
-               {human_signed(vm.saved.net_bytes), saves(vm) ? Colour::green : Colour::none},
-               {human_share(vm.stall_share)}});
-    if (!saves(vm)) table.note(why_line(vm, style));
-  }
-  return table.text(style);
-}
-
 std::string render_vm(const VmView& vm, const Style& style) {
-  std::string out = fmt::format("VM {} ({}): {}\n", vm.name.empty() ? "-" : printable(vm.name),
-                                vm.id.value, style.paint(colour_of(vm.state), name_of(vm.state)));
+  const std::string head =
+      fmt::format("VM {} ({}): {}", vm.name.empty() ? "-" : printable(vm.name), vm.id.value,
+                  style.paint(colour_of(vm.state), name_of(vm.state)));
+  std::string out = wrap(head, style.width(), 0, 4) + "\n";
   out += reasons_of(vm.reasons, style);
-  out += line_of("process", fmt::format("pid {}, uid {}, uuid {}", vm.pid, vm.uid,
-                                        vm.uuid.empty() ? "-" : printable(vm.uuid)));
-  out += line_of("group", printable(vm.group));
-  out += line_of("gate", gate_of(vm, style));
-  out +=
-      line_of("RAM", fmt::format("{}, touched {}, resident {}", human(bytes(vm.pages.total)),
-                                 human(bytes(vm.pages.touched)), human(bytes(vm.pages.resident))));
+  out += line_of("process",
+                 fmt::format("pid {}, uid {}, uuid {}", vm.pid, vm.uid,
+                             vm.uuid.empty() ? "-" : printable(vm.uuid)),
+                 style);
+  out += line_of("group", printable(vm.group), style);
+  out += line_of("gate", gate_of(vm, style), style);
+  out += line_of("RAM",
+                 fmt::format("{}, touched {}, resident {}", human(bytes(vm.pages.total)),
+                             human(bytes(vm.pages.touched)), human(bytes(vm.pages.resident))),
+                 style);
   out += line_of(
       "pages",
       fmt::format("{} observed, {} clean, {} folded", human_count(vm.pages.observed.value),
-                  human_count(vm.pages.clean.value), human_count(vm.saved.folded_pages().value)));
+                  human_count(vm.pages.clean.value), human_count(vm.saved.folded_pages().value)),
+      style);
   if (vm.pages.poisoned > PageCount{0}) {
-    out += line_of("POISONED", style.paint(Colour::red, fmt::format("{} pages cannot be read back",
-                                                                    vm.pages.poisoned.value)));
+    out += line_of("POISONED",
+                   style.paint(Colour::red, fmt::format("{} pages cannot be read back",
+                                                        vm.pages.poisoned.value)),
+                   style);
   }
-  out += line_of("scan", fmt::format("{} passes, the last took {}", human_count(vm.passes),
-                                     human_duration_s(vm.pass_seconds)));
+  out += line_of("scan",
+                 fmt::format("{} passes, the last took {}", human_count(vm.passes),
+                             human_duration_s(vm.pass_seconds)),
+                 style);
   out += line_of("back-off",
                  fmt::format("{} pages wait longer, {} came back soon",
-                             human_count(vm.backoff.held.value), human_count(vm.backoff.returns)));
-  out += line_of("stall", fmt::format("{} of wall time; {} fault events, {} errors",
-                                      human_share(vm.stall_share), human_count(vm.fault_events),
-                                      human_count(vm.fault_errors)));
-  out += reform_of(vm.reform);
+                             human_count(vm.backoff.held.value), human_count(vm.backoff.returns)),
+                 style);
+  out += line_of(
+      "stall",
+      fmt::format("{} of wall time; {} fault events, {} errors", human_share(vm.stall_share),
+                  human_count(vm.fault_events), human_count(vm.fault_errors)),
+      style);
+  out += reform_of(vm.reform, style);
   return out + "\n" + savings_of(vm.saved, style) + faults_of(vm, style) + "\n" +
          forms_of(vm.reform, style) + blocks_of(vm, style);
 }
 
-std::string render_plan(const UnfoldPlan& plan, std::string_view what) {
-  return fmt::format("{}: {} pages come back; {} needed, {} available, about {}\n", what,
-                     human_count(plan.pages.value), human(plan.needed), human(plan.available),
-                     human_duration_s(plan.seconds));
+std::string render_plan(const UnfoldPlan& plan, std::string_view what, const Style& style) {
+  const std::string text = fmt::format("{}: {} pages come back; {} needed, {} available, about {}",
+                                       what, human_count(plan.pages.value), human(plan.needed),
+                                       human(plan.available), human_duration_s(plan.seconds));
+  return wrap(text, style.width(), 0, 4) + "\n";
 }
 
 std::string render_progress(const UnfoldProgress& progress) {
@@ -342,9 +322,10 @@ std::string render_progress(const UnfoldProgress& progress) {
 }
 
 std::string render_error(const OperationError& error, const Style& style) {
-  std::string text = style.paint(Colour::red, "ramfold: ") + printable(error.text) + "\n";
+  const auto line = [&](std::string_view text) { return wrap(text, style.width(), 0, 4) + "\n"; };
+  std::string text = line(style.paint(Colour::red, "ramfold: ") + printable(error.text));
   if (error.missing > ByteCount{0}) text += "  missing: " + human(error.missing) + "\n";
-  if (!error.remedy.empty()) text += "  remedy: " + printable(error.remedy) + "\n";
+  if (!error.remedy.empty()) text += line("  remedy: " + printable(error.remedy));
   return text;
 }
 

@@ -12,12 +12,14 @@
 namespace ramfold::cli {
 
 std::string render_status(const control::Snapshot& snapshot, const Style& style);
-// One row a VM; a VM that saves nothing says why in a line below.
-std::string render_list(const control::Snapshot& snapshot, const Style& style);
 std::string render_vm(const control::VmView& vm, const Style& style);
-std::string render_plan(const control::UnfoldPlan& plan, std::string_view what);
+std::string render_plan(const control::UnfoldPlan& plan, std::string_view what, const Style& style);
 std::string render_progress(const control::UnfoldProgress& progress);
 // Two lines: what went wrong, and what to do.
 std::string render_error(const control::OperationError& error, const Style& style);
+
+// Parts of views that others show too.
+Colour colour_of(control::VmState state);
+std::string reason_line(const control::Reason& reason, const Style& style);
 
 }  // namespace ramfold::cli

@@ -3,40 +3,18 @@
 
 #include <fmt/core.h>
 
+#include <wchar.h>
+
 #include <algorithm>
 #include <array>
 #include <cmath>
-
-#include "base/check.hpp"
+#include <cwchar>
 
 namespace ramfold::cli {
 namespace {
 
 std::string three_digits(double value) {
   return value < 99.95 ? fmt::format("{:.1f}", value) : fmt::format("{:.0f}", value);
-}
-
-// Length of the UTF-8 sequence at the start of `text`; 0 when it is none. Overlong forms are not
-// told apart: they are shown, never interpreted.
-std::size_t sequence_length(std::string_view text) {
-  const auto lead = static_cast<unsigned char>(text.front());
-  const std::size_t length = lead < 0x80             ? 1
-                             : (lead & 0xe0) == 0xc0 ? 2
-                             : (lead & 0xf0) == 0xe0 ? 3
-                             : (lead & 0xf8) == 0xf0 ? 4
-                                                     : 0;
-  if (length > text.size()) return 0;
-  for (std::size_t i = 1; i < length; ++i) {
-    if ((static_cast<unsigned char>(text[i]) & 0xc0) != 0x80) return 0;
-  }
-  return length;
-}
-
-bool is_control(std::string_view sequence) {
-  const auto first = static_cast<unsigned char>(sequence[0]);
-  if (sequence.size() == 1) return first < 0x20 || first == 0x7f;
-  // U+0080 to U+009F: terminals may take them for escapes.
-  return sequence.size() == 2 && first == 0xc2 && static_cast<unsigned char>(sequence[1]) < 0xa0;
 }
 
 }  // namespace
@@ -89,80 +67,74 @@ std::string human_duration_s(double seconds) {
 
 std::string human_share(double share) { return fmt::format("{:.2f} %", share * 100); }
 
-std::string printable(std::string_view text) {
-  std::string clean;
-  clean.reserve(text.size());
-  while (!text.empty()) {
-    const std::size_t length = sequence_length(text);
-    const std::string_view sequence = text.substr(0, std::max<std::size_t>(1, length));
-    if (length == 0 || is_control(sequence)) {
-      clean += '?';
-    } else {
-      clean += sequence;
-    }
-    text.remove_prefix(sequence.size());
-  }
-  return clean;
+Utf8::Utf8() noexcept : utf8_(::newlocale(LC_CTYPE_MASK, "C.UTF-8", nullptr)), before_(nullptr) {
+  if (utf8_ != nullptr) before_ = ::uselocale(utf8_);
+}
+
+Utf8::~Utf8() {
+  if (utf8_ == nullptr) return;
+  ::uselocale(before_);
+  ::freelocale(utf8_);
 }
 
 std::size_t width_of(std::string_view text) {
-  return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) {
-    return (static_cast<unsigned char>(c) & 0xc0) != 0x80;
-  }));
+  const Utf8 utf8;
+  std::mbstate_t state{};
+  std::size_t width = 0;
+  while (!text.empty()) {
+    if (text.starts_with("\x1b[")) {
+      const std::size_t end = text.find('m');
+      text.remove_prefix(end == std::string_view::npos ? text.size() : end + 1);
+      continue;
+    }
+    wchar_t character = 0;
+    const std::size_t size = std::mbrtowc(&character, text.data(), text.size(), &state);
+    const bool valid = size != 0 && size <= text.size();
+    if (!valid) state = {};
+    const int columns = valid ? ::wcwidth(character) : 1;
+    width += columns > 0 ? static_cast<std::size_t>(columns) : 0;
+    text.remove_prefix(valid ? size : 1);
+  }
+  return width;
+}
+
+std::string wrap(std::string_view text, std::size_t width, std::size_t at, std::size_t indent) {
+  if (width == 0) return std::string(text);
+  std::string out;
+  bool first = true;  // in its line
+  while (!text.empty()) {
+    const std::size_t end = std::min(text.find(' '), text.size());
+    const std::string_view word = text.substr(0, end);
+    text.remove_prefix(std::min(end + 1, text.size()));
+    const std::size_t size = width_of(word);
+    if (!first && at + 1 + size > width) {
+      out.append("\n").append(indent, ' ');
+      at = indent;
+      first = true;
+    }
+    if (!first) out += ' ';
+    at += size + (first ? 0 : 1);
+    out += word;
+    first = false;
+  }
+  return out;
+}
+
+std::string_view code_of(Colour colour) {
+  switch (colour) {
+    case Colour::none: break;
+    case Colour::red: return "\x1b[31m";
+    case Colour::green: return "\x1b[32m";
+    case Colour::yellow: return "\x1b[33m";
+    case Colour::bold: return "\x1b[1m";
+    case Colour::dim: return "\x1b[2m";
+  }
+  return {};
 }
 
 std::string Style::paint(Colour colour, std::string_view text) const {
   if (!coloured_ || colour == Colour::none || text.empty()) return std::string(text);
-  const char* code = "";
-  switch (colour) {
-    case Colour::none: break;
-    case Colour::red: code = "31"; break;
-    case Colour::green: code = "32"; break;
-    case Colour::yellow: code = "33"; break;
-    case Colour::bold: code = "1"; break;
-    case Colour::dim: code = "2"; break;
-  }
-  return fmt::format("\x1b[{}m{}\x1b[0m", code, text);
-}
-
-void Table::row(std::vector<Cell> cells) {
-  ENSURE(cells.size() == columns_.size());
-  rows_.push_back({std::move(cells), {}});
-}
-
-void Table::note(std::string text) {
-  ENSURE(!rows_.empty());
-  rows_.back().notes.push_back(std::move(text));
-}
-
-std::string Table::text(const Style& style) const {
-  std::vector<std::size_t> widths;
-  for (std::size_t i = 0; i < columns_.size(); ++i) {
-    std::size_t width = width_of(columns_[i].title);
-    for (const Row& row : rows_) width = std::max(width, width_of(row.cells[i].text));
-    widths.push_back(width);
-  }
-  std::string out;
-  const auto line = [&](auto&& cell_of) {
-    std::string text;
-    for (std::size_t i = 0; i < columns_.size(); ++i) {
-      const Cell cell = cell_of(i);
-      const std::string pad(widths[i] - width_of(cell.text), ' ');
-      const bool last = i + 1 == columns_.size();
-      if (columns_[i].align == Align::right) text += pad;
-      text += style.paint(cell.colour, cell.text);
-      if (columns_[i].align == Align::left && !last) text += pad;
-      if (!last) text += "  ";
-    }
-    while (text.ends_with(' ')) text.pop_back();
-    out += text + "\n";
-  };
-  line([&](std::size_t i) { return Cell{columns_[i].title, Colour::bold}; });
-  for (const Row& row : rows_) {
-    line([&](std::size_t i) { return row.cells[i]; });
-    for (const std::string& note : row.notes) out += note + "\n";
-  }
-  return out;
+  return fmt::format("{}{}\x1b[0m", code_of(colour), text);
 }
 
 }  // namespace ramfold::cli

@@ -16,6 +16,7 @@
 #include <set>
 #include <thread>
 
+#include "base/printable.hpp"
 #include "control/listener.hpp"
 #include "control/names.hpp"
 #include "control/protocol.hpp"
@@ -34,14 +35,6 @@ constexpr std::size_t kClientsMax = 64;
 constexpr unsigned kOperationsMax = 4;
 // accept(2) without descriptors left would spin.
 constexpr std::chrono::milliseconds kAcceptRetry{100};
-
-std::string printable(std::string_view text) {
-  std::string clean(text);
-  for (char& c : clean) {
-    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
-  }
-  return clean;
-}
 
 std::string_view verb_of(Operation operation) {
   switch (operation) {

@@ -19,8 +19,8 @@
 namespace ramfold::daemon {
 namespace {
 
-constexpr std::uint64_t kNapNs = 100'000'000;
-constexpr unsigned kStopWaits = 20;  // of kNapNs
+constexpr std::uint64_t kStopNapNs = 1'000'000;
+constexpr unsigned kStopWaits = 2000;  // of kStopNapNs
 
 // The features to ask every VM's uffd for: what folding needs, and POISON where the kernel has it.
 Result<std::uint64_t> choose_features(sys::BorrowedFd device) {
@@ -157,7 +157,7 @@ void Host::stop() noexcept {
   rooms_->departures.stop();
   agents_->stop();
   for (const VmHandle& vm : vms_.all()) (void)stop_faults(vm, 0);
-  for (unsigned i = 0; i < kStopWaits && count_apart() != 0; ++i) sleep_ns(kNapNs);
+  for (unsigned i = 0; i < kStopWaits && count_apart() != 0; ++i) sleep_ns(kStopNapNs);
 }
 
 void Host::make_way() noexcept {

@@ -17,6 +17,7 @@
 #include "daemon/bring_back/retries.hpp"
 #include "daemon/custody/take_over.hpp"
 #include "daemon/loop.hpp"
+#include "daemon/threads/nap.hpp"
 
 namespace ramfold::daemon {
 
@@ -29,7 +30,7 @@ class Host final : private AgentEvents {
   Host& operator=(const Host&) = delete;
 
   // Operations under way give up soon; faults are still served. Before stop().
-  void begin_stop() noexcept { stopping_.store(true); }
+  void begin_stop() noexcept { (void)stopping_.raise(); }
   // Folded pages stay folded: the keeper holds them for the next daemon.
   void stop() noexcept;
   // After stop(), when threads of this process are held up by VMs' processes and it can only
@@ -62,7 +63,7 @@ class Host final : private AgentEvents {
   const sys::Procfs procfs_;
   const std::uint64_t started_ns_;
   const std::uint32_t generation_;
-  std::atomic<bool> stopping_{false};
+  StopFlag stopping_;
   std::atomic<bool> stopped_{false};
   HostLock lock_;
   sys::Fd device_;  // /dev/userfaultfd

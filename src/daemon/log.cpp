@@ -4,14 +4,12 @@
 #include <fmt/format.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
-#include <sys/stat.h>
 #include <systemd/sd-daemon.h>
-#include <unistd.h>
 #include <array>
-#include <cstdlib>
 #include <iterator>
 
 #include "policy/config.hpp"
+#include "sys/journal.hpp"
 
 namespace ramfold::daemon::log {
 namespace {
@@ -21,20 +19,12 @@ constexpr std::array kLevels{spdlog::level::critical, spdlog::level::err, spdlog
 constexpr std::array<std::string_view, 5> kPriorities{SD_CRIT, SD_ERR, SD_WARNING, SD_INFO,
                                                       SD_DEBUG};
 
-// systemd.exec(5): $JOURNAL_STREAM holds device and inode of the stream that the journal reads.
-bool journal_reads_stderr() {
-  const char* const stream = std::getenv("JOURNAL_STREAM");
-  struct stat st{};
-  if (stream == nullptr || ::fstat(STDERR_FILENO, &st) != 0) return false;
-  return fmt::format("{}:{}", st.st_dev, st.st_ino) == stream;
-}
-
 bool to_journal = false;  // written once, by set_up()
 
 }  // namespace
 
 void set_up() {
-  to_journal = journal_reads_stderr();
+  to_journal = sys::journal_reads_stderr();
   spdlog::set_default_logger(spdlog::stderr_logger_mt("ramfoldd"));
   // The journal has its own clock; the priority stands before the text (sd-daemon(3)).
   spdlog::set_pattern(to_journal ? "%v" : "%Y-%m-%dT%H:%M:%S.%e %l %v");

@@ -2,6 +2,7 @@
 #include "daemon/loop.hpp"
 
 #include <sys/stat.h>
+#include <systemd/sd-daemon.h>
 #include <unistd.h>
 #include <algorithm>
 #include <csignal>
@@ -10,6 +11,7 @@
 #include "daemon/judge/kernel_proof.hpp"
 #include "daemon/log.hpp"
 #include "daemon/report/accounting.hpp"
+#include "daemon/report/status_line.hpp"
 
 namespace ramfold::daemon {
 namespace {
@@ -43,6 +45,7 @@ void Loop::run() {
     }
     p_.departures.bury_dead();
     judge();
+    tell_status();
     p_.work.tend();
     if (monotonic_ns() >= facts_due_ns) {
       const std::uint64_t cpu_ns = p_.facts.check();
@@ -50,7 +53,7 @@ void Loop::run() {
           monotonic_ns() + std::clamp(cpu_ns * kFactsPart, kFactsEveryNs, kFactsEveryMaxNs);
     }
     if (!p_.state.recovering) p_.contents.trim();
-    sleep_ns(kTickNs);
+    p_.stopping.sleep(kTickNs);
   }
 }
 
@@ -59,6 +62,13 @@ void Loop::prove_kernel() {
   p_.state.publish_self_test(std::move(proof.views));
   self_test_passed_.store(proof.passed);
   p_.facts.begin(std::move(proof.facts), {::getpid(), file_of(p_.contents.files().contents)});
+}
+
+void Loop::tell_status() {
+  std::string line = status_line(p_.vms.size(), p_.state.verdict().reasons);
+  if (line == status_told_) return;
+  (void)::sd_notify(0, ("STATUS=" + line).c_str());
+  status_told_ = std::move(line);
 }
 
 HostInputs Loop::sense() const {

@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <mutex>
+#include <string>
 
 #include "daemon/bring_back/off_switch.hpp"
 #include "daemon/custody/departures.hpp"
@@ -16,6 +17,7 @@
 #include "daemon/fleet/vm_set.hpp"
 #include "daemon/judge/fact_watch.hpp"
 #include "daemon/judge/host_judge.hpp"
+#include "daemon/threads/nap.hpp"
 #include "daemon/work/work.hpp"
 
 namespace ramfold::daemon {
@@ -37,7 +39,7 @@ class Loop {
     FactWatch& facts;
     Work& work;
     OffSwitch& off;
-    const std::atomic<bool>& stopping;
+    const StopFlag& stopping;
   };
   // REQUIRES: all parts outlive this.
   explicit Loop(Parts parts) : p_(parts) {}
@@ -50,8 +52,10 @@ class Loop {
  private:
   void prove_kernel();
   HostInputs sense() const;
+  void tell_status();  // to the service manager
 
   Parts p_;
+  std::string status_told_;
   std::atomic<bool> self_test_passed_{false};
   std::mutex judging_;  // from the first look on: a verdict must not replace a later one
 };

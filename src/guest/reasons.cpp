@@ -4,6 +4,7 @@
 
 #include <array>
 
+#include "base/printable.hpp"
 #include "guest/facts.hpp"
 
 namespace ramfold::guest {
@@ -115,10 +116,7 @@ void ReasonList::add(ReasonCode code, std::string_view text) {
 
 std::string printable(std::string_view name) {
   constexpr std::size_t kShown = 160;
-  std::string shown(name.substr(0, kShown));
-  for (char& c : shown) {
-    if (static_cast<unsigned char>(c) < 0x20 || static_cast<unsigned char>(c) >= 0x7f) c = '?';
-  }
+  std::string shown = ramfold::printable(cut_text(name, kShown));
   if (name.size() > kShown) shown += "...";
   return shown;
 }

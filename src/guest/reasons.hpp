@@ -24,8 +24,8 @@ class ReasonList {
   std::vector<Reason> reasons_;
 };
 
-// A name from a hostile process, fit for a terminal and a log: control characters and bytes above
-// 0x7e become '?', long ones are cut.
+// A name from a hostile process, fit for a terminal and a log (base/printable.hpp); long ones are
+// cut.
 std::string printable(std::string_view name);
 
 }  // namespace ramfold::guest

@@ -6,13 +6,28 @@
 #include <algorithm>
 #include <array>
 
-namespace ramfold::keeper {
+#include "sys/journal.hpp"
 
-void log(std::string_view text) noexcept {
+namespace ramfold::keeper {
+namespace {
+
+bool g_to_journal = false;  // written once, by set_up_log()
+
+}  // namespace
+
+void set_up_log() noexcept { g_to_journal = sys::journal_reads_stderr(); }
+
+void log(Priority priority, std::string_view text) noexcept {
   constexpr std::string_view kWho = "ramfold-keeper: ";
   std::array<char, kLogLineMax> line{};
-  char* end = std::ranges::copy(kWho, line.data()).out;
-  end = std::ranges::copy(text.substr(0, line.size() - kWho.size() - 1), end).out;
+  char* end = line.data();
+  if (g_to_journal) {  // it knows who writes, and when
+    for (const char c : {'<', static_cast<char>('0' + static_cast<int>(priority)), '>'}) *end++ = c;
+  } else {
+    end = std::ranges::copy(kWho, end).out;
+  }
+  const auto room = static_cast<std::size_t>(line.data() + line.size() - end) - 1;
+  end = std::ranges::copy(text.substr(0, room), end).out;
   *end++ = '\n';
   pollfd p{STDERR_FILENO, POLLOUT, 0};
   if (::poll(&p, 1, 0) != 1 || (p.revents & POLLOUT) == 0) return;

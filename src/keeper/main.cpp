@@ -32,7 +32,8 @@ constexpr const char* kHelp =
     "  --socket PATH  where the daemon connects (default /run/ramfold/keeper.sock)\n"
     "  --version      print the version and exit\n"
     "  --help         print this and exit\n"
-    "It ends on SIGTERM only when it holds nothing: `ramfold off` unfolds all guests first.\n";
+    "It ends on SIGTERM only when it holds nothing: `ramfold off` unfolds all guests first. On\n"
+    "SIGHUP it ends for the service manager to start it anew, once that holds everything too.\n";
 
 struct Options {
   std::string socket = kDefaultSocket;
@@ -86,7 +87,9 @@ std::size_t entries_max() {
   if (::setrlimit(RLIMIT_NOFILE, &limit) != 0) ::getrlimit(RLIMIT_NOFILE, &limit);
   // As many again may have been dropped and wait to be closed.
   const std::size_t room = (limit.rlim_cur - std::min<rlim_t>(limit.rlim_cur, kOwnDescriptors)) / 2;
-  if (room < kHeldMax) log("the limit of open files leaves room for " + std::to_string(room));
+  if (room < kHeldMax) {
+    log(Priority::warning, "the limit of open files leaves room for " + std::to_string(room));
+  }
   return std::min(room, kHeldMax);
 }
 
@@ -106,30 +109,33 @@ Result<sys::Fd> listen_at(const std::string& path, sys::Fd& lock) {
 }
 
 int run(const Options& options) {
+  set_up_log();
   // First, while descriptors from 3 on are those the service manager passed.
   Passed passed = take_passed();
   const char* notify = std::getenv("NOTIFY_SOCKET");
   auto signals = hold_signals();
   auto store = SystemdStore::open(notify == nullptr ? "" : notify);
   if (!signals || !store) {
-    log(!signals ? signals.error().text() : store.error().text());
+    log(Priority::error, !signals ? signals.error().text() : store.error().text());
     return kExitFailed;
   }
   ::umask(0077);
-  if (::chdir("/") != 0) log("cannot change to /");
+  if (::chdir("/") != 0) log(Priority::warning, "cannot change to /");
   sys::Fd lock;
   auto listener = passed.listener ? Result<sys::Fd>(std::move(passed.listener))
                                   : listen_at(options.socket, lock);
   if (!listener) {
-    log(listener.error().text());
+    log(Priority::error, listener.error().text());
     return kExitFailed;
   }
   // Nothing waits for the keeper's speed, but it must not die of a page of its own that cannot be
   // read back (a failing disk raises SIGBUS). It is small; without the limit for it, it runs on.
-  if (::mlockall(MCL_CURRENT) != 0) log("memory is not locked (LimitMEMLOCK); going on");
+  if (::mlockall(MCL_CURRENT) != 0) {
+    log(Priority::warning, "memory is not locked (LimitMEMLOCK); going on");
+  }
   auto closer = Closer::start();
   if (!closer) {
-    log(closer.error().text());
+    log(Priority::error, closer.error().text());
     return kExitFailed;
   }
   Server server(Table(entries_max()), std::move(*store), std::move(*closer), std::move(*listener),

@@ -45,7 +45,8 @@ void Server::restore(Passed passed) {
       // The process ended while there was no keeper: enter the watch by its effect, below.
       continue;
     } else {
-      log("cannot enter stored '" + passed.names[i] + "': " + (added ? "" : added.error().text()));
+      log(Priority::error,
+          "cannot enter stored '" + passed.names[i] + "': " + (added ? "" : added.error().text()));
       static_cast<void>(passed.fds[i].release());
       ++foreign_;
     }
@@ -59,13 +60,13 @@ void Server::restore(Passed passed) {
     store_.remove(ended);
     drop_prefix(passed.names[i]);
   }
-  if (holding() != 0) log("took back " + number(table_.size()) + " descriptors");
+  if (holding() != 0) log(Priority::info, "took back " + number(table_.size()) + " descriptors");
 }
 
 Server::Ended Server::run() {
   store_.tell_ready();
   tell_status();
-  while (!stop_asked_ || holding() != 0) {
+  while (!may_end()) {
     collect_polled();
     if (::poll(polled_.data(), polled_.size(), wait_ms()) < 0) ENSURE(errno == EINTR);
     serve_polled();
@@ -73,8 +74,17 @@ Server::Ended Server::run() {
     if (unbacked_ || !store_.idle()) back_up();
   }
   store_.tell("STOPPING=1");
-  log("asked to stop and holding nothing: done");
-  return stop_refused_ ? Ended::later : Ended::when_asked;
+  if (holding() != 0) {
+    log(Priority::info, "making way for the next keeper: systemd holds all " + number(holding()));
+    return Ended::later;
+  }
+  log(Priority::info, "asked to stop and holding nothing: done");
+  return stop_refused_ || !stop_asked_ ? Ended::later : Ended::when_asked;
+}
+
+bool Server::may_end() const noexcept {
+  if (stop_asked_ && holding() == 0) return true;
+  return replace_asked_ && store_.present() && !unbacked_ && store_.idle();
 }
 
 int Server::wait_ms() const noexcept {
@@ -118,15 +128,23 @@ void Server::read_signals() {
   signalfd_siginfo info{};
   while (::read(signals_.get(), &info, sizeof info) == static_cast<ssize_t>(sizeof info)) {
     const int signal = static_cast<int>(info.ssi_signo);
+    if (signal == SIGHUP) {
+      replace_asked_ = store_.present();
+      if (!replace_asked_)
+        log(Priority::warning, "not replaced: no service manager would start me");
+      if (unbacked_) log(Priority::info, "will be replaced when systemd holds everything");
+      continue;
+    }
     const bool stop = signal == SIGTERM || signal == SIGINT || signal == SIGQUIT;
     if (!stop) continue;
     stop_asked_ = true;
     if (holding() == 0) continue;
     stop_refused_ = true;
-    log("refused to stop (signal from pid " + number(info.ssi_pid) + "): guests depend on " +
-        number(holding()) +
-        " descriptors held here. `ramfold off` unfolds them; the keeper ends "
-        "when it holds nothing.");
+    log(Priority::warning,
+        "refused to stop (signal from pid " + number(info.ssi_pid) + "): guests depend on " +
+            number(holding()) +
+            " descriptors held here. `ramfold off` unfolds them; the keeper ends "
+            "when it holds nothing.");
     store_.tell("STATUS=asked to stop; waiting until nothing is held (`ramfold off`)");
   }
 }
@@ -136,7 +154,8 @@ void Server::accept_one() {
   if (!socket) return;
   const auto peer = sys::peer_of(socket);
   if (!peer || peer->uid != ::geteuid()) {
-    log("refused a connection of uid " + (peer ? number(peer->uid) : std::string("unknown")));
+    log(Priority::warning,
+        "refused a connection of uid " + (peer ? number(peer->uid) : std::string("unknown")));
     return;
   }
   const auto place =
@@ -154,8 +173,9 @@ void Server::close_late() noexcept {
 
 void Server::close(Connection& connection, std::string_view why) {
   if (!why.empty()) {
-    log("closed the connection of pid " + number(static_cast<std::size_t>(connection.pid)) + ": " +
-        std::string(why));
+    log(Priority::warning, "closed the connection of pid " +
+                               number(static_cast<std::size_t>(connection.pid)) + ": " +
+                               std::string(why));
   }
   connection = Connection{};
   tell_status();
@@ -178,7 +198,7 @@ void Server::serve(Connection& connection) {
 Server::After Server::handle(Connection& connection, const Parsed& request,
                              std::span<sys::Fd> fds) {
   if (!connection.daemon && request.type != Type::hello) {
-    log("closing a connection that did not say hello");
+    log(Priority::warning, "closing a connection that did not say hello");
     return After::close;
   }
   switch (request.type) {
@@ -296,7 +316,8 @@ void Server::drop_ended() {
     if (process_ended(e.fd)) ended.emplace_back(e.name());
   }
   for (const std::string& prefix : ended) {
-    log("the process of " + prefix + " has ended: dropped " + number(drop_prefix(prefix)));
+    log(Priority::info,
+        "the process of " + prefix + " has ended: dropped " + number(drop_prefix(prefix)));
   }
   tell_status();
 }
@@ -309,7 +330,8 @@ void Server::back_up() {
     unbacked_ = !e.backed;
   }
   if (unbacked_ != store_behind_) {
-    log(unbacked_ ? "systemd does not take descriptors at the moment; held here, tried again"
+    log(unbacked_ ? Priority::warning : Priority::info,
+        unbacked_ ? "systemd does not take descriptors at the moment; held here, tried again"
                   : "systemd's descriptor store is complete again");
   }
   store_behind_ = unbacked_;
@@ -320,7 +342,8 @@ void Server::tell_status() {
   const bool daemon =
       std::ranges::any_of(connections_, [](const Connection& c) { return c.daemon; });
   store_.tell("STATUS=holding " + number(holding()) + " descriptors of at most " +
-              number(table_.entries_max()) + (daemon ? "; daemon connected" : "; no daemon"));
+              number(table_.entries_max()) + (daemon ? "; daemon connected" : "; no daemon") +
+              "; replace: systemctl reload ramfold-keeper; end: ramfold off first");
 }
 
 }  // namespace ramfold::keeper

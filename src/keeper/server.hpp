@@ -48,6 +48,7 @@ class Server {
   };
   enum class After : bool { stay, close };
 
+  bool may_end() const noexcept;
   std::size_t holding() const noexcept { return table_.size() + foreign_; }
   int wait_ms() const noexcept;
   void collect_polled();
@@ -83,8 +84,9 @@ class Server {
   std::size_t foreign_ = 0;     // descriptors passed at the start that this version does not know
   bool stop_asked_ = false;
   bool stop_refused_ = false;
-  bool unbacked_ = false;      // an entry waits to be stored with systemd
-  bool store_behind_ = false;  // said so in the log
+  bool replace_asked_ = false;  // end for a new one to be started, when systemd holds everything
+  bool unbacked_ = false;       // an entry waits to be stored with systemd
+  bool store_behind_ = false;   // said so in the log
 };
 
 }  // namespace ramfold::keeper

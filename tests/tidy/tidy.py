@@ -59,7 +59,7 @@ ROOMS = {
         "bring_back": {"custody", "fleet", "threads", "log"},
         "report": {"agents", "bring_back", "custody", "judge", "work", "fleet", "threads", "log"},
         "kill_point": set(),
-        "loop": {"report", "bring_back", "custody", "judge", "work", "fleet", "log"},
+        "loop": {"report", "bring_back", "custody", "judge", "work", "fleet", "threads", "log"},
         "host": {"loop", "report", "agents", "bring_back", "custody", "judge", "work", "fleet",
                  "threads", "log"},
         "main": {"host", "custody", "threads", "log", "kill_point"},

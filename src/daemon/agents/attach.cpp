@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/printable.hpp"
+
 namespace ramfold::daemon {
 namespace {
 
@@ -38,6 +40,11 @@ void copy_text(char* to, std::size_t size, std::string_view text) {
   to[n] = 0;
 }
 
+// As it is kept in a record, whose field has `size` bytes with the final zero.
+std::string shown(std::string_view text, std::size_t size) {
+  return std::string(cut_text(printable(text), size - 1));
+}
+
 }  // namespace
 
 VmIdentity identify(const sys::Procfs& procfs, pid_t pid) {
@@ -49,10 +56,10 @@ VmIdentity identify(const sys::Procfs& procfs, pid_t pid) {
     if (a == "-name" || a == "--name") identity.name = option_value((*arguments)[i + 1], "guest=");
     if (a == "-uuid" || a == "--uuid") identity.uuid = (*arguments)[i + 1];
   }
-  // Names come from the VM's command line and go to terminals and logs.
-  std::erase_if(identity.name, [](unsigned char c) { return c < 0x20 || c == 0x7f; });
+  // They come from the VM's command line and go to terminals and logs.
+  identity.name = shown(identity.name, sizeof guest::VmRecord::name);
+  identity.uuid = shown(identity.uuid, sizeof guest::VmRecord::uuid);
   if (identity.name.empty()) identity.name = fmt::format("qemu-{}", pid);
-  if (identity.name.size() > 63) identity.name.resize(63);
   return identity;
 }
 

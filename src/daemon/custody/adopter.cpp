@@ -1,17 +1,34 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "daemon/custody/adopter.hpp"
 
+#include <cstring>
+
 #include "base/clock.hpp"
+#include "base/printable.hpp"
 #include "daemon/threads/apart.hpp"
 #include "scan/plan.hpp"
 
 namespace ramfold::daemon {
+namespace {
+
+// A text of a record, in its place.
+template <std::size_t size>
+void make_printable(char (&text)[size]) {
+  text[size - 1] = 0;
+  const std::string shown(cut_text(printable(text), size - 1));
+  std::memcpy(text, shown.c_str(), shown.size() + 1);
+}
+
+}  // namespace
 
 Result<VmHandle> Adopter::make(const guest::VmRecord& record, guest::Vm::Files files) {
   return finish(record, std::move(files), History::fresh);
 }
 
 Result<VmHandle> Adopter::adopt(KeptVm kept) {
+  // A predecessor of an older version took names as they came.
+  make_printable(kept.record.name);
+  make_printable(kept.record.uuid);
   auto vm = finish(kept.record, std::move(kept.files), History::served_before);
   if (vm) (*vm)->kept.store(true);
   return vm;

@@ -8,7 +8,6 @@
 #include "base/clock.hpp"
 #include "base/test_points.hpp"
 #include "daemon/log.hpp"
-#include "daemon/threads/nap.hpp"
 
 namespace ramfold::daemon {
 
@@ -108,7 +107,7 @@ bool Recovery::recover_store() {
       const std::lock_guard lock(mutex_);
       trouble_ = why;
     }
-    sleep_until(monotonic_ns() + pause_ns, stopping_);
+    stopping_.sleep(pause_ns);
     pause_ns = std::min(pause_ns * 2, kPauseMaxNs);
   }
   return false;

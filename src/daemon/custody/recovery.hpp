@@ -12,6 +12,7 @@
 #include "daemon/custody/left_behind.hpp"
 #include "daemon/fleet/agent_answers.hpp"
 #include "daemon/fleet/vm_set.hpp"
+#include "daemon/threads/nap.hpp"
 #include "store/contents.hpp"
 
 namespace ramfold::daemon {
@@ -24,7 +25,7 @@ class Recovery {
  public:
   // REQUIRES: all outlive this.
   Recovery(VmSet& vms, Keeping& keeping, LeftBehind& left_behind, Adopter& adopter,
-           AgentAnswers& agents, const std::atomic<bool>& stopping) noexcept
+           AgentAnswers& agents, const StopFlag& stopping) noexcept
       : vms_(vms),
         keeping_(keeping),
         left_behind_(left_behind),
@@ -46,7 +47,7 @@ class Recovery {
   LeftBehind& left_behind_;
   Adopter& adopter_;
   AgentAnswers& agents_;
-  const std::atomic<bool>& stopping_;
+  const StopFlag& stopping_;
   mutable std::mutex mutex_;
   std::string trouble_;
 };

@@ -3,9 +3,9 @@
 
 #include <fmt/format.h>
 #include <algorithm>
-#include <charconv>
 #include <thread>
 
+#include "daemon/report/select_vm.hpp"
 #include "daemon/threads/apart.hpp"
 
 namespace ramfold::daemon {
@@ -20,35 +20,37 @@ constexpr std::uint64_t kLookWaitNs = 2'000'000'000;
 constexpr unsigned kAttachWaits = 100;  // of 50 ms
 constexpr auto kAttachNap = std::chrono::milliseconds(50);
 
+// Of VMs, and of agents behind them in the same order.
+std::vector<VmLabel> labels_of(const std::vector<VmHandle>& vms,
+                               const std::vector<WaitingAgent>& waiting = {}) {
+  std::vector<VmLabel> labels;
+  for (const VmHandle& vm : vms) {
+    labels.push_back({vm->vm->id(), vm->vm->pid(), vm->vm->name(), vm->uuid});
+  }
+  for (const WaitingAgent& agent : waiting) labels.push_back({{}, agent.pid, agent.name, {}});
+  return labels;
+}
+
+control::VmView view_of(const WaitingAgent& agent) {
+  control::VmView view;
+  view.name = agent.name;
+  view.pid = agent.pid;
+  view.uid = agent.uid;
+  view.state = VmState::connected;
+  view.reasons.push_back({"not-attached", "its agent is connected, its RAM is not attached",
+                          fmt::format("`ramfold attach {}`", agent.pid)});
+  return view;
+}
+
 }  // namespace
 
 Answer<VmHandle> HostService::find(const control::VmSelector& selector) const {
   const std::vector<VmHandle> vms = p_.vms.all();
-  std::uint32_t number = 0;
-  const auto [end, error] =
-      std::from_chars(selector.text.data(), selector.text.data() + selector.text.size(), number);
-  if (error == std::errc{} && end == selector.text.data() + selector.text.size()) {
-    for (const VmHandle& vm : vms) {
-      if (vm->vm->id().value == number) return vm;
-    }
-    for (const VmHandle& vm : vms) {
-      if (static_cast<std::uint32_t>(vm->vm->pid()) == number) return vm;
-    }
-  }
-  VmHandle found;
-  for (const VmHandle& vm : vms) {
-    if (vm->vm->name() != selector.text && (vm->uuid.empty() || vm->uuid != selector.text))
-      continue;
-    if (found) {
-      return control::refuse(Failure::conflict,
-                             fmt::format("several VMs are called '{}'", selector.text),
-                             "use the id or the pid that `ramfold list` shows");
-    }
-    found = vm;
-  }
-  if (found) return found;
+  const auto chosen = select_vm(labels_of(vms), selector.text);
+  if (chosen) return vms[*chosen];
+  if (chosen.error().failure != Failure::not_found) return std::unexpected(chosen.error());
   return control::refuse(Failure::not_found, fmt::format("no attached VM '{}'", selector.text),
-                         "`ramfold list` shows names, ids and pids");
+                         chosen.error().remedy);
 }
 
 Account HostService::account(const std::vector<VmHandle>& vms) const {
@@ -61,35 +63,29 @@ control::Snapshot HostService::snapshot() {
   control::Snapshot snapshot;
   snapshot.host = host_view(vms, host);
   for (const VmHandle& vm : vms) snapshot.vms.push_back(vm_view(vm, host, vms));
-  for (const WaitingAgent& agent : p_.agents.waiting()) {
-    control::VmView view;
-    view.name = agent.name;
-    view.pid = agent.pid;
-    view.uid = agent.uid;
-    view.state = VmState::connected;
-    view.reasons.push_back({"not-attached", "its agent is connected, its RAM is not attached",
-                            fmt::format("`ramfold attach {}`", agent.pid)});
-    snapshot.vms.push_back(std::move(view));
-  }
+  for (const WaitingAgent& agent : p_.agents.waiting()) snapshot.vms.push_back(view_of(agent));
   return snapshot;
 }
 
 Answer<control::VmView> HostService::show(const control::VmSelector& selector) {
-  const auto vm = find(selector);
-  if (!vm) {
-    for (const control::VmView& view : snapshot().vms) {
-      if (view.name == selector.text || fmt::format("{}", view.pid) == selector.text) return view;
-    }
-    return std::unexpected(vm.error());
-  }
   const std::vector<VmHandle> vms = p_.vms.all();
-  return vm_view(*vm, account(vms), vms);
+  const std::vector<WaitingAgent> waiting = p_.agents.waiting();
+  const auto chosen = select_vm(labels_of(vms, waiting), selector.text);
+  if (!chosen) return std::unexpected(chosen.error());
+  if (*chosen >= vms.size()) return view_of(waiting[*chosen - vms.size()]);
+  return vm_view(vms[*chosen], account(vms), vms);
 }
 
 Answer<control::VmView> HostService::attach(const control::VmSelector& selector,
                                             control::Incoming incoming) {
-  if (const auto vm = find(selector)) {
-    if (incoming == control::Incoming::finished) return believe_incoming(*vm);
+  const std::vector<VmHandle> vms = p_.vms.all();
+  const std::vector<WaitingAgent> waiting = p_.agents.waiting();
+  const auto chosen = select_vm(labels_of(vms, waiting), selector.text);
+  if (!chosen && chosen.error().failure != Failure::not_found) {
+    return std::unexpected(chosen.error());
+  }
+  if (chosen && *chosen < vms.size()) {
+    if (incoming == control::Incoming::finished) return believe_incoming(vms[*chosen]);
     return control::refuse(Failure::conflict,
                            fmt::format("'{}' is attached already", selector.text), {});
   }
@@ -97,22 +93,21 @@ Answer<control::VmView> HostService::attach(const control::VmSelector& selector,
     return control::refuse(Failure::conflict, "ramfold is switched off",
                            "`ramfold resume` attaches all VMs");
   }
-  for (const WaitingAgent& agent : p_.agents.waiting()) {
-    if (agent.name != selector.text && fmt::format("{}", agent.pid) != selector.text) continue;
-    if (!p_.agents.invite(agent.pid)) break;
-    for (unsigned i = 0; i < kAttachWaits; ++i) {
-      std::this_thread::sleep_for(kAttachNap);
-      const VmHandle vm = p_.vms.by_pid(agent.pid);
-      if (!vm) continue;
-      if (incoming == control::Incoming::finished) return believe_incoming(vm);
-      return show({fmt::format("{}", agent.pid)});
-    }
-    return control::refuse(Failure::failed, "the agent did not offer its RAM in time",
-                           "see the VM's log");
+  const pid_t pid = chosen ? waiting[*chosen - vms.size()].pid : 0;
+  if (!chosen || !p_.agents.invite(pid)) {
+    return control::refuse(Failure::not_found,
+                           fmt::format("no connected agent of '{}'", selector.text),
+                           "start the VM with `ramfold exec -- qemu-system-x86_64 ...`");
   }
-  return control::refuse(Failure::not_found,
-                         fmt::format("no connected agent of '{}'", selector.text),
-                         "start the VM with `ramfold exec -- qemu-system-x86_64 ...`");
+  for (unsigned i = 0; i < kAttachWaits; ++i) {
+    std::this_thread::sleep_for(kAttachNap);
+    const VmHandle vm = p_.vms.by_pid(pid);
+    if (!vm) continue;
+    if (incoming == control::Incoming::finished) return believe_incoming(vm);
+    return show({fmt::format("{}", pid)});
+  }
+  return control::refuse(Failure::failed, "the agent did not offer its RAM in time",
+                         "see the VM's log");
 }
 
 Answer<control::VmView> HostService::believe_incoming(const VmHandle& vm) {

@@ -1,24 +1,45 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Waiting of background threads.
+// Naps of background threads that a stop ends at once: guests may wait for the next daemon.
 // Threads: any.
 #pragma once
 
-#include <algorithm>
 #include <atomic>
+#include <chrono>
+#include <condition_variable>
 #include <cstdint>
+#include <mutex>
 
 #include "base/clock.hpp"
 
 namespace ramfold::daemon {
 
-// Until the monotonic clock says so, or a stop: that is heard soon.
-inline void sleep_until(std::uint64_t end_ns, const std::atomic<bool>& stopping) noexcept {
-  constexpr std::uint64_t kPartNs = 200'000'000;
-  while (!stopping.load(std::memory_order_relaxed)) {
+class StopFlag {
+ public:
+  // True when it was raised already.
+  bool raise() noexcept {
+    const std::lock_guard lock(mutex_);
+    const bool before = raised_.exchange(true);
+    heard_.notify_all();
+    return before;
+  }
+  operator bool() const noexcept { return raised_.load(); }
+  // For who only looks at it.
+  operator const std::atomic<bool>&() const noexcept { return raised_; }
+
+  // Until the monotonic clock says so, or it is raised.
+  void sleep_until(std::uint64_t end_ns) const noexcept {
     const std::uint64_t now = monotonic_ns();
     if (now >= end_ns) return;
-    sleep_ns(std::min(end_ns - now, kPartNs));
+    const auto left = std::chrono::nanoseconds(end_ns - now);
+    std::unique_lock lock(mutex_);
+    heard_.wait_for(lock, left, [&] { return raised_.load(); });
   }
-}
+  void sleep(std::uint64_t ns) const noexcept { sleep_until(monotonic_ns() + ns); }
+
+ private:
+  mutable std::mutex mutex_;
+  mutable std::condition_variable heard_;
+  std::atomic<bool> raised_{false};
+};
 
 }  // namespace ramfold::daemon

@@ -6,7 +6,6 @@
 #include <algorithm>
 
 #include "base/clock.hpp"
-#include "daemon/threads/nap.hpp"
 #include "sys/priority.hpp"
 
 namespace ramfold::daemon {
@@ -49,7 +48,7 @@ void ReformWorker::start() {
 }
 
 void ReformWorker::stop() noexcept {
-  stopping_.store(true);
+  (void)stopping_.raise();
   if (thread_.joinable()) thread_.join();
 }
 
@@ -58,9 +57,9 @@ void ReformWorker::run() noexcept {
   sys::yield_this_thread();
   unsigned idle = 0;
   bool changed = false;  // in this round
-  while (!stopping_.load(std::memory_order_relaxed)) {
+  while (!stopping_) {
     if (!host_.may_reform()) {
-      sleep_ns(kIdleNapNs);
+      stopping_.sleep(kIdleNapNs);
       continue;
     }
     const std::uint64_t before = thread_cpu_ns();
@@ -72,7 +71,7 @@ void ReformWorker::run() noexcept {
       idle = changed ? 0 : std::min(idle + 1, kIdleMax);
       changed = false;
     }
-    sleep_until(monotonic_ns() + std::max(owed, step.came_round ? kRoundNs << idle : 0), stopping_);
+    stopping_.sleep(std::max(owed, step.came_round ? kRoundNs << idle : 0));
   }
   cpu_.ended();
 }

@@ -9,6 +9,7 @@
 
 #include "base/thread_cpu.hpp"
 #include "daemon/fleet/host_state.hpp"
+#include "daemon/threads/nap.hpp"
 #include "policy/config.hpp"
 #include "store/reform/reformer.hpp"
 
@@ -39,7 +40,7 @@ class ReformWorker {
   const double cpu_share_;
   const store::ReformPolicy policy_;
   ThreadCpu cpu_;
-  std::atomic<bool> stopping_{false};
+  StopFlag stopping_;
   std::thread thread_;
 };
 

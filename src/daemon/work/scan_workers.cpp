@@ -7,7 +7,6 @@
 #include "base/clock.hpp"
 #include "daemon/log.hpp"
 #include "daemon/threads/apart.hpp"
-#include "daemon/threads/nap.hpp"
 #include "sys/priority.hpp"
 #include "sys/thread_name.hpp"
 
@@ -20,6 +19,7 @@ constexpr std::uint64_t kBurstNs = 50'000'000;  // what an idle time may be save
 // it.
 constexpr std::uint64_t kHeldNs = 5'000'000'000;
 constexpr std::uint64_t kStopNs = 3'000'000'000;
+constexpr std::uint64_t kStopNapNs = 1'000'000;
 constexpr std::uint64_t kStoreFullRestNs = 5'000'000'000;
 
 }  // namespace
@@ -53,14 +53,14 @@ bool ScanWorkers::add_worker() {
 }
 
 void ScanWorkers::stop() noexcept {
-  stopping_.store(true);
+  (void)stopping_.raise();
   const std::uint64_t began_ns = monotonic_ns();
-  while (running_.load() != 0 && monotonic_ns() - began_ns < kStopNs) sleep_ns(kIdleNapNs);
+  while (running_.load() != 0 && monotonic_ns() - began_ns < kStopNs) sleep_ns(kStopNapNs);
 }
 
 void ScanWorkers::tend() {
   const std::lock_guard lock(mutex_);
-  if (stopping_.load()) return;
+  if (stopping_) return;
   const std::uint64_t now = monotonic_ns();
   for (const auto& worker : workers_) {
     if (!worker->at || now - worker->since_ns < kHeldNs) continue;
@@ -93,10 +93,10 @@ void ScanWorkers::run(Worker& self) noexcept {
   std::size_t turn = 0;
   std::uint64_t cpu_seen = thread_cpu_ns();
   VmId named{0};
-  while (!stopping_.load(std::memory_order_relaxed)) {
+  while (!stopping_) {
     Claim next;
     if (!host_.may_observe() || !claim(next, turn)) {
-      sleep_ns(kIdleNapNs);
+      stopping_.sleep(kIdleNapNs);
       continue;
     }
     (void)at(self, next.vm);
@@ -173,7 +173,7 @@ std::uint64_t ScanWorkers::work(const Claim& claim, scan::Planner& planner, fold
   // One after the other, so that the clock is read twice a chunk and not twice a window.
   const std::span<const scan::Window> found = std::span(windows).first(*planned);
   for (const scan::Window& window : found) {
-    if (stopping_.load(std::memory_order_relaxed) || !vm.wants_folding()) return 0;
+    if (stopping_ || !vm.wants_folding()) return 0;
     folder.look(*vm.vm, vm.group, window);
   }
   const std::uint64_t began = thread_cpu_ns();
@@ -185,7 +185,7 @@ void ScanWorkers::fold(AttachedVm& vm, fold::Folder& folder,
                        std::span<const scan::Window> windows) {
   const classify::Policy policy{vm.policy.zero, vm.policy.share || vm.policy.lz4};
   for (const scan::Window& window : windows) {
-    if (stopping_.load(std::memory_order_relaxed) || !vm.wants_folding()) return;
+    if (stopping_ || !vm.wants_folding()) return;
     if (!host_.may_fold() || host_.store_full()) return;
     folder.leave(*vm.vm, vm.group, window, policy);
     if (folder.store_error() == ENOSPC || folder.store_error() == ENOMEM) {
@@ -202,7 +202,7 @@ void ScanWorkers::pay(std::uint64_t cpu_ns) noexcept {
     const std::uint64_t now = monotonic_ns();
     paid = std::max(until, now > kBurstNs ? now - kBurstNs : 0) + cost;
   } while (!budget_until_ns_.compare_exchange_weak(until, paid, std::memory_order_relaxed));
-  sleep_until(paid, stopping_);
+  stopping_.sleep_until(paid);
 }
 
 }  // namespace ramfold::daemon

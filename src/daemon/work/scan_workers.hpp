@@ -11,6 +11,7 @@
 #include "daemon/fleet/attached_vm.hpp"
 #include "daemon/fleet/host_state.hpp"
 #include "daemon/fleet/vm_set.hpp"
+#include "daemon/threads/nap.hpp"
 #include "fold/folder.hpp"
 #include "policy/config.hpp"
 #include "scan/plan.hpp"
@@ -69,7 +70,7 @@ class ScanWorkers {
   store::Contents& contents_;
   HostState& host_;
   const policy::Config& config_;
-  std::atomic<bool> stopping_{false};
+  StopFlag stopping_;
   std::atomic<std::uint64_t> scan_cpu_ns_{0};
   std::atomic<std::uint64_t> fold_cpu_ns_{0};
   std::atomic<std::uint64_t> budget_until_ns_{0};  // wall time up to which the CPU used is paid for

@@ -160,3 +160,95 @@ TEST_CASE("a service manager that does not read delays nobody for long and gets 
   REQUIRE(code_of(client.keep("f0", memfd())) == 0);
   CHECK(eventually([&] { return manager.names().size() == 151; }));
 }
+
+TEST_CASE("told to make way, it ends with what it holds in the store, for a new one to take") {
+  const Directory dir;
+  FakeManager manager(dir / "notify");
+  std::optional<KeeperProcess> keeper(std::in_place, dir / "k", manager.passes());
+  Token token;
+  {
+    Client client = keeper->connect();
+    for (int i = 0; i < 40; ++i)
+      REQUIRE(code_of(client.keep("f" + std::to_string(i), memfd())) == 0);
+    REQUIRE(code_of(client.keep("token", token.write_end)) == 0);
+    token.write_end.reset();
+  }
+  keeper->signal(SIGHUP);
+  // As long as systemd does not read, not all of it is there, or it is in the socket's queue.
+  CHECK(eventually([&] {
+    manager.read_all();
+    return !keeper->running();
+  }));
+  CHECK(keeper->exit_code() == 3);
+  CHECK(manager.names().size() == 41);
+  REQUIRE(::unlink((dir / "k").c_str()) == 0);
+  keeper.emplace(dir / "k", manager.passes());
+  CHECK(keeper->connect().take_all()->size() == 41);
+  CHECK_FALSE(token.closed());
+}
+
+TEST_CASE("holding nothing it makes way too, and is started again") {
+  const Directory dir;
+  FakeManager manager(dir / "notify");
+  KeeperProcess keeper(dir / "k", manager.passes());
+  keeper.signal(SIGHUP);
+  CHECK(keeper.exit_code() == 3);
+}
+
+TEST_CASE("without a descriptor store it makes way for nobody") {
+  const Directory dir;
+  KeeperProcess keeper(dir / "k");
+  REQUIRE(code_of(keeper.connect().keep("a", memfd())) == 0);
+  keeper.signal(SIGHUP);
+  keeper.signal(SIGTERM);
+  std::this_thread::sleep_for(100ms);
+  CHECK(keeper.running());
+  CHECK(keeper.connect().take_all()->size() == 1);
+}
+
+TEST_CASE("the status tells what is held, and the ways to replace and to end it") {
+  const Directory dir;
+  FakeManager manager(dir / "notify");
+  KeeperProcess keeper(dir / "k", manager.passes());
+  Client client = keeper.connect();
+  CHECK(eventually([&] {
+    manager.read_all();
+    return manager.status.find(
+               "; daemon connected; replace: systemctl reload ramfold-keeper; "
+               "end: ramfold off first") != std::string::npos;
+  }));
+}
+
+TEST_CASE("its log has a priority before each line where the journal reads it") {
+  for (const bool journal : {false, true}) {
+    const Directory dir;
+    int ends[2];
+    REQUIRE(::pipe2(ends, O_CLOEXEC | O_NONBLOCK) == 0);
+    const sys::Fd read_end(ends[0]);
+    struct stat st{};
+    REQUIRE(::fstat(ends[1], &st) == 0);
+    auto stream = std::to_string(st.st_dev) + ":" + std::to_string(st.st_ino + !journal);
+    ::setenv("JOURNAL_STREAM", stream.c_str(), 1);
+    const sys::Fd own(::dup(STDERR_FILENO));
+    ::dup2(ends[1], STDERR_FILENO);
+    ::close(ends[1]);
+    KeeperProcess keeper(dir / "k");
+    ::dup2(own.get(), STDERR_FILENO);
+    ::unsetenv("JOURNAL_STREAM");
+    Client client = keeper.connect();
+    REQUIRE(code_of(client.keep("a", memfd())) == 0);
+    keeper.signal(SIGTERM);
+    std::string log;
+    CHECK(eventually([&] {
+      char part[512];
+      const ssize_t n = ::read(read_end.get(), part, sizeof part);
+      if (n > 0) log.append(part, static_cast<std::size_t>(n));
+      return log.find("refused to stop") != std::string::npos;
+    }));
+    INFO(log);
+    const std::string expected = journal ? "<4>refused to stop" : "ramfold-keeper: refused to stop";
+    const std::size_t at = log.find(expected);
+    CHECK(at != std::string::npos);
+    CHECK((at == 0 || log[at - 1] == '\n'));
+  }
+}

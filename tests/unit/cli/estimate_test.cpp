@@ -65,7 +65,7 @@ TEST_CASE("two dumps, as JSON and as text") {
 
   const Ran text = run({dir / "a", dir / "b"});
   CHECK(text.status == 0);
-  CHECK(has(text.out, "together, sharing pages"));
+  CHECK(has(text.out, "sharing pages"));
   CHECK(has(text.out, "groups.default"));
   CHECK_FALSE(has(text.out, "+-"));
   CHECK_FALSE(has(text.out, "\x1b"));  // not a terminal

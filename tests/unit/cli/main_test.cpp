@@ -166,6 +166,62 @@ TEST_CASE("wrong usage is status 2, help and version are 0") {
   }
 }
 
+TEST_CASE("an unknown word is named, with what may have been meant") {
+  const Host host;
+  const auto complaint = [&](const std::vector<std::string>& words) {
+    const Ran ran = host.run(words);
+    CHECK(ran.status == 2);
+    CHECK(ran.out.empty());
+    return ran.err;
+  };
+  CHECK(complaint({"lsit"}) ==
+        "ramfold: unknown command 'lsit'; did you mean 'list'?\nSee `ramfold --help`.\n");
+  CHECK(has(complaint({"frob"}), "unknown command 'frob'\n"));
+  CHECK(complaint({"status", "--jsno"}) ==
+        "ramfold status: unknown option '--jsno'; did you mean '--json'?\n"
+        "See `ramfold status --help`.\n");
+  CHECK(has(complaint({"list", "web"}), "ramfold list: unknown argument 'web'\n"));
+  CHECK(has(complaint({"\x1b[2J"}), "unknown command '?[2J'"));
+  CHECK(has(complaint({"list", "-o", "NAM"}), "unknown column 'NAM'; did you mean 'NAME'?"));
+}
+
+TEST_CASE("list in the columns that are asked for") {
+  const Host host;
+  CHECK(host.run({"list", "-no", "NAME,PID", "--raw"}).out == "web 4001\ndb 4002\nidle 4003\n");
+  CHECK(has(host.run({"list", "--output-all"}).out, "COMPRESSED"));
+  CHECK(has(host.run({"list", "--help"}).out, "RESIDENT* in memory now"));
+  CHECK(host.run({"list", "--output-all", "-o", "ID"}).status == 2);
+}
+
+TEST_CASE("$COLUMNS says how wide lines may be, where there is no terminal") {
+  const Host host;
+  const Ran narrow = spawn({binary("RAMFOLD_BIN"), "status"},
+                           {"RAMFOLD_SOCKET=" + (host.dir / "control.sock"), "COLUMNS=60"});
+  CHECK(has(narrow.out, "promise   "));
+  std::size_t longest = 0;
+  for (std::size_t at = 0; at < narrow.out.size();) {
+    const std::size_t end = narrow.out.find('\n', at);
+    longest = std::max(longest, end - at);
+    at = end + 1;
+  }
+  CHECK(longest <= 60);
+}
+
+TEST_CASE("doctor of a user without rights says that it cannot look") {
+  if (::geteuid() != 0) return;
+  const Host host;
+  // nobody, with no capability; a path that others may not enter would prove nothing.
+  const Ran ran = spawn({"/usr/bin/setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
+                         "--inh-caps=-all", binary("RAMFOLD_BIN"), "doctor"},
+                        {"RAMFOLD_SOCKET=" + (host.dir / "control.sock")});
+  INFO(ran.out << ran.err);
+  CHECK(has(ran.out, "doctor.rights"));
+  CHECK(has(ran.out, "run `ramfold doctor` as root"));
+  CHECK(has(ran.out, "could not look"));
+  const Ran root = host.run({"doctor", "--all"});
+  CHECK(has(root.out, "this user may look at every process"));
+}
+
 TEST_CASE("doctor: a host with problems is status 5") {
   Host host;
   TempDir tree;

@@ -4,7 +4,9 @@
 #include <catch2/catch.hpp>
 
 #include "../control/fake_service.hpp"
+#include "cli/list_view.hpp"
 #include "cli/render.hpp"
+#include "cli/table.hpp"
 
 using namespace ramfold;
 using namespace ramfold::cli;
@@ -42,39 +44,53 @@ TEST_CASE("figures keep three digits and their unit") {
 }
 
 TEST_CASE("names cannot carry terminal escapes") {
-  CHECK(printable("web\x1b[2Jx\n") == "web?[2Jx?");
-  CHECK(printable("caf\xc3\xa9") == "caf\xc3\xa9");
-  CHECK(printable("a\xff"
-                  "b\xc3") == "a?b?");
-  CHECK(printable("\xc2\x9b"
-                  "31m") == "?31m");
-  control::VmView vm = control::fake_vm(1, "x\x1b]0;owned\x07", control::VmState::idle);
-  vm.reasons = {{"c", "t\x1b[1m", "r\x1b[1m"}};
+  control::VmView vm = control::fake_vm(1, "x\x1b]0;owned\x07\xe2\x80\xae", control::VmState::idle);
+  vm.reasons = {{"c", "t\x1b[1m", "r\xc2\x9b[1m"}};
   control::Snapshot snapshot;
   snapshot.vms = {vm};
-  CHECK_FALSE(has(render_vm(vm, kPlain), "\x1b"));
-  CHECK_FALSE(has(render_list(snapshot, kPlain), "\x1b"));
+  for (const std::string& text : {render_vm(vm, kPlain), render_list(snapshot, kPlain)}) {
+    CHECK_FALSE(has(text, "\x1b"));
+    CHECK_FALSE(has(text, "\xc2\x9b"));
+    CHECK_FALSE(has(text, "\xe2\x80\xae"));
+  }
 }
 
 TEST_CASE("tables are aligned, also around names in other scripts") {
   Table table({{"NAME"}, {"SIZE", Align::right}, {"NOTE"}});
   table.row({{"caf\xc3\xa9"}, {"1.0 KiB"}, {"x"}});
+  table.row({{"\xe6\x95\xb0\xe6\x8d\xae"}, {"2 B"}, {"wide"}});
   table.row({{"longer name"}, {"512 B"}, {""}});
   table.note("    why: because");
   CHECK(table.text(kPlain) ==
-        "NAME            SIZE  NOTE\n"
-        "caf\xc3\xa9         1.0 KiB  x\n"
-        "longer name    512 B\n"
+        "NAME           SIZE NOTE\n"
+        "caf\xc3\xa9        1.0 KiB x\n"
+        "\xe6\x95\xb0\xe6\x8d\xae            2 B wide\n"
+        "longer name   512 B\n"
         "    why: because\n");
+  CHECK(table.text(kPlain, {.raw = true, .headings = false})
+            .starts_with("caf\\xc3\\xa9 1.0\\x20KiB x\n"));
 }
 
 TEST_CASE("colour only when asked for, and not part of the width") {
   CHECK(kPlain.paint(Colour::red, "x") == "x");
   CHECK(Style(true).paint(Colour::red, "x") == "\x1b[31mx\x1b[0m");
   CHECK(Style(true).paint(Colour::none, "x") == "x");
+  CHECK(width_of(Style(true).paint(Colour::red, "four")) == 4);
+  CHECK(width_of("\xe6\x95\xb0\xe6\x8d\xae") == 4);
+  CHECK(width_of("\x1b[3") == 0);  // cut off
   Table table({{"A"}, {"B"}});
   table.row({{"x", Colour::green}, {"y"}});
-  CHECK(has(table.text(Style(true)), "\x1b[32mx\x1b[0m  y"));
+  CHECK(has(table.text(Style(true)), "\x1b[32mx"));
+  CHECK_FALSE(has(table.text(kPlain), "\x1b"));
+}
+
+TEST_CASE("text is broken between words, and what is too long stays whole") {
+  CHECK(wrap("one two three", 0, 0, 0) == "one two three");
+  CHECK(wrap("one two three", 8, 0, 2) == "one two\n  three");
+  CHECK(wrap("one two three", 8, 5, 5) == "one\n     two\n     three");
+  CHECK(wrap("averylongword x", 5, 0, 1) == "averylongword\n x");
+  CHECK(wrap("", 8, 0, 0).empty());
+  CHECK(wrap(Style(true).paint(Colour::red, "ab cd"), 5, 0, 0) == "\x1b[31mab cd\x1b[0m");
 }
 
 TEST_CASE("list says why a VM saves nothing, and where the other reasons are") {
@@ -103,8 +119,8 @@ TEST_CASE("status shows savings, spending and the promise") {
   CHECK(has(text, "ramfold 0.1.0 on Linux 6.18.0: folding\n"));
   CHECK(has(text, "3 attached, 1 of them observe-only"));
   CHECK(has(text, "1 of 1 kernel facts hold"));
-  CHECK(has(text, "shared      20,000  78.1 MiB"));
-  CHECK(has(text, "net         38,000   134 MiB"));
+  CHECK(has(text, "shared     20,000 78.1 MiB"));
+  CHECK(has(text, "net        38,000  134 MiB"));
   CHECK(has(text, ": kept\n"));
   service.change([](control::Snapshot& s) {
     s.host.keeper.state = control::KeeperState::absent;
@@ -127,7 +143,7 @@ TEST_CASE("show tells everything about one VM") {
   CHECK(has(text, "VM web (1): folding"));
   CHECK(has(text, "512 MiB, touched 234 MiB, resident 85.9 MiB"));
   CHECK(has(text, "9,000 observed, 500 clean, 38,000 folded"));
-  CHECK(has(text, "zero          120   9.0 us  21.0 us  80.0 us"));
+  CHECK(has(text, "zero         120  9.0 us 21.0 us 80.0 us"));
   CHECK(has(text, "pc.ram"));
   control::VmView risky = service.snapshot().vms[0];
   risky.gate = control::GateState::grace;

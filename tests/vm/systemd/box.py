@@ -85,13 +85,19 @@ class Box:
     def daemon(self):
         return self.property('MainPID')
 
-    def threads(self, pid):
-        """Names and states of the threads of a process."""
-        found = []
+    def thread_stats(self, pid):
+        """proc(5)'s stat of each thread of a process, from the state on, by name."""
         for stat in self.run('sh', '-c', f'cat /proc/{pid}/task/*/stat', check=False).splitlines():
             name, _, rest = stat.partition('(')[2].rpartition(')')
-            found.append((name, rest.split()[0]))
-        return found
+            yield name, rest.split()
+
+    def threads(self, pid):
+        """Names and states of the threads of a process."""
+        return [(name, stat[0]) for name, stat in self.thread_stats(pid)]
+
+    def nice(self, pid):
+        """Names and nice values of the threads of a process."""
+        return [(name, int(stat[16])) for name, stat in self.thread_stats(pid)]
 
     def folded(self):
         """Pages of each VM that the daemon answers for, by name."""
@@ -99,9 +105,10 @@ class Box:
         return {vm['name']: vm['saved'].get('folded_pages', 0)
                 for vm in (json.loads(answer)['vms'] if answer else [])}
 
-    def is_back(self, old):
-        """Another daemon than `old` is the unit's, and answers."""
-        return (self.daemon() not in (old, '0') and self.property('SubState') == 'running'
+    def is_back(self, old, unit='ramfold'):
+        """Another process than `old` is the unit's, and the daemon answers."""
+        return (self.property('MainPID', unit) not in (old, '0')
+                and self.property('SubState', unit) == 'running'
                 and self.run(f'{BIN}/ramfold', 'status', check=False) != '')
 
     def complain(self, why):

@@ -79,6 +79,35 @@ def let_go(box, attacker):
     box.run('pkill', '-KILL', '-x', 'hostile_agent', check=False)
 
 
+def tells_the_way(box):
+    """`stop` and `restart` are refused, and what `systemctl status` shows says what to do."""
+    for unit, way in (('ramfold', 'systemctl reload ramfold; end: ramfold off first'),
+                      ('ramfold-keeper', 'systemctl reload ramfold-keeper; end: ramfold off')):
+        for verb in ('stop', 'restart'):
+            refused = subprocess.run(box.command('systemctl', verb, unit), stderr=subprocess.PIPE)
+            if refused.returncode == 0:
+                raise Failed(f'systemctl {verb} {unit} is not refused')
+        wait(f'the status of {unit}', lambda: way in box.property('StatusText', unit))
+        if 'man:ramfoldd(8)' not in box.property('Documentation', unit):
+            raise Failed(f'{unit} names no man page')
+    ok('stop and restart are refused, and the status tells the way')
+
+
+def reads_as_a_journal(box):
+    """Lines have priorities, and neither these nor a second timestamp are in their texts."""
+    def lines(*words):
+        text = box.run('journalctl', '--no-pager', '-o', 'cat', '_COMM=ramfoldd', *words)
+        return text.splitlines()
+
+    wait('the journal', lambda: any('is ready' in line for line in lines()))
+    odd = [line for line in lines() if line[:1] in '<0123456789' or ' info ' in line]
+    if odd:
+        raise Failed(f'lines with a priority or a time in their text: {odd[:3]}')
+    if any('is ready' in line for line in lines('-p', 'notice')):
+        raise Failed('what is only told has the priority of a warning')
+    ok('the journal gets priorities and no second timestamp')
+
+
 def body(box):
     box.run('systemctl', 'start', 'ramfold.service')
     guest = Talker(box, 'env', f'LD_PRELOAD={BIN}/libramfold-agent.so', 'RAMFOLD_SETTLE_MS=20',
@@ -86,6 +115,26 @@ def body(box):
                    '--threads', '2')
     wait('folding', lambda: folds(box), 10)
     ok('a guest is folded by the hardened unit')
+
+    favoured = [value for name, value in box.nice(box.daemon()) if name.endswith('-fault')]
+    if not favoured or set(favoured) != {-10}:
+        raise Failed(f'fault threads are not preferred: nice {favoured}')
+    ok('the unit lets fault threads be preferred')
+    tells_the_way(box)
+    reads_as_a_journal(box)
+
+    for unit in ('ramfold', 'ramfold-keeper'):
+        others = {u: box.property('MainPID', u) for u in ('ramfold', 'ramfold-keeper') if u != unit}
+        old = box.property('MainPID', unit)
+        box.run('systemctl', 'reload', unit)
+        took = wait(f'{unit} after a reload', lambda: box.is_back(old, unit))
+        guest.check()
+        if any(box.property('MainPID', u) != pid for u, pid in others.items()):
+            raise Failed(f'a reload of {unit} restarted the other')
+        if box.run(f'{BIN}/ramfold', 'status', '--json', check=False) == '':
+            raise Failed('the daemon does not answer')
+        wait('folding', lambda: folds(box), 60)
+        ok(f'systemctl reload {unit}: another one, back after {took:.1f} s; nothing is lost')
 
     old = box.daemon()
     box.run('kill', '-KILL', old)

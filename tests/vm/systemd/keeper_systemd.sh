@@ -76,6 +76,11 @@ for between in true "systemctl daemon-reload" "systemctl daemon-reexec"; do
   kill_keeper
   box "$bin/probe" check $count || die "after $between: not everything came back"
 done
+before=$(property MainPID ramfold-keeper)
+box systemctl reload ramfold-keeper || die "systemctl reload is refused"
+until_ok 10 came_back || die "the keeper did not come back from a reload"
+box "$bin/probe" check $count || die "after a reload: not everything came back"
+ok "systemctl reload is its upgrade"
 ok "killed, also after systemd's reload and re-execution: $count files, contents and all"
 # An upgrade to a program that does not start, until somebody mends it.
 box cp $bin/ramfold/ramfold-keeper $bin/good

@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// One line for `systemctl status`: what the daemon does, and how it is replaced and ended, since
+// its unit refuses `stop` and `restart`.
+// Threads: pure functions.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "control/views.hpp"
+
+namespace ramfold::daemon {
+
+// `reasons`: why nothing is folded; none where it is.
+std::string status_line(std::size_t vms, const std::vector<control::Reason>& reasons);
+
+}  // namespace ramfold::daemon
