@@ -3,6 +3,7 @@
 // thing that no agent does. hostile_agent SOCKET WHAT; prints what came of it, a line each, then
 // holds what it has until it is killed. Threads: one, and those that an attack needs.
 #include <fcntl.h>
+#include <grp.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
 #include <signal.h>
@@ -203,7 +204,10 @@ void attach(Connection& c, const Ram& ram, int uffd) {
 constexpr uid_t kOther = 65534;
 constexpr uid_t kAnother = 65533;
 
+// It keeps root's group: the rig's agent_group, without which nobody would hear it.
 void become_other(uid_t id = kOther) {
+  const gid_t agents = 0;
+  must(::setgroups(1, &agents), "setgroups");
   must(::setresgid(id, id, id), "setgid");
   must(::setresuid(id, id, id), "setuid");
 }
