@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "agent/connection.h"
 
+#include "agent/command.h"
 #include "agent/facts.h"
 #include "agent/fds.h"
 #include "agent/gate.h"
@@ -33,13 +34,13 @@ void rf_connection_forget(void) {
 }
 
 void rf_connection_hello(struct rf_connection *c) {
-  struct rf_hello hello = {
-      .version_min = RF_VERSION_MIN,
-      .version_max = RF_VERSION_MAX,
-      .blocks = rf_ram_count(),
-      .capabilities = RF_CAP_DISCARD | RF_CAP_BUFFERED | RF_CAP_CONSUMERS | RF_CAP_FILLS,
-      .hazards = rf_facts_lasting(),
-      .folded = rf_gate_folded() ? 1 : 0};
+  struct rf_hello hello = {.version_min = RF_VERSION_MIN,
+                           .version_max = RF_VERSION_MAX,
+                           .blocks = rf_ram_count(),
+                           .capabilities = RF_CAP_DISCARD | RF_CAP_BUFFERED | RF_CAP_CONSUMERS |
+                                           RF_CAP_FILLS | RF_CAP_COMMANDS,
+                           .hazards = rf_facts_lasting(),
+                           .folded = rf_gate_folded() ? 1 : 0};
   rf_facts_mark_open();
   memcpy(hello.instance, kept.instance, sizeof hello.instance);
   if (rf_send(c->socket, &hello, sizeof hello, RF_HELLO, 0, 0, NULL, 0) != 0) c->over = true;
@@ -106,7 +107,10 @@ static void attach(struct rf_connection *c, int shared, uint64_t pages, const ui
     return;
   }
   rf_gate_serving(false);
-  c->serving = false;
+  c->serving = c->fenced = false;
+  /* A promise was made for the attachment that it was made in. Before the new one is there to be
+     seen, or a call could pass by the old promise and happen beside folding. */
+  if (memcmp(kept.instance, instance, sizeof kept.instance) != 0) rf_unfold_released(false);
   switch (rf_gate_publish(shared, pages, c->generation)) {
     case RF_PUBLISHED: break;
     case RF_PUBLISH_BUSY: /* threads still inside older mappings: they end with the connection */
@@ -117,7 +121,6 @@ static void attach(struct rf_connection *c, int shared, uint64_t pages, const ui
       c->refused = c->over = true;
       return;
   }
-  if (memcmp(kept.instance, instance, sizeof kept.instance) != 0) rf_unfold_released(false);
   memcpy(kept.instance, instance, sizeof kept.instance);
   c->attached = true;
   advise_blocks();
@@ -183,7 +186,7 @@ static void detached(struct rf_connection *c) {
   rf_gate_stop();
   rf_gate_serving(false);
   rf_unfold_all_ok();
-  c->serving = c->ready_due = c->attached = false;
+  c->serving = c->fenced = c->ready_due = c->attached = false;
 }
 
 static void unfolded(const struct rf_unfolded *m) {
@@ -204,6 +207,30 @@ static void refused(struct rf_connection *c, struct rf_refused *m) {
     if (*t < ' ' || *t == 127) *t = ' ';
   rf_say(RF_SAY_REFUSED, "ramfold: refused: %s", m->text);
   c->refused = c->over = true;
+}
+
+/* Commands run on this thread, one after the other, and only one connection is heard: whatever an
+   older daemon said has run or never will. */
+static void fence(struct rf_connection *c) {
+  struct rf_bare fenced;
+  memset(&fenced, 0, sizeof fenced);
+  if (rf_send(c->socket, &fenced, sizeof fenced, RF_FENCED, 0, c->generation, NULL, 0) != 0) {
+    c->over = true;
+    return;
+  }
+  c->fenced = true;
+}
+
+static void command(struct rf_connection *c, const struct rf_command *m) {
+  /* What somebody asked for who is gone, or whose VM is another daemon's now (D10). */
+  if (m->h.generation != c->generation || rf_gate_session() != c->generation ||
+      rf_closed(c->socket))
+    return;
+  struct rf_answer answer = {.token = m->token, .status = RF_ANSWER_REFUSED, .error = EPERM};
+  if (c->serving && c->fenced) rf_command_run(m, &answer);
+  /* The daemon has room for every answer that it waits for. */
+  if (rf_send(c->socket, &answer, sizeof answer, RF_ANSWER, 0, c->generation, NULL, 0) != 0)
+    c->over = true;
 }
 
 void rf_connection_path(const char *path, uint64_t at[2]) {
@@ -233,8 +260,9 @@ static size_t length_of(uint16_t type) {
     case RF_ATTACHED: return sizeof(struct rf_attached);
     case RF_UNFOLDED: return sizeof(struct rf_unfolded);
     case RF_REFUSED: return sizeof(struct rf_refused);
-    case RF_PING:
-    case RF_DETACHED: return sizeof(struct rf_ping);
+    case RF_COMMAND: return sizeof(struct rf_command);
+    case RF_FENCE:
+    case RF_DETACHED: return sizeof(struct rf_bare);
     default: return 0;
   }
 }
@@ -259,9 +287,6 @@ static void handle(struct rf_connection *c, struct rf_received *received) {
     fd = -1;
   } else if (m->h.type == RF_REFUSED) {
     refused(c, &m->refused);
-  } else if (m->h.type == RF_PING) {
-    struct rf_ping pong;
-    (void)rf_send(c->socket, &pong, sizeof pong, RF_PONG, 0, m->h.generation, NULL, 0);
   } else if (!c->welcomed) {
     protocol_error(c);
   } else if (m->h.type == RF_ATTACHED) {
@@ -271,6 +296,10 @@ static void handle(struct rf_connection *c, struct rf_received *received) {
     unfolded(&m->unfolded);
   } else if (m->h.type == RF_DETACHED) {
     detached(c);
+  } else if (m->h.type == RF_FENCE) {
+    fence(c);
+  } else if (m->h.type == RF_COMMAND) {
+    command(c, &m->command);
   }
   rf_own_drop(fd);
 }

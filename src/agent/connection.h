@@ -20,6 +20,7 @@ struct rf_connection {
   bool refused;
   bool over;      /* no more of this connection */
   bool gone;      /* the daemon closed it, or died */
+  bool fenced;    /* the daemon has made sure that no older command runs */
   bool attached;  /* the shared memory says whose the VM is */
   uint64_t at[2]; /* device and inode of the socket's file when it was made; 0: not known */
 };

@@ -58,12 +58,13 @@ int rf_hazard_unfold(struct rf_hazard_call *call, uint32_t hazard) {
   *call = (struct rf_hazard_call){.hazard = hazard};
   for (;;) {
     rf_gate_enter(&call->gate);
-    if (!rf_gate_stands(&call->gate)) return 0; /* counted: no folding begins before it is done */
+    /* Counted: no folding begins before the call is done. */
+    if (!rf_gate_stands(&call->gate) || rf_unfold_is_released()) return 0;
     rf_gate_leave(&call->gate);
+    /* This answer may be about an attachment that is over, and another may have begun: so it is
+       looked at again, inside the gate. */
     const int failed = rf_unfold_wait(hazard);
     if (failed != 0) return failed;
-    rf_gate_enter(&call->gate);
-    return 0;
   }
 }
 

@@ -48,6 +48,11 @@ int rf_send(int socket, void *message, size_t length, uint16_t type, uint16_t fl
   return sent < 0 ? (int)sent : 0;
 }
 
+bool rf_closed(int socket) {
+  struct pollfd event = {socket, POLLRDHUP, 0};
+  return rf_sys_poll(&event, 1, 0) != 0; /* an error leaves it open, and speaks against it */
+}
+
 static void take_fds(struct msghdr *packet, struct rf_received *received) {
   for (struct cmsghdr *c = CMSG_FIRSTHDR(packet); c != NULL; c = CMSG_NXTHDR(packet, c)) {
     if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;

@@ -20,6 +20,7 @@ union rf_message {
   struct rf_attached attached;
   struct rf_unfolded unfolded;
   struct rf_refused refused;
+  struct rf_command command;
   char bytes[RF_MESSAGE_MAX];
 };
 
@@ -37,6 +38,9 @@ int rf_send(int socket, void *message, size_t length, uint16_t type, uint16_t fl
 
 /* Does a read say so when the other end has closed, or died? Any other error leaves that open. */
 static inline bool rf_hung_up(long length) { return length == 0 || length == -ECONNRESET; }
+
+/* Has the other end closed, or died, whatever it sent before? */
+bool rf_closed(int socket);
 
 /* 1: received, 0: nothing there, -1: the other end has closed, -2: not the protocol, -3: not a
    version of it we know, -4: an error. */

@@ -131,6 +131,8 @@ void rf_unfold_all_ok(void) {
   }
 }
 
+bool rf_unfold_is_released(void) { return atomic_load(&released); }
+
 void rf_unfold_released(bool value) { atomic_store(&released, value); }
 
 void rf_unfold_forget(void) {

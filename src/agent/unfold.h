@@ -21,6 +21,7 @@ int rf_unfold_wait(uint32_t hazard);
 bool rf_unfold_next(uint32_t *token, uint32_t *hazard); /* marks it sent */
 void rf_unfold_unsent(uint32_t token);
 bool rf_unfold_wanted(void);
+bool rf_unfold_is_released(void); /* the daemon has promised to fold no more; also any thread */
 uint32_t rf_unfold_hazard(uint32_t token);      /* of a request that was sent; 0: unknown */
 void rf_unfold_answer(uint32_t token, bool ok); /* lets go who waits for it */
 void rf_unfold_again(void);  /* the connection ended: what was sent is to be sent again */

@@ -51,7 +51,8 @@ TEST_CASE("the offer names the blocks and brings their files and a working userf
   CHECK(hello.version_min == RF_VERSION_MIN);
   CHECK(hello.version_max == RF_VERSION_MAX);
   CHECK(hello.blocks == 2);
-  CHECK(hello.capabilities == (RF_CAP_DISCARD | RF_CAP_BUFFERED | RF_CAP_CONSUMERS | RF_CAP_FILLS));
+  CHECK(hello.capabilities ==
+        (RF_CAP_DISCARD | RF_CAP_BUFFERED | RF_CAP_CONSUMERS | RF_CAP_FILLS | RF_CAP_COMMANDS));
   CHECK(hello.hazards == 0);
   CHECK(std::all_of(std::begin(hello.instance), std::end(hello.instance),
                     [](auto b) { return b == 0; }));
@@ -238,7 +239,7 @@ TEST_CASE(
   daemon.welcome(RF_ACTION_RESUME, 3, shared.fd());
   daemon.expect(RF_READY);
   // Nothing is folded any more.
-  rf_ping detached{};
+  rf_bare detached{};
   daemon.send(&detached, sizeof detached, RF_DETACHED, 3);
   daemon.die();
   daemon.listen();
@@ -298,20 +299,21 @@ TEST_CASE("messages that are unknown but skippable are skipped, and longer ones 
   guest.good(ram(0, kMiB));
   daemon.hello();
   daemon.welcome(RF_ACTION_WAIT, 3);
-  rf_ping later{};
+  rf_bare later{};
   later.h.flags = RF_FLAG_SKIPPABLE;
   daemon.send(&later, sizeof later, 99, 3);
   struct {
-    rf_ping ping;
+    rf_bare fence;
     char appended[40];
   } longer{};
-  daemon.send(&longer, sizeof longer, RF_PING, 4);
-  CHECK(daemon.expect(RF_PONG).as<rf_header>().generation == 4);
-  // A command of a session that is over is dropped (D10).
-  rf_ping old{};
-  daemon.send(&old, sizeof old, RF_PING, 2);
-  daemon.send(&old, sizeof old, RF_PING, 3);
-  CHECK(daemon.expect(RF_PONG).as<rf_header>().generation == 3);
+  daemon.send(&longer, sizeof longer, RF_FENCE, 3);
+  CHECK(daemon.expect(RF_FENCED).as<rf_header>().generation == 3);
+  // What a session says that is over is dropped (D10).
+  rf_bare old{};
+  daemon.send(&old, sizeof old, RF_FENCE, 2);
+  daemon.send(&old, sizeof old, RF_FENCE, 3);
+  daemon.expect(RF_FENCED);
+  CHECK_FALSE(daemon.receive_within(kSoonMs));
   later.h.flags = 0;
   daemon.send(&later, sizeof later, 99, 3);
   CHECK(daemon.receive().bytes.empty());
@@ -346,9 +348,9 @@ TEST_CASE("QEMU cannot close or replace what the agent holds") {
   for (const char* how : {":range", ":syscall", ":loop", ":dup2"}) {
     guest.good(std::string("close_all ") + how);
     CHECK(guest.good("count") == 3 + 4);  // stdio; uffd, RAM file, socket, wake-up
-    rf_ping ping{};
-    daemon.send(&ping, sizeof ping, RF_PING, 1);
-    daemon.expect(RF_PONG);
+    rf_bare fence{};
+    daemon.send(&fence, sizeof fence, RF_FENCE, 1);
+    daemon.expect(RF_FENCED);
   }
   CHECK(guest.good("child") == 0);  // a child may
   for (int fd = 0; fd < 4096; ++fd) {

@@ -94,7 +94,10 @@ void Agents::stop() noexcept {
     receptionist_.close(std::move(socket), peer ? ids_.account_of(peer->uid) : kNobody);
   }
   const std::lock_guard lock(mutex_);
-  for (Connection& c : connections_) receptionist_.close(std::move(c.socket), c.peer.account);
+  for (Connection& c : connections_) {
+    end_commands(c);
+    receptionist_.close(std::move(c.socket), c.peer.account);
+  }
   connections_.clear();
 }
 
@@ -253,7 +256,18 @@ bool Agents::handle(Connection& c, sys::Message& message, std::span<const std::b
     bool operator()(const guest::Unfold& m) {
       return !vm || stage != Stage::attached || agents.on_unfold(c, vm, m.wire);
     }
-    bool operator()(const guest::Pong&) { return true; }
+    bool operator()(const guest::Fenced& m) {
+      const std::lock_guard lock(agents.mutex_);
+      if (c.commands && m.wire.h.generation == agents.generation_) {
+        c.commands->open(c.socket, agents.generation_);
+      }
+      return true;
+    }
+    bool operator()(const guest::Answered& m) {
+      const std::lock_guard lock(agents.mutex_);
+      if (c.commands) c.commands->answered(m.wire);
+      return true;
+    }
     bool operator()(const guest::Skipped&) { return true; }
     bool look() {
       if (vm) agents.events_.look_again(vm);
@@ -284,6 +298,7 @@ void Agents::close(Connection& c) {
     c.vm->vm->gate().close();
   }
   hear(c, false);
+  end_commands(c);
   if (c.look) let_go_apart(std::move(c.look));
   c.look = nullptr;
   c.deadline_ns = 0;
@@ -330,7 +345,7 @@ void Agents::close_late() {
 
 bool Agents::send_bytes(const Connection& c, std::span<const std::byte> bytes,
                         std::span<const int> fds) {
-  // An agent that does not read is dropped; nobody waits for it.
+  // Nobody waits for an agent that does not read: what has no room is not sent.
   return sys::send(c.socket, bytes, fds, MSG_DONTWAIT).has_value();
 }
 
@@ -352,7 +367,8 @@ void Agents::send_unfolded(const AttachedVm& vm, std::uint32_t token, bool ok) {
 
 void Agents::send_detached(const AttachedVm& vm) {
   send_to(vm, [&](Connection& c) {
-    rf_ping message{};
+    rf_bare message{};
+    end_commands(c);
     (void)send(c, message, RF_DETACHED);
     c.vm.reset();
     c.folded = false;

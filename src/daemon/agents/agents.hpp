@@ -16,6 +16,7 @@
 #include <thread>
 
 #include "daemon/agents/attach.hpp"
+#include "daemon/agents/command_channel.hpp"
 #include "daemon/agents/complaints.hpp"
 #include "daemon/agents/look.hpp"
 #include "daemon/fleet/agent_answers.hpp"
@@ -76,6 +77,9 @@ class Agents final : public AgentAnswers {
   // The next VM meets what wanted() says by then.
   void finish_offers() override { const std::lock_guard lock(offers_mutex_); }
   void invite_all() override;
+  // For commands to its agent, open once that has answered the fence. Null: no agent is there, or
+  // it knows no commands. Closed for ever when the connection ends.
+  std::shared_ptr<guest::AgentPort> port(const AttachedVm& vm);
   std::vector<WaitingAgent> waiting() const;
   // Asks a waiting agent for its RAM again; false: there is none of that pid.
   bool invite(pid_t pid);
@@ -96,6 +100,8 @@ class Agents final : public AgentAnswers {
     rf_hello hello{};
     bool heard = true;     // in the epoll set
     bool closing = false;  // as soon as no run of its VM is under way
+    // Made, and the fence sent, when the agent is ready.
+    std::shared_ptr<CommandChannel> commands;
     VmHandle vm;
   };
 
@@ -118,6 +124,8 @@ class Agents final : public AgentAnswers {
   bool on_offer(Connection& c, const rf_offer& offer, sys::Message& message);
   bool after_offer(Connection& c, Look& look);
   void on_ready(Connection& c, const VmHandle& vm);
+  void begin_commands(Connection& c);
+  void end_commands(Connection& c) noexcept;
   bool closes_another_of(const Connection& c) const;
   bool on_unfold(Connection& c, const VmHandle& vm, const rf_unfold& message);
   void close(Connection& c);
