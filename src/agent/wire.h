@@ -165,8 +165,9 @@ struct rf_bare { /* RF_DETACHED, RF_FENCE, RF_FENCED */
  *   - the daemon that sent it has not hung up, and rf_shared.session still is that generation;
  *   - the agent stands before every hazard, and the daemon was not told to keep RAM unfolded.
  * Else it is dropped (when its sender is gone) or refused. So what a dead daemon left in the
- * socket does nothing once its successor has its RF_FENCED (D10), and an answer is always to a command of
- * the session that hears it. The answer is the agent's word; what RAM looks like the kernel says.
+ * socket does nothing once its successor has its RF_FENCED (D10), and an answer is always to a
+ * command of the session that hears it. The answer is the agent's word; what RAM looks like the
+ * kernel says.
  */
 #define RF_RUNS_MAX 64u                 /* of one command */
 #define RF_COMMAND_BYTES_MAX (4u << 20) /* of all its runs: a call holds QEMU's mmap_lock */

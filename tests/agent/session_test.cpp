@@ -11,6 +11,7 @@
 #include <catch2/catch.hpp>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 
 #include "fake_daemon.hpp"
@@ -291,6 +292,63 @@ TEST_CASE("refused, or another version: one line each, and QEMU runs on") {
   CHECK(guest.good("allocate 0 3 0 4096") == 0);
   guest.finish();
   CHECK(guest.exit_status == 0);
+}
+
+TEST_CASE("an agent that cannot work says so in one line") {
+  Daemon daemon(socket_path());
+  Guest::Options options;
+  std::string said;
+  SECTION("the socket's path is too long") {
+    options.environment.push_back("RAMFOLD_AGENT_SOCKET=/" + std::string(120, 'x'));
+    Guest guest(daemon.path(), options);
+    guest.good(ram(0, kMiB));
+    guest.wait_for_errors();
+    said = guest.read_errors();
+    CHECK(said.find("RAMFOLD_AGENT_SOCKET is longer than 107 bytes") != std::string::npos);
+  }
+  SECTION("RAM is private") {
+    Guest guest(daemon.path(), options);
+    guest.good("private");
+    guest.wait_for_errors();
+    said = guest.read_errors();
+    CHECK(said.find("share=on") != std::string::npos);
+  }
+  SECTION("more RAM blocks than the protocol knows") {
+    Guest guest(daemon.path(), options);
+    for (int i = 0; i < 18; ++i) guest.good(ram(i, kMiB));
+    CHECK(daemon.hello().blocks == RF_BLOCKS_MAX);
+    said = guest.read_errors();
+    CHECK(said.find("more than 16 RAM blocks") != std::string::npos);
+  }
+  SECTION("the daemon hangs up unheard, again and again") {
+    Guest guest(daemon.path(), options);
+    guest.good(ram(0, kMiB));
+    for (int i = 0; i < 6; ++i) {
+      daemon.accept();
+      daemon.hang_up();
+      if (i == 2) CHECK(guest.read_errors().empty());
+    }
+    guest.wait_for_errors();
+    said = guest.read_errors();
+    CHECK(said.find("hangs up unheard") != std::string::npos);
+  }
+  SECTION("its user may not use the socket") {
+    REQUIRE(::chmod(daemon.path().c_str(), 0600) == 0);
+    const std::string place = temporary_directory();
+    for (const auto& [from, to] : {std::pair{AGENT_LIBRARY, "agent.so"}, {FAKE_QEMU, "qemu"}}) {
+      std::filesystem::copy_file(from, place + "/" + to);
+    }
+    options.command = {place + "/qemu"};
+    options.library = place + "/agent.so";
+    options.uid = 65534;
+    Guest guest(daemon.path(), options);
+    guest.tell(ram(0, kMiB));
+    guest.wait_for_errors();
+    said = guest.read_errors();
+    CHECK(said.find("it is not in the group that agent_group") != std::string::npos);
+  }
+  CHECK(lines_in(said) == 1);
+  CHECK(said.starts_with("ramfold: "));
 }
 
 TEST_CASE("messages that are unknown but skippable are skipped, and longer ones understood") {
