@@ -386,24 +386,4 @@ std::vector<WaitingAgent> Agents::waiting() const {
   return result;
 }
 
-bool Agents::invite(pid_t pid) {
-  const std::lock_guard lock(mutex_);
-  for (Connection& c : connections_) {
-    if (c.stage != Stage::waiting || c.closing || c.peer.pid != pid) continue;
-    return !c.folded && invite_now(c);
-  }
-  return false;
-}
-
-void Agents::invite_all() {
-  for (const WaitingAgent& agent : waiting()) (void)invite(agent.pid);
-}
-
-void Agents::call_back(pid_t pid) {
-  const std::lock_guard lock(mutex_);
-  for (const Connection& c : connections_) {
-    if (c.peer.pid == pid && !c.vm && !c.closing) ::shutdown(c.socket.get(), SHUT_RDWR);
-  }
-}
-
 }  // namespace ramfold::daemon

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // From an agent's first message to its VM being attached.
 #include <fmt/format.h>
+#include <sys/socket.h>
 #include <algorithm>
 #include <cstring>
 
@@ -114,6 +115,26 @@ bool Agents::invite_now(Connection& c) {
   c.stage = Stage::offer;
   c.deadline_ns = monotonic_ns() + kHandshakeNs;
   return welcome(c, RF_ACTION_OFFER, nullptr, device_.get());
+}
+
+bool Agents::invite(pid_t pid) {
+  const std::lock_guard lock(mutex_);
+  for (Connection& c : connections_) {
+    if (c.stage != Stage::waiting || c.closing || c.peer.pid != pid) continue;
+    return !c.folded && invite_now(c);
+  }
+  return false;
+}
+
+void Agents::invite_all() {
+  for (const WaitingAgent& agent : waiting()) (void)invite(agent.pid);
+}
+
+void Agents::call_back(pid_t pid) {
+  const std::lock_guard lock(mutex_);
+  for (const Connection& c : connections_) {
+    if (c.peer.pid == pid && !c.vm && !c.closing) ::shutdown(c.socket.get(), SHUT_RDWR);
+  }
 }
 
 bool Agents::on_offer(Connection& c, const rf_offer& offer, sys::Message& message) {
