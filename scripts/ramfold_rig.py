@@ -36,9 +36,12 @@ class RigError(VmError):
 
 
 def to_toml(config):
-    """The small part of TOML that the configuration needs: tables of plain values."""
-    lines = []
+    """The small part of TOML that the configuration needs: plain values, and tables of such."""
+    lines = [f"{key} = {json.dumps(value)}" for key, value in config.items()
+             if not isinstance(value, dict)]
     for table, values in config.items():
+        if not isinstance(values, dict):
+            continue
         lines.append(f"[{table}]")
         lines += [f"{key} = {json.dumps(value)}" for key, value in values.items()]
     return "\n".join(lines) + "\n"
@@ -56,7 +59,7 @@ def cpu_seconds(pid):
 class Rig:
     """Keeper and daemon from a build directory.
 
-    config   tables that replace those of CONFIG, as {"fold": {...}}
+    config   keys and tables that replace those of CONFIG, as {"fold": {...}}
     """
 
     def __init__(self, build_dir, run_dir, config=None):

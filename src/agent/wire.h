@@ -39,10 +39,13 @@ enum rf_type {
   RF_UNFOLD = 7,   /* agent:  a hazard waits until nothing is folded; token names the request */
   RF_UNFOLDED = 8, /* daemon: answer to RF_UNFOLD */
   RF_REFUSED = 9,  /* daemon: one line for stderr; QEMU runs on as if the agent were absent */
-  RF_PING = 10,    /* daemon: are you there; generation is echoed */
-  RF_PONG = 11,    /* agent */
-  RF_CHANGED = 12, /* agent:  a hazard ended (descriptor closed); skippable hint */
-  RF_DETACHED = 13 /* daemon: nothing is folded any more; keep the uffd, stand before nothing */
+  /* 10 and 11 were others once */
+  RF_CHANGED = 12,  /* agent:  a hazard ended (descriptor closed); skippable hint */
+  RF_DETACHED = 13, /* daemon: nothing is folded any more; keep the uffd, stand before nothing */
+  RF_FENCE = 14,    /* daemon: no command of an older session may run from now on */
+  RF_FENCED = 15,   /* agent:  none does, nor will; commands of this session may come */
+  RF_COMMAND = 16,  /* daemon: do something to RAM; token names the command */
+  RF_ANSWER = 17    /* agent:  what became of one command */
 };
 
 struct rf_header {
@@ -57,6 +60,7 @@ struct rf_header {
 #define RF_CAP_BUFFERED 2u  /* holds what would end the buffered gate */
 #define RF_CAP_CONSUMERS 4u /* holds what would start another consumer of the RAM file */
 #define RF_CAP_FILLS 8u     /* waits for fills between a discard's bits and its call */
+#define RF_CAP_COMMANDS 16u /* knows RF_FENCE and RF_COMMAND */
 
 struct rf_hello {
   struct rf_header h;
@@ -150,8 +154,57 @@ struct rf_refused {
   char text[RF_TEXT_MAX]; /* zero-terminated */
 };
 
-struct rf_ping { /* RF_PING, RF_PONG, RF_DETACHED */
+struct rf_bare { /* RF_DETACHED, RF_FENCE, RF_FENCED */
   struct rf_header h;
+};
+
+/*
+ * Commands. The daemon sends RF_FENCE with its own generation after RF_READY, and commands only
+ * after RF_FENCED. A command runs only while
+ *   - its generation is the connection's, and a fence of it was answered;
+ *   - the daemon that sent it has not hung up, and rf_shared.session still is that generation;
+ *   - the agent stands before every hazard, and the daemon was not told to keep RAM unfolded.
+ * Else it is dropped (when its sender is gone) or refused. So what a dead daemon left in the
+ * socket does nothing once its successor has its RF_FENCED (D10), and an answer is always to a
+ * command of the session that hears it. The answer is the agent's word; what RAM looks like the
+ * kernel says.
+ */
+#define RF_RUNS_MAX 64u                 /* of one command */
+#define RF_COMMAND_BYTES_MAX (4u << 20) /* of all its runs: a call holds QEMU's mmap_lock */
+#define RF_COMMANDS_UNDER_WAY_MAX 16u   /* of one VM: sent and not answered */
+
+enum rf_act {
+  /* madvise(MADV_DONTNEED): page table entries go, pages and guards stay. The next touch finds the
+     page in the RAM file. */
+  RF_ACT_FORGET = 1
+};
+
+struct rf_run {
+  uint64_t offset; /* bytes from the first block's begin, all blocks laid end to end as offered */
+  uint64_t length; /* bytes; both in whole pages; a run lies in one block */
+};
+
+struct rf_command {
+  struct rf_header h;
+  uint32_t token; /* echoed; not that of another command under way */
+  uint32_t act;   /* enum rf_act */
+  uint32_t runs;
+  uint32_t reserved;
+  struct rf_run run[RF_RUNS_MAX];
+};
+
+enum rf_answer_status {
+  RF_ANSWER_DONE = 0,
+  RF_ANSWER_REFUSED = 1, /* nothing was done */
+  RF_ANSWER_FAILED = 2   /* a system call failed: `done` runs were carried out, in order */
+};
+
+struct rf_answer {
+  struct rf_header h;
+  uint32_t token;
+  uint32_t status; /* enum rf_answer_status */
+  uint32_t error;  /* errno; 0 when done */
+  uint32_t done;   /* runs */
 };
 
 /*
@@ -239,7 +292,11 @@ RF_ASSERT(sizeof(struct rf_hold) == 24, "wire");
 RF_ASSERT(sizeof(struct rf_unfold) == 24, "wire");
 RF_ASSERT(sizeof(struct rf_unfolded) == 24, "wire");
 RF_ASSERT(sizeof(struct rf_refused) == 16 + RF_TEXT_MAX, "wire");
-RF_ASSERT(sizeof(struct rf_ping) == 16, "wire");
+RF_ASSERT(sizeof(struct rf_bare) == 16, "wire");
+RF_ASSERT(sizeof(struct rf_run) == 16, "wire");
+RF_ASSERT(sizeof(struct rf_command) == 32 + 16 * RF_RUNS_MAX, "wire");
+RF_ASSERT(sizeof(struct rf_command) <= RF_MESSAGE_MAX, "wire");
+RF_ASSERT(sizeof(struct rf_answer) == 32, "wire");
 RF_ASSERT(sizeof(RF_ATOMIC32) == 4, "wire");
 RF_ASSERT(sizeof(struct rf_filling) == 64, "wire");
 RF_ASSERT(sizeof(struct rf_shared) == 192 + 64 * RF_FILLINGS, "wire");

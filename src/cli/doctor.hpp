@@ -35,12 +35,12 @@ struct Check {
   std::vector<std::string> commands;  // what applies the remedy now, where a command does
 };
 
-inline constexpr std::array<std::string_view, 19> kChecks{
+inline constexpr std::array<std::string_view, 20> kChecks{
     "kernel.fold",      "kernel.map",   "kernel.userfaultfd", "kernel.unprivileged",
     "kernel.mappings",  "kernel.files", "memory.hugepages",   "memory.ksm",
     "memory.zram",      "memory.zswap", "daemon.running",     "daemon.keeper",
     "daemon.self_test", "daemon.grace", "daemon.files",       "vm.command",
-    "vm.agent",         "vm.cgroup",    "vm.mappings",
+    "vm.agent",         "vm.group",     "vm.cgroup",          "vm.mappings",
 };
 
 // `daemon`: its snapshot, or why there is none.

@@ -104,6 +104,69 @@ Check check_agent(const HostFiles& host, const Qemu& qemu) {
   return check;
 }
 
+// Of the socket that its agent connects to: what `ramfold exec` was told, or the default.
+std::string agent_socket_of(const HostFiles& host, pid_t pid) {
+  constexpr std::string_view kName = "RAMFOLD_AGENT_SOCKET=";
+  const std::string environment = host.of(pid, "environ").value_or("");
+  for (std::size_t at = 0; at < environment.size();) {
+    const std::string variable = environment.substr(at, environment.find('\0', at) - at);
+    if (variable.starts_with(kName)) return variable.substr(kName.size());
+    at += variable.size() + 1;
+  }
+  return "/run/ramfold/agent.sock";
+}
+
+// The numbers of a line of /proc/PID/status.
+std::vector<std::uint64_t> ids_of(std::string_view status, std::string_view name) {
+  std::vector<std::uint64_t> ids;
+  for (const std::string_view line : lines_of(status)) {
+    if (!line.starts_with(name)) continue;
+    for (const std::string_view word : words_of(line.substr(name.size()))) {
+      if (const auto id = number_of(word)) ids.push_back(*id);
+    }
+  }
+  return ids;
+}
+
+// May its user speak to the daemon? Who may is given /dev/userfaultfd, so not everybody is.
+Check check_group(const HostFiles& host, const Qemu& qemu) {
+  Check check = make("vm.group", qemu);
+  const std::string socket = agent_socket_of(host, qemu.pid);
+  const auto owner = host.owner(socket);
+  const std::string status = host.of(qemu.pid, "status").value_or("");
+  const auto users = ids_of(status, "Uid:");
+  if (users.size() != 4 || !owner) {
+    check.outcome = Outcome::unknown;
+    check.text = owner ? "its user cannot be read" : fmt::format("there is no {}", socket);
+    check.remedy = owner ? "run as root" : "start the daemon";
+    return check;
+  }
+  const std::string user = host.user_name(users[1]);
+  const bool for_group = (owner->mode & 0060) == 0060;
+  auto groups = ids_of(status, "Groups:");
+  for (const std::uint64_t gid : ids_of(status, "Gid:")) groups.push_back(gid);
+  if (users[1] == 0 || (for_group && std::ranges::find(groups, owner->group) != groups.end())) {
+    check.text = fmt::format("its user, {}, may use {}", user, socket);
+    return check;
+  }
+  check.outcome = Outcome::fail;
+  if (for_group) {
+    const std::string group = host.group_name(owner->group);
+    check.text = fmt::format(
+        "its user, {}, is not in the group {}: ramfold does not hear its agent", user, group);
+    check.remedy = fmt::format(
+        "add it (usermod -aG {} {}), or name another agent_group in "
+        "ramfold.toml; then start the VM anew",
+        group, user);
+  } else {
+    check.text = fmt::format("its user is {}, and only root may use {}", user, socket);
+    check.remedy =
+        "make the group that agent_group names in ramfold.toml (groupadd --system kvm), add the "
+        "user, restart the daemon, then start the VM anew";
+  }
+  return check;
+}
+
 Check check_cgroup(const HostFiles& host, const Qemu& qemu) {
   Check check = make("vm.cgroup", qemu);
   const ByteCount ram = qemu.advice.ram;
@@ -176,6 +239,7 @@ std::vector<Check> check_vm(const HostFiles& host, pid_t pid, const control::Sna
   }
   std::vector<Check> checks = check_command(*qemu);
   checks.push_back(check_agent(host, *qemu));
+  checks.push_back(check_group(host, *qemu));
   checks.push_back(check_cgroup(host, *qemu));
   checks.push_back(check_mappings(host, *qemu));
   return checks;

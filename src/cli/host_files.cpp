@@ -69,6 +69,30 @@ std::optional<std::uint64_t> number_of(std::string_view text) {
   return value;
 }
 
+std::optional<HostFiles::Owner> HostFiles::owner(std::string_view path) const {
+  struct stat entry{};
+  if (::stat(at(path).c_str(), &entry) != 0) return std::nullopt;
+  return Owner{entry.st_gid, entry.st_mode & 07777};
+}
+
+// Of both files the third field is the number, the first the name.
+std::string HostFiles::name_in(std::string_view file, std::uint64_t id) const {
+  const std::string entries = text(file).value_or("");
+  for (const std::string_view line : lines_of(entries)) {
+    const auto name_end = line.find(':');
+    const auto id_begin = line.find(':', name_end + 1);
+    if (name_end == std::string_view::npos || id_begin == std::string_view::npos) continue;
+    const auto id_end = line.find(':', id_begin + 1);
+    if (number_of(line.substr(id_begin + 1, id_end - id_begin - 1)) == id) {
+      return std::string(line.substr(0, name_end));
+    }
+  }
+  return std::to_string(id);
+}
+
+std::string HostFiles::user_name(std::uint64_t uid) const { return name_in("/etc/passwd", uid); }
+std::string HostFiles::group_name(std::uint64_t gid) const { return name_in("/etc/group", gid); }
+
 bool HostFiles::exists(std::string_view path) const {
   return ::access(at(path).c_str(), F_OK) == 0;
 }

@@ -31,6 +31,14 @@ class HostFiles {
   std::optional<std::uint64_t> number(std::string_view path) const;
   // Names in a directory, sorted; empty when it cannot be read.
   std::vector<std::string> names(std::string_view path) const;
+  struct Owner {
+    gid_t group;
+    mode_t mode;
+  };
+  std::optional<Owner> owner(std::string_view path) const;
+  // By /etc/passwd or /etc/group; the number where those do not know it.
+  std::string user_name(std::uint64_t uid) const;
+  std::string group_name(std::uint64_t gid) const;
 
   // The word in brackets: "always [never]" is "never"; the whole when there is none.
   std::optional<std::string> chosen(std::string_view path) const;
@@ -52,6 +60,8 @@ class HostFiles {
   std::optional<MemoryLimit> memory_limit(pid_t pid, Limit limit) const;
 
  private:
+  std::string name_in(std::string_view file, std::uint64_t id) const;
+
   std::string root_;
 };
 

@@ -6,18 +6,18 @@
 #include <sys/types.h>
 
 #include <functional>
-#include <optional>
 #include <string>
 #include <string_view>
 
 #include "base/result.hpp"
 #include "sys/fd.hpp"
+#include "sys/peer_group.hpp"
 
 namespace ramfold::control {
 
 struct Listener {
-  sys::Fd fd;                  // listening, non-blocking
-  std::optional<gid_t> group;  // whose members may connect; absent: root and our own user alone
+  sys::Fd fd;              // listening, non-blocking
+  sys::SocketGroup group;  // whose members may connect
 };
 
 // Makes a stream socket at `path`, 0660 root:<group>, or 0600 where the group does not exist (`log`
@@ -30,6 +30,6 @@ struct Caller {
   pid_t pid = -1;
   uid_t uid = static_cast<uid_t>(-1);
 };
-Result<Caller> admit(sys::BorrowedFd connection, std::optional<gid_t> group);
+Result<Caller> admit(sys::BorrowedFd connection, const sys::SocketGroup& group);
 
 }  // namespace ramfold::control

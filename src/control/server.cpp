@@ -56,7 +56,7 @@ class Server::Impl {
   Impl(ServerOptions options, Service& service, Listener listener)
       : options_(std::move(options)),
         service_(service),
-        group_(listener.group),
+        group_(std::move(listener.group)),
         acceptor_(io_, asio::local::stream_protocol(), listener.fd.release()),
         retry_(io_) {
     struct stat entry{};
@@ -243,7 +243,7 @@ class Server::Impl {
 
   const ServerOptions options_;
   Service& service_;
-  const std::optional<gid_t> group_;
+  const sys::SocketGroup group_;
   ino_t inode_ = 0;
   asio::io_context io_{1};
   asio::executor_work_guard<asio::io_context::executor_type> work_{io_.get_executor()};

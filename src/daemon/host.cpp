@@ -133,8 +133,8 @@ Status Host::take_over_guests() {
 Status Host::open_agents() {
   auto device = device_.duplicate();
   if (!device) return std::unexpected(device.error());
-  auto agents = Agents::make(config_.agent_socket(), generation_, std::move(*device), procfs_, vms_,
-                             *attacher_, *this);
+  auto agents = Agents::make(config_.agent_socket(), config_.agent_group, generation_,
+                             std::move(*device), procfs_, vms_, *attacher_, *this);
   if (!agents) return std::unexpected(agents.error());
   agents_ = std::move(*agents);
   return {};

@@ -123,13 +123,15 @@ Result<AgentMessage> parse(std::span<const std::byte> bytes, std::size_t fd_coun
     case RF_HOLD: return message_of<Hold>(bytes);
     case RF_CHANGED: return message_of<Changed>(bytes);
     case RF_UNFOLD: return message_of<Unfold>(bytes);
-    case RF_PONG: return message_of<Pong>(bytes);
+    case RF_FENCED: return message_of<Fenced>(bytes);
+    case RF_ANSWER: return message_of<Answered>(bytes);
     case RF_WELCOME:
     case RF_ATTACHED:
     case RF_UNFOLDED:
     case RF_REFUSED:
-    case RF_PING:
-    case RF_DETACHED: return fail("an agent sent what only the daemon says", EPROTO);
+    case RF_DETACHED:
+    case RF_FENCE:
+    case RF_COMMAND: return fail("an agent sent what only the daemon says", EPROTO);
     default: break;
   }
   if ((header.flags & RF_FLAG_SKIPPABLE) == 0) {

@@ -39,14 +39,18 @@ struct Changed {
 struct Unfold {
   rf_unfold wire;
 };
-struct Pong {
-  rf_ping wire;
+struct Fenced {
+  rf_bare wire;
+};
+struct Answered {
+  rf_answer wire;
 };
 // A type this version does not know, sent as skippable.
 struct Skipped {
   std::uint16_t type = 0;
 };
-using AgentMessage = std::variant<Hello, Offer, Ready, Hold, Changed, Unfold, Pong, Skipped>;
+using AgentMessage =
+    std::variant<Hello, Offer, Ready, Hold, Changed, Unfold, Fenced, Answered, Skipped>;
 
 // One message as it was received, with `fd_count` descriptors. An Error (EPROTO) ends the
 // connection.

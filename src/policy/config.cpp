@@ -42,6 +42,8 @@ const std::array kKeys{
                 [](Config& c, const Node& n) { return set_runtime_dir(c.runtime_dir, n); }},
     Key<Config>{{"control_group", "the name of a group: letters, digits, _ - ."},
                 [](Config& c, const Node& n) { return set_word(c.control_group, n, 32); }},
+    Key<Config>{{"agent_group", "the name of a group: letters, digits, _ - ."},
+                [](Config& c, const Node& n) { return set_word(c.agent_group, n, 32); }},
     Key<Config>{{"log_level", "\"error\", \"warning\", \"info\" or \"debug\""},
                 [](Config& c, const Node& n) { return set_choice(c.log_level, n, kLogLevels); }},
     Key<Config>{{"fold.when", "\"pressure\" or \"eager\""},

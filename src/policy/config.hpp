@@ -145,6 +145,8 @@ struct VmPolicy {
 struct Config {
   std::string runtime_dir = "/run/ramfold";
   std::string control_group = "ramfold";  // may use control.sock
+  // May use agent.sock, and is given /dev/userfaultfd there. On Debian libvirt-qemu is in kvm.
+  std::string agent_group = "kvm";
   LogLevel log_level = LogLevel::info;
   FoldConfig fold;
   ReformConfig reform;

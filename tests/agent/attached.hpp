@@ -3,6 +3,7 @@
 // at. Threads: one test's.
 #pragma once
 
+#include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -13,7 +14,6 @@
 namespace agent_test {
 
 inline constexpr size_t kMiB = 1 << 20;
-inline constexpr int kSoonMs = 150;  // long enough to see that something waits
 
 struct Attached {
   explicit Attached(size_t bytes = 8 * kMiB, Guest::Options options = {})
@@ -73,6 +73,10 @@ struct Probe {
   void reached() {
     char byte;
     REQUIRE(::read(ends[0], &byte, 1) == 1);
+  }
+  bool reached_within(int ms) const {
+    pollfd p{ends[0], POLLIN, 0};
+    return ::poll(&p, 1, ms) == 1;
   }
   void order(char byte) { REQUIRE(::write(ends[0], &byte, 1) == 1); }
   int ends[2];

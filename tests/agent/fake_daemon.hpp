@@ -26,6 +26,7 @@ inline constexpr bool kMlockallReachesAgent = false;
 inline constexpr bool kMlockallReachesAgent = true;
 #endif
 inline constexpr int kWaitMs = 30'000;  // of a loaded machine
+inline constexpr int kSoonMs = 150;     // long enough to see that something waits
 
 class Fd {
  public:
@@ -85,6 +86,7 @@ class Daemon {
   void die();      // the connection and the socket
   [[nodiscard]] bool connects_within(int ms);
   [[nodiscard]] pid_t peer_pid() const;
+  [[nodiscard]] int socket() const { return peer_.get(); }
 
   std::optional<Packet> receive_within(int ms);
   Packet receive();             // anything

@@ -30,6 +30,13 @@ static void answer(long result) {
   fflush(stdout);
 }
 
+// memory-backend-memfd without share=on.
+static long make_private_ram(void) {
+  const int fd = memfd_create("memory-backend-memfd", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  if (fd < 0 || ftruncate(fd, 1 << 20) != 0) return -1;
+  return (long)mmap(NULL, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+}
+
 // As QEMU does: a memfd with that name, address space reserved first, the file mapped over it.
 static long make_ram(int id, size_t bytes) {
   const int fd = memfd_create("memory-backend-memfd", MFD_CLOEXEC | MFD_ALLOW_SEALING);
@@ -223,6 +230,8 @@ int main(void) {
     errno = 0;
     if (strcmp(verb, "ram") == 0)
       result = make_ram((int)a, (size_t)b);
+    else if (strcmp(verb, "private") == 0)
+      result = make_private_ram();
     else if (strcmp(verb, "again") == 0)
       result = (long)mmap(NULL, 4096, PROT_READ, MAP_SHARED, ram[a].fd, 0);
     else if (strcmp(verb, "over") == 0)

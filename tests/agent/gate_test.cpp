@@ -210,11 +210,11 @@ TEST_CASE("a request to unfold that nobody answers fails in the end, with EBUSY"
 TEST_CASE("after a detach the agent stands before nothing, and can be attached again") {
   Attached a;
   a.shared->runs_active = 1;
-  rf_ping detached{};
+  rf_bare detached{};
   a.daemon.send(&detached, sizeof detached, RF_DETACHED, 1);
-  rf_ping ping{};
-  a.daemon.send(&ping, sizeof ping, RF_PING, 1);
-  a.daemon.expect(RF_PONG);
+  rf_bare fence{};
+  a.daemon.send(&fence, sizeof fence, RF_FENCE, 1);
+  a.daemon.expect(RF_FENCED);
   CHECK(a.guest.good("allocate 0 3 0 4096") == 0);
   CHECK(a.shared.bits() == 0);
   CHECK(a.guest.good("open /etc/passwd 16384") >= 0);
@@ -225,6 +225,47 @@ TEST_CASE("after a detach the agent stands before nothing, and can be attached a
   CHECK(a.guest.good("allocate 0 3 0 4096") == 0);
   CHECK(second.bit(0));
   CHECK(a.shared.bits() == 0);
+}
+
+TEST_CASE("what was promised for an attachment does not hold for the next") {
+  Probe probe;
+  Attached a(8 * kMiB, with_probe(probe.ends[1]));
+  std::vector<std::unique_ptr<Shared>> shared;
+  const auto begin_next = [&] {
+    rf_bare detached{};
+    a.daemon.send(&detached, sizeof detached, RF_DETACHED, 1);
+    shared.push_back(std::make_unique<Shared>(2048, 1));
+    rf_welcome welcome{};
+    welcome.version = RF_VERSION_MAX;
+    welcome.action = RF_ACTION_RESUME;
+    welcome.instance[0] = static_cast<uint8_t>(shared.size());
+    a.daemon.send(&welcome, sizeof welcome, RF_WELCOME, 1, shared.back()->fd());
+  };
+  unsigned asked_anew = 0;
+  for (unsigned round = 0; round < 10; ++round) {
+    begin_next();
+    a.daemon.expect(RF_READY);
+    // The call waits for this attachment. It ends, and the next begins, while the call sleeps.
+    a.guest.tell("allocate 0 3 0 100");
+    a.daemon.expect(RF_UNFOLD);
+    CHECK_FALSE(a.guest.answer_within(kSoonMs));
+    begin_next();
+    if (a.daemon.receive_within(kSoonMs)) {  // RF_READY: from here on pages may be folded
+      ++asked_anew;
+      CHECK_FALSE(probe.reached_within(kSoonMs));
+      a.answer_unfold(RF_HAZARD_REMAP, 1);
+      probe.reached();
+      probe.order('g');
+      CHECK(a.next() == Answer{0, 0});
+    } else {  // it passed while nothing stood, and folding waits for its end
+      probe.reached();
+      CHECK_FALSE(a.daemon.receive_within(0));
+      probe.order('g');
+      CHECK(a.next() == Answer{0, 0});
+      a.daemon.expect(RF_READY);
+    }
+  }
+  CHECK(asked_anew > 0);
 }
 
 TEST_CASE("READY waits for calls that began before the attachment") {
@@ -251,7 +292,7 @@ TEST_CASE("a connection that the agent ends still guards until the daemon closes
   a.shared->runs_active = 1;
   a.guest.tell("open /etc/passwd 16384");
   a.daemon.expect(RF_HOLD);
-  rf_ping nonsense{};
+  rf_bare nonsense{};
   a.daemon.send(&nonsense, sizeof nonsense, 99, 1);
   CHECK(a.daemon.receive().bytes.empty());
   CHECK_FALSE(a.guest.answer_within(kSoonMs));  // the daemon's run goes on

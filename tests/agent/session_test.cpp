@@ -11,6 +11,7 @@
 #include <catch2/catch.hpp>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 
 #include "fake_daemon.hpp"
@@ -51,7 +52,8 @@ TEST_CASE("the offer names the blocks and brings their files and a working userf
   CHECK(hello.version_min == RF_VERSION_MIN);
   CHECK(hello.version_max == RF_VERSION_MAX);
   CHECK(hello.blocks == 2);
-  CHECK(hello.capabilities == (RF_CAP_DISCARD | RF_CAP_BUFFERED | RF_CAP_CONSUMERS | RF_CAP_FILLS));
+  CHECK(hello.capabilities ==
+        (RF_CAP_DISCARD | RF_CAP_BUFFERED | RF_CAP_CONSUMERS | RF_CAP_FILLS | RF_CAP_COMMANDS));
   CHECK(hello.hazards == 0);
   CHECK(std::all_of(std::begin(hello.instance), std::end(hello.instance),
                     [](auto b) { return b == 0; }));
@@ -238,7 +240,7 @@ TEST_CASE(
   daemon.welcome(RF_ACTION_RESUME, 3, shared.fd());
   daemon.expect(RF_READY);
   // Nothing is folded any more.
-  rf_ping detached{};
+  rf_bare detached{};
   daemon.send(&detached, sizeof detached, RF_DETACHED, 3);
   daemon.die();
   daemon.listen();
@@ -292,26 +294,84 @@ TEST_CASE("refused, or another version: one line each, and QEMU runs on") {
   CHECK(guest.exit_status == 0);
 }
 
+TEST_CASE("an agent that cannot work says so in one line") {
+  Daemon daemon(socket_path());
+  Guest::Options options;
+  std::string said;
+  SECTION("the socket's path is too long") {
+    options.environment.push_back("RAMFOLD_AGENT_SOCKET=/" + std::string(120, 'x'));
+    Guest guest(daemon.path(), options);
+    guest.good(ram(0, kMiB));
+    guest.wait_for_errors();
+    said = guest.read_errors();
+    CHECK(said.find("RAMFOLD_AGENT_SOCKET is longer than 107 bytes") != std::string::npos);
+  }
+  SECTION("RAM is private") {
+    Guest guest(daemon.path(), options);
+    guest.good("private");
+    guest.wait_for_errors();
+    said = guest.read_errors();
+    CHECK(said.find("share=on") != std::string::npos);
+  }
+  SECTION("more RAM blocks than the protocol knows") {
+    Guest guest(daemon.path(), options);
+    for (int i = 0; i < 18; ++i) guest.good(ram(i, kMiB));
+    CHECK(daemon.hello().blocks == RF_BLOCKS_MAX);
+    said = guest.read_errors();
+    CHECK(said.find("more than 16 RAM blocks") != std::string::npos);
+  }
+  SECTION("the daemon hangs up unheard, again and again") {
+    Guest guest(daemon.path(), options);
+    guest.good(ram(0, kMiB));
+    for (int i = 0; i < 6; ++i) {
+      daemon.accept();
+      daemon.hang_up();
+      if (i == 2) CHECK(guest.read_errors().empty());
+    }
+    guest.wait_for_errors();
+    said = guest.read_errors();
+    CHECK(said.find("hangs up unheard") != std::string::npos);
+  }
+  SECTION("its user may not use the socket") {
+    REQUIRE(::chmod(daemon.path().c_str(), 0600) == 0);
+    const std::string place = temporary_directory();
+    for (const auto& [from, to] : {std::pair{AGENT_LIBRARY, "agent.so"}, {FAKE_QEMU, "qemu"}}) {
+      std::filesystem::copy_file(from, place + "/" + to);
+    }
+    options.command = {place + "/qemu"};
+    options.library = place + "/agent.so";
+    options.uid = 65534;
+    Guest guest(daemon.path(), options);
+    guest.tell(ram(0, kMiB));
+    guest.wait_for_errors();
+    said = guest.read_errors();
+    CHECK(said.find("it is not in the group that agent_group") != std::string::npos);
+  }
+  CHECK(lines_in(said) == 1);
+  CHECK(said.starts_with("ramfold: "));
+}
+
 TEST_CASE("messages that are unknown but skippable are skipped, and longer ones understood") {
   Daemon daemon(socket_path());
   Guest guest(daemon.path(), {});
   guest.good(ram(0, kMiB));
   daemon.hello();
   daemon.welcome(RF_ACTION_WAIT, 3);
-  rf_ping later{};
+  rf_bare later{};
   later.h.flags = RF_FLAG_SKIPPABLE;
   daemon.send(&later, sizeof later, 99, 3);
   struct {
-    rf_ping ping;
+    rf_bare fence;
     char appended[40];
   } longer{};
-  daemon.send(&longer, sizeof longer, RF_PING, 4);
-  CHECK(daemon.expect(RF_PONG).as<rf_header>().generation == 4);
-  // A command of a session that is over is dropped (D10).
-  rf_ping old{};
-  daemon.send(&old, sizeof old, RF_PING, 2);
-  daemon.send(&old, sizeof old, RF_PING, 3);
-  CHECK(daemon.expect(RF_PONG).as<rf_header>().generation == 3);
+  daemon.send(&longer, sizeof longer, RF_FENCE, 3);
+  CHECK(daemon.expect(RF_FENCED).as<rf_header>().generation == 3);
+  // What a session says that is over is dropped (D10).
+  rf_bare old{};
+  daemon.send(&old, sizeof old, RF_FENCE, 2);
+  daemon.send(&old, sizeof old, RF_FENCE, 3);
+  daemon.expect(RF_FENCED);
+  CHECK_FALSE(daemon.receive_within(kSoonMs));
   later.h.flags = 0;
   daemon.send(&later, sizeof later, 99, 3);
   CHECK(daemon.receive().bytes.empty());
@@ -346,9 +406,9 @@ TEST_CASE("QEMU cannot close or replace what the agent holds") {
   for (const char* how : {":range", ":syscall", ":loop", ":dup2"}) {
     guest.good(std::string("close_all ") + how);
     CHECK(guest.good("count") == 3 + 4);  // stdio; uffd, RAM file, socket, wake-up
-    rf_ping ping{};
-    daemon.send(&ping, sizeof ping, RF_PING, 1);
-    daemon.expect(RF_PONG);
+    rf_bare fence{};
+    daemon.send(&fence, sizeof fence, RF_FENCE, 1);
+    daemon.expect(RF_FENCED);
   }
   CHECK(guest.good("child") == 0);  // a child may
   for (int fd = 0; fd < 4096; ++fd) {

@@ -47,7 +47,8 @@ def offer_seeds():
         "ready": message(5, bytes(16)),
         "hold": message(6, struct.pack("<II", 1, 5), flags=1),
         "unfold": message(7, struct.pack("<II", 16, 1)),
-        "pong": message(11, b""),
+        "fenced": message(15, b""),
+        "answer": message(17, struct.pack("<IIII", 1, 0, 0, 1)),
         "changed": message(12, struct.pack("<II", 1, 6), flags=1),
         "unknown": message(900, b"later", flags=1),
     }
@@ -72,7 +73,8 @@ def mix_seeds():
 TARGETS = {
     "offer": {
         "sources": ["tests/fuzz/offer_fuzz.cpp", "src/guest/agent_messages.cpp",
-                    "src/base/check.cpp"],
+                    "src/daemon/agents/command_channel.cpp", "src/sys/message.cpp",
+                    "src/sys/fd.cpp", "src/base/check.cpp"],
         "seeds": offer_seeds,
         "max_len": 1024,
     },

@@ -3,6 +3,8 @@
 // descriptors, then the bytes of the message. The oracle below says again, by other means, what an
 // accepted message must be; AddressSanitizer sees what is read beyond the bytes. tests/fuzz/fuzz.py
 // builds and runs it.
+#include <sys/socket.h>
+
 #include <algorithm>
 #include <array>
 #include <cstddef>
@@ -12,6 +14,7 @@
 #include <vector>
 
 #include "base/check.hpp"
+#include "daemon/agents/command_channel.hpp"
 #include "guest/agent_messages.hpp"
 
 using namespace ramfold;
@@ -69,6 +72,26 @@ void check_accepted(const Offer& offer, std::size_t fd_count) {
   ENSURE(pages <= kOfferPagesMax.value);
   require_apart(std::move(addresses));
   require_apart(std::move(files));
+}
+
+// Of two commands under way an answer lets go of the one it names, or of none; never of one twice.
+void check_answer(const Answered& answer) {
+  std::array<int, 2> ends{};
+  ENSURE(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends.data()) == 0);
+  const sys::Fd ours(ends[0]);
+  const sys::Fd agents(ends[1]);
+  daemon::CommandChannel channel;
+  channel.open(ours, 1);
+  const PageRun run{PageIndex{0}, PageCount{1}};
+  const std::array<AgentToken, 2> tokens{*channel.send(AgentAct::forget, {&run, 1}),
+                                         *channel.send(AgentAct::forget, {&run, 1})};
+  channel.answered(answer.wire);
+  channel.answered(answer.wire);
+  for (const AgentToken token : tokens) {
+    const auto taken = channel.take(token, {});
+    ENSURE(taken.has_value() == (token.value == answer.wire.token));
+    if (taken) ENSURE((*taken == AgentAnswer::done) == (answer.wire.status == RF_ANSWER_DONE));
+  }
 }
 
 void set_length(uint8_t* message, size_t size) {
@@ -138,6 +161,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   } else {
     ENSURE(fd_count == 0);
   }
+  if (const auto* answer = std::get_if<Answered>(&*parsed)) check_answer(*answer);
   if (const auto* hello = std::get_if<Hello>(&*parsed)) {
     ENSURE(hello->version <= RF_VERSION_MAX);
     ENSURE(hello->version == 0 || hello->version >= hello->wire.version_min);

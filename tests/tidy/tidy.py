@@ -48,6 +48,12 @@ LEAF = ("guest", "agent/wire.h")
 # folder itself are named as they are, without their suffix: `log` may be used by every room, and
 # `host`, `loop` and `main` put the rooms together.
 ROOMS = {
+    "agent": {
+        "wire": set(),
+        "fdkind": {"wire"},
+        "core": {"wire", "fdkind"},
+        "preload": {"core", "wire"},
+    },
     "daemon": {
         "log": set(),
         "threads": set(),

@@ -7,6 +7,7 @@
   numa   two RAM blocks, folds; RAM that is added later is left alone
   lock   locked in memory: only observed
 """
+import grp
 import mmap
 import os
 import shutil
@@ -154,7 +155,8 @@ def mapped_by_stranger(rig, guest):
 
 def test(run_dir, options):
     kind = vm.guest("mini")
-    with rig_of(options, run_dir) as rig:
+    agents = {"agent_group": grp.getgrgid(NOBODY).gr_name}
+    with rig_of(options, run_dir, agents) as rig:
         common = {"memory_mib": MEMORY_MIB, "env": rig.qemu_env}
         own, home, wrapper, env = for_nobody(kind, rig, run_dir)
         with DaemonizedVm(kind, "dae", run_dir, **common) as dae, \

@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "base/clock.hpp"
+#include "daemon/log.hpp"
 #include "daemon/threads/apart.hpp"
 #include "guest/agent_messages.hpp"
 
@@ -35,12 +36,16 @@ void drop_apart(sys::Message& message) {
 
 }  // namespace
 
-Result<std::unique_ptr<Agents>> Agents::make(const std::string& socket, std::uint32_t generation,
-                                             sys::Fd userfault_device, const sys::Procfs& procfs,
-                                             VmSet& vms, Attacher& attacher, AgentEvents& events) {
-  // Any user's QEMU may knock: who it is, the kernel tells.
-  auto listener = sys::listen_seqpacket(socket, 0666);
+Result<std::unique_ptr<Agents>> Agents::make(const std::string& socket, const std::string& group,
+                                             std::uint32_t generation, sys::Fd userfault_device,
+                                             const sys::Procfs& procfs, VmSet& vms,
+                                             Attacher& attacher, AgentEvents& events) {
+  auto listener = sys::listen_seqpacket(socket, 0600);
   if (!listener) return std::unexpected(listener.error());
+  auto may_connect = sys::give_to_group(socket, socket, group, [](std::string_view line) {
+    log::error("agents: {} (agent_group in the configuration)", line);
+  });
+  if (!may_connect) return std::unexpected(may_connect.error());
   sys::Fd epoll(::epoll_create1(EPOLL_CLOEXEC));
   auto desk = LookDesk::make();
   if (!desk) return std::unexpected(desk.error());
@@ -51,8 +56,8 @@ Result<std::unique_ptr<Agents>> Agents::make(const std::string& socket, std::uin
     return fail_errno("epoll_ctl");
   }
   return std::unique_ptr<Agents>(
-      new Agents(std::move(*listener), std::move(epoll), std::move(*desk), generation,
-                 std::move(userfault_device), procfs, vms, attacher, events));
+      new Agents(std::move(*listener), std::move(*may_connect), std::move(epoll), std::move(*desk),
+                 generation, std::move(userfault_device), procfs, vms, attacher, events));
 }
 
 void Agents::start() {
@@ -60,10 +65,11 @@ void Agents::start() {
   ::pthread_setname_np(thread_.native_handle(), "rf-agents");
 }
 
-Agents::Agents(sys::Fd listener, sys::Fd epoll, std::shared_ptr<LookDesk> desk,
-               std::uint32_t generation, sys::Fd device, const sys::Procfs& procfs, VmSet& vms,
-               Attacher& attacher, AgentEvents& events)
+Agents::Agents(sys::Fd listener, sys::SocketGroup group, sys::Fd epoll,
+               std::shared_ptr<LookDesk> desk, std::uint32_t generation, sys::Fd device,
+               const sys::Procfs& procfs, VmSet& vms, Attacher& attacher, AgentEvents& events)
     : listener_(std::move(listener)),
+      group_(std::move(group)),
       epoll_(std::move(epoll)),
       desk_(std::move(desk)),
       generation_(generation),
@@ -88,7 +94,10 @@ void Agents::stop() noexcept {
     receptionist_.close(std::move(socket), peer ? ids_.account_of(peer->uid) : kNobody);
   }
   const std::lock_guard lock(mutex_);
-  for (Connection& c : connections_) receptionist_.close(std::move(c.socket), c.peer.account);
+  for (Connection& c : connections_) {
+    end_commands(c);
+    receptionist_.close(std::move(c.socket), c.peer.account);
+  }
   connections_.clear();
 }
 
@@ -144,11 +153,22 @@ void Agents::accept_all() {
   }
 }
 
+// The device that a welcome brings makes userfaultfds for kernel faults, which the host may keep
+// from unprivileged users (vm.unprivileged_userfaultfd=0). So a stranger is not even heard.
+bool Agents::may_connect(const sys::Fd& socket, const sys::Peer& peer, uid_t account) {
+  if (sys::may_use(socket, peer, group_)) return true;
+  complaints_.warn(account, fmt::format("agent of pid {} (uid {}): not heard: its user is not in "
+                                        "the group '{}' (agent_group); add it, and start its VM "
+                                        "anew",
+                                        peer.pid, peer.uid, group_.name));
+  return false;
+}
+
 void Agents::accept_one(sys::Fd socket) {
   const auto peer = sys::peer_of(socket);
   const uid_t account = peer ? ids_.account_of(peer->uid) : kNobody;
   const auto give_up = [&] { receptionist_.close(std::move(socket), account); };
-  if (!peer || peer->pid <= 0) return give_up();
+  if (!peer || peer->pid <= 0 || !may_connect(socket, *peer, account)) return give_up();
   auto pidfd = sys::peer_pidfd(socket, peer->pid);
   const auto start = procfs_.start_ticks(peer->pid);
   if (!pidfd || !start || has_ended(*pidfd)) return give_up();
@@ -236,7 +256,18 @@ bool Agents::handle(Connection& c, sys::Message& message, std::span<const std::b
     bool operator()(const guest::Unfold& m) {
       return !vm || stage != Stage::attached || agents.on_unfold(c, vm, m.wire);
     }
-    bool operator()(const guest::Pong&) { return true; }
+    bool operator()(const guest::Fenced& m) {
+      const std::lock_guard lock(agents.mutex_);
+      if (c.commands && m.wire.h.generation == agents.generation_) {
+        c.commands->open(c.socket, agents.generation_);
+      }
+      return true;
+    }
+    bool operator()(const guest::Answered& m) {
+      const std::lock_guard lock(agents.mutex_);
+      if (c.commands) c.commands->answered(m.wire);
+      return true;
+    }
     bool operator()(const guest::Skipped&) { return true; }
     bool look() {
       if (vm) agents.events_.look_again(vm);
@@ -267,6 +298,7 @@ void Agents::close(Connection& c) {
     c.vm->vm->gate().close();
   }
   hear(c, false);
+  end_commands(c);
   if (c.look) let_go_apart(std::move(c.look));
   c.look = nullptr;
   c.deadline_ns = 0;
@@ -313,7 +345,7 @@ void Agents::close_late() {
 
 bool Agents::send_bytes(const Connection& c, std::span<const std::byte> bytes,
                         std::span<const int> fds) {
-  // An agent that does not read is dropped; nobody waits for it.
+  // Nobody waits for an agent that does not read: what has no room is not sent.
   return sys::send(c.socket, bytes, fds, MSG_DONTWAIT).has_value();
 }
 
@@ -335,7 +367,8 @@ void Agents::send_unfolded(const AttachedVm& vm, std::uint32_t token, bool ok) {
 
 void Agents::send_detached(const AttachedVm& vm) {
   send_to(vm, [&](Connection& c) {
-    rf_ping message{};
+    rf_bare message{};
+    end_commands(c);
     (void)send(c, message, RF_DETACHED);
     c.vm.reset();
     c.folded = false;
@@ -351,26 +384,6 @@ std::vector<WaitingAgent> Agents::waiting() const {
     if (c.stage == Stage::waiting && !c.closing) result.push_back({c.peer.pid, c.peer.uid, c.name});
   }
   return result;
-}
-
-bool Agents::invite(pid_t pid) {
-  const std::lock_guard lock(mutex_);
-  for (Connection& c : connections_) {
-    if (c.stage != Stage::waiting || c.closing || c.peer.pid != pid) continue;
-    return !c.folded && invite_now(c);
-  }
-  return false;
-}
-
-void Agents::invite_all() {
-  for (const WaitingAgent& agent : waiting()) (void)invite(agent.pid);
-}
-
-void Agents::call_back(pid_t pid) {
-  const std::lock_guard lock(mutex_);
-  for (const Connection& c : connections_) {
-    if (c.peer.pid == pid && !c.vm && !c.closing) ::shutdown(c.socket.get(), SHUT_RDWR);
-  }
 }
 
 }  // namespace ramfold::daemon

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The daemon's end of the agents' socket: accepts, checks who is there, attaches VMs, relays holds
-// and unfold requests. Treats every agent as hostile: bounded connections a process and a user,
-// deadlines, a child to receive what it sends, and nothing waits for an agent or its process:
-// whatever can be held up is done apart (daemon/agents/look.hpp).
+// The daemon's end of the agents' socket: hears the members of the operator's group, checks who is
+// there, attaches VMs, relays holds and unfold requests. Treats every agent as hostile: bounded
+// connections a process and a user, deadlines, a child to receive what it sends, and nothing waits
+// for an agent or its process: whatever can be held up is done apart (daemon/agents/look.hpp).
 // Threads: one thread of its own; send_* and forget() from any.
 #pragma once
 
@@ -16,11 +16,13 @@
 #include <thread>
 
 #include "daemon/agents/attach.hpp"
+#include "daemon/agents/command_channel.hpp"
 #include "daemon/agents/complaints.hpp"
 #include "daemon/agents/look.hpp"
 #include "daemon/fleet/agent_answers.hpp"
 #include "daemon/fleet/vm_set.hpp"
 #include "guest/agent_messages.hpp"
+#include "sys/peer_group.hpp"
 #include "sys/receptionist.hpp"
 #include "sys/subordinate_ids.hpp"
 
@@ -59,9 +61,10 @@ class Agents final : public AgentAnswers {
   static constexpr std::uint64_t kHandshakeNs = 5'000'000'000;
 
   // Agents may connect when this returns; they are heard from start() on.
-  static Result<std::unique_ptr<Agents>> make(const std::string& socket, std::uint32_t generation,
-                                              sys::Fd userfault_device, const sys::Procfs& procfs,
-                                              VmSet& vms, Attacher& attacher, AgentEvents& events);
+  static Result<std::unique_ptr<Agents>> make(const std::string& socket, const std::string& group,
+                                              std::uint32_t generation, sys::Fd userfault_device,
+                                              const sys::Procfs& procfs, VmSet& vms,
+                                              Attacher& attacher, AgentEvents& events);
   ~Agents() override;
   Agents(const Agents&) = delete;
   Agents& operator=(const Agents&) = delete;
@@ -74,6 +77,9 @@ class Agents final : public AgentAnswers {
   // The next VM meets what wanted() says by then.
   void finish_offers() override { const std::lock_guard lock(offers_mutex_); }
   void invite_all() override;
+  // For commands to its agent, open once that has answered the fence. Null: no agent is there, or
+  // it knows no commands. Closed for ever when the connection ends.
+  std::shared_ptr<guest::AgentPort> port(const AttachedVm& vm);
   std::vector<WaitingAgent> waiting() const;
   // Asks a waiting agent for its RAM again; false: there is none of that pid.
   bool invite(pid_t pid);
@@ -94,14 +100,17 @@ class Agents final : public AgentAnswers {
     rf_hello hello{};
     bool heard = true;     // in the epoll set
     bool closing = false;  // as soon as no run of its VM is under way
+    // Made, and the fence sent, when the agent is ready.
+    std::shared_ptr<CommandChannel> commands;
     VmHandle vm;
   };
 
-  Agents(sys::Fd listener, sys::Fd epoll, std::shared_ptr<LookDesk> desk, std::uint32_t generation,
-         sys::Fd device, const sys::Procfs& procfs, VmSet& vms, Attacher& attacher,
-         AgentEvents& events);
+  Agents(sys::Fd listener, sys::SocketGroup group, sys::Fd epoll, std::shared_ptr<LookDesk> desk,
+         std::uint32_t generation, sys::Fd device, const sys::Procfs& procfs, VmSet& vms,
+         Attacher& attacher, AgentEvents& events);
   void run();
   void accept_all();
+  bool may_connect(const sys::Fd& socket, const sys::Peer& peer, uid_t account);
   void accept_one(sys::Fd socket);
   bool has_place(const sys::Peer& peer, uid_t account);
   bool has_place_for_vm(uid_t account);
@@ -115,6 +124,8 @@ class Agents final : public AgentAnswers {
   bool on_offer(Connection& c, const rf_offer& offer, sys::Message& message);
   bool after_offer(Connection& c, Look& look);
   void on_ready(Connection& c, const VmHandle& vm);
+  void begin_commands(Connection& c);
+  void end_commands(Connection& c) noexcept;
   bool closes_another_of(const Connection& c) const;
   bool on_unfold(Connection& c, const VmHandle& vm, const rf_unfold& message);
   void close(Connection& c);
@@ -133,6 +144,7 @@ class Agents final : public AgentAnswers {
   void send_to(const AttachedVm& vm, const std::function<void(Connection&)>& f);
 
   sys::Fd listener_;
+  const sys::SocketGroup group_;  // who may connect: WELCOME brings /dev/userfaultfd
   sys::Fd epoll_;
   std::shared_ptr<LookDesk> desk_;  // its eventfd wakes the thread for whatever reason
   const std::uint32_t generation_;

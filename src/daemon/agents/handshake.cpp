@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // From an agent's first message to its VM being attached.
 #include <fmt/format.h>
+#include <sys/socket.h>
 #include <algorithm>
 #include <cstring>
 
@@ -116,6 +117,26 @@ bool Agents::invite_now(Connection& c) {
   return welcome(c, RF_ACTION_OFFER, nullptr, device_.get());
 }
 
+bool Agents::invite(pid_t pid) {
+  const std::lock_guard lock(mutex_);
+  for (Connection& c : connections_) {
+    if (c.stage != Stage::waiting || c.closing || c.peer.pid != pid) continue;
+    return !c.folded && invite_now(c);
+  }
+  return false;
+}
+
+void Agents::invite_all() {
+  for (const WaitingAgent& agent : waiting()) (void)invite(agent.pid);
+}
+
+void Agents::call_back(pid_t pid) {
+  const std::lock_guard lock(mutex_);
+  for (const Connection& c : connections_) {
+    if (c.peer.pid == pid && !c.vm && !c.closing) ::shutdown(c.socket.get(), SHUT_RDWR);
+  }
+}
+
 bool Agents::on_offer(Connection& c, const rf_offer& offer, sys::Message& message) {
   if (vms_.by_pid(c.peer.pid)) return false;
   auto look = std::make_shared<Look>();
@@ -202,16 +223,37 @@ void Agents::on_ready(Connection& c, const VmHandle& vm) {
     const std::lock_guard facts(vm->facts.mutex);
     vm->facts.hello_hazards |= c.hazards;
     vm->facts.capabilities = c.capabilities;
+    begin_commands(c);
   }
   vm->agent_ready.store(true);
   events_.agent_ready(vm);
+}
+
+// What an older daemon asked for may still be under way in the agent. Commands wait until the agent
+// has answered that nothing of it is.
+void Agents::begin_commands(Connection& c) {
+  if ((c.capabilities & RF_CAP_COMMANDS) == 0) return;
+  rf_bare fence{};
+  if (send(c, fence, RF_FENCE)) c.commands = std::make_shared<CommandChannel>();
+}
+
+void Agents::end_commands(Connection& c) noexcept {
+  if (c.commands) c.commands->close();
+  c.commands.reset();
+}
+
+std::shared_ptr<guest::AgentPort> Agents::port(const AttachedVm& vm) {
+  std::shared_ptr<guest::AgentPort> port;
+  send_to(vm, [&](Connection& c) { port = c.commands; });
+  return port;
 }
 
 bool Agents::welcome(Connection& c, std::uint16_t action, const std::uint8_t* instance, int fd) {
   rf_welcome answer{};
   answer.version = RF_VERSION_MAX;
   answer.action = action;
-  answer.capabilities = RF_CAP_DISCARD | RF_CAP_BUFFERED | RF_CAP_CONSUMERS | RF_CAP_FILLS;
+  answer.capabilities =
+      RF_CAP_DISCARD | RF_CAP_BUFFERED | RF_CAP_CONSUMERS | RF_CAP_FILLS | RF_CAP_COMMANDS;
   if (instance != nullptr) std::memcpy(answer.instance, instance, sizeof answer.instance);
   const std::array fds{fd};
   return send(c, answer, RF_WELCOME, fd < 0 ? std::span<const int>{} : std::span<const int>(fds));

@@ -3,8 +3,8 @@
 """A hostile agent at a real daemon, beside guests that are not: those are served, folded and
 attached all the while, and the daemon can be stopped and started.
 
-hostile.py fuse|flood|hello|held|killed|crowd. Exits 77 where a userfaultfd cannot be driven from
-outside."""
+hostile.py fenced|fuse|flood|hello|held|killed|crowd. Exits 77 where a userfaultfd cannot be
+driven from outside."""
 import concurrent.futures
 import os
 import pathlib
@@ -433,8 +433,22 @@ def crowd(rig):
     all_is_well(rig, honest)
 
 
-BODIES = {'fuse': fuse, 'flood': flood, 'hello': hello, 'held': held, 'killed': killed,
-          'crowd': crowd}
+def fenced(rig):
+    """A fence follows READY, also of the next daemon; answers to nothing do no harm."""
+    honest = start(rig)
+    for _ in range(2):
+        attacker = Attacker(rig, 'fenced')
+        said = attacker.until_done(30)
+        say(f'fenced: {said}')
+        if said != ['attached', 'fence', 'folded']:
+            raise Failed(f'fenced: {said}')
+        all_is_well(rig, honest)
+        attacker.end()
+        restart(rig, honest)
+
+
+BODIES = {'fenced': fenced, 'fuse': fuse, 'flood': flood, 'hello': hello, 'held': held,
+          'killed': killed, 'crowd': crowd}
 NEED_FUSE = ('fuse', 'hello', 'held', 'killed')
 
 

@@ -3,6 +3,7 @@
 // thing that no agent does. hostile_agent SOCKET WHAT; prints what came of it, a line each, then
 // holds what it has until it is killed. Threads: one, and those that an attack needs.
 #include <fcntl.h>
+#include <grp.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
 #include <signal.h>
@@ -123,7 +124,8 @@ class Connection {
     hello.version_min = RF_VERSION_MIN;
     hello.version_max = RF_VERSION_MAX;
     hello.blocks = 1;
-    hello.capabilities = RF_CAP_DISCARD | RF_CAP_BUFFERED | RF_CAP_CONSUMERS | RF_CAP_FILLS;
+    hello.capabilities =
+        RF_CAP_DISCARD | RF_CAP_BUFFERED | RF_CAP_CONSUMERS | RF_CAP_FILLS | RF_CAP_COMMANDS;
     return send(RF_HELLO, hello, fds);
   }
 
@@ -203,7 +205,10 @@ void attach(Connection& c, const Ram& ram, int uffd) {
 constexpr uid_t kOther = 65534;
 constexpr uid_t kAnother = 65533;
 
+// It keeps root's group: the rig's agent_group, without which nobody would hear it.
 void become_other(uid_t id = kOther) {
+  const gid_t agents = 0;
+  must(::setgroups(1, &agents), "setgroups");
   must(::setresgid(id, id, id), "setgid");
   must(::setresuid(id, id, id), "setuid");
 }
@@ -456,6 +461,23 @@ int main(int argc, char** argv) {
     } else {
       hold_ram_file(ram);
     }
+    stay();
+  }
+  if (what == "fenced") {
+    Connection c;
+    const int device = asked_for_offer(c);
+    static const Ram ram;
+    attach(c, ram, make_uffd(device));
+    say(c.receive().type == RF_FENCE ? "fence" : "no fence");
+    // Answers that were not asked for, before and after; a fence answered again.
+    rf_answer answer{};
+    answer.token = 1;
+    for (int i = 0; i < 3; ++i) {
+      c.send(RF_ANSWER, answer);
+      c.send(RF_FENCED, rf_bare{});
+      answer.status = 77;
+    }
+    wait_folded(ram);
     stay();
   }
   if (what == "crowd") {

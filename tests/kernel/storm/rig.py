@@ -21,6 +21,7 @@ from patience import deadline, slower  # noqa: E402
 
 CONFIG = """
 runtime_dir = "{dir}"
+agent_group = "{agent_group}"
 log_level = "info"
 [fold]
 when = "eager"
@@ -151,10 +152,12 @@ class Guest:
 
 class Rig:
     def __init__(self, seed=1, passes=1, fault_threads=1, scan_threads=1, daemon='RAMFOLDD_POINTS',
-                 host='reserve = "1%"', extra='', daemon_arguments=(), notify=None, managed=False):
+                 host='reserve = "1%"', extra='', daemon_arguments=(), notify=None, managed=False,
+                 agent_group='root'):
         """host: keys of [host]; extra: more of the configuration; notify: a function that makes, in
         the rig's directory, the socket of a service manager for the keeper; managed: a service
-        manager that starts it."""
+        manager that starts it; agent_group: root's by default, which hostile agents of other users
+        keep."""
         # On tmpfs: a descriptor on an overlay would end the buffered gate of a guest that inherits
         # it.
         self.dir = tempfile.mkdtemp(prefix='rf-storm.', dir='/dev/shm')
@@ -171,7 +174,8 @@ class Rig:
         self.faults = 0
         with open(f'{self.dir}/config.toml', 'w') as f:
             f.write(CONFIG.format(dir=self.dir, passes=passes, fault_threads=fault_threads,
-                                  scan_threads=scan_threads, host=host, extra=extra))
+                                  scan_threads=scan_threads, host=host, extra=extra,
+                                  agent_group=agent_group))
         self.log = open(f'{self.dir}/daemon.log', 'w')
         self.notify = notify(self.dir) if notify else None
         self.manager = ServiceManager(f'{self.dir}/notify.sock') if managed else None

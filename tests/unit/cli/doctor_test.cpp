@@ -4,6 +4,9 @@
 #include "cli/doctor.hpp"
 
 #include <elf.h>
+#include <fmt/core.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <array>
 #include <catch2/catch.hpp>
@@ -64,6 +67,12 @@ struct Host {
     tree.write("proc/101/cgroup", "0::/machine.slice/web.scope\n");
     tree.write("sys/fs/cgroup/machine.slice/memory.max", "max\n");
     tree.write("sys/fs/cgroup/machine.slice/web.scope/memory.max", "max\n");
+    tree.write("proc/101/environ", std::string("A=b\0LD_PRELOAD=x\0", 17));
+    member();
+    tree.write("run/ramfold/agent.sock", "");
+    ::chmod((tree / "run/ramfold/agent.sock").c_str(), 0660);
+    tree.write("etc/group", fmt::format("root:x:0:\nkvm:x:{}:\n", ::getegid()));
+    tree.write("etc/passwd", "root:x:0:0::/:/bin/sh\nlibvirt-qemu:x:64055:64055::/:/bin/sh\n");
     tree.write("proc/101/maps", "7f00-7f01 r-xp 0 08:01 5 /usr/lib/ramfold/libramfold-agent.so\n");
     control::FakeService service;
     daemon = service.snapshot();
@@ -77,6 +86,13 @@ struct Host {
     for (Check& check : check_daemon(files, asked)) all.push_back(check);
     for (Check& check : check_vms(files)) all.push_back(check);
     return all;
+  }
+  // Its user is a member of the agents' group, or is not.
+  void member(bool is = true) const {
+    tree.write("proc/101/status",
+               fmt::format("Name:\tqemu\nUid:\t64055\t64055\t64055\t64055\n"
+                           "Gid:\t64055\t64055\t64055\t64055\nGroups:\t{} 64055\n",
+                           is ? ::getegid() : 64056));
   }
   void arguments(std::vector<std::string> change) const {
     tree.write("proc/101/cmdline", cmdline(change));
@@ -295,6 +311,11 @@ const std::vector<Fixture> kFixtures{
                     std::string("A=b\0LD_PRELOAD=/x/libramfold-agent.so\0", 42));
      },
      "could not load it", "must be able to read", [](Host& h) { write_many_maps(h, 0); }},
+    {"vm.group", [](Host& h) { h.member(false); }, "libvirt-qemu, is not in the group ",
+     "usermod -aG ", [](Host& h) { h.member(); }},
+    {"vm.group", [](Host& h) { ::chmod((h.tree / "run/ramfold/agent.sock").c_str(), 0600); },
+     "only root may use /run/ramfold/agent.sock", "groupadd --system kvm",
+     [](Host& h) { ::chmod((h.tree / "run/ramfold/agent.sock").c_str(), 0660); }},
     {"vm.cgroup",
      [](Host& h) {
        h.tree.write("sys/fs/cgroup/machine.slice/web.scope/memory.max", "1073741824\n");
@@ -382,6 +403,18 @@ TEST_CASE("every check has a host where it fails, and its remedy makes it pass")
     }
   }
   CHECK(covered == std::set<std::string_view>(kChecks.begin(), kChecks.end()));
+}
+
+TEST_CASE("the socket that QEMU's agent was told of is the one that is judged") {
+  Host host;
+  host.tree.write("run/other.sock", "");
+  ::chmod((host.tree / "run/other.sock").c_str(), 0600);
+  host.tree.write("proc/101/environ", std::string("RAMFOLD_AGENT_SOCKET=/run/other.sock\0", 37));
+  const auto checks = failed(host, "vm.group");
+  REQUIRE(checks.size() == 1);
+  CHECK(checks[0].text.find("/run/other.sock") != std::string::npos);
+  host.tree.write("proc/101/status", "Uid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\nGroups:\t\n");
+  CHECK(failed(host, "vm.group").empty());
 }
 
 TEST_CASE("advise is good enough for large pages") {

@@ -59,7 +59,10 @@ TEST_CASE("each message of the agent's is taken") {
   CHECK(std::holds_alternative<Hold>(*parse(bytes_of(wire<rf_hold>(RF_HOLD)), 0)));
   CHECK(std::holds_alternative<Changed>(*parse(bytes_of(wire<rf_hold>(RF_CHANGED)), 0)));
   CHECK(std::holds_alternative<Unfold>(*parse(bytes_of(wire<rf_unfold>(RF_UNFOLD)), 0)));
-  CHECK(std::holds_alternative<Pong>(*parse(bytes_of(wire<rf_ping>(RF_PONG)), 0)));
+  CHECK(std::holds_alternative<Fenced>(*parse(bytes_of(wire<rf_bare>(RF_FENCED)), 0)));
+  auto answer = wire<rf_answer>(RF_ANSWER);
+  answer.token = 7;
+  CHECK(std::get<Answered>(*parse(bytes_of(answer), 0)).wire.token == 7);
   const auto message = parse(bytes_of(offer()), 3);
   const auto& taken = std::get<Offer>(*message);
   REQUIRE(taken.blocks().size() == 2);
@@ -98,14 +101,14 @@ TEST_CASE("another protocol is refused") {
 }
 
 TEST_CASE("types: unknown ones only when skippable, the daemon's never") {
-  auto unknown = wire<rf_ping>(4711);
+  auto unknown = wire<rf_bare>(4711);
   CHECK(code(unknown) == EPROTO);
   unknown.h.flags = RF_FLAG_SKIPPABLE;
   const auto skipped = parse(bytes_of(unknown), 0);
   REQUIRE(skipped);
   CHECK(std::get<Skipped>(*skipped).type == 4711);
   for (const std::uint16_t type :
-       {RF_WELCOME, RF_ATTACHED, RF_UNFOLDED, RF_REFUSED, RF_PING, RF_DETACHED}) {
+       {RF_WELCOME, RF_ATTACHED, RF_UNFOLDED, RF_REFUSED, RF_DETACHED, RF_FENCE, RF_COMMAND}) {
     auto w = wire<rf_refused>(type);
     w.h.flags = RF_FLAG_SKIPPABLE;
     CHECK(code(w) == EPROTO);

@@ -79,6 +79,7 @@ TEST_CASE("every key is read") {
   const auto config = parse_config(R"(
 runtime_dir = "/run/other"
 control_group = "kvm-admins"
+agent_group = "qemu"
 log_level = "debug"
 [fold]
 when = "eager"
@@ -119,6 +120,7 @@ uuid = "8D1B3A54-6C2E-4F0A-9B7D-0C5E2F1A3B4C"
   Config wanted;
   wanted.runtime_dir = "/run/other";
   wanted.control_group = "kvm-admins";
+  wanted.agent_group = "qemu";
   wanted.log_level = LogLevel::debug;
   wanted.fold = {FoldWhen::eager,
                  MemoryAmount::of_bytes(ByteCount{4ull << 30}),
@@ -158,6 +160,8 @@ TEST_CASE("every key refuses a value of another type and one out of range") {
       {"runtime_dir = 1", "runtime_dir"},
       {"control_group = \"a b\"", "control_group"},
       {"control_group = \"\"", "control_group"},
+      {"agent_group = \"a b\"", "agent_group"},
+      {"agent_group = 36", "agent_group"},
       {"log_level = 3", "log_level"},
       {"fold = 1", "fold"},
       {"fold.when = true", "fold.when"},

@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "agent/core/discard.h"
+
+#include "agent/core/host.h"
+#include "agent/core/ram.h"
+
+#include <errno.h>
+#include <sys/mman.h>
+
+/* Pages discarded by one system call. Only bits that the step itself set are cleared when its call
+   fails: others are an older discard's. Remembering them bounds the step; so does the time that one
+   call may hold locks in the kernel (4 MiB). */
+#define STEP_PAGES 1024u
+#define STEP_WORDS (STEP_PAGES / 64 + 1) /* a step that starts within a word touches one more */
+
+struct step {
+  _Atomic uint64_t *words[RF_BLOCKS_MAX];
+  unsigned count[RF_BLOCKS_MAX];
+  uint64_t fresh[RF_BLOCKS_MAX][STEP_WORDS]; /* bits this step set */
+  unsigned runs;
+};
+
+static _Atomic uint64_t *bitmap_of(const struct rf_gate *gate) {
+  return (_Atomic uint64_t *)(void *)((char *)gate->shared + RF_SHARED_PAGE);
+}
+
+static void set_bits(struct step *step, const struct rf_gate *gate, uint64_t page, uint64_t pages) {
+  _Atomic uint64_t *words = bitmap_of(gate) + page / 64;
+  const unsigned run = step->runs++;
+  const uint64_t end = page % 64 + pages; /* relative to the first word */
+  step->words[run] = words;
+  step->count[run] = (unsigned)((end + 63) / 64);
+  for (unsigned i = 0; i < step->count[run]; ++i) {
+    uint64_t mask = ~UINT64_C(0);
+    if (i == 0) mask &= ~UINT64_C(0) << (page % 64);
+    if (i == end / 64) mask &= (UINT64_C(1) << (end % 64)) - 1;
+    step->fresh[run][i] = mask & ~atomic_fetch_or(&words[i], mask);
+  }
+}
+
+static void clear_fresh(struct step *step) {
+  for (unsigned run = 0; run < step->runs; ++run)
+    for (unsigned i = 0; i < step->count[run]; ++i)
+      atomic_fetch_and(&step->words[run][i], ~step->fresh[run][i]);
+}
+
+/* The pages of a block that [from, to) meets, given where the block begins in the same terms. */
+static void set_block(struct step *step, const struct rf_gate *gate,
+                      const struct rf_ram_block *block, uint64_t begin, uint64_t from,
+                      uint64_t to) {
+  const uint64_t end = begin + block->size;
+  if (from < begin) from = begin;
+  if (to > end) to = end;
+  if (from >= to) return;
+  set_bits(step, gate, block->first_page + (from - begin) / RF_SHARED_PAGE,
+           (to - from) / RF_SHARED_PAGE);
+}
+
+/* Like a system call: 0, or -1 and errno. */
+static int fills_ended(struct rf_gate *gate, long *until) {
+  const int saved = errno;
+  errno = rf_gate_await_fills(gate, until);
+  if (errno != 0) return -1;
+  errno = saved;
+  return 0;
+}
+
+int rf_discard_file(struct rf_gate *gate, int fd, int mode, off_t offset, off_t size,
+                    uint64_t device, uint64_t inode) {
+  int result = 0;
+  long until = 0;
+  const uint64_t end = (uint64_t)offset + (uint64_t)size;
+  atomic_fetch_add(&gate->shared->discards_active, 1);
+  for (uint64_t from = (uint64_t)offset; from < end && result == 0;) {
+    const uint64_t left = end - from;
+    const uint64_t bytes = left < STEP_PAGES * RF_SHARED_PAGE ? left : STEP_PAGES * RF_SHARED_PAGE;
+    struct step step = {.runs = 0};
+    for (uint32_t i = 0; i < rf_ram_count(); ++i) {
+      const struct rf_ram_block *block = rf_ram_block(i);
+      if (block->device == device && block->inode == inode)
+        set_block(&step, gate, block, block->offset, from, from + bytes);
+    }
+    result = fills_ended(gate, &until);
+    if (result == 0) result = rf_host.fallocate(fd, mode, (off_t)from, (off_t)bytes);
+    if (result != 0) clear_fresh(&step);
+    from += bytes;
+  }
+  atomic_fetch_sub(&gate->shared->discards_active, 1);
+  return result;
+}
+
+int rf_discard_range(struct rf_gate *gate, void *at, size_t size) {
+  int result = 0;
+  long until = 0;
+  const uint64_t end = (uint64_t)at + ((size + RF_SHARED_PAGE - 1) & ~(size_t)(RF_SHARED_PAGE - 1));
+  atomic_fetch_add(&gate->shared->discards_active, 1);
+  for (uint64_t from = (uint64_t)at; from < end && result == 0;) {
+    const uint64_t left = end - from;
+    const uint64_t bytes = left < STEP_PAGES * RF_SHARED_PAGE ? left : STEP_PAGES * RF_SHARED_PAGE;
+    struct step step = {.runs = 0};
+    for (uint32_t i = 0; i < rf_ram_count(); ++i) {
+      const struct rf_ram_block *block = rf_ram_block(i);
+      if (atomic_load(&block->live))
+        set_block(&step, gate, block, block->address, from, from + bytes);
+    }
+    result = fills_ended(gate, &until);
+    if (result == 0) result = rf_host.madvise((void *)from, bytes, MADV_REMOVE);
+    if (result != 0) clear_fresh(&step);
+    from += bytes;
+  }
+  atomic_fetch_sub(&gate->shared->discards_active, 1);
+  return result;
+}

@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "agent/core/fds.h"
+
+#include "agent/core/raw.h"
+#include "agent/core/reset.h"
+#include "agent/wire.h"
+
+#include <stdatomic.h>
+
+/* The uffd, the RAM files, the socket, the wake-up, and two while they are received. */
+#define OWN_MAX (RF_BLOCKS_MAX + 8)
+
+static _Atomic int own[OWN_MAX]; /* number + 1; 0 is a free slot */
+/* Most calls are about descriptors below all of ours: one comparison tells. */
+static _Atomic int own_lowest = 0x7fffffff;
+
+#define HAZARDOUS_MAX 65536u /* descriptors above it are simply not remembered: hints get lost */
+static _Atomic uint64_t hazardous[HAZARDOUS_MAX / 64u];
+
+int rf_own_keep(int fd) {
+  static const int from[] = {700, 200, 64, 16};
+  int kept = fd;
+  for (unsigned i = 0; i < sizeof from / sizeof from[0]; ++i) {
+    const int high = rf_sys_fcntl(fd, F_DUPFD_CLOEXEC, from[i]);
+    if (high < 0) continue; /* above the limit of open files: lower */
+    kept = high;
+    break;
+  }
+  for (unsigned i = 0; i < OWN_MAX; ++i) {
+    int none = 0;
+    if (!atomic_compare_exchange_strong(&own[i], &none, kept + 1)) continue;
+    int lowest = atomic_load(&own_lowest);
+    while (kept < lowest && !atomic_compare_exchange_weak(&own_lowest, &lowest, kept)) {
+    }
+    break;
+  }
+  if (kept != fd) rf_sys_close(fd);
+  return kept;
+}
+
+void rf_own_drop(int fd) {
+  if (fd < 0) return;
+  /* Closed first: were the slot freed first, QEMU could meet the number unprotected. */
+  rf_sys_close(fd);
+  for (unsigned i = 0; i < OWN_MAX; ++i) {
+    int number = fd + 1;
+    if (atomic_compare_exchange_strong(&own[i], &number, 0)) return;
+  }
+}
+
+bool rf_own_is(int fd) {
+  if (fd < atomic_load_explicit(&own_lowest, memory_order_relaxed)) return false;
+  for (unsigned i = 0; i < OWN_MAX; ++i)
+    if (atomic_load(&own[i]) == fd + 1) return true;
+  return false;
+}
+
+int rf_own_in(unsigned first, unsigned last) {
+  int found = -1;
+  for (unsigned i = 0; i < OWN_MAX; ++i) {
+    const int fd = atomic_load(&own[i]) - 1;
+    if (fd < 0 || (unsigned)fd < first || (unsigned)fd > last) continue;
+    if (found < 0 || fd < found) found = fd;
+  }
+  return found;
+}
+
+/* These are copies; the numbers are QEMU's to use. */
+static void in_child(void) {
+  for (unsigned i = 0; i < OWN_MAX; ++i) {
+    const int number = atomic_exchange(&own[i], 0);
+    if (number != 0) rf_sys_close(number - 1);
+  }
+}
+
+RF_RESET(in_child, NULL);
+
+static inline _Atomic uint64_t *word_of(int fd) {
+  return fd >= 0 && (unsigned)fd < HAZARDOUS_MAX ? &hazardous[(unsigned)fd / 64u] : NULL;
+}
+
+static inline uint64_t bit_of(int fd) { return UINT64_C(1) << ((unsigned)fd % 64u); }
+
+void rf_hazardous_set(int fd) {
+  _Atomic uint64_t *word = word_of(fd);
+  if (word != NULL) atomic_fetch_or(word, bit_of(fd));
+}
+
+bool rf_hazardous_is(int fd) {
+  _Atomic uint64_t *word = word_of(fd);
+  return word != NULL && (atomic_load_explicit(word, memory_order_relaxed) & bit_of(fd)) != 0;
+}
+
+bool rf_hazardous_clear(int fd) {
+  if (!rf_hazardous_is(fd)) return false;
+  return (atomic_fetch_and(word_of(fd), ~bit_of(fd)) & bit_of(fd)) != 0;
+}

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The gate between QEMU's calls and the daemon's folding, over the memory they share (wire.h).
+ *
+ * A call that matters enters, asks whether the agent stands (a daemon attached to this VM, now or
+ * before it died), and leaves when it is done. Calls that entered while the agent did not stand are
+ * waited for before RF_READY is sent, so no call straddles the beginning of folding.
+ *
+ * Threads: enter, hold and leave any; the rest the session's. No lock is held while waiting.
+ */
+#ifndef RAMFOLD_AGENT_CORE_GATE_H
+#define RAMFOLD_AGENT_CORE_GATE_H
+
+#include "agent/wire.h"
+
+#include <stdbool.h>
+
+struct rf_gate_map; /* one mapping of shared memory, counted */
+
+struct rf_gate {
+  struct rf_gate_map *map; /* null: not standing, do as if the agent were absent */
+  struct rf_shared *shared;
+};
+
+void rf_gate_enter(struct rf_gate *gate);
+void rf_gate_leave(struct rf_gate *gate);
+static inline bool rf_gate_stands(const struct rf_gate *gate) { return gate->map != NULL; }
+
+/* Before a hazard begins: moves the sequence and waits until no run is under way. 0, or EBUSY after
+   RF_HOLD_MS_MAX: then the hazard must not begin. REQUIRES: stands. `lasting` hazards are recorded
+   as such. On 0 call rf_gate_began after the hazard has begun. */
+int rf_gate_hold(struct rf_gate *gate, uint32_t hazards, bool lasting);
+void rf_gate_began(struct rf_gate *gate);
+
+/* Between a discard's bits and its call (T5): waits until no fill is under way that may have looked
+   at a bit before it was set. Returns 0, or EBUSY: then the call must not be made. `until`: 0 when
+   the discard begins; it bounds all waits of one discard. REQUIRES: stands. */
+int rf_gate_await_fills(struct rf_gate *gate, long *until);
+
+/* The session's side. */
+enum rf_published { RF_PUBLISHED, RF_PUBLISH_INVALID, RF_PUBLISH_BUSY };
+/* Maps `fd` (taken over) and stands on it from now on. */
+enum rf_published rf_gate_publish(int fd, uint64_t pages, uint32_t generation);
+bool rf_gate_quiet(void);           /* every call from before the publication has ended */
+void rf_gate_serving(bool serving); /* a daemon is connected and may fold */
+/* The daemon of this generation has closed the connection. If it died, what its filling words say
+   holds no longer. */
+void rf_gate_hung_up(uint32_t generation);
+/* The daemon whose the VM is, as rf_shared.session; 0: none's, or not standing. */
+uint32_t rf_gate_session(void);
+bool rf_gate_standing(void);
+bool rf_gate_folded(void); /* pages may be folded */
+void rf_gate_sticky(uint32_t hazards);
+
+void rf_gate_limit_hold_ms(unsigned ms); /* shortens RF_HOLD_MS_MAX */
+
+#endif

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The agent's one thread: waits until QEMU has mapped its RAM, connects to the daemon, serves it,
+ * and connects again for ever when it goes. Never touches guest RAM, holds no lock, allocates
+ * nothing.
+ *
+ * Threads: start, hint and wake from any thread at home.
+ */
+#ifndef RAMFOLD_AGENT_CORE_SESSION_H
+#define RAMFOLD_AGENT_CORE_SESSION_H
+
+#include <stdint.h>
+
+void rf_session_start(void); /* once a process, and again in a fork child that became a home */
+void rf_session_wake(void);
+/* 1: QEMU began something that says it is still starting, -1: ended. The offer waits for it. */
+void rf_session_unsettled(int change);
+/* RF_HOLD or RF_CHANGED, to be sent when there is somebody to send it to. Never waits. */
+void rf_session_hint(uint16_t type, uint32_t hazards);
+
+#endif

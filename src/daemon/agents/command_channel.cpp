@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "daemon/agents/command_channel.hpp"
+
+#include <sys/socket.h>
+
+#include <algorithm>
+
+#include "base/check.hpp"
+#include "sys/message.hpp"
+
+namespace ramfold::daemon {
+namespace {
+
+guest::AgentAnswer meaning_of(const rf_answer& answer) noexcept {
+  switch (answer.status) {
+    case RF_ANSWER_DONE: return guest::AgentAnswer::done;
+    case RF_ANSWER_REFUSED: return guest::AgentAnswer::refused;
+    default: return guest::AgentAnswer::failed;
+  }
+}
+
+}  // namespace
+
+void CommandChannel::open(sys::BorrowedFd socket, std::uint32_t generation) {
+  const std::lock_guard lock(mutex_);
+  if (phase_ != Phase::fencing) return;
+  phase_ = Phase::open;
+  socket_ = socket.get();
+  generation_ = generation;
+}
+
+void CommandChannel::close() noexcept {
+  const std::lock_guard lock(mutex_);
+  phase_ = Phase::closed;
+  socket_ = -1;
+  for (Place& place : places_) {
+    if (place.state == State::unwanted) place.state = State::free;
+    if (place.state != State::under_way) continue;
+    place.state = State::answered;
+    place.answer = guest::AgentAnswer::lost;
+  }
+  changed_.notify_all();
+}
+
+CommandChannel::Place* CommandChannel::place_of(std::uint32_t token) noexcept {
+  const auto place = std::ranges::find_if(
+      places_, [&](const Place& p) { return p.state != State::free && p.token == token; });
+  return place == places_.end() ? nullptr : &*place;
+}
+
+void CommandChannel::answered(const rf_answer& answer) noexcept {
+  const std::lock_guard lock(mutex_);
+  Place* const place = place_of(answer.token);
+  if (place == nullptr || place->state == State::answered) return;
+  place->answer = meaning_of(answer);
+  place->state = place->state == State::unwanted ? State::free : State::answered;
+  changed_.notify_all();
+}
+
+std::expected<guest::AgentToken, guest::NotSent> CommandChannel::send(
+    guest::AgentAct act, std::span<const PageRun> runs) {
+  ENSURE(runs.size() <= kRunsMax);
+  rf_command command{};
+  command.act = static_cast<std::uint32_t>(act);
+  command.runs = static_cast<std::uint32_t>(runs.size());
+  PageCount pages{0};
+  for (std::size_t i = 0; i < runs.size(); ++i) {
+    ENSURE(runs[i].count.value != 0);
+    ENSURE(runs[i].count <= kPagesMax);
+    pages.value += runs[i].count.value;
+    command.run[i] = {runs[i].first.value << kPageShift, bytes(runs[i].count).value};
+  }
+  ENSURE(pages <= kPagesMax);
+
+  const std::lock_guard lock(mutex_);
+  if (phase_ != Phase::open) return std::unexpected(guest::NotSent::closed);
+  const auto place = std::ranges::find(places_, State::free, &Place::state);
+  if (place == places_.end()) return std::unexpected(guest::NotSent::full);
+  // Of so few under way the last one with this number has long been taken.
+  while (place_of(++last_token_) != nullptr) {
+  }
+  command.token = last_token_;
+  command.h = {RF_MAGIC, RF_COMMAND, 0, sizeof command, generation_};
+  if (!sys::send(sys::BorrowedFd(socket_), std::as_bytes(std::span(&command, 1)), {},
+                 MSG_DONTWAIT)) {
+    return std::unexpected(guest::NotSent::full);  // the agent does not read, or its end is near
+  }
+  *place = {State::under_way, last_token_, guest::AgentAnswer::lost};
+  return guest::AgentToken{last_token_};
+}
+
+std::optional<guest::AgentAnswer> CommandChannel::take(guest::AgentToken token,
+                                                       std::chrono::milliseconds wait) {
+  std::unique_lock lock(mutex_);
+  const auto answered = [&] {
+    const Place* const place = place_of(token.value);
+    return place == nullptr || place->state == State::answered;
+  };
+  if (!changed_.wait_for(lock, wait, answered)) return std::nullopt;
+  Place* const place = place_of(token.value);
+  ENSURE(place != nullptr);  // taken twice, or never sent
+  place->state = State::free;
+  return place->answer;
+}
+
+void CommandChannel::give_up(guest::AgentToken token) {
+  const std::lock_guard lock(mutex_);
+  Place* const place = place_of(token.value);
+  ENSURE(place != nullptr);
+  place->state = place->state == State::under_way ? State::unwanted : State::free;
+}
+
+}  // namespace ramfold::daemon

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// What a VM's agent can be asked to do to its RAM (agent/wire.h, commands). A port belongs to one
+// connection: it is open from the agent's answer to the fence until the connection ends, and then
+// for ever closed. Nothing that was sent through it runs once the next port of this VM is open.
+//
+// An answer is the agent's word, and the agent may lie. What RAM looks like the kernel says: look
+// there before a decision that data depends on.
+// Threads: any.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <expected>
+#include <optional>
+#include <span>
+
+#include "agent/wire.h"
+#include "base/types.hpp"
+
+namespace ramfold::guest {
+
+enum class AgentAct : std::uint32_t {
+  // Page table entries of QEMU's go; pages and guards stay. A page that is present again afterwards
+  // was touched.
+  forget = RF_ACT_FORGET,
+};
+
+enum class AgentAnswer : std::uint8_t {
+  done,
+  refused,  // nothing was done
+  failed,   // some of it may have been done
+  lost,     // the connection ended first: it may have been done, or may be until the next fence
+};
+
+enum class NotSent : std::uint8_t {
+  closed,  // for good
+  full,    // as many are under way as may be: take() answers first, or come back later
+};
+
+// A command that was sent. take() or give_up() it: until then it holds a place.
+struct AgentToken {
+  std::uint32_t value = 0;
+};
+
+class AgentPort {
+ public:
+  static constexpr std::size_t kRunsMax = RF_RUNS_MAX;
+  static constexpr PageCount kPagesMax{RF_COMMAND_BYTES_MAX / kPageSize};  // of all runs together
+  static constexpr std::size_t kUnderWayMax = RF_COMMANDS_UNDER_WAY_MAX;
+
+  virtual ~AgentPort() = default;
+  // Never waits. REQUIRES: at most kRunsMax runs, none empty, of kPagesMax pages together, each
+  // within one RAM block.
+  virtual std::expected<AgentToken, NotSent> send(AgentAct act, std::span<const PageRun> runs) = 0;
+  // The answer, once; nothing while it is under way. Waits for it so long, if need be.
+  virtual std::optional<AgentAnswer> take(AgentToken token,
+                                          std::chrono::milliseconds wait = {}) = 0;
+  // Nobody will take this answer.
+  virtual void give_up(AgentToken token) = 0;
+};
+
+}  // namespace ramfold::guest
