@@ -10,6 +10,7 @@
 #include "daemon/judge/kernel_proof.hpp"
 #include "daemon/log.hpp"
 #include "daemon/report/accounting.hpp"
+#include "daemon/threads/apart.hpp"
 
 namespace ramfold::daemon {
 namespace {
@@ -43,7 +44,7 @@ void Loop::run() {
     }
     p_.departures.bury_dead();
     judge();
-    p_.work.tend();
+    tend_threads();
     if (monotonic_ns() >= facts_due_ns) {
       const std::uint64_t cpu_ns = p_.facts.check();
       facts_due_ns =
@@ -52,6 +53,16 @@ void Loop::run() {
     if (!p_.state.recovering) p_.contents.trim();
     sleep_ns(kTickNs);
   }
+}
+
+void Loop::tend_threads() {
+  tend_apart();
+  p_.work.tend();
+  const bool is_short = p_.fault_pool.is_short();
+  if (is_short && !fault_threads_short_) {
+    log::error("no further thread for faults is to be had: VMs that fault wait for each other");
+  }
+  fault_threads_short_ = is_short;
 }
 
 void Loop::prove_kernel() {

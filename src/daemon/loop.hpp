@@ -17,6 +17,7 @@
 #include "daemon/judge/fact_watch.hpp"
 #include "daemon/judge/host_judge.hpp"
 #include "daemon/work/work.hpp"
+#include "fault/pool.hpp"
 
 namespace ramfold::daemon {
 
@@ -37,6 +38,7 @@ class Loop {
     FactWatch& facts;
     Work& work;
     OffSwitch& off;
+    const fault::Pool& fault_pool;
     const std::atomic<bool>& stopping;
   };
   // REQUIRES: all parts outlive this.
@@ -49,10 +51,13 @@ class Loop {
 
  private:
   void prove_kernel();
+  // What found no thread when it asked for one asks again.
+  void tend_threads();
   HostInputs sense() const;
 
   Parts p_;
   std::atomic<bool> self_test_passed_{false};
+  bool fault_threads_short_ = false;  // said once
   std::mutex judging_;  // from the first look on: a verdict must not replace a later one
 };
 

@@ -34,10 +34,10 @@ void Departures::bury_dead() {
     vm->detached.store(true);
     take_out(*vm);
     // Moved on, not shared: bury() waits until it is the only owner.
-    undertaker_.post([this, dead = vm]() mutable {
+    undertaker_.post([this, dead = std::make_shared<VmHandle>(vm)] {
       // Who shares the memory of a process that has ended may still hold its locks.
-      (void)run_apart_for(kBuryNs,
-                          [this, dead = std::move(dead)]() mutable { bury(std::move(dead)); });
+      const auto bury_it = [this, dead] { bury(std::move(*dead)); };
+      while (run_apart_for(kBuryNs, bury_it) == Ended::never_ran && !stopping_) sleep_ns(kNapNs);
     });
   }
 }

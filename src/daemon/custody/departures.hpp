@@ -21,6 +21,8 @@ class Departures {
              const std::atomic<bool>& stopping) noexcept
       : vms_(vms), keeping_(keeping), contents_(contents), stopping_(stopping) {}
 
+  // Starts the undertaker when it does not run; the dead wait for it.
+  Status begin() { return undertaker_.begin(); }
   // VMs whose process has ended: their references are given up and their RAM is closed.
   void bury_dead();
   // A VM of which everything is back. Waits for its fault service at most `patience_ns`.
