@@ -55,8 +55,6 @@ void Server::serve(unsigned place) noexcept {
   FillerThread me(vm_.fillings()[guest::Fillings::kFaultFirst + place]);
   std::array<uffd_msg, kBatch> events;
   bool invites = !is_single();
-  // An event, or a ticket, has brought this thread. What is left in the eventfd brings another.
-  empty_wake();
   std::size_t served = kBatch;
   do {
     // Between a wake-up and the next poll there is nothing that can wait: where the woken thread
@@ -84,6 +82,9 @@ void Server::serve(unsigned place) noexcept {
       note_served();
     }
   } while (goes_on());
+  // What is left in the eventfd would bring a thread again, for nothing.
+  empty_wake();
+  if (!stopping_.load() && any_ready_.exchange(false, std::memory_order_acq_rel)) serve_ready(me);
   sys::name_this_thread("rf-fault");
 }
 
