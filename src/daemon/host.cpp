@@ -193,7 +193,7 @@ void Host::stop() noexcept {
   agents_->stop();
   // Without the loop nothing that is kept would find a thread.
   for (unsigned i = 0; i < kStopWaits; ++i) {
-    tend_apart();
+    rooms_->departures.tend();
     for (const VmHandle& vm : vms_.all()) (void)stop_faults(vm, 0);
     if (count_held() == 0) return;
     sleep_ns(kNapNs);

@@ -10,7 +10,6 @@
 #include "daemon/judge/kernel_proof.hpp"
 #include "daemon/log.hpp"
 #include "daemon/report/accounting.hpp"
-#include "daemon/threads/apart.hpp"
 
 namespace ramfold::daemon {
 namespace {
@@ -56,7 +55,7 @@ void Loop::run() {
 }
 
 void Loop::tend_threads() {
-  tend_apart();
+  p_.departures.tend();
   p_.work.tend();
   const bool is_short = p_.fault_pool.is_short();
   if (is_short && !fault_threads_short_) {

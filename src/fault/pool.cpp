@@ -28,6 +28,7 @@ namespace {
 
 constexpr std::uint64_t kLookEveryNs = 100'000'000;  // for who is quiet, and for idle threads
 constexpr std::uint64_t kHeldNs = 5'000'000;         // without a move: held
+constexpr unsigned kHeldPart = 4;                    // a spare for so many that are held
 constexpr unsigned kSurplusLooks = 10;
 constexpr std::uint64_t kAskSoonNs = 1'000'000, kAskSeldomNs = 256'000'000;
 constexpr std::uint64_t kUnseen = ~std::uint64_t{0};
@@ -197,7 +198,8 @@ void Pool::send_quiet_ones_away() noexcept {
 }
 
 void Pool::keep_spares(Lock& lock) {
-  while (!stopping_ && idle_.load() < kSpareMin && workers_.size() < kFewMax + held_) {
+  while (!stopping_ && idle_.load() < kSpareMin + held_ / kHeldPart &&
+         workers_.size() < kFewMax + held_) {
     if (!add_worker(lock)) {
       short_.store(is_pressed());
       return;
@@ -225,8 +227,9 @@ bool Pool::add_worker(Lock& lock) {
 
 void Pool::end_surplus() noexcept {
   const unsigned idle = idle_.load();
-  surplus_looks_ = idle > kSpareMax ? surplus_looks_ + 1 : 0;
-  unsigned surplus = surplus_looks_ >= kSurplusLooks ? idle - kSpareMax : 0;
+  const unsigned most = kSpareMax + held_ / kHeldPart;
+  surplus_looks_ = idle > most ? surplus_looks_ + 1 : 0;
+  unsigned surplus = surplus_looks_ >= kSurplusLooks ? idle - most : 0;
   for (const auto& worker : workers_) {
     if (worker->at != nullptr || worker->has_ended || !worker->has_begun) continue;
     if (!worker->ends) {

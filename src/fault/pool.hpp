@@ -9,7 +9,7 @@
 // A VM can hold the threads that have its places, in a system call on its memory, for ever. So idle
 // threads make no call that can wait for a VM: they wait in epoll_wait(2), and the kernel asks a
 // userfaultfd for events under spinlocks only. A thread that is held counts as none: the manager
-// starts another one in its place.
+// starts another one in its place, and one more for every four that are held.
 //
 // How many threads there are: kSpareMin idle ones are wanted, as long as at most kFewMax threads
 // are at work without being held. Where more VMs than that fault at once, a thread leaves its VM

@@ -20,6 +20,12 @@ void Departures::take_out(const AttachedVm& vm) {
   (void)keeping_.drop_vm(vm.vm->id());
 }
 
+void Departures::tend() {
+  const bool keeps = tend_apart() != 0;
+  if (keeps && !keeps_said_) log::warn("no thread is to be had: what VMs have left stays for now");
+  keeps_said_ = keeps;
+}
+
 void Departures::bury_dead() {
   for (const VmHandle& vm : vms_.all()) {
     if (!has_ended(vm->vm->files().pidfd)) continue;

@@ -8,7 +8,6 @@
 #include <mutex>
 #include <utility>
 
-#include "daemon/log.hpp"
 #include "sys/thread.hpp"
 
 namespace ramfold::daemon {
@@ -72,17 +71,17 @@ void destroy_apart(void* what, void (*destroy)(void* what) noexcept) {
   if (begin_to_destroy(kept)) return;
   const std::lock_guard lock(g_kept_mutex);
   if (g_kept.size() == kKeptMax) return;  // leaked
-  if (g_kept.empty()) log::warn("no thread is to be had: what VMs have left is let go of later");
   g_kept.push_back(kept);
   g_kept_count.fetch_add(1);
 }
 
-void tend_apart() {
+std::size_t tend_apart() {
   const std::lock_guard lock(g_kept_mutex);
   while (!g_kept.empty() && begin_to_destroy(g_kept.front())) {
     g_kept.pop_front();
     g_kept_count.fetch_sub(1);
   }
+  return g_kept.size();
 }
 
 unsigned count_apart() noexcept { return g_running.load() + g_kept_count.load(); }

@@ -6,6 +6,7 @@
 // Threads: any; tend_apart() from one, now and then.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -25,7 +26,8 @@ Ended run_apart_for(std::uint64_t patience_ns, std::function<void()> errand);
 // because descriptors can be spared and the calling thread cannot.
 inline constexpr std::size_t kKeptMax = 4096;
 void destroy_apart(void* what, void (*destroy)(void* what) noexcept);
-void tend_apart();
+// Returns how many things are kept still.
+std::size_t tend_apart();
 
 // Destroys `what` on such a thread.
 template <typename T>
