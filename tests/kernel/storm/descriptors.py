@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 
-from rig import SLOWER, Failed, Rig, binary, need_userfaultfd, run, say
+from rig import Failed, Rig, binary, need_userfaultfd, run, say, slower
 from storm import SEED
 
 WATCHED_SECONDS = 3
@@ -35,7 +35,7 @@ def take_descriptors(pid):
 
 def knock(path, kind):
     client = socket.socket(socket.AF_UNIX, kind)
-    client.settimeout(10 * SLOWER)
+    client.settimeout(10 * slower())
     client.connect(path)
     return client
 

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 
-from rig import SLOWER, Failed, Rig, binary, need_userfaultfd, run, say
+from rig import Failed, Rig, binary, need_userfaultfd, run, say, slower
 
 VMS = 1024
 USERS = 4  # no user may have more than half of all VMs
@@ -38,7 +38,7 @@ class Crowd:
         self.process = subprocess.Popen(
             [binary('RAMFOLD_CROWD_GUEST'), f'{rig.dir}/agent.sock', str(VMS), str(USERS)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.timer = threading.Timer(2 * SECONDS * SLOWER, self.process.kill)
+        self.timer = threading.Timer(2 * SECONDS * slower(), self.process.kill)
         self.timer.daemon = True
         self.timer.start()
         if self.process.stdout.readline() != 'there\n':
@@ -126,7 +126,7 @@ def wait_folded(rig):
         vms = snapshot['snapshot']['vms'] if snapshot else []
         return len(vms) == VMS and all(
             vm['saved'].get('folded_pages', 0) == PAGES for vm in vms)
-    end = time.monotonic() + SECONDS * SLOWER
+    end = time.monotonic() + SECONDS * slower()
     while not folded():
         rig.must_be_well()
         if time.monotonic() > end:
