@@ -38,11 +38,15 @@ inline void pin(pid_t pid, unsigned core) {
   (void)::sched_setaffinity(pid, sizeof set, &set);
 }
 
-// Reads each page once, in an order that no read-ahead foresees. REQUIRES: 7 does not divide them.
-inline Times touch_all(test::GuestProcess& process, std::uint64_t pages) {
+// Reads each page once, in an order that no read-ahead foresees, after a pause each. REQUIRES: 7
+// does not divide them.
+inline Times touch_all(test::GuestProcess& process, std::uint64_t pages,
+                       std::chrono::milliseconds pause = {}) {
   std::vector<double> us;
-  for (std::uint64_t p = 0; p < pages; ++p)
+  for (std::uint64_t p = 0; p < pages; ++p) {
+    if (pause.count() != 0) std::this_thread::sleep_for(pause);
     us.push_back(static_cast<double>(process.read_ns(PageIndex{p * 7 % pages})) / 1e3);
+  }
   return {quantile(us, 0.5), quantile(us, 0.99)};
 }
 
@@ -51,7 +55,7 @@ inline void pin_guest(const test::GuestProcess& process, Placed placed) {
 }
 
 // The floor, with so many pages.
-inline Times echo(Placed placed, std::uint64_t pages) {
+inline Times echo(Placed placed, std::uint64_t pages, std::chrono::milliseconds pause = {}) {
   const auto process = test::GuestProcess::start(PageCount{pages});
   const sys::Uffd uffd{sys::BorrowedFd(process->uffd())};
   (void)uffd.handshake(sys::Uffd::kFeaturesNeeded);
@@ -81,7 +85,7 @@ inline Times echo(Placed placed, std::uint64_t pages) {
     }
     ended = true;
   });
-  const Times times = touch_all(*process, pages);
+  const Times times = touch_all(*process, pages, pause);
   stop = true;
   while (!ended) {
     sys::interrupt(server.native_handle());

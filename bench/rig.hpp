@@ -4,6 +4,7 @@
 // Threads: the bench's, and the fault service's.
 #pragma once
 
+#include <cstdio>
 #include <memory>
 
 #include "fault/server.hpp"
@@ -22,7 +23,10 @@ class Rig {
         vm_(process_->make_vm(id)),
         group_(*contents_->group("bench")) {
     (void)vm_->gate().open(0, guest::Gate::Mode::proved, vm_->gate().epoch());
-    if (serve) faults_ = std::move(*fault::Server::start(*vm_, *contents_, 1));
+    if (!serve) return;
+    const auto pool = *fault::Pool::make();
+    if (!pool->begin()) std::fprintf(stderr, "no thread for faults\n");
+    faults_ = std::move(*fault::Server::start(pool, *vm_, *contents_, 1));
   }
   // A pass over everything: observes what is new, folds what did not change since the last.
   void pass(bool may_fold = true) {

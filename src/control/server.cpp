@@ -11,16 +11,17 @@
 #include <boost/asio/local/stream_protocol.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/steady_timer.hpp>
-#include <boost/asio/thread_pool.hpp>
 #include <exception>
 #include <set>
-#include <thread>
+#include <utility>
+#include <vector>
 
 #include "base/printable.hpp"
 #include "control/listener.hpp"
 #include "control/names.hpp"
 #include "control/protocol.hpp"
 #include "control/session.hpp"
+#include "sys/thread.hpp"
 
 namespace ramfold::control {
 namespace {
@@ -35,6 +36,31 @@ constexpr std::size_t kClientsMax = 64;
 constexpr unsigned kOperationsMax = 4;
 // accept(2) without descriptors left would spin.
 constexpr std::chrono::milliseconds kAcceptRetry{100};
+
+// Threads that do what is posted to it, one after another.
+class Workers {
+ public:
+  ~Workers() { end(); }
+  Status begin(const char* name, unsigned threads) {
+    for (unsigned i = 0; i < threads; ++i) {
+      auto thread = sys::Thread::start(name, [this] { io_.run(); });
+      if (!thread) return std::unexpected(thread.error());
+      threads_.push_back(std::move(*thread));
+    }
+    return {};
+  }
+  // After what was posted.
+  void end() {
+    work_.reset();
+    for (sys::Thread& thread : threads_) thread.join();
+  }
+  asio::io_context& context() { return io_; }
+
+ private:
+  asio::io_context io_;
+  asio::executor_work_guard<asio::io_context::executor_type> work_{io_.get_executor()};
+  std::vector<sys::Thread> threads_;
+};
 
 std::string_view verb_of(Operation operation) {
   switch (operation) {
@@ -62,7 +88,16 @@ class Server::Impl {
     struct stat entry{};
     if (::stat(options_.socket_path.c_str(), &entry) == 0) inode_ = entry.st_ino;
     accept();
-    thread_ = std::thread([this] { io_.run(); });
+  }
+
+  // REQUIRES: called once. Errors: there is no thread to be had.
+  Status begin() {
+    if (Status begun = snapshots_.begin("rf-snapshots", 1); !begun) return begun;
+    if (Status begun = operations_.begin("rf-operations", kOperationsMax); !begun) return begun;
+    auto thread = sys::Thread::start("rf-control", [this] { io_.run(); });
+    if (!thread) return std::unexpected(thread.error());
+    thread_ = std::move(*thread);
+    return {};
   }
 
   ~Impl() {
@@ -76,8 +111,8 @@ class Server::Impl {
       io_.stop();
     });
     thread_.join();
-    snapshots_.join();
-    operations_.join();
+    snapshots_.end();
+    operations_.end();
     // Not when a successor has bound the path already.
     struct stat entry{};
     if (::stat(options_.socket_path.c_str(), &entry) == 0 && entry.st_ino == inode_) {
@@ -90,10 +125,13 @@ class Server::Impl {
     acceptor_.async_accept([this](const error_code& error, Session::Socket socket) {
       if (error == asio::error::operation_aborted) return;
       if (!error) {
+        cannot_accept_said_ = false;
         welcome(std::move(socket));
         return accept();
       }
-      options_.log(fmt::format("accept: {}", error.message()));
+      if (!std::exchange(cannot_accept_said_, true)) {
+        options_.log(fmt::format("accept: {}: trying again", error.message()));
+      }
       retry_.expires_after(kAcceptRetry);
       retry_.async_wait([this](const error_code& cancelled) {
         if (!cancelled) accept();
@@ -135,7 +173,7 @@ class Server::Impl {
     }
     const Request& request = *parsed.request;
     if (request.operation == Operation::snapshot || request.operation == Operation::show) {
-      asio::post(snapshots_, [this, session, request] {
+      asio::post(snapshots_.context(), [this, session, request] {
         answer(session, guarded(request, [&] { return look(request); }));
       });
       return;
@@ -148,7 +186,7 @@ class Server::Impl {
                                      {}}));
     }
     operations_running_.fetch_add(1);
-    asio::post(operations_, [this, session, request] {
+    asio::post(operations_.context(), [this, session, request] {
       std::string reply = guarded(request, [&] { return operate(session, request); });
       operations_running_.fetch_sub(1);
       answer(session, std::move(reply));
@@ -251,9 +289,10 @@ class Server::Impl {
   asio::steady_timer retry_;
   std::set<SessionPtr> sessions_;
   std::atomic<unsigned> operations_running_{0};
-  asio::thread_pool snapshots_{1};
-  asio::thread_pool operations_{kOperationsMax};
-  std::thread thread_;
+  bool cannot_accept_said_ = false;
+  Workers snapshots_;
+  Workers operations_;
+  sys::Thread thread_;
 };
 
 Server::Server(std::unique_ptr<Impl> impl) noexcept : impl_(std::move(impl)) {}
@@ -264,6 +303,7 @@ Result<std::unique_ptr<Server>> Server::start(ServerOptions options, Service& se
   if (!listener) return std::unexpected(listener.error());
   try {
     auto impl = std::make_unique<Impl>(std::move(options), service, std::move(*listener));
+    if (Status begun = impl->begin(); !begun) return std::unexpected(begun.error());
     return std::unique_ptr<Server>(new Server(std::move(impl)));
   } catch (const std::exception& error) {
     return fail(fmt::format("start the control server: {}", error.what()));

@@ -6,6 +6,8 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 #include <algorithm>
+#include <functional>
+#include <utility>
 
 #include "base/clock.hpp"
 #include "daemon/log.hpp"
@@ -59,7 +61,8 @@ struct Host::Rooms {
         recovery(h.vms_, h.keeping_, h.left_behind_, *h.adopter_, *h.agents_, h.stopping_),
         work(h.vms_, *h.contents_, h.state_, h.config_),
         loop({h.config_, h.procfs_, h.device_, h.state_, h.vms_, *h.contents_, h.keeping_,
-              hand_over, departures, h.left_behind_, recovery, facts, work, off, h.stopping_}) {}
+              hand_over, departures, h.left_behind_, recovery, facts, work, off, *h.fault_pool_,
+              h.stopping_}) {}
 
   Departures departures;
   HandOver hand_over;
@@ -91,13 +94,45 @@ Result<std::unique_ptr<Host>> Host::start(policy::Config config) {
     host->keeping_.replace(remains->pid);
   }
   if (Status opened = host->open_device(); !opened) return std::unexpected(opened.error());
+  auto pool = fault::Pool::make();
+  if (!pool) return std::unexpected(pool.error());
+  host->fault_pool_ = std::move(*pool);
+  // Before there are VMs to serve. Where it fails, begin_threads() tries again.
+  (void)host->fault_pool_->begin();
   if (Status taken = host->take_over_guests(); !taken) return std::unexpected(taken.error());
   if (Status opened = host->open_agents(); !opened) return std::unexpected(opened.error());
   host->rooms_ = std::make_unique<Rooms>(*host);
-  host->agents_->start();
-  host->recoverer_ = std::thread([h = host.get()] { h->recover(); });
-  host->looper_ = std::thread([h = host.get()] { h->rooms_->loop.run(); });
+  (void)host->begin_threads();
   return host;
+}
+
+bool Host::begin_threads() {
+  Status all;
+  const auto need = [&all](Status begun) {
+    if (!begun && all) all = std::move(begun);
+  };
+  const auto begin = [](sys::Thread& thread, const char* name,
+                        std::function<void()> run) -> Status {
+    if (thread) return {};
+    auto begun = sys::Thread::start(name, std::move(run));
+    if (!begun) return std::unexpected(begun.error());
+    thread = std::move(*begun);
+    return {};
+  };
+  need(fault_pool_->begin());
+  need(agents_->begin());
+  need(begin(looper_, "rf-loop", [this] { rooms_->loop.run(); }));
+  need(begin(recoverer_, "rf-recoverer", [this] { recover(); }));
+  need(rooms_->departures.begin());
+  need(retries_.begin());
+  if (!all && thread_complaint_.empty()) {
+    thread_complaint_ = all.error().text();
+    log::error("{}: trying again; what that thread does waits", thread_complaint_);
+  } else if (all && !thread_complaint_.empty()) {
+    thread_complaint_.clear();
+    log::info("all threads run");
+  }
+  return all.has_value();
 }
 
 Host::~Host() { stop(); }
@@ -118,7 +153,7 @@ Status Host::take_over_guests() {
   auto taken = take_over(keeping_, procfs_, config_);
   if (!taken) return std::unexpected(taken.error());
   contents_ = std::move(taken->contents);
-  adopter_ = std::make_unique<Adopter>(*contents_, config_);
+  adopter_ = std::make_unique<Adopter>(*contents_, config_, fault_pool_);
   attacher_ = std::make_unique<Attacher>(*adopter_, keeping_, features_);
   attacher_->number_after(taken->left.last);
   const std::size_t served =
@@ -150,14 +185,26 @@ void Host::recover() {
 void Host::stop() noexcept {
   begin_stop();
   if (stopped_.exchange(true) || !rooms_) return;
-  if (recoverer_.joinable()) recoverer_.join();
+  recoverer_.join();
   rooms_->work.stop();
-  if (looper_.joinable()) looper_.join();
+  looper_.join();
   retries_.stop();
   rooms_->departures.stop();
   agents_->stop();
-  for (const VmHandle& vm : vms_.all()) (void)stop_faults(vm, 0);
-  for (unsigned i = 0; i < kStopWaits && count_apart() != 0; ++i) sleep_ns(kStopNapNs);
+  // Without the loop nothing that is kept would find a thread.
+  for (unsigned i = 0; i < kStopWaits; ++i) {
+    rooms_->departures.tend();
+    for (const VmHandle& vm : vms_.all()) (void)stop_faults(vm, 0);
+    if (count_held() == 0) return;
+    sleep_ns(kStopNapNs);
+  }
+}
+
+unsigned Host::count_held() const {
+  const auto vms = vms_.all();
+  const auto served =
+      std::ranges::count_if(vms, [](const VmHandle& vm) { return !vm->faults_stopped; });
+  return count_apart() + static_cast<unsigned>(served);
 }
 
 void Host::make_way() noexcept {

@@ -6,7 +6,7 @@
 
 #include <atomic>
 #include <memory>
-#include <thread>
+#include <string>
 
 #include "control/service.hpp"
 #include "daemon/agents/agents.hpp"
@@ -18,6 +18,8 @@
 #include "daemon/custody/take_over.hpp"
 #include "daemon/loop.hpp"
 #include "daemon/threads/nap.hpp"
+#include "fault/pool.hpp"
+#include "sys/thread.hpp"
 
 namespace ramfold::daemon {
 
@@ -29,10 +31,15 @@ class Host final : private AgentEvents {
   Host(const Host&) = delete;
   Host& operator=(const Host&) = delete;
 
+  // Starts those threads that every daemon has and that do not run yet: the kernel may refuse some,
+  // and the rest works meanwhile. False: some are still missing; call it again soon.
+  bool begin_threads();
   // Operations under way give up soon; faults are still served. Before stop().
   void begin_stop() noexcept { (void)stopping_.raise(); }
   // Folded pages stay folded: the keeper holds them for the next daemon.
   void stop() noexcept;
+  // After stop(): threads that processes of VMs hold up.
+  unsigned count_held() const;
   // After stop(), when threads of this process are held up by VMs' processes and it can only
   // _exit(), which lasts as long as they are: makes way for the next daemon. VMs on whose memory
   // such a thread works are marked, so that nobody serves them beside it.
@@ -74,13 +81,15 @@ class Host final : private AgentEvents {
   Keeping keeping_;
   LeftBehind left_behind_;
   Retries retries_;
+  std::shared_ptr<fault::Pool> fault_pool_;
   std::unique_ptr<store::Contents> contents_;
   std::unique_ptr<Adopter> adopter_;
   std::unique_ptr<Attacher> attacher_;
   std::unique_ptr<Agents> agents_;
   std::unique_ptr<Rooms> rooms_;
-  std::thread looper_;
-  std::thread recoverer_;
+  std::string thread_complaint_;  // the main thread's: said once
+  sys::Thread looper_;
+  sys::Thread recoverer_;
 };
 
 }  // namespace ramfold::daemon

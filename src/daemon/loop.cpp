@@ -46,7 +46,7 @@ void Loop::run() {
     p_.departures.bury_dead();
     judge();
     tell_status();
-    p_.work.tend();
+    tend_threads();
     if (monotonic_ns() >= facts_due_ns) {
       const std::uint64_t cpu_ns = p_.facts.check();
       facts_due_ns =
@@ -55,6 +55,16 @@ void Loop::run() {
     if (!p_.state.recovering) p_.contents.trim();
     p_.stopping.sleep(kTickNs);
   }
+}
+
+void Loop::tend_threads() {
+  p_.departures.tend();
+  p_.work.tend();
+  const bool is_short = p_.fault_pool.is_short();
+  if (is_short && !fault_threads_short_) {
+    log::error("no further thread for faults is to be had: VMs that fault wait for each other");
+  }
+  fault_threads_short_ = is_short;
 }
 
 void Loop::prove_kernel() {

@@ -19,6 +19,7 @@
 #include "daemon/judge/host_judge.hpp"
 #include "daemon/threads/nap.hpp"
 #include "daemon/work/work.hpp"
+#include "fault/pool.hpp"
 
 namespace ramfold::daemon {
 
@@ -39,6 +40,7 @@ class Loop {
     FactWatch& facts;
     Work& work;
     OffSwitch& off;
+    const fault::Pool& fault_pool;
     const StopFlag& stopping;
   };
   // REQUIRES: all parts outlive this.
@@ -51,12 +53,15 @@ class Loop {
 
  private:
   void prove_kernel();
+  // What found no thread when it asked for one asks again.
+  void tend_threads();
   HostInputs sense() const;
   void tell_status();  // to the service manager
 
   Parts p_;
   std::string status_told_;
   std::atomic<bool> self_test_passed_{false};
+  bool fault_threads_short_ = false;  // said once
   std::mutex judging_;  // from the first look on: a verdict must not replace a later one
 };
 

@@ -2,12 +2,15 @@
 #include <sys/resource.h>
 #include <systemd/sd-daemon.h>
 #include <CLI/CLI.hpp>
+#include <atomic>
 #include <csignal>
+#include <functional>
+#include <memory>
+#include <string>
 
 #include "control/server.hpp"
 #include "daemon/custody/end_watch.hpp"
 #include "daemon/host.hpp"
-#include "daemon/threads/apart.hpp"
 #ifdef RAMFOLD_TEST_POINTS
 #include "daemon/kill_point.hpp"
 #endif
@@ -41,6 +44,53 @@ std::pair<policy::Config, bool> load(const std::string& path, bool named,
   return {policy::Config{}, false};
 }
 
+// The socket for operators. Without it guests are served and folded all the same.
+class Operators {
+ public:
+  Operators(const policy::Config& config, control::Service& service)
+      : config_(config), service_(service) {}
+  // Listens, if it does not yet. False: it cannot, which is said once.
+  bool listen() {
+    if (server_) return true;
+    auto started = control::Server::start({config_.control_socket(), config_.control_group,
+                                           [this](std::string_view line) {
+                                             if (!tries_again_)
+                                               daemon::log::info("control: {}", line);
+                                           }},
+                                          service_);
+    tries_again_ = !started;
+    if (started) {
+      server_ = std::move(*started);
+    } else if (started.error().text() != complaint_) {
+      complaint_ = started.error().text();
+      daemon::log::error("operators are not heard: {}: trying again", complaint_);
+    }
+    return server_ != nullptr;
+  }
+  void close() { server_.reset(); }
+
+ private:
+  const policy::Config& config_;
+  control::Service& service_;
+  std::string complaint_;
+  std::atomic<bool> tries_again_{false};  // what it says as it starts was said
+  std::unique_ptr<control::Server> server_;
+};
+
+// Until everything is `whole`, that is tried again meanwhile.
+int wait_for_signal(const sigset_t& signals, const std::function<bool()>& whole) {
+  constexpr timespec kTryEvery{0, 250'000'000};
+  for (;;) {
+    int signal = 0;
+    if (whole()) {
+      (void)::sigwait(&signals, &signal);
+    } else {
+      signal = ::sigtimedwait(&signals, nullptr, &kTryEvery);
+    }
+    if (signal > 0) return signal;
+  }
+}
+
 int serve(policy::Config config, bool paused) {
   sigset_t signals;
   sigemptyset(&signals);
@@ -57,28 +107,25 @@ int serve(policy::Config config, bool paused) {
   }
   const auto service = (*host)->make_service();
   if (paused) (void)service->pause(std::nullopt);
-  auto server = control::Server::start(
-      {(*host)->config().control_socket(), (*host)->config().control_group,
-       [](std::string_view line) { daemon::log::info("control: {}", line); }},
-      *service);
-  if (!server) {
-    daemon::log::critical("{}", server.error().text());
-    return 1;
-  }
+  Operators operators((*host)->config(), *service);
+  const auto whole = [&] {
+    const bool threads = (*host)->begin_threads();
+    return operators.listen() && threads;
+  };
+  (void)whole();
   daemon::log::info("ramfoldd {} is ready", kVersion);
   (void)::sd_notify(0, "READY=1");
-  int signal = 0;
-  (void)::sigwait(&signals, &signal);
+  (void)wait_for_signal(signals, whole);
   // No STOPPING=1: of a service that says so, systemd takes no other main process (EndWatch).
   // Before the server ends: it waits for operations under way, which may be an `off` of minutes.
   (*host)->begin_stop();
-  server->reset();
+  operators.close();
   (*host)->stop();
   const bool off = (*host)->is_off();
   daemon::log::info("stopped; {}", off ? "switched off, no VM needs a ramfoldd"
                                        : "folded pages stay with the keeper for the next ramfoldd");
   const int status = off ? kExitOff : 0;
-  const unsigned left = daemon::count_apart();
+  const unsigned left = (*host)->count_held();
   if (left == 0) return status;
   // Threads that a VM's process holds up still use what would be destroyed now.
   daemon::log::warn("{} threads are held up by processes of VMs, and left", left);

@@ -3,20 +3,16 @@
 
 #include <poll.h>
 #include <sys/eventfd.h>
-#include <algorithm>
-#include <chrono>
+#include <utility>
 
 #include "base/clock.hpp"
 #include "base/test_points.hpp"
-#include "sys/interrupt.hpp"
-#include "sys/priority.hpp"
 #include "sys/thread_name.hpp"
 
 namespace ramfold::fault {
 namespace {
 
 constexpr int kPollMs = 1000;  // where threads take contents from each other
-constexpr std::chrono::milliseconds kInterruptSoon{1}, kInterruptSeldom{256};
 constexpr std::uint64_t kErrorNapNs = 1'000'000;
 
 Need need_of(const uffd_msg& event) noexcept {
@@ -31,56 +27,39 @@ void poke(const sys::Fd& eventfd) noexcept {
 
 }  // namespace
 
-Result<std::unique_ptr<Server>> Server::start(guest::Vm& vm, store::ContentSource& source,
-                                              unsigned threads) {
-  if (threads > kThreadsMax) return fail("too many fault threads for one VM");
+Result<std::unique_ptr<Server>> Server::start(std::shared_ptr<Pool> pool, guest::Vm& vm,
+                                              store::ContentSource& source, unsigned threads) {
+  if (threads == 0 || threads > kThreadsMax) return fail("too many fault threads for one VM");
   sys::Fd wake(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!wake) return fail_errno("eventfd");
-  std::unique_ptr<Server> server(new Server(vm, source, std::move(wake), threads));
-  for (unsigned i = 0; i < threads; ++i) {
-    server->threads_.emplace_back([s = server.get(), i] { s->run(i); });
-  }
+  std::unique_ptr<Server> server(new Server(std::move(pool), vm, source, std::move(wake)));
+  const Status added = server->pool_->add(*server, vm.uffd().fd(), server->wake_.get(), threads);
+  if (!added) return std::unexpected(added.error());
   return server;
 }
 
-Server::Server(guest::Vm& vm, store::ContentSource& source, sys::Fd wake, unsigned threads)
-    : vm_(vm), filler_(vm, source, stopping_), wake_(std::move(wake)), cpu_(threads) {}
+Server::Server(std::shared_ptr<Pool> pool, guest::Vm& vm, store::ContentSource& source,
+               sys::Fd wake)
+    : pool_(std::move(pool)), vm_(vm), filler_(vm, source, stopping_), wake_(std::move(wake)) {}
 
 Server::~Server() { stop(); }
 
-std::uint64_t Server::cpu_ns() const noexcept {
-  std::uint64_t sum = 0;
-  for (const ThreadCpu& cpu : cpu_) sum += cpu.ns();
-  return sum;
-}
-
-void Server::stop() noexcept {
+bool Server::stop(std::uint64_t patience_ns) noexcept {
   stopping_.store(true);
-  // Again and again: a thread that has looked at `stopping_` and does not sleep yet misses it. Less
-  // and less often: a VM may hold one for as long as it lives.
-  auto again = kInterruptSoon;
-  for (std::size_t left = threads_.size(); left != 0;
-       again = std::min(again * 2, kInterruptSeldom)) {
-    for (std::thread& t : threads_) sys::interrupt(t.native_handle());
-    while (left != 0 && ended_.try_acquire_for(again)) --left;
-  }
-  for (std::thread& t : threads_) t.join();
-  threads_.clear();
+  return pool_->remove(*this, patience_ns);
 }
 
-void Server::run(unsigned number) noexcept {
+void Server::serve(unsigned place) noexcept {
+  // From here on a call on the VM's memory may be under way (daemon/custody/predecessor.hpp).
   sys::name_this_thread(vm_.id(), "fault");
-  sys::let_interrupt_this_thread();
-  ThreadCpu& cpu = cpu_[number];
-  FillerThread me(vm_.fillings()[guest::Fillings::kFaultFirst + number]);
-  cpu.started();
-  sys::prefer_this_thread();
+  FillerThread me(vm_.fillings()[guest::Fillings::kFaultFirst + place]);
   std::array<uffd_msg, kBatch> events;
-  std::size_t served = 0;
-  while (!stopping_.load(std::memory_order_relaxed)) {
+  bool invites = !is_single();
+  std::size_t served = kBatch;
+  do {
     // Between a wake-up and the next poll there is nothing that can wait: where the woken thread
     // has this core, it runs only then. Only a full batch may have left events behind.
-    if (served != kBatch) wait_for_work();
+    if (served != kBatch) wait_for_work(place);
     const auto read = vm_.uffd().read_events(events);
     served = 0;
     if (!read) {
@@ -89,31 +68,44 @@ void Server::run(unsigned number) noexcept {
       continue;
     }
     served = *read;
-    for (std::size_t i = 0; i < served; ++i) serve_event(events[i], me);
+    if (served != 0) note_served();
+    // After the read: what is served here brings nobody.
+    if (std::exchange(invites, false)) invite();
+    for (std::size_t i = 0; i < served; ++i) {
+      serve_event(events[i], me);
+      move_on(place);
+    }
     // Also while events keep coming: those that find no place come again until there is one.
     if (any_ready_.load(std::memory_order_relaxed) &&
         any_ready_.exchange(false, std::memory_order_acq_rel)) {
       serve_ready(me);
+      note_served();
     }
-  }
-  cpu.ended();
-  ended_.release();
+  } while (goes_on());
+  // What is left in the eventfd would bring a thread again, for nothing.
+  empty_wake();
+  if (!stopping_.load() && any_ready_.exchange(false, std::memory_order_acq_rel)) serve_ready(me);
+  sys::name_this_thread("rf-fault");
+}
+
+void Server::empty_wake() noexcept {
+  // Emptied before the flag is looked at: a ticket that becomes ready later pokes again.
+  std::uint64_t count = 0;
+  [[maybe_unused]] const auto n = ::read(wake_.get(), &count, sizeof count);
 }
 
 // A second descriptor costs a fault 0.2 us and a timer 0.6 (a guest and its fault thread on one
-// core), so they are left out where nothing but an event or a stop can come, and a stop does not
-// rely on them: while the only thread has nothing parked. What it parks, it has parked before it
-// comes here.
-void Server::wait_for_work() noexcept {
+// core), so they are left out where nothing but an event or a signal can come: while the only
+// thread has nothing parked. What it parks, it has parked before it comes here. The signal asks it
+// to leave, and comes again until it has left.
+void Server::wait_for_work(unsigned place) noexcept {
   std::array<pollfd, 2> waits{pollfd{vm_.uffd().fd(), POLLIN, 0}, pollfd{wake_.get(), POLLIN, 0}};
-  const bool only_events = cpu_.size() == 1 && parked_count_.load(std::memory_order_relaxed) == 0;
+  const bool only_events = is_single() && parked_count_.load(std::memory_order_relaxed) == 0;
   TEST_POINT("fault.wait");
+  begin_wait(place);
   (void)::poll(waits.data(), only_events ? 1 : 2, only_events ? -1 : kPollMs);
-  if ((waits[1].revents & POLLIN) != 0) {
-    // Emptied before the flag is looked at: a ticket that becomes ready later pokes again.
-    std::uint64_t count = 0;
-    [[maybe_unused]] const auto n = ::read(wake_.get(), &count, sizeof count);
-  }
+  move_on(place);
+  if ((waits[1].revents & POLLIN) != 0) empty_wake();
   if ((waits[0].revents & (POLLERR | POLLHUP)) != 0 && (waits[0].revents & POLLIN) == 0) {
     sleep_ns(kErrorNapNs);  // never spin on a descriptor that only reports an error
   }

@@ -1,24 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The fault service of one VM: threads that read its events in batches and serve them. Each VM has
-// its own threads, so that one whose memory is exhausted or whose contents are slow holds up nobody
-// else (L6).
+// The fault service of one VM: reads its events in batches and serves them, on threads that a Pool
+// brings when there are events. A thread is at one VM only, so that a VM whose memory is exhausted,
+// or whose contents are slow, holds up nobody else (L6).
 // Threads: start/stop from one thread. ready() from any.
 #pragma once
 
 #include <array>
 #include <atomic>
 #include <memory>
-#include <semaphore>
-#include <thread>
-#include <vector>
 
-#include "base/thread_cpu.hpp"
 #include "fault/filler.hpp"
+#include "fault/pool.hpp"
 #include "sys/fd.hpp"
 
 namespace ramfold::fault {
 
-class Server final : private store::FetchListener {
+class Server final : private store::FetchListener, private Client {
  public:
   // Events read at once, and pages that may wait for the store at once; a fault that finds no place
   // is woken again, and tries again.
@@ -26,20 +23,24 @@ class Server final : private store::FetchListener {
   static constexpr std::size_t kParkedMax = 1024;
 
   static constexpr unsigned kThreadsMax = guest::Fillings::kFaultMax;
+  static_assert(kThreadsMax <= kPlacesMax);
 
-  // REQUIRES: no other server of this VM runs.
-  static Result<std::unique_ptr<Server>> start(guest::Vm& vm, store::ContentSource& source,
-                                               unsigned threads);
-  ~Server();
+  // `threads`: as many at once, at most. REQUIRES: no other server of this VM runs.
+  static Result<std::unique_ptr<Server>> start(std::shared_ptr<Pool> pool, guest::Vm& vm,
+                                               store::ContentSource& source, unsigned threads);
+  ~Server() override;
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
 
-  // Ends the threads after the fault they are at. Waiters stay waiting: for a next daemon, or for
-  // nothing when the VM was unregistered first.
-  void stop() noexcept;
+  // No thread comes any more, and those that are here leave after the fault they are at; waits for
+  // them. Waiters stay waiting: for a next daemon, or for nothing when the VM was unregistered
+  // first.
+  void stop() noexcept { (void)stop(UINT64_MAX); }
+  // The same, for `patience_ns` at most. False: a thread is held up here, and leaves when it may.
+  bool stop(std::uint64_t patience_ns) noexcept;
   Filler& filler() noexcept { return filler_; }
-  // CPU time of the threads so far.
-  std::uint64_t cpu_ns() const noexcept;
+  // CPU time of the threads while they were here.
+  std::uint64_t cpu_ns() const noexcept { return pool_->cpu_ns(*this); }
   std::uint64_t parked() const noexcept { return parked_count_.load(std::memory_order_relaxed); }
 
  private:
@@ -51,9 +52,13 @@ class Server final : private store::FetchListener {
     std::uint64_t since_ns = 0;
   };
 
-  Server(guest::Vm& vm, store::ContentSource& source, sys::Fd wake, unsigned threads);
-  void run(unsigned number) noexcept;
-  void wait_for_work() noexcept;
+  Server(std::shared_ptr<Pool> pool, guest::Vm& vm, store::ContentSource& source, sys::Fd wake);
+  void serve(unsigned place) noexcept override;
+  bool goes_on() const noexcept {
+    return !stopping_.load(std::memory_order_relaxed) && Client::stays();
+  }
+  void wait_for_work(unsigned place) noexcept;
+  void empty_wake() noexcept;
   void serve_event(const uffd_msg& event, FillerThread& me) noexcept;
   void serve_ready(FillerThread& me) noexcept;
   void account(Served served, bool zero, std::uint64_t since_ns) noexcept;
@@ -61,6 +66,7 @@ class Server final : private store::FetchListener {
   void unpark(Parked& place) noexcept;
   void ready(store::FetchTicket ticket) noexcept override;
 
+  const std::shared_ptr<Pool> pool_;
   guest::Vm& vm_;
   std::atomic<bool> stopping_{false};
   Filler filler_;
@@ -69,9 +75,6 @@ class Server final : private store::FetchListener {
   std::atomic<std::uint64_t> parked_count_{0};
   // A parked ticket became ready since the table was looked at.
   std::atomic<bool> any_ready_{false};
-  std::counting_semaphore<kThreadsMax> ended_{0};
-  std::vector<ThreadCpu> cpu_;  // one a thread
-  std::vector<std::thread> threads_;
 };
 
 }  // namespace ramfold::fault

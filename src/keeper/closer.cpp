@@ -2,20 +2,21 @@
 #include "keeper/closer.hpp"
 
 #include <fcntl.h>
-#include <system_error>
-#include <thread>
 
+#include "keeper/log.hpp"
 #include "keeper/protocol.hpp"
+#include "sys/thread.hpp"
 
 namespace ramfold::keeper {
 namespace {
 
 constexpr int kCloserQueue = kHeldMax;
 
-void close_what_comes(sys::Fd queue) noexcept {
+void close_what_comes(int queue) noexcept {
   int fd = -1;
   // A pipe carries four bytes whole.
-  while (::read(queue.get(), &fd, sizeof fd) == static_cast<ssize_t>(sizeof fd)) ::close(fd);
+  while (::read(queue, &fd, sizeof fd) == static_cast<ssize_t>(sizeof fd)) ::close(fd);
+  ::close(queue);
 }
 
 }  // namespace
@@ -29,15 +30,22 @@ Result<Closer> Closer::start() {
       ::fcntl(in.get(), F_SETPIPE_SZ, kCloserQueue * static_cast<int>(sizeof(int))) < 0) {
     return fail_errno("set up a pipe");
   }
-  try {
-    std::thread(close_what_comes, std::move(out)).detach();
-  } catch (const std::system_error& error) {
-    return fail("start a thread", error.code().value());
-  }
-  return Closer(std::move(in));
+  Closer closer(std::move(in), std::move(out));
+  if (!closer.begin()) log("no thread to close descriptors on: the keeper closes them itself");
+  return closer;
+}
+
+bool Closer::begin() {
+  if (!out_) return true;
+  auto thread = sys::Thread::start("closer", [queue = out_.get()] { close_what_comes(queue); });
+  if (!thread) return false;
+  static_cast<void>(out_.release());
+  thread->leave();
+  return true;
 }
 
 void Closer::close(sys::Fd fd) noexcept {
+  if (!begin()) return;  // `fd` closes here
   const int number = fd.get();
   if (::write(queue_.get(), &number, sizeof number) == static_cast<ssize_t>(sizeof number)) {
     static_cast<void>(fd.release());

@@ -5,7 +5,7 @@
 //
 // Threads: close() on one thread; the closing thread, the keeper's only other one, touches nothing
 // but the descriptors it is given. It ends with the process. Bound: what the pipe between them
-// holds, kCloserQueue; then close() closes by itself.
+// holds, kCloserQueue; then close() closes by itself, as it does while there is no thread.
 #pragma once
 
 #include <cstddef>
@@ -21,8 +21,11 @@ class Closer {
   void close(sys::Fd fd) noexcept;
 
  private:
-  explicit Closer(sys::Fd queue) noexcept : queue_(std::move(queue)) {}
+  Closer(sys::Fd queue, sys::Fd out) noexcept : queue_(std::move(queue)), out_(std::move(out)) {}
+  bool begin();  // false: there is no thread
+
   sys::Fd queue_;  // of descriptor numbers
+  sys::Fd out_;    // its other end, until the thread has begun
 };
 
 }  // namespace ramfold::keeper

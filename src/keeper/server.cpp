@@ -5,8 +5,9 @@
 #include <sys/socket.h>
 #include <algorithm>
 #include <csignal>
+#include <cstring>
+#include <utility>
 
-#include "base/check.hpp"
 #include "base/clock.hpp"
 #include "keeper/log.hpp"
 #include "sys/message.hpp"
@@ -68,7 +69,12 @@ Server::Ended Server::run() {
   tell_status();
   while (!may_end()) {
     collect_polled();
-    if (::poll(polled_.data(), polled_.size(), wait_ms()) < 0) ENSURE(errno == EINTR);
+    // Without the memory for it, or with a limit of open files that was lowered, poll(2) fails at
+    // once: the keeper must outlive that, and must not spin.
+    if (::poll(polled_.data(), polled_.size(), wait_ms()) < 0 && errno != EINTR) {
+      sleep_ns(kPollRest_ns);
+      continue;
+    }
     serve_polled();
     close_late();
     if (unbacked_ || !store_.idle()) back_up();
@@ -93,8 +99,9 @@ int Server::wait_ms() const noexcept {
   for (const Connection& c : connections_) {
     if (c.socket && !c.daemon) first = std::min(first, c.hello_until_ns);
   }
-  if (first == UINT64_MAX) return -1;
   const std::uint64_t now = monotonic_ns();
+  if (accepts_again_ns_ > now) first = std::min(first, accepts_again_ns_);
+  if (first == UINT64_MAX) return -1;
   return first <= now ? 0 : static_cast<int>((first - now) / 1'000'000 + 1);
 }
 
@@ -102,6 +109,7 @@ int Server::wait_ms() const noexcept {
 void Server::collect_polled() {
   polled_.clear();
   const bool room =
+      accepts_again_ns_ <= monotonic_ns() &&
       std::ranges::any_of(connections_, [](const Connection& c) { return !c.socket; });
   polled_.push_back({signals_.get(), POLLIN, 0});
   polled_.push_back({room ? listener_.get() : -1, POLLIN, 0});
@@ -151,7 +159,16 @@ void Server::read_signals() {
 
 void Server::accept_one() {
   sys::Fd socket(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-  if (!socket) return;
+  if (!socket) {
+    // Whoever waits stays readable: polled at once again, the keeper would spin.
+    if (!sys::lacks_resources(errno)) return;
+    accepts_again_ns_ = monotonic_ns() + kAcceptRest_ns;
+    if (!std::exchange(cannot_accept_said_, true)) {
+      log(std::string("nobody can be accepted: ") + std::strerror(errno) + ": trying again");
+    }
+    return;
+  }
+  cannot_accept_said_ = false;
   const auto peer = sys::peer_of(socket);
   if (!peer || peer->uid != ::geteuid()) {
     log(Priority::warning,

@@ -26,6 +26,8 @@ namespace ramfold::keeper {
 // Connections that have not said hello yet and the daemon's own; more wait in the listen queue.
 inline constexpr std::size_t kConnectionsMax = 8;
 inline constexpr std::uint64_t kHelloWithin_ns = 2'000'000'000;  // local and waiting for nothing
+inline constexpr std::uint64_t kAcceptRest_ns = 200'000'000;     // without descriptors left
+inline constexpr std::uint64_t kPollRest_ns = 100'000'000;       // where poll(2) fails
 inline constexpr int kRetryEvery_ms = 100;                       // what systemd did not take
 
 class Server {
@@ -82,6 +84,8 @@ class Server {
   Buffer out_{};
   std::vector<pollfd> polled_;  // signals, listener, connections, watches
   std::size_t foreign_ = 0;     // descriptors passed at the start that this version does not know
+  std::uint64_t accepts_again_ns_ = 0;  // until then nobody is accepted
+  bool cannot_accept_said_ = false;
   bool stop_asked_ = false;
   bool stop_refused_ = false;
   bool replace_asked_ = false;  // end for a new one to be started, when systemd holds everything

@@ -5,6 +5,7 @@
 
 #include <sys/types.h>
 #include <array>
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -32,6 +33,12 @@ struct Message {
   std::size_t fd_count = 0;
   std::array<Fd, kMessageFdsMax> fds;
 };
+
+// What accept(2) and its like fail with when there is no descriptor or no memory left: they fail
+// again at once, and what they would have taken stays readable, so the caller must pause.
+inline bool lacks_resources(int code) noexcept {
+  return code == EMFILE || code == ENFILE || code == ENOBUFS || code == ENOMEM;
+}
 
 // One message into `buffer`; received descriptors are owned (and closed) by the Message, CLOEXEC.
 // `flags`: MSG_DONTWAIT or 0.

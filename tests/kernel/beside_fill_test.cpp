@@ -228,7 +228,10 @@ class Scene {
     kill_first();
     vm_ = make_vm(memory_, folded_.pid, folded_.block, uffd_.get(), ram_.get());
     REQUIRE(vm_);
-    auto started = fault::Server::start(*vm_, source_, 1);
+    auto pool = fault::Pool::make();
+    REQUIRE(pool.has_value());
+    REQUIRE((*pool)->begin().has_value());
+    auto started = fault::Server::start(*pool, *vm_, source_, 1);
     REQUIRE(started.has_value());
     successor_ = std::move(*started);
     vm_->wake_all();

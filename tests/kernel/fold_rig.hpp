@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // A process with RAM, a store, a fault service and a fold worker: everything but the daemon around
 // them.
-// Threads: the test's; the fault service has one of its own.
+// Threads: the test's; the fault service has its own.
 #pragma once
 
 #include <unistd.h>
@@ -20,12 +20,22 @@ struct Rig {
   std::unique_ptr<GuestProcess> process;
   std::shared_ptr<store::Contents> contents;
   std::unique_ptr<guest::Vm> vm;
+  std::shared_ptr<fault::Pool> pool = fault_pool();
   std::unique_ptr<fault::Server> faults;
   std::unique_ptr<fold::Folder> folder;
   GroupId group;
   scan::ColdRule rule{1, 1};
   std::uint64_t held = 0;  // pages that the last pass met held back
 
+  // One for all rigs that there are at a time, as a daemon has.
+  static std::shared_ptr<fault::Pool> fault_pool() {
+    static std::weak_ptr<fault::Pool> shared;
+    if (auto pool = shared.lock()) return pool;
+    auto made = fault::Pool::make();
+    REQUIRE(made.has_value());
+    shared = *made;
+    return *made;
+  }
   static std::shared_ptr<store::Contents> make_store() {
     auto made = store::Contents::create(ByteCount{1u << 30});
     REQUIRE(made.has_value());
@@ -49,7 +59,8 @@ struct Rig {
   }
   // A fault service, after the last one was stopped as if its daemon had died.
   void serve() {
-    auto started = fault::Server::start(*vm, *source_, 1);
+    REQUIRE(pool->begin().has_value());
+    auto started = fault::Server::start(pool, *vm, *source_, 1);
     REQUIRE(started.has_value());
     faults = std::move(*started);
   }

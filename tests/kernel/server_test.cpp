@@ -64,10 +64,12 @@ bool stops_at_once(Rig& rig, const std::function<void()>& meanwhile = [] {}) {
 
 void serve_with(Rig& rig, store::ContentSource& source, unsigned threads) {
   REQUIRE(stops_at_once(rig));
-  auto started = fault::Server::start(*rig.vm, source, threads);
+  auto started = fault::Server::start(rig.pool, *rig.vm, source, threads);
   REQUIRE(started.has_value());
   rig.faults = std::move(*started);
 }
+
+std::uint64_t sum_of(std::uint64_t seed) { return GuestProcess::checksum(seed); }
 
 // Pages 0 to 7 hold something and are folded.
 void fold_eight(Rig& rig) {
@@ -75,17 +77,17 @@ void fold_eight(Rig& rig) {
   rig.fold_until(8);
 }
 
-std::uint64_t sum_of(std::uint64_t seed) { return GuestProcess::checksum(seed); }
-
 }  // namespace
 
 TEST_CASE("threads that wait for events end at once") {
   Rig rig(kPages);
-  fold_eight(rig);
   for (const unsigned threads : {1u, 2u, 16u}) {
     for (unsigned round = 0; round < 20; ++round) {
       serve_with(rig, *rig.contents, threads);
-      ::usleep(round % 10 * 200);  // some sleep already, others have only just begun
+      fold_eight(rig);
+      for (std::uint64_t p = 0; p < 8; ++p)
+        REQUIRE(rig.process->load(PageIndex{p}) == sum_of(p + 1));
+      ::usleep(round % 10 * 200);  // some sleep already, others have only just come
       REQUIRE(stops_at_once(rig));
     }
   }
@@ -101,7 +103,9 @@ TEST_CASE("a thread that has looked and does not sleep yet ends at once") {
     goes_on.wait();
   });
   rig.serve();
+  rig.process->load_apart(PageIndex{0}, 1);  // brings a thread, which then waits for the next
   REQUIRE(looked.wait(kAtOnceMs));
+  REQUIRE(rig.process->collect(kAtOnceMs) == sum_of(1));
   CHECK(stops_at_once(rig, [&] {
     ::usleep(20'000);  // the stop has told it by now
     goes_on.set();
@@ -167,7 +171,9 @@ TEST_CASE("a content that has come is given out by another thread where the firs
     goes_on.wait();
   });
   serve_with(rig, source, 2);
+  rig.process->load_apart(PageIndex{kPages - 1}, 1);  // a page of zeros brings it
   REQUIRE(looked.wait(kAtOnceMs));
+  (void)rig.process->collect(kAtOnceMs);
   rig.process->load_apart(PageIndex{0}, 1);
   REQUIRE(source.asked.wait(kAtOnceMs));
   rig.process->load_apart(PageIndex{1}, 1);

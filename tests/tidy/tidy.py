@@ -193,6 +193,18 @@ def bare_assert(file: File) -> Iterator[tuple[int, str]]:
             yield number, "assert() goes away with NDEBUG: ENSURE or DENSURE"
 
 
+def threads(file: File) -> Iterator[tuple[int, str]]:
+    """A start that the kernel refuses must be a value, and std::thread throws."""
+    if (not file.is_product or file.suffix not in {".cpp", ".hpp"}
+            or file.path.startswith("src/sys/thread.")):
+        return
+    for number, line in file.lines():
+        found = re.search(r"\bstd::(j?thread|async)\b(?!::)|\bthread_pool\b|\bpthread_create\b",
+                          code_of(line))
+        if found:
+            yield number, f"{found[0]}: threads are started with sys::Thread (sys/thread.hpp)"
+
+
 def singletons(file: File) -> Iterator[tuple[int, str]]:
     if not file.is_product:
         return
@@ -280,6 +292,7 @@ RULES: dict[str, Rule] = {
     "coroutines": coroutines,
     "bare-assert": bare_assert,
     "singletons": singletons,
+    "threads": threads,
     "header-guard": header_guard,
     "header-opening": header_opening,
     "unfinished": unfinished,

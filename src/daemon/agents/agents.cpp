@@ -2,10 +2,11 @@
 #include "daemon/agents/agents.hpp"
 
 #include <fmt/format.h>
-#include <pthread.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <algorithm>
+#include <cstring>
+#include <utility>
 
 #include "base/clock.hpp"
 #include "daemon/log.hpp"
@@ -19,6 +20,7 @@ constexpr int kEventsMax = 64;
 constexpr int kTickMs = 500;
 constexpr int kClosingTickMs = 2;  // a run ends well within a millisecond
 constexpr std::uint64_t kTendEveryNs = 100'000'000;
+constexpr std::uint64_t kAcceptRestNs = 200'000'000;
 constexpr std::uint32_t kUnfoldsAtOnceMax = 16;  // QEMU's threads that wait at a hazard
 constexpr auto kNobody = static_cast<uid_t>(-1);
 
@@ -30,7 +32,7 @@ std::string agent_text(const AgentPeer& peer) {
 void drop_apart(sys::Message& message) {
   if (message.fd_count == 0) return;
   using Fds = std::array<sys::Fd, sys::kMessageFdsMax>;
-  let_go_apart(std::make_shared<Fds>(std::move(message.fds)));
+  let_go_apart(std::make_unique<Fds>(std::move(message.fds)));
   message.fd_count = 0;
 }
 
@@ -60,11 +62,6 @@ Result<std::unique_ptr<Agents>> Agents::make(const std::string& socket, const st
                  generation, std::move(userfault_device), procfs, vms, attacher, events));
 }
 
-void Agents::start() {
-  thread_ = std::thread([this] { run(); });
-  ::pthread_setname_np(thread_.native_handle(), "rf-agents");
-}
-
 Agents::Agents(sys::Fd listener, sys::SocketGroup group, sys::Fd epoll,
                std::shared_ptr<LookDesk> desk, std::uint32_t generation, sys::Fd device,
                const sys::Procfs& procfs, VmSet& vms, Attacher& attacher, AgentEvents& events)
@@ -81,10 +78,18 @@ Agents::Agents(sys::Fd listener, sys::SocketGroup group, sys::Fd epoll,
 
 Agents::~Agents() { stop(); }
 
+Status Agents::begin() {
+  if (thread_ || stopping_.load()) return {};
+  auto thread = sys::Thread::start("rf-agents", [this] { run(); });
+  if (!thread) return std::unexpected(thread.error());
+  thread_ = std::move(*thread);
+  return {};
+}
+
 void Agents::stop() noexcept {
   if (stopping_.exchange(true)) return;
   desk_->poke();
-  if (thread_.joinable()) thread_.join();
+  thread_.join();
   // Queues may hold what must not be dropped here, those of sockets that nobody accepted as well.
   ::shutdown(listener_.get(), SHUT_RDWR);
   for (;;) {
@@ -120,6 +125,7 @@ void Agents::run() {
     close_late();
     close_quiet();
     const std::uint64_t now = monotonic_ns();
+    if (accepts_again_ns_ != 0 && now >= accepts_again_ns_) listen_again();
     if (now - tended_ns_ < kTendEveryNs) continue;
     receptionist_.tend();
     tended_ns_ = now;
@@ -148,7 +154,12 @@ void Agents::accept_all() {
   // A bound on a turn: agents that are connected already want to be heard too.
   for (std::size_t i = 0; i < kConnectionsMax; ++i) {
     sys::Fd socket(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-    if (!socket) return;
+    if (!socket) {
+      if (sys::lacks_resources(errno)) return rest_from_accepting(errno);
+      if (errno != EAGAIN) continue;  // one that has gone already
+      cannot_accept_said_ = false;
+      return;
+    }
     accept_one(std::move(socket));
   }
 }
@@ -162,6 +173,20 @@ bool Agents::may_connect(const sys::Fd& socket, const sys::Peer& peer, uid_t acc
                                         "anew",
                                         peer.pid, peer.uid, group_.name));
   return false;
+}
+
+// Who waits to be accepted stays readable: in the epoll set the listener would wake this thread
+// again and again. Out of it, it waits for the next tick.
+void Agents::rest_from_accepting(int code) {
+  (void)::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, listener_.get(), nullptr);
+  accepts_again_ns_ = monotonic_ns() + kAcceptRestNs;
+  if (std::exchange(cannot_accept_said_, true)) return;
+  log::error("agents cannot be accepted: {}: trying again", std::strerror(code));
+}
+
+void Agents::listen_again() {
+  epoll_event event{EPOLLIN, {.ptr = nullptr}};
+  if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, listener_.get(), &event) == 0) accepts_again_ns_ = 0;
 }
 
 void Agents::accept_one(sys::Fd socket) {
@@ -299,7 +324,6 @@ void Agents::close(Connection& c) {
   }
   hear(c, false);
   end_commands(c);
-  if (c.look) let_go_apart(std::move(c.look));
   c.look = nullptr;
   c.deadline_ns = 0;
   c.closing = any_closing_ = true;

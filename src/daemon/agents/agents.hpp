@@ -3,7 +3,7 @@
 // there, attaches VMs, relays holds and unfold requests. Treats every agent as hostile: bounded
 // connections a process and a user, deadlines, a child to receive what it sends, and nothing waits
 // for an agent or its process: whatever can be held up is done apart (daemon/agents/look.hpp).
-// Threads: one thread of its own; send_* and forget() from any.
+// Threads: one thread of its own; begin() from one; send_* and forget() from any.
 #pragma once
 
 #include <atomic>
@@ -13,7 +13,6 @@
 #include <mutex>
 #include <span>
 #include <string>
-#include <thread>
 
 #include "daemon/agents/attach.hpp"
 #include "daemon/agents/command_channel.hpp"
@@ -25,6 +24,7 @@
 #include "sys/peer_group.hpp"
 #include "sys/receptionist.hpp"
 #include "sys/subordinate_ids.hpp"
+#include "sys/thread.hpp"
 
 namespace ramfold::daemon {
 
@@ -60,7 +60,7 @@ class Agents final : public AgentAnswers {
   static constexpr std::size_t kOfProcessMax = 2;
   static constexpr std::uint64_t kHandshakeNs = 5'000'000'000;
 
-  // Agents may connect when this returns; they are heard from start() on.
+  // Agents may connect when this returns; they are heard from begin() on.
   static Result<std::unique_ptr<Agents>> make(const std::string& socket, const std::string& group,
                                               std::uint32_t generation, sys::Fd userfault_device,
                                               const sys::Procfs& procfs, VmSet& vms,
@@ -69,7 +69,8 @@ class Agents final : public AgentAnswers {
   Agents(const Agents&) = delete;
   Agents& operator=(const Agents&) = delete;
 
-  void start();
+  // Starts the thread when it does not run.
+  Status begin();
   void stop() noexcept;
   void send_unfolded(const AttachedVm& vm, std::uint32_t token, bool ok) override;
   void send_detached(const AttachedVm& vm) override;
@@ -112,6 +113,9 @@ class Agents final : public AgentAnswers {
   void accept_all();
   bool may_connect(const sys::Fd& socket, const sys::Peer& peer, uid_t account);
   void accept_one(sys::Fd socket);
+  // accept(2) found no descriptor or no memory: nobody is accepted for a while.
+  void rest_from_accepting(int code);
+  void listen_again();
   bool has_place(const sys::Peer& peer, uid_t account);
   bool has_place_for_vm(uid_t account);
   bool receive(Connection& c);  // false: close it
@@ -158,11 +162,13 @@ class Agents final : public AgentAnswers {
   Complaints complaints_;
   std::uint64_t tended_ns_ = 0;
   bool any_closing_ = false;
+  std::uint64_t accepts_again_ns_ = 0;  // 0: the listener is in the epoll set
+  bool cannot_accept_said_ = false;
   std::atomic<bool> stopping_{false};
   std::mutex offers_mutex_;   // from wanted() until the VM is in `vms_`
   mutable std::mutex mutex_;  // the list and every Connection
   std::list<Connection> connections_;
-  std::thread thread_;
+  sys::Thread thread_;
 };
 
 }  // namespace ramfold::daemon

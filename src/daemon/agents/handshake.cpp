@@ -46,8 +46,9 @@ void Agents::take_looks() {
       const bool good = look->of_offer ? after_offer(*whose, *look) : after_hello(*whose, *look);
       if (!good) close(*whose);
     }
-    let_go_apart(std::move(look));
   }
+  // Those for which no thread was to be had.
+  LookDesk::tend(desk_, procfs_);
 }
 
 bool Agents::on_hello(Connection& c, const guest::Hello& message) {
@@ -63,7 +64,7 @@ bool Agents::on_hello(Connection& c, const guest::Hello& message) {
   c.hazards = hello.hazards;
   c.capabilities = hello.capabilities;
   c.hello = hello;
-  start_look(c, std::make_shared<Look>());
+  start_look(c, share_apart(std::make_unique<Look>()));
   return true;
 }
 
@@ -139,7 +140,7 @@ void Agents::call_back(pid_t pid) {
 
 bool Agents::on_offer(Connection& c, const rf_offer& offer, sys::Message& message) {
   if (vms_.by_pid(c.peer.pid)) return false;
-  auto look = std::make_shared<Look>();
+  auto look = share_apart(std::make_unique<Look>());
   look->of_offer = true;
   look->offer = offer;
   look->features = attacher_.features();
@@ -170,10 +171,20 @@ bool Agents::after_offer(Connection& c, Look& look) {
     refuse(c, "too many VMs are attached");
     return false;
   }
+  // Duplicates: when the VM is not attached after all, they close here, and the look, which is
+  // destroyed apart, has what its process may hold up.
   std::vector<sys::Fd> rams;
-  for (std::size_t i = 1; i < look.fds.size(); ++i) rams.push_back(std::move(look.fds[i]));
-  auto vm =
-      attacher_.attach(c.peer, look.identity, look.offer, std::move(look.fds[0]), std::move(rams));
+  for (const sys::Fd& fd : look.fds) {
+    auto copy = fd.duplicate();
+    if (!copy) {
+      refuse(c, copy.error().text());
+      return false;
+    }
+    rams.push_back(std::move(*copy));
+  }
+  sys::Fd uffd = std::move(rams.front());
+  rams.erase(rams.begin());
+  auto vm = attacher_.attach(c.peer, look.identity, look.offer, std::move(uffd), std::move(rams));
   if (!vm) {
     refuse(c, vm.error().what);
     return false;

@@ -63,15 +63,19 @@ void LookDesk::start(const std::shared_ptr<LookDesk>& desk, const sys::Procfs& p
   desk->start_waiting(desk, procfs);
 }
 
+void LookDesk::tend(const std::shared_ptr<LookDesk>& desk, const sys::Procfs& procfs) {
+  const std::lock_guard lock(desk->mutex_);
+  if (!desk->waiting_.empty()) desk->start_waiting(desk, procfs);
+}
+
 void LookDesk::start_waiting(const std::shared_ptr<LookDesk>& self, const sys::Procfs& procfs) {
   // One that only the desk still knows was given up.
   for (std::size_t i = 0; i < waiting_.size();) {
-    if (waiting_[i].use_count() == 1) {
-      let_go_apart(std::move(waiting_[i]));
-    } else if (!has_room(*waiting_[i])) {
-      ++i;
-      continue;
-    } else {
+    if (waiting_[i].use_count() != 1) {
+      if (!has_room(*waiting_[i])) {
+        ++i;
+        continue;
+      }
       const std::shared_ptr<Look> look = waiting_[i];
       const Look* const key = look.get();
       running_.push_back({key, look->pid, look->account});
@@ -86,7 +90,7 @@ void LookDesk::start_waiting(const std::shared_ptr<LookDesk>& self, const sys::P
       });
       if (!runs) {
         running_.pop_back();
-        return;  // tried again when the next one ends or starts
+        return;  // tend() tries again
       }
     }
     waiting_.erase(waiting_.begin() + static_cast<std::ptrdiff_t>(i));

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // What the agents' thread wants to know about a process and must not wait for: who it is, and
 // whether its offer is true. Looked up on a thread of its own, which a hostile process may hold
-// (daemon/threads/apart.hpp); few of one process or user are let be held. Threads: a Look belongs
+// (daemon/threads/apart.hpp); few of one process or user are let be held. A Look is one of
+// share_apart()'s: it holds a userfaultfd. Threads: a Look belongs
 // to its thread from start() until take() gives it back; the desk's functions may be called from
 // any.
 #pragma once
@@ -42,6 +43,8 @@ class LookDesk {
   // REQUIRES: `procfs` outlives every look, or the process ends by _exit.
   static void start(const std::shared_ptr<LookDesk>& desk, const sys::Procfs& procfs,
                     std::shared_ptr<Look> look);
+  // Begins looks for which no thread was to be had before.
+  static void tend(const std::shared_ptr<LookDesk>& desk, const sys::Procfs& procfs);
   // Looks that have ended since.
   std::vector<std::shared_ptr<Look>> take();
   // Wakes who polls wake_fd().

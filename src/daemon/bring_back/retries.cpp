@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "daemon/bring_back/retries.hpp"
 
-#include <pthread.h>
 #include <algorithm>
 #include <chrono>
 #include <utility>
@@ -12,8 +11,13 @@
 
 namespace ramfold::daemon {
 
-Retries::Retries(Pauses pauses) : pauses_(pauses), thread_([this] { run(); }) {
-  ::pthread_setname_np(thread_.native_handle(), "rf-retries");
+Status Retries::begin() {
+  const std::lock_guard lock(mutex_);
+  if (thread_ || stopping_) return {};
+  auto thread = sys::Thread::start("rf-retries", [this] { run(); });
+  if (!thread) return std::unexpected(thread.error());
+  thread_ = std::move(*thread);
+  return {};
 }
 
 void Retries::add(Task task) {
@@ -41,7 +45,7 @@ void Retries::stop() noexcept {
   stopping_ = true;
   changed_.notify_all();
   lock.unlock();
-  if (thread_.joinable()) thread_.join();
+  thread_.join();
   lock.lock();
   changed_.wait(lock, [this] { return under_way_ == 0; });
 }
@@ -69,11 +73,11 @@ void Retries::run() {
       changed_.wait_for(lock, std::chrono::nanoseconds(due->next_ns - now));
       continue;
     }
-    begin(due, lock);
+    begin_attempt(due, lock);
   }
 }
 
-void Retries::begin(Entries::iterator entry, std::unique_lock<std::mutex>& lock) {
+void Retries::begin_attempt(Entries::iterator entry, std::unique_lock<std::mutex>& lock) {
   entry->under_way = true;
   ++under_way_;
   lock.unlock();

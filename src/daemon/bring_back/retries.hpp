@@ -3,7 +3,7 @@
 // log has one line when it first fails and one when it holds after that. Tasks of different names
 // run side by side, so that one that takes long does not make another late; those of one name run
 // one after another.
-// Threads: add() and trouble() from any; tasks on threads of their own; stop() from one.
+// Threads: add(), trouble() and begin() from any; tasks on threads of their own; stop() from one.
 #pragma once
 
 #include <condition_variable>
@@ -14,9 +14,9 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <thread>
 
 #include "base/result.hpp"
+#include "sys/thread.hpp"
 
 namespace ramfold::daemon {
 
@@ -43,11 +43,13 @@ class Retries {
   };
 
   Retries() : Retries(Pauses{}) {}
-  explicit Retries(Pauses pauses);
+  explicit Retries(Pauses pauses) : pauses_(pauses) {}
   ~Retries() { stop(); }
   Retries(const Retries&) = delete;
   Retries& operator=(const Retries&) = delete;
 
+  // Starts the thread when it does not run. Tasks wait until it does.
+  Status begin();
   void add(Task task);
   // Of a task of that name that has failed; nothing when there is none.
   std::optional<Trouble> trouble(std::string_view name) const;
@@ -68,7 +70,7 @@ class Retries {
 
   void run();
   bool may_begin(const Entry& entry) const;
-  void begin(Entries::iterator entry, std::unique_lock<std::mutex>& lock);
+  void begin_attempt(Entries::iterator entry, std::unique_lock<std::mutex>& lock);
   void attempt(Entries::iterator entry);
 
   const Pauses pauses_;
@@ -77,7 +79,7 @@ class Retries {
   Entries entries_;  // an entry that is under way is erased by its attempt only
   unsigned under_way_ = 0;
   bool stopping_ = false;
-  std::thread thread_;
+  sys::Thread thread_;
 };
 
 }  // namespace ramfold::daemon

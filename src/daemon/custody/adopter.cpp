@@ -41,7 +41,7 @@ Result<VmHandle> Adopter::finish(const guest::VmRecord& record, guest::Vm::Files
   if (!vm) return std::unexpected(vm.error());
   // Its userfaultfd may wait for the process when it is closed.
   VmHandle attached(new AttachedVm,
-                    [](AttachedVm* ended) { let_go_apart(std::shared_ptr<AttachedVm>(ended)); });
+                    [](AttachedVm* ended) { let_go_apart(std::unique_ptr<AttachedVm>(ended)); });
   attached->vm = std::move(*vm);
   attached->policy = config_.for_vm(record.name, record.uuid);
   attached->uuid = record.uuid;
@@ -63,7 +63,8 @@ Result<VmHandle> Adopter::finish(const guest::VmRecord& record, guest::Vm::Files
     attached->vm->gate().reset_runs();
   }
   attached->cursor.next = scan::chunk_count(*attached->vm);  // the first pass begins as any other
-  auto faults = fault::Server::start(*attached->vm, contents_, config_.fault.threads_per_vm);
+  auto faults =
+      fault::Server::start(fault_pool_, *attached->vm, contents_, config_.fault.threads_per_vm);
   if (!faults) return std::unexpected(faults.error());
   attached->faults = std::move(*faults);
   // Events that a dead daemon had read are not sent again (L3).

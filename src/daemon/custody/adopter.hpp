@@ -4,6 +4,9 @@
 // Threads: any.
 #pragma once
 
+#include <memory>
+#include <utility>
+
 #include "daemon/custody/keeping.hpp"
 #include "daemon/fleet/attached_vm.hpp"
 #include "policy/config.hpp"
@@ -13,8 +16,9 @@ namespace ramfold::daemon {
 
 class Adopter {
  public:
-  Adopter(store::Contents& contents, const policy::Config& config) noexcept
-      : contents_(contents), config_(config) {}
+  Adopter(store::Contents& contents, const policy::Config& config,
+          std::shared_ptr<fault::Pool> fault_pool) noexcept
+      : contents_(contents), config_(config), fault_pool_(std::move(fault_pool)) {}
 
   // A VM of which nothing was ever folded.
   Result<VmHandle> make(const guest::VmRecord& record, guest::Vm::Files files);
@@ -30,6 +34,7 @@ class Adopter {
 
   store::Contents& contents_;
   const policy::Config& config_;
+  const std::shared_ptr<fault::Pool> fault_pool_;
 };
 
 }  // namespace ramfold::daemon

@@ -20,6 +20,12 @@ void Departures::take_out(const AttachedVm& vm) {
   (void)keeping_.drop_vm(vm.vm->id());
 }
 
+void Departures::tend() {
+  const bool keeps = tend_apart() != 0;
+  if (keeps && !keeps_said_) log::warn("no thread is to be had: what VMs have left stays for now");
+  keeps_said_ = keeps;
+}
+
 void Departures::bury_dead() {
   for (const VmHandle& vm : vms_.all()) {
     if (!has_ended(vm->vm->files().pidfd)) continue;
@@ -34,10 +40,10 @@ void Departures::bury_dead() {
     vm->detached.store(true);
     take_out(*vm);
     // Moved on, not shared: bury() waits until it is the only owner.
-    undertaker_.post([this, dead = vm]() mutable {
+    undertaker_.post([this, dead = std::make_shared<VmHandle>(vm)] {
       // Who shares the memory of a process that has ended may still hold its locks.
-      (void)run_apart_for(kBuryNs,
-                          [this, dead = std::move(dead)]() mutable { bury(std::move(dead)); });
+      const auto bury_it = [this, dead] { bury(std::move(*dead)); };
+      while (run_apart_for(kBuryNs, bury_it) == Ended::never_ran && !stopping_) sleep_ns(kNapNs);
     });
   }
 }

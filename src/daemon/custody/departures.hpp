@@ -21,6 +21,10 @@ class Departures {
              const std::atomic<bool>& stopping) noexcept
       : vms_(vms), keeping_(keeping), contents_(contents), stopping_(stopping) {}
 
+  // Starts the undertaker when it does not run; the dead wait for it.
+  Status begin() { return undertaker_.begin(); }
+  // What was left of VMs, and found no thread to be destroyed on, is destroyed. Called by one.
+  void tend();
   // VMs whose process has ended: their references are given up and their RAM is closed.
   void bury_dead();
   // A VM of which everything is back. Waits for its fault service at most `patience_ns`.
@@ -42,6 +46,7 @@ class Departures {
   store::Contents& contents_;
   const std::atomic<bool>& stopping_;
   std::atomic<std::uint64_t> fault_cpu_ns_{0};
+  bool keeps_said_ = false;
   TaskThread undertaker_{"rf-undertaker"};
 };
 

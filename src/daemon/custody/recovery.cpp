@@ -3,7 +3,6 @@
 
 #include <fmt/format.h>
 #include <algorithm>
-#include <thread>
 
 #include "base/clock.hpp"
 #include "base/test_points.hpp"
@@ -19,12 +18,16 @@ namespace {
 constexpr std::uint64_t kPauseFirstNs = 250'000'000;
 constexpr std::uint64_t kPauseMaxNs = 30'000'000'000;
 
-// Takes p even from a fault that has it for a moment; a page that waits for the store can take
-// long.
+constexpr std::uint64_t kFirstNapNs = 20'000;  // a fault has a page for about as long
+constexpr std::uint64_t kNapMaxNs = 20'000'000;
+
+// Waits while a fault has p. That takes long where the fault waits for memory or for the store, so
+// the naps between two tries grow.
 bool own(guest::PageTable& table, PageIndex p, const std::atomic<bool>& stop) {
-  while (!table.take_idle_for_fill(p)) {
+  for (std::uint64_t nap_ns = kFirstNapNs; !table.take_idle_for_fill(p);
+       nap_ns = std::min(nap_ns * 2, kNapMaxNs)) {
     if (stop.load(std::memory_order_relaxed)) return false;
-    std::this_thread::yield();
+    sleep_ns(nap_ns);
   }
   return true;
 }

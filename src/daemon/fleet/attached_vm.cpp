@@ -1,19 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "daemon/fleet/attached_vm.hpp"
 
-#include "daemon/threads/apart.hpp"
-
 namespace ramfold::daemon {
 
 bool stop_faults(const VmHandle& vm, std::uint64_t patience_ns) {
-  if (vm->faults_stopped) return true;
-  if (vm->faults_stopping.exchange(true)) return false;
-  const Ended ended = run_apart_for(patience_ns, [vm] {
-    vm->faults->stop();
-    vm->faults_stopped.store(true);
-  });
-  if (ended == Ended::never_ran) vm->faults_stopping.store(false);
-  return ended == Ended::yes;
+  if (vm->faults->stop(patience_ns)) vm->faults_stopped.store(true);
+  return vm->faults_stopped;
 }
 
 }  // namespace ramfold::daemon

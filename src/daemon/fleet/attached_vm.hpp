@@ -81,7 +81,6 @@ struct AttachedVm {
   // Threads of ours that its process holds up and that were given up; said once.
   std::atomic<std::uint32_t> held{0};
   std::atomic<bool> held_said{false};
-  std::atomic<bool> faults_stopping{false};
   std::atomic<bool> faults_stopped{false};
 
   // Bounds on what an agent's messages make us do.
@@ -104,8 +103,8 @@ struct AttachedVm {
 
 using VmHandle = std::shared_ptr<AttachedVm>;
 
-// Ends its fault service, on a thread that its process may hold up. False: it has not ended within
-// `patience_ns`, and ends when it may; or it is being ended already.
+// Ends its fault service; waits for its threads at most `patience_ns`. False: its process holds one
+// up there, which leaves when it may.
 bool stop_faults(const VmHandle& vm, std::uint64_t patience_ns);
 
 }  // namespace ramfold::daemon

@@ -4,34 +4,44 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <deque>
 #include <mutex>
-#include <system_error>
-#include <thread>
 #include <utility>
 
-#include "sys/thread_name.hpp"
+#include "sys/thread.hpp"
 
 namespace ramfold::daemon {
 namespace {
 
+struct Kept {
+  void* what;
+  void (*destroy)(void* what) noexcept;
+};
+
 std::atomic<unsigned> g_running{0};
+std::atomic<unsigned> g_kept_count{0};
+std::mutex g_kept_mutex;
+std::deque<Kept> g_kept;  // what waits for a thread to be destroyed on
+
+bool begin_to_destroy(Kept kept) {
+  return run_apart([kept] { kept.destroy(kept.what); });
+}
 
 }  // namespace
 
 bool run_apart(std::function<void()> errand) {
   g_running.fetch_add(1);
-  try {
-    std::thread([run = std::move(errand)]() mutable {
-      sys::name_this_thread("rf-apart");  // before the errand names itself
-      run();
-      run = nullptr;  // what it owns goes here too, before it counts as ended
-      g_running.fetch_sub(1);
-    }).detach();
-    return true;
-  } catch (const std::system_error&) {
+  auto thread = sys::Thread::start("rf-apart", [run = std::move(errand)]() mutable {
+    run();
+    run = nullptr;  // what it owns goes here too, before it counts as ended
+    g_running.fetch_sub(1);
+  });
+  if (!thread) {
     g_running.fetch_sub(1);
     return false;
   }
+  thread->leave();
+  return true;
 }
 
 Ended run_apart_for(std::uint64_t patience_ns, std::function<void()> errand) {
@@ -56,14 +66,24 @@ Ended run_apart_for(std::uint64_t patience_ns, std::function<void()> errand) {
              : Ended::goes_on;
 }
 
-void let_go_apart(std::shared_ptr<void> what) {
-  if (what.use_count() != 1) return;
-  // Without a thread it is leaked: a descriptor is less than this thread held for ever.
-  auto kept = std::make_unique<std::shared_ptr<void>>(std::move(what));
-  auto* raw = kept.release();
-  (void)run_apart([raw] { delete raw; });
+void destroy_apart(void* what, void (*destroy)(void* what) noexcept) {
+  const Kept kept{what, destroy};
+  if (begin_to_destroy(kept)) return;
+  const std::lock_guard lock(g_kept_mutex);
+  if (g_kept.size() == kKeptMax) return;  // leaked
+  g_kept.push_back(kept);
+  g_kept_count.fetch_add(1);
 }
 
-unsigned count_apart() noexcept { return g_running.load(); }
+std::size_t tend_apart() {
+  const std::lock_guard lock(g_kept_mutex);
+  while (!g_kept.empty() && begin_to_destroy(g_kept.front())) {
+    g_kept.pop_front();
+    g_kept_count.fetch_sub(1);
+  }
+  return g_kept.size();
+}
+
+unsigned count_apart() noexcept { return g_running.load() + g_kept_count.load(); }
 
 }  // namespace ramfold::daemon

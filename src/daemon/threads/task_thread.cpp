@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "daemon/threads/task_thread.hpp"
 
-#include <pthread.h>
 #include <utility>
 
 namespace ramfold::daemon {
 
-TaskThread::TaskThread(const char* name) : thread_([this] { run(); }) {
-  ::pthread_setname_np(thread_.native_handle(), name);
+Status TaskThread::begin() {
+  const std::lock_guard lock(mutex_);
+  if (thread_ || stopping_) return {};
+  auto thread = sys::Thread::start(name_, [this] { run(); });
+  if (!thread) return std::unexpected(thread.error());
+  thread_ = std::move(*thread);
+  return {};
 }
 
 void TaskThread::post(Task task) {
@@ -32,7 +36,7 @@ void TaskThread::stop() noexcept {
   }
   changed_.notify_one();
   done_.notify_all();
-  if (thread_.joinable()) thread_.join();
+  thread_.join();
 }
 
 void TaskThread::run() {

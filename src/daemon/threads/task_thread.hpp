@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // A thread that does one task after another, in the order in which they came.
-// Threads: post() and drain() from any; stop() from one. Tasks that had not begun at stop() are
-// dropped.
+// Threads: post(), drain() and begin() from any; stop() from one. Tasks that had not begun at
+// stop() are dropped.
 #pragma once
 
 #include <condition_variable>
@@ -9,7 +9,8 @@
 #include <deque>
 #include <functional>
 #include <mutex>
-#include <thread>
+
+#include "sys/thread.hpp"
 
 namespace ramfold::daemon {
 
@@ -17,11 +18,13 @@ class TaskThread {
  public:
   using Task = std::function<void()>;
 
-  explicit TaskThread(const char* name);
+  explicit TaskThread(const char* name) : name_(name) {}
   ~TaskThread() { stop(); }
   TaskThread(const TaskThread&) = delete;
   TaskThread& operator=(const TaskThread&) = delete;
 
+  // Starts the thread when it does not run. Tasks wait until it does.
+  Status begin();
   void post(Task task);
   // Waits for all that was posted before. REQUIRES: not called by a task.
   void drain();
@@ -30,6 +33,7 @@ class TaskThread {
  private:
   void run();
 
+  const char* const name_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::condition_variable done_;
@@ -37,7 +41,7 @@ class TaskThread {
   std::uint64_t posted_ = 0;
   std::uint64_t ended_ = 0;
   bool stopping_ = false;
-  std::thread thread_;
+  sys::Thread thread_;
 };
 
 }  // namespace ramfold::daemon

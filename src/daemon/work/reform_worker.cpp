@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "daemon/work/reform_worker.hpp"
 
-#include <pthread.h>
-
 #include <algorithm>
 
 #include "base/clock.hpp"
@@ -42,14 +40,17 @@ ReformWorker::ReformWorker(std::unique_ptr<store::Reformer> reformer, HostState&
       cpu_share_(config.cpu),
       policy_(store_policy(config)) {}
 
-void ReformWorker::start() {
-  thread_ = std::thread([this] { run(); });
-  ::pthread_setname_np(thread_.native_handle(), "rf-reform");
+Status ReformWorker::begin() {
+  if (thread_) return {};
+  auto thread = sys::Thread::start("rf-reform", [this] { run(); });
+  if (!thread) return std::unexpected(thread.error());
+  thread_ = std::move(*thread);
+  return {};
 }
 
 void ReformWorker::stop() noexcept {
   (void)stopping_.raise();
-  if (thread_.joinable()) thread_.join();
+  thread_.join();
 }
 
 void ReformWorker::run() noexcept {

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The thread that gives stored contents cheaper forms, within the CPU budget of reform.cpu.
-// Threads: start/stop from one thread; the rest from any.
+// Threads: begin() from one thread at a time, stop() after the last begin(); the rest from any.
 #pragma once
 
 #include <atomic>
 #include <memory>
-#include <thread>
 
 #include "base/thread_cpu.hpp"
 #include "daemon/fleet/host_state.hpp"
 #include "daemon/threads/nap.hpp"
 #include "policy/config.hpp"
 #include "store/reform/reformer.hpp"
+#include "sys/thread.hpp"
 
 namespace ramfold::daemon {
 
@@ -24,7 +24,8 @@ class ReformWorker {
   ReformWorker(const ReformWorker&) = delete;
   ReformWorker& operator=(const ReformWorker&) = delete;
 
-  void start();
+  // Starts the thread when it does not run.
+  Status begin();
   void stop() noexcept;
   std::uint64_t cpu_ns() const noexcept { return cpu_.ns(); }
   store::ReformFigures figures() const noexcept { return reformer_->figures(); }
@@ -41,7 +42,7 @@ class ReformWorker {
   const store::ReformPolicy policy_;
   ThreadCpu cpu_;
   StopFlag stopping_;
-  std::thread thread_;
+  sys::Thread thread_;
 };
 
 }  // namespace ramfold::daemon

@@ -13,7 +13,7 @@ Work::Work(VmSet& vms, store::Contents& contents, HostState& state, const policy
 
 void Work::start() {
   scan_.start();
-  started_.store(true);
+  started_.store(true);  // tend() begins the threads that could not be had
   if (config_.reform.policy == policy::ReformPreset::off) return;
   auto reform = ReformWorker::make(contents_, state_, config_.reform);
   if (!reform) {
@@ -21,7 +21,6 @@ void Work::start() {
     return;
   }
   owned_reform_ = std::move(*reform);
-  owned_reform_->start();
   reform_.store(owned_reform_.get());
 }
 
@@ -31,7 +30,9 @@ void Work::stop() noexcept {
 }
 
 void Work::tend() {
-  if (started_) scan_.tend();
+  if (!started_) return;
+  scan_.tend();
+  if (reform_.load() != nullptr) (void)owned_reform_->begin();
 }
 
 Work::Cpu Work::cpu() const noexcept {

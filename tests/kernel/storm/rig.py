@@ -165,6 +165,7 @@ class Rig:
         self.daemon_binary = daemon
         self.daemon_arguments = list(daemon_arguments)
         self.preloads = []  # into daemon and guests
+        self.daemon_preloads = []
         self.daemon = None
         self.guests = []
         self.kills = 0
@@ -210,8 +211,9 @@ class Rig:
 
     def start_daemon(self, kill_at=None):
         env = dict(os.environ)
-        if self.preloads:
-            env['LD_PRELOAD'] = ':'.join([*filter(None, [env.get('LD_PRELOAD')]), *self.preloads])
+        preloads = [*self.preloads, *self.daemon_preloads]
+        if preloads:
+            env['LD_PRELOAD'] = ':'.join([*filter(None, [env.get('LD_PRELOAD')]), *preloads])
         if kill_at:
             env['RAMFOLD_KILL_AT'] = kill_at
         self.daemon = subprocess.Popen([binary(self.daemon_binary),

@@ -9,6 +9,7 @@
 #include <sys/un.h>
 #include <sys/wait.h>
 
+#include <atomic>
 #include <catch2/catch.hpp>
 #include <cstring>
 
@@ -19,6 +20,7 @@
 #include "fake_service.hpp"
 #include "patience.hpp"
 #include "sys/fd.hpp"
+#include "sys/thread.hpp"
 
 using namespace ramfold;
 using namespace ramfold::control;
@@ -324,6 +326,29 @@ TEST_CASE("a path that is too long is an error that says what to shorten") {
   const auto server = Server::start({"/tmp/" + std::string(120, 'x'), "root", log.sink()}, service);
   REQUIRE_FALSE(server.has_value());
   CHECK(server.error().what.find("runtime_dir") != std::string::npos);
+}
+
+TEST_CASE("without a thread to be had the server does not start, and says why") {
+  static std::atomic<int> left{0};
+  TempDir dir;
+  Log log;
+  FakeService service;
+  const auto start = [&] {
+    return Server::start({dir / "control.sock", "no-such-group", log.sink()}, service);
+  };
+  sys::set_thread_injector([](const char*) noexcept { return left-- > 0 ? 0 : EAGAIN; });
+  for (const int threads : {0, 1, 3, 5}) {
+    left = threads;
+    const auto server = start();
+    REQUIRE_FALSE(server.has_value());
+    CHECK(server.error().code == EAGAIN);
+  }
+  sys::set_thread_injector(nullptr);
+  const auto server = start();
+  REQUIRE(server.has_value());
+  Client client(dir / "control.sock");
+  CHECK(std::get<Snapshot>(client.ask({5, Operation::snapshot, {}, false}).body) ==
+        service.snapshot());
 }
 
 TEST_CASE("the server ends while clients are connected and an operation runs") {

@@ -24,6 +24,7 @@ constexpr std::uint64_t kMs = 1'000'000;
 
 TEST_CASE("retries: what holds at once is done once, and ended") {
   Retries retries;
+  REQUIRE(retries.begin().has_value());
   std::atomic<int> attempts{0};
   std::atomic<int> ended{0};
   retries.add({"a",
@@ -39,6 +40,7 @@ TEST_CASE("retries: what holds at once is done once, and ended") {
 
 TEST_CASE("retries: pauses grow to a bound, the trouble is told, and goes when it holds") {
   Retries retries({5 * kMs, 40 * kMs});
+  REQUIRE(retries.begin().has_value());
   std::atomic<bool> good{false};
   std::atomic<int> ended{0};
   std::vector<std::uint64_t> times;
@@ -69,6 +71,7 @@ TEST_CASE("retries: pauses grow to a bound, the trouble is told, and goes when i
 
 TEST_CASE("retries: one that fails does not hold up another") {
   Retries retries({5 * kMs, 5 * kMs});
+  REQUIRE(retries.begin().has_value());
   std::atomic<int> ended{0};
   retries.add({"a", [] { return Status(fail("never")); }, nullptr, nullptr, 0});
   for (int i = 0; i < 20; ++i)
@@ -82,6 +85,7 @@ TEST_CASE("retries: one that takes long does not make another late, but one of i
   std::atomic<int> ended{0};
   std::atomic<int> of_same_name{0};
   Retries retries;
+  REQUIRE(retries.begin().has_value());
   retries.add({"a",
                [&]() -> Status {
                  while (!go_on) ::usleep(1000);
@@ -106,6 +110,7 @@ TEST_CASE("retries: one that takes long does not make another late, but one of i
 
 TEST_CASE("retries: given up after its time, or when nobody wants it any more") {
   Retries retries({kMs, 2 * kMs});
+  REQUIRE(retries.begin().has_value());
   std::atomic<int> given_up{0};
   retries.add({"a", [] { return Status(fail("never")); }, nullptr,
                [&](bool held) { given_up += held ? 100 : 1; }, 50 * kMs});
@@ -133,6 +138,7 @@ TEST_CASE("retries: a stop waits for the one under way and drops the rest") {
   std::atomic<int> others{0};
   {
     Retries retries;
+    REQUIRE(retries.begin().has_value());
     retries.add({"a",
                  [&]() -> Status {
                    running = true;
@@ -158,6 +164,7 @@ TEST_CASE("a task thread does all in order, drains, and lets go of what a task h
   std::vector<int> order;
   const auto held = std::make_shared<int>(1);
   for (int i = 0; i < 100; ++i) thread.post([&order, held, i] { order.push_back(i); });
+  REQUIRE(thread.begin().has_value());  // what came before waits for it
   thread.drain();
   REQUIRE(order.size() == 100);
   for (int i = 0; i < 100; ++i) CHECK(order[static_cast<std::size_t>(i)] == i);

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// What happens when the kernel gives no thread: what a VM may hold up is destroyed later, never on
+// the thread that lets go of it, and what waits for a thread is done when there is one.
+#include "daemon/threads/apart.hpp"
+
+#include <pthread.h>
+#include <unistd.h>
+#include <catch2/catch.hpp>
+
+#include <array>
+#include <atomic>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "daemon/bring_back/retries.hpp"
+#include "daemon/threads/task_thread.hpp"
+#include "sys/thread.hpp"
+
+using namespace ramfold;
+
+namespace {
+
+template <typename Condition>
+bool soon(Condition condition) {
+  for (int i = 0; i < 20'000 && !condition(); ++i) ::usleep(1000);
+  return condition();
+}
+
+// No thread is to be had while there is one of these.
+struct NoThreads {
+  NoThreads() {
+    sys::set_thread_injector([](const char*) noexcept { return EAGAIN; });
+  }
+  ~NoThreads() { sys::set_thread_injector(nullptr); }
+};
+
+std::atomic<int> destroyed{0};
+std::atomic<int> destroyed_here{0};  // on a thread that lets go
+thread_local bool lets_go = false;
+
+struct Probe {
+  Probe() = default;
+  Probe(const Probe&) = delete;
+  Probe& operator=(const Probe&) = delete;
+  ~Probe() {
+    ++destroyed;
+    if (lets_go) ++destroyed_here;
+  }
+};
+
+}  // namespace
+
+TEST_CASE("what finds no thread is destroyed when there is one, and not here") {
+  destroyed = destroyed_here = 0;
+  lets_go = true;
+  {
+    const NoThreads none;
+    daemon::let_go_apart(std::make_unique<Probe>());
+    daemon::share_apart(std::make_unique<Probe>()).reset();
+    CHECK_FALSE(daemon::run_apart([] {}));
+    CHECK(daemon::run_apart_for(1, [] {}) == daemon::Ended::never_ran);
+    daemon::tend_apart();
+    CHECK(destroyed == 0);
+    CHECK(daemon::count_apart() == 2);
+  }
+  daemon::tend_apart();
+  CHECK(soon([] { return destroyed == 2; }));
+  CHECK(soon([] { return daemon::count_apart() == 0; }));
+  CHECK(destroyed_here == 0);
+  lets_go = false;
+}
+
+TEST_CASE("an errand that finds no thread does not destroy here what it shares") {
+  destroyed = destroyed_here = 0;
+  lets_go = true;
+  {
+    const NoThreads none;
+    auto probe = daemon::share_apart(std::make_unique<Probe>());
+    CHECK_FALSE(daemon::run_apart([probe = std::move(probe)] {}));
+    CHECK(destroyed == 0);
+  }
+  daemon::tend_apart();
+  CHECK(soon([] { return destroyed == 1; }));
+  CHECK(destroyed_here == 0);
+  lets_go = false;
+}
+
+TEST_CASE("of two that let go at the same time neither destroys") {
+  constexpr int kRounds = 200;
+  destroyed = destroyed_here = 0;
+  for (int i = 0; i < kRounds; ++i) {
+    auto mine = daemon::share_apart(std::make_unique<Probe>());
+    std::atomic<bool> go{false};
+    std::thread other([theirs = mine, &go]() mutable {
+      lets_go = true;
+      while (!go) {
+      }
+      theirs.reset();
+    });
+    lets_go = true;
+    go = true;
+    mine.reset();
+    other.join();
+  }
+  lets_go = false;
+  CHECK(soon([] { return destroyed == kRounds; }));
+  CHECK(destroyed_here == 0);
+}
+
+TEST_CASE("what is kept without a thread has a bound") {
+  destroyed = 0;
+  {
+    const NoThreads none;
+    for (std::size_t i = 0; i < daemon::kKeptMax + 10; ++i)
+      daemon::let_go_apart(std::make_unique<Probe>());
+    CHECK(daemon::count_apart() == daemon::kKeptMax);
+  }
+  daemon::tend_apart();
+  CHECK(soon([] { return destroyed == static_cast<int>(daemon::kKeptMax); }));
+  CHECK(soon([] { return daemon::count_apart() == 0; }));
+}
+
+TEST_CASE("tasks and retries wait for their thread") {
+  daemon::TaskThread tasks("test");
+  daemon::Retries retries;
+  std::atomic<int> done{0};
+  tasks.post([&] { ++done; });
+  retries.add({"a",
+               [&]() -> Status {
+                 ++done;
+                 return {};
+               },
+               nullptr, nullptr, 0});
+  {
+    const NoThreads none;
+    const Status begun = tasks.begin();
+    REQUIRE_FALSE(begun.has_value());
+    CHECK(begun.error().code == EAGAIN);
+    CHECK_FALSE(retries.begin().has_value());
+    CHECK(done == 0);
+  }
+  CHECK(tasks.begin().has_value());
+  CHECK(retries.begin().has_value());
+  CHECK(tasks.begin().has_value());  // it runs already
+  CHECK(soon([&] { return done == 2; }));
+}
+
+TEST_CASE("a thread has its name, and is joined by its owner's end") {
+  std::atomic<bool> ended{false};
+  std::array<char, 16> name{};
+  {
+    auto thread = sys::Thread::start("rf-a-name-that-is-long", [&] {
+      ::pthread_getname_np(::pthread_self(), name.data(), name.size());
+      ::usleep(20'000);
+      ended = true;
+    });
+    REQUIRE(thread.has_value());
+    sys::Thread moved = std::move(*thread);
+    CHECK_FALSE(static_cast<bool>(*thread));
+    CHECK(static_cast<bool>(moved));
+  }
+  CHECK(ended);
+  CHECK(std::string(name.data()) == "rf-a-name-that-");
+}
