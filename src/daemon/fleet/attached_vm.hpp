@@ -28,8 +28,9 @@ inline bool has_ended(sys::BorrowedFd pidfd) noexcept {
   return ::poll(&p, 1, 0) == 1 && (p.revents & POLLIN) != 0;
 }
 
-// Which chunk a worker takes next. A pass ends when every chunk was taken and given back; a chunk
-// is worked on by one worker at a time because a new pass begins only then.
+// Which chunk a worker takes next. A pass ends when every chunk was taken and given back, or
+// skipped because its RAM file holds nothing there; a chunk is worked on by one worker at a time
+// because a new pass begins only then.
 struct ScanCursor {
   std::mutex mutex;
   std::size_t next = 0;
@@ -39,6 +40,7 @@ struct ScanCursor {
   scan::Met met_last;         // in the last whole pass
   std::uint64_t pass_ns = 0;  // how long that took
   std::uint64_t passes = 0;
+  std::uint64_t chunks = 0;  // that were looked at, in all passes
 };
 
 struct FactState {

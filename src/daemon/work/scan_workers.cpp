@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "daemon/work/scan_workers.hpp"
 
+#include <sys/resource.h>
+
 #include <algorithm>
 #include <cerrno>
 
@@ -21,6 +23,12 @@ constexpr std::uint64_t kBurstNs = 50'000'000;  // what an idle time may be save
 constexpr std::uint64_t kHeldNs = 5'000'000'000;
 constexpr std::uint64_t kStopNs = 3'000'000'000;
 constexpr std::uint64_t kStoreFullRestNs = 5'000'000'000;
+
+// How often this thread has slept for something: not how often it was made to give way.
+long thread_sleeps() noexcept {
+  rusage usage{};
+  return ::getrusage(RUSAGE_THREAD, &usage) == 0 ? usage.ru_nvcsw : 0;
+}
 
 }  // namespace
 
@@ -90,12 +98,11 @@ void ScanWorkers::run(Worker& self) noexcept {
   const auto planner = std::make_unique<scan::Planner>();
   const auto folder = std::make_unique<fold::Folder>(contents_);
   const auto windows = std::make_unique<std::array<scan::Window, scan::kChunkWindows>>();
-  std::size_t turn = 0;
   std::uint64_t cpu_seen = thread_cpu_ns();
   VmId named{0};
   while (!stopping_.load(std::memory_order_relaxed)) {
     Claim next;
-    if (!host_.may_observe() || !claim(next, turn)) {
+    if (!host_.may_observe() || !claim(next)) {
       sleep_ns(kIdleNapNs);
       continue;
     }
@@ -104,11 +111,20 @@ void ScanWorkers::run(Worker& self) noexcept {
       sys::name_this_thread(id, "fold");
       named = id;
     }
+    const std::uint64_t began_ns = monotonic_ns();
+    const long slept = thread_sleeps();
     const std::uint64_t folding = work(next, *planner, *folder, *windows);
+    if (planner->met().present == 0) skip_holes(next);
     give_back(next, planner->met());
+    // A VM whose process makes this thread wait is charged with the wait: it was the others' time.
+    const std::uint64_t waited_ns = thread_sleeps() == slept ? 0 : monotonic_ns() - began_ns;
     const bool goes_on = at(self, nullptr);
     next.vm = nullptr;
     const std::uint64_t cpu = thread_cpu_ns();
+    {
+      const MutexLock lock(turns_mutex_);
+      turns_.charge(next.turn, std::max(cpu - cpu_seen, waited_ns));
+    }
     fold_cpu_ns_.fetch_add(folding, std::memory_order_relaxed);
     scan_cpu_ns_.fetch_add(cpu - cpu_seen - folding, std::memory_order_relaxed);
     if (!goes_on) return;
@@ -117,33 +133,60 @@ void ScanWorkers::run(Worker& self) noexcept {
   }
 }
 
-bool ScanWorkers::claim(Claim& claim, std::size_t& turn) {
-  const std::vector<VmHandle> vms = vms_.all();
-  for (std::size_t i = 0; i < vms.size(); ++i) {
-    const VmHandle& vm = vms[(turn + i) % vms.size()];
-    if (!vm->wants_folding() || !vm->vm->gate().is_open()) continue;
-    ScanCursor& cursor = vm->cursor;
-    const std::lock_guard lock(cursor.mutex);
-    const std::size_t chunks = scan::chunk_count(*vm->vm);
-    if (cursor.next == chunks) {
-      if (cursor.in_work != 0) continue;
-      const std::uint64_t now = monotonic_ns();
-      const auto least = static_cast<std::uint64_t>(config_.fold.pass_seconds * 1e9);
-      if (cursor.passes != 0 && now - cursor.began_ns < least) continue;
-      cursor.next = 0;
-    }
-    if (cursor.next == 0) {
-      cursor.began_ns = monotonic_ns();
-      cursor.met = {};
-      vm->vm->next_pass();
-    }
-    ++cursor.in_work;
-    claim = {vm, cursor.next++};
-    turn = turn + i;  // stay with this VM: neighbours in RAM are neighbours in the cache
-    return true;
+void ScanWorkers::meet_new_vms() {
+  const std::uint64_t changes = vms_.changes();
+  if (changes == met_changes_) return;
+  met_changes_ = changes;
+  met_.clear();
+  std::vector<scan::Turns::Member> members;
+  for (const VmHandle& vm : vms_.all()) {
+    const VmId id = vm->vm->id();
+    const uid_t owner = ids_.account_of(vm->vm->record().uid);
+    met_[id] = {vm, owner};
+    members.push_back({id, owner});
   }
-  ++turn;
-  return false;
+  turns_.set(members);
+}
+
+bool ScanWorkers::claim(Claim& claim) {
+  const MutexLock lock(turns_mutex_);
+  meet_new_vms();
+  return turns_.next([&](VmId id) NO_THREAD_SAFETY_ANALYSIS {
+    const Turn& turn = met_.at(id);
+    const VmHandle vm = turn.vm.lock();
+    if (!vm || !claim_of(vm, claim)) return false;
+    claim.turn = {id, turn.owner};
+    return true;
+  });
+}
+
+bool ScanWorkers::claim_of(const VmHandle& vm, Claim& claim) {
+  if (!vm->wants_folding() || !vm->vm->gate().is_open()) return false;
+  ScanCursor& cursor = vm->cursor;
+  const std::lock_guard lock(cursor.mutex);
+  if (cursor.next == scan::chunk_count(*vm->vm)) {
+    if (cursor.in_work != 0) return false;
+    const std::uint64_t now = monotonic_ns();
+    const auto least = static_cast<std::uint64_t>(config_.fold.pass_seconds * 1e9);
+    if (cursor.passes != 0 && now - cursor.began_ns < least) return false;
+    cursor.next = 0;
+    cursor.began_ns = now;
+    cursor.met = {};
+    vm->vm->next_pass();
+  }
+  ++cursor.in_work;
+  ++cursor.chunks;
+  claim.vm = vm;
+  claim.chunk = cursor.next++;
+  return true;
+}
+
+void ScanWorkers::skip_holes(const Claim& claim) {
+  // Not under the cursor's lock: the RAM file's may be held for long.
+  const std::size_t backed = scan::next_backed_chunk(*claim.vm->vm, claim.chunk + 1);
+  ScanCursor& cursor = claim.vm->cursor;
+  const std::lock_guard lock(cursor.mutex);
+  cursor.next = std::max(cursor.next, backed);
 }
 
 void ScanWorkers::give_back(const Claim& claim, scan::Met met) {

@@ -1,20 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The threads that scan and fold, within the CPU budget of scan.cpu over all of them together.
+// Whose chunk comes next: scan/turns.hpp; an owner is a user with its subordinate ids.
 // Threads: start/stop from one thread.
 #pragma once
 
 #include <atomic>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <vector>
 
+#include "base/thread_annotations.hpp"
 #include "daemon/fleet/attached_vm.hpp"
 #include "daemon/fleet/host_state.hpp"
 #include "daemon/fleet/vm_set.hpp"
 #include "fold/folder.hpp"
 #include "policy/config.hpp"
 #include "scan/plan.hpp"
+#include "scan/turns.hpp"
 #include "store/contents.hpp"
+#include "sys/subordinate_ids.hpp"
 
 namespace ramfold::daemon {
 
@@ -44,6 +49,7 @@ class ScanWorkers {
  private:
   struct Claim {
     VmHandle vm;
+    scan::Turns::Member turn;
     std::size_t chunk = 0;
   };
   struct Worker {
@@ -55,8 +61,13 @@ class ScanWorkers {
   void run(Worker& self) noexcept;
   // Says where a worker is; false: it was replaced meanwhile.
   bool at(Worker& self, const VmHandle& vm);
-  // A chunk of some VM whose pass is under way or due; nothing when all rest.
-  bool claim(Claim& claim, std::size_t& turn);
+  // A chunk of the VM whose turn it is, of those whose pass is under way or due; nothing when all
+  // rest.
+  bool claim(Claim& claim);
+  bool claim_of(const VmHandle& vm, Claim& claim);
+  void meet_new_vms() REQUIRES(turns_mutex_);
+  // Of the chunks behind an empty one, those of which the RAM file holds nothing.
+  void skip_holes(const Claim& claim);
   void give_back(const Claim& claim, scan::Met met);
   // Returns the CPU time that folding took of it.
   std::uint64_t work(const Claim& claim, scan::Planner& planner, fold::Folder& folder,
@@ -73,6 +84,15 @@ class ScanWorkers {
   std::atomic<std::uint64_t> scan_cpu_ns_{0};
   std::atomic<std::uint64_t> fold_cpu_ns_{0};
   std::atomic<std::uint64_t> budget_until_ns_{0};  // wall time up to which the CPU used is paid for
+  Mutex turns_mutex_;
+  scan::Turns turns_ GUARDED_BY(turns_mutex_);
+  struct Turn {
+    std::weak_ptr<AttachedVm> vm;
+    uid_t owner = 0;
+  };
+  std::map<VmId, Turn> met_ GUARDED_BY(turns_mutex_);
+  std::uint64_t met_changes_ GUARDED_BY(turns_mutex_) = 0;  // VmSet::changes() of `met_`
+  sys::SubordinateIds ids_ GUARDED_BY(turns_mutex_);
   std::mutex mutex_;
   std::vector<std::shared_ptr<Worker>> workers_;  // without those that were replaced
   std::atomic<unsigned> running_{0};              // with them

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Passes of real VMs beside each other (src/daemon/work/scan_workers): what is counted is passes
+// and chunks, never time.
+#include "daemon/work/scan_workers.hpp"
+
+#include <unistd.h>
+
+#include <catch2/catch.hpp>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "kernel/guest_process.hpp"
+
+using namespace ramfold;
+using namespace ramfold::daemon;
+
+namespace {
+
+constexpr std::uint64_t kChunk = guest::kChunkPages.value;
+
+struct Guest {
+  std::unique_ptr<test::GuestProcess> process;
+  VmHandle vm;
+
+  Guest(std::uint32_t id, uid_t owner, PageCount pages)
+      : process(test::GuestProcess::start(pages)), vm(std::make_shared<AttachedVm>()) {
+    guest::VmRecord record;
+    guest::Vm::Files files = process->files_for(id, record);
+    record.uid = owner;
+    auto made = guest::Vm::make(record, std::move(files));
+    REQUIRE(made.has_value());
+    vm->vm = std::move(*made);
+    vm->cursor.next = scan::chunk_count(*vm->vm);
+    vm->kept = true;
+    vm->agent_ready = true;
+    (void)vm->vm->gate().open(0, guest::Gate::Mode::proved, vm->vm->gate().epoch());
+  }
+  std::uint64_t passes() const {
+    const std::lock_guard lock(vm->cursor.mutex);
+    return vm->cursor.passes;
+  }
+  std::uint64_t chunks() const {
+    const std::lock_guard lock(vm->cursor.mutex);
+    return vm->cursor.chunks;
+  }
+};
+
+enum class May { observe, fold };
+
+struct Scanning {
+  VmSet vms;
+  std::unique_ptr<store::Contents> contents;
+  HostState host;
+  policy::Config config;
+  std::unique_ptr<ScanWorkers> workers;
+
+  explicit Scanning(double cpu) {
+    auto made = store::Contents::create(ByteCount{1u << 20});
+    REQUIRE(made.has_value());
+    contents = std::move(*made);
+    allow(May::observe);
+    config.fold.pass_seconds = 0.1;
+    config.scan.cpu = cpu;
+    workers = std::make_unique<ScanWorkers>(vms, *contents, host, config);
+  }
+  void allow(May may) {
+    HostVerdict verdict;
+    verdict.may_observe = true;
+    verdict.may_fold = may == May::fold;
+    host.publish(std::move(verdict));
+  }
+  void add(const Guest& guest) {
+    guest.vm->group = *contents->group(std::to_string(guest.vm->vm->id().value));
+    vms.add(guest.vm);
+  }
+};
+
+template <typename Condition>
+bool eventually(Condition done) {
+  for (int i = 0; i < 12'000 && !done(); ++i) ::usleep(10'000);
+  return done();
+}
+
+}  // namespace
+
+TEST_CASE("of a VM with 8 TiB only the chunks that hold something are looked at") {
+  constexpr std::uint64_t kPages = (std::uint64_t{8} << 40) >> kPageShift;
+  Guest huge(1, 1000, PageCount{kPages});
+  Guest small(2, 1001, PageCount{4 * kChunk});
+  for (const std::uint64_t page : {std::uint64_t{5}, kPages / 2, kPages - 1}) {
+    huge.process->store(PageIndex{page}, page);
+  }
+  for (std::uint64_t page = 0; page < 4 * kChunk; page += kChunk / 2) {
+    small.process->store(PageIndex{page}, page + 1);
+  }
+  Scanning scanning(1);
+  scanning.add(huge);
+  scanning.add(small);
+  scanning.workers->start();
+  REQUIRE(eventually([&] { return small.passes() >= 3 && huge.passes() >= 3; }));
+  scanning.workers->stop();
+  // What holds a page, and behind that one chunk that does not; a pass may be under way.
+  CHECK(huge.chunks() <= (huge.passes() + 1) * 6);
+  CHECK(huge.vm->cursor.met_last.present == 3);
+  CHECK(small.vm->cursor.met_last.present == 8);
+}
+
+TEST_CASE("a VM completes passes beside another's that takes long") {
+  constexpr std::uint64_t kChunks = 8192;
+  Guest large(1, 1000, PageCount{kChunks * kChunk});
+  Guest small(2, 1001, PageCount{4 * kChunk});
+  for (std::uint64_t chunk = 0; chunk < kChunks; ++chunk) {
+    large.process->store(PageIndex{chunk * kChunk}, chunk + 1);
+  }
+  small.process->store(PageIndex{0}, 1);
+  Scanning scanning(0.1);
+  scanning.add(large);
+  scanning.add(small);
+  scanning.workers->start();
+  REQUIRE(eventually([&] { return large.passes() >= 1; }));
+  const std::uint64_t beside = small.passes();
+  scanning.workers->stop();
+  CHECK(beside >= 3);
+}
