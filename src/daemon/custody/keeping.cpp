@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "daemon/custody/keeping.hpp"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <poll.h>
 #include <algorithm>
 #include <charconv>
 
@@ -61,13 +63,40 @@ Result<KeptVm> assemble(Named& parts) {
 
 }  // namespace
 
+bool Keeping::Known::connected() const noexcept {
+  if (!socket) return false;
+  pollfd p{socket->get(), POLLRDHUP, 0};  // an answer that lies there is no end
+  return ::poll(&p, 1, 0) == 0;
+}
+
+void Keeping::publish() {
+  Known now;
+  if (client_ && client_->alive()) {
+    now.socket = watched_;
+    const auto peer = sys::peer_of(client_->socket());
+    now.keeper = peer ? peer->pid : -1;
+    now.backed = client_->backed();
+    now.anothers_store = anothers_store_;
+  } else {
+    watched_.reset();
+  }
+  now.held = store_kept_ ? kStoreParts : 0;
+  for (const auto& [id, descriptors] : vms_kept_) now.held += descriptors;
+  const MutexLock lock(known_mutex_);
+  std::swap(known_, now);
+}
+
 Status Keeping::connect() {
-  const std::lock_guard lock(mutex_);
+  const Working working(*this);
   if (client_ && client_->alive()) return {};
   client_.reset();
+  publish();  // the copy's socket would look to the keeper like a daemon that is there
   auto client = keeper::Client::connect(socket_, keeper::Client::kAnswerWithin, replaces_);
   if (!client) return std::unexpected(client.error());
+  sys::Fd watched(::fcntl(client->socket().get(), F_DUPFD_CLOEXEC, 0));
+  if (!watched) return fail_errno("watch the keeper's socket");
   client_.emplace(std::move(*client));
+  watched_ = std::make_shared<const sys::Fd>(std::move(watched));
   store_kept_ = false;
   vms_kept_.clear();
   anothers_store_ = false;
@@ -89,41 +118,37 @@ Status Keeping::connect() {
 }
 
 void Keeping::disconnect() {
-  const std::lock_guard lock(mutex_);
+  const Working working(*this);
   client_.reset();
 }
 
 bool Keeping::connected() const {
-  const std::lock_guard lock(mutex_);
-  return client_ && client_->alive();
+  const MutexLock lock(known_mutex_);
+  return known_.connected();
 }
 
 bool Keeping::holds_anothers_store() const {
-  const std::lock_guard lock(mutex_);
-  return client_ && client_->alive() && anothers_store_;
+  const MutexLock lock(known_mutex_);
+  return known_.connected() && known_.anothers_store;
 }
 
 bool Keeping::backed() const {
-  const std::lock_guard lock(mutex_);
-  return client_ && client_->alive() && client_->backed();
+  const MutexLock lock(known_mutex_);
+  return known_.connected() && known_.backed;
 }
 
 std::uint64_t Keeping::held() const {
-  const std::lock_guard lock(mutex_);
-  std::uint64_t held = store_kept_ ? kStoreParts : 0;
-  for (const auto& [id, descriptors] : vms_kept_) held += descriptors;
-  return held;
+  const MutexLock lock(known_mutex_);
+  return known_.held;
 }
 
 pid_t Keeping::keeper_pid() const {
-  const std::lock_guard lock(mutex_);
-  if (!client_ || !client_->alive()) return -1;
-  const auto peer = sys::peer_of(client_->socket());
-  return peer ? peer->pid : -1;
+  const MutexLock lock(known_mutex_);
+  return known_.connected() ? known_.keeper : -1;
 }
 
 Status Keeping::call(auto&& request) {
-  const std::lock_guard lock(mutex_);
+  const Working working(*this);
   if (!client_ || !client_->alive())
     return fail("the keeper is not connected: start ramfold-keeper", ENOTCONN);
   return request(*client_);
@@ -161,7 +186,7 @@ Result<Inheritance> Keeping::inherit() {
                                                 std::move(part("groups")->second)});
   }
   {
-    const std::lock_guard lock(mutex_);
+    const Working working(*this);
     anothers_store_ = false;
     store_kept_ = store;
     store_handed_over_ = !store_parts.empty();
@@ -227,7 +252,7 @@ Status Keeping::keep_vm(const guest::Vm& vm, const store::Contents& contents) {
 }
 
 Status Keeping::drop_vm(VmId id) {
-  const std::lock_guard lock(mutex_);
+  const Working working(*this);
   if (anothers_store_) return {};
   Status dropped = fail("the keeper is not connected", ENOTCONN);
   if (client_ && client_->alive()) dropped = drop_parts(*client_, id);
@@ -241,7 +266,7 @@ Status Keeping::drop_vm(VmId id) {
 
 Status Keeping::drop_store() {
   {
-    const std::lock_guard lock(mutex_);
+    const Working working(*this);
     if (!store_handed_over_) return {};
   }
   if (Status connected = connect(); !connected) return connected;

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // What outlives the daemon, by name: "store.*" and "vm.<id>.*", handed to the keeper before
 // anything is punched and taken back at the start.
-// Threads: any; one call at a time inside.
+// Threads: any; one call to the keeper at a time, which takes as long as the keeper lets it. What is
+// asked about the keeper (connected() to keeper_pid()) is answered from a copy: nobody waits there
+// for a keeper that is stopped.
 // Invariants: the keeper never holds a VM without the store that its pages are in: keep_vm() hands
 // the store over first, drop_store() refuses while a VM is kept.
 #pragma once
@@ -14,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "base/thread_annotations.hpp"
 #include "guest/vm.hpp"
 #include "keeper/client.hpp"
 #include "store/contents.hpp"
@@ -75,13 +78,36 @@ class Keeping {
   Status drop_store();
 
  private:
+  // What is known of the keeper, for whoever may not wait for a call.
+  struct Known {
+    std::shared_ptr<const sys::Fd> socket;  // of its own, to see the end by; null: not connected
+    pid_t keeper = -1;
+    bool backed = false;
+    bool anothers_store = false;
+    std::uint64_t held = 0;
+    bool connected() const noexcept;
+  };
+  // Holds mutex_; at its end the copy says how things are.
+  class Working {
+   public:
+    explicit Working(Keeping& keeping) : keeping_(keeping), lock_(keeping.mutex_) {}
+    ~Working() { keeping_.publish(); }
+    Working(const Working&) = delete;
+    Working& operator=(const Working&) = delete;
+
+   private:
+    Keeping& keeping_;
+    const std::lock_guard<std::mutex> lock_;
+  };
+  void publish();  // under mutex_
   Status call(auto&& request);
   Status keep_store(keeper::Client& client, const store::Contents& contents);
 
   const std::string socket_;
   pid_t replaces_ = 0;
-  mutable std::mutex mutex_;
+  std::mutex mutex_;  // for as long as a call takes; before known_mutex_
   std::optional<keeper::Client> client_;
+  std::shared_ptr<const sys::Fd> watched_;  // its socket once more
   // Of this connection.
   bool store_kept_ = false;
   std::map<std::uint32_t, std::size_t> vms_kept_;  // how many descriptors of each
@@ -89,6 +115,8 @@ class Keeping {
   bool anothers_store_ = false;
   // Ever since the start: a keeper that comes back has it from its service manager.
   bool store_handed_over_ = false;
+  mutable Mutex known_mutex_;  // for a moment
+  Known known_ GUARDED_BY(known_mutex_);
 };
 
 }  // namespace ramfold::daemon
