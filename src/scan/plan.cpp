@@ -61,6 +61,11 @@ std::size_t next_backed_chunk(const guest::Vm& vm, std::size_t chunk) noexcept {
   return chunk_count(vm);
 }
 
+std::size_t next_noted_chunk(const guest::Vm& vm, std::size_t chunk) noexcept {
+  const std::uint64_t page = vm.backed_from(chunk * guest::kChunkPages.value);
+  return page == vm.pages().value ? chunk_count(vm) : page / guest::kChunkPages.value;
+}
+
 Result<std::size_t> Planner::plan(const guest::Vm& vm, std::size_t chunk, const ColdRule& rule,
                                   std::span<Window, kChunkWindows> into) {
   std::size_t used = 0;

@@ -75,5 +75,7 @@ std::size_t chunk_count(const guest::Vm& vm) noexcept;
 // chunk_count() when none is left. One look at a RAM file takes its inode's lock, as a punch does:
 // it may wait for a punch of the VM's own, and must not be made on the way up.
 std::size_t next_backed_chunk(const guest::Vm& vm, std::size_t chunk) noexcept;
+// The same of the page table: the first chunk of which it holds words.
+std::size_t next_noted_chunk(const guest::Vm& vm, std::size_t chunk) noexcept;
 
 }  // namespace ramfold::scan

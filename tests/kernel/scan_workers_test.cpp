@@ -10,6 +10,7 @@
 #include <string>
 #include <utility>
 
+#include "daemon/report/accounting.hpp"
 #include "kernel/guest_process.hpp"
 
 using namespace ramfold;
@@ -122,4 +123,25 @@ TEST_CASE("a VM completes passes beside another's that takes long") {
   const std::uint64_t beside = small.passes();
   scanning.workers->stop();
   CHECK(beside >= 3);
+}
+
+TEST_CASE("a pass gives back the words of RAM that a guest gave back") {
+  constexpr std::uint64_t kChunks = 40;
+  Guest guest(1, 1000, PageCount{kChunks * kChunk});
+  const auto each = [&](auto what) {
+    for (std::uint64_t page = 0; page < kChunks * kChunk; page += kChunk / 2) what(PageIndex{page});
+  };
+  each([&](PageIndex p) { guest.process->store(p, p.value + 1); });
+  const auto words = [&] { return backed(guest.vm->vm->files().words).value; };
+  Scanning scanning(1);
+  scanning.add(guest);
+  scanning.workers->start();
+  REQUIRE(eventually([&] { return guest.passes() >= 1; }));
+  CHECK(words() == 2 * kChunks * kPageSize);
+  each([&](PageIndex p) {
+    if (p.value != 0) guest.process->discard(p);
+  });
+  REQUIRE(eventually([&] { return words() <= 2 * kPageSize; }));
+  scanning.workers->stop();
+  CHECK(words() == 2 * kPageSize);
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // What outlives the daemon, by name: "store.*" and "vm.<id>.*", handed to the keeper before
 // anything is punched and taken back at the start.
-// Threads: any; one call to the keeper at a time, which takes as long as the keeper lets it. What is
-// asked about the keeper (connected() to keeper_pid()) is answered from a copy: nobody waits there
-// for a keeper that is stopped.
+// Threads: any; one call to the keeper at a time, which takes as long as the keeper lets it. What
+// is asked about the keeper (connected() to keeper_pid()) is answered from a copy: nobody waits
+// there for a keeper that is stopped.
 // Invariants: the keeper never holds a VM without the store that its pages are in: keep_vm() hands
 // the store over first, drop_store() refuses while a VM is kept.
 #pragma once

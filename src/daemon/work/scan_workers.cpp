@@ -23,6 +23,15 @@ constexpr std::uint64_t kBurstNs = 50'000'000;  // what an idle time may be save
 constexpr std::uint64_t kHeldNs = 5'000'000'000;
 constexpr std::uint64_t kStopNs = 3'000'000'000;
 constexpr std::uint64_t kStoreFullRestNs = 5'000'000'000;
+constexpr unsigned kFreedChunksMax = 128;  // a turn; 256 pages of words, some 5 ms
+
+void free_words(guest::Vm& vm, std::size_t chunk) noexcept {
+  const std::uint64_t first = chunk * guest::kChunkPages.value;
+  static_assert(guest::kChunkPages.value % guest::Vm::kWordsAPage == 0);
+  for (std::uint64_t p = first; p < first + guest::kChunkPages.value; p += guest::Vm::kWordsAPage) {
+    (void)vm.free_words(PageIndex{p});
+  }
+}
 
 // How often this thread has slept for something: not how often it was made to give way.
 long thread_sleeps() noexcept {
@@ -182,11 +191,28 @@ bool ScanWorkers::claim_of(const VmHandle& vm, Claim& claim) {
 }
 
 void ScanWorkers::skip_holes(const Claim& claim) {
-  // Not under the cursor's lock: the RAM file's may be held for long.
-  const std::size_t backed = scan::next_backed_chunk(*claim.vm->vm, claim.chunk + 1);
+  guest::Vm& vm = *claim.vm->vm;
   ScanCursor& cursor = claim.vm->cursor;
-  const std::lock_guard lock(cursor.mutex);
-  cursor.next = std::max(cursor.next, backed);
+  // Not under the cursor's lock: the RAM file's may be held for long.
+  const std::size_t backed = scan::next_backed_chunk(vm, claim.chunk);
+  if (backed == claim.chunk) return;  // in swap, or in memory and not mapped
+  free_words(vm, claim.chunk);
+  for (unsigned i = 0; i < kFreedChunksMax; ++i) {
+    std::size_t from = 0;
+    {
+      const std::lock_guard lock(cursor.mutex);
+      from = cursor.next;
+    }
+    if (from >= backed) return;
+    const std::size_t noted = std::min(scan::next_noted_chunk(vm, from), backed);
+    {
+      // Taken like any other chunk, so that nobody else works on it.
+      const std::lock_guard lock(cursor.mutex);
+      if (cursor.next != from) return;
+      cursor.next = std::min(noted + 1, backed);
+    }
+    if (noted < backed) free_words(vm, noted);
+  }
 }
 
 void ScanWorkers::give_back(const Claim& claim, scan::Met met) {

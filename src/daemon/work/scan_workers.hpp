@@ -66,7 +66,7 @@ class ScanWorkers {
   bool claim(Claim& claim);
   bool claim_of(const VmHandle& vm, Claim& claim);
   void meet_new_vms() REQUIRES(turns_mutex_);
-  // Of the chunks behind an empty one, those of which the RAM file holds nothing.
+  // From an empty chunk on, those of which the RAM file holds nothing: their words are given back.
   void skip_holes(const Claim& claim);
   void give_back(const Claim& claim, scan::Met met);
   // Returns the CPU time that folding took of it.
