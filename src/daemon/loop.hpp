@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <mutex>
+#include <vector>
 
 #include "daemon/bring_back/off_switch.hpp"
 #include "daemon/custody/departures.hpp"
@@ -16,6 +17,7 @@
 #include "daemon/fleet/vm_set.hpp"
 #include "daemon/judge/fact_watch.hpp"
 #include "daemon/judge/host_judge.hpp"
+#include "daemon/judge/quota.hpp"
 #include "daemon/work/work.hpp"
 
 namespace ramfold::daemon {
@@ -49,11 +51,12 @@ class Loop {
 
  private:
   void prove_kernel();
-  HostInputs sense() const;
+  HostInputs sense(const std::vector<VmHandle>& vms, const store::Stats& stats) const;
 
   Parts p_;
   std::atomic<bool> self_test_passed_{false};
   std::mutex judging_;  // from the first look on: a verdict must not replace a later one
+  KeepsJudge keeps_;    // under judging_
 };
 
 }  // namespace ramfold::daemon

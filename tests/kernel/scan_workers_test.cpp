@@ -145,3 +145,21 @@ TEST_CASE("a pass gives back the words of RAM that a guest gave back") {
   scanning.workers->stop();
   CHECK(words() == 2 * kPageSize);
 }
+
+TEST_CASE("of a VM beyond its quota only the pages of zeros leave") {
+  Guest guest(1, 1000, PageCount{kChunk});
+  guest.process->store(PageIndex{0}, 0);
+  guest.process->store(PageIndex{1}, 5);
+  Scanning scanning(1);
+  scanning.allow(May::fold);
+  scanning.config.fold.passes = 1;
+  scanning.add(guest);
+  guest.vm->keeps.too_much = TooMuch::of_vm;
+  scanning.workers->start();
+  const guest::VmCounters& counters = guest.vm->vm->counters();
+  REQUIRE(eventually([&] { return counters.folded_zero.get() == 1 && guest.passes() >= 4; }));
+  CHECK(counters.folded_content.get() == 0);
+  guest.vm->keeps.too_much = TooMuch::nothing;
+  CHECK(eventually([&] { return counters.folded_content.get() == 1; }));
+  scanning.workers->stop();
+}

@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "daemon/custody/hand_over.hpp"
+
 namespace ramfold::daemon {
 namespace {
 
@@ -128,7 +130,7 @@ Result<VmHandle> Attacher::attach(const AgentPeer& peer, const VmIdentity& ident
   std::memcpy(memory.instance, record.instance, sizeof record.instance);
   memory.magic = RF_MAGIC;
   // Nothing is punched before the keeper has all of it; without a keeper the VM is only observed.
-  (*vm)->kept.store(keeping_.keep_vm(*(*vm)->vm, adopter_.contents()).has_value());
+  (void)hand_over(**vm, keeping_, adopter_.contents());
   return vm;
 }
 

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <charconv>
 
+#include "base/owner_share.hpp"
 #include "sys/message.hpp"
 
 namespace ramfold::daemon {
@@ -15,6 +16,10 @@ namespace {
 constexpr std::string_view kStorePrefix = "store.";
 constexpr std::string_view kVmPrefix = "vm.";
 constexpr std::size_t kStoreParts = 3;
+constexpr auto kNobody = static_cast<uid_t>(-1);
+
+// As the keeper counts them (keeper/table.cpp): kind, dot, name, colon.
+std::size_t stored_bytes(std::string_view name) noexcept { return name.size() + 3; }
 
 std::string vm_prefix(VmId id) { return fmt::format("vm.{}.", id.value); }
 
@@ -81,7 +86,7 @@ void Keeping::publish() {
     watched_.reset();
   }
   now.held = store_kept_ ? kStoreParts : 0;
-  for (const auto& [id, descriptors] : vms_kept_) now.held += descriptors;
+  for (const auto& [id, places] : vms_kept_) now.held += places.descriptors;
   const MutexLock lock(known_mutex_);
   std::swap(known_, now);
 }
@@ -190,7 +195,11 @@ Result<Inheritance> Keeping::inherit() {
     anothers_store_ = false;
     store_kept_ = store;
     store_handed_over_ = !store_parts.empty();
-    for (const auto& [id, parts] : vms) vms_kept_[id] = parts.size();
+    for (const auto& [id, parts] : vms) {
+      Places& places = vms_kept_[id];
+      places = {parts.size(), 0, kNobody};
+      for (const auto& [name, fd] : parts) places.bytes += stored_bytes(vm_prefix(VmId{id}) + name);
+    }
   }
   if (!vms.empty()) result.last = VmId{vms.rbegin()->first};
   for (auto& [id, parts] : vms) {
@@ -205,6 +214,7 @@ Result<Inheritance> Keeping::inherit() {
     }
     auto vm = assemble(parts);
     if (vm && vm->record.vm == id) {
+      note_owner(*vm);
       result.vms.push_back(std::move(*vm));
     } else {
       result.unusable.push_back(
@@ -212,6 +222,32 @@ Result<Inheritance> Keeping::inherit() {
     }
   }
   return result;
+}
+
+void Keeping::note_owner(const KeptVm& vm) {
+  const Working working(*this);
+  vms_kept_[vm.record.vm].account = ids_.account_of(vm.record.uid);
+}
+
+Status Keeping::check_share(const Places& wanted) const {
+  Places own;
+  Places others{kStoreParts, 0, 0};
+  for (const auto& [id, places] : vms_kept_) {
+    Places& sum = places.account == wanted.account ? own : others;
+    sum.descriptors += places.descriptors;
+    sum.bytes += places.bytes;
+  }
+  const OwnerShare descriptors(client_->held_max(), OwnerShare::kHalf);
+  const OwnerShare bytes(keeper::kNameBytesMax, OwnerShare::kHalf);
+  if (descriptors.allows(others.descriptors, own.descriptors, wanted.descriptors) &&
+      bytes.allows(others.bytes, own.bytes, wanted.bytes)) {
+    return {};
+  }
+  return fail(
+      fmt::format("its owner (uid {}) has {} of the keeper's {} places, and the rest is for "
+                  "other owners: run fewer VMs as this user",
+                  wanted.account, own.descriptors, client_->held_max()),
+      EDQUOT);
 }
 
 Status Keeping::keep_store(keeper::Client& client, const store::Contents& contents) {
@@ -244,8 +280,13 @@ Status Keeping::keep_vm(const guest::Vm& vm, const store::Contents& contents) {
     std::vector<keeper::Keep> set{{uffd, files.uffd}, {words, files.words}, {shared, files.shared}};
     for (std::size_t i = 0; i < rams.size(); ++i) set.push_back({rams[i], files.rams[i]});
     set.push_back({prefix, files.pidfd, keeper::Kind::watch});
+    Places wanted{set.size() + 1, stored_bytes(record), ids_.account_of(vm.record().uid)};
+    for (const keeper::Keep& keep : set) wanted.bytes += stored_bytes(keep.name);
+    if (!vms_kept_.contains(vm.id().value)) {
+      if (Status allowed = check_share(wanted); !allowed) return allowed;
+    }
     // Entered before it is tried: a call that fails half-way leaves something there.
-    vms_kept_[vm.id().value] = set.size() + 1;
+    vms_kept_[vm.id().value] = wanted;
     if (Status kept = client.keep_together(set); !kept) return kept;
     return client.keep(record, files.record);
   });

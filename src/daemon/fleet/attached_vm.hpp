@@ -60,6 +60,17 @@ struct FactState {
       guest::Gate::Mode::closed;  // the last time that the gate was opened
 };
 
+// What it makes the daemon keep in memory, in bytes, and whether nothing more is stored for it.
+enum class TooMuch : std::uint8_t { nothing, of_vm, of_owner };
+struct Keeps {
+  std::atomic<std::uint64_t> page_table{0};
+  std::atomic<std::uint64_t> bitmap{0};
+  std::atomic<std::uint64_t> stored{0};
+  std::atomic<std::uint64_t> limit{0};
+  std::atomic<TooMuch> too_much{TooMuch::nothing};
+  std::uint64_t all() const noexcept { return page_table + bitmap + stored; }
+};
+
 struct AttachedVm {
   std::unique_ptr<guest::Vm> vm;
   std::unique_ptr<fault::Server> faults;  // ends before the Vm does
@@ -70,6 +81,7 @@ struct AttachedVm {
   std::uint64_t attached_ns = 0;
 
   std::atomic<bool> kept{false};         // the keeper has acknowledged all of it
+  std::atomic<int> keep_error{0};        // why not, at the last try: an errno; 0: none failed
   std::atomic<bool> agent_ready{false};  // the agent stands before every hazard now
   std::atomic<bool> counted{true};       // its references are known (false during recovery)
   std::atomic<bool> paused{false};
@@ -95,6 +107,7 @@ struct AttachedVm {
 
   FactState facts;
   ScanCursor cursor;
+  Keeps keeps;
 
   bool stays_unfolded() const noexcept { return consumers != 0 || consumer_found; }
   // Nothing but the facts stands against folding.
@@ -105,6 +118,9 @@ struct AttachedVm {
 };
 
 using VmHandle = std::shared_ptr<AttachedVm>;
+
+// Memory of a file in tmpfs that the host really backs.
+ByteCount backed(sys::BorrowedFd file) noexcept;
 
 // Ends its fault service, on a thread that its process may hold up. False: it has not ended within
 // `patience_ns`, and ends when it may; or it is being ended already.

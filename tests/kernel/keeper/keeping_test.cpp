@@ -3,11 +3,14 @@
 #include "daemon/custody/keeping.hpp"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <catch2/catch.hpp>
+#include <fstream>
 #include <memory>
 #include <thread>
 
+#include "daemon/custody/hand_over.hpp"
 #include "fake_manager.hpp"
 #include "keeper_process.hpp"
 #include "kernel/guest_process.hpp"
@@ -21,11 +24,13 @@ struct Vm {
   std::unique_ptr<test::GuestProcess> guest = test::GuestProcess::start(PageCount{4});
   std::unique_ptr<guest::Vm> vm;
 
-  explicit Vm(std::uint32_t id) {
+  explicit Vm(std::uint32_t id, uid_t uid = 0) {
     guest::VmRecord said;
     guest::Vm::Files files = guest->files_for(id, said);
+    said.uid = uid;
     files.record = std::move(*sys::make_memfd("record", ByteCount{kPageSize}, sys::Sealed::yes));
     files.pidfd = pidfd_of(guest->pid());
+    REQUIRE(guest::write_record(files.record, said));
     vm = std::move(*guest::Vm::make(said, std::move(files)));
   }
 };
@@ -122,4 +127,46 @@ TEST_CASE("the end of a keeper is seen without a call, and its successor is anot
   // Nothing of the old connection is left that would keep another daemon out.
   daemon::Keeping next(keeper->socket());
   CHECK(eventually([&] { return next.connect().has_value(); }));
+}
+
+TEST_CASE(
+    "one owner's VMs leave the keeper's other places to others, and the keeper is not blamed") {
+  const Directory dir;
+  // Room for 32 descriptors: three of the store, six of a VM.
+  const KeeperProcess keeper(dir / "k", {}, 2 * 32 + 128);
+  {
+    std::ofstream(dir / "subuid") << "one:100000:10\none:200000:10\n";
+  }
+  const auto contents = store::Contents::create(ByteCount{1u << 20});
+  REQUIRE(contents.has_value());
+  // Before there is a connection, of which a child that does not exec would keep a copy.
+  const std::array<uid_t, 4> uids{100000, 200001, 100002, 1000};  // three of one account
+  std::vector<std::unique_ptr<Vm>> guests;
+  std::vector<std::unique_ptr<daemon::AttachedVm>> vms;
+  for (const uid_t uid : uids) {
+    guests.push_back(std::make_unique<Vm>(static_cast<std::uint32_t>(guests.size() + 1), uid));
+    vms.push_back(std::make_unique<daemon::AttachedVm>());
+    vms.back()->vm = std::move(guests.back()->vm);
+  }
+  daemon::Keeping keeping(keeper.socket(), sys::SubordinateIds(dir / "subuid"));
+  REQUIRE(eventually([&] { return keeping.connect().has_value(); }));
+  for (const auto& vm : vms) (void)daemon::hand_over(*vm, keeping, **contents);
+  CHECK(vms[0]->kept);
+  CHECK(vms[1]->kept);
+  CHECK_FALSE(vms[2]->kept);
+  CHECK(daemon::why_not_kept(*vms[2]).code == "owner-share");
+  CHECK(vms[3]->kept);
+  CHECK(keeping.held() == 21);
+
+  // It is the same for the next daemon.
+  keeping.disconnect();
+  daemon::Keeping next(keeper.socket(), sys::SubordinateIds(dir / "subuid"));
+  REQUIRE(eventually([&] { return next.connect().has_value(); }));
+  REQUIRE(next.inherit().has_value());
+  CHECK_FALSE(daemon::hand_over(*vms[2], next, **contents));
+  CHECK(vms[2]->keep_error == EDQUOT);
+  // And when a VM has gone there is room.
+  REQUIRE(next.drop_vm(VmId{1}));
+  CHECK(daemon::hand_over(*vms[2], next, **contents));
+  CHECK(vms[2]->keep_error == 0);
 }
