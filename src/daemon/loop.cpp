@@ -82,8 +82,11 @@ void Loop::judge() {
   const std::lock_guard judging(judging_);
   const std::vector<VmHandle> vms = p_.vms.all();
   const store::Stats stats = p_.contents.stats();
-  keeps_.judge(vms, stats, p_.config);
-  p_.state.publish(judge_host(sense(vms, stats), p_.config));
+  const HostInputs in = sense(vms, stats);
+  if (in.memory) {
+    keeps_.judge(vms, stats, {p_.config.host.vm_kept_factor_max, in.memory->total});
+  }
+  p_.state.publish(judge_host(in, p_.config));
 }
 
 }  // namespace ramfold::daemon

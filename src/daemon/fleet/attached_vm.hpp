@@ -60,8 +60,13 @@ struct FactState {
       guest::Gate::Mode::closed;  // the last time that the gate was opened
 };
 
-// What it makes the daemon keep in memory, in bytes, and whether nothing more is stored for it.
-enum class TooMuch : std::uint8_t { nothing, of_vm, of_owner };
+// What it makes the daemon keep in memory, in bytes, and whether that is too much.
+enum class TooMuch : std::uint8_t {
+  nothing,
+  of_vm,     // nothing more is stored for it: pages of zeros leave all the same
+  of_owner,  // the same
+  of_tables  // nothing leaves: what is folded keeps its word, also a page of zeros
+};
 struct Keeps {
   std::atomic<std::uint64_t> page_table{0};
   std::atomic<std::uint64_t> bitmap{0};

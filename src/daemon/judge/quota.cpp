@@ -18,7 +18,7 @@ ByteCount part_of(ByteCount whole, std::uint64_t part, std::uint64_t parts) noex
 }  // namespace
 
 std::vector<KeepsVerdict> judge_keeps(std::span<const KeepsOf> vms, const store::Stats& stats,
-                                      double vm_kept_factor_max) {
+                                      const KeepsLimits& limits) {
   std::map<GroupId, std::uint64_t> naming;
   for (const KeepsOf& vm : vms) naming[vm.group] += vm.naming;
   std::map<GroupId, ByteCount> stored;
@@ -27,31 +27,45 @@ std::vector<KeepsVerdict> judge_keeps(std::span<const KeepsOf> vms, const store:
   }
   std::vector<KeepsVerdict> verdicts;
   verdicts.reserve(vms.size());
-  std::map<uid_t, std::uint64_t> of_owner;
-  std::uint64_t of_all = 0;
+  struct Sum {
+    std::uint64_t stored = 0;
+    std::uint64_t tables = 0;
+  };
+  std::map<uid_t, Sum> of_owner;
+  Sum of_all;
   for (const KeepsOf& vm : vms) {
     KeepsVerdict verdict;
     verdict.stored = part_of(stored[vm.group], vm.naming, naming[vm.group]);
+    const PageCount pages{vm.ram.value >> kPageShift};
     verdict.limit = ByteCount{
-        static_cast<std::uint64_t>(static_cast<double>(vm.ram.value) * vm_kept_factor_max)};
-    const std::uint64_t keeps = verdict.stored.value + vm.page_table.value + vm.bitmap.value;
-    if (keeps > verdict.limit.value) verdict.too_much = TooMuch::of_vm;
-    of_owner[vm.account] += verdict.stored.value;
-    of_all += verdict.stored.value;
+        static_cast<std::uint64_t>(static_cast<double>(vm.ram.value) * limits.vm_kept_factor_max) +
+        guest::PageTable::words_size(pages).value + guest::PageTable::shared_size(pages).value};
+    const std::uint64_t tables = vm.page_table.value + vm.bitmap.value;
+    if (verdict.stored.value + tables > verdict.limit.value) verdict.too_much = TooMuch::of_vm;
+    for (Sum* sum : {&of_owner[vm.account], &of_all}) {
+      sum->stored += verdict.stored.value;
+      sum->tables += tables;
+    }
     verdicts.push_back(verdict);
   }
   // An eighth, not half: on most hosts one account runs all VMs.
-  const OwnerShare share(stats.arena_max.value, OwnerShare::kEighth);
+  const OwnerShare store(stats.arena_max.value, OwnerShare::kEighth);
+  const OwnerShare tables(limits.host_ram.value / kTablesOneIn, OwnerShare::kHalf);
   for (std::size_t i = 0; i < vms.size(); ++i) {
-    const std::uint64_t own = of_owner[vms[i].account];
-    if (share.allows(of_all - own, own, 1)) continue;
-    if (verdicts[i].too_much == TooMuch::nothing) verdicts[i].too_much = TooMuch::of_owner;
+    const Sum own = of_owner[vms[i].account];
+    TooMuch& too_much = verdicts[i].too_much;
+    if (!tables.allows(of_all.tables - own.tables, own.tables, 1)) {
+      too_much = TooMuch::of_tables;
+    } else if (too_much == TooMuch::nothing &&
+               !store.allows(of_all.stored - own.stored, own.stored, 1)) {
+      too_much = TooMuch::of_owner;
+    }
   }
   return verdicts;
 }
 
 void KeepsJudge::judge(std::span<const VmHandle> vms, const store::Stats& stats,
-                       const policy::Config& config) {
+                       const KeepsLimits& limits) {
   std::vector<KeepsOf> keeps;
   keeps.reserve(vms.size());
   for (const VmHandle& vm : vms) {
@@ -60,8 +74,7 @@ void KeepsJudge::judge(std::span<const VmHandle> vms, const store::Stats& stats,
                      c.folded_content.get() + c.clean.get(), backed(vm->vm->files().words),
                      backed(vm->vm->files().shared), bytes(vm->vm->pages())});
   }
-  const std::vector<KeepsVerdict> verdicts =
-      judge_keeps(keeps, stats, config.host.vm_kept_factor_max);
+  const std::vector<KeepsVerdict> verdicts = judge_keeps(keeps, stats, limits);
   for (std::size_t i = 0; i < vms.size(); ++i) {
     Keeps& published = vms[i]->keeps;
     published.page_table.store(keeps[i].page_table.value);
@@ -87,6 +100,12 @@ std::optional<control::Reason> why_keeps_too_much(const AttachedVm& vm) {
           "owner-share",
           "the VMs of its owner fill their share of the store: only pages of zeros are folded",
           "raise host.arena_max, or run fewer VMs as this user"};
+    case TooMuch::of_tables:
+      return control::Reason{
+          "owner-share",
+          "the page tables of its owner's VMs take their share of the host's memory: nothing more "
+          "of it is folded",
+          "run fewer VMs as this user, or give them less RAM"};
   }
   return std::nullopt;
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // What each VM makes the daemon keep in memory, and whether that is too much: of one VM by its
-// quota (host.vm_kept_factor_max), of all VMs of one owner by the owner's share of the store. Pure
-// but for judge_kept(), which reads the VMs and writes AttachedVm::keeps.
+// quota (host.vm_kept_factor_max), of all VMs of one owner by the owner's share of the store and of
+// the memory for page tables. judge_keeps() is pure; KeepsJudge reads the VMs and writes
+// AttachedVm::keeps.
 // Threads: one at a time.
 #pragma once
 
@@ -11,7 +12,6 @@
 
 #include "control/views.hpp"
 #include "daemon/fleet/attached_vm.hpp"
-#include "policy/config.hpp"
 #include "store/contents.hpp"
 #include "sys/subordinate_ids.hpp"
 
@@ -28,16 +28,22 @@ struct KeepsOf {
 };
 struct KeepsVerdict {
   ByteCount stored;  // of the store's bytes those of its group's pages, by the number of its own
-  ByteCount limit;
+  ByteCount limit;   // of the stored bytes and the tables together
   TooMuch too_much = TooMuch::nothing;
 };
+struct KeepsLimits {
+  double vm_kept_factor_max = 1;  // of its RAM; the tables for all of it come on top
+  ByteCount host_ram;
+};
+// Page tables and bitmaps of all VMs may take one part in so many of the host's RAM: that is room
+// for the tables of 60 times the host's RAM.
+inline constexpr std::uint64_t kTablesOneIn = 8;
 std::vector<KeepsVerdict> judge_keeps(std::span<const KeepsOf> vms, const store::Stats& stats,
-                                      double vm_kept_factor_max);
+                                      const KeepsLimits& limits);
 
 class KeepsJudge {
  public:
-  void judge(std::span<const VmHandle> vms, const store::Stats& stats,
-             const policy::Config& config);
+  void judge(std::span<const VmHandle> vms, const store::Stats& stats, const KeepsLimits& limits);
 
  private:
   sys::SubordinateIds ids_;

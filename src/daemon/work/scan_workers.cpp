@@ -252,7 +252,9 @@ std::uint64_t ScanWorkers::work(const Claim& claim, scan::Planner& planner, fold
 
 void ScanWorkers::fold(AttachedVm& vm, fold::Folder& folder,
                        std::span<const scan::Window> windows) {
-  const bool may_keep = vm.keeps.too_much.load(std::memory_order_relaxed) == TooMuch::nothing;
+  const TooMuch too_much = vm.keeps.too_much.load(std::memory_order_relaxed);
+  if (too_much == TooMuch::of_tables) return;
+  const bool may_keep = too_much == TooMuch::nothing;
   const classify::Policy policy{vm.policy.zero, may_keep && (vm.policy.share || vm.policy.lz4)};
   for (const scan::Window& window : windows) {
     if (stopping_.load(std::memory_order_relaxed) || !vm.wants_folding()) return;
