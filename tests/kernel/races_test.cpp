@@ -8,6 +8,7 @@
 #include <unistd.h>
 #include <catch2/catch.hpp>
 
+#include <array>
 #include <functional>
 #include <thread>
 
@@ -455,6 +456,19 @@ namespace {
 
 constexpr std::uint64_t kWords = guest::Vm::kWordsAPage;
 
+// src/agent/discard.c, in short.
+void discard_as_the_agent(Rig& rig, PageIndex p) {
+  rf_shared& shared = rig.vm->table().shared();
+  shared.discards_active.fetch_add(1);
+  rig.set_discard_bit(p.value);
+  for (rf_filling& filling : shared.filling) {
+    const std::uint32_t seen = filling.word.load();
+    while (seen % 2 == 1 && filling.word.load() == seen) ::sched_yield();
+  }
+  rig.process->discard(p);
+  shared.discards_active.fetch_sub(1);
+}
+
 std::uint64_t words_bytes(const guest::Vm& vm) {
   struct stat st{};
   REQUIRE(::fstat(vm.files().words.get(), &st) == 0);
@@ -534,4 +548,45 @@ TEST_CASE("who faults at a page while words are given back is woken") {
   const auto sum = rig.process->collect(20'000);
   REQUIRE(sum.has_value());
   CHECK(*sum == sum_of(0));
+}
+
+TEST_CASE("words are given back beside folds, faults and discards: no wrong byte") {
+  constexpr std::array<std::uint64_t, 2> kUsed{3, 300};
+  Rig rig(kWords);
+  std::atomic<bool> stop{false};
+  std::atomic<std::uint64_t> freed{0};
+  std::thread freeing([&] {
+    while (!stop) freed += rig.vm->free_words(PageIndex{0}) ? 1 : 0;
+  });
+  std::thread folding([&] {
+    while (!stop) rig.pass();
+  });
+  std::array<std::uint64_t, kUsed.size()> seeds{};
+  std::uint64_t state = 1;
+  const auto random = [&] {
+    return (state = state * 6364136223846793005u + 1442695040888963407u) >> 33;
+  };
+  std::uint64_t wrong = 0;
+  const Counter& folds = rig.vm->counters().folds_stored;
+  const auto enough = [&] { return freed >= 20 && folds.get() >= 20; };
+  for (std::uint64_t i = 1; i <= 4000 || (!enough() && i < 1'000'000); ++i) {
+    const std::size_t which = random() % kUsed.size();
+    const PageIndex p{kUsed[which]};
+    switch (random() % 4) {
+      case 0:
+        rig.process->store(p, i);
+        seeds[which] = i;
+        break;
+      case 1:
+        discard_as_the_agent(rig, p);
+        seeds[which] = 0;
+        break;
+      default: wrong += rig.process->load(p) == sum_of(seeds[which]) ? 0 : 1;
+    }
+  }
+  stop = true;
+  freeing.join();
+  folding.join();
+  CHECK(wrong == 0);
+  CHECK(enough());
 }
