@@ -107,6 +107,36 @@ TEST_CASE("of a VM with 8 TiB only the chunks that hold something are looked at"
   CHECK(small.vm->cursor.met_last.present == 8);
 }
 
+TEST_CASE("holes are passed over across blocks that lie in their file in another order") {
+  constexpr std::uint64_t kPages = 4 * kChunk;
+  constexpr std::uint64_t kFirst = 1500;  // pages of the first block, which are the file's last
+  const auto process = test::GuestProcess::start(PageCount{kPages});
+  guest::VmRecord record;
+  guest::Vm::Files files = process->files_for(1, record);
+  const rf_block whole = record.block[0];
+  record.blocks = 2;
+  record.block[0].size = kFirst * kPageSize;
+  record.block[0].offset = (kPages - kFirst) * kPageSize;
+  record.block[1] = whole;
+  record.block[1].address += kFirst * kPageSize;
+  record.block[1].size = (kPages - kFirst) * kPageSize;
+  files.rams.push_back(std::move(*files.rams[0].duplicate()));
+  const auto vm = std::move(*guest::Vm::make(record, std::move(files)));
+  const std::size_t chunks = scan::chunk_count(*vm);
+  REQUIRE(chunks == 4);
+  CHECK(scan::next_backed_chunk(*vm, 0) == chunks);
+  for (const std::uint64_t in_file : {0ul, 100ul, 1100ul, 2595ul, 2596ul, 3700ul, 4095ul}) {
+    INFO(in_file);
+    process->store(PageIndex{in_file}, 1);
+    const std::uint64_t page = (in_file + kFirst) % kPages;
+    for (std::size_t from = 0; from < chunks; ++from) {
+      const std::size_t wanted = from <= page / kChunk ? page / kChunk : chunks;
+      CHECK(scan::next_backed_chunk(*vm, from) == wanted);
+    }
+    process->discard(PageIndex{in_file});
+  }
+}
+
 TEST_CASE("a VM completes passes beside another's that takes long") {
   constexpr std::uint64_t kChunks = 8192;
   Guest large(1, 1000, PageCount{kChunks * kChunk});

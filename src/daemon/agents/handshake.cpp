@@ -191,6 +191,8 @@ bool Agents::has_place_for_vm(uid_t account) {
     return std::ranges::any_of(ids,
                                [&](const sys::IdRange& r) { return r.has(vm->vm->record().uid); });
   }));
+  // A VM is in one group, so an owner has no more than its share of those either.
+  static_assert(kVmsMax <= store::Contents::kGroupsMax);
   return OwnerShare(kVmsMax, OwnerShare::kHalf).allows(vms.size() - of_user, of_user, 1);
 }
 

@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "daemon/custody/hand_over.hpp"
+#include "daemon/log.hpp"
 #include "fake_manager.hpp"
 #include "keeper_process.hpp"
 #include "kernel/guest_process.hpp"
@@ -19,6 +20,24 @@ using namespace ramfold;
 using namespace ramfold::keeper::test;
 
 namespace {
+
+// What is written to stderr until end(), which counts its lines.
+class LinesOfStderr {
+ public:
+  LinesOfStderr() : file_(memfd()), before_(::dup(STDERR_FILENO)) {
+    ::dup2(file_.get(), STDERR_FILENO);
+  }
+  std::size_t end() {
+    ::dup2(before_.get(), STDERR_FILENO);
+    std::string text(static_cast<std::size_t>(::lseek(file_.get(), 0, SEEK_END)), ' ');
+    REQUIRE(::pread(file_.get(), text.data(), text.size(), 0) == static_cast<ssize_t>(text.size()));
+    return static_cast<std::size_t>(std::ranges::count(text, '\n'));
+  }
+
+ private:
+  sys::Fd file_;
+  sys::Fd before_;
+};
 
 struct Vm {
   std::unique_ptr<test::GuestProcess> guest = test::GuestProcess::start(PageCount{4});
@@ -169,4 +188,32 @@ TEST_CASE(
   REQUIRE(next.drop_vm(VmId{1}));
   CHECK(daemon::hand_over(*vms[2], next, **contents));
   CHECK(vms[2]->keep_error == 0);
+}
+
+TEST_CASE("that the keeper takes no more is said once a VM, however many wait in turns") {
+  const Directory dir;
+  const KeeperProcess keeper(dir / "k", {}, 2 * 32 + 128);
+  const auto contents = store::Contents::create(ByteCount{1u << 20});
+  REQUIRE(contents.has_value());
+  std::vector<std::unique_ptr<Vm>> guests;
+  std::vector<std::unique_ptr<daemon::AttachedVm>> vms;
+  for (std::uint32_t id = 1; id <= 4; ++id) {
+    guests.push_back(std::make_unique<Vm>(id, 1000));
+    vms.push_back(std::make_unique<daemon::AttachedVm>());
+    vms.back()->vm = std::move(guests.back()->vm);
+  }
+  daemon::Keeping keeping(keeper.socket());
+  REQUIRE(eventually([&] { return keeping.connect().has_value(); }));
+  daemon::log::set_up();
+  LinesOfStderr lines;
+  for (int turn = 0; turn < 5; ++turn) {
+    for (const auto& vm : vms) {
+      if (!vm->kept) (void)daemon::hand_over(*vm, keeping, **contents);
+    }
+  }
+  const std::size_t said = lines.end();
+  CHECK(vms[1]->kept);
+  CHECK_FALSE(vms[2]->kept);
+  CHECK_FALSE(vms[3]->kept);
+  CHECK(said == 2);
 }
