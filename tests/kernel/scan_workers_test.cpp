@@ -3,8 +3,6 @@
 // and chunks, never time.
 #include "daemon/work/scan_workers.hpp"
 
-#include <unistd.h>
-
 #include <catch2/catch.hpp>
 #include <memory>
 #include <string>
@@ -12,6 +10,7 @@
 
 #include "daemon/report/accounting.hpp"
 #include "kernel/guest_process.hpp"
+#include "patience.hpp"
 
 using namespace ramfold;
 using namespace ramfold::daemon;
@@ -77,12 +76,6 @@ struct Scanning {
   }
 };
 
-template <typename Condition>
-bool eventually(Condition done) {
-  for (int i = 0; i < 12'000 && !done(); ++i) ::usleep(10'000);
-  return done();
-}
-
 }  // namespace
 
 TEST_CASE("of a VM with 8 TiB only the chunks that hold something are looked at") {
@@ -99,7 +92,7 @@ TEST_CASE("of a VM with 8 TiB only the chunks that hold something are looked at"
   scanning.add(huge);
   scanning.add(small);
   scanning.workers->start();
-  REQUIRE(eventually([&] { return small.passes() >= 3 && huge.passes() >= 3; }));
+  REQUIRE(test::soon([&] { return small.passes() >= 3 && huge.passes() >= 3; }));
   scanning.workers->stop();
   // What holds a page, and behind that one chunk that does not; a pass may be under way.
   CHECK(huge.chunks() <= (huge.passes() + 1) * 6);
@@ -149,7 +142,7 @@ TEST_CASE("a VM completes passes beside another's that takes long") {
   scanning.add(large);
   scanning.add(small);
   scanning.workers->start();
-  REQUIRE(eventually([&] { return large.passes() >= 1; }));
+  REQUIRE(test::soon([&] { return large.passes() >= 1; }));
   const std::uint64_t beside = small.passes();
   scanning.workers->stop();
   CHECK(beside >= 3);
@@ -166,12 +159,12 @@ TEST_CASE("a pass gives back the words of RAM that a guest gave back") {
   Scanning scanning(1);
   scanning.add(guest);
   scanning.workers->start();
-  REQUIRE(eventually([&] { return guest.passes() >= 1; }));
+  REQUIRE(test::soon([&] { return guest.passes() >= 1; }));
   CHECK(words() == 2 * kChunks * kPageSize);
   each([&](PageIndex p) {
     if (p.value != 0) guest.process->discard(p);
   });
-  REQUIRE(eventually([&] { return words() <= 2 * kPageSize; }));
+  REQUIRE(test::soon([&] { return words() <= 2 * kPageSize; }));
   scanning.workers->stop();
   CHECK(words() == 2 * kPageSize);
 }
@@ -188,15 +181,15 @@ TEST_CASE("of a VM beyond its quota only the pages of zeros leave") {
   guest.vm->keeps.too_much = TooMuch::of_tables;
   scanning.workers->start();
   const guest::VmCounters& counters = guest.vm->vm->counters();
-  REQUIRE(eventually([&] { return guest.passes() >= 4; }));
+  REQUIRE(test::soon([&] { return guest.passes() >= 4; }));
   CHECK(counters.folded_zero.get() == 0);
   CHECK(counters.folded_content.get() == 0);
   guest.vm->keeps.too_much = TooMuch::of_vm;
   const std::uint64_t passes = guest.passes();
   REQUIRE(
-      eventually([&] { return counters.folded_zero.get() == 1 && guest.passes() >= passes + 4; }));
+      test::soon([&] { return counters.folded_zero.get() == 1 && guest.passes() >= passes + 4; }));
   CHECK(counters.folded_content.get() == 0);
   guest.vm->keeps.too_much = TooMuch::nothing;
-  CHECK(eventually([&] { return counters.folded_content.get() == 1; }));
+  CHECK(test::soon([&] { return counters.folded_content.get() == 1; }));
   scanning.workers->stop();
 }

@@ -82,6 +82,11 @@ void ScanWorkers::tend() {
   for (const auto& worker : workers_) {
     if (!worker->at || now - worker->since_ns < kHeldNs) continue;
     worker->replaced = true;
+    {
+      // Not only when it lets go: VMs of one owner could hold one thread after the other.
+      const MutexLock turns(turns_mutex_);
+      turns_.charge(worker->turn, now - worker->since_ns);
+    }
     AttachedVm& vm = *worker->at;
     vm.held.fetch_add(1);
     if (vm.held_said.exchange(true)) continue;
@@ -94,10 +99,11 @@ void ScanWorkers::tend() {
   }
 }
 
-bool ScanWorkers::at(Worker& self, const VmHandle& vm) {
+bool ScanWorkers::at(Worker& self, const VmHandle& vm, const scan::Turns::Member& turn) {
   const std::lock_guard lock(mutex_);
   if (self.replaced && self.at) self.at->held.fetch_sub(1);
   self.at = self.replaced ? nullptr : vm;
+  self.turn = turn;
   self.since_ns = monotonic_ns();
   return !self.replaced;
 }
@@ -115,7 +121,7 @@ void ScanWorkers::run(Worker& self) noexcept {
       sleep_ns(kIdleNapNs);
       continue;
     }
-    (void)at(self, next.vm);
+    (void)at(self, next.vm, next.turn);
     if (const VmId id = next.vm->vm->id(); id != named) {
       sys::name_this_thread(id, "fold");
       named = id;
@@ -127,10 +133,10 @@ void ScanWorkers::run(Worker& self) noexcept {
     give_back(next, planner->met());
     // A VM whose process makes this thread wait is charged with the wait: it was the others' time.
     const std::uint64_t waited_ns = thread_sleeps() == slept ? 0 : monotonic_ns() - began_ns;
-    const bool goes_on = at(self, nullptr);
+    const bool goes_on = at(self, nullptr, {});
     next.vm = nullptr;
     const std::uint64_t cpu = thread_cpu_ns();
-    {
+    if (goes_on) {
       const MutexLock lock(turns_mutex_);
       turns_.charge(next.turn, std::max(cpu - cpu_seen, waited_ns));
     }

@@ -55,12 +55,13 @@ class ScanWorkers {
   struct Worker {
     VmHandle at;  // and since when; null: at none. Under mutex_, as all of it
     std::uint64_t since_ns = 0;
-    bool replaced = false;
+    scan::Turns::Member turn;
+    bool replaced = false;  // its time there is charged
   };
   bool add_worker();
   void run(Worker& self) noexcept;
   // Says where a worker is; false: it was replaced meanwhile.
-  bool at(Worker& self, const VmHandle& vm);
+  bool at(Worker& self, const VmHandle& vm, const scan::Turns::Member& turn);
   // A chunk of the VM whose turn it is, of those whose pass is under way or due; nothing when all
   // rest.
   bool claim(Claim& claim);
