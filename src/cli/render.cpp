@@ -281,6 +281,12 @@ std::string render_vm(const VmView& vm, const Style& style) {
       fmt::format("{} observed, {} clean, {} folded", human_count(vm.pages.observed.value),
                   human_count(vm.pages.clean.value), human_count(vm.saved.folded_pages().value)),
       style);
+  out += line_of(
+      "kept",
+      fmt::format("{} of at most {}: stored {}, page table {}, bitmap {}; {} descriptors",
+                  human(vm.kept.total()), human(vm.kept.limit), human(vm.kept.stored),
+                  human(vm.kept.page_table), human(vm.kept.discard_bitmap), vm.kept.names),
+      style);
   if (vm.pages.poisoned > PageCount{0}) {
     out += line_of("POISONED",
                    style.paint(Colour::red, fmt::format("{} pages cannot be read back",

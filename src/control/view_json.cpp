@@ -170,6 +170,16 @@ void visit(Io& io, S& s) {
   io("returns", s.returns);
 }
 
+template <typename Io, Is<KeptView> S>
+void visit(Io& io, S& s) {
+  io("page_table_bytes", s.page_table);
+  io("discard_bitmap_bytes", s.discard_bitmap);
+  io("stored_bytes", s.stored);
+  io.derived("total_bytes", s.total());
+  io("limit_bytes", s.limit);
+  io("names", s.names);
+}
+
 template <typename Io, Is<VmView> S>
 void visit(Io& io, S& s) {
   io("id", s.id);
@@ -184,6 +194,7 @@ void visit(Io& io, S& s) {
   io("pages", s.pages);
   io("saved", s.saved);
   io("faults", s.faults);
+  io("kept", s.kept);
   io("backoff", s.backoff);
   io("reform", s.reform);
   io("stall_share", s.stall_share);

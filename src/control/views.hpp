@@ -227,6 +227,20 @@ struct BackoffView {
   friend bool operator==(const BackoffView&, const BackoffView&) = default;
 };
 
+// What a VM makes ramfold keep for it, and how much that may be.
+struct KeptView {
+  ByteCount page_table;
+  ByteCount discard_bitmap;
+  ByteCount stored;         // its part of the stored pages of its group
+  ByteCount limit;          // of the three together
+  std::uint64_t names = 0;  // descriptors with the keeper
+
+  ByteCount total() const noexcept {
+    return ByteCount{page_table.value + discard_bitmap.value + stored.value};
+  }
+  friend bool operator==(const KeptView&, const KeptView&) = default;
+};
+
 struct VmView {
   VmId id;
   std::string name;
@@ -240,6 +254,7 @@ struct VmView {
   PagesView pages;
   Savings saved;  // net: with this VM's share of what is spent
   std::vector<FaultKindView> faults;
+  KeptView kept;
   BackoffView backoff{};
   ReformView reform;
   double stall_share = 0;  // of wall time since the attach that its threads waited for ramfold

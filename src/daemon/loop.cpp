@@ -81,7 +81,7 @@ void Loop::tell_status() {
   status_told_ = std::move(line);
 }
 
-HostInputs Loop::sense() const {
+HostInputs Loop::sense(const std::vector<VmHandle>& vms, const store::Stats& stats) const {
   HostInputs in;
   in.self_test_passed = self_test_passed_;
   in.keeper_connected = p_.keeping.connected();
@@ -94,13 +94,19 @@ HostInputs Loop::sense() const {
   if (in.off) in.off_trouble = p_.off.trouble();
   in.store_full = p_.state.store_full();
   if (const auto memory = p_.procfs.memory_info()) in.memory = *memory;
-  in.needed_if_all_back = needed_if_all_back(p_.vms.all(), p_.contents.stats());
+  in.needed_if_all_back = needed_if_all_back(vms, stats);
   return in;
 }
 
 void Loop::judge() {
   const std::lock_guard judging(judging_);
-  p_.state.publish(judge_host(sense(), p_.config));
+  const std::vector<VmHandle> vms = p_.vms.all();
+  const store::Stats stats = p_.contents.stats();
+  const HostInputs in = sense(vms, stats);
+  if (in.memory) {
+    keeps_.judge(vms, stats, {p_.config.host.vm_kept_factor_max, in.memory->total});
+  }
+  p_.state.publish(judge_host(in, p_.config));
 }
 
 }  // namespace ramfold::daemon

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "daemon/bring_back/off_switch.hpp"
 #include "daemon/custody/departures.hpp"
@@ -17,6 +18,7 @@
 #include "daemon/fleet/vm_set.hpp"
 #include "daemon/judge/fact_watch.hpp"
 #include "daemon/judge/host_judge.hpp"
+#include "daemon/judge/quota.hpp"
 #include "daemon/threads/nap.hpp"
 #include "daemon/work/work.hpp"
 #include "fault/pool.hpp"
@@ -55,7 +57,7 @@ class Loop {
   void prove_kernel();
   // What found no thread when it asked for one asks again.
   void tend_threads();
-  HostInputs sense() const;
+  HostInputs sense(const std::vector<VmHandle>& vms, const store::Stats& stats) const;
   void tell_status();  // to the service manager
 
   Parts p_;
@@ -63,6 +65,7 @@ class Loop {
   std::atomic<bool> self_test_passed_{false};
   bool fault_threads_short_ = false;  // said once
   std::mutex judging_;  // from the first look on: a verdict must not replace a later one
+  KeepsJudge keeps_;    // under judging_
 };
 
 }  // namespace ramfold::daemon

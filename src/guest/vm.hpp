@@ -127,6 +127,17 @@ class Vm {
     }
     return true;
   }
+  // Pages whose words lie in one page of the table's file.
+  static constexpr std::uint64_t kWordsAPage = kPageSize / sizeof(Word);
+  // The first page at or after `at` whose word the table's file really holds; pages() when none is
+  // left.
+  std::uint64_t backed_from(std::uint64_t at) const noexcept;
+  // Gives back the memory behind the words of the kWordsAPage pages from `first` on, when no page
+  // of them names a content or is lost; they say nothing then. True: it did. Meant for holes of the
+  // RAM file: of a resident page it forgets since when it has not changed. Any thread; a fault on
+  // one of the pages waits for it. REQUIRES: first is a multiple of kWordsAPage; references are
+  // counted.
+  bool free_words(PageIndex first) noexcept;
   // Wakes every waiter of the VM once (recovery, L3).
   void wake_all() const noexcept;
 
@@ -151,11 +162,6 @@ class Vm {
   void begin_uncounted() noexcept { counted_.store(0, std::memory_order_release); }
 
  private:
-  static constexpr std::uint64_t kWordsAPage = kPageSize / sizeof(Word);
-  // The first page at or after `at` whose word the table's file really holds; pages() when none is
-  // left.
-  std::uint64_t backed_from(std::uint64_t at) const noexcept;
-
   Vm(const VmRecord& record, Files files, PageTable table, std::vector<Block> blocks);
 
   VmRecord record_;

@@ -91,6 +91,14 @@ const std::array kKeys{
                 [](Config& c, const Node& n) { return set_amount(c.host.unbacked_max, n, 100); }},
     Key<Config>{{"host.arena_max", kAmountAllowed},
                 [](Config& c, const Node& n) { return set_amount(c.host.arena_max, n, 95); }},
+    Key<Config>{{"host.vm_ram_factor_max", "a number from 0.01 to 1024"},
+                [](Config& c, const Node& n) {
+                  return set_double(c.host.vm_ram_factor_max, n, 0.01, 1024);
+                }},
+    Key<Config>{{"host.vm_kept_factor_max", "a number from 0.01 to 16"},
+                [](Config& c, const Node& n) {
+                  return set_double(c.host.vm_kept_factor_max, n, 0.01, 16);
+                }},
     Key<Config>{
         {"groups.default", "\"owner\" or \"vm\""},
         [](Config& c, const Node& n) { return set_choice(c.group_default, n, kGroupDefaults); }},

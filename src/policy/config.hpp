@@ -110,6 +110,8 @@ struct HostConfig {
   MemoryAmount reserve = MemoryAmount::of_percent(5);
   MemoryAmount unbacked_max = MemoryAmount::of_bytes(ByteCount{0});
   MemoryAmount arena_max = MemoryAmount::of_percent(50);
+  double vm_ram_factor_max = 4;   // RAM that a VM may declare, in the host's
+  double vm_kept_factor_max = 1;  // memory that a VM may make ramfold keep, in the VM's RAM
   friend bool operator==(const HostConfig&, const HostConfig&) = default;
 };
 

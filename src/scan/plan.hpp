@@ -71,5 +71,11 @@ class Planner {
 
 // Chunks of a VM.
 std::size_t chunk_count(const guest::Vm& vm) noexcept;
+// The first chunk at or after `chunk` of which a RAM file holds something, in memory or in swap;
+// chunk_count() when none is left. One look at a RAM file takes its inode's lock, as a punch does:
+// it may wait for a punch of the VM's own, and must not be made on the way up.
+std::size_t next_backed_chunk(const guest::Vm& vm, std::size_t chunk) noexcept;
+// The same of the page table: the first chunk of which it holds words.
+std::size_t next_noted_chunk(const guest::Vm& vm, std::size_t chunk) noexcept;
 
 }  // namespace ramfold::scan

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/clock.hpp"
+#include "base/owner_share.hpp"
 #include "daemon/log.hpp"
 #include "daemon/threads/apart.hpp"
 #include "guest/agent_messages.hpp"
@@ -139,10 +140,11 @@ bool Agents::has_place(const sys::Peer& peer, uid_t account) {
     of_process += c.peer.pid == peer.pid ? 1 : 0;
     of_user += c.peer.account == account ? 1 : 0;
   }
+  constexpr OwnerShare kShare(kConnectionsMax, OwnerShare::kHalf);
   const char* const whose = of_process >= kOfProcessMax              ? "its process"
-                            : of_user >= kOfUserMax                  ? "its user"
                             : connections_.size() >= kConnectionsMax ? "all agents together"
-                                                                     : nullptr;
+                            : !kShare.allows(connections_.size() - of_user, of_user, 1) ? "its user"
+                                                                                        : nullptr;
   if (whose == nullptr) return true;
   complaints_.warn(account,
                    fmt::format("agent of pid {} (uid {}): refused: too many connections of {}",

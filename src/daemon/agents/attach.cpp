@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "base/printable.hpp"
+#include "daemon/custody/hand_over.hpp"
 
 namespace ramfold::daemon {
 namespace {
@@ -73,6 +74,16 @@ std::string group_of(const policy::Config& config, const VmIdentity& identity, u
   return fmt::format("uid:{}", uid);
 }
 
+std::optional<std::string> too_much_ram(const policy::HostConfig& host, PageCount declared,
+                                        ByteCount host_ram) {
+  const double most = static_cast<double>(host_ram.value) * host.vm_ram_factor_max;
+  if (static_cast<double>(bytes(declared).value) <= most) return std::nullopt;
+  return fmt::format(
+      "it declares {} MiB of RAM, more than {} times the host's {} MiB: give it less RAM, or raise "
+      "host.vm_ram_factor_max",
+      bytes(declared).value >> 20, host.vm_ram_factor_max, host_ram.value >> 20);
+}
+
 Result<VmHandle> Attacher::attach(const AgentPeer& peer, const VmIdentity& identity,
                                   const rf_offer& offer, sys::Fd uffd, std::vector<sys::Fd> rams) {
   const VmId id{next_id_++};
@@ -88,6 +99,9 @@ Result<VmHandle> Attacher::attach(const AgentPeer& peer, const VmIdentity& ident
     record.block[i] = offer.block[i];
     pages.value += offer.block[i].size >> kPageShift;
   }
+  const auto host = sys::Procfs().memory_info();
+  if (!host) return std::unexpected(host.error());
+  if (auto why = too_much_ram(adopter_.config().host, pages, host->total)) return fail(*why, E2BIG);
   if (::getrandom(record.instance, sizeof record.instance, 0) != sizeof record.instance)
     return fail_errno("getrandom");
   copy_text(record.name, sizeof record.name, identity.name);
@@ -122,7 +136,7 @@ Result<VmHandle> Attacher::attach(const AgentPeer& peer, const VmIdentity& ident
   std::memcpy(memory.instance, record.instance, sizeof record.instance);
   memory.magic = RF_MAGIC;
   // Nothing is punched before the keeper has all of it; without a keeper the VM is only observed.
-  (*vm)->kept.store(keeping_.keep_vm(*(*vm)->vm, adopter_.contents()).has_value());
+  (void)hand_over(**vm, keeping_, adopter_.contents());
   return vm;
 }
 

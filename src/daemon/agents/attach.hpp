@@ -3,6 +3,7 @@
 // Threads: Attacher by the agents' thread only; the functions by any.
 #pragma once
 
+#include <optional>
 #include <span>
 #include <string>
 
@@ -32,6 +33,10 @@ VmIdentity identify(const sys::Procfs& procfs, pid_t pid);
 // The trust group (docs/design.md, Groups): the operator's, else the owner's; VMs that a management
 // layer starts under one account are a group each.
 std::string group_of(const policy::Config& config, const VmIdentity& identity, uid_t uid, VmId id);
+
+// Why a VM with so much RAM is not attached; nothing: it may be.
+std::optional<std::string> too_much_ram(const policy::HostConfig& host, PageCount declared,
+                                        ByteCount host_ram);
 
 class Attacher {
  public:

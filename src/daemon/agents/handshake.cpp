@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "base/clock.hpp"
+#include "base/owner_share.hpp"
 #include "daemon/agents/agents.hpp"
 #include "daemon/threads/apart.hpp"
 
@@ -168,7 +169,7 @@ bool Agents::after_offer(Connection& c, Look& look) {
   // After wanted(): what a predecessor left is added before it is wanted no more than others.
   if (vms_.by_pid(c.peer.pid)) return false;
   if (!has_place_for_vm(c.peer.account)) {
-    refuse(c, "too many VMs are attached");
+    refuse(c, "too many VMs of its user, or of all together, are attached: run fewer VMs");
     return false;
   }
   // Duplicates: when the VM is not attached after all, they close here, and the look, which is
@@ -218,11 +219,13 @@ bool Agents::closes_another_of(const Connection& c) const {
 bool Agents::has_place_for_vm(uid_t account) {
   const std::vector<VmHandle> vms = vms_.all();
   const std::vector<sys::IdRange> ids = ids_.ids_of(account);
-  const auto of_user = std::ranges::count_if(vms, [&](const VmHandle& vm) {
+  const auto of_user = static_cast<std::size_t>(std::ranges::count_if(vms, [&](const VmHandle& vm) {
     return std::ranges::any_of(ids,
                                [&](const sys::IdRange& r) { return r.has(vm->vm->record().uid); });
-  });
-  return vms.size() < kVmsMax && static_cast<std::size_t>(of_user) < kOfUserMax;
+  }));
+  // A VM is in one group, so an owner has no more than its share of those either.
+  static_assert(kVmsMax <= store::Contents::kGroupsMax);
+  return OwnerShare(kVmsMax, OwnerShare::kHalf).allows(vms.size() - of_user, of_user, 1);
 }
 
 void Agents::on_ready(Connection& c, const VmHandle& vm) {

@@ -1,13 +1,38 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "daemon/custody/hand_over.hpp"
 
+#include <algorithm>
+#include <cerrno>
+
 #include "daemon/log.hpp"
 
 namespace ramfold::daemon {
 
-void HandOver::complain(const std::string& text) {
-  if (text != complaint_) log::error("keeper: {}", text);
-  complaint_ = text;
+bool hand_over(AttachedVm& vm, Keeping& keeping, const store::Contents& contents) {
+  const Status kept = keeping.keep_vm(*vm.vm, contents);
+  const int code = kept ? 0 : std::max(kept.error().code, 1);
+  const bool news = vm.keep_error.exchange(code) != code;
+  if (kept) {
+    vm.kept.store(true);
+  } else if (news && keeping.connected()) {
+    log::error("vm {} (pid {}): the keeper does not hold it, so it is only observed: {}",
+               vm.vm->name(), vm.vm->pid(),
+               code == EDQUOT ? kept.error().what : kept.error().text());
+  }
+  return kept.has_value();
+}
+
+control::Reason why_not_kept(const AttachedVm& vm) {
+  switch (vm.keep_error.load()) {
+    case EDQUOT:
+      return {"owner-share",
+              "its owner has its share of the keeper's places; the rest is for other owners",
+              "run fewer VMs as this user"};
+    case ENOSPC:
+      return {"keeper-full", "all places of the keeper are taken", "run fewer VMs on this host"};
+    default:
+      return {"no-keeper", "the keeper does not hold this VM", "systemctl start ramfold-keeper"};
+  }
 }
 
 HandOver::Keeper HandOver::tend() {
@@ -21,11 +46,7 @@ HandOver::Keeper HandOver::tend() {
   if (keeping_.holds_anothers_store()) return Keeper::anothers;
   for (const VmHandle& vm : vms_.all()) {
     if (vm->kept || vm->detached || !vm->vm->alive()) continue;
-    if (Status kept = keeping_.keep_vm(*vm->vm, contents_); !kept) {
-      complain("did not take vm " + vm->vm->name() + ": " + kept.error().text());
-      continue;
-    }
-    vm->kept.store(true);
+    if (!hand_over(*vm, keeping_, contents_)) continue;
     // It may have been let go of meanwhile.
     if (vm->detached) (void)keeping_.drop_vm(vm->vm->id());
   }

@@ -1,16 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Sees to it that the keeper is there and holds every VM. While it is not there nothing leaves:
 // what was punched then would be lost with this process.
-// Threads: one.
+// Threads: one, but for the functions that say otherwise.
 #pragma once
 
-#include <string>
-
+#include "control/views.hpp"
 #include "daemon/custody/keeping.hpp"
 #include "daemon/fleet/vm_set.hpp"
 #include "store/contents.hpp"
 
 namespace ramfold::daemon {
+
+// Nothing of the VM is punched before this returned true. Says in the log why it did not, when that
+// is a new reason for this VM; that there is no keeper is the host's reason. Any thread; one at a
+// time for one VM.
+bool hand_over(AttachedVm& vm, Keeping& keeping, const store::Contents& contents);
+// Why the keeper does not hold this VM. REQUIRES: it does not.
+control::Reason why_not_kept(const AttachedVm& vm);
 
 class HandOver {
  public:
@@ -23,12 +29,9 @@ class HandOver {
   Keeper tend();
 
  private:
-  void complain(const std::string& text);
-
   VmSet& vms_;
   Keeping& keeping_;
   const store::Contents& contents_;
-  std::string complaint_;  // said once
 };
 
 }  // namespace ramfold::daemon

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "daemon/custody/keeping.hpp"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <poll.h>
 #include <algorithm>
 #include <charconv>
 
+#include "base/owner_share.hpp"
 #include "sys/message.hpp"
 
 namespace ramfold::daemon {
@@ -13,6 +16,10 @@ namespace {
 constexpr std::string_view kStorePrefix = "store.";
 constexpr std::string_view kVmPrefix = "vm.";
 constexpr std::size_t kStoreParts = 3;
+constexpr auto kNobody = static_cast<uid_t>(-1);
+
+// As the keeper counts them (keeper/table.cpp): kind, dot, name, colon.
+std::size_t stored_bytes(std::string_view name) noexcept { return name.size() + 3; }
 
 std::string vm_prefix(VmId id) { return fmt::format("vm.{}.", id.value); }
 
@@ -61,13 +68,40 @@ Result<KeptVm> assemble(Named& parts) {
 
 }  // namespace
 
+bool Keeping::Known::connected() const noexcept {
+  if (!socket) return false;
+  pollfd p{socket->get(), POLLRDHUP, 0};  // an answer that lies there is no end
+  return ::poll(&p, 1, 0) == 0;
+}
+
+void Keeping::publish() {
+  Known now;
+  if (client_ && client_->alive()) {
+    now.socket = watched_;
+    const auto peer = sys::peer_of(client_->socket());
+    now.keeper = peer ? peer->pid : -1;
+    now.backed = client_->backed();
+    now.anothers_store = anothers_store_;
+  } else {
+    watched_.reset();
+  }
+  now.held = store_kept_ ? kStoreParts : 0;
+  for (const auto& [id, places] : vms_kept_) now.held += places.descriptors;
+  const MutexLock lock(known_mutex_);
+  std::swap(known_, now);
+}
+
 Status Keeping::connect() {
-  const std::lock_guard lock(mutex_);
+  const Working working(*this);
   if (client_ && client_->alive()) return {};
   client_.reset();
+  publish();  // the copy's socket would look to the keeper like a daemon that is there
   auto client = keeper::Client::connect(socket_, keeper::Client::kAnswerWithin, replaces_);
   if (!client) return std::unexpected(client.error());
+  sys::Fd watched(::fcntl(client->socket().get(), F_DUPFD_CLOEXEC, 0));
+  if (!watched) return fail_errno("watch the keeper's socket");
   client_.emplace(std::move(*client));
+  watched_ = std::make_shared<const sys::Fd>(std::move(watched));
   store_kept_ = false;
   vms_kept_.clear();
   anothers_store_ = false;
@@ -89,41 +123,37 @@ Status Keeping::connect() {
 }
 
 void Keeping::disconnect() {
-  const std::lock_guard lock(mutex_);
+  const Working working(*this);
   client_.reset();
 }
 
 bool Keeping::connected() const {
-  const std::lock_guard lock(mutex_);
-  return client_ && client_->alive();
+  const MutexLock lock(known_mutex_);
+  return known_.connected();
 }
 
 bool Keeping::holds_anothers_store() const {
-  const std::lock_guard lock(mutex_);
-  return client_ && client_->alive() && anothers_store_;
+  const MutexLock lock(known_mutex_);
+  return known_.connected() && known_.anothers_store;
 }
 
 bool Keeping::backed() const {
-  const std::lock_guard lock(mutex_);
-  return client_ && client_->alive() && client_->backed();
+  const MutexLock lock(known_mutex_);
+  return known_.connected() && known_.backed;
 }
 
 std::uint64_t Keeping::held() const {
-  const std::lock_guard lock(mutex_);
-  std::uint64_t held = store_kept_ ? kStoreParts : 0;
-  for (const auto& [id, descriptors] : vms_kept_) held += descriptors;
-  return held;
+  const MutexLock lock(known_mutex_);
+  return known_.held;
 }
 
 pid_t Keeping::keeper_pid() const {
-  const std::lock_guard lock(mutex_);
-  if (!client_ || !client_->alive()) return -1;
-  const auto peer = sys::peer_of(client_->socket());
-  return peer ? peer->pid : -1;
+  const MutexLock lock(known_mutex_);
+  return known_.connected() ? known_.keeper : -1;
 }
 
 Status Keeping::call(auto&& request) {
-  const std::lock_guard lock(mutex_);
+  const Working working(*this);
   if (!client_ || !client_->alive())
     return fail("the keeper is not connected: start ramfold-keeper", ENOTCONN);
   return request(*client_);
@@ -161,11 +191,15 @@ Result<Inheritance> Keeping::inherit() {
                                                 std::move(part("groups")->second)});
   }
   {
-    const std::lock_guard lock(mutex_);
+    const Working working(*this);
     anothers_store_ = false;
     store_kept_ = store;
     store_handed_over_ = !store_parts.empty();
-    for (const auto& [id, parts] : vms) vms_kept_[id] = parts.size();
+    for (const auto& [id, parts] : vms) {
+      Places& places = vms_kept_[id];
+      places = {parts.size(), 0, kNobody};
+      for (const auto& [name, fd] : parts) places.bytes += stored_bytes(vm_prefix(VmId{id}) + name);
+    }
   }
   if (!vms.empty()) result.last = VmId{vms.rbegin()->first};
   for (auto& [id, parts] : vms) {
@@ -180,6 +214,7 @@ Result<Inheritance> Keeping::inherit() {
     }
     auto vm = assemble(parts);
     if (vm && vm->record.vm == id) {
+      note_owner(*vm);
       result.vms.push_back(std::move(*vm));
     } else {
       result.unusable.push_back(
@@ -187,6 +222,32 @@ Result<Inheritance> Keeping::inherit() {
     }
   }
   return result;
+}
+
+void Keeping::note_owner(const KeptVm& vm) {
+  const Working working(*this);
+  vms_kept_[vm.record.vm].account = ids_.account_of(vm.record.uid);
+}
+
+Status Keeping::check_share(const Places& wanted) const {
+  Places own;
+  Places others{kStoreParts, 0, 0};
+  for (const auto& [id, places] : vms_kept_) {
+    Places& sum = places.account == wanted.account ? own : others;
+    sum.descriptors += places.descriptors;
+    sum.bytes += places.bytes;
+  }
+  const OwnerShare descriptors(client_->held_max(), OwnerShare::kHalf);
+  const OwnerShare bytes(keeper::kNameBytesMax, OwnerShare::kHalf);
+  if (descriptors.allows(others.descriptors, own.descriptors, wanted.descriptors) &&
+      bytes.allows(others.bytes, own.bytes, wanted.bytes)) {
+    return {};
+  }
+  return fail(
+      fmt::format("its owner (uid {}) has {} of the keeper's {} places, and the rest is for "
+                  "other owners: run fewer VMs as this user",
+                  wanted.account, own.descriptors, client_->held_max()),
+      EDQUOT);
 }
 
 Status Keeping::keep_store(keeper::Client& client, const store::Contents& contents) {
@@ -219,15 +280,20 @@ Status Keeping::keep_vm(const guest::Vm& vm, const store::Contents& contents) {
     std::vector<keeper::Keep> set{{uffd, files.uffd}, {words, files.words}, {shared, files.shared}};
     for (std::size_t i = 0; i < rams.size(); ++i) set.push_back({rams[i], files.rams[i]});
     set.push_back({prefix, files.pidfd, keeper::Kind::watch});
+    Places wanted{set.size() + 1, stored_bytes(record), ids_.account_of(vm.record().uid)};
+    for (const keeper::Keep& keep : set) wanted.bytes += stored_bytes(keep.name);
+    if (!vms_kept_.contains(vm.id().value)) {
+      if (Status allowed = check_share(wanted); !allowed) return allowed;
+    }
     // Entered before it is tried: a call that fails half-way leaves something there.
-    vms_kept_[vm.id().value] = set.size() + 1;
+    vms_kept_[vm.id().value] = wanted;
     if (Status kept = client.keep_together(set); !kept) return kept;
     return client.keep(record, files.record);
   });
 }
 
 Status Keeping::drop_vm(VmId id) {
-  const std::lock_guard lock(mutex_);
+  const Working working(*this);
   if (anothers_store_) return {};
   Status dropped = fail("the keeper is not connected", ENOTCONN);
   if (client_ && client_->alive()) dropped = drop_parts(*client_, id);
@@ -241,7 +307,7 @@ Status Keeping::drop_vm(VmId id) {
 
 Status Keeping::drop_store() {
   {
-    const std::lock_guard lock(mutex_);
+    const Working working(*this);
     if (!store_handed_over_) return {};
   }
   if (Status connected = connect(); !connected) return connected;

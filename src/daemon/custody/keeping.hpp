@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // What outlives the daemon, by name: "store.*" and "vm.<id>.*", handed to the keeper before
 // anything is punched and taken back at the start.
-// Threads: any; one call at a time inside.
+// Threads: any; one call to the keeper at a time, which takes as long as the keeper lets it. What
+// is asked about the keeper (connected() to keeper_pid()) is answered from a copy: nobody waits
+// there for a keeper that is stopped.
 // Invariants: the keeper never holds a VM without the store that its pages are in: keep_vm() hands
-// the store over first, drop_store() refuses while a VM is kept.
+// the store over first, drop_store() refuses while a VM is kept. No owner has more of the keeper's
+// places than its share (base/owner_share.hpp), so that none keeps the others' VMs out.
 #pragma once
 
 #include <map>
@@ -14,9 +17,11 @@
 #include <string>
 #include <vector>
 
+#include "base/thread_annotations.hpp"
 #include "guest/vm.hpp"
 #include "keeper/client.hpp"
 #include "store/contents.hpp"
+#include "sys/subordinate_ids.hpp"
 
 namespace ramfold::daemon {
 
@@ -45,7 +50,8 @@ struct Inheritance {
 
 class Keeping {
  public:
-  explicit Keeping(std::string socket) : socket_(std::move(socket)) {}
+  explicit Keeping(std::string socket, sys::SubordinateIds ids = sys::SubordinateIds{})
+      : socket_(std::move(socket)), ids_(std::move(ids)) {}
 
   // Connects when not connected. Cheap when it is.
   Status connect();
@@ -66,7 +72,7 @@ class Keeping {
   // folded.
   Result<Inheritance> inherit();
   // The store first, unless it is kept; the VM's record last: a VM without one was never folded.
-  // EBUSY: the keeper holds another's store.
+  // EBUSY: the keeper holds another's store. EDQUOT: the VM's owner has its share of the keeper.
   Status keep_vm(const guest::Vm& vm, const store::Contents& contents);
   // Nothing happens where the keeper holds another's store: under this number it holds another's
   // VM, which may live.
@@ -75,20 +81,54 @@ class Keeping {
   Status drop_store();
 
  private:
+  // What is known of the keeper, for whoever may not wait for a call.
+  struct Known {
+    std::shared_ptr<const sys::Fd> socket;  // of its own, to see the end by; null: not connected
+    pid_t keeper = -1;
+    bool backed = false;
+    bool anothers_store = false;
+    std::uint64_t held = 0;
+    bool connected() const noexcept;
+  };
+  // Holds mutex_; at its end the copy says how things are.
+  class Working {
+   public:
+    explicit Working(Keeping& keeping) : keeping_(keeping), lock_(keeping.mutex_) {}
+    ~Working() { keeping_.publish(); }
+    Working(const Working&) = delete;
+    Working& operator=(const Working&) = delete;
+
+   private:
+    Keeping& keeping_;
+    const std::lock_guard<std::mutex> lock_;
+  };
+  // Of the keeper's: descriptors, and bytes of their names.
+  struct Places {
+    std::size_t descriptors = 0;
+    std::size_t bytes = 0;
+    uid_t account = 0;
+  };
+  void publish();  // under mutex_
+  void note_owner(const KeptVm& vm);
+  Status check_share(const Places& wanted) const;  // under mutex_, connected
   Status call(auto&& request);
   Status keep_store(keeper::Client& client, const store::Contents& contents);
 
   const std::string socket_;
+  sys::SubordinateIds ids_;  // under mutex_
   pid_t replaces_ = 0;
-  mutable std::mutex mutex_;
+  std::mutex mutex_;  // for as long as a call takes; before known_mutex_
   std::optional<keeper::Client> client_;
+  std::shared_ptr<const sys::Fd> watched_;  // its socket once more
   // Of this connection.
   bool store_kept_ = false;
-  std::map<std::uint32_t, std::size_t> vms_kept_;  // how many descriptors of each
-  std::set<std::uint32_t> vms_to_drop_;            // while the keeper was away
+  std::map<std::uint32_t, Places> vms_kept_;  // what each has
+  std::set<std::uint32_t> vms_to_drop_;       // while the keeper was away
   bool anothers_store_ = false;
   // Ever since the start: a keeper that comes back has it from its service manager.
   bool store_handed_over_ = false;
+  mutable Mutex known_mutex_;  // for a moment
+  Known known_ GUARDED_BY(known_mutex_);
 };
 
 }  // namespace ramfold::daemon

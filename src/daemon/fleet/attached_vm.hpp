@@ -28,8 +28,9 @@ inline bool has_ended(sys::BorrowedFd pidfd) noexcept {
   return ::poll(&p, 1, 0) == 1 && (p.revents & POLLIN) != 0;
 }
 
-// Which chunk a worker takes next. A pass ends when every chunk was taken and given back; a chunk
-// is worked on by one worker at a time because a new pass begins only then.
+// Which chunk a worker takes next. A pass ends when every chunk was taken and given back, or
+// skipped because its RAM file holds nothing there; a chunk is worked on by one worker at a time
+// because a new pass begins only then.
 struct ScanCursor {
   std::mutex mutex;
   std::size_t next = 0;
@@ -39,6 +40,7 @@ struct ScanCursor {
   scan::Met met_last;         // in the last whole pass
   std::uint64_t pass_ns = 0;  // how long that took
   std::uint64_t passes = 0;
+  std::uint64_t chunks = 0;  // that were looked at, in all passes
 };
 
 struct FactState {
@@ -58,6 +60,22 @@ struct FactState {
       guest::Gate::Mode::closed;  // the last time that the gate was opened
 };
 
+// What it makes the daemon keep in memory, in bytes, and whether that is too much.
+enum class TooMuch : std::uint8_t {
+  nothing,
+  of_vm,     // nothing more is stored for it: pages of zeros leave all the same
+  of_owner,  // the same
+  of_tables  // nothing leaves: what is folded keeps its word, also a page of zeros
+};
+struct Keeps {
+  std::atomic<std::uint64_t> page_table{0};
+  std::atomic<std::uint64_t> bitmap{0};
+  std::atomic<std::uint64_t> stored{0};
+  std::atomic<std::uint64_t> limit{0};
+  std::atomic<TooMuch> too_much{TooMuch::nothing};
+  std::uint64_t all() const noexcept { return page_table + bitmap + stored; }
+};
+
 struct AttachedVm {
   std::unique_ptr<guest::Vm> vm;
   std::unique_ptr<fault::Server> faults;  // ends before the Vm does
@@ -68,6 +86,7 @@ struct AttachedVm {
   std::uint64_t attached_ns = 0;
 
   std::atomic<bool> kept{false};         // the keeper has acknowledged all of it
+  std::atomic<int> keep_error{0};        // why not, at the last try: an errno; 0: none failed
   std::atomic<bool> agent_ready{false};  // the agent stands before every hazard now
   std::atomic<bool> counted{true};       // its references are known (false during recovery)
   std::atomic<bool> paused{false};
@@ -92,6 +111,7 @@ struct AttachedVm {
 
   FactState facts;
   ScanCursor cursor;
+  Keeps keeps;
 
   bool stays_unfolded() const noexcept { return consumers != 0 || consumer_found; }
   // Nothing but the facts stands against folding.
@@ -102,6 +122,9 @@ struct AttachedVm {
 };
 
 using VmHandle = std::shared_ptr<AttachedVm>;
+
+// Memory of a file in tmpfs that the host really backs.
+ByteCount backed(sys::BorrowedFd file) noexcept;
 
 // Ends its fault service; waits for its threads at most `patience_ns`. False: its process holds one
 // up there, which leaves when it may.

@@ -3,6 +3,8 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
+#include <cstdint>
 #include <mutex>
 #include <utility>
 #include <vector>
@@ -20,9 +22,11 @@ class VmSet {
   void add(VmHandle vm) {
     const std::lock_guard lock(mutex_);
     vms_.push_back(std::move(vm));
+    changes_.fetch_add(1, std::memory_order_release);
   }
   void remove(VmId id) {
     const std::lock_guard lock(mutex_);
+    changes_.fetch_add(1, std::memory_order_release);
     std::erase_if(vms_, [id](const VmHandle& v) { return v->vm->id() == id; });
   }
   VmHandle by_pid(pid_t pid) const {
@@ -34,8 +38,11 @@ class VmSet {
     const std::lock_guard lock(mutex_);
     return vms_.size();
   }
+  // Moves with every add() and remove(); whoever reads it before all() misses none.
+  std::uint64_t changes() const noexcept { return changes_.load(std::memory_order_acquire); }
 
  private:
+  std::atomic<std::uint64_t> changes_{1};
   mutable std::mutex mutex_;
   std::vector<VmHandle> vms_;
 };

@@ -28,12 +28,6 @@ ByteCount private_memory(const sys::Procfs& procfs, pid_t pid) {
 
 }  // namespace
 
-ByteCount backed(sys::BorrowedFd file) noexcept {
-  struct stat st{};
-  if (::fstat(file.get(), &st) != 0) return ByteCount{0};
-  return ByteCount{static_cast<std::uint64_t>(st.st_blocks) * 512};
-}
-
 PageCount resident(const guest::Vm& vm) noexcept {
   std::uint64_t total = 0;
   std::vector<std::pair<dev_t, ino_t>> seen;
@@ -61,7 +55,8 @@ ByteCount needed_if_all_back(const std::vector<VmHandle>& vms, const store::Stat
 Account host_account(const std::vector<VmHandle>& vms, const store::Contents& contents,
                      const sys::Procfs& procfs, pid_t keeper) {
   Account account;
-  const store::Stats stats = contents.stats();
+  account.store = contents.stats();
+  const store::Stats& stats = account.store;
   std::uint64_t folded_content = 0;
   for (const VmHandle& vm : vms) {
     const guest::VmCounters& c = vm->vm->counters();

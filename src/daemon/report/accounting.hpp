@@ -15,10 +15,9 @@ struct Account {
   control::Savings saved;
   control::Spent spent;
   std::uint64_t contents = 0;
+  store::Stats store;
 };
 
-// Memory of a file in tmpfs that the host really backs.
-ByteCount backed(sys::BorrowedFd file) noexcept;
 // The daemon's and the keeper's processes, without the store's mappings.
 Account host_account(const std::vector<VmHandle>& vms, const store::Contents& contents,
                      const sys::Procfs& procfs, pid_t keeper);

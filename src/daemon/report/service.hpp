@@ -61,7 +61,7 @@ class HostService final : public control::Service {
   Account account(const std::vector<VmHandle>& vms) const;
   control::HostView host_view(const std::vector<VmHandle>& vms, const Account& account) const;
   // Of one group, or of all.
-  control::ReformView reform_view(std::optional<GroupId> group) const;
+  control::ReformView reform_view(const store::Stats& stats, std::optional<GroupId> group) const;
   control::VmView vm_view(const VmHandle& vm, const Account& account,
                           const std::vector<VmHandle>& vms) const;
 

@@ -5,6 +5,8 @@
 #include <cmath>
 
 #include "base/clock.hpp"
+#include "daemon/custody/hand_over.hpp"
+#include "daemon/judge/quota.hpp"
 #include "daemon/report/service.hpp"
 #include "version.hpp"
 
@@ -13,6 +15,9 @@ namespace ramfold::daemon {
 using control::VmState;
 
 namespace {
+
+// With the keeper: userfaultfd, page table, shared memory, record and watch.
+constexpr std::uint64_t kKeptBesideRam = 5;
 
 double seconds(std::uint64_t ns) { return static_cast<double>(ns) / 1e9; }
 
@@ -68,13 +73,13 @@ control::HostView HostService::host_view(const std::vector<VmHandle>& vms,
   view.vms_observe_only = static_cast<std::uint64_t>(std::count_if(
       vms.begin(), vms.end(), [](const VmHandle& vm) { return !vm->vm->gate().is_open(); }));
   view.contents = account.contents;
-  view.reform = reform_view(std::nullopt);
+  view.reform = reform_view(account.store, std::nullopt);
   return view;
 }
 
-control::ReformView HostService::reform_view(std::optional<GroupId> group) const {
+control::ReformView HostService::reform_view(const store::Stats& stats,
+                                             std::optional<GroupId> group) const {
   control::ReformView view;
-  const store::Stats stats = p_.contents.stats();
   const auto& kept = group ? stats.groups.at(group->value).forms : stats.forms;
   const auto reform = p_.work.reform();
   const store::ReformFigures figures = reform ? reform->figures : store::ReformFigures{};
@@ -116,7 +121,10 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
   view.uid = record.uid;
   view.group = record.group;
   view.saved = vm_savings(*vm, account, vms);
-  view.reform = reform_view(vm->group);
+  view.reform = reform_view(account.store, vm->group);
+  view.kept = {ByteCount{vm->keeps.page_table}, ByteCount{vm->keeps.bitmap},
+               ByteCount{vm->keeps.stored}, ByteCount{vm->keeps.limit},
+               vm->vm->files().rams.size() + kKeptBesideRam};
   view.pages.total = vm->vm->pages();
   view.pages.resident = resident(*vm->vm);
   view.pages.clean = PageCount{c.clean.get()};
@@ -172,8 +180,7 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
                         vm->vm->grace().wait_seconds()),
             "remedy the reasons below and remove grace_seconds");
   }
-  if (!vm->kept)
-    because("no-keeper", "the keeper does not hold this VM", "systemctl start ramfold-keeper");
+  if (!vm->kept) view.reasons.push_back(why_not_kept(*vm));
   if (!vm->agent_ready) {
     because("agent-silent", "its agent does not answer, so nothing may leave",
             "see the VM's log; the agent reconnects by itself");
@@ -185,6 +192,7 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
   }
   if (!vm->policy.fold)
     because("policy", "fold = false for this VM in the configuration", "change [[vm]] fold");
+  if (const auto why = why_keeps_too_much(*vm)) view.reasons.push_back(*why);
   if (vm->paused) because("paused", "paused by the operator", "`ramfold resume`");
   for (const guest::Reason& r : facts_reasons) {
     because(std::string(guest::name(r.code)), r.text, r.remedy);

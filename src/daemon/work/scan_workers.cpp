@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "daemon/work/scan_workers.hpp"
 
+#include <sys/resource.h>
+
 #include <algorithm>
 #include <cerrno>
 
@@ -21,6 +23,21 @@ constexpr std::uint64_t kHeldNs = 5'000'000'000;
 constexpr std::uint64_t kStopNs = 3'000'000'000;
 constexpr std::uint64_t kStopNapNs = 1'000'000;
 constexpr std::uint64_t kStoreFullRestNs = 5'000'000'000;
+constexpr unsigned kFreedChunksMax = 128;  // a turn; 256 pages of words, some 5 ms
+
+void free_words(guest::Vm& vm, std::size_t chunk) noexcept {
+  const std::uint64_t first = chunk * guest::kChunkPages.value;
+  static_assert(guest::kChunkPages.value % guest::Vm::kWordsAPage == 0);
+  for (std::uint64_t p = first; p < first + guest::kChunkPages.value; p += guest::Vm::kWordsAPage) {
+    (void)vm.free_words(PageIndex{p});
+  }
+}
+
+// How often this thread has slept for something: not how often it was made to give way.
+long thread_sleeps() noexcept {
+  rusage usage{};
+  return ::getrusage(RUSAGE_THREAD, &usage) == 0 ? usage.ru_nvcsw : 0;
+}
 
 }  // namespace
 
@@ -65,6 +82,11 @@ void ScanWorkers::tend() {
   for (const auto& worker : workers_) {
     if (!worker->at || now - worker->since_ns < kHeldNs) continue;
     worker->replaced = true;
+    {
+      // Not only when it lets go: VMs of one owner could hold one thread after the other.
+      const MutexLock turns(turns_mutex_);
+      turns_.charge(worker->turn, now - worker->since_ns);
+    }
     AttachedVm& vm = *worker->at;
     vm.held.fetch_add(1);
     if (vm.held_said.exchange(true)) continue;
@@ -77,10 +99,11 @@ void ScanWorkers::tend() {
   }
 }
 
-bool ScanWorkers::at(Worker& self, const VmHandle& vm) {
+bool ScanWorkers::at(Worker& self, const VmHandle& vm, const scan::Turns::Member& turn) {
   const std::lock_guard lock(mutex_);
   if (self.replaced && self.at) self.at->held.fetch_sub(1);
   self.at = self.replaced ? nullptr : vm;
+  self.turn = turn;
   self.since_ns = monotonic_ns();
   return !self.replaced;
 }
@@ -90,25 +113,33 @@ void ScanWorkers::run(Worker& self) noexcept {
   const auto planner = std::make_unique<scan::Planner>();
   const auto folder = std::make_unique<fold::Folder>(contents_);
   const auto windows = std::make_unique<std::array<scan::Window, scan::kChunkWindows>>();
-  std::size_t turn = 0;
   std::uint64_t cpu_seen = thread_cpu_ns();
   VmId named{0};
   while (!stopping_) {
     Claim next;
-    if (!host_.may_observe() || !claim(next, turn)) {
+    if (!host_.may_observe() || !claim(next)) {
       stopping_.sleep(kIdleNapNs);
       continue;
     }
-    (void)at(self, next.vm);
+    (void)at(self, next.vm, next.turn);
     if (const VmId id = next.vm->vm->id(); id != named) {
       sys::name_this_thread(id, "fold");
       named = id;
     }
+    const std::uint64_t began_ns = monotonic_ns();
+    const long slept = thread_sleeps();
     const std::uint64_t folding = work(next, *planner, *folder, *windows);
+    if (planner->met().present == 0) skip_holes(next);
     give_back(next, planner->met());
-    const bool goes_on = at(self, nullptr);
+    // A VM whose process makes this thread wait is charged with the wait: it was the others' time.
+    const std::uint64_t waited_ns = thread_sleeps() == slept ? 0 : monotonic_ns() - began_ns;
+    const bool goes_on = at(self, nullptr, {});
     next.vm = nullptr;
     const std::uint64_t cpu = thread_cpu_ns();
+    if (goes_on) {
+      const MutexLock lock(turns_mutex_);
+      turns_.charge(next.turn, std::max(cpu - cpu_seen, waited_ns));
+    }
     fold_cpu_ns_.fetch_add(folding, std::memory_order_relaxed);
     scan_cpu_ns_.fetch_add(cpu - cpu_seen - folding, std::memory_order_relaxed);
     if (!goes_on) return;
@@ -117,33 +148,77 @@ void ScanWorkers::run(Worker& self) noexcept {
   }
 }
 
-bool ScanWorkers::claim(Claim& claim, std::size_t& turn) {
-  const std::vector<VmHandle> vms = vms_.all();
-  for (std::size_t i = 0; i < vms.size(); ++i) {
-    const VmHandle& vm = vms[(turn + i) % vms.size()];
-    if (!vm->wants_folding() || !vm->vm->gate().is_open()) continue;
-    ScanCursor& cursor = vm->cursor;
-    const std::lock_guard lock(cursor.mutex);
-    const std::size_t chunks = scan::chunk_count(*vm->vm);
-    if (cursor.next == chunks) {
-      if (cursor.in_work != 0) continue;
-      const std::uint64_t now = monotonic_ns();
-      const auto least = static_cast<std::uint64_t>(config_.fold.pass_seconds * 1e9);
-      if (cursor.passes != 0 && now - cursor.began_ns < least) continue;
-      cursor.next = 0;
-    }
-    if (cursor.next == 0) {
-      cursor.began_ns = monotonic_ns();
-      cursor.met = {};
-      vm->vm->next_pass();
-    }
-    ++cursor.in_work;
-    claim = {vm, cursor.next++};
-    turn = turn + i;  // stay with this VM: neighbours in RAM are neighbours in the cache
-    return true;
+void ScanWorkers::meet_new_vms() {
+  const std::uint64_t changes = vms_.changes();
+  if (changes == met_changes_) return;
+  met_changes_ = changes;
+  met_.clear();
+  std::vector<scan::Turns::Member> members;
+  for (const VmHandle& vm : vms_.all()) {
+    const VmId id = vm->vm->id();
+    const uid_t owner = ids_.account_of(vm->vm->record().uid);
+    met_[id] = {vm, owner};
+    members.push_back({id, owner});
   }
-  ++turn;
-  return false;
+  turns_.set(members);
+}
+
+bool ScanWorkers::claim(Claim& claim) {
+  const MutexLock lock(turns_mutex_);
+  meet_new_vms();
+  return turns_.next([&](VmId id) NO_THREAD_SAFETY_ANALYSIS {
+    const Turn& turn = met_.at(id);
+    const VmHandle vm = turn.vm.lock();
+    if (!vm || !claim_of(vm, claim)) return false;
+    claim.turn = {id, turn.owner};
+    return true;
+  });
+}
+
+bool ScanWorkers::claim_of(const VmHandle& vm, Claim& claim) {
+  if (!vm->wants_folding() || !vm->vm->gate().is_open()) return false;
+  ScanCursor& cursor = vm->cursor;
+  const std::lock_guard lock(cursor.mutex);
+  if (cursor.next == scan::chunk_count(*vm->vm)) {
+    if (cursor.in_work != 0) return false;
+    const std::uint64_t now = monotonic_ns();
+    const auto least = static_cast<std::uint64_t>(config_.fold.pass_seconds * 1e9);
+    if (cursor.passes != 0 && now - cursor.began_ns < least) return false;
+    cursor.next = 0;
+    cursor.began_ns = now;
+    cursor.met = {};
+    vm->vm->next_pass();
+  }
+  ++cursor.in_work;
+  ++cursor.chunks;
+  claim.vm = vm;
+  claim.chunk = cursor.next++;
+  return true;
+}
+
+void ScanWorkers::skip_holes(const Claim& claim) {
+  guest::Vm& vm = *claim.vm->vm;
+  ScanCursor& cursor = claim.vm->cursor;
+  // Not under the cursor's lock: the RAM file's may be held for long.
+  const std::size_t backed = scan::next_backed_chunk(vm, claim.chunk);
+  if (backed == claim.chunk) return;  // in swap, or in memory and not mapped
+  free_words(vm, claim.chunk);
+  for (unsigned i = 0; i < kFreedChunksMax; ++i) {
+    std::size_t from = 0;
+    {
+      const std::lock_guard lock(cursor.mutex);
+      from = cursor.next;
+    }
+    if (from >= backed) return;
+    const std::size_t noted = std::min(scan::next_noted_chunk(vm, from), backed);
+    {
+      // Taken like any other chunk, so that nobody else works on it.
+      const std::lock_guard lock(cursor.mutex);
+      if (cursor.next != from) return;
+      cursor.next = std::min(noted + 1, backed);
+    }
+    if (noted < backed) free_words(vm, noted);
+  }
 }
 
 void ScanWorkers::give_back(const Claim& claim, scan::Met met) {
@@ -183,7 +258,10 @@ std::uint64_t ScanWorkers::work(const Claim& claim, scan::Planner& planner, fold
 
 void ScanWorkers::fold(AttachedVm& vm, fold::Folder& folder,
                        std::span<const scan::Window> windows) {
-  const classify::Policy policy{vm.policy.zero, vm.policy.share || vm.policy.lz4};
+  const TooMuch too_much = vm.keeps.too_much.load(std::memory_order_relaxed);
+  if (too_much == TooMuch::of_tables) return;
+  const bool may_keep = too_much == TooMuch::nothing;
+  const classify::Policy policy{vm.policy.zero, may_keep && (vm.policy.share || vm.policy.lz4)};
   for (const scan::Window& window : windows) {
     if (stopping_ || !vm.wants_folding()) return;
     if (!host_.may_fold() || host_.store_full()) return;

@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The threads that scan and fold, within the CPU budget of scan.cpu over all of them together.
+// Whose chunk comes next: scan/turns.hpp; an owner is a user with its subordinate ids.
 // Threads: start/stop from one thread.
 #pragma once
 
 #include <atomic>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <vector>
 
+#include "base/thread_annotations.hpp"
 #include "daemon/fleet/attached_vm.hpp"
 #include "daemon/fleet/host_state.hpp"
 #include "daemon/fleet/vm_set.hpp"
@@ -15,7 +18,9 @@
 #include "fold/folder.hpp"
 #include "policy/config.hpp"
 #include "scan/plan.hpp"
+#include "scan/turns.hpp"
 #include "store/contents.hpp"
+#include "sys/subordinate_ids.hpp"
 
 namespace ramfold::daemon {
 
@@ -45,19 +50,26 @@ class ScanWorkers {
  private:
   struct Claim {
     VmHandle vm;
+    scan::Turns::Member turn;
     std::size_t chunk = 0;
   };
   struct Worker {
     VmHandle at;  // and since when; null: at none. Under mutex_, as all of it
     std::uint64_t since_ns = 0;
-    bool replaced = false;
+    scan::Turns::Member turn;
+    bool replaced = false;  // its time there is charged
   };
   bool add_worker();
   void run(Worker& self) noexcept;
   // Says where a worker is; false: it was replaced meanwhile.
-  bool at(Worker& self, const VmHandle& vm);
-  // A chunk of some VM whose pass is under way or due; nothing when all rest.
-  bool claim(Claim& claim, std::size_t& turn);
+  bool at(Worker& self, const VmHandle& vm, const scan::Turns::Member& turn);
+  // A chunk of the VM whose turn it is, of those whose pass is under way or due; nothing when all
+  // rest.
+  bool claim(Claim& claim);
+  bool claim_of(const VmHandle& vm, Claim& claim);
+  void meet_new_vms() REQUIRES(turns_mutex_);
+  // From an empty chunk on, those of which the RAM file holds nothing: their words are given back.
+  void skip_holes(const Claim& claim);
   void give_back(const Claim& claim, scan::Met met);
   // Returns the CPU time that folding took of it.
   std::uint64_t work(const Claim& claim, scan::Planner& planner, fold::Folder& folder,
@@ -74,6 +86,15 @@ class ScanWorkers {
   std::atomic<std::uint64_t> scan_cpu_ns_{0};
   std::atomic<std::uint64_t> fold_cpu_ns_{0};
   std::atomic<std::uint64_t> budget_until_ns_{0};  // wall time up to which the CPU used is paid for
+  Mutex turns_mutex_;
+  scan::Turns turns_ GUARDED_BY(turns_mutex_);
+  struct Turn {
+    std::weak_ptr<AttachedVm> vm;
+    uid_t owner = 0;
+  };
+  std::map<VmId, Turn> met_ GUARDED_BY(turns_mutex_);
+  std::uint64_t met_changes_ GUARDED_BY(turns_mutex_) = 0;  // VmSet::changes() of `met_`
+  sys::SubordinateIds ids_ GUARDED_BY(turns_mutex_);
   std::mutex mutex_;
   std::vector<std::shared_ptr<Worker>> workers_;  // without those that were replaced
   std::atomic<unsigned> running_{0};              // with them

@@ -7,6 +7,7 @@
 #include <poll.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -112,9 +113,14 @@ class KeeperProcess {
     std::string notify;
   };
 
-  explicit KeeperProcess(std::string socket, const Manager& manager = {})
+  // `open_files_max`: its limit of open files; 0: as it is here.
+  explicit KeeperProcess(std::string socket, const Manager& manager = {}, rlim_t open_files_max = 0)
       : socket_(std::move(socket)) {
     pid_ = ::fork();
+    if (pid_ == 0 && open_files_max != 0) {
+      const rlimit limit{open_files_max, open_files_max};
+      ::setrlimit(RLIMIT_NOFILE, &limit);
+    }
     if (pid_ == 0) become_keeper(manager);
     if (!eventually([&] { return !running() || ::access(socket_.c_str(), F_OK) == 0; })) {
       throw std::runtime_error("the keeper did not come up");

@@ -143,6 +143,7 @@ TEST_CASE("show tells everything about one VM") {
   CHECK(has(text, "VM web (1): folding"));
   CHECK(has(text, "512 MiB, touched 234 MiB, resident 85.9 MiB"));
   CHECK(has(text, "9,000 observed, 500 clean, 38,000 folded"));
+  CHECK(has(text, "10.0 MiB of at most 512 MiB: stored 9.0 MiB, page table 1.0 MiB"));
   CHECK(has(text, "zero         120  9.0 us 21.0 us 80.0 us"));
   CHECK(has(text, "pc.ram"));
   control::VmView risky = service.snapshot().vms[0];

@@ -37,6 +37,7 @@ inline VmView fake_vm(std::uint32_t id, const char* name, VmState state) {
                 140'000'000};
   }
   vm.faults = {{"zero", 120, 9000, 21000, 80000}, {"compressed", 44, 14000, 33000, 120000}};
+  vm.kept = {ByteCount{1u << 20}, ByteCount{20480}, ByteCount{9u << 20}, ByteCount{512u << 20}, 6};
   vm.backoff = {PageCount{7}, 31};
   vm.stall_share = 0.0012;
   vm.fault_events = 164;

@@ -100,6 +100,8 @@ threads_per_vm = 3
 reserve = 1073741824
 unbacked_max = "10%"
 arena_max = "512 MiB"
+vm_ram_factor_max = 2.5
+vm_kept_factor_max = 0.5
 [groups]
 default = "vm"
 [gate]
@@ -134,7 +136,7 @@ uuid = "8D1B3A54-6C2E-4F0A-9B7D-0C5E2F1A3B4C"
   wanted.scan = {1.5, 2};
   wanted.fault = {3};
   wanted.host = {MemoryAmount::of_bytes(ByteCount{1ull << 30}), MemoryAmount::of_percent(10),
-                 MemoryAmount::of_bytes(ByteCount{512ull << 20})};
+                 MemoryAmount::of_bytes(ByteCount{512ull << 20}), 2.5, 0.5};
   wanted.group_default = GroupDefault::vm;
   wanted.gate = {2};
   wanted.vms = {{"web", "", "blue", false, true, true, true, 60},
@@ -186,6 +188,9 @@ TEST_CASE("every key refuses a value of another type and one out of range") {
       {"host.reserve = \"\"", "host.reserve"},
       {"host.unbacked_max = \"x\"", "host.unbacked_max"},
       {"host.arena_max = \"99%\"", "host.arena_max"},
+      {"host.vm_ram_factor_max = 0", "host.vm_ram_factor_max"},
+      {"host.vm_ram_factor_max = \"400%\"", "host.vm_ram_factor_max"},
+      {"host.vm_kept_factor_max = 17", "host.vm_kept_factor_max"},
       {"groups.default = \"all\"", "groups.default"},
       {"gate.grace_seconds = -1", "gate.grace_seconds"},
       {"gate.grace_seconds = 5", "gate.grace_seconds"},

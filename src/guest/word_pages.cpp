@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The memory behind a page table's words: 8 bytes a page that was ever observed. A guest that
+// touches much RAM and gives it back would leave the daemon with the words of all of it.
+//
+// A page of the file is punched only while its 512 guest pages have one owner, this thread. Words
+// change in their page's owner's hands alone, so none can come to name a content between the look
+// at it and the punch. To whoever reads without owning, a word is what it was or says nothing; both
+// are true of it.
+#include "base/check.hpp"
+#include "base/test_points.hpp"
+#include "guest/vm.hpp"
+
+namespace ramfold::guest {
+namespace {
+
+bool may_go(Word word) noexcept { return word.tag() == Tag::none || word.tag() == Tag::observed; }
+
+}  // namespace
+
+bool Vm::free_words(PageIndex first) noexcept {
+  ENSURE(first.value % kWordsAPage == 0);
+  const PageIndex end{std::min(first.value + kWordsAPage, pages().value)};
+  // The owners of a hole's pages are not touched for nothing.
+  if (first >= end || backed_from(first.value) >= end.value) return false;
+  const auto all_may_go = [&] {
+    for (PageIndex p = first; p < end; p = p + PageCount{1}) {
+      if (!may_go(table_.load(p))) return false;
+    }
+    return true;
+  };
+  if (!all_may_go()) return false;
+  PageIndex owned = first;
+  while (owned < end && table_.take_idle_for_fill(owned)) owned = owned + PageCount{1};
+  bool freed = false;
+  if (owned == end && all_may_go()) {
+    TEST_POINT("words.free");
+    freed = sys::punch(files_.words, ByteCount{first.value * sizeof(Word)}, ByteCount{kPageSize})
+                .has_value();
+  }
+  for (PageIndex p = first; p < owned; p = p + PageCount{1}) release(p);
+  return freed;
+}
+
+}  // namespace ramfold::guest
