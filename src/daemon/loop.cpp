@@ -21,6 +21,7 @@ constexpr std::uint64_t kTickNs = 250'000'000;
 constexpr std::uint64_t kFactsEveryNs = 1'000'000'000;
 constexpr std::uint64_t kFactsEveryMaxNs = 15'000'000'000;
 constexpr std::uint64_t kFactsPart = 50;
+constexpr std::uint64_t kWriteAgainNs = 10'000'000'000;  // of what could not be written
 
 // Nothing is known as {0, 0}.
 guest::RamFileId file_of(sys::BorrowedFd fd) {
@@ -34,6 +35,7 @@ guest::RamFileId file_of(sys::BorrowedFd fd) {
 void Loop::run() {
   prove_kernel();
   std::uint64_t facts_due_ns = 0;
+  std::uint64_t decisions_due_ns = 0;
   while (!p_.stopping) {
     if (p_.hand_over.tend() == HandOver::Keeper::anothers && !p_.stopping) {
       log::critical(
@@ -50,6 +52,10 @@ void Loop::run() {
           monotonic_ns() + std::clamp(cpu_ns * kFactsPart, kFactsEveryNs, kFactsEveryMaxNs);
     }
     if (!p_.state.recovering) p_.contents.trim();
+    if (monotonic_ns() >= decisions_due_ns) {
+      if (p_.decisions.write_again()) log::info("what the operator has decided is on the disk now");
+      decisions_due_ns = monotonic_ns() + kWriteAgainNs;
+    }
     sleep_ns(kTickNs);
   }
 }
@@ -57,14 +63,19 @@ void Loop::run() {
 void Loop::prove_kernel() {
   KernelProof proof = daemon::prove_kernel(p_.procfs, p_.userfault_device);
   p_.state.publish_self_test(std::move(proof.views));
-  self_test_passed_.store(proof.passed);
+  self_test_.store(proof.passed ? SelfTest::passed : SelfTest::failed);
   p_.facts.begin(std::move(proof.facts), {::getpid(), file_of(p_.contents.files().contents)});
 }
 
 HostInputs Loop::sense() const {
   HostInputs in;
-  in.self_test_passed = self_test_passed_;
+  in.config_broken = p_.configuration.broken;
+  in.decisions_unreadable = p_.decisions.unreadable();
+  if (const SelfTest found = self_test_; found != SelfTest::not_run) {
+    in.self_test_passed = found == SelfTest::passed;
+  }
   in.keeper_connected = p_.keeping.connected();
+  in.keeper_silent = p_.keeping.silent();
   in.recovering = p_.state.recovering;
   in.recovery_trouble = p_.recovery.trouble();
   for (LeftBehind::View& vm : p_.left_behind.views())
@@ -80,7 +91,7 @@ HostInputs Loop::sense() const {
 
 void Loop::judge() {
   const std::lock_guard judging(judging_);
-  p_.state.publish(judge_host(sense(), p_.config));
+  p_.state.publish(judge_host(sense(), p_.configuration.config));
 }
 
 }  // namespace ramfold::daemon

@@ -8,6 +8,8 @@
 #include <mutex>
 
 #include "daemon/bring_back/off_switch.hpp"
+#include "daemon/custody/configuration.hpp"
+#include "daemon/custody/decisions.hpp"
 #include "daemon/custody/departures.hpp"
 #include "daemon/custody/hand_over.hpp"
 #include "daemon/custody/left_behind.hpp"
@@ -23,7 +25,8 @@ namespace ramfold::daemon {
 class Loop {
  public:
   struct Parts {
-    const policy::Config& config;
+    const Configuration& configuration;
+    Decisions& decisions;
     const sys::Procfs& procfs;
     sys::BorrowedFd userfault_device;
     HostState& state;
@@ -52,7 +55,8 @@ class Loop {
   HostInputs sense() const;
 
   Parts p_;
-  std::atomic<bool> self_test_passed_{false};
+  enum class SelfTest : std::uint8_t { not_run, passed, failed };
+  std::atomic<SelfTest> self_test_{SelfTest::not_run};
   std::mutex judging_;  // from the first look on: a verdict must not replace a later one
 };
 

@@ -4,6 +4,7 @@
 // Threads: any.
 #pragma once
 
+#include "daemon/custody/decisions.hpp"
 #include "daemon/custody/keeping.hpp"
 #include "daemon/fleet/attached_vm.hpp"
 #include "policy/config.hpp"
@@ -13,8 +14,9 @@ namespace ramfold::daemon {
 
 class Adopter {
  public:
-  Adopter(store::Contents& contents, const policy::Config& config) noexcept
-      : contents_(contents), config_(config) {}
+  Adopter(store::Contents& contents, const policy::Config& config,
+          const Decisions& decisions) noexcept
+      : contents_(contents), config_(config), decisions_(decisions) {}
 
   // A VM of which nothing was ever folded.
   Result<VmHandle> make(const guest::VmRecord& record, guest::Vm::Files files);
@@ -30,6 +32,9 @@ class Adopter {
 
   store::Contents& contents_;
   const policy::Config& config_;
+  const Decisions& decisions_;
 };
+
+VmKey key_of(const Decisions& decisions, const AttachedVm& vm);
 
 }  // namespace ramfold::daemon

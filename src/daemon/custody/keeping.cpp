@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <charconv>
 
+#include "base/clock.hpp"
 #include "sys/message.hpp"
 
 namespace ramfold::daemon {
@@ -13,6 +14,14 @@ namespace {
 constexpr std::string_view kStorePrefix = "store.";
 constexpr std::string_view kVmPrefix = "vm.";
 constexpr std::size_t kStoreParts = 3;
+
+constexpr std::uint64_t kSilentNapNs = 100'000'000;
+
+// Of a failed connect(): somebody has the socket, and may answer yet.
+bool is_there(const Error& error) {
+  return error.code != ENOENT && error.code != ECONNREFUSED && error.code != ENOTDIR &&
+         error.code != EACCES && error.code != ENAMETOOLONG;
+}
 
 std::string vm_prefix(VmId id) { return fmt::format("vm.{}.", id.value); }
 
@@ -66,6 +75,7 @@ Status Keeping::connect() {
   if (client_ && client_->alive()) return {};
   client_.reset();
   auto client = keeper::Client::connect(socket_, keeper::Client::kAnswerWithin, replaces_);
+  silent_ = !client && is_there(client.error());
   if (!client) return std::unexpected(client.error());
   client_.emplace(std::move(*client));
   store_kept_ = false;
@@ -86,6 +96,22 @@ Status Keeping::connect() {
     vms_to_drop_.erase(id);
   }
   return {};
+}
+
+Status Keeping::connect_patiently(std::uint64_t patience_ns, const std::function<void()>& waits) {
+  const std::uint64_t until_ns = monotonic_ns() + patience_ns;
+  for (bool first = true;; first = false) {
+    Status connected = connect();
+    if (connected || !silent()) return connected;
+    if (first) waits();
+    if (monotonic_ns() >= until_ns) return connected;
+    sleep_ns(kSilentNapNs);
+  }
+}
+
+bool Keeping::silent() const {
+  const std::lock_guard lock(mutex_);
+  return silent_;
 }
 
 void Keeping::disconnect() {

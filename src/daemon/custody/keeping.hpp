@@ -6,6 +6,7 @@
 // the store over first, drop_store() refuses while a VM is kept.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -49,7 +50,12 @@ class Keeping {
 
   // Connects when not connected. Cheap when it is.
   Status connect();
+  // A keeper that is there and does not answer is waited for, `patience_ns` at most; one that is
+  // not there (no socket, or nobody listens) is not. `waits` is called once, before the first wait.
+  Status connect_patiently(std::uint64_t patience_ns, const std::function<void()>& waits);
   bool connected() const;
+  // The last connect() met a keeper that did not answer.
+  bool silent() const;
   // Its connection is in the way of this daemon's, and nobody reads it
   // (daemon/custody/predecessor.hpp).
   // Before the first connect().
@@ -82,6 +88,7 @@ class Keeping {
   pid_t replaces_ = 0;
   mutable std::mutex mutex_;
   std::optional<keeper::Client> client_;
+  bool silent_ = false;
   // Of this connection.
   bool store_kept_ = false;
   std::map<std::uint32_t, std::size_t> vms_kept_;  // how many descriptors of each

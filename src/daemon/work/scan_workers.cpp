@@ -183,7 +183,8 @@ std::uint64_t ScanWorkers::work(const Claim& claim, scan::Planner& planner, fold
 
 void ScanWorkers::fold(AttachedVm& vm, fold::Folder& folder,
                        std::span<const scan::Window> windows) {
-  const classify::Policy policy{vm.policy.zero, vm.policy.share || vm.policy.lz4};
+  const policy::VmTargets targets = vm.targets.load();
+  const classify::Policy policy{targets.zero, targets.share || targets.lz4};
   for (const scan::Window& window : windows) {
     if (stopping_.load(std::memory_order_relaxed) || !vm.wants_folding()) return;
     if (!host_.may_fold() || host_.store_full()) return;

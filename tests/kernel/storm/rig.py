@@ -21,6 +21,7 @@ from patience import deadline, slower  # noqa: E402
 
 CONFIG = """
 runtime_dir = "{dir}"
+state_dir = "{dir}/state"
 log_level = "info"
 [fold]
 when = "eager"
