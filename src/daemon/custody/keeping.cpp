@@ -17,10 +17,11 @@ constexpr std::size_t kStoreParts = 3;
 
 constexpr std::uint64_t kSilentNapNs = 100'000'000;
 
-// Of a failed connect(): somebody has the socket, and may answer yet.
-bool is_there(const Error& error) {
-  return error.code != ENOENT && error.code != ECONNREFUSED && error.code != ENOTDIR &&
-         error.code != EACCES && error.code != ENAMETOOLONG;
+// Of a failed connect(): a keeper has the socket, and may answer yet. It is stopped or slow, it
+// ends or begins right now, or a daemon that is ending is still connected.
+bool may_answer_yet(const Error& error) {
+  return error.code == ETIMEDOUT || error.code == EBUSY || error.code == EPIPE ||
+         error.code == ECONNRESET || error.code == EAGAIN;
 }
 
 std::string vm_prefix(VmId id) { return fmt::format("vm.{}.", id.value); }
@@ -75,7 +76,7 @@ Status Keeping::connect() {
   if (client_ && client_->alive()) return {};
   client_.reset();
   auto client = keeper::Client::connect(socket_, keeper::Client::kAnswerWithin, replaces_);
-  silent_ = !client && is_there(client.error());
+  silent_ = !client && may_answer_yet(client.error());
   if (!client) return std::unexpected(client.error());
   client_.emplace(std::move(*client));
   store_kept_ = false;
