@@ -30,8 +30,10 @@ Result<VmHandle> Adopter::finish(const guest::VmRecord& record, guest::Vm::Files
   attached->uuid = policy::normal_uuid(record.uuid);
   attached->targets.store(
       policy::vm_targets(config_, {record.name, attached->uuid, record.uid, policy::Vouched::no}));
-  attached->paused.store(
-      decisions_.since(VmDecision::paused, key_of(decisions_, *attached)).has_value());
+  // A VM that is to be detached is not folded until it is, or until that is taken back.
+  const VmKey key = key_of(decisions_, *attached);
+  attached->paused.store(decisions_.since(VmDecision::paused, key) ||
+                         decisions_.since(VmDecision::detached, key));
   attached->attached_ns = monotonic_ns();
   attached->incoming_finished.store((record.flags & guest::kRecordIncomingFinished) != 0);
   for (std::uint32_t i = 0; i < record.blocks; ++i) {

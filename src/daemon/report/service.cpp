@@ -105,8 +105,14 @@ Answer<control::VmView> HostService::attach(const control::VmSelector& selector,
                                             control::Incoming incoming) {
   if (const auto vm = find(selector)) {
     // A detaching that did not come about yet is given up.
-    const auto given_up = p_.decisions.take_back(VmDecision::detached, key_of(p_.decisions, **vm));
+    const VmKey key = key_of(p_.decisions, **vm);
+    const auto given_up = p_.decisions.take_back(VmDecision::detached, key);
     if (!given_up) return not_taken_back(given_up.error());
+    if (*given_up) {
+      const std::lock_guard deciding(deciding_);
+      (*vm)->paused.store(p_.decisions.since(VmDecision::paused, key).has_value());
+      p_.facts.look_again(*vm);
+    }
     if (incoming == control::Incoming::finished) return believe_incoming(*vm);
     if (*given_up) return show({fmt::format("{}", (*vm)->vm->id().value)});
     return control::refuse(Failure::conflict,
@@ -233,9 +239,10 @@ Answer<void> HostService::resume_vm(const control::VmSelector& selector) {
     if (*of_absent) return {};
     return std::unexpected(vm.error());
   }
-  const auto done = p_.decisions.take_back(VmDecision::paused, key_of(p_.decisions, **vm));
+  const VmKey key = key_of(p_.decisions, **vm);
+  const auto done = p_.decisions.take_back(VmDecision::paused, key);
   if (!done) return not_taken_back(done.error());
-  (*vm)->paused.store(false);
+  (*vm)->paused.store(p_.decisions.since(VmDecision::detached, key).has_value());
   p_.facts.look_again(*vm);
   return {};
 }

@@ -194,7 +194,9 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
   }
   if (!vm->targets.load().fold)
     because("policy", "fold = false for this VM in the configuration", "change [[vm]] fold");
-  if (vm->paused) because("paused", "paused by the operator", "`ramfold resume`");
+  if (vm->paused)
+    because("paused", "paused by the operator",
+            fmt::format("`ramfold resume {}`", vm->vm->id().value));
   for (const guest::Reason& r : facts_reasons) {
     because(std::string(guest::name(r.code)), r.text, r.remedy);
   }
