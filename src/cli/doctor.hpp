@@ -35,13 +35,14 @@ struct Check {
   std::vector<std::string> commands;  // what applies the remedy now, where a command does
 };
 
-inline constexpr std::array<std::string_view, 20> kChecks{
-    "kernel.fold",      "kernel.map",   "kernel.userfaultfd", "kernel.unprivileged",
-    "kernel.mappings",  "kernel.files", "memory.hugepages",   "memory.ksm",
-    "memory.zram",      "memory.zswap", "daemon.running",     "daemon.keeper",
-    "daemon.self_test", "daemon.grace", "daemon.files",       "vm.command",
-    "vm.agent",         "vm.group",     "vm.cgroup",          "vm.mappings",
-};
+inline constexpr auto kChecks = std::to_array<std::string_view>({
+    "kernel.fold",     "kernel.map",    "kernel.userfaultfd", "kernel.unprivileged",
+    "kernel.mappings", "kernel.files",  "memory.hugepages",   "memory.ksm",
+    "memory.zram",     "memory.zswap",  "daemon.running",     "daemon.config",
+    "daemon.state",    "daemon.keeper", "daemon.self_test",   "daemon.grace",
+    "daemon.files",    "vm.command",    "vm.agent",           "vm.group",
+    "vm.cgroup",       "vm.mappings",
+});
 
 // `daemon`: its snapshot, or why there is none.
 std::vector<Check> check_host(const HostFiles& host);

@@ -52,6 +52,36 @@ Check check_keeper(const Asked<Snapshot>& daemon) {
   return check;
 }
 
+// What the daemon complains of under one of these codes, among its reasons and its notices.
+std::vector<Check> check_told(const Asked<Snapshot>& daemon, std::string_view id,
+                              std::initializer_list<std::string_view> codes,
+                              std::string_view well) {
+  Check check;
+  check.id = id;
+  check.severity = Severity::problem;
+  if (!daemon) {
+    check.outcome = Outcome::unknown;
+    check.text = "the daemon is not there to say";
+    check.remedy = "start the daemon";
+    return {check};
+  }
+  std::vector<Check> checks;
+  for (const auto* list : {&daemon->host.reasons, &daemon->host.notices}) {
+    for (const control::Reason& reason : *list) {
+      if (std::ranges::count(codes, reason.code) == 0) continue;
+      check.outcome = Outcome::fail;
+      check.text = reason.text;
+      check.remedy = reason.remedy;
+      checks.push_back(check);
+    }
+  }
+  if (checks.empty()) {
+    check.text = well;
+    checks.push_back(check);
+  }
+  return checks;
+}
+
 std::vector<Check> check_self_test(const Asked<Snapshot>& daemon) {
   Check check;
   check.id = "daemon.self_test";
@@ -151,6 +181,14 @@ std::vector<Check> check_files(const HostFiles& host) {
 
 std::vector<Check> check_daemon(const HostFiles& host, const Asked<Snapshot>& daemon) {
   std::vector<Check> checks{check_running(daemon), check_keeper(daemon)};
+  for (Check& check : check_told(daemon, "daemon.config", {"config", "vm-override"},
+                                 "the configuration is valid, and all of it holds")) {
+    checks.push_back(std::move(check));
+  }
+  for (Check& check : check_told(daemon, "daemon.state", {"state"},
+                                 "what the operator decides outlasts the daemon")) {
+    checks.push_back(std::move(check));
+  }
   for (Check& check : check_self_test(daemon)) checks.push_back(std::move(check));
   for (Check& check : check_grace(daemon)) checks.push_back(std::move(check));
   for (Check& check : check_files(host)) checks.push_back(std::move(check));

@@ -57,7 +57,8 @@ std::string self_test_of(const HostView& host, const Style& style) {
 
 std::string keeper_of(const KeeperView& keeper, const Style& style) {
   if (keeper.state == KeeperState::absent) {
-    return line_of("keeper", style.paint(Colour::red, "absent: nothing is folded without it"),
+    const std::string how = keeper.detail.empty() ? "absent" : printable(keeper.detail);
+    return line_of("keeper", style.paint(Colour::red, how + ": nothing is folded without it"),
                    style);
   }
   return line_of(
@@ -226,6 +227,7 @@ std::string render_status(const Snapshot& snapshot, const Style& style) {
                   style.paint(colour_of(host.state), name_of(host.state)));
   std::string out = wrap(head, style.width(), 0, 4) + "\n";
   out += reasons_of(host.reasons, style);
+  for (const Reason& notice : host.notices) out += line_of("note", reason_line(notice, style));
   out += line_of("memory",
                  fmt::format("{}, {} available; to be kept available: {}", human(host.ram_total),
                              human(host.ram_available), human(host.keep_available)),

@@ -117,6 +117,7 @@ template <typename Io, Is<HostView> S>
 void visit(Io& io, S& s) {
   io("state", s.state);
   io("reasons", s.reasons);
+  io("notices", s.notices);
   io("version", s.version);
   io("kernel", s.kernel);
   io("self_test", s.self_test);

@@ -75,7 +75,7 @@ struct Spent {
 struct Promise {
   ByteCount
       needed_if_all_back;  // memory that unfolding everything would take, net of what it frees
-  ByteCount available;     // MemAvailable now
+  ByteCount available;     // MemAvailable now, and free swap that is not on zram
   ByteCount reserve;       // never counted on
   ByteCount unbacked_max;  // what the operator allows beyond
 
@@ -153,6 +153,7 @@ struct ReformView {
 struct HostView {
   HostState state = HostState::starting;
   std::vector<Reason> reasons;  // the first is the one that matters most
+  std::vector<Reason> notices;  // to be mended, though none of them keeps memory from being folded
   std::string version;
   std::string kernel;  // uname -r
   std::vector<SelfTestView> self_test;

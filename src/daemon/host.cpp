@@ -2,6 +2,7 @@
 #include "daemon/host.hpp"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
@@ -53,16 +54,16 @@ struct Host::Rooms {
         room(h.procfs_, h.config_, [this](GroupId group) { return work.mean_read_ns(group); }),
         consumers(h.retries_, room, *h.agents_, h.stopping_),
         detach(room, departures, *h.agents_, h.stopping_),
-        off({h.state_, h.vms_, h.keeping_, *h.contents_, departures, detach, room, h.retries_,
-             *h.agents_, [this] { loop.judge(); }, h.stopping_}),
+        off({h.state_, h.decisions_, h.vms_, h.keeping_, *h.contents_, departures, detach, room,
+             h.retries_, *h.agents_, [this] { loop.judge(); }, h.stopping_}),
         facts(
             h.vms_, h.procfs_, [this](const VmHandle& vm) { consumers.has_begun(vm); },
             h.stopping_),
         recovery(h.vms_, h.keeping_, h.left_behind_, *h.adopter_, *h.agents_, h.stopping_),
         work(h.vms_, *h.contents_, h.state_, h.config_),
-        loop({h.config_, h.procfs_, h.device_, h.state_, h.vms_, *h.contents_, h.keeping_,
-              hand_over, departures, h.left_behind_, recovery, facts, work, off, *h.fault_pool_,
-              h.stopping_}) {}
+        loop({h.configuration_, h.decisions_, h.procfs_, h.device_, h.state_, h.vms_, *h.contents_,
+              h.keeping_, hand_over, departures, h.left_behind_, recovery, facts, work, off,
+              *h.fault_pool_, h.stopping_}) {}
 
   Departures departures;
   HandOver hand_over;
@@ -76,15 +77,17 @@ struct Host::Rooms {
   Loop loop;
 };
 
-Host::Host(policy::Config config)
-    : config_(std::move(config)),
+Host::Host(Configuration configuration)
+    : configuration_(std::move(configuration)),
+      config_(configuration_.config),
+      decisions_(config_.state_dir, Decisions::boot_id()),
       started_ns_(monotonic_ns()),
       generation_(new_generation()),
       keeping_(config_.keeper_socket()),
       left_behind_(procfs_) {}
 
-Result<std::unique_ptr<Host>> Host::start(policy::Config config) {
-  std::unique_ptr<Host> host(new Host(std::move(config)));
+Result<std::unique_ptr<Host>> Host::start(Configuration configuration) {
+  std::unique_ptr<Host> host(new Host(std::move(configuration)));
   auto lock = take_host_lock(host->config_.runtime_dir, host->procfs_);
   if (!lock) return std::unexpected(lock.error());
   host->lock_ = std::move(*lock);
@@ -94,6 +97,7 @@ Result<std::unique_ptr<Host>> Host::start(policy::Config config) {
     host->keeping_.replace(remains->pid);
   }
   if (Status opened = host->open_device(); !opened) return std::unexpected(opened.error());
+  host->load_decisions();
   auto pool = fault::Pool::make();
   if (!pool) return std::unexpected(pool.error());
   host->fault_pool_ = std::move(*pool);
@@ -102,6 +106,8 @@ Result<std::unique_ptr<Host>> Host::start(policy::Config config) {
   if (Status taken = host->take_over_guests(); !taken) return std::unexpected(taken.error());
   if (Status opened = host->open_agents(); !opened) return std::unexpected(opened.error());
   host->rooms_ = std::make_unique<Rooms>(*host);
+  host->rooms_->loop.judge();  // the reasons are true from the first answer on
+  host->go_on_with_decisions();
   (void)host->begin_threads();
   return host;
 }
@@ -153,16 +159,52 @@ Status Host::take_over_guests() {
   auto taken = take_over(keeping_, procfs_, config_);
   if (!taken) return std::unexpected(taken.error());
   contents_ = std::move(taken->contents);
-  adopter_ = std::make_unique<Adopter>(*contents_, config_, fault_pool_);
+  adopter_ = std::make_unique<Adopter>(*contents_, config_, decisions_, fault_pool_);
   attacher_ = std::make_unique<Attacher>(*adopter_, keeping_, features_);
   attacher_->number_after(taken->left.last);
   const std::size_t served =
       adopt_all(std::move(taken->left), lock_.remains, *adopter_, vms_, left_behind_);
   if (served == 0) return {};
+  warn_of_groups();
   ++restarts_;
   log::info("took over {} VMs; faults are served {:.1f} ms after the start", served,
             static_cast<double>(monotonic_ns() - started_ns_) / 1e6);
   return {};
+}
+
+void Host::warn_of_groups() const {
+  for (const VmHandle& vm : vms_.all()) {
+    const guest::VmRecord& record = vm->vm->record();
+    const std::string group =
+        group_of(config_, {record.name, vm->uuid}, record.uid, VmId{record.vm});
+    if (group == record.group) continue;
+    log::warn("vm {}: stays in group {} until it is detached; by the configuration it is in {}",
+              vm->vm->name(), record.group, group);
+  }
+}
+
+void Host::load_decisions() {
+  decisions_.load();
+  if (const auto why = decisions_.unreadable()) log::error("decisions: {}", *why);
+  state_.off.store(decisions_.since(HostDecision::off).has_value());
+  state_.paused.store(decisions_.since(HostDecision::paused).has_value());
+}
+
+void Host::go_on_with_decisions() {
+  if (state_.off) return rooms_->off.go_on();
+  for (const VmHandle& vm : vms_.all()) {
+    const auto wanted = [this, vm] {
+      return vm->vm->alive() && !vm->detached &&
+             decisions_.since(VmDecision::detached, key_of(decisions_, *vm));
+    };
+    if (!wanted()) continue;
+    retries_.add({fmt::format("vm {} (id {}): detaching it", vm->vm->name(), vm->vm->id().value),
+                  [this, vm]() -> Status {
+                    const auto done = rooms_->detach.run(vm, [](const control::UnfoldProgress&) {});
+                    return done ? Status{} : fail(done.error().text + ": " + done.error().remedy);
+                  },
+                  wanted, nullptr, 0});
+  }
 }
 
 Status Host::open_agents() {
@@ -231,14 +273,18 @@ void Host::make_way() noexcept {
 
 std::unique_ptr<control::Service> Host::make_service() {
   Rooms& r = *rooms_;
-  return std::make_unique<HostService>(HostService::Parts{
-      procfs_, state_, vms_, *contents_, keeping_, r.departures, *agents_, r.facts, r.work,
-      r.detach, r.off, r.consumers, [&r] { r.loop.judge(); }, started_ns_, restarts_});
+  return std::make_unique<HostService>(
+      HostService::Parts{configuration_, decisions_, procfs_, state_, vms_, *contents_, keeping_,
+                         r.departures, *agents_, r.facts, r.work, r.detach, r.off, r.consumers,
+                         [&r] { r.loop.judge(); }, started_ns_, restarts_});
 }
 
-bool Host::wanted(const AgentPeer& peer) {
+bool Host::wanted(const WaitingAgent& agent) {
+  // Where a VM belongs, and what was decided about it, has to be known.
+  if (state_.off || configuration_.broken || decisions_.unreadable()) return false;
+  if (decisions_.since(VmDecision::detached, key_of(decisions_, agent))) return false;
   // A VM that was left behind will be what it was, once it can be taken over.
-  return !state_.off && !left_behind_.has(peer.pid, peer.start_ticks);
+  return !left_behind_.has(agent.pid, agent.start_ticks);
 }
 
 void Host::attached(const VmHandle& vm) {

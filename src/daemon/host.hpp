@@ -15,6 +15,8 @@
 #include "daemon/bring_back/detach.hpp"
 #include "daemon/bring_back/off_switch.hpp"
 #include "daemon/bring_back/retries.hpp"
+#include "daemon/custody/configuration.hpp"
+#include "daemon/custody/decisions.hpp"
 #include "daemon/custody/take_over.hpp"
 #include "daemon/loop.hpp"
 #include "daemon/threads/nap.hpp"
@@ -26,7 +28,7 @@ namespace ramfold::daemon {
 class Host final : private AgentEvents {
  public:
   // Faults of inherited VMs are served when this returns; nothing slow comes before that.
-  static Result<std::unique_ptr<Host>> start(policy::Config config);
+  static Result<std::unique_ptr<Host>> start(Configuration configuration);
   ~Host() override;
   Host(const Host&) = delete;
   Host& operator=(const Host&) = delete;
@@ -52,21 +54,28 @@ class Host final : private AgentEvents {
  private:
   struct Rooms;  // what is made once the store and the agents' socket are there
 
-  explicit Host(policy::Config config);
+  explicit Host(Configuration configuration);
   Status open_device();
   Status take_over_guests();
+  // A VM's contents stay in the group that it was attached to.
+  void warn_of_groups() const;
   Status open_agents();
+  void load_decisions();
+  // A predecessor may have ended in the middle of what the operator had decided.
+  void go_on_with_decisions();
   void recover();
 
   // AgentEvents
-  bool wanted(const AgentPeer& peer) override;
+  bool wanted(const WaitingAgent& agent) override;
   void agent_ready(const VmHandle& vm) override;
   void look_again(const VmHandle& vm) override;
   void unfold_wanted(const VmHandle& vm, std::uint32_t token, std::uint32_t hazard) override;
   void attached(const VmHandle& vm) override;
   bool forget_unused(const VmHandle& vm) override;
 
-  const policy::Config config_;
+  const Configuration configuration_;
+  const policy::Config& config_;
+  Decisions decisions_;
   const sys::Procfs procfs_;
   const std::uint64_t started_ns_;
   const std::uint32_t generation_;

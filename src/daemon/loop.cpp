@@ -23,6 +23,7 @@ constexpr std::uint64_t kTickNs = 250'000'000;
 constexpr std::uint64_t kFactsEveryNs = 1'000'000'000;
 constexpr std::uint64_t kFactsEveryMaxNs = 15'000'000'000;
 constexpr std::uint64_t kFactsPart = 50;
+constexpr std::uint64_t kWriteAgainNs = 10'000'000'000;  // of what could not be written
 
 // Nothing is known as {0, 0}.
 guest::RamFileId file_of(sys::BorrowedFd fd) {
@@ -36,6 +37,7 @@ guest::RamFileId file_of(sys::BorrowedFd fd) {
 void Loop::run() {
   prove_kernel();
   std::uint64_t facts_due_ns = 0;
+  std::uint64_t decisions_due_ns = 0;
   while (!p_.stopping) {
     if (p_.hand_over.tend() == HandOver::Keeper::anothers && !p_.stopping) {
       log::critical(
@@ -53,6 +55,10 @@ void Loop::run() {
           monotonic_ns() + std::clamp(cpu_ns * kFactsPart, kFactsEveryNs, kFactsEveryMaxNs);
     }
     if (!p_.state.recovering) p_.contents.trim();
+    if (monotonic_ns() >= decisions_due_ns) {
+      if (p_.decisions.write_again()) log::info("what the operator has decided is on the disk now");
+      decisions_due_ns = monotonic_ns() + kWriteAgainNs;
+    }
     p_.stopping.sleep(kTickNs);
   }
 }
@@ -70,7 +76,7 @@ void Loop::tend_threads() {
 void Loop::prove_kernel() {
   KernelProof proof = daemon::prove_kernel(p_.procfs, p_.userfault_device);
   p_.state.publish_self_test(std::move(proof.views));
-  self_test_passed_.store(proof.passed);
+  self_test_.store(proof.passed ? SelfTest::passed : SelfTest::failed);
   p_.facts.begin(std::move(proof.facts), {::getpid(), file_of(p_.contents.files().contents)});
 }
 
@@ -83,8 +89,13 @@ void Loop::tell_status() {
 
 HostInputs Loop::sense(const std::vector<VmHandle>& vms, const store::Stats& stats) const {
   HostInputs in;
-  in.self_test_passed = self_test_passed_;
+  in.config_broken = p_.configuration.broken;
+  in.decisions_unreadable = p_.decisions.unreadable();
+  if (const SelfTest found = self_test_; found != SelfTest::not_run) {
+    in.self_test_passed = found == SelfTest::passed;
+  }
   in.keeper_connected = p_.keeping.connected();
+  in.keeper_silent = p_.keeping.silent();
   in.recovering = p_.state.recovering;
   in.recovery_trouble = p_.recovery.trouble();
   for (LeftBehind::View& vm : p_.left_behind.views())
@@ -104,9 +115,9 @@ void Loop::judge() {
   const store::Stats stats = p_.contents.stats();
   const HostInputs in = sense(vms, stats);
   if (in.memory) {
-    keeps_.judge(vms, stats, {p_.config.host.vm_kept_factor_max, in.memory->total});
+    keeps_.judge(vms, stats, {p_.configuration.config.host.vm_kept_factor_max, in.memory->total});
   }
-  p_.state.publish(judge_host(in, p_.config));
+  p_.state.publish(judge_host(in, p_.configuration.config));
 }
 
 }  // namespace ramfold::daemon

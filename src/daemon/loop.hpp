@@ -10,6 +10,8 @@
 #include <vector>
 
 #include "daemon/bring_back/off_switch.hpp"
+#include "daemon/custody/configuration.hpp"
+#include "daemon/custody/decisions.hpp"
 #include "daemon/custody/departures.hpp"
 #include "daemon/custody/hand_over.hpp"
 #include "daemon/custody/left_behind.hpp"
@@ -28,7 +30,8 @@ namespace ramfold::daemon {
 class Loop {
  public:
   struct Parts {
-    const policy::Config& config;
+    const Configuration& configuration;
+    Decisions& decisions;
     const sys::Procfs& procfs;
     sys::BorrowedFd userfault_device;
     HostState& state;
@@ -62,7 +65,8 @@ class Loop {
 
   Parts p_;
   std::string status_told_;
-  std::atomic<bool> self_test_passed_{false};
+  enum class SelfTest : std::uint8_t { not_run, passed, failed };
+  std::atomic<SelfTest> self_test_{SelfTest::not_run};
   bool fault_threads_short_ = false;  // said once
   std::mutex judging_;  // from the first look on: a verdict must not replace a later one
   KeepsJudge keeps_;    // under judging_

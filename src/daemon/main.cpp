@@ -32,16 +32,14 @@ void raise_file_limit() {
   (void)::setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-// A file that cannot be read must not keep guests waiting: the daemon serves faults with the safe
-// defaults and folds nothing.
-std::pair<policy::Config, bool> load(const std::string& path, bool named,
-                                     policy::DataLossRisk risk) {
-  auto config = policy::load_config(
-      path, named ? policy::IfMissing::fail : policy::IfMissing::use_defaults, risk);
-  if (config) return {std::move(*config), true};
-  daemon::log::error("{}: folding stays paused until it is mended and the daemon restarted",
-                     config.error().text());
-  return {policy::Config{}, false};
+void tell(const daemon::Configuration& configuration) {
+  for (const std::string& problem : configuration.problems) daemon::log::error("{}", problem);
+  if (const auto& broken = configuration.broken) {
+    daemon::log::error("{}: nothing is folded; {}", broken->text, broken->remedy);
+  }
+  for (const control::Reason& notice : configuration.notices) {
+    daemon::log::warn("{}; {}", notice.text, notice.remedy);
+  }
 }
 
 // The socket for operators. Without it guests are served and folded all the same.
@@ -91,7 +89,7 @@ int wait_for_signal(const sigset_t& signals, const std::function<bool()>& whole)
   }
 }
 
-int serve(policy::Config config, bool paused) {
+int serve(daemon::Configuration configuration) {
   sigset_t signals;
   sigemptyset(&signals);
   sigaddset(&signals, SIGINT);
@@ -100,13 +98,12 @@ int serve(policy::Config config, bool paused) {
   ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   std::signal(SIGPIPE, SIG_IGN);
   const daemon::EndWatch watch = daemon::EndWatch::start();
-  auto host = daemon::Host::start(std::move(config));
+  auto host = daemon::Host::start(std::move(configuration));
   if (!host) {
     daemon::log::critical("{}", host.error().text());
     return 1;
   }
   const auto service = (*host)->make_service();
-  if (paused) (void)service->pause(std::nullopt);
   Operators operators((*host)->config(), *service);
   const auto whole = [&] {
     const bool threads = (*host)->begin_threads();
@@ -138,11 +135,14 @@ int serve(policy::Config config, bool paused) {
 
 int main(int argc, char** argv) {
   CLI::App app{"Folds the memory of KVM/QEMU guests. ramfoldd(8)"};
-  std::string path{policy::kConfigPathDefault};
-  std::string runtime_dir;
-  const auto* named = app.add_option("--config", path, "configuration file");
-  app.add_option("--runtime-dir", runtime_dir,
+  daemon::ConfigurationSource source;
+  source.path = policy::kConfigPathDefault;
+  const auto* named = app.add_option("--config", source.path, "configuration file");
+  app.add_option("--runtime-dir", source.runtime_dir,
                  "directory of the sockets, instead of the configured one");
+  app.add_option("--state-dir", source.state_dir,
+                 "directory of what outlasts the daemon, instead of the configured one; with "
+                 "--runtime-dir alone it is `state` below that");
   bool accepts_risk = false;
   app.add_flag(
       "--accept-data-loss-risk", accepts_risk,
@@ -154,10 +154,14 @@ int main(int argc, char** argv) {
 #ifdef RAMFOLD_TEST_POINTS
   daemon::arm_kill_point();
 #endif
-  auto [config, good] =
-      load(path, named->count() != 0,
-           accepts_risk ? policy::DataLossRisk::accepted : policy::DataLossRisk::refused);
-  if (!runtime_dir.empty()) config.runtime_dir = runtime_dir;
-  daemon::log::set_level(config.log_level);
-  return serve(std::move(config), !good);
+  source.named = named->count() != 0;
+  source.risk = accepts_risk ? policy::DataLossRisk::accepted : policy::DataLossRisk::refused;
+  // Two daemons on one host have not decided the same.
+  if (!source.runtime_dir.empty() && source.state_dir.empty()) {
+    source.state_dir = source.runtime_dir + "/state";
+  }
+  daemon::Configuration configuration = daemon::load_configuration(source);
+  daemon::log::set_level(configuration.config.log_level);
+  tell(configuration);
+  return serve(std::move(configuration));
 }

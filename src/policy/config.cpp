@@ -6,13 +6,15 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <fstream>
 
 #include "policy/config_keys.hpp"
 #include "policy/config_values.hpp"
 #include "policy/suggest.hpp"
 
 namespace ramfold::policy {
+
+using namespace std::string_view_literals;
+
 namespace {
 
 // --- the keys ------------------------------------------------------------------------------------
@@ -38,8 +40,12 @@ constexpr std::string_view kGraceAllowed = "a number of seconds, 0 (off) or 1 to
 using Node = toml::node;
 
 const std::array kKeys{
-    Key<Config>{{"runtime_dir", "an absolute path of at most 90 bytes without a final /"},
-                [](Config& c, const Node& n) { return set_runtime_dir(c.runtime_dir, n); }},
+    Key<Config>{
+        {"runtime_dir", "an absolute path of at most 90 bytes without a final /"},
+        [](Config& c, const Node& n) { return set_directory(c.runtime_dir, n, kRuntimeDirMax); }},
+    Key<Config>{
+        {"state_dir", "an absolute path of at most 1024 bytes without a final /"},
+        [](Config& c, const Node& n) { return set_directory(c.state_dir, n, kStateDirMax); }},
     Key<Config>{{"control_group", "the name of a group: letters, digits, _ - ."},
                 [](Config& c, const Node& n) { return set_word(c.control_group, n, 32); }},
     Key<Config>{{"agent_group", "the name of a group: letters, digits, _ - ."},
@@ -111,6 +117,10 @@ const std::array kVmKeys{
                     [](VmOverride& v, const Node& n) { return set_vm_name(v.name, n); }},
     Key<VmOverride>{{"vm.uuid", "QEMU's -uuid, such as \"8d1b3a54-6c2e-4f0a-9b7d-0c5e2f1a3b4c\""},
                     [](VmOverride& v, const Node& n) { return set_uuid(v.uuid, n); }},
+    Key<VmOverride>{{"vm.user", "the name of the account that QEMU runs under"},
+                    [](VmOverride& v, const Node& n) { return set_user(v.user, n); }},
+    Key<VmOverride>{{"vm.uid", "the number of the account that QEMU runs under, 0 to 4294967294"},
+                    [](VmOverride& v, const Node& n) { return set_uid(v.uid, n); }},
     Key<VmOverride>{{"vm.group", "a name of 1 to 64 letters, digits, _ - ."},
                     [](VmOverride& v, const Node& n) { return set_group(v.group, n); }},
     Key<VmOverride>{{"vm.fold", kBoolAllowed},
@@ -194,6 +204,7 @@ class Reader {
 
   void read_vm(const toml::table& table, Config& config) {
     VmOverride vm;
+    vm.line = table.source().begin.line;
     for (const auto& [name, value] : table) {
       read_key(kVmKeys, "vm." + std::string(name.str()), value, vm);
     }
@@ -201,12 +212,16 @@ class Reader {
       problem(table, "vm", "says of no VM what it is for; add name = \"...\" or uuid = \"...\"");
     }
     for (const VmOverride& other : config.vms) {
+      if (vm.user != other.user || vm.uid != other.uid) continue;
       if ((!vm.uuid.empty() && vm.uuid == other.uuid) ||
           (vm.uuid.empty() && other.uuid.empty() && !vm.name.empty() && vm.name == other.name)) {
         problem(table, "vm",
                 fmt::format("'{}' has a [[vm]] already; put its keys into one",
                             vm.name.empty() ? vm.uuid : vm.name));
       }
+    }
+    if (!vm.user.empty() && vm.uid) {
+      problem(table, "vm", "names its owner twice; write user = \"...\" or uid = N, not both");
     }
     if (vm.grace_seconds.value_or(0) > 0)
       check_risk(*table.get("grace_seconds"), "vm.grace_seconds");
@@ -276,6 +291,31 @@ class Reader {
   std::vector<std::string> problems_;
 };
 
+// Keys that stand before the first section, each on a line that is TOML by itself.
+void read_places(std::string_view text, Config& config) {
+  constexpr std::array kPlaces{"runtime_dir"sv, "state_dir"sv, "control_group"sv, "log_level"sv};
+  while (!text.empty()) {
+    const std::string_view line = text.substr(0, text.find('\n'));
+    text.remove_prefix(std::min(text.size(), line.size() + 1));
+    const std::size_t first = line.find_first_not_of(" \t");
+    if (first == std::string_view::npos) continue;
+    if (line[first] == '[') return;
+    const auto names = [&](std::string_view place) {
+      return line.substr(first).starts_with(place);
+    };
+    if (std::ranges::none_of(kPlaces, names)) continue;
+    try {
+      const toml::table table = toml::parse(line);
+      for (const Key<Config>& key : kKeys) {
+        if (std::ranges::count(kPlaces, key.info.path) == 0) continue;
+        if (const toml::node* node = table.get(key.info.path)) (void)key.set(config, *node);
+      }
+    } catch (const toml::parse_error&) {
+      continue;  // this is the line that is broken, or another
+    }
+  }
+}
+
 std::string joined(const std::vector<std::string>& lines) {
   std::string text;
   for (const std::string& line : lines) text += (text.empty() ? "" : "\n") + line;
@@ -302,56 +342,30 @@ unsigned FoldConfig::backoff_passes_max() const noexcept {
                               std::min(std::ceil(backoff_seconds_max / pass_seconds), kMost)));
 }
 
-VmPolicy Config::for_vm(std::string_view name, std::string_view uuid) const {
-  const auto by_uuid = std::find_if(vms.begin(), vms.end(), [&](const VmOverride& vm) {
-    return !vm.uuid.empty() && vm.uuid == uuid && (vm.name.empty() || vm.name == name);
-  });
-  const auto by_name = std::find_if(vms.begin(), vms.end(), [&](const VmOverride& vm) {
-    return vm.uuid.empty() && !vm.name.empty() && vm.name == name;
-  });
-  VmPolicy policy{true, fold.zero, fold.share, fold.lz4, gate.grace_seconds, std::nullopt};
-  const auto found = by_uuid != vms.end() ? by_uuid : by_name;
-  if (found == vms.end()) return policy;
-  policy.fold = found->fold.value_or(policy.fold);
-  policy.zero = found->zero.value_or(policy.zero);
-  policy.share = found->share.value_or(policy.share);
-  policy.lz4 = found->lz4.value_or(policy.lz4);
-  policy.grace_seconds = found->grace_seconds.value_or(policy.grace_seconds);
-  policy.group = found->group;
-  return policy;
-}
-
-Result<Config> parse_config(std::string_view text, std::string_view source, DataLossRisk risk) {
+ConfigReading read_config(std::string_view text, std::string_view source, DataLossRisk risk) {
+  ConfigReading reading;
   if (text.size() > kConfigBytesMax) {
-    return fail(
-        fmt::format("{}: longer than {} bytes; is it the right file?", source, kConfigBytesMax),
-        EFBIG);
+    reading.problems.push_back(
+        fmt::format("{}: longer than {} bytes; is it the right file?", source, kConfigBytesMax));
+    return reading;
   }
   try {
     const toml::table root = toml::parse(text, source);
-    Config config;
     Reader reader(source, risk);
-    reader.read(root, config);
-    if (!reader.problems().empty()) return fail(joined(reader.problems()));
-    return config;
+    reader.read(root, reading.config);
+    reading.problems = reader.problems();
   } catch (const toml::parse_error& error) {
-    return fail(fmt::format("{}:{}: not valid TOML: {}", source, error.source().begin.line,
-                            error.description()));
+    reading.problems.push_back(fmt::format("{}:{}: not valid TOML: {}", source,
+                                           error.source().begin.line, error.description()));
+    read_places(text, reading.config);
   }
+  return reading;
 }
 
-Result<Config> load_config(const std::string& path, IfMissing missing, DataLossRisk risk) {
-  errno = 0;
-  std::ifstream file(path, std::ios::binary);
-  if (!file) {
-    if (errno == ENOENT && missing == IfMissing::use_defaults) return Config{};
-    return fail_errno("read the configuration " + path);
-  }
-  std::string text(kConfigBytesMax + 1, '\0');
-  file.read(text.data(), static_cast<std::streamsize>(text.size()));
-  if (file.bad()) return fail_errno("read the configuration " + path);
-  text.resize(static_cast<std::size_t>(file.gcount()));
-  return parse_config(text, path, risk);
+Result<Config> parse_config(std::string_view text, std::string_view source, DataLossRisk risk) {
+  ConfigReading reading = read_config(text, source, risk);
+  if (!reading.problems.empty()) return fail(joined(reading.problems));
+  return std::move(reading.config);
 }
 
 }  // namespace ramfold::policy

@@ -6,7 +6,7 @@
 // Threads: values. The daemon reads it once at start.
 //
 // A daemon that restarts while VMs are folded must serve their faults even when the file is broken:
-// it then logs the error, starts with Config{} and leaves folding paused.
+// what it goes by then is decided in daemon/custody/configuration.hpp.
 #pragma once
 
 #include <cstdint>
@@ -120,33 +120,28 @@ struct GateConfig {
   friend bool operator==(const GateConfig&, const GateConfig&) = default;
 };
 
-// [[vm]]: what differs for one VM. It names the VM by `name` or `uuid`; absent fields: as for the
-// rest.
+// [[vm]]: what differs for one VM. It names the VM by `name` or `uuid`, and its owner by `user` or
+// `uid`; absent fields: as for the rest. Who may have what is decided in policy/targets.hpp.
 struct VmOverride {
   std::string name;  // QEMU's -name (guest=); empty: not compared
   std::string uuid;  // lower case; empty: not compared
+  std::string user;  // the name of the owner's account; empty: not compared
+  std::optional<std::uint32_t> uid;
+  unsigned line = 0;  // of the file, for messages
   std::optional<std::string> group;
   std::optional<bool> fold;  // false: observe only
   std::optional<bool> zero;
   std::optional<bool> share;
   std::optional<bool> lz4;
   std::optional<double> grace_seconds;
+  bool names_owner() const noexcept { return uid.has_value() || !user.empty(); }
   friend bool operator==(const VmOverride&, const VmOverride&) = default;
-};
-
-// What holds for one VM once its override is applied.
-struct VmPolicy {
-  bool fold = true;
-  bool zero = true;
-  bool share = true;
-  bool lz4 = true;
-  double grace_seconds = 0;
-  std::optional<std::string> group;  // absent: Config::group_default decides
 };
 
 struct Config {
   std::string runtime_dir = "/run/ramfold";
-  std::string control_group = "ramfold";  // may use control.sock
+  std::string state_dir = "/var/lib/ramfold";  // what outlasts a reboot
+  std::string control_group = "ramfold";       // may use control.sock
   // May use agent.sock, and is given /dev/userfaultfd there. On Debian libvirt-qemu is in kvm.
   std::string agent_group = "kvm";
   LogLevel log_level = LogLevel::info;
@@ -162,8 +157,6 @@ struct Config {
   std::string agent_socket() const { return runtime_dir + "/agent.sock"; }
   std::string keeper_socket() const { return runtime_dir + "/keeper.sock"; }
   std::string control_socket() const { return runtime_dir + "/control.sock"; }
-  // A uuid match wins over a name match.
-  VmPolicy for_vm(std::string_view name, std::string_view uuid) const;
 
   friend bool operator==(const Config&, const Config&) = default;
 };
@@ -172,14 +165,18 @@ struct Config {
 // line in a file alone does not.
 enum class DataLossRisk : bool { refused, accepted };
 
-// `source` names the text in errors. Every problem is reported, one a line:
-// "FILE:LINE: KEY: what is wrong; allowed: ...; what to do".
+struct ConfigReading {
+  Config config;                      // what is valid of the text; all else has its default
+  std::vector<std::string> problems;  // empty: all of it is valid
+};
+// `source` names the text in problems, of which each is one line:
+// "FILE:LINE: KEY: what is wrong; allowed: ...; what to do". Of a text that is not TOML the keys of
+// where things are (runtime_dir, state_dir, control_group, log_level) are read, each whose line can
+// be.
+ConfigReading read_config(std::string_view text, std::string_view source,
+                          DataLossRisk risk = DataLossRisk::refused);
+// The same, or all problems in one Error.
 Result<Config> parse_config(std::string_view text, std::string_view source,
                             DataLossRisk risk = DataLossRisk::refused);
-
-// A missing file is an error only when the operator named it (--config).
-enum class IfMissing : bool { use_defaults, fail };
-Result<Config> load_config(const std::string& path, IfMissing missing,
-                           DataLossRisk risk = DataLossRisk::refused);
 
 }  // namespace ramfold::policy

@@ -15,6 +15,7 @@
 #include <string_view>
 
 #include "policy/amount.hpp"
+#include "policy/targets.hpp"
 
 namespace ramfold::policy {
 
@@ -110,26 +111,40 @@ inline bool set_word(std::string& to, const toml::node& node, std::size_t size_m
 // sun_path holds 107 bytes, "/control.sock" is the longest name in it.
 inline constexpr std::size_t kRuntimeDirMax = 90;
 
-inline bool set_runtime_dir(std::string& to, const toml::node& node) {
+inline constexpr std::size_t kStateDirMax = 1024;
+
+inline bool set_directory(std::string& to, const toml::node& node, std::size_t size_max) {
   const auto text = node.value_exact<std::string>();
   if (!text || text->size() < 2 || text->front() != '/' || text->back() == '/') return false;
-  if (text->size() > kRuntimeDirMax || text->find('\n') != std::string::npos) return false;
+  if (text->size() > size_max || text->find('\n') != std::string::npos) return false;
   to = *text;
   return true;
 }
 
 inline bool set_uuid(std::string& to, const toml::node& node) {
   const auto text = node.value_exact<std::string>();
-  if (!text || text->size() != 36) return false;
-  std::string lower = *text;
-  for (std::size_t i = 0; i < lower.size(); ++i) {
-    char& c = lower[i];
-    if (c >= 'A' && c <= 'F') c = static_cast<char>(c - 'A' + 'a');
-    const bool dash = i == 8 || i == 13 || i == 18 || i == 23;
-    const bool hex = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f');
-    if (dash ? c != '-' : !hex) return false;
-  }
-  to = lower;
+  const std::string uuid = normal_uuid(text.value_or(""));
+  if (uuid.empty()) return false;
+  to = uuid;
+  return true;
+}
+
+// What useradd(8) takes, and a final $.
+inline bool set_user(std::string& to, const toml::node& node) {
+  const auto text = node.value_exact<std::string>();
+  if (!text) return false;
+  std::string_view word = *text;
+  if (word.ends_with('$')) word.remove_suffix(1);
+  if (!is_word(word, 255)) return false;
+  to = *text;
+  return true;
+}
+
+inline bool set_uid(std::optional<std::uint32_t>& to, const toml::node& node) {
+  const auto value = node.value_exact<std::int64_t>();
+  // The largest stands for "none" in the kernel's calls.
+  if (!value || *value < 0 || *value >= std::int64_t{0xffff'ffff}) return false;
+  to = static_cast<std::uint32_t>(*value);
   return true;
 }
 

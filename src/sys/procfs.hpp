@@ -103,6 +103,7 @@ struct MemInfo {
   ByteCount shmem;
   ByteCount swap_total;
   ByteCount swap_free;
+  ByteCount disk_swap_free;  // without what lies on zram, which is RAM itself
   ByteCount page_tables;
 };
 // Share of wall time, in per mille, in the last 10 and 60 s, and the total of stalled microseconds.
@@ -172,6 +173,8 @@ class Procfs {
   // A character device's kernel name ("kvm", "net/tun", "vfio/12"), by its number.
   Result<std::string> device_name(dev_t special) const;
   Result<MemInfo> memory_info() const;
+  // Free swap on devices that are not zram (procfs_swap.cpp); 0 where /proc/swaps cannot be read.
+  ByteCount disk_swap_free() const;
   Result<Pressure> memory_pressure() const;
   Result<KernelVersion> kernel_version() const;
   Result<ShmemHuge> shmem_huge() const;
@@ -200,6 +203,12 @@ std::optional<MapEntry> parse_map_line(std::string_view line) noexcept;
 std::optional<FdInfo> parse_fd_info(std::string_view text) noexcept;
 // /proc/PID/task/TID/stat and status.
 std::optional<TaskState> parse_task(std::string_view stat, std::string_view status);
+// A line of /proc/swaps: the path as it is, and what is free. Nothing for the heading.
+struct SwapArea {
+  std::string path;
+  ByteCount free;
+};
+std::optional<SwapArea> parse_swap_line(std::string_view line);
 std::optional<KernelVersion> parse_kernel_version(std::string_view text);
 
 }  // namespace ramfold::sys

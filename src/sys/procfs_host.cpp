@@ -195,6 +195,7 @@ Result<MemInfo> Procfs::memory_info() const {
                      .shmem = text::kilobytes_of(*content, "Shmem:"),
                      .swap_total = text::kilobytes_of(*content, "SwapTotal:"),
                      .swap_free = text::kilobytes_of(*content, "SwapFree:"),
+                     .disk_swap_free = disk_swap_free(),
                      .page_tables = text::kilobytes_of(*content, "PageTables:")};
   if (info.total.value == 0) return fail("/proc/meminfo is not understood", EIO);
   return info;

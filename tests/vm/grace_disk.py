@@ -31,11 +31,12 @@ def refused(rig, guest):
                   "cache=writeback"):
         if words not in log:
             raise vm.VmError(f"the log does not say '{words}': {log}")
-    rig.wait_reason(guest.name, "direct_io")
+    rig.wait_reason(guest.name, "config")
     time.sleep(4)
     host, view = rig.host(), rig.vm(guest.name)
-    if host["state"] != "paused" or view["gate"] != "closed" or view["saved"]["folded_pages"] != 0:
-        raise vm.VmError(f"not refused: {host['state']}, {view['gate']}, {view['saved']}")
+    if (host["state"] != "observe-only" or view["state"] != "connected"
+            or view["saved"]["folded_pages"] != 0):
+        raise vm.VmError(f"not refused: {host['state']}, {view['state']}, {view['saved']}")
 
 
 def said_aloud(rig, guest):

@@ -204,7 +204,7 @@ void Agents::accept_one(sys::Fd socket) {
   Connection& c = connections_.emplace_back();
   c.socket = std::move(socket);
   c.peer = {peer->pid, peer->uid, account, *start, std::move(*pidfd)};
-  c.name = fmt::format("qemu-{}", peer->pid);
+  c.identity.name = fmt::format("qemu-{}", peer->pid);
   c.deadline_ns = monotonic_ns() + kHandshakeNs;
   epoll_event event{EPOLLIN, {.ptr = &c}};
   if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, c.socket.get(), &event) != 0) {
@@ -407,7 +407,8 @@ std::vector<WaitingAgent> Agents::waiting() const {
   std::vector<WaitingAgent> result;
   const std::lock_guard lock(mutex_);
   for (const Connection& c : connections_) {
-    if (c.stage == Stage::waiting && !c.closing) result.push_back({c.peer.pid, c.peer.uid, c.name});
+    if (c.stage != Stage::waiting || c.closing) continue;
+    result.push_back({c.peer.pid, c.peer.uid, c.peer.start_ticks, c.identity});
   }
   return result;
 }

@@ -28,12 +28,25 @@
 
 namespace ramfold::daemon {
 
+// An agent that is connected without being attached.
+struct WaitingAgent {
+  pid_t pid = -1;
+  uid_t uid = 0;
+  std::uint64_t start_ticks = 0;
+  VmIdentity identity;
+};
+
+inline VmKey key_of(const Decisions& decisions, const WaitingAgent& agent) {
+  return decisions.key_of(agent.identity.name, agent.identity.uuid, agent.uid, agent.pid,
+                          agent.start_ticks);
+}
+
 // What the agents' thread asks of the rest of the daemon.
 class AgentEvents {
  public:
   virtual ~AgentEvents() = default;
   // Is this VM to be attached now? False: it may be attached by the operator later.
-  virtual bool wanted(const AgentPeer& peer) = 0;
+  virtual bool wanted(const WaitingAgent& agent) = 0;
   // The agent of an attached VM answers, or has something new to be looked at.
   virtual void agent_ready(const VmHandle& vm) = 0;
   virtual void look_again(const VmHandle& vm) = 0;
@@ -42,13 +55,6 @@ class AgentEvents {
   virtual void attached(const VmHandle& vm) = 0;
   // Lets go of a VM of which nothing is folded; false: something is, or that is not known yet.
   virtual bool forget_unused(const VmHandle& vm) = 0;
-};
-
-// An agent that is connected without being attached.
-struct WaitingAgent {
-  pid_t pid = -1;
-  uid_t uid = 0;
-  std::string name;
 };
 
 class Agents final : public AgentAnswers {
@@ -89,7 +95,7 @@ class Agents final : public AgentAnswers {
   struct Connection {
     sys::Fd socket;
     AgentPeer peer;
-    std::string name;
+    VmIdentity identity;
     Stage stage = Stage::hello;
     std::uint64_t deadline_ns = 0;
     std::uint32_t hazards = 0;

@@ -9,6 +9,7 @@
 
 #include "base/printable.hpp"
 #include "daemon/custody/hand_over.hpp"
+#include "policy/targets.hpp"
 
 namespace ramfold::daemon {
 namespace {
@@ -55,7 +56,7 @@ VmIdentity identify(const sys::Procfs& procfs, pid_t pid) {
   for (std::size_t i = 0; i + 1 < arguments->size(); ++i) {
     const std::string& a = (*arguments)[i];
     if (a == "-name" || a == "--name") identity.name = option_value((*arguments)[i + 1], "guest=");
-    if (a == "-uuid" || a == "--uuid") identity.uuid = (*arguments)[i + 1];
+    if (a == "-uuid" || a == "--uuid") identity.uuid = policy::normal_uuid((*arguments)[i + 1]);
   }
   // They come from the VM's command line and go to terminals and logs.
   identity.name = shown(identity.name, sizeof guest::VmRecord::name);
@@ -65,9 +66,9 @@ VmIdentity identify(const sys::Procfs& procfs, pid_t pid) {
 }
 
 std::string group_of(const policy::Config& config, const VmIdentity& identity, uid_t uid, VmId id) {
-  const policy::VmPolicy policy = config.for_vm(identity.name, identity.uuid);
-  if (!policy.share) return fmt::format("vm:{}", id.value);
-  if (policy.group) return "set:" + policy.group->substr(0, 59);
+  const policy::VmClaim claim{identity.name, identity.uuid, uid, policy::Vouched::no};
+  if (!policy::vm_targets(config, claim).share) return fmt::format("vm:{}", id.value);
+  if (const auto group = policy::vm_group(config, claim)) return "set:" + group->substr(0, 59);
   if (config.group_default == policy::GroupDefault::vm || is_management_account(uid)) {
     return fmt::format("vm:{}", id.value);
   }

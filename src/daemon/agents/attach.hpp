@@ -23,7 +23,8 @@ struct AgentPeer {
   sys::Fd pidfd;
 };
 
-// QEMU's -name and -uuid; "qemu-PID" where there is none.
+// QEMU's -name and -uuid: "qemu-PID" where there is no name; the uuid in lower case, empty where
+// there is none. Its own process says so: a claim.
 struct VmIdentity {
   std::string name;
   std::string uuid;

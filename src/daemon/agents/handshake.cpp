@@ -18,6 +18,10 @@ bool is_zero(const std::uint8_t (&instance)[16]) {
                      [](std::uint8_t b) { return b == 0; });
 }
 
+WaitingAgent as_waiting(const AgentPeer& peer, const VmIdentity& identity) {
+  return {peer.pid, peer.uid, peer.start_ticks, identity};
+}
+
 }  // namespace
 
 void Agents::start_look(Connection& c, std::shared_ptr<Look> look) {
@@ -73,7 +77,7 @@ bool Agents::after_hello(Connection& c, const Look& look) {
   const rf_hello& hello = c.hello;
   {
     const std::lock_guard lock(mutex_);
-    c.name = look.identity.name;
+    c.identity = look.identity;
   }
   VmHandle vm = vms_.by_pid(c.peer.pid);
   if (vm && vm->detached) vm = nullptr;
@@ -91,8 +95,8 @@ bool Agents::after_hello(Connection& c, const Look& look) {
           fmt::format(
               "vm {} (pid {}): its pages were folded by a daemon that left nothing of it here: "
               "they wait, and what touches them",
-              c.name, c.peer.pid));
-    } else if (events_.wanted(c.peer)) {
+              c.identity.name, c.peer.pid));
+    } else if (events_.wanted(as_waiting(c.peer, look.identity))) {
       return invite_now(c);
     }
     c.stage = Stage::waiting;
@@ -129,7 +133,9 @@ bool Agents::invite(pid_t pid) {
 }
 
 void Agents::invite_all() {
-  for (const WaitingAgent& agent : waiting()) (void)invite(agent.pid);
+  for (const WaitingAgent& agent : waiting()) {
+    if (events_.wanted(agent)) (void)invite(agent.pid);
+  }
 }
 
 void Agents::call_back(pid_t pid) {
@@ -160,7 +166,7 @@ bool Agents::after_offer(Connection& c, Look& look) {
   // With the pidfd from before the look: the process that was looked at is the one that connected.
   if (has_ended(c.peer.pidfd)) return false;
   const std::lock_guard offers(offers_mutex_);
-  if (!events_.wanted(c.peer)) {  // no longer
+  if (!events_.wanted(as_waiting(c.peer, look.identity))) {  // no longer
     const std::lock_guard lock(mutex_);
     c.stage = Stage::waiting;
     c.deadline_ns = 0;

@@ -18,6 +18,12 @@ constexpr std::uint64_t kNapNs = 50'000'000;
 
 }  // namespace
 
+std::unexpected<control::OperationError> not_taken_back(const Error& error) {
+  return control::refuse(Failure::failed,
+                         "it cannot be written that this is taken back: " + error.text(),
+                         "see to it that state_dir can be written, then try again");
+}
+
 Answer<control::UnfoldPlan> OffSwitch::plan() const {
   control::UnfoldPlan sum;
   sum.available = p_.room.available(Reserve::left_alone);
@@ -31,17 +37,22 @@ Answer<control::UnfoldPlan> OffSwitch::plan() const {
   return sum;
 }
 
-Answer<void> OffSwitch::off(const control::ProgressSink& progress) {
+Status OffSwitch::decide() {
   p_.state.off.store(true);
+  return p_.decisions.decide(HostDecision::off);
+}
+
+Answer<void> OffSwitch::off(const control::ProgressSink& progress) {
   p_.judge();
   p_.agents.finish_offers();
   Answer<void> done = bring_all_back(progress);
-  if (!done && p_.state.off && !retried_.exchange(true)) try_again();
+  if (!done && p_.state.off) go_on();
   p_.judge();
   return done;
 }
 
-void OffSwitch::try_again() {
+void OffSwitch::go_on() {
+  if (retried_.exchange(true)) return;
   p_.retries.add({kTask,
                   [this]() -> Status {
                     const auto again = bring_all_back([](const control::UnfoldProgress&) {});
@@ -77,6 +88,10 @@ Answer<void> OffSwitch::bring_all_back(const control::ProgressSink& progress) {
     }
     if (p_.vms.size() != 0) sleep_ns(kNapNs);
   }
+  // The store is not given up while its indexes are being rebuilt.
+  for (unsigned i = 0; i < kBusyWaits && p_.state.recovering && !p_.stopping; ++i) {
+    sleep_ns(kNapNs);
+  }
   p_.departures.drain();
   if (Status dropped = p_.keeping.drop_store(); !dropped) {
     return control::refuse(
@@ -96,8 +111,13 @@ Answer<void> OffSwitch::resume() {
     return control::refuse(Failure::conflict, "everything is being brought back",
                            "wait for `ramfold off` to end");
   }
+  if (Status written = p_.decisions.take_back_host(); !written) {
+    return not_taken_back(written.error());
+  }
+  p_.state.paused.store(false);
   p_.state.off_done.store(false);
-  if (p_.state.off.exchange(false)) p_.agents.invite_all();
+  p_.state.off.store(false);
+  p_.agents.invite_all();
   p_.judge();
   return {};
 }

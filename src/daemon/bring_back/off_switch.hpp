@@ -12,6 +12,7 @@
 #include "control/service.hpp"
 #include "daemon/bring_back/detach.hpp"
 #include "daemon/bring_back/retries.hpp"
+#include "daemon/custody/decisions.hpp"
 #include "daemon/custody/departures.hpp"
 #include "daemon/fleet/agent_answers.hpp"
 #include "daemon/fleet/host_state.hpp"
@@ -24,6 +25,7 @@ class OffSwitch {
  public:
   struct Parts {
     HostState& state;
+    Decisions& decisions;
     VmSet& vms;
     Keeping& keeping;
     store::Contents& contents;
@@ -39,19 +41,26 @@ class OffSwitch {
   explicit OffSwitch(Parts parts) : p_(std::move(parts)) {}
 
   control::Answer<control::UnfoldPlan> plan() const;
+  // From now on nothing is folded or attached. Error: that does not outlast this daemon.
+  Status decide();
+  // REQUIRES: decide() was called.
   control::Answer<void> off(const control::ProgressSink& progress);
-  // Folding begins again.
+  // A predecessor has decided it, and may not have ended it.
+  void go_on();
+  // Folding begins again; also ends `pause`. Refused where it cannot be written that it does.
   control::Answer<void> resume();
   // Why not everything is back yet.
   std::optional<std::string> trouble() const;
 
  private:
   control::Answer<void> bring_all_back(const control::ProgressSink& progress);
-  void try_again();
 
   Parts p_;
   std::mutex bringing_back_;  // held while everything is brought back
   std::atomic<bool> retried_{false};
 };
+
+// A decision holds on, since it cannot be written that it does not.
+std::unexpected<control::OperationError> not_taken_back(const Error& error);
 
 }  // namespace ramfold::daemon

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "daemon/bring_back/room.hpp"
 
-#include <algorithm>
-
 #include "daemon/bring_back/unfold.hpp"
 
 namespace ramfold::daemon {
@@ -12,11 +10,8 @@ using control::Failure;
 ByteCount Room::available(Reserve reserve) const {
   const auto memory = procfs_.memory_info();
   if (!memory) return ByteCount{0};
-  // Swap counts here: these pages may be swapped like any other, and they have to come back.
-  const std::uint64_t have = memory->available.value + memory->swap_free.value;
-  const std::uint64_t kept =
-      reserve == Reserve::used ? 0 : config_.host.reserve.resolve(memory->total).value;
-  return ByteCount{have - std::min(have, kept)};
+  return policy::room_for_unfolding(policy::host_targets(config_, memory->total),
+                                    {memory->available, memory->disk_swap_free}, reserve);
 }
 
 control::Answer<control::UnfoldPlan> Room::plan(const AttachedVm& vm, Reserve reserve) const {

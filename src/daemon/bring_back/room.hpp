@@ -10,13 +10,12 @@
 
 #include "control/service.hpp"
 #include "daemon/fleet/attached_vm.hpp"
-#include "policy/config.hpp"
+#include "policy/pressure.hpp"
 #include "sys/procfs.hpp"
 
 namespace ramfold::daemon {
 
-// May bringing pages back take host.reserve too?
-enum class Reserve : bool { left_alone, used };
+using policy::Reserve;  // may bringing pages back take host.reserve too?
 
 class Room {
  public:

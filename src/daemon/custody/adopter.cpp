@@ -6,6 +6,7 @@
 #include "base/clock.hpp"
 #include "base/printable.hpp"
 #include "daemon/threads/apart.hpp"
+#include "policy/targets.hpp"
 #include "scan/plan.hpp"
 
 namespace ramfold::daemon {
@@ -43,8 +44,13 @@ Result<VmHandle> Adopter::finish(const guest::VmRecord& record, guest::Vm::Files
   VmHandle attached(new AttachedVm,
                     [](AttachedVm* ended) { let_go_apart(std::unique_ptr<AttachedVm>(ended)); });
   attached->vm = std::move(*vm);
-  attached->policy = config_.for_vm(record.name, record.uuid);
-  attached->uuid = record.uuid;
+  attached->uuid = policy::normal_uuid(record.uuid);
+  attached->targets.store(
+      policy::vm_targets(config_, {record.name, attached->uuid, record.uid, policy::Vouched::no}));
+  // A VM that is to be detached is not folded until it is, or until that is taken back.
+  const VmKey key = key_of(decisions_, *attached);
+  attached->paused.store(decisions_.since(VmDecision::paused, key) ||
+                         decisions_.since(VmDecision::detached, key));
   attached->attached_ns = monotonic_ns();
   attached->incoming_finished.store((record.flags & guest::kRecordIncomingFinished) != 0);
   for (std::uint32_t i = 0; i < record.blocks; ++i) {
@@ -70,6 +76,11 @@ Result<VmHandle> Adopter::finish(const guest::VmRecord& record, guest::Vm::Files
   // Events that a dead daemon had read are not sent again (L3).
   if (recovering) attached->vm->wake_all();
   return attached;
+}
+
+VmKey key_of(const Decisions& decisions, const AttachedVm& vm) {
+  const guest::VmRecord& record = vm.vm->record();
+  return decisions.key_of(record.name, vm.uuid, record.uid, record.pid, record.start_time);
 }
 
 }  // namespace ramfold::daemon

@@ -7,6 +7,7 @@
 #include <memory>
 #include <utility>
 
+#include "daemon/custody/decisions.hpp"
 #include "daemon/custody/keeping.hpp"
 #include "daemon/fleet/attached_vm.hpp"
 #include "policy/config.hpp"
@@ -16,9 +17,12 @@ namespace ramfold::daemon {
 
 class Adopter {
  public:
-  Adopter(store::Contents& contents, const policy::Config& config,
+  Adopter(store::Contents& contents, const policy::Config& config, const Decisions& decisions,
           std::shared_ptr<fault::Pool> fault_pool) noexcept
-      : contents_(contents), config_(config), fault_pool_(std::move(fault_pool)) {}
+      : contents_(contents),
+        config_(config),
+        decisions_(decisions),
+        fault_pool_(std::move(fault_pool)) {}
 
   // A VM of which nothing was ever folded.
   Result<VmHandle> make(const guest::VmRecord& record, guest::Vm::Files files);
@@ -34,7 +38,10 @@ class Adopter {
 
   store::Contents& contents_;
   const policy::Config& config_;
+  const Decisions& decisions_;
   const std::shared_ptr<fault::Pool> fault_pool_;
 };
+
+VmKey key_of(const Decisions& decisions, const AttachedVm& vm);
 
 }  // namespace ramfold::daemon

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <charconv>
 
+#include "base/clock.hpp"
 #include "base/owner_share.hpp"
 #include "sys/message.hpp"
 
@@ -20,6 +21,15 @@ constexpr auto kNobody = static_cast<uid_t>(-1);
 
 // As the keeper counts them (keeper/table.cpp): kind, dot, name, colon.
 std::size_t stored_bytes(std::string_view name) noexcept { return name.size() + 3; }
+
+constexpr std::uint64_t kSilentNapNs = 100'000'000;
+
+// Of a failed connect(): a keeper has the socket, and may answer yet. It is stopped or slow, it
+// ends or begins right now, or a daemon that is ending is still connected.
+bool may_answer_yet(const Error& error) {
+  return error.code == ETIMEDOUT || error.code == EBUSY || error.code == EPIPE ||
+         error.code == ECONNRESET || error.code == EAGAIN;
+}
 
 std::string vm_prefix(VmId id) { return fmt::format("vm.{}.", id.value); }
 
@@ -97,6 +107,7 @@ Status Keeping::connect() {
   client_.reset();
   publish();  // the copy's socket would look to the keeper like a daemon that is there
   auto client = keeper::Client::connect(socket_, keeper::Client::kAnswerWithin, replaces_);
+  silent_ = !client && may_answer_yet(client.error());
   if (!client) return std::unexpected(client.error());
   sys::Fd watched(::fcntl(client->socket().get(), F_DUPFD_CLOEXEC, 0));
   if (!watched) return fail_errno("watch the keeper's socket");
@@ -120,6 +131,22 @@ Status Keeping::connect() {
     vms_to_drop_.erase(id);
   }
   return {};
+}
+
+Status Keeping::connect_patiently(std::uint64_t patience_ns, const std::function<void()>& waits) {
+  const std::uint64_t until_ns = monotonic_ns() + patience_ns;
+  for (bool first = true;; first = false) {
+    Status connected = connect();
+    if (connected || !silent()) return connected;
+    if (first) waits();
+    if (monotonic_ns() >= until_ns) return connected;
+    sleep_ns(kSilentNapNs);
+  }
+}
+
+bool Keeping::silent() const {
+  const std::lock_guard lock(mutex_);
+  return silent_;
 }
 
 void Keeping::disconnect() {

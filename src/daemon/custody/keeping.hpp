@@ -9,6 +9,7 @@
 // places than its share (base/owner_share.hpp), so that none keeps the others' VMs out.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -55,7 +56,12 @@ class Keeping {
 
   // Connects when not connected. Cheap when it is.
   Status connect();
+  // A keeper that is there and does not answer is waited for, `patience_ns` at most; one that is
+  // not there (no socket, or nobody listens) is not. `waits` is called once, before the first wait.
+  Status connect_patiently(std::uint64_t patience_ns, const std::function<void()>& waits);
   bool connected() const;
+  // The last connect() met a keeper that did not answer.
+  bool silent() const;
   // Its connection is in the way of this daemon's, and nobody reads it
   // (daemon/custody/predecessor.hpp).
   // Before the first connect().
@@ -120,6 +126,7 @@ class Keeping {
   std::mutex mutex_;  // for as long as a call takes; before known_mutex_
   std::optional<keeper::Client> client_;
   std::shared_ptr<const sys::Fd> watched_;  // its socket once more
+  bool silent_ = false;
   // Of this connection.
   bool store_kept_ = false;
   std::map<std::uint32_t, Places> vms_kept_;  // what each has

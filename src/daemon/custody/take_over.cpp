@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "daemon/custody/take_over.hpp"
 
+#include <systemd/sd-daemon.h>
 #include <algorithm>
 
 #include "base/test_points.hpp"
@@ -9,6 +10,8 @@
 namespace ramfold::daemon {
 namespace {
 
+// Less than its unit's TimeoutStartSec.
+constexpr std::uint64_t kKeeperPatienceNs = 60'000'000'000;
 constexpr std::uint64_t kArenaMax = std::uint64_t{1} << 40;  // what the store's format allows
 
 // In the record, so that the daemon after this one knows it too.
@@ -33,7 +36,11 @@ Result<std::unique_ptr<store::Contents>> new_store(const sys::Procfs& procfs,
 Result<TakenOver> take_over(Keeping& keeping, const sys::Procfs& procfs,
                             const policy::Config& config) {
   TakenOver taken;
-  if (Status connected = keeping.connect(); connected) {
+  const Status connected = keeping.connect_patiently(kKeeperPatienceNs, [] {
+    log::warn("keeper: it is there and does not answer yet: waiting");
+    (void)::sd_notify(0, "STATUS=waiting for the keeper, which does not answer yet");
+  });
+  if (connected) {
     auto inherited = keeping.inherit();
     if (!inherited) return std::unexpected(inherited.error());
     taken.left = std::move(*inherited);

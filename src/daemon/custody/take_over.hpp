@@ -23,7 +23,8 @@ struct TakenOver {
   Inheritance left;                           // its VMs; the store is taken out of it
 };
 
-// What the keeper has. Without a keeper: a new store, and nothing is folded until there is one.
+// What the keeper has; one that is there and does not answer is waited for. Without a keeper: a new
+// store, and nothing is folded until there is one.
 Result<TakenOver> take_over(Keeping& keeping, const sys::Procfs& procfs,
                             const policy::Config& config);
 

@@ -17,7 +17,7 @@ class AgentAnswers {
   virtual void send_detached(const AttachedVm& vm) = 0;
   // Waits for a VM that is being attached right now.
   virtual void finish_offers() = 0;
-  // Asks every agent that waits for its RAM again.
+  // Asks every agent that waits, and whose VM is wanted, for its RAM again.
   virtual void invite_all() = 0;
   // The VM of this process can be served now: has its agent, which was told to wait, say hello
   // again.

@@ -14,10 +14,11 @@
 #include <string>
 #include <vector>
 
+#include "base/published.hpp"
 #include "fault/server.hpp"
 #include "guest/facts.hpp"
 #include "guest/vm.hpp"
-#include "policy/config.hpp"
+#include "policy/targets.hpp"
 #include "scan/plan.hpp"
 
 namespace ramfold::daemon {
@@ -80,7 +81,7 @@ struct AttachedVm {
   std::unique_ptr<guest::Vm> vm;
   std::unique_ptr<fault::Server> faults;  // ends before the Vm does
   GroupId group{};
-  policy::VmPolicy policy;
+  Published<policy::VmTargets> targets;
   std::vector<guest::RamBlock> ram;
   std::string uuid;
   std::uint64_t attached_ns = 0;
@@ -117,7 +118,7 @@ struct AttachedVm {
   // Nothing but the facts stands against folding.
   bool wants_folding() const noexcept {
     return kept && agent_ready && counted && !paused && !unfolding && !stays_unfolded() &&
-           !detached && held == 0 && policy.fold && vm->alive();
+           !detached && held == 0 && targets.load().fold && vm->alive();
   }
 };
 

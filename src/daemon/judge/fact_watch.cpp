@@ -133,7 +133,7 @@ void FactWatch::look(const VmHandle& vm, guest::Depth depth) {
   if (!pending && !stale && vm->wants_folding()) {
     if (facts.foldable()) {
       mode = Mode::proved;
-    } else if (vm->policy.grace_seconds > 0 && facts.foldable_with_grace()) {
+    } else if (vm->targets.load().grace_seconds > 0 && facts.foldable_with_grace()) {
       mode = Mode::grace;
     }
   }
@@ -174,13 +174,14 @@ void FactWatch::open_gate(AttachedVm& vm, guest::Gate::Mode mode, std::uint32_t 
     epoch = *closed;
     gate.drain();
     if (mode == Mode::grace) {
-      const auto wait_ns = static_cast<std::uint64_t>(vm.policy.grace_seconds * 1e9);
+      const double seconds = vm.targets.load().grace_seconds;
+      const auto wait_ns = static_cast<std::uint64_t>(seconds * 1e9);
       if (Status begun = vm.vm->grace().begin(vm.vm->pages(), wait_ns, monotonic_ns()); !begun) {
         log::error("vm {}: no grace mode: {}", vm.vm->name(), begun.error().text());
         return;
       }
       log::warn("vm {}: GUEST DATA AT RISK: folded under a grace period of {} s", vm.vm->name(),
-                vm.policy.grace_seconds);
+                seconds);
     } else if (opened_as == Mode::grace) {
       log::info("vm {}: no grace period is needed any more", vm.vm->name());
     }

@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include "policy/pressure.hpp"
+
 namespace ramfold::daemon {
 namespace {
 
@@ -10,12 +12,25 @@ using control::Reason;
 
 // What stands against scanning, too.
 void judge_daemon(const HostInputs& in, std::vector<Reason>& reasons) {
+  if (in.config_broken) reasons.push_back(*in.config_broken);
+  if (in.decisions_unreadable) {
+    reasons.push_back(
+        {"state",
+         "what the operator has decided before cannot be read: " + *in.decisions_unreadable,
+         "`ramfold resume` puts that file aside and folds again, also VMs that were paused or "
+         "detached"});
+  }
   if (!in.self_test_passed) {
+    reasons.push_back({"starting", "what folding needs of the kernel is being tried", "wait"});
+  } else if (!*in.self_test_passed) {
     reasons.push_back({"self-test", "a kernel fact that folding stands on does not hold here",
                        "see `ramfold doctor`; Linux 6.7 or newer is needed"});
   }
   if (!in.keeper_connected) {
-    reasons.push_back({"no-keeper", "the keeper is not there, so nothing may be folded",
+    reasons.push_back({"no-keeper",
+                       in.keeper_silent
+                           ? "the keeper is there and does not answer, so nothing may be folded"
+                           : "the keeper is not there, so nothing may be folded",
                        "systemctl start ramfold-keeper"});
   }
   if (in.recovering && in.recovery_trouble.empty()) {
@@ -48,17 +63,19 @@ void judge_daemon(const HostInputs& in, std::vector<Reason>& reasons) {
 void judge_memory(const HostInputs& in, const policy::Config& config, HostVerdict& verdict) {
   control::Promise& promise = verdict.promise;
   promise.needed_if_all_back = in.needed_if_all_back;
-  promise.available = ByteCount{in.memory->available.value + in.memory->swap_free.value};
-  promise.reserve = config.host.reserve.resolve(in.memory->total);
-  promise.unbacked_max = config.host.unbacked_max.resolve(in.memory->total);
-  verdict.keep_available = config.fold.keep_available.resolve(in.memory->total);
-  if (!promise.kept()) {
+  const policy::HostTargets targets = policy::host_targets(config, in.memory->total);
+  const policy::MemorySample sample{in.memory->available, in.memory->disk_swap_free};
+  const policy::MemoryVerdict memory = policy::judge(targets, sample, in.needed_if_all_back);
+  promise.available = ByteCount{sample.available.value + sample.disk_swap_free.value};
+  promise.reserve = targets.reserve;
+  promise.unbacked_max = targets.unbacked_max;
+  verdict.keep_available = targets.keep_available;
+  if (!memory.promise_kept) {
     verdict.reasons.push_back(
         {"promise", "if every folded page came back, the host's memory would not suffice",
          "add memory or swap, run fewer VMs, or raise host.unbacked_max"});
   }
-  if (config.fold.when == policy::FoldWhen::pressure &&
-      in.memory->available > verdict.keep_available) {
+  if (memory.plentiful) {
     verdict.reasons.push_back({"memory-plentiful", "idle: memory plentiful",
                                "set fold.when = \"eager\" to fold all the same"});
   }
@@ -82,7 +99,8 @@ HostVerdict judge_host(const HostInputs& in, const policy::Config& config) {
   }
   // A broken promise or a full store is a reason to reform. Plentiful memory is none against it:
   // the contents are there, and should be small by the time that memory is needed.
-  verdict.may_reform = !in.recovering && !in.off && !in.paused;
+  verdict.may_reform =
+      !in.recovering && !in.off && !in.paused && !in.config_broken && !in.decisions_unreadable;
   verdict.may_fold = verdict.reasons.empty();
   return verdict;
 }

@@ -23,8 +23,11 @@ struct UnservedVm {
 
 // What is so at this moment.
 struct HostInputs {
-  bool self_test_passed = false;
+  std::optional<control::Reason> config_broken;     // and no good configuration is known
+  std::optional<std::string> decisions_unreadable;  // why it is not known what was decided
+  std::optional<bool> self_test_passed;             // nothing: it has not run
   bool keeper_connected = false;
+  bool keeper_silent = false;  // it is there, and does not answer
   bool recovering = false;
   std::string recovery_trouble;  // why recovery has to be tried again; empty: it has not failed
   std::vector<UnservedVm> unserved;

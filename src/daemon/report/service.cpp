@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <thread>
 
+#include "daemon/log.hpp"
 #include "daemon/report/select_vm.hpp"
 #include "daemon/threads/apart.hpp"
 
@@ -27,19 +28,10 @@ std::vector<VmLabel> labels_of(const std::vector<VmHandle>& vms,
   for (const VmHandle& vm : vms) {
     labels.push_back({vm->vm->id(), vm->vm->pid(), vm->vm->name(), vm->uuid});
   }
-  for (const WaitingAgent& agent : waiting) labels.push_back({{}, agent.pid, agent.name, {}});
+  for (const WaitingAgent& agent : waiting) {
+    labels.push_back({{}, agent.pid, agent.identity.name, agent.identity.uuid});
+  }
   return labels;
-}
-
-control::VmView view_of(const WaitingAgent& agent) {
-  control::VmView view;
-  view.name = agent.name;
-  view.pid = agent.pid;
-  view.uid = agent.uid;
-  view.state = VmState::connected;
-  view.reasons.push_back({"not-attached", "its agent is connected, its RAM is not attached",
-                          fmt::format("`ramfold attach {}`", agent.pid)});
-  return view;
 }
 
 }  // namespace
@@ -63,8 +55,31 @@ control::Snapshot HostService::snapshot() {
   control::Snapshot snapshot;
   snapshot.host = host_view(vms, host);
   for (const VmHandle& vm : vms) snapshot.vms.push_back(vm_view(vm, host, vms));
-  for (const WaitingAgent& agent : p_.agents.waiting()) snapshot.vms.push_back(view_of(agent));
+  for (const WaitingAgent& agent : p_.agents.waiting()) {
+    snapshot.vms.push_back(waiting_view(agent, snapshot.host));
+  }
   return snapshot;
+}
+
+control::VmView HostService::waiting_view(const WaitingAgent& agent,
+                                          const control::HostView& host) const {
+  control::VmView view;
+  view.name = agent.identity.name;
+  view.uuid = agent.identity.uuid;
+  view.pid = agent.pid;
+  view.uid = agent.uid;
+  view.state = VmState::connected;
+  const std::string remedy = fmt::format("`ramfold attach {}`", agent.pid);
+  if (p_.decisions.since(VmDecision::detached, key_of(p_.decisions, agent))) {
+    view.state = VmState::detached;
+    view.reasons.push_back({"detached", "detached by the operator", remedy});
+  } else if (p_.state.off || p_.configuration.broken || p_.decisions.unreadable()) {
+    view.reasons = host.reasons;
+  } else {
+    view.reasons.push_back(
+        {"not-attached", "its agent is connected, its RAM is not attached", remedy});
+  }
+  return view;
 }
 
 Answer<control::VmView> HostService::show(const control::VmSelector& selector) {
@@ -72,8 +87,9 @@ Answer<control::VmView> HostService::show(const control::VmSelector& selector) {
   const std::vector<WaitingAgent> waiting = p_.agents.waiting();
   const auto chosen = select_vm(labels_of(vms, waiting), selector.text);
   if (!chosen) return std::unexpected(chosen.error());
-  if (*chosen >= vms.size()) return view_of(waiting[*chosen - vms.size()]);
-  return vm_view(vms[*chosen], account(vms), vms);
+  const Account host = account(vms);
+  if (*chosen < vms.size()) return vm_view(vms[*chosen], host, vms);
+  return waiting_view(waiting[*chosen - vms.size()], host_view(vms, host));
 }
 
 Answer<control::VmView> HostService::attach(const control::VmSelector& selector,
@@ -85,16 +101,35 @@ Answer<control::VmView> HostService::attach(const control::VmSelector& selector,
     return std::unexpected(chosen.error());
   }
   if (chosen && *chosen < vms.size()) {
-    if (incoming == control::Incoming::finished) return believe_incoming(vms[*chosen]);
+    const VmHandle& vm = vms[*chosen];
+    // A detaching that did not come about yet is given up.
+    const VmKey key = key_of(p_.decisions, *vm);
+    const auto given_up = p_.decisions.take_back(VmDecision::detached, key);
+    if (!given_up) return not_taken_back(given_up.error());
+    if (*given_up) {
+      const std::lock_guard deciding(deciding_);
+      vm->paused.store(p_.decisions.since(VmDecision::paused, key).has_value());
+      p_.facts.look_again(vm);
+    }
+    if (incoming == control::Incoming::finished) return believe_incoming(vm);
+    if (*given_up) return show({fmt::format("{}", vm->vm->id().value)});
     return control::refuse(Failure::conflict,
                            fmt::format("'{}' is attached already", selector.text), {});
   }
-  if (p_.state.off) {
-    return control::refuse(Failure::conflict, "ramfold is switched off",
-                           "`ramfold resume` attaches all VMs");
+  if (auto no = no_attaching()) return std::unexpected(std::move(*no));
+  if (!chosen) {
+    const auto of_absent = p_.decisions.take_back(VmDecision::detached, selector.text);
+    if (!of_absent) return not_taken_back(of_absent.error());
+    return control::refuse(Failure::not_found,
+                           fmt::format("no connected agent of '{}'{}", selector.text,
+                                       *of_absent ? "; it will be attached when it is there" : ""),
+                           "start the VM with `ramfold exec -- qemu-system-x86_64 ...`");
   }
-  const pid_t pid = chosen ? waiting[*chosen - vms.size()].pid : 0;
-  if (!chosen || !p_.agents.invite(pid)) {
+  const WaitingAgent& agent = waiting[*chosen - vms.size()];
+  const pid_t pid = agent.pid;
+  const auto done = p_.decisions.take_back(VmDecision::detached, key_of(p_.decisions, agent));
+  if (!done) return not_taken_back(done.error());
+  if (!p_.agents.invite(pid)) {
     return control::refuse(Failure::not_found,
                            fmt::format("no connected agent of '{}'", selector.text),
                            "start the VM with `ramfold exec -- qemu-system-x86_64 ...`");
@@ -108,6 +143,23 @@ Answer<control::VmView> HostService::attach(const control::VmSelector& selector,
   }
   return control::refuse(Failure::failed, "the agent did not offer its RAM in time",
                          "see the VM's log");
+}
+
+std::optional<control::OperationError> HostService::no_attaching() const {
+  if (const auto& broken = p_.configuration.broken) {
+    return control::OperationError{Failure::conflict, broken->text, broken->remedy, {}};
+  }
+  if (const auto why = p_.decisions.unreadable()) {
+    return control::OperationError{Failure::conflict,
+                                   "what the operator has decided before cannot be read: " + *why,
+                                   "`ramfold resume` attaches all VMs",
+                                   {}};
+  }
+  if (p_.state.off) {
+    return control::OperationError{
+        Failure::conflict, "ramfold is switched off", "`ramfold resume` attaches all VMs", {}};
+  }
+  return std::nullopt;
 }
 
 Answer<control::VmView> HostService::believe_incoming(const VmHandle& vm) {
@@ -131,37 +183,79 @@ Answer<void> HostService::detach(const control::VmSelector& selector,
                                  const control::ProgressSink& progress) {
   const auto vm = find(selector);
   if (!vm) return std::unexpected(vm.error());
-  auto done = p_.detach.run(*vm, progress);
-  if (done) p_.judge();
-  return done;
+  // Before it is begun: a daemon that takes over in the middle of it goes on with it.
+  const VmKey key = key_of(p_.decisions, **vm);
+  const Status written = p_.decisions.decide(VmDecision::detached, key);
+  if (auto done = p_.detach.run(*vm, progress); !done) {
+    if (const auto back = p_.decisions.take_back(VmDecision::detached, key); !back) {
+      log::error("vm {}: it stays decided that it is detached: {}", (*vm)->vm->name(),
+                 back.error().text());
+    }
+    return done;
+  }
+  p_.judge();
+  return lasting(written, "the VM is detached");
 }
 
 Answer<void> HostService::off(const control::ProgressSink& progress) {
-  return p_.off.off(progress);
+  Status written;
+  {
+    const std::lock_guard deciding(deciding_);
+    written = p_.off.decide();
+  }
+  if (auto done = p_.off.off(progress); !done) return done;
+  return lasting(written, "everything is back");
+}
+
+Answer<void> HostService::lasting(const Status& written, std::string_view what) {
+  if (written) return {};
+  return control::refuse(
+      Failure::failed,
+      fmt::format("{}, but that does not outlast this daemon: {}", what, written.error().text()),
+      "see to it that state_dir can be written; it is tried again by itself");
 }
 
 Answer<void> HostService::pause(const control::VmsSelector& vms) {
+  const std::lock_guard deciding(deciding_);
   if (!vms) {
     p_.state.paused.store(true);
+    const Status written = p_.decisions.decide(HostDecision::paused);
     p_.judge();
-    return {};
+    return lasting(written, "folding is paused");
   }
   const auto vm = find(*vms);
   if (!vm) return std::unexpected(vm.error());
   (*vm)->paused.store(true);
   (*vm)->vm->gate().close();
+  return lasting(p_.decisions.decide(VmDecision::paused, key_of(p_.decisions, **vm)),
+                 "the VM is paused");
+}
+
+Answer<void> HostService::resume_vm(const control::VmSelector& selector) {
+  const auto vm = find(selector);
+  if (!vm) {
+    const auto of_absent = p_.decisions.take_back(VmDecision::paused, selector.text);
+    if (!of_absent) return not_taken_back(of_absent.error());
+    if (*of_absent) return {};
+    return std::unexpected(vm.error());
+  }
+  const VmKey key = key_of(p_.decisions, **vm);
+  const auto done = p_.decisions.take_back(VmDecision::paused, key);
+  if (!done) return not_taken_back(done.error());
+  (*vm)->paused.store(p_.decisions.since(VmDecision::detached, key).has_value());
+  p_.facts.look_again(*vm);
   return {};
 }
 
 Answer<void> HostService::resume(const control::VmsSelector& vms) {
-  if (vms) {
-    const auto vm = find(*vms);
-    if (!vm) return std::unexpected(vm.error());
-    (*vm)->paused.store(false);
-    p_.facts.look_again(*vm);
-    return {};
+  const std::lock_guard deciding(deciding_);
+  if (vms) return resume_vm(*vms);
+  if (const auto& broken = p_.configuration.broken) {
+    return control::refuse(Failure::conflict, broken->text, broken->remedy);
   }
-  p_.state.paused.store(false);
+  if (p_.decisions.unreadable()) {
+    if (Status anew = p_.decisions.begin_anew(); !anew) return not_taken_back(anew.error());
+  }
   return p_.off.resume();
 }
 

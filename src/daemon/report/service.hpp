@@ -4,7 +4,9 @@
 #pragma once
 
 #include <functional>
+#include <mutex>
 #include <optional>
+#include <string_view>
 #include <vector>
 
 #include "control/service.hpp"
@@ -12,6 +14,8 @@
 #include "daemon/bring_back/consumers.hpp"
 #include "daemon/bring_back/detach.hpp"
 #include "daemon/bring_back/off_switch.hpp"
+#include "daemon/custody/configuration.hpp"
+#include "daemon/custody/decisions.hpp"
 #include "daemon/custody/departures.hpp"
 #include "daemon/fleet/host_state.hpp"
 #include "daemon/fleet/vm_set.hpp"
@@ -24,6 +28,8 @@ namespace ramfold::daemon {
 class HostService final : public control::Service {
  public:
   struct Parts {
+    const Configuration& configuration;
+    Decisions& decisions;
     const sys::Procfs& procfs;
     HostState& state;
     VmSet& vms;
@@ -57,6 +63,12 @@ class HostService final : public control::Service {
 
  private:
   control::Answer<control::VmView> believe_incoming(const VmHandle& vm);
+  // What is carried out holds as long as this daemon; `written` says whether longer.
+  static control::Answer<void> lasting(const Status& written, std::string_view what);
+  // What stands against every attaching.
+  std::optional<control::OperationError> no_attaching() const;
+  control::Answer<void> resume_vm(const control::VmSelector& selector);
+  control::VmView waiting_view(const WaitingAgent& agent, const control::HostView& host) const;
   control::Answer<VmHandle> find(const control::VmSelector& selector) const;
   Account account(const std::vector<VmHandle>& vms) const;
   control::HostView host_view(const std::vector<VmHandle>& vms, const Account& account) const;
@@ -66,6 +78,7 @@ class HostService final : public control::Service {
                           const std::vector<VmHandle>& vms) const;
 
   Parts p_;
+  std::mutex deciding_;  // one decision after the other, with its effect; before any other lock
 };
 
 }  // namespace ramfold::daemon

@@ -45,19 +45,28 @@ control::HostView HostService::host_view(const std::vector<VmHandle>& vms,
   view.promise = verdict.promise;
   view.keep_available = verdict.keep_available;
   view.self_test = p_.state.self_test();
-  view.state = p_.state.recovering ? control::HostState::starting
-               : p_.state.off_done ? control::HostState::off
-               : p_.state.off      ? control::HostState::unfolding
-               : p_.state.paused   ? control::HostState::paused
-               : verdict.has("self-test") || verdict.has("no-keeper")
-                   ? control::HostState::observe_only
-               : !verdict.reasons.empty() ? control::HostState::idle
-                                          : control::HostState::folding;
+  const bool cannot = verdict.has("self-test") || verdict.has("no-keeper") ||
+                      verdict.has("config") || verdict.has("state");
+  view.state = p_.state.off_done                                ? control::HostState::off
+               : p_.state.recovering || verdict.has("starting") ? control::HostState::starting
+               : p_.state.off                                   ? control::HostState::unfolding
+               : cannot                                         ? control::HostState::observe_only
+               : p_.state.paused                                ? control::HostState::paused
+               : !verdict.reasons.empty()                       ? control::HostState::idle
+                                                                : control::HostState::folding;
+  view.notices = p_.configuration.notices;
+  if (const auto why = p_.decisions.unsaved()) {
+    view.notices.push_back(
+        {"state", "what the operator has decided is not on the disk: " + *why,
+         "see to it that state_dir can be written; it is tried again by itself"});
+  }
   view.keeper.state = !p_.keeping.connected()  ? control::KeeperState::absent
                       : p_.keeping.held() != 0 ? control::KeeperState::holding
                                                : control::KeeperState::connected;
   view.keeper.descriptors = p_.keeping.held();
-  view.keeper.detail = p_.keeping.backed() ? "backed by systemd's descriptor store" : "";
+  view.keeper.detail = p_.keeping.silent()   ? "there, and does not answer"
+                       : p_.keeping.backed() ? "backed by systemd's descriptor store"
+                                             : "";
   view.saved = account.saved;
   view.spent = account.spent;
   std::uint64_t faults = p_.departures.fault_cpu_ns();
@@ -190,10 +199,12 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
             "end the VM, or what holds its memory map or its RAM file: a file system that does not "
             "answer?");
   }
-  if (!vm->policy.fold)
+  if (!vm->targets.load().fold)
     because("policy", "fold = false for this VM in the configuration", "change [[vm]] fold");
   if (const auto why = why_keeps_too_much(*vm)) view.reasons.push_back(*why);
-  if (vm->paused) because("paused", "paused by the operator", "`ramfold resume`");
+  if (vm->paused)
+    because("paused", "paused by the operator",
+            fmt::format("`ramfold resume {}`", vm->vm->id().value));
   for (const guest::Reason& r : facts_reasons) {
     because(std::string(guest::name(r.code)), r.text, r.remedy);
   }

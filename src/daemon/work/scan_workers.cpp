@@ -261,7 +261,8 @@ void ScanWorkers::fold(AttachedVm& vm, fold::Folder& folder,
   const TooMuch too_much = vm.keeps.too_much.load(std::memory_order_relaxed);
   if (too_much == TooMuch::of_tables) return;
   const bool may_keep = too_much == TooMuch::nothing;
-  const classify::Policy policy{vm.policy.zero, may_keep && (vm.policy.share || vm.policy.lz4)};
+  const policy::VmTargets targets = vm.targets.load();
+  const classify::Policy policy{targets.zero, may_keep && (targets.share || targets.lz4)};
   for (const scan::Window& window : windows) {
     if (stopping_ || !vm.wants_folding()) return;
     if (!host_.may_fold() || host_.store_full()) return;

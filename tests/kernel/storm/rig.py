@@ -22,6 +22,7 @@ from patience import deadline, slower  # noqa: E402
 CONFIG = """
 runtime_dir = "{dir}"
 agent_group = "{agent_group}"
+state_dir = "{dir}/state"
 log_level = "info"
 [fold]
 when = "eager"

@@ -247,6 +247,20 @@ const std::vector<Fixture> kFixtures{
      "zswap is on", "switch it off", nullptr},
     {"daemon.running", [](Host& h) { h.running = false; }, "", "",
      [](Host& h) { h.running = true; }},
+    {"daemon.config",
+     [](Host& h) {
+       h.daemon.host.reasons.push_back({"config", "r.toml:3: fold.when: \"x\"", "mend the file"});
+     },
+     "r.toml:3", "mend the file", [](Host& h) { h.daemon.host.reasons.clear(); }},
+    {"daemon.config",
+     [](Host& h) {
+       h.daemon.host.notices.push_back(
+           {"vm-override", "r.toml:7: [[vm]] 'web': group does not hold", "mend the file"});
+     },
+     "r.toml:7", "mend the file", [](Host& h) { h.daemon.host.notices.clear(); }},
+    {"daemon.state",
+     [](Host& h) { h.daemon.host.notices.push_back({"state", "disk full", "free room"}); },
+     "disk full", "free room", [](Host& h) { h.daemon.host.notices.clear(); }},
     {"daemon.keeper", [](Host& h) { h.daemon.host.keeper.state = control::KeeperState::absent; },
      "no keeper", "start it",
      [](Host& h) { h.daemon.host.keeper.state = control::KeeperState::connected; }},

@@ -78,6 +78,7 @@ TEST_CASE("the back-off is bounded by time, and never shorter than without") {
 TEST_CASE("every key is read") {
   const auto config = parse_config(R"(
 runtime_dir = "/run/other"
+state_dir = "/var/other"
 control_group = "kvm-admins"
 agent_group = "qemu"
 log_level = "debug"
@@ -108,6 +109,7 @@ default = "vm"
 grace_seconds = 2
 [[vm]]
 name = "web"
+user = "alice"
 group = "blue"
 fold = false
 zero = true
@@ -116,11 +118,13 @@ lz4 = true
 grace_seconds = 60
 [[vm]]
 uuid = "8D1B3A54-6C2E-4F0A-9B7D-0C5E2F1A3B4C"
+uid = 107
 )",
                                    "r.toml", DataLossRisk::accepted);
   if (!config) FAIL(config.error().what);
   Config wanted;
   wanted.runtime_dir = "/run/other";
+  wanted.state_dir = "/var/other";
   wanted.control_group = "kvm-admins";
   wanted.agent_group = "qemu";
   wanted.log_level = LogLevel::debug;
@@ -139,8 +143,8 @@ uuid = "8D1B3A54-6C2E-4F0A-9B7D-0C5E2F1A3B4C"
                  MemoryAmount::of_bytes(ByteCount{512ull << 20}), 2.5, 0.5};
   wanted.group_default = GroupDefault::vm;
   wanted.gate = {2};
-  wanted.vms = {{"web", "", "blue", false, true, true, true, 60},
-                {"", "8d1b3a54-6c2e-4f0a-9b7d-0c5e2f1a3b4c", {}, {}, {}, {}, {}, {}}};
+  wanted.vms = {{"web", "", "alice", {}, 29, "blue", false, true, true, true, 60},
+                {"", "8d1b3a54-6c2e-4f0a-9b7d-0c5e2f1a3b4c", "", 107, 38, {}, {}, {}, {}, {}, {}}};
   CHECK(*config == wanted);
 }
 
@@ -160,6 +164,7 @@ TEST_CASE("every key refuses a value of another type and one out of range") {
       {"runtime_dir = \"run\"", "runtime_dir"},
       {"runtime_dir = \"/run/\"", "runtime_dir"},
       {"runtime_dir = 1", "runtime_dir"},
+      {"state_dir = \"lib\"", "state_dir"},
       {"control_group = \"a b\"", "control_group"},
       {"control_group = \"\"", "control_group"},
       {"agent_group = \"a b\"", "agent_group"},
@@ -204,6 +209,11 @@ TEST_CASE("every key refuses a value of another type and one out of range") {
       {"[[vm]]\nuuid = \"8d1b3a54\"", "vm.uuid"},
       {"[[vm]]\nname = \"a\"\ngroup = \"a/b\"", "vm.group"},
       {"[[vm]]\nname = \"a\"\nfold = 0", "vm.fold"},
+      {"[[vm]]\nname = \"a\"\nuser = \"a b\"", "vm.user"},
+      {"[[vm]]\nname = \"a\"\nuser = 7", "vm.user"},
+      {"[[vm]]\nname = \"a\"\nuid = -1", "vm.uid"},
+      {"[[vm]]\nname = \"a\"\nuid = 4294967295", "vm.uid"},
+      {"[[vm]]\nname = \"a\"\nuid = 1\nuser = \"b\"", "vm"},
       {"[[vm]]\nname = \"a\"\n[[vm]]\nname = \"a\"", "vm"},
   };
   for (const Case& c : cases) {
@@ -213,6 +223,16 @@ TEST_CASE("every key refuses a value of another type and one out of range") {
     CHECK(error.find(std::string(": ") + c.key + ": ") != std::string::npos);
     CHECK(error.find(';') != std::string::npos);
   }
+}
+
+TEST_CASE("one name has an override for each owner, and one for all") {
+  CHECK(parse_config("[[vm]]\nname = \"a\"\nuid = 1\n[[vm]]\nname = \"a\"\nuid = 2\n"
+                     "[[vm]]\nname = \"a\"\n",
+                     "r.toml")
+            .has_value());
+  CHECK_FALSE(
+      parse_config("[[vm]]\nname = \"a\"\nuid = 1\n[[vm]]\nname = \"a\"\nuid = 1\n", "r.toml")
+          .has_value());
 }
 
 TEST_CASE("an unknown key is an error with the nearest one") {
@@ -232,29 +252,6 @@ TEST_CASE("all problems are told at once, in one line each") {
 
 TEST_CASE("what is not TOML names its line") {
   CHECK(error_of("a = 1\nb = = 2\n").starts_with("r.toml:2: not valid TOML: "));
-}
-
-TEST_CASE("a VM's policy: uuid before name, absent fields as for the rest") {
-  Config config;
-  config.fold.lz4 = false;
-  config.gate.grace_seconds = 5;
-  config.vms = {{"a", "", "g1", false, {}, {}, {}, 0},
-                {"", "8d1b3a54-6c2e-4f0a-9b7d-0c5e2f1a3b4c", "g2", {}, false, {}, true, {}}};
-  const VmPolicy other = config.for_vm("z", "");
-  CHECK(other.fold);
-  CHECK_FALSE(other.lz4);
-  CHECK_FALSE(other.group.has_value());
-  const VmPolicy by_name = config.for_vm("a", "");
-  CHECK_FALSE(by_name.fold);
-  CHECK(by_name.group == "g1");
-  CHECK(by_name.grace_seconds == 0);
-  const VmPolicy by_uuid = config.for_vm("a", "8d1b3a54-6c2e-4f0a-9b7d-0c5e2f1a3b4c");
-  CHECK(by_uuid.group == "g2");
-  CHECK(by_uuid.fold);
-  CHECK_FALSE(by_uuid.zero);
-  CHECK(by_uuid.share);
-  CHECK(by_uuid.lz4);
-  CHECK(by_uuid.grace_seconds == 5);
 }
 
 TEST_CASE("grace needs the risk to be accepted where the daemon is started, and says what to do") {
@@ -285,10 +282,37 @@ TEST_CASE("amounts of memory") {
   }
 }
 
-TEST_CASE("a missing file is an error only when it was asked for") {
-  CHECK(load_config("/nonexistent/r.toml", IfMissing::use_defaults).value() == Config{});
-  CHECK(load_config("/nonexistent/r.toml", IfMissing::fail).error().code == ENOENT);
-  CHECK_FALSE(load_config("/", IfMissing::use_defaults).has_value());
+TEST_CASE("of a broken file what is valid is kept") {
+  const ConfigReading reading = read_config(
+      "runtime_dir = \"/run/mine\"\ncontrol_group = 7\n[fold]\nwhen = \"never\"\n"
+      "[groups]\ndefault = \"vm\"\n",
+      "r.toml");
+  CHECK(reading.problems.size() == 2);
+  CHECK(reading.config.runtime_dir == "/run/mine");
+  CHECK(reading.config.control_group == Config{}.control_group);
+  CHECK(reading.config.group_default == GroupDefault::vm);
+  CHECK(reading.config.fold.when == FoldWhen::pressure);
+}
+
+TEST_CASE("of a file that is not TOML the places are kept, wherever the broken line is") {
+  const std::string places =
+      "runtime_dir = \"/run/mine\"\n  state_dir=\"/var/mine\" # here\ncontrol_group = \"kvm\"\n";
+  for (const std::string& text :
+       {places + "log_level = = \"debug\"\n", "a = [\n" + places, places + "[fold\nwhen = 1\n"}) {
+    INFO(text);
+    const ConfigReading reading = read_config(text, "r.toml");
+    CHECK(reading.problems.size() == 1);
+    Config wanted;
+    wanted.runtime_dir = "/run/mine";
+    wanted.state_dir = "/var/mine";
+    wanted.control_group = "kvm";
+    CHECK(reading.config == wanted);
+  }
+  // A key of a section is another key, and a value that is not allowed none.
+  const ConfigReading reading =
+      read_config("runtime_dir = \"run\"\n[x]\nstate_dir = \"/tmp/x\"\n = 1\n", "r.toml");
+  CHECK(reading.problems.size() == 1);
+  CHECK(reading.config == Config{});
 }
 
 TEST_CASE("distance counts insertions, deletions, changes and swaps") {

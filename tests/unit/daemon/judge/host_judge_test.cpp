@@ -41,6 +41,12 @@ TEST_CASE("a host where nothing stands against it is folded, observed and reform
 TEST_CASE("each fact that does not hold is a reason with a remedy, and nothing is folded") {
   const std::pair<const char*, void (*)(HostInputs&)> facts[] = {
       {"self-test", [](HostInputs& in) { in.self_test_passed = false; }},
+      {"starting", [](HostInputs& in) { in.self_test_passed.reset(); }},
+      {"config",
+       [](HostInputs& in) {
+         in.config_broken = control::Reason{"config", "r.toml:3: broken", "mend it"};
+       }},
+      {"state", [](HostInputs& in) { in.decisions_unreadable = "torn"; }},
       {"no-keeper", [](HostInputs& in) { in.keeper_connected = false; }},
       {"recovering", [](HostInputs& in) { in.recovering = true; }},
       {"not-recovered",
@@ -75,6 +81,23 @@ TEST_CASE("what is stored is reformed while memory is short, plentiful or promis
   CHECK(judge_host(in, eager()).may_reform);
   in.paused = true;
   CHECK_FALSE(judge_host(in, eager()).may_reform);
+  in.paused = false;
+  in.config_broken = control::Reason{"config", "r.toml:3: broken", "mend it"};
+  CHECK_FALSE(judge_host(in, eager()).may_reform);
+  in.config_broken.reset();
+  in.decisions_unreadable = "torn";
+  CHECK_FALSE(judge_host(in, eager()).may_reform);
+}
+
+TEST_CASE("swap counts for the promise where it lies on a disk") {
+  HostInputs in = good();
+  in.needed_if_all_back = gib(50);
+  in.memory->swap_free = gib(20);
+  CHECK(judge_host(in, eager()).has("promise"));
+  in.memory->disk_swap_free = gib(20);
+  const HostVerdict verdict = judge_host(in, eager());
+  CHECK_FALSE(verdict.has("promise"));
+  CHECK(verdict.promise.available == gib(60));
 }
 
 TEST_CASE("under pressure only: folding waits until less than keep_available is there") {

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "policy/targets.hpp"
+
+#include <fmt/format.h>
+#include <pwd.h>
+
+#include <algorithm>
+#include <cerrno>
+
+namespace ramfold::policy {
+namespace {
+
+constexpr std::size_t kPasswdBytesFirst = 1024;
+constexpr std::size_t kPasswdBytesMax = 64 * 1024;  // more than any account needs
+
+bool is_owner(const VmOverride& vm, std::uint32_t uid, UidOf uid_of) {
+  if (vm.uid) return *vm.uid == uid;
+  return vm.user.empty() || uid_of(vm.user) == uid;
+}
+
+bool says_it_is(const VmOverride& vm, const VmClaim& claim) {
+  if (!vm.uuid.empty()) return vm.uuid == claim.uuid && (vm.name.empty() || vm.name == claim.name);
+  return !vm.name.empty() && vm.name == claim.name;
+}
+
+int exactness(const VmOverride& vm) {
+  return (vm.uuid.empty() ? 0 : 2) + (vm.names_owner() ? 1 : 0);
+}
+
+const VmOverride* override_of(const Config& config, const VmClaim& claim, UidOf uid_of) {
+  const VmOverride* best = nullptr;
+  for (const VmOverride& vm : config.vms) {
+    if (best != nullptr && exactness(vm) <= exactness(*best)) continue;
+    if (says_it_is(vm, claim) && is_owner(vm, claim.uid, uid_of)) best = &vm;
+  }
+  return best;
+}
+
+bool is_trusted(const VmOverride& vm, const VmClaim& claim) {
+  return vm.names_owner() || claim.vouched == Vouched::yes;
+}
+
+VmTargets defaults(const Config& config) {
+  return {true, config.fold.zero, config.fold.share, config.fold.lz4, config.gate.grace_seconds};
+}
+
+// Does a grace period of `seconds` protect no less than the host's?
+bool is_safer(double seconds, double of_host) {
+  return seconds == 0 || (of_host > 0 && seconds >= of_host);
+}
+
+// Keys that a claim does not get, as they are written in the file.
+std::vector<std::string_view> withheld_keys(const VmOverride& vm, const VmTargets& host) {
+  std::vector<std::string_view> keys;
+  if (vm.group) keys.emplace_back("group");
+  if (vm.zero.value_or(false) && !host.zero) keys.emplace_back("zero");
+  if (vm.share.value_or(false) && !host.share) keys.emplace_back("share");
+  if (vm.lz4.value_or(false) && !host.lz4) keys.emplace_back("lz4");
+  if (vm.grace_seconds && !is_safer(*vm.grace_seconds, host.grace_seconds)) {
+    keys.emplace_back("grace_seconds");
+  }
+  return keys;
+}
+
+}  // namespace
+
+std::string normal_uuid(std::string_view text) {
+  if (text.size() != 36) return {};
+  std::string lower(text);
+  for (std::size_t i = 0; i < lower.size(); ++i) {
+    char& c = lower[i];
+    if (c >= 'A' && c <= 'F') c = static_cast<char>(c - 'A' + 'a');
+    const bool dash = i == 8 || i == 13 || i == 18 || i == 23;
+    const bool hex = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f');
+    if (dash ? c != '-' : !hex) return {};
+  }
+  return lower;
+}
+
+std::optional<std::uint32_t> uid_of_user(const std::string& user) {
+  std::vector<char> buffer(kPasswdBytesFirst);
+  for (;;) {
+    passwd entry{};
+    passwd* found = nullptr;
+    const int code = ::getpwnam_r(user.c_str(), &entry, buffer.data(), buffer.size(), &found);
+    if (code == ERANGE && buffer.size() < kPasswdBytesMax) {
+      buffer.resize(buffer.size() * 2);
+      continue;
+    }
+    if (code != 0 || found == nullptr) return std::nullopt;
+    return found->pw_uid;
+  }
+}
+
+VmTargets vm_targets(const Config& config, const VmClaim& claim, UidOf uid_of) {
+  VmTargets targets = defaults(config);
+  const VmOverride* const vm = override_of(config, claim, uid_of);
+  if (vm == nullptr) return targets;
+  const bool trusted = is_trusted(*vm, claim);
+  const auto set = [trusted](bool& to, const std::optional<bool>& value) {
+    if (value) to = trusted ? *value : to && *value;
+  };
+  set(targets.fold, vm->fold);
+  set(targets.zero, vm->zero);
+  set(targets.share, vm->share);
+  set(targets.lz4, vm->lz4);
+  if (vm->grace_seconds && (trusted || is_safer(*vm->grace_seconds, targets.grace_seconds))) {
+    targets.grace_seconds = *vm->grace_seconds;
+  }
+  return targets;
+}
+
+std::optional<std::string> vm_group(const Config& config, const VmClaim& claim, UidOf uid_of) {
+  const VmOverride* const vm = override_of(config, claim, uid_of);
+  return vm != nullptr && is_trusted(*vm, claim) ? vm->group : std::nullopt;
+}
+
+std::vector<std::string> override_complaints(const Config& config, std::string_view source,
+                                             UidOf uid_of) {
+  std::vector<std::string> complaints;
+  const VmTargets host = defaults(config);
+  for (const VmOverride& vm : config.vms) {
+    const std::string where =
+        fmt::format("{}:{}: [[vm]] '{}'", source, vm.line, vm.name.empty() ? vm.uuid : vm.name);
+    if (!vm.user.empty() && !uid_of(vm.user)) {
+      complaints.push_back(fmt::format(
+          "{}: there is no account '{}', so it holds for no VM; correct user, or write uid = N",
+          where, vm.user));
+    }
+    const std::vector<std::string_view> keys = withheld_keys(vm, host);
+    if (keys.empty() || vm.names_owner()) continue;
+    complaints.push_back(fmt::format(
+        "{}: {} does not hold, since any user can give a VM that name; add the VM's owner: "
+        "user = \"...\" or uid = N",
+        where, fmt::join(keys, ", ")));
+  }
+  return complaints;
+}
+
+HostTargets host_targets(const Config& config, ByteCount host_ram) {
+  return {config.fold.when, config.fold.keep_available.resolve(host_ram),
+          config.host.reserve.resolve(host_ram), config.host.unbacked_max.resolve(host_ram)};
+}
+
+}  // namespace ramfold::policy

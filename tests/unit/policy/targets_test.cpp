@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "policy/targets.hpp"
+
+#include <unistd.h>
+#include <catch2/catch.hpp>
+
+using namespace ramfold;
+using namespace ramfold::policy;
+
+namespace {
+
+constexpr const char* kUuid = "8d1b3a54-6c2e-4f0a-9b7d-0c5e2f1a3b4c";
+constexpr std::uint32_t kAlice = 1001;
+constexpr std::uint32_t kMallory = 1666;
+
+std::optional<std::uint32_t> uid_of(const std::string& user) {
+  if (user == "alice") return kAlice;
+  return std::nullopt;
+}
+
+Config config_of(std::string_view text) {
+  auto config = parse_config(text, "r.toml", DataLossRisk::accepted);
+  if (!config) FAIL(config.error().what);
+  return *std::move(config);
+}
+
+VmTargets targets(const Config& config, const VmClaim& vm) {
+  return vm_targets(config, vm, uid_of);
+}
+std::optional<std::string> group(const Config& config, const VmClaim& vm) {
+  return vm_group(config, vm, uid_of);
+}
+
+}  // namespace
+
+TEST_CASE("two owners, one name: only the owner's VM is in the group") {
+  for (const char* owner : {"user = \"alice\"", "uid = 1001"}) {
+    const Config config =
+        config_of(std::string("[[vm]]\nname = \"web\"\ngroup = \"blue\"\n") + owner);
+    CHECK(group(config, {"web", "", kAlice}) == "blue");
+    CHECK_FALSE(group(config, {"web", "", kMallory}));
+    CHECK_FALSE(group(config, {"db", "", kAlice}));
+  }
+}
+
+TEST_CASE("a group that names no owner is nobody's, but for who is vouched for") {
+  const Config config = config_of("[[vm]]\nname = \"web\"\ngroup = \"blue\"\n");
+  CHECK_FALSE(group(config, {"web", "", kAlice}));
+  CHECK(group(config, {"web", "", kAlice, Vouched::yes}) == "blue");
+}
+
+TEST_CASE("an account that is not known owns no VM") {
+  const Config config = config_of("[[vm]]\nname = \"web\"\nuser = \"nobody-here\"\ngroup = \"g\"");
+  CHECK_FALSE(group(config, {"web", "", kAlice}));
+}
+
+TEST_CASE("what takes away holds for who claims the name, what gives does not") {
+  SECTION("takes away") {
+    const Config config = config_of(
+        "[gate]\ngrace_seconds = 60\n[[vm]]\nname = \"web\"\nfold = false\nzero = false\n"
+        "share = false\nlz4 = false\ngrace_seconds = 0\n");
+    CHECK(targets(config, {"web", "", kMallory}) == VmTargets{false, false, false, false, 0});
+    CHECK(override_complaints(config, "r.toml", uid_of).empty());
+  }
+  SECTION("gives") {
+    const char* const text =
+        "[fold]\nzero = false\nshare = false\nlz4 = false\n[[vm]]\nname = \"web\"\nfold = true\n"
+        "zero = true\nshare = true\nlz4 = true\ngrace_seconds = 5\n";
+    const Config config = config_of(text);
+    CHECK(targets(config, {"web", "", kMallory}) == VmTargets{true, false, false, false, 0});
+    CHECK(targets(config, {"web", "", kMallory, Vouched::yes}) ==
+          VmTargets{true, true, true, true, 5});
+    const Config owned = config_of(std::string(text) + "user = \"alice\"\n");
+    CHECK(targets(owned, {"web", "", kAlice}) == VmTargets{true, true, true, true, 5});
+    CHECK(targets(owned, {"web", "", kMallory}) == VmTargets{true, false, false, false, 0});
+  }
+  SECTION("a grace period of a claim may be longer than the host's, not shorter") {
+    const std::string host = "[gate]\ngrace_seconds = 60\n[[vm]]\nname = \"web\"\ngrace_seconds = ";
+    CHECK(targets(config_of(host + "120"), {"web", "", kMallory}).grace_seconds == 120);
+    CHECK(targets(config_of(host + "30"), {"web", "", kMallory}).grace_seconds == 60);
+  }
+}
+
+TEST_CASE("uuid before name, owner before none, absent keys as for the rest") {
+  Config config = config_of(std::string("[fold]\nlz4 = false\n") +
+                            "[[vm]]\nname = \"a\"\nuid = 1001\ngroup = \"named\"\nfold = false\n"
+                            "[[vm]]\nname = \"a\"\nzero = false\n"
+                            "[[vm]]\nuid = 1001\nuuid = \"" +
+                            kUuid + "\"\ngroup = \"exact\"\n");
+  CHECK(targets(config, {"z", "", kAlice}) == VmTargets{true, true, true, false, 0});
+  CHECK(targets(config, {"a", "", kAlice}) == VmTargets{false, true, true, false, 0});
+  CHECK(targets(config, {"a", "", kMallory}) == VmTargets{true, false, true, false, 0});
+  CHECK(group(config, {"a", kUuid, kAlice}) == "exact");
+  CHECK(group(config, {"a", "", kAlice}) == "named");
+  CHECK_FALSE(group(config, {"a", kUuid, kMallory}));
+}
+
+TEST_CASE("what does not hold is told with its line, keys and remedy") {
+  const Config config = config_of(
+      "[[vm]]\nname = \"web\"\ngroup = \"blue\"\ngrace_seconds = 5\n\n[[vm]]\nname = \"db\"\n"
+      "user = \"bob\"\nfold = false\n[[vm]]\nname = \"ok\"\nuser = \"alice\"\ngroup = \"blue\"\n");
+  const auto lines = override_complaints(config, "r.toml", uid_of);
+  REQUIRE(lines.size() == 2);
+  CHECK(lines[0] ==
+        "r.toml:1: [[vm]] 'web': group, grace_seconds does not hold, since any user can give a VM "
+        "that name; add the VM's owner: user = \"...\" or uid = N");
+  CHECK(lines[1] ==
+        "r.toml:6: [[vm]] 'db': there is no account 'bob', so it holds for no VM; correct user, or "
+        "write uid = N");
+}
+
+TEST_CASE("the user database is asked for accounts") {
+  CHECK(uid_of_user("root") == 0);
+  CHECK_FALSE(uid_of_user("there-is-no-such-account"));
+}
+
+TEST_CASE("the host's targets are bytes of this host") {
+  const Config config = config_of(
+      "[fold]\nwhen = \"eager\"\nkeep_available = \"20%\"\n[host]\nreserve = \"10%\"\n"
+      "unbacked_max = 7\n");
+  CHECK(host_targets(config, ByteCount{1000}) ==
+        HostTargets{FoldWhen::eager, ByteCount{200}, ByteCount{100}, ByteCount{7}});
+}
