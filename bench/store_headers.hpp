@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <stdexcept>
 
+#include "store/contents.hpp"
 #include "store/layout.hpp"
 #include "store/reform/cost_model.hpp"
 

@@ -11,6 +11,7 @@
 #include "daemon/log.hpp"
 #include "daemon/report/service.hpp"
 #include "daemon/threads/apart.hpp"
+#include "store/contents.hpp"
 
 #ifndef USERFAULTFD_IOC_NEW
 #define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
@@ -158,6 +159,9 @@ void Host::stop() noexcept {
   agents_->stop();
   for (const VmHandle& vm : vms_.all()) (void)stop_faults(vm, 0);
   for (unsigned i = 0; i < kStopWaits && count_apart() != 0; ++i) sleep_ns(kNapNs);
+  // What those do that are held up, and the end of VMs here, is not to change what the next daemon
+  // finds, and may use already.
+  if (contents_) contents_->hand_over();
 }
 
 void Host::make_way() noexcept {

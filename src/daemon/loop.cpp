@@ -10,6 +10,8 @@
 #include "daemon/judge/kernel_proof.hpp"
 #include "daemon/log.hpp"
 #include "daemon/report/accounting.hpp"
+#include "store/contents.hpp"
+#include "store/stats.hpp"
 
 namespace ramfold::daemon {
 namespace {

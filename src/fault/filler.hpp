@@ -11,7 +11,7 @@
 
 #include "base/page_copy.hpp"
 #include "guest/vm.hpp"
-#include "store/contents.hpp"
+#include "store/content_source.hpp"
 
 namespace ramfold::fault {
 

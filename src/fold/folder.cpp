@@ -6,6 +6,7 @@
 
 #include "base/test_points.hpp"
 #include "fold/mask.hpp"
+#include "store/contents.hpp"
 
 namespace ramfold::fold {
 

@@ -8,6 +8,10 @@
 #include "classify/classify.hpp"
 #include "fold/leaving_run.hpp"
 
+namespace ramfold::store {
+class Contents;
+}
+
 namespace ramfold::fold {
 
 class Folder {

@@ -10,7 +10,7 @@
 #include "base/counters.hpp"
 #include "store/arena/arena.hpp"
 #include "store/codec/forms.hpp"
-#include "store/contents.hpp"
+#include "store/files.hpp"
 #include "store/groups.hpp"
 #include "store/header_table.hpp"
 #include "store/index/index.hpp"
@@ -25,12 +25,12 @@ enum class Phase : std::uint8_t { recovering, sweeping, ready };
 
 constexpr Shape shape_of(Where where) noexcept { return {where.form(), where.transpose()}; }
 
-struct Contents::Parts {
+struct Parts {
   std::unique_ptr<HeaderTable> headers;
-  std::unique_ptr<GroupTable> groups;
+  std::shared_ptr<GroupTable> groups;  // each GroupUse has it, too
   std::unique_ptr<Arena> arena;
   std::unique_ptr<Index> index;
-  Usage usage;
+  Usage& usage;     // of `groups`
   Readers readers;  // of bytes that may move
   HashFunction hash_for_tests = nullptr;
   std::atomic<Phase> phase{Phase::recovering};
@@ -41,7 +41,7 @@ struct Contents::Parts {
   Counter collisions;
   Counter miscounted;
 
-  static Result<std::unique_ptr<Parts>> open(const Files& files, HashFunction hash);
+  static Result<std::unique_ptr<Parts>> open(const StoreFiles& files, HashFunction hash);
 
   std::uint64_t hash(const PageHasher& hasher, const std::byte* page) const noexcept {
     return hash_for_tests == nullptr ? hasher(page) : hash_for_tests(page, hasher.seed());

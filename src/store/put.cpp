@@ -8,6 +8,7 @@
 #include "base/test_points.hpp"
 #include "store/codec/forms.hpp"
 #include "store/codec/lz4.hpp"
+#include "store/contents.hpp"
 #include "store/parts.hpp"
 #include "store/scratch.hpp"
 
@@ -38,7 +39,7 @@ bool equal(const std::byte* a, const std::byte* b) noexcept {
 // The way in for one page. References that are not handed out are given back.
 class Putter {
  public:
-  Putter(Contents& contents, Contents::Parts& parts, GroupId group, const PageCopy& page,
+  Putter(Contents& contents, Parts& parts, GroupId group, const PageCopy& page,
          ContentHash hash) noexcept
       : contents_(contents), parts_(parts), group_(group), page_(page), hash_(hash.value) {}
 
@@ -57,7 +58,7 @@ class Putter {
   PutResult enter(ContentId id, Where where);
 
   Contents& contents_;
-  Contents::Parts& parts_;
+  Parts& parts_;
   GroupId group_;
   const PageCopy& page_;
   std::uint64_t hash_;
@@ -144,6 +145,11 @@ Result<PutResult> Putter::store() {
     parts_.headers->give_back(*id);
     parts_.arena->free(*at);
     return std::unexpected(written.error());
+  }
+  if (!parts_.groups->add_use(group_)) {
+    parts_.headers->give_back(*id);
+    parts_.arena->free(*at);
+    return fail("nobody uses the group", EINVAL);
   }
   const Where where(*at, encoded.form);
   parts_.headers->publish(*id, hash_, group_, where);

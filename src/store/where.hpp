@@ -21,22 +21,11 @@
 #include "base/types.hpp"
 #include "store/arena/size_classes.hpp"
 #include "store/codec/transpose.hpp"
-#include "store/contents.hpp"
+#include "store/extent.hpp"
+#include "store/form.hpp"
 
 namespace ramfold::store {
 
-// A place in the arena: byte offset and encoded length (1..4096).
-struct Extent {
-  std::uint64_t offset = 0;
-  std::uint32_t length = 0;
-};
-
-constexpr bool is_stored(Form form) noexcept {
-  return form >= Form::raw && form <= Form::mix_delta;
-}
-constexpr bool needs_reference(Form form) noexcept {
-  return form == Form::patch || form == Form::delta || form == Form::mix_delta;
-}
 constexpr bool may_transpose(Form form, Transpose transpose) noexcept {
   return transpose <= Transpose::words8 &&
          (form == Form::lz4 || form == Form::zstd || form == Form::delta);

@@ -4,6 +4,7 @@
 #include "base/clock.hpp"
 #include "daemon/threads/apart.hpp"
 #include "scan/plan.hpp"
+#include "store/contents.hpp"
 
 namespace ramfold::daemon {
 
@@ -37,9 +38,9 @@ Result<VmHandle> Adopter::finish(const guest::VmRecord& record, guest::Vm::Files
                              ByteCount{b.size},
                              ByteCount{b.offset}});
   }
-  const auto group = contents_.group(record.group);
+  auto group = contents_.group(record.group);
   if (!group) return std::unexpected(group.error());
-  attached->group = *group;
+  attached->group = std::move(*group);
   if (recovering) {
     attached->counted.store(false);
     attached->vm->begin_uncounted();

@@ -2,6 +2,7 @@
 #include "daemon/custody/hand_over.hpp"
 
 #include "daemon/log.hpp"
+#include "store/contents.hpp"
 
 namespace ramfold::daemon {
 

@@ -8,7 +8,10 @@
 
 #include "daemon/custody/keeping.hpp"
 #include "daemon/fleet/vm_set.hpp"
-#include "store/contents.hpp"
+
+namespace ramfold::store {
+class Contents;
+}
 
 namespace ramfold::daemon {
 

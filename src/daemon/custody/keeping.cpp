@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <charconv>
 
+#include "store/contents.hpp"
 #include "sys/message.hpp"
 
 namespace ramfold::daemon {
@@ -156,9 +157,9 @@ Result<Inheritance> Keeping::inherit() {
   const bool store = part("contents") != store_parts.end() && part("arena") != store_parts.end() &&
                      part("groups") != store_parts.end();
   if (store) {
-    result.store.emplace(store::Contents::Files{std::move(part("contents")->second),
-                                                std::move(part("arena")->second),
-                                                std::move(part("groups")->second)});
+    result.store.emplace(store::StoreFiles{std::move(part("contents")->second),
+                                           std::move(part("arena")->second),
+                                           std::move(part("groups")->second)});
   }
   {
     const std::lock_guard lock(mutex_);
@@ -191,7 +192,7 @@ Result<Inheritance> Keeping::inherit() {
 
 Status Keeping::keep_store(keeper::Client& client, const store::Contents& contents) {
   if (store_kept_) return {};
-  const store::Contents::Files& files = contents.files();
+  const store::StoreFiles& files = contents.files();
   const std::array set{keeper::Keep{"store.contents", files.contents},
                        keeper::Keep{"store.arena", files.arena},
                        keeper::Keep{"store.groups", files.groups}};

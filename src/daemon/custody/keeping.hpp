@@ -16,7 +16,11 @@
 
 #include "guest/vm.hpp"
 #include "keeper/client.hpp"
-#include "store/contents.hpp"
+#include "store/files.hpp"
+
+namespace ramfold::store {
+class Contents;
+}
 
 namespace ramfold::daemon {
 
@@ -36,7 +40,7 @@ struct UnusableVm {
 };
 
 struct Inheritance {
-  std::optional<store::Contents::Files> store;
+  std::optional<store::StoreFiles> store;
   std::vector<KeptVm> vms;
   std::vector<UnusableVm> unusable;
   std::vector<std::string> dropped;  // hand-overs that never ended, in words for the log

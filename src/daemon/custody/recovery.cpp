@@ -9,6 +9,7 @@
 #include "base/test_points.hpp"
 #include "daemon/log.hpp"
 #include "daemon/threads/nap.hpp"
+#include "store/contents.hpp"
 
 namespace ramfold::daemon {
 

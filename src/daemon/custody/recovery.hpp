@@ -12,7 +12,10 @@
 #include "daemon/custody/left_behind.hpp"
 #include "daemon/fleet/agent_answers.hpp"
 #include "daemon/fleet/vm_set.hpp"
-#include "store/contents.hpp"
+
+namespace ramfold::store {
+class Contents;
+}
 
 namespace ramfold::daemon {
 

@@ -5,6 +5,7 @@
 
 #include "base/test_points.hpp"
 #include "daemon/log.hpp"
+#include "store/contents.hpp"
 
 namespace ramfold::daemon {
 namespace {

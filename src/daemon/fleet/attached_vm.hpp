@@ -19,6 +19,7 @@
 #include "guest/vm.hpp"
 #include "policy/config.hpp"
 #include "scan/plan.hpp"
+#include "store/group.hpp"
 
 namespace ramfold::daemon {
 
@@ -61,7 +62,7 @@ struct FactState {
 struct AttachedVm {
   std::unique_ptr<guest::Vm> vm;
   std::unique_ptr<fault::Server> faults;  // ends before the Vm does
-  GroupId group{};
+  store::GroupUse group;
   policy::VmPolicy policy;
   std::vector<guest::RamBlock> ram;
   std::string uuid;

@@ -6,6 +6,8 @@
 
 #include "base/clock.hpp"
 #include "daemon/report/service.hpp"
+#include "store/contents.hpp"
+#include "store/stats.hpp"
 #include "version.hpp"
 
 namespace ramfold::daemon {
@@ -75,7 +77,12 @@ control::HostView HostService::host_view(const std::vector<VmHandle>& vms,
 control::ReformView HostService::reform_view(std::optional<GroupId> group) const {
   control::ReformView view;
   const store::Stats stats = p_.contents.stats();
-  const auto& kept = group ? stats.groups.at(group->value).forms : stats.forms;
+  const auto* kept_of = &stats.forms;
+  if (group) {
+    const auto own = std::ranges::find(stats.groups, *group, &store::GroupStats::group);
+    if (own != stats.groups.end()) kept_of = &own->forms;
+  }
+  const auto& kept = *kept_of;
   const auto reform = p_.work.reform();
   const store::ReformFigures figures = reform ? reform->figures : store::ReformFigures{};
   if (reform) view.cpu_s_per_gib_hour = reform->cpu_s_per_gib_hour;

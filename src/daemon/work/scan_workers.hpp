@@ -14,7 +14,10 @@
 #include "fold/folder.hpp"
 #include "policy/config.hpp"
 #include "scan/plan.hpp"
-#include "store/contents.hpp"
+
+namespace ramfold::store {
+class Contents;
+}
 
 namespace ramfold::daemon {
 

@@ -17,7 +17,7 @@ constexpr ByteCount kArena{64u << 20};
 // A store that was left with these pages, each named by one word.
 struct Left {
   std::unique_ptr<Contents> store = must(Contents::create(kArena));
-  GroupId group = must(store->group("a"));
+  GroupUse group = must(store->group("a"));
   std::map<std::uint64_t, ContentId> words;
 
   explicit Left(std::uint64_t pages) {
@@ -27,6 +27,7 @@ struct Left {
   }
   std::unique_ptr<Contents> restart() {
     auto next = must(Contents::adopt(same_files(*store)));
+    group = must(next->group("a"));
     return next;
   }
 };
