@@ -51,12 +51,15 @@ Result<std::unique_ptr<Parts>> Parts::open(const StoreFiles& files, HashFunction
   if (!arena) return std::unexpected(arena.error());
   auto index = Index::make(**headers, block.contents_max);
   if (!index) return std::unexpected(index.error());
+  auto twins = Twins::make(ByteCount{block.arena_bytes});
+  if (!twins) return std::unexpected(twins.error());
   Usage& usage = (*groups)->usage();
   std::unique_ptr<Parts> parts(new Parts{.headers = std::move(*headers),
                                          .groups = std::move(*groups),
                                          .arena = std::move(*arena),
                                          .index = std::move(*index),
                                          .usage = usage,
+                                         .twins = std::move(*twins),
                                          .readers = {},
                                          .hash_for_tests = hash,
                                          .similarity_bytes = {},
@@ -250,7 +253,10 @@ Form Contents::form(ContentId id) const noexcept {
 }
 
 void Contents::trim() noexcept { parts_->arena->trim(); }
-void Contents::trim_all() noexcept { parts_->arena->trim_all(); }
+void Contents::trim_all() noexcept {
+  parts_->arena->trim_all();
+  parts_->twins.forget();
+}
 
 Stats Contents::stats() const {
   const Parts& parts = *parts_;
@@ -275,7 +281,7 @@ Stats Contents::stats() const {
   stats.arena_in_slots = parts.arena->in_slots();
   stats.header_bytes = parts.headers->persistent_bytes();
   stats.note_bytes = parts.headers->note_bytes();
-  stats.index_bytes = parts.index->bytes();
+  stats.index_bytes = ByteCount{parts.index->bytes().value + parts.twins.bytes().value};
   stats.slab_map_bytes = parts.arena->map_bytes();
   stats.similarity_bytes = ByteCount{parts.similarity_bytes.get()};
   stats.corrupt = parts.corrupt.get();

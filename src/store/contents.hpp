@@ -23,6 +23,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <string_view>
@@ -30,6 +31,7 @@
 #include "base/page_copy.hpp"
 #include "base/result.hpp"
 #include "base/types.hpp"
+#include "store/admit.hpp"
 #include "store/content_source.hpp"
 #include "store/files.hpp"
 #include "store/form.hpp"
@@ -42,7 +44,7 @@ struct Parts;  // parts.hpp
 struct Stats;  // stats.hpp
 
 struct PutResult {
-  Ref ref;
+  Ref ref;               // none: the page was not admitted, and nothing has changed
   bool existed = false;  // a content with these bytes was there already (always so for zeros)
   Form form = Form::zero;
 };
@@ -50,6 +52,8 @@ struct PutResult {
 struct PutRequest {
   const PageCopy* page = nullptr;
   ContentHash hash{};
+  // With Admit::shared, which page asks: a number that no other page has at the same time.
+  std::uint64_t origin = 0;
 };
 
 class Contents final : public ContentSource {
@@ -82,7 +86,7 @@ class Contents final : public ContentSource {
   // The same for up to kPutRunMax pages, faster a page: memory is prefetched ahead.
   // REQUIRES: out.size() == requests.size().
   void put_run(GroupId group, std::span<const PutRequest> requests,
-               std::span<Result<PutResult>> out);
+               std::span<Result<PutResult>> out, Admit admit = Admit::all);
 
   Got get(ContentId id, std::byte* out, FetchTicket ticket) noexcept override;
   void drop(ContentId id) noexcept override;

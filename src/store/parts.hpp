@@ -15,6 +15,7 @@
 #include "store/header_table.hpp"
 #include "store/index/index.hpp"
 #include "store/readers.hpp"
+#include "store/twins.hpp"
 #include "store/usage.hpp"
 
 namespace ramfold::store {
@@ -30,7 +31,8 @@ struct Parts {
   std::shared_ptr<GroupTable> groups;  // each GroupUse has it, too
   std::unique_ptr<Arena> arena;
   std::unique_ptr<Index> index;
-  Usage& usage;     // of `groups`
+  Usage& usage;  // of `groups`
+  Twins twins;
   Readers readers;  // of bytes that may move
   HashFunction hash_for_tests = nullptr;
   std::atomic<Phase> phase{Phase::recovering};

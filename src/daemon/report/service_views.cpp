@@ -48,8 +48,8 @@ control::HostView HostService::host_view(const std::vector<VmHandle>& vms,
                : p_.state.paused   ? control::HostState::paused
                : verdict.has("self-test") || verdict.has("no-keeper")
                    ? control::HostState::observe_only
-               : !verdict.reasons.empty() ? control::HostState::idle
-                                          : control::HostState::folding;
+               : !verdict.may_fold ? control::HostState::idle
+                                   : control::HostState::folding;
   view.keeper.state = !p_.keeping.connected()  ? control::KeeperState::absent
                       : p_.keeping.held() != 0 ? control::KeeperState::holding
                                                : control::KeeperState::connected;
@@ -223,7 +223,7 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
                : c.corrupt.get() != 0 ? VmState::failed
                : folding              ? VmState::folding
                                       : VmState::idle;
-  if (open && !folding) {
+  if (open) {  // also while it folds: the store may be full
     for (control::Reason& r : p_.state.verdict().reasons) view.reasons.push_back(std::move(r));
   }
   return view;
