@@ -18,6 +18,10 @@ namespace {
 constexpr int kPollMs = 1000;  // where threads take contents from each other
 constexpr std::chrono::milliseconds kInterruptSoon{1}, kInterruptSeldom{256};
 constexpr std::uint64_t kErrorNapNs = 1'000'000;
+// Between attempts at a content that cannot be read now: doubled from the first to the last.
+constexpr std::uint64_t kRestNs = 1'000'000;
+constexpr std::uint64_t kRestNsMax = 1'000'000'000;
+constexpr unsigned kDoublings = 10;
 
 Need need_of(const uffd_msg& event) noexcept {
   if ((event.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP) != 0) return Need::lift;
@@ -44,7 +48,11 @@ Result<std::unique_ptr<Server>> Server::start(guest::Vm& vm, store::ContentSourc
 }
 
 Server::Server(guest::Vm& vm, store::ContentSource& source, sys::Fd wake, unsigned threads)
-    : vm_(vm), filler_(vm, source, stopping_), wake_(std::move(wake)), cpu_(threads) {}
+    : vm_(vm),
+      source_(source),
+      filler_(vm, source, stopping_),
+      wake_(std::move(wake)),
+      cpu_(threads) {}
 
 Server::~Server() { stop(); }
 
@@ -55,6 +63,7 @@ std::uint64_t Server::cpu_ns() const noexcept {
 }
 
 void Server::stop() noexcept {
+  if (threads_.empty()) return;
   stopping_.store(true);
   // Again and again: a thread that has looked at `stopping_` and does not sleep yet misses it. Less
   // and less often: a VM may hold one for as long as it lives.
@@ -66,6 +75,8 @@ void Server::stop() noexcept {
   }
   for (std::thread& t : threads_) t.join();
   threads_.clear();
+  source_.withdraw(*this);
+  forget_parked();
 }
 
 void Server::run(unsigned number) noexcept {
@@ -91,9 +102,10 @@ void Server::run(unsigned number) noexcept {
     served = *read;
     for (std::size_t i = 0; i < served; ++i) serve_event(events[i], me);
     // Also while events keep coming: those that find no place come again until there is one.
-    if (any_ready_.load(std::memory_order_relaxed) &&
-        any_ready_.exchange(false, std::memory_order_acq_rel)) {
-      serve_ready(me);
+    if ((any_ready_.load(std::memory_order_relaxed) &&
+         any_ready_.exchange(false, std::memory_order_acq_rel)) ||
+        resting_count_.load(std::memory_order_relaxed) != 0) {
+      serve_parked(me);
     }
   }
   cpu.ended();
@@ -108,7 +120,7 @@ void Server::wait_for_work() noexcept {
   std::array<pollfd, 2> waits{pollfd{vm_.uffd().fd(), POLLIN, 0}, pollfd{wake_.get(), POLLIN, 0}};
   const bool only_events = cpu_.size() == 1 && parked_count_.load(std::memory_order_relaxed) == 0;
   TEST_POINT("fault.wait");
-  (void)::poll(waits.data(), only_events ? 1 : 2, only_events ? -1 : kPollMs);
+  (void)::poll(waits.data(), only_events ? 1 : 2, only_events ? -1 : poll_ms());
   if ((waits[1].revents & POLLIN) != 0) {
     // Emptied before the flag is looked at: a ticket that becomes ready later pokes again.
     std::uint64_t count = 0;
@@ -117,6 +129,19 @@ void Server::wait_for_work() noexcept {
   if ((waits[0].revents & (POLLERR | POLLHUP)) != 0 && (waits[0].revents & POLLIN) == 0) {
     sleep_ns(kErrorNapNs);  // never spin on a descriptor that only reports an error
   }
+}
+
+// Until the first of those that rest is due.
+int Server::poll_ms() const noexcept {
+  if (resting_count_.load(std::memory_order_relaxed) == 0) return kPollMs;
+  const std::uint64_t now = monotonic_ns();
+  std::uint64_t wait_ns = std::uint64_t{kPollMs} * 1'000'000;
+  for (const Parked& place : parked_) {
+    if (place.state.load(std::memory_order_acquire) != ParkedState::resting) continue;
+    const std::uint64_t due = place.due_ns.load(std::memory_order_relaxed);
+    wait_ns = std::min(wait_ns, due > now ? due - now : 0);
+  }
+  return static_cast<int>((wait_ns + 999'999) / 1'000'000);
 }
 
 void Server::serve_event(const uffd_msg& event, FillerThread& me) noexcept {
@@ -140,6 +165,7 @@ void Server::serve_event(const uffd_msg& event, FillerThread& me) noexcept {
   place->page = *page;
   place->need = need;
   place->since_ns = began;
+  place->failures = 0;
   const store::FetchTicket ticket{this, static_cast<std::uint64_t>(place - parked_.data())};
   const auto word = vm_.table().load(*page);
   const bool zero = word.tag() != guest::Tag::folded || word.content() == kZeroContent;
@@ -148,6 +174,7 @@ void Server::serve_event(const uffd_msg& event, FillerThread& me) noexcept {
     vm_.counters().faults_pending.add();
     return;  // ready() may already have been called; the table says so
   }
+  if (served == Served::failed) return rest(*place);
   unpark(*place);
   account(served, zero, began);
 }
@@ -172,17 +199,45 @@ void Server::ready(store::FetchTicket ticket) noexcept {
   poke(wake_);
 }
 
-void Server::serve_ready(FillerThread& me) noexcept {
+void Server::serve_parked(FillerThread& me) noexcept {
+  const std::uint64_t now = monotonic_ns();
   for (Parked& place : parked_) {
-    ParkedState is = ParkedState::ready;
-    if (!place.state.compare_exchange_strong(is, ParkedState::fetching, std::memory_order_acq_rel))
+    ParkedState is = place.state.load(std::memory_order_acquire);
+    const bool rested =
+        is == ParkedState::resting && place.due_ns.load(std::memory_order_relaxed) <= now;
+    if ((!rested && is != ParkedState::ready) ||
+        !place.state.compare_exchange_strong(is, ParkedState::fetching, std::memory_order_acq_rel))
       continue;
+    if (rested) resting_count_.fetch_sub(1, std::memory_order_relaxed);
     const store::FetchTicket ticket{this, static_cast<std::uint64_t>(&place - parked_.data())};
     const Served served = filler_.resume(place.page, place.need, ticket, me);
     if (served == Served::pending) continue;
+    if (served == Served::failed) {
+      rest(place);
+      continue;
+    }
     account(served, false, place.since_ns);
     unpark(place);
   }
+}
+
+// REQUIRES: this thread has it. Said once of each fault: the store's owner says why.
+void Server::rest(Parked& place) noexcept {
+  if (place.failures == 0) vm_.counters().errors.add();
+  const std::uint64_t ns = std::min(kRestNs << std::min(place.failures++, kDoublings), kRestNsMax);
+  place.due_ns.store(monotonic_ns() + ns, std::memory_order_relaxed);
+  resting_count_.fetch_add(1, std::memory_order_relaxed);
+  place.state.store(ParkedState::resting, std::memory_order_release);
+}
+
+// REQUIRES: no thread runs, and the source knows of no waiter.
+void Server::forget_parked() noexcept {
+  for (Parked& place : parked_) {
+    if (place.state.load(std::memory_order_acquire) == ParkedState::free) continue;
+    filler_.give_up(place.page);
+    unpark(place);
+  }
+  resting_count_.store(0, std::memory_order_relaxed);
 }
 
 void Server::unpark(Parked& place) noexcept {
@@ -209,6 +264,7 @@ void Server::account(Served served, bool zero, std::uint64_t since_ns) noexcept 
     case Served::late: counters.faults_late.add(); break;
     case Served::busy: counters.faults_busy.add(); break;
     case Served::pending:
+    case Served::failed:
     case Served::poisoned:
     case Served::again:
     case Served::abandoned: break;

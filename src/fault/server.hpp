@@ -2,6 +2,8 @@
 // The fault service of one VM: threads that read its events in batches and serve them. Each VM has
 // its own threads, so that one whose memory is exhausted or whose contents are slow holds up nobody
 // else (L6).
+// A page whose content the store cannot read now (Got::failed) is asked for again, less and less
+// often, for as long as that lasts: its waiter waits, and gets no memory error.
 // Threads: start/stop from one thread. ready() from any.
 #pragma once
 
@@ -34,8 +36,9 @@ class Server final : private store::FetchListener {
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
 
-  // Ends the threads after the fault they are at. Waiters stay waiting: for a next daemon, or for
-  // nothing when the VM was unregistered first.
+  // Ends the threads after the fault they are at, and forgets what they wait for: afterwards the
+  // source uses nothing of this. Waiters stay waiting: for a next daemon, or for nothing when the
+  // VM was unregistered first.
   void stop() noexcept;
   Filler& filler() noexcept { return filler_; }
   // CPU time of the threads so far.
@@ -43,30 +46,39 @@ class Server final : private store::FetchListener {
   std::uint64_t parked() const noexcept { return parked_count_.load(std::memory_order_relaxed); }
 
  private:
-  enum class ParkedState : std::uint8_t { free, fetching, ready };
+  // fetching: a thread has it, or the source will say so. resting: until its time comes.
+  enum class ParkedState : std::uint8_t { free, fetching, ready, resting };
   struct Parked {
     std::atomic<ParkedState> state{ParkedState::free};
     PageIndex page;
     Need need{};
     std::uint64_t since_ns = 0;
+    unsigned failures = 0;                 // of the store, in a row
+    std::atomic<std::uint64_t> due_ns{0};  // of one that rests
   };
 
   Server(guest::Vm& vm, store::ContentSource& source, sys::Fd wake, unsigned threads);
   void run(unsigned number) noexcept;
   void wait_for_work() noexcept;
   void serve_event(const uffd_msg& event, FillerThread& me) noexcept;
-  void serve_ready(FillerThread& me) noexcept;
+  int poll_ms() const noexcept;
+  // Those that are ready, and those that have rested.
+  void serve_parked(FillerThread& me) noexcept;
+  void rest(Parked& place) noexcept;
+  void forget_parked() noexcept;
   void account(Served served, bool zero, std::uint64_t since_ns) noexcept;
   Parked* park() noexcept;
   void unpark(Parked& place) noexcept;
   void ready(store::FetchTicket ticket) noexcept override;
 
   guest::Vm& vm_;
+  store::ContentSource& source_;
   std::atomic<bool> stopping_{false};
   Filler filler_;
   sys::Fd wake_;  // eventfd: a ticket is ready
   std::array<Parked, kParkedMax> parked_;
   std::atomic<std::uint64_t> parked_count_{0};
+  std::atomic<std::uint64_t> resting_count_{0};
   // A parked ticket became ready since the table was looked at.
   std::atomic<bool> any_ready_{false};
   std::counting_semaphore<kThreadsMax> ended_{0};

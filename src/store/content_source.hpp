@@ -14,11 +14,13 @@ namespace ramfold::store {
 enum class Got : std::uint8_t {
   done,     // the 4096 bytes are in the caller's buffer, checksum verified
   pending,  // they are on their way: call get() again after the listener heard of the ticket
+  failed,   // they could not be read now, for a reason that may pass: call get() again in a while
   corrupt,  // they cannot be had (D14); the buffer holds garbage and must not be used
 };
 
 // Who waits for a content that get() called pending: `listener->ready(ticket)` is called once, from
-// any thread, when get() is worth calling again. The token is the caller's own.
+// any thread, when get() is worth calling again, unless the listener was withdrawn before. The
+// token is the caller's own.
 struct FetchTicket;
 class FetchListener {
  public:
@@ -42,6 +44,9 @@ class ContentSource {
 
   // Writes the content's 4096 bytes to `out`. REQUIRES: the caller owns a reference to `id` (I1).
   virtual Got get(ContentId id, std::byte* out, FetchTicket ticket) noexcept = 0;
+  // The listener waits for nothing any more: when this returns no call of its ready() is under way,
+  // and none comes. A source that calls nothing pending has nobody to forget.
+  virtual void withdraw(FetchListener& listener) noexcept { (void)listener; }
   // Gives up one reference; the last one frees the content. Nothing happens for kZeroContent, which
   // is not counted. REQUIRES: the caller owned the reference, and no word names it any more.
   virtual void drop(ContentId id) noexcept = 0;

@@ -3,9 +3,9 @@
 // known for that while the first is still in its guest (Admit::shared).
 //
 // A set-associative table of 8 bytes a page: some bits of the hash, and which page it was. It
-// forgets: a full bucket loses an entry to the next, and half of the entries are lost as it doubles.
-// Who is forgotten asks again in its next pass. It may be wrong, once in about a billion pages, or
-// when the first page has changed meanwhile: then a page is stored that nobody shares.
+// forgets: a full bucket loses an entry to the next, and half of the entries go as it doubles. Who
+// is forgotten asks again in its next pass. It may be wrong, once in about a billion pages, or when
+// the first page has changed meanwhile: then a page is stored that nobody shares.
 //
 // Threads: any; no locks. Memory: none before the first call, then twice what its entries take, at
 // most 8 bytes for every page that the arena has room for.
