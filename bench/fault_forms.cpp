@@ -16,6 +16,7 @@
 #include "bench/on_sets.hpp"
 #include "bench/rig.hpp"
 #include "bench/store_headers.hpp"
+#include "store/contents.hpp"
 #include "store/reform/reformer.hpp"
 
 using namespace ramfold;
@@ -50,7 +51,7 @@ struct Kept {
 
 Kept keep(const std::vector<const PageCopy*>& pages, const ReformPolicy* policy) {
   Kept kept;
-  const GroupId group = must(kept.store->group("bench"));  // the rig's
+  const GroupUse group = must(kept.store->group("bench"));  // the rig's
   for (const PageCopy* page : pages) {
     auto put = must(kept.store->put(group, *page, kept.store->hash(group, *page)));
     kept.contents.push_back({put.ref.release(), page});

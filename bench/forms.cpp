@@ -13,7 +13,9 @@
 #include "bench/peers.hpp"
 #include "bench/report.hpp"
 #include "bench/store_headers.hpp"
+#include "store/contents.hpp"
 #include "store/reform/reformer.hpp"
+#include "store/stats.hpp"
 
 using namespace ramfold;
 using namespace ramfold::bench;
@@ -46,7 +48,7 @@ struct Kept {
 Kept keep(const GuestPages& set, const ReformPolicy& policy) {
   Kept kept;
   kept.store = must(Contents::create(ByteCount{std::uint64_t{8} << 30}));
-  const GroupId group = must(kept.store->group("bench"));
+  const GroupUse group = must(kept.store->group("bench"));
   kept.reformer = must(Reformer::make(*kept.store));
   for (const PageCopy& page : set.pages) {
     kept.ids.push_back(

@@ -7,6 +7,7 @@
 
 #include "bench/report.hpp"
 #include "bench/rig.hpp"
+#include "store/stats.hpp"
 
 using namespace ramfold;
 

@@ -11,6 +11,7 @@
 #include "fold/folder.hpp"
 #include "kernel/guest_process.hpp"
 #include "scan/plan.hpp"
+#include "store/contents.hpp"
 
 namespace ramfold::bench {
 
@@ -59,7 +60,7 @@ class Rig {
   std::shared_ptr<store::Contents> contents_;
   std::unique_ptr<test::GuestProcess> process_;
   std::unique_ptr<guest::Vm> vm_;
-  GroupId group_;
+  store::GroupUse group_;
   std::unique_ptr<fault::Server> faults_;
   scan::Planner planner_;
   std::unique_ptr<std::array<scan::Window, scan::kChunkWindows>> windows_ =

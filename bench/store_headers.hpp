@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <stdexcept>
 
+#include "store/contents.hpp"
 #include "store/layout.hpp"
 #include "store/reform/cost_model.hpp"
 
@@ -30,9 +31,9 @@ inline store::ContentsLayout layout_of(const store::Contents& store) {
 }
 
 inline store::Where where_of(const store::Contents& store, ContentId id) {
-  return store::Where(
-      read_at<std::uint64_t>(store, layout_of(store).headers + id.value * sizeof(store::Header) +
-                                        offsetof(store::Header, where)));
+  return store::Where(read_at<std::uint64_t>(store, layout_of(store).headers +
+                                                        id.value * sizeof(store::Header) +
+                                                        offsetof(store::Header, where)));
 }
 
 // REQUIRES: it has one.

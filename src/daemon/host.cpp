@@ -14,6 +14,7 @@
 #include "daemon/log.hpp"
 #include "daemon/report/service.hpp"
 #include "daemon/threads/apart.hpp"
+#include "store/contents.hpp"
 
 #ifndef USERFAULTFD_IOC_NEW
 #define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
@@ -237,9 +238,12 @@ void Host::stop() noexcept {
   for (unsigned i = 0; i < kStopWaits; ++i) {
     rooms_->departures.tend();
     for (const VmHandle& vm : vms_.all()) (void)stop_faults(vm, 0);
-    if (count_held() == 0) return;
+    if (count_held() == 0) break;
     sleep_ns(kStopNapNs);
   }
+  // What those do that are held up, and the end of VMs here, is not to change what the next daemon
+  // finds, and may use already.
+  if (contents_) contents_->hand_over();
 }
 
 unsigned Host::count_held() const {

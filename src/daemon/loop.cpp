@@ -12,6 +12,8 @@
 #include "daemon/log.hpp"
 #include "daemon/report/accounting.hpp"
 #include "daemon/report/status_line.hpp"
+#include "store/contents.hpp"
+#include "store/stats.hpp"
 
 namespace ramfold::daemon {
 namespace {

@@ -53,6 +53,8 @@ Served Filler::resume(PageIndex p, Need need, store::FetchTicket ticket,
   return serve_owned(p, need, ticket, me);
 }
 
+void Filler::give_up(PageIndex p) noexcept { release(p); }
+
 Served Filler::serve_owned(PageIndex p, Need need, store::FetchTicket ticket,
                            FillerThread& me) noexcept {
   const Word word = apply_discard(p, vm_.table().load(p));
@@ -88,6 +90,7 @@ Served Filler::fill_content(PageIndex p, Word word, Need need, store::FetchTicke
                             FillerThread& me) noexcept {
   switch (source_.get(word.content(), me.buffer.bytes.data(), ticket)) {
     case store::Got::pending: return Served::pending;
+    case store::Got::failed: return Served::failed;
     case store::Got::corrupt: vm_.counters().corrupt.add(); return poison(p, word);
     case store::Got::done: break;
   }
@@ -300,6 +303,7 @@ Served Filler::unfold(PageIndex p, store::FetchTicket ticket, FillerThread& me) 
   if (word.tag() == Tag::folded && word.content() != kZeroContent) {
     switch (source_.get(word.content(), me.buffer.bytes.data(), ticket)) {
       case store::Got::pending: release(p); return Served::pending;
+      case store::Got::failed: release(p); return Served::again;
       case store::Got::corrupt: vm_.counters().corrupt.add(); return poison(p, word);
       case store::Got::done: break;
     }

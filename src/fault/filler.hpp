@@ -11,7 +11,7 @@
 
 #include "base/page_copy.hpp"
 #include "guest/vm.hpp"
-#include "store/contents.hpp"
+#include "store/content_source.hpp"
 
 namespace ramfold::fault {
 
@@ -29,6 +29,7 @@ enum class Served : std::uint8_t {
   late,       // the page was resident: the event was an old one
   busy,       // somebody else owns the page and will wake its waiters
   pending,    // the store is fetching: the page stays owned; call resume() when the ticket is ready
+  failed,     // the store cannot read it now: the page stays owned; call resume() in a while
   poisoned,   // its bytes cannot be had (D14)
   again,      // a call failed: the waiters were woken and will fault again
   abandoned,  // the VM is gone, or the daemon stops: nothing was woken
@@ -50,8 +51,11 @@ class Filler {
 
   // Serves one event. `me` is the calling thread's.
   Served serve(PageIndex p, Need need, store::FetchTicket ticket, FillerThread& me) noexcept;
-  // Goes on with a page that serve() or resume() left pending. REQUIRES: nobody else resumes it.
+  // Goes on with a page that serve() or resume() left pending or failed. REQUIRES: nobody else
+  // resumes it.
   Served resume(PageIndex p, Need need, store::FetchTicket ticket, FillerThread& me) noexcept;
+  // Lets go of such a page instead; who waits for it goes on waiting.
+  void give_up(PageIndex p) noexcept;
   // Brings p back for good (detach): afterwards its word is none. It stays guarded until its range
   // is unregistered. `busy`: a fault has it; try again later. `abandoned` while the VM lives: there
   // is no memory, and nobody waits for the page. REQUIRES: the gate is closed and drained.

@@ -14,6 +14,10 @@ namespace {
 
 constexpr int kPollMs = 1000;  // where threads take contents from each other
 constexpr std::uint64_t kErrorNapNs = 1'000'000;
+// Between attempts at a content that cannot be read now: doubled from the first to the last.
+constexpr std::uint64_t kRestNs = 1'000'000;
+constexpr std::uint64_t kRestNsMax = 1'000'000'000;
+constexpr unsigned kDoublings = 10;
 
 Need need_of(const uffd_msg& event) noexcept {
   if ((event.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP) != 0) return Need::lift;
@@ -40,13 +44,21 @@ Result<std::unique_ptr<Server>> Server::start(std::shared_ptr<Pool> pool, guest:
 
 Server::Server(std::shared_ptr<Pool> pool, guest::Vm& vm, store::ContentSource& source,
                sys::Fd wake)
-    : pool_(std::move(pool)), vm_(vm), filler_(vm, source, stopping_), wake_(std::move(wake)) {}
+    : pool_(std::move(pool)),
+      vm_(vm),
+      source_(source),
+      filler_(vm, source, stopping_),
+      wake_(std::move(wake)) {}
 
 Server::~Server() { stop(); }
 
 bool Server::stop(std::uint64_t patience_ns) noexcept {
   stopping_.store(true);
-  return pool_->remove(*this, patience_ns);
+  if (!pool_->remove(*this, patience_ns)) return false;
+  if (let_go_.exchange(true)) return true;
+  source_.withdraw(*this);
+  forget_parked();
+  return true;
 }
 
 void Server::serve(unsigned place) noexcept {
@@ -76,15 +88,18 @@ void Server::serve(unsigned place) noexcept {
       move_on(place);
     }
     // Also while events keep coming: those that find no place come again until there is one.
-    if (any_ready_.load(std::memory_order_relaxed) &&
-        any_ready_.exchange(false, std::memory_order_acq_rel)) {
-      serve_ready(me);
+    if ((any_ready_.load(std::memory_order_relaxed) &&
+         any_ready_.exchange(false, std::memory_order_acq_rel)) ||
+        resting_count_.load(std::memory_order_relaxed) != 0) {
+      serve_parked(me);
       note_served();
     }
   } while (goes_on());
   // What is left in the eventfd would bring a thread again, for nothing.
   empty_wake();
-  if (!stopping_.load() && any_ready_.exchange(false, std::memory_order_acq_rel)) serve_ready(me);
+  if (!stopping_.load() && any_ready_.exchange(false, std::memory_order_acq_rel)) serve_parked(me);
+  // What rests wants a thread when its time comes.
+  if (!stopping_.load() && resting_count_.load(std::memory_order_relaxed) != 0) poke(wake_);
   sys::name_this_thread("rf-fault");
 }
 
@@ -103,12 +118,25 @@ void Server::wait_for_work(unsigned place) noexcept {
   const bool only_events = is_single() && parked_count_.load(std::memory_order_relaxed) == 0;
   TEST_POINT("fault.wait");
   begin_wait(place);
-  (void)::poll(waits.data(), only_events ? 1 : 2, only_events ? -1 : kPollMs);
+  (void)::poll(waits.data(), only_events ? 1 : 2, only_events ? -1 : poll_ms());
   move_on(place);
   if ((waits[1].revents & POLLIN) != 0) empty_wake();
   if ((waits[0].revents & (POLLERR | POLLHUP)) != 0 && (waits[0].revents & POLLIN) == 0) {
     sleep_ns(kErrorNapNs);  // never spin on a descriptor that only reports an error
   }
+}
+
+// Until the first of those that rest is due.
+int Server::poll_ms() const noexcept {
+  if (resting_count_.load(std::memory_order_relaxed) == 0) return kPollMs;
+  const std::uint64_t now = monotonic_ns();
+  std::uint64_t wait_ns = std::uint64_t{kPollMs} * 1'000'000;
+  for (const Parked& place : parked_) {
+    if (place.state.load(std::memory_order_acquire) != ParkedState::resting) continue;
+    const std::uint64_t due = place.due_ns.load(std::memory_order_relaxed);
+    wait_ns = std::min(wait_ns, due > now ? due - now : 0);
+  }
+  return static_cast<int>((wait_ns + 999'999) / 1'000'000);
 }
 
 void Server::serve_event(const uffd_msg& event, FillerThread& me) noexcept {
@@ -132,6 +160,7 @@ void Server::serve_event(const uffd_msg& event, FillerThread& me) noexcept {
   place->page = *page;
   place->need = need;
   place->since_ns = began;
+  place->failures = 0;
   const store::FetchTicket ticket{this, static_cast<std::uint64_t>(place - parked_.data())};
   const auto word = vm_.table().load(*page);
   const bool zero = word.tag() != guest::Tag::folded || word.content() == kZeroContent;
@@ -140,6 +169,7 @@ void Server::serve_event(const uffd_msg& event, FillerThread& me) noexcept {
     vm_.counters().faults_pending.add();
     return;  // ready() may already have been called; the table says so
   }
+  if (served == Served::failed) return rest(*place);
   unpark(*place);
   account(served, zero, began);
 }
@@ -164,17 +194,45 @@ void Server::ready(store::FetchTicket ticket) noexcept {
   poke(wake_);
 }
 
-void Server::serve_ready(FillerThread& me) noexcept {
+void Server::serve_parked(FillerThread& me) noexcept {
+  const std::uint64_t now = monotonic_ns();
   for (Parked& place : parked_) {
-    ParkedState is = ParkedState::ready;
-    if (!place.state.compare_exchange_strong(is, ParkedState::fetching, std::memory_order_acq_rel))
+    ParkedState is = place.state.load(std::memory_order_acquire);
+    const bool rested =
+        is == ParkedState::resting && place.due_ns.load(std::memory_order_relaxed) <= now;
+    if ((!rested && is != ParkedState::ready) ||
+        !place.state.compare_exchange_strong(is, ParkedState::fetching, std::memory_order_acq_rel))
       continue;
+    if (rested) resting_count_.fetch_sub(1, std::memory_order_relaxed);
     const store::FetchTicket ticket{this, static_cast<std::uint64_t>(&place - parked_.data())};
     const Served served = filler_.resume(place.page, place.need, ticket, me);
     if (served == Served::pending) continue;
+    if (served == Served::failed) {
+      rest(place);
+      continue;
+    }
     account(served, false, place.since_ns);
     unpark(place);
   }
+}
+
+// REQUIRES: this thread has it. Said once of each fault: the store's owner says why.
+void Server::rest(Parked& place) noexcept {
+  if (place.failures == 0) vm_.counters().errors.add();
+  const std::uint64_t ns = std::min(kRestNs << std::min(place.failures++, kDoublings), kRestNsMax);
+  place.due_ns.store(monotonic_ns() + ns, std::memory_order_relaxed);
+  resting_count_.fetch_add(1, std::memory_order_relaxed);
+  place.state.store(ParkedState::resting, std::memory_order_release);
+}
+
+// REQUIRES: no thread runs, and the source knows of no waiter.
+void Server::forget_parked() noexcept {
+  for (Parked& place : parked_) {
+    if (place.state.load(std::memory_order_acquire) == ParkedState::free) continue;
+    filler_.give_up(place.page);
+    unpark(place);
+  }
+  resting_count_.store(0, std::memory_order_relaxed);
 }
 
 void Server::unpark(Parked& place) noexcept {
@@ -201,6 +259,7 @@ void Server::account(Served served, bool zero, std::uint64_t since_ns) noexcept 
     case Served::late: counters.faults_late.add(); break;
     case Served::busy: counters.faults_busy.add(); break;
     case Served::pending:
+    case Served::failed:
     case Served::poisoned:
     case Served::again:
     case Served::abandoned: break;

@@ -2,6 +2,8 @@
 // The fault service of one VM: reads its events in batches and serves them, on threads that a Pool
 // brings when there are events. A thread is at one VM only, so that a VM whose memory is exhausted,
 // or whose contents are slow, holds up nobody else (L6).
+// A page whose content the store cannot read now (Got::failed) is asked for again, less and less
+// often, for as long as that lasts: its waiter waits, and gets no memory error.
 // Threads: start/stop from one thread. ready() from any.
 #pragma once
 
@@ -33,8 +35,8 @@ class Server final : private store::FetchListener, private Client {
   Server& operator=(const Server&) = delete;
 
   // No thread comes any more, and those that are here leave after the fault they are at; waits for
-  // them. Waiters stay waiting: for a next daemon, or for nothing when the VM was unregistered
-  // first.
+  // them, and forgets what they wait for: afterwards the source uses nothing of this. Waiters stay
+  // waiting: for a next daemon, or for nothing when the VM was unregistered first.
   void stop() noexcept { (void)stop(UINT64_MAX); }
   // The same, for `patience_ns` at most. False: a thread is held up here, and leaves when it may.
   bool stop(std::uint64_t patience_ns) noexcept;
@@ -44,12 +46,15 @@ class Server final : private store::FetchListener, private Client {
   std::uint64_t parked() const noexcept { return parked_count_.load(std::memory_order_relaxed); }
 
  private:
-  enum class ParkedState : std::uint8_t { free, fetching, ready };
+  // fetching: a thread has it, or the source will say so. resting: until its time comes.
+  enum class ParkedState : std::uint8_t { free, fetching, ready, resting };
   struct Parked {
     std::atomic<ParkedState> state{ParkedState::free};
     PageIndex page;
     Need need{};
     std::uint64_t since_ns = 0;
+    unsigned failures = 0;                 // of the store, in a row
+    std::atomic<std::uint64_t> due_ns{0};  // of one that rests
   };
 
   Server(std::shared_ptr<Pool> pool, guest::Vm& vm, store::ContentSource& source, sys::Fd wake);
@@ -60,7 +65,11 @@ class Server final : private store::FetchListener, private Client {
   void wait_for_work(unsigned place) noexcept;
   void empty_wake() noexcept;
   void serve_event(const uffd_msg& event, FillerThread& me) noexcept;
-  void serve_ready(FillerThread& me) noexcept;
+  int poll_ms() const noexcept;
+  // Those that are ready, and those that have rested.
+  void serve_parked(FillerThread& me) noexcept;
+  void rest(Parked& place) noexcept;
+  void forget_parked() noexcept;
   void account(Served served, bool zero, std::uint64_t since_ns) noexcept;
   Parked* park() noexcept;
   void unpark(Parked& place) noexcept;
@@ -68,13 +77,16 @@ class Server final : private store::FetchListener, private Client {
 
   const std::shared_ptr<Pool> pool_;
   guest::Vm& vm_;
+  store::ContentSource& source_;
   std::atomic<bool> stopping_{false};
   Filler filler_;
-  sys::Fd wake_;  // eventfd: a ticket is ready
+  sys::Fd wake_;  // eventfd: a ticket is ready, or something rests and no thread is here
   std::array<Parked, kParkedMax> parked_;
   std::atomic<std::uint64_t> parked_count_{0};
+  std::atomic<std::uint64_t> resting_count_{0};
   // A parked ticket became ready since the table was looked at.
   std::atomic<bool> any_ready_{false};
+  std::atomic<bool> let_go_{false};  // the source knows of no waiter any more
 };
 
 }  // namespace ramfold::fault

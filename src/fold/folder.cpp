@@ -2,10 +2,12 @@
 #include "fold/folder.hpp"
 
 #include <algorithm>
+#include <cerrno>
 #include <span>
 
 #include "base/test_points.hpp"
 #include "fold/mask.hpp"
+#include "store/contents.hpp"
 
 namespace ramfold::fold {
 
@@ -13,11 +15,20 @@ using guest::Owner;
 using guest::Tag;
 using guest::Word;
 
+namespace {
+
+// Ids of VMs are not used twice, and no VM has 2^32 pages.
+std::uint64_t origin_of(const guest::Vm& vm, PageIndex p) noexcept {
+  return std::uint64_t{vm.id().value} << 32 | static_cast<std::uint32_t>(p.value);
+}
+
+}  // namespace
+
 void Folder::work(guest::Vm& vm, GroupId group, const scan::Window& window,
-                  const classify::Policy& policy, bool may_fold) noexcept {
+                  const classify::Policy& policy, bool may_fold, store::Admit admit) noexcept {
   look(vm, group, window);
   // Cold pages that may not leave now stay as they are: their word already says all that is known.
-  if (may_fold) leave(vm, group, window, policy);
+  if (may_fold) leave(vm, group, window, policy, admit);
 }
 
 void Folder::look(guest::Vm& vm, GroupId group, const scan::Window& window) noexcept {
@@ -26,9 +37,9 @@ void Folder::look(guest::Vm& vm, GroupId group, const scan::Window& window) noex
 }
 
 void Folder::leave(guest::Vm& vm, GroupId group, const scan::Window& window,
-                   const classify::Policy& policy) noexcept {
-  store_error_ = 0;
-  if ((window.fold | window.again) != 0) fold(vm, group, window, policy);
+                   const classify::Policy& policy, store::Admit admit) noexcept {
+  store_full_ = false;
+  if ((window.fold | window.again) != 0) fold(vm, group, window, policy, admit);
   // After those that have waited: a window has one clock.
   if (window.hold != 0) hold(vm, group, window);
 }
@@ -99,7 +110,7 @@ void Folder::observe(guest::Vm& vm, GroupId group, const scan::Window& window) n
 }
 
 void Folder::fold(guest::Vm& vm, GroupId group, const scan::Window& window,
-                  const classify::Policy& policy) noexcept {
+                  const classify::Policy& policy, store::Admit admit) noexcept {
   guest::VmCounters& counters = vm.counters();
   LeavingRun run(vm, window, window.fold, window.again, copies_);
   std::array<store::PutRequest, scan::kWindowPages> requests;
@@ -119,7 +130,7 @@ void Folder::fold(guest::Vm& vm, GroupId group, const scan::Window& window,
       run.stage(i, store::Ref(contents_, kZeroContent));
       ++zeros;
     } else {
-      requests[wanted] = {&copy, hash};
+      requests[wanted] = {&copy, hash, origin_of(vm, run.page(i))};
       page_of[wanted++] = i;
     }
   });
@@ -128,13 +139,19 @@ void Folder::fold(guest::Vm& vm, GroupId group, const scan::Window& window,
   unsigned stored = 0;
   if (wanted != 0) {
     std::array<Result<store::PutResult>, scan::kWindowPages> results;
-    contents_.put_run(group, std::span(requests).first(wanted), std::span(results).first(wanted));
+    contents_.put_run(group, std::span(requests).first(wanted), std::span(results).first(wanted),
+                      admit);
     for (std::size_t k = 0; k < wanted; ++k) {
       if (!results[k]) {
-        store_error_ = results[k].error().code;
-        counters.errors.add();
+        const int code = results[k].error().code;
+        if (code == ENOSPC || code == ENOMEM) {
+          store_full_ = true;
+        } else {
+          counters.errors.add();
+        }
         continue;
       }
+      if (!results[k]->ref) continue;  // not admitted
       (results[k]->existed ? shared : stored) += 1;
       run.stage(page_of[k], std::move(results[k]->ref));
     }

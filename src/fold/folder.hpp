@@ -7,6 +7,11 @@
 
 #include "classify/classify.hpp"
 #include "fold/leaving_run.hpp"
+#include "store/admit.hpp"
+
+namespace ramfold::store {
+class Contents;
+}
 
 namespace ramfold::fold {
 
@@ -16,25 +21,27 @@ class Folder {
 
   // look(), and leave() if `may_fold`. Errors are counted in the VM; none is fatal here.
   void work(guest::Vm& vm, GroupId group, const scan::Window& window,
-            const classify::Policy& policy, bool may_fold) noexcept;
+            const classify::Policy& policy, bool may_fold,
+            store::Admit admit = store::Admit::all) noexcept;
   // What is only looked at: observe and age.
   void look(guest::Vm& vm, GroupId group, const scan::Window& window) noexcept;
   // What is on its way out: fold, again and hold.
+  // `admit`: which pages the store may add; those that it does not stay as they are.
   void leave(guest::Vm& vm, GroupId group, const scan::Window& window,
-             const classify::Policy& policy) noexcept;
-  // Why the last put() failed, 0 when it did not: ENOSPC and ENOMEM stop folding for a while.
-  int store_error() const noexcept { return store_error_; }
+             const classify::Policy& policy, store::Admit admit) noexcept;
+  // The last leave() met a store without room for a new content. That is no error.
+  bool found_store_full() const noexcept { return store_full_; }
 
  private:
   void observe(guest::Vm& vm, GroupId group, const scan::Window& window) noexcept;
   void age(guest::Vm& vm, const scan::Window& window) noexcept;
   void hold(guest::Vm& vm, GroupId group, const scan::Window& window) noexcept;
   void fold(guest::Vm& vm, GroupId group, const scan::Window& window,
-            const classify::Policy& policy) noexcept;
+            const classify::Policy& policy, store::Admit admit) noexcept;
 
   store::Contents& contents_;
   Copies copies_;
-  int store_error_ = 0;
+  bool store_full_ = false;
 };
 
 }  // namespace ramfold::fold

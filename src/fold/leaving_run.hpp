@@ -14,7 +14,7 @@
 #include "base/page_copy.hpp"
 #include "guest/vm.hpp"
 #include "scan/plan.hpp"
-#include "store/contents.hpp"
+#include "store/content_source.hpp"
 
 namespace ramfold::fold {
 

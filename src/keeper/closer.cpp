@@ -31,7 +31,8 @@ Result<Closer> Closer::start() {
     return fail_errno("set up a pipe");
   }
   Closer closer(std::move(in), std::move(out));
-  if (!closer.begin()) log("no thread to close descriptors on: the keeper closes them itself");
+  if (!closer.begin())
+    log(Priority::warning, "no thread to close descriptors on: the keeper closes them itself");
   return closer;
 }
 

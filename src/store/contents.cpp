@@ -9,6 +9,7 @@
 #include "store/codec/forms.hpp"
 #include "store/parts.hpp"
 #include "store/scratch.hpp"
+#include "store/stats.hpp"
 
 namespace ramfold::store {
 
@@ -40,8 +41,7 @@ Result<std::unique_ptr<Contents>> Contents::adopt(Files files, HashFunction hash
   return std::unique_ptr<Contents>(new Contents(std::move(files), std::move(*parts)));
 }
 
-Result<std::unique_ptr<Contents::Parts>> Contents::Parts::open(const Files& files,
-                                                               HashFunction hash) {
+Result<std::unique_ptr<Parts>> Parts::open(const StoreFiles& files, HashFunction hash) {
   auto headers = HeaderTable::open(files.contents);
   if (!headers) return std::unexpected(headers.error());
   const Superblock& block = (*headers)->superblock();
@@ -51,13 +51,15 @@ Result<std::unique_ptr<Contents::Parts>> Contents::Parts::open(const Files& file
   if (!arena) return std::unexpected(arena.error());
   auto index = Index::make(**headers, block.contents_max);
   if (!index) return std::unexpected(index.error());
-  auto usage = Usage::make();
-  if (!usage) return std::unexpected(usage.error());
+  auto twins = Twins::make(ByteCount{block.arena_bytes});
+  if (!twins) return std::unexpected(twins.error());
+  Usage& usage = (*groups)->usage();
   std::unique_ptr<Parts> parts(new Parts{.headers = std::move(*headers),
                                          .groups = std::move(*groups),
                                          .arena = std::move(*arena),
                                          .index = std::move(*index),
-                                         .usage = std::move(*usage),
+                                         .usage = usage,
+                                         .twins = std::move(*twins),
                                          .readers = {},
                                          .hash_for_tests = hash,
                                          .similarity_bytes = {},
@@ -69,10 +71,17 @@ Result<std::unique_ptr<Contents::Parts>> Contents::Parts::open(const Files& file
 
 Contents::Contents(Files files, std::unique_ptr<Parts> parts) noexcept
     : files_(std::move(files)), parts_(std::move(parts)) {}
-Contents::~Contents() = default;
+Contents::~Contents() { parts_->groups->close(); }
 
-Result<GroupId> Contents::group(std::string_view name) {
-  return parts_->groups->find_or_make(name);
+void Contents::hand_over() noexcept {
+  parts_->groups->close();
+  parts_->phase.store(Phase::recovering);
+}
+
+Result<GroupUse> Contents::group(std::string_view name) {
+  const auto id = parts_->groups->acquire(name);
+  if (!id) return std::unexpected(id.error());
+  return GroupUse(parts_->groups, *id);
 }
 
 ContentHash Contents::hash(GroupId group, const PageCopy& page) const noexcept {
@@ -92,14 +101,14 @@ void prepare_to_read() {
   (void)thread_scratch<ReferenceScratch>();
 }
 
-std::optional<Where> Contents::Parts::may_refer(ContentId reference, GroupId group) const noexcept {
+std::optional<Where> Parts::may_refer(ContentId reference, GroupId group) const noexcept {
   if (!knows(reference) || headers->group(reference) != group) return std::nullopt;
   const Where where = headers->where(reference);
   if (!readable(where) || where.has_reference()) return std::nullopt;
   return where;
 }
 
-const std::byte* Contents::Parts::reference_page(ContentId id, GroupId group) const noexcept {
+const std::byte* Parts::reference_page(ContentId id, GroupId group) const noexcept {
   const auto where = may_refer(id, group);
   if (!where) return nullptr;
   const std::byte* const bytes = arena->data(where->extent());
@@ -110,7 +119,7 @@ const std::byte* Contents::Parts::reference_page(ContentId id, GroupId group) co
   return decoded ? page : nullptr;
 }
 
-bool Contents::Parts::decode(ContentId id, Where where, std::byte* out) const noexcept {
+bool Parts::decode(ContentId id, Where where, std::byte* out) const noexcept {
   const std::byte* reference = nullptr;
   if (where.has_reference()) {
     reference = reference_page(headers->reference(id), headers->group(id));
@@ -120,18 +129,18 @@ bool Contents::Parts::decode(ContentId id, Where where, std::byte* out) const no
   return store::decode(shape_of(where), {arena->data(at), at.length}, reference, out);
 }
 
-bool Contents::Parts::matches_checksum(ContentId id, const std::byte* page) const noexcept {
+bool Parts::matches_checksum(ContentId id, const std::byte* page) const noexcept {
   const PageHasher* hasher = groups->hasher(headers->group(id));
   return hasher != nullptr && hash(*hasher, page) == headers->hash(id);
 }
 
-void Contents::Parts::condemn(ContentId id, Where seen) noexcept {
+void Parts::condemn(ContentId id, Where seen) noexcept {
   if (!headers->mark_bad(id, seen)) return;
   corrupt.add();
   index->remove(headers->hash(id), id);
 }
 
-void Contents::Parts::condemn_damaged(ContentId reference, ContentId of) noexcept {
+void Parts::condemn_damaged(ContentId reference, ContentId of) noexcept {
   const GroupId group = headers->group(of);
   const auto where = may_refer(reference, group);
   if (!where) return;
@@ -169,15 +178,17 @@ void Contents::drop(ContentId id) noexcept {
   if (id != kZeroContent) parts_->drop(id);
 }
 
-void Contents::Parts::drop(ContentId id) noexcept {
+void Parts::drop(ContentId id) noexcept {
   if (!knows(id)) {  // a damaged word: there is nothing to give up
     miscounted.add();
     return;
   }
   const Where where = headers->where(id);  // afterwards the id may be another content's
   const GroupId group = headers->group(id);
+  account(where, group, -1);  // before: afterwards the group may be gone, too
   const HeaderTable::Dropped dropped = headers->drop_reference(id);
   if (dropped == HeaderTable::Dropped::none_left) {
+    account(where, group, 1);
     // While recovering: a word that was never counted. Some count is now too low, perhaps this
     // one's, so this content stays whatever the count says. Otherwise: a reference dropped twice.
     ENSURE(phase.load() == Phase::recovering);
@@ -185,16 +196,15 @@ void Contents::Parts::drop(ContentId id) noexcept {
     miscounted.add();
     return;
   }
-  account(where, group, -1);
   if (dropped == HeaderTable::Dropped::last) release_if_unused(id);
 }
 
-void Contents::Parts::account(Where where, GroupId group, std::int64_t references) noexcept {
+void Parts::account(Where where, GroupId group, std::int64_t references) noexcept {
   if (!where.sound(arena->size()) || groups->hasher(group) == nullptr) return;
   usage.add_references(group, where.form(), references);
 }
 
-void Contents::Parts::drop_uncounted(ContentId id) noexcept {
+void Parts::drop_uncounted(ContentId id) noexcept {
   const HeaderTable::Dropped dropped = headers->drop_reference(id);
   ENSURE(dropped != HeaderTable::Dropped::none_left);
   if (dropped == HeaderTable::Dropped::last) release_if_unused(id);
@@ -202,16 +212,17 @@ void Contents::Parts::drop_uncounted(ContentId id) noexcept {
 
 // The count fell to 0 before the phase is read here; the sweep sets the phase before it reads
 // counts. So one of the two sees both, and claim_dead() picks one if both do.
-void Contents::Parts::release_if_unused(ContentId id) noexcept {
+void Parts::release_if_unused(ContentId id) noexcept {
   if (phase.load(std::memory_order_seq_cst) == Phase::recovering) return;
   if (!headers->claim_dead(id)) return;
   const Where where = headers->where(id);
   // A header that cannot be trusted keeps its id and its bytes: something may still be learnt from
   // them, and what it points at may be another's.
   if (!readable(where)) return;
-  if (groups->hasher(headers->group(id)) == nullptr) return;
+  const GroupId group = headers->group(id);
+  if (groups->hasher(group) == nullptr) return;
   const ContentId reference = where.has_reference() ? headers->reference(id) : kZeroContent;
-  usage.remove_content(headers->group(id), where.form(), where.extent().length);
+  usage.remove_content(group, where.form(), where.extent().length);
   index->remove(headers->hash(id), id);
   TEST_POINT("store.drop");
   headers->clear(id);
@@ -219,10 +230,11 @@ void Contents::Parts::release_if_unused(ContentId id) noexcept {
   arena->free(where.extent());
   headers->give_back(id);
   if (reference != kZeroContent) drop_dependence(reference);
+  groups->release(group);
 }
 
 // The reference is none of those that have one, so this goes no deeper.
-void Contents::Parts::drop_dependence(ContentId reference) noexcept {
+void Parts::drop_dependence(ContentId reference) noexcept {
   headers->notes(reference).remove_dependent();
   drop_uncounted(reference);
 }
@@ -241,15 +253,20 @@ Form Contents::form(ContentId id) const noexcept {
 }
 
 void Contents::trim() noexcept { parts_->arena->trim(); }
-void Contents::trim_all() noexcept { parts_->arena->trim_all(); }
+void Contents::trim_all() noexcept {
+  parts_->arena->trim_all();
+  parts_->twins.forget();
+}
 
 Stats Contents::stats() const {
   const Parts& parts = *parts_;
   Stats stats;
-  for (std::uint32_t i = 0; i < parts.groups->count(); ++i) {
+  for (std::uint32_t i = 0; i < parts.groups->limit(); ++i) {
+    const GroupId id{static_cast<std::uint16_t>(i)};
+    if (parts.groups->hasher(id) == nullptr) continue;
     GroupStats& group = stats.groups.emplace_back();
-    group.group = GroupId{static_cast<std::uint16_t>(i)};
-    group.name = parts.groups->name(group.group);
+    group.group = id;
+    group.name = parts.groups->name(id);
     for (std::size_t form = 0; form < kForms; ++form) {
       const FormStats sum = parts.usage.sum(group.group, static_cast<Form>(form));
       group.forms[form] = sum;
@@ -264,7 +281,7 @@ Stats Contents::stats() const {
   stats.arena_in_slots = parts.arena->in_slots();
   stats.header_bytes = parts.headers->persistent_bytes();
   stats.note_bytes = parts.headers->note_bytes();
-  stats.index_bytes = parts.index->bytes();
+  stats.index_bytes = ByteCount{parts.index->bytes().value + parts.twins.bytes().value};
   stats.slab_map_bytes = parts.arena->map_bytes();
   stats.similarity_bytes = ByteCount{parts.similarity_bytes.get()};
   stats.corrupt = parts.corrupt.get();

@@ -22,118 +22,29 @@
 //   I4. A content is only ever shared within its group, and only after comparing the bytes.
 #pragma once
 
-#include <array>
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
-#include <string>
 #include <string_view>
-#include <utility>
-#include <vector>
 
 #include "base/page_copy.hpp"
 #include "base/result.hpp"
 #include "base/types.hpp"
-#include "sys/fd.hpp"
+#include "store/admit.hpp"
+#include "store/content_source.hpp"
+#include "store/files.hpp"
+#include "store/form.hpp"
+#include "store/group.hpp"
+#include "store/hash.hpp"
 
 namespace ramfold::store {
 
-// How a content is kept. The numbers are part of the format.
-//   patch  the difference to another content, its reference (docs/patch-format.md): quick to decode
-//   delta  zstd with the reference as prefix: denser
-//   mix    literals and copies, coded by mixed contexts (docs/mix-format.md): densest, slow to
-//          decode; mix_delta: with the page of a reference before it
-// A reference belongs to the same group and is itself none of the forms that need one.
-enum class Form : std::uint8_t {
-  zero = 0,
-  raw = 1,
-  lz4 = 2,
-  zstd = 3,
-  patch = 4,
-  delta = 5,
-  mix = 6,
-  mix_delta = 7
-};
-inline constexpr std::size_t kForms = 8;
-constexpr std::string_view name_of(Form form) noexcept {
-  constexpr std::array<std::string_view, kForms> kNames{"zero",  "raw",   "lz4", "zstd",
-                                                        "patch", "delta", "mix", "mix_delta"};
-  return kNames[static_cast<std::size_t>(form)];
-}
-
-enum class Got : std::uint8_t {
-  done,     // the 4096 bytes are in the caller's buffer, checksum verified
-  pending,  // they are on their way: call get() again after the listener heard of the ticket
-  corrupt,  // they cannot be had (D14); the buffer holds garbage and must not be used
-};
-
-// Who waits for a content that get() called pending: `listener->ready(ticket)` is called once, from
-// any thread, when get() is worth calling again. The token is the caller's own.
-struct FetchTicket;
-class FetchListener {
- public:
-  virtual void ready(FetchTicket ticket) noexcept = 0;
-
- protected:
-  ~FetchListener() = default;
-};
-struct FetchTicket {
-  FetchListener* listener = nullptr;
-  std::uint64_t token = 0;
-};
-
-// Takes the memory that this thread's calls of get() work with; else the first of them does.
-void prepare_to_read();
-
-// What the fault path sees of the store. Tests wrap it (delays, pending, corrupt).
-class ContentSource {
- public:
-  virtual ~ContentSource() = default;
-
-  // Writes the content's 4096 bytes to `out`. REQUIRES: the caller owns a reference to `id` (I1).
-  virtual Got get(ContentId id, std::byte* out, FetchTicket ticket) noexcept = 0;
-  // Gives up one reference; the last one frees the content. Nothing happens for kZeroContent, which
-  // is not counted. REQUIRES: the caller owned the reference, and no word names it any more.
-  virtual void drop(ContentId id) noexcept = 0;
-};
-
-// One reference, dropped by the destructor unless it is released into a page's word.
-class [[nodiscard]] Ref {
- public:
-  Ref() noexcept = default;
-  // Takes over a reference that the caller owns.
-  Ref(ContentSource& source, ContentId id) noexcept : source_(&source), id_(id) {}
-  Ref(Ref&& other) noexcept : source_(std::exchange(other.source_, nullptr)), id_(other.id_) {}
-  Ref& operator=(Ref&& other) noexcept {
-    if (this != &other) {
-      reset();
-      source_ = std::exchange(other.source_, nullptr);
-      id_ = other.id_;
-    }
-    return *this;
-  }
-  ~Ref() { reset(); }
-
-  explicit operator bool() const noexcept { return source_ != nullptr; }
-  ContentId id() const noexcept { return id_; }
-  // The reference now belongs to whoever wrote the returned id down.
-  [[nodiscard]] ContentId release() noexcept {
-    source_ = nullptr;
-    return id_;
-  }
-  void reset() noexcept {
-    if (source_ != nullptr) std::exchange(source_, nullptr)->drop(id_);
-  }
-
- private:
-  ContentSource* source_ = nullptr;
-  ContentId id_{};
-};
+struct Parts;  // parts.hpp
+struct Stats;  // stats.hpp
 
 struct PutResult {
-  Ref ref;
+  Ref ref;               // none: the page was not admitted, and nothing has changed
   bool existed = false;  // a content with these bytes was there already (always so for zeros)
   Form form = Form::zero;
 };
@@ -141,61 +52,14 @@ struct PutResult {
 struct PutRequest {
   const PageCopy* page = nullptr;
   ContentHash hash{};
+  // With Admit::shared, which page asks: a number that no other page has at the same time.
+  std::uint64_t origin = 0;
 };
-
-struct FormStats {
-  std::uint64_t contents = 0;
-  std::uint64_t references = 0;
-  ByteCount stored{};  // encoded bytes, without padding to the size class
-};
-struct GroupStats {
-  GroupId group{};
-  std::string name;
-  std::array<FormStats, kForms> forms;
-};
-struct Stats {
-  std::array<FormStats, kForms> forms;  // sums over the groups; zeros are not counted here
-  std::vector<GroupStats> groups;
-  ByteCount arena_max{};
-  ByteCount arena_allocated{};  // the memory behind it, what is kept for reuse included
-  ByteCount arena_in_slots{};   // slots in use, at the size of their class
-  ByteCount arena_stored{};     // encoded bytes in them
-  ByteCount header_bytes{};     // persistent metadata backed by host memory
-  ByteCount note_bytes{};       // volatile reference counts and notes
-  ByteCount index_bytes{};
-  ByteCount slab_map_bytes{};
-  ByteCount similarity_bytes{};  // index of references, see Reformer
-  std::uint64_t corrupt = 0;     // contents marked bad; never freed before the next recovery
-  std::uint64_t unindexed = 0;   // contents kept but not found as duplicates (index bounds)
-  std::uint64_t collisions = 0;  // equal hash, different bytes
-  std::uint64_t miscounted =
-      0;  // references counted or dropped that no content had: a bug or damage
-
-  ByteCount metadata() const noexcept {
-    return ByteCount{header_bytes.value + note_bytes.value + index_bytes.value +
-                     slab_map_bytes.value + similarity_bytes.value};
-  }
-  // Share of the allocated arena that holds no encoded bytes.
-  double fragmentation() const noexcept {
-    if (arena_allocated.value == 0) return 0;
-    return 1 - static_cast<double>(arena_stored.value) / static_cast<double>(arena_allocated.value);
-  }
-};
-
-// Tests replace the hash to force collisions; nullptr is XXH3-64.
-using HashFunction = std::uint64_t (*)(const std::byte* page, std::uint64_t seed) noexcept;
 
 class Contents final : public ContentSource {
  public:
-  // All truth of the store; the keeper holds duplicates of these.
-  struct Files {
-    sys::Fd contents;  // superblock, headers, groups of contents
-    sys::Fd arena;     // bytes
-    sys::Fd groups;    // names and seeds
-  };
-  static constexpr std::size_t kGroupsMax = 4096;   // 128 B each; a group per VM at most
-  static constexpr std::size_t kGroupNameMax = 96;  // bytes
-  static constexpr std::size_t kPutRunMax = 16;     // pages: 64 KiB, what stays in the cache
+  using Files = StoreFiles;
+  static constexpr std::size_t kPutRunMax = 16;  // pages: 64 KiB, what stays in the cache
 
   // An empty store that may grow to `arena_max` bytes of encoded pages (at most 1 TiB). Sparse: an
   // empty store costs some pages.
@@ -207,10 +71,12 @@ class Contents final : public ContentSource {
 
   const Files& files() const noexcept { return files_; }
 
-  // The group of that name, made when it is new. Errors: EINVAL a name that is empty or longer than
-  // kGroupNameMax, ENOSPC more than kGroupsMax groups. Works while recovering.
-  Result<GroupId> group(std::string_view name);
-  // REQUIRES: `group` came from group().
+  // The group of that name, made when it is new. It lives while somebody holds a use of it or a
+  // content is in it; afterwards the same name is another group, of another seed. Errors: EINVAL a
+  // name that is empty or longer than kGroupNameMax, ENOSPC kGroupsMax groups are in use. Works
+  // while recovering.
+  Result<GroupUse> group(std::string_view name);
+  // REQUIRES, as for all that take a group: the caller holds a use of it.
   ContentHash hash(GroupId group, const PageCopy& page) const noexcept;
 
   // Keeps a page, or finds it. `hash` is hash(group, page). Errors: EAGAIN recovering; ENOSPC the
@@ -220,7 +86,7 @@ class Contents final : public ContentSource {
   // The same for up to kPutRunMax pages, faster a page: memory is prefetched ahead.
   // REQUIRES: out.size() == requests.size().
   void put_run(GroupId group, std::span<const PutRequest> requests,
-               std::span<Result<PutResult>> out);
+               std::span<Result<PutResult>> out, Admit admit = Admit::all);
 
   Got get(ContentId id, std::byte* out, FetchTicket ticket) noexcept override;
   void drop(ContentId id) noexcept override;
@@ -249,10 +115,13 @@ class Contents final : public ContentSource {
   // Also those kept for reuse: nothing of a page that was dropped stays behind.
   void trim_all() noexcept;
 
+  // From now on drop() frees nothing and no group goes: what this store's files hold is about to be
+  // another process's, which sweeps what nobody needs. put() says EAGAIN. REQUIRES: nobody recovers
+  // or reforms any more.
+  void hand_over() noexcept;
+
   // Walks counters, not contents.
   Stats stats() const;
-
-  struct Parts;  // opaque
 
  private:
   friend class Reformer;  // store/reform: the one who moves what is kept here

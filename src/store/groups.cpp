@@ -4,14 +4,15 @@
 #include <sys/random.h>
 #include <cstring>
 #include <new>
+#include <optional>
 
 #include "base/check.hpp"
+#include "base/test_points.hpp"
 
 namespace ramfold::store {
 namespace {
 
-constexpr std::size_t kMax = Contents::kGroupsMax;
-constexpr ByteCount kFileBytes{kPageSize + kMax * sizeof(GroupEntry)};
+constexpr ByteCount kFileBytes{kPageSize + kGroupsMax * sizeof(GroupEntry)};
 
 std::uint64_t head_checksum(const GroupsHead& head) noexcept {
   return plain_checksum(
@@ -25,8 +26,26 @@ bool is_sound(const GroupEntry& entry) noexcept {
   return entry.name_length > 0 && entry.name_length <= sizeof entry.name &&
          entry.checksum == entry_checksum(entry);
 }
+bool is_free(const GroupEntry& entry) noexcept {
+  static constexpr GroupEntry kFree{};
+  return std::memcmp(&entry, &kFree, sizeof entry) == 0;
+}
+std::string_view name_of(const GroupEntry& entry) noexcept {
+  return {entry.name, entry.name_length};
+}
+
+// What makes an entry sound, and what ends that: after all of it was written, before any of it is
+// wiped.
+void set_checksum(GroupEntry& entry, std::uint64_t checksum) noexcept {
+  std::atomic_ref(entry.checksum).store(checksum, std::memory_order_release);
+  std::atomic_thread_fence(std::memory_order_seq_cst);  // nothing below may be stored before it
+}
 
 }  // namespace
+
+void GroupUse::reset() noexcept {
+  if (const auto table = std::exchange(table_, nullptr)) table->release(id_);
+}
 
 Result<sys::Fd> GroupTable::make_file(std::uint64_t store_id) {
   auto file = sys::make_memfd("ramfold-groups", kFileBytes, sys::Sealed::yes);
@@ -36,74 +55,144 @@ Result<sys::Fd> GroupTable::make_file(std::uint64_t store_id) {
   auto& head = *mapping->as<GroupsHead>();
   head.magic = kGroupsMagic;
   head.version = kFormatVersion;
-  head.groups_max = kMax;
+  head.groups_max = kGroupsMax;
   head.store_id = store_id;
   head.checksum = head_checksum(head);
-  head.count.store(self_checked(0), std::memory_order_release);
+  head.limit.store(self_checked(0), std::memory_order_release);
   return file;
 }
 
-Result<std::unique_ptr<GroupTable>> GroupTable::open(sys::BorrowedFd file, std::uint64_t store_id) {
+Result<std::shared_ptr<GroupTable>> GroupTable::open(sys::BorrowedFd file, std::uint64_t store_id) {
   const auto size = sys::file_size(file);
   if (!size) return std::unexpected(size.error());
   if (*size != kFileBytes) return fail("adopt the store: the groups file has a wrong size", EINVAL);
   auto mapping = sys::Mapping::shared(file, kFileBytes);
   if (!mapping) return std::unexpected(mapping.error());
   const auto& head = *mapping->as<GroupsHead>();
-  if (head.magic != kGroupsMagic || head.version != kFormatVersion || head.groups_max != kMax ||
-      head.store_id != store_id || head.checksum != head_checksum(head)) {
+  if (head.magic != kGroupsMagic || head.version != kFormatVersion ||
+      head.groups_max != kGroupsMax || head.store_id != store_id ||
+      head.checksum != head_checksum(head)) {
     return fail("adopt the store: the groups file is not of this store and version", EINVAL);
   }
-  const std::uint64_t count = head.count.load(std::memory_order_acquire);
-  if (!is_self_checked(count) || static_cast<std::uint32_t>(count) > kMax) {
+  const std::uint64_t limit = head.limit.load(std::memory_order_acquire);
+  if (!is_self_checked(limit) || static_cast<std::uint32_t>(limit) > kGroupsMax) {
     return fail("adopt the store: the groups file is damaged", EINVAL);
   }
-  auto hashers = sys::Mapping::anonymous(ByteCount{kMax * sizeof(PageHasher)});
-  if (!hashers) return std::unexpected(hashers.error());
-  return std::unique_ptr<GroupTable>(new GroupTable(std::move(*mapping), std::move(*hashers)));
+  auto groups = sys::Mapping::anonymous(ByteCount{kGroupsMax * sizeof(Group)});
+  if (!groups) return std::unexpected(groups.error());
+  auto usage = Usage::make();
+  if (!usage) return std::unexpected(usage.error());
+  return std::shared_ptr<GroupTable>(
+      new GroupTable(std::move(*mapping), std::move(*groups), std::move(*usage)));
 }
 
-GroupTable::GroupTable(sys::Mapping file, sys::Mapping hashers) noexcept
+GroupTable::GroupTable(sys::Mapping file, sys::Mapping groups, Usage usage) noexcept
     : file_(std::move(file)),
-      hasher_memory_(std::move(hashers)),
-      hashers_(hasher_memory_.as<PageHasher>()) {
+      group_memory_(std::move(groups)),
+      groups_(group_memory_.as<Group>()),
+      usage_(std::move(usage)) {
   // A damaged entry gets a wrong seed: its contents then read as corrupt, which is what they are.
-  const auto count = static_cast<std::uint32_t>(head().count.load(std::memory_order_acquire));
-  for (std::uint32_t i = 0; i < count; ++i) new (&hashers_[i]) PageHasher(entries()[i].seed);
-  count_.store(count, std::memory_order_release);
+  const auto limit = static_cast<std::uint32_t>(head().limit.load(std::memory_order_acquire));
+  for (std::uint32_t i = 0; i < limit; ++i) {
+    if (is_free(entry(i))) continue;
+    begin(i);
+    found_.push_back(GroupId{static_cast<std::uint16_t>(i)});
+  }
+  limit_.store(limit, std::memory_order_release);
+}
+
+// With one use, the caller's.
+void GroupTable::begin(std::uint32_t i) noexcept {
+  Group& group = groups_[i];
+  new (&group.hasher) PageHasher(entry(i).seed);
+  group.uses.store(1, std::memory_order_relaxed);
+  group.exists.store(true, std::memory_order_release);
+}
+
+void GroupTable::wipe(std::uint32_t i) noexcept {
+  Group& group = groups_[i];
+  group.exists.store(false, std::memory_order_relaxed);
+  set_checksum(entry(i), 0);
+  TEST_POINT("store.group.wipe");
+  std::memset(&entry(i), 0, sizeof(GroupEntry));
+  new (&group.hasher) PageHasher();
+  usage_.clear(GroupId{static_cast<std::uint16_t>(i)});
+  wiped_.fetch_add(1, std::memory_order_acq_rel);
 }
 
 std::string GroupTable::name(GroupId group) const {
-  if (group.value >= count()) return {};
-  const GroupEntry& entry = entries()[group.value];
-  return is_sound(entry) ? std::string(entry.name, entry.name_length) : std::string();
+  const MutexLock lock(mutex_);
+  if (group.value >= limit() || !is_sound(entry(group.value))) return {};
+  return std::string(name_of(entry(group.value)));
 }
 
-Result<GroupId> GroupTable::find_or_make(std::string_view name) {
-  if (name.empty() || name.size() > Contents::kGroupNameMax) {
+Result<GroupId> GroupTable::acquire(std::string_view name) {
+  if (name.empty() || name.size() > kGroupNameMax) {
     return fail("a group's name has 1 to 96 bytes", EINVAL);
   }
+  GroupEntry made{};
+  if (::getrandom(&made.seed, sizeof made.seed, 0) != sizeof made.seed) {
+    return fail_errno("getrandom");
+  }
+  made.name_length = static_cast<std::uint32_t>(name.size());
+  std::memcpy(made.name, name.data(), name.size());
+  const std::uint64_t checksum = entry_checksum(made);
+
   const MutexLock lock(mutex_);
-  const std::uint32_t count = this->count();
-  for (std::uint32_t i = 0; i < count; ++i) {
-    const GroupEntry& entry = entries()[i];
-    if (is_sound(entry) && name == std::string_view(entry.name, entry.name_length)) {
+  const std::uint32_t limit = this->limit();
+  std::optional<std::uint32_t> free;
+  for (std::uint32_t i = 0; i < limit; ++i) {
+    Group& group = groups_[i];
+    if (!group.exists.load(std::memory_order_relaxed)) {
+      if (!free) free = i;
+    } else if (is_sound(entry(i)) && name_of(entry(i)) == name) {
+      // Also one whose last use was given up and that was not wiped yet: it goes on.
+      group.uses.fetch_add(1, std::memory_order_relaxed);
       return GroupId{static_cast<std::uint16_t>(i)};
     }
   }
-  if (count == kMax) return fail("too many groups", ENOSPC);
-  GroupEntry entry{};
-  if (::getrandom(&entry.seed, sizeof entry.seed, 0) != sizeof entry.seed) {
-    return fail_errno("getrandom");
+  if (!free) free = limit;
+  if (*free == kGroupsMax) return fail("too many groups", ENOSPC);
+  GroupEntry& to = entry(*free);
+  std::memcpy(&to, &made, sizeof made);  // its checksum is 0 still
+  TEST_POINT("store.group.write");
+  set_checksum(to, checksum);
+  begin(*free);
+  if (*free == limit) {
+    head().limit.store(self_checked(limit + 1), std::memory_order_release);
+    limit_.store(limit + 1, std::memory_order_release);
   }
-  entry.name_length = static_cast<std::uint32_t>(name.size());
-  std::memcpy(entry.name, name.data(), name.size());
-  entry.checksum = entry_checksum(entry);
-  std::memcpy(&entries()[count], &entry, sizeof entry);
-  new (&hashers_[count]) PageHasher(entry.seed);
-  head().count.store(self_checked(count + 1), std::memory_order_release);
-  count_.store(count + 1, std::memory_order_release);
-  return GroupId{static_cast<std::uint16_t>(count)};
+  TEST_POINT("store.group.made");
+  return GroupId{static_cast<std::uint16_t>(*free)};
+}
+
+bool GroupTable::add_use(GroupId group) noexcept {
+  if (group.value >= kGroupsMax) return false;
+  auto& uses = groups_[group.value].uses;
+  std::uint64_t seen = uses.load(std::memory_order_relaxed);
+  do {
+    if (seen == 0) return false;
+  } while (!uses.compare_exchange_weak(seen, seen + 1, std::memory_order_relaxed));
+  return true;
+}
+
+void GroupTable::release(GroupId group) noexcept {
+  Group& g = groups_[group.value];
+  if (g.uses.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+  // Until the lock is taken it may have been acquired again, even wiped and made anew under the
+  // same id: what counts is how it is now.
+  const MutexLock lock(mutex_);
+  if (closed_ || g.uses.load(std::memory_order_acquire) != 0) return;
+  if (g.exists.load(std::memory_order_relaxed)) wipe(group.value);
+}
+
+void GroupTable::end_recovery() noexcept {
+  for (const GroupId group : std::exchange(found_, {})) release(group);
+}
+
+void GroupTable::close() noexcept {
+  const MutexLock lock(mutex_);
+  closed_ = true;
 }
 
 }  // namespace ramfold::store

@@ -26,6 +26,9 @@ class PageHasher {
   std::uint64_t seed_ = 0;
 };
 
+// Tests replace the hash to force collisions; nullptr is XXH3-64.
+using HashFunction = std::uint64_t (*)(const std::byte* page, std::uint64_t seed) noexcept;
+
 // XXH3-64 without a seed, for the checksums of the persistent structures.
 std::uint64_t plain_checksum(std::span<const std::byte> bytes) noexcept;
 

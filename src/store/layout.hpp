@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "base/types.hpp"
+#include "store/group.hpp"
 #include "store/where.hpp"
 
 namespace ramfold::store {
@@ -75,17 +76,19 @@ struct GroupsHead {
   std::uint64_t store_id;
   std::uint64_t checksum;
   std::uint64_t reserved[4];
-  std::atomic<std::uint64_t> count;  // self-checked; entries below this are published
+  std::atomic<std::uint64_t> limit;  // self-checked; entries from here on were never used
 };
 static_assert(offsetof(GroupsHead, store_id) == 16 && offsetof(GroupsHead, checksum) == 24);
-static_assert(offsetof(GroupsHead, count) == 64 && sizeof(GroupsHead) == 72);
+static_assert(offsetof(GroupsHead, limit) == 64 && sizeof(GroupsHead) == 72);
 
+// One group. While the id is free all of it is zero; what is neither that nor matches its checksum
+// was damaged, or being written as the process ended.
 struct GroupEntry {
   std::uint64_t checksum;  // XXH3-64 of the bytes after it
   std::uint64_t seed;
   std::uint32_t name_length;
   std::uint32_t reserved;
-  char name[Contents::kGroupNameMax];
+  char name[kGroupNameMax];
   std::uint64_t reserved_too;
 };
 static_assert(sizeof(GroupEntry) == 128 && offsetof(GroupEntry, name) == 24);

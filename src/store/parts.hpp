@@ -10,11 +10,12 @@
 #include "base/counters.hpp"
 #include "store/arena/arena.hpp"
 #include "store/codec/forms.hpp"
-#include "store/contents.hpp"
+#include "store/files.hpp"
 #include "store/groups.hpp"
 #include "store/header_table.hpp"
 #include "store/index/index.hpp"
 #include "store/readers.hpp"
+#include "store/twins.hpp"
 #include "store/usage.hpp"
 
 namespace ramfold::store {
@@ -25,12 +26,13 @@ enum class Phase : std::uint8_t { recovering, sweeping, ready };
 
 constexpr Shape shape_of(Where where) noexcept { return {where.form(), where.transpose()}; }
 
-struct Contents::Parts {
+struct Parts {
   std::unique_ptr<HeaderTable> headers;
-  std::unique_ptr<GroupTable> groups;
+  std::shared_ptr<GroupTable> groups;  // each GroupUse has it, too
   std::unique_ptr<Arena> arena;
   std::unique_ptr<Index> index;
-  Usage usage;
+  Usage& usage;  // of `groups`
+  Twins twins;
   Readers readers;  // of bytes that may move
   HashFunction hash_for_tests = nullptr;
   std::atomic<Phase> phase{Phase::recovering};
@@ -41,7 +43,7 @@ struct Contents::Parts {
   Counter collisions;
   Counter miscounted;
 
-  static Result<std::unique_ptr<Parts>> open(const Files& files, HashFunction hash);
+  static Result<std::unique_ptr<Parts>> open(const StoreFiles& files, HashFunction hash);
 
   std::uint64_t hash(const PageHasher& hasher, const std::byte* page) const noexcept {
     return hash_for_tests == nullptr ? hasher(page) : hash_for_tests(page, hasher.seed());

@@ -8,6 +8,7 @@
 #include "base/test_points.hpp"
 #include "store/codec/forms.hpp"
 #include "store/codec/lz4.hpp"
+#include "store/contents.hpp"
 #include "store/parts.hpp"
 #include "store/scratch.hpp"
 
@@ -24,7 +25,8 @@ struct Encoded {
   std::span<const std::byte> bytes;
 };
 
-Encoded encode(const PageCopy& page) noexcept {
+Encoded encode(const PageCopy& page, Admit admit) noexcept {
+  if (admit == Admit::shared) return {Form::raw, page.bytes};
   std::byte* const encoded = thread_scratch<PutScratch>().encoded;
   const std::uint32_t length = lz4::encode(page, {encoded, lz4::kEncodedMax});
   if (length == 0) return {Form::raw, page.bytes};
@@ -38,9 +40,13 @@ bool equal(const std::byte* a, const std::byte* b) noexcept {
 // The way in for one page. References that are not handed out are given back.
 class Putter {
  public:
-  Putter(Contents& contents, Contents::Parts& parts, GroupId group, const PageCopy& page,
-         ContentHash hash) noexcept
-      : contents_(contents), parts_(parts), group_(group), page_(page), hash_(hash.value) {}
+  Putter(Contents& contents, Parts& parts, GroupId group, const PutRequest& request) noexcept
+      : contents_(contents),
+        parts_(parts),
+        group_(group),
+        page_(*request.page),
+        hash_(request.hash.value),
+        origin_(request.origin) {}
 
   // Takes references to the candidates and fetches their bytes ahead.
   void look_up() noexcept;
@@ -48,7 +54,8 @@ class Putter {
   void prefetch() const noexcept;
   // REQUIRES: look_up(). Gives back the references that it does not hand out.
   std::optional<PutResult> find() noexcept;
-  Result<PutResult> store();
+  bool admits(Admit admit) noexcept;
+  Result<PutResult> store(Admit admit);
 
  private:
   bool holds_page(ContentId id) noexcept;
@@ -57,10 +64,11 @@ class Putter {
   PutResult enter(ContentId id, Where where);
 
   Contents& contents_;
-  Contents::Parts& parts_;
+  Parts& parts_;
   GroupId group_;
   const PageCopy& page_;
   std::uint64_t hash_;
+  std::uint64_t origin_;
   Index::Candidates candidates_;
 };
 
@@ -130,8 +138,17 @@ Status Putter::write(Extent at, const Encoded& encoded) noexcept {
   return {};
 }
 
-Result<PutResult> Putter::store() {
-  const Encoded encoded = encode(page_);
+bool Putter::admits(Admit admit) noexcept {
+  switch (admit) {
+    case Admit::all: return true;
+    case Admit::shared: return parts_.twins.asked_before(hash_, origin_);
+    case Admit::existing: break;
+  }
+  return false;
+}
+
+Result<PutResult> Putter::store(Admit admit) {
+  const Encoded encoded = encode(page_, admit);
   const auto at = parts_.arena->allocate(static_cast<std::uint32_t>(encoded.bytes.size()));
   if (!at) return std::unexpected(at.error());
   const auto id = parts_.headers->allocate();
@@ -144,6 +161,11 @@ Result<PutResult> Putter::store() {
     parts_.headers->give_back(*id);
     parts_.arena->free(*at);
     return std::unexpected(written.error());
+  }
+  if (!parts_.groups->add_use(group_)) {
+    parts_.headers->give_back(*id);
+    parts_.arena->free(*at);
+    return fail("nobody uses the group", EINVAL);
   }
   const Where where(*at, encoded.form);
   parts_.headers->publish(*id, hash_, group_, where);
@@ -179,7 +201,7 @@ Result<PutResult> Contents::put(GroupId group, const PageCopy& page, ContentHash
 }
 
 void Contents::put_run(GroupId group, std::span<const PutRequest> requests,
-                       std::span<Result<PutResult>> out) {
+                       std::span<Result<PutResult>> out, Admit admit) {
   ENSURE(requests.size() == out.size() && requests.size() <= kPutRunMax);
   ENSURE(parts_->groups->hasher(group) != nullptr);
   Parts& parts = *parts_;
@@ -195,7 +217,7 @@ void Contents::put_run(GroupId group, std::span<const PutRequest> requests,
       out[i] = fail("the store is recovering", EAGAIN);
     } else {
       parts.index->prefetch_buckets(requests[i].hash.value);
-      putters[i].emplace(*this, parts, group, page, requests[i].hash);
+      putters[i].emplace(*this, parts, group, requests[i]);
     }
   }
   for (std::size_t i = 0; i < requests.size() && requests.size() > 1; ++i) {
@@ -212,8 +234,10 @@ void Contents::put_run(GroupId group, std::span<const PutRequest> requests,
     if (i > 0 && !putters[i]->has_candidates()) putters[i]->look_up();
     if (auto found = putters[i]->find()) {
       out[i] = std::move(*found);
+    } else if (putters[i]->admits(admit)) {
+      out[i] = putters[i]->store(admit);
     } else {
-      out[i] = putters[i]->store();
+      out[i] = PutResult{};
     }
   }
 }

@@ -8,6 +8,7 @@
 
 #include "base/check.hpp"
 #include "base/test_points.hpp"
+#include "store/contents.hpp"
 #include "store/parts.hpp"
 
 namespace ramfold::store {
@@ -17,7 +18,7 @@ constexpr std::uint32_t kAhead = 32;
 
 class Rebuild {
  public:
-  explicit Rebuild(Contents::Parts& parts) noexcept : parts_(parts) {}
+  explicit Rebuild(Parts& parts) noexcept : parts_(parts) {}
 
   // First for all that have a reference: those that live keep it alive.
   void count_reference(ContentId id) noexcept;
@@ -28,7 +29,7 @@ class Rebuild {
   bool forget(ContentId id) noexcept;
   bool claim(ContentId id, Where where) noexcept;
 
-  Contents::Parts& parts_;
+  Parts& parts_;
 };
 
 // Nobody counted it: its header may be cleared and its id given out. Not so if a damaged word names
@@ -87,7 +88,8 @@ void Rebuild::one(ContentId id) {
     parts_.corrupt.add();
     return;
   }
-  if (parts_.groups->hasher(group) == nullptr) return parts_.condemn(id, where);
+  // One that is damaged keeps its group until the next restart.
+  if (!parts_.groups->add_use(group)) return parts_.condemn(id, where);
   if (where.bad()) {
     parts_.corrupt.add();
     if (parts_.arena->claim(where.extent()) != Arena::Claimed::yes) {
@@ -146,6 +148,7 @@ Status Contents::finish_recovery() {
     if (headers.count(ContentId{id}) == 0) parts.release_if_unused(ContentId{id});
   }
   parts.phase.store(Phase::ready, std::memory_order_release);
+  parts.groups->end_recovery();
   return {};
 }
 

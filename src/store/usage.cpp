@@ -3,12 +3,24 @@
 
 #include <algorithm>
 
+#include "store/group.hpp"
+
 namespace ramfold::store {
 
 Result<Usage> Usage::make() {
-  auto memory = sys::Mapping::anonymous(ByteCount{Contents::kGroupsMax * sizeof(Group)});
+  auto memory = sys::Mapping::anonymous(ByteCount{kGroupsMax * sizeof(Group)});
   if (!memory) return std::unexpected(memory.error());
   return Usage(std::move(*memory));
+}
+
+void Usage::clear(GroupId group) noexcept {
+  for (Stripe& stripe : memory_.as<Group>()[group.value]) {
+    for (Cell& c : stripe.forms) {
+      c.contents.store(0, std::memory_order_relaxed);
+      c.references.store(0, std::memory_order_relaxed);
+      c.stored.store(0, std::memory_order_relaxed);
+    }
+  }
 }
 
 // A thread may give back what another took, so a stripe can be negative and only the sum means

@@ -11,7 +11,7 @@
 #include "base/result.hpp"
 #include "base/thread_number.hpp"
 #include "base/types.hpp"
-#include "store/contents.hpp"
+#include "store/stats.hpp"
 #include "sys/memory.hpp"
 
 namespace ramfold::store {
@@ -26,10 +26,12 @@ class Usage {
   void remove_content(GroupId group, Form form, std::uint32_t length) noexcept {
     add(group, form, -1, -static_cast<std::int64_t>(length));
   }
-  // REQUIRES: group.value < Contents::kGroupsMax.
+  // REQUIRES: group.value < kGroupsMax.
   void add_references(GroupId group, Form form, std::int64_t n) noexcept {
     cell(group, form).references.fetch_add(n, std::memory_order_relaxed);
   }
+  // Of a group that is no more.
+  void clear(GroupId group) noexcept;
   FormStats sum(GroupId group, Form form) const noexcept;
 
  private:

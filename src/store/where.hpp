@@ -7,7 +7,8 @@
 //        36-47  encoded length in bytes, less one
 //        48-51  form
 //        52-53  how the page was transposed before it was encoded (0 for raw pages and patches)
-//        54-55  zero
+//        54-55  place: 0 the arena in memory, 1 set aside for disk, 2 and 3 for none. Only the
+//               arena is written yet; what is elsewhere is corrupt
 //        56-59  version of this word
 //        60     valid: the header is published
 //        61     bad: the bytes did not match the checksum; never shared, never freed while running
@@ -15,32 +16,24 @@
 // Threads: a value.
 #pragma once
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 
 #include "base/types.hpp"
 #include "store/arena/size_classes.hpp"
 #include "store/codec/transpose.hpp"
-#include "store/contents.hpp"
+#include "store/extent.hpp"
+#include "store/form.hpp"
 
 namespace ramfold::store {
 
-// A place in the arena: byte offset and encoded length (1..4096).
-struct Extent {
-  std::uint64_t offset = 0;
-  std::uint32_t length = 0;
-};
-
-constexpr bool is_stored(Form form) noexcept {
-  return form >= Form::raw && form <= Form::mix_delta;
-}
-constexpr bool needs_reference(Form form) noexcept {
-  return form == Form::patch || form == Form::delta || form == Form::mix_delta;
-}
 constexpr bool may_transpose(Form form, Transpose transpose) noexcept {
   return transpose <= Transpose::words8 &&
          (form == Form::lz4 || form == Form::zstd || form == Form::delta);
 }
+
+enum class Place : std::uint8_t { arena = 0, disk = 1 };
 
 class Where {
  public:
@@ -63,6 +56,10 @@ class Where {
   constexpr Transpose transpose() const noexcept {
     return static_cast<Transpose>((bits_ >> kTransposeShift) & 0x3);
   }
+  // May be none that this version knows.
+  constexpr Place place() const noexcept {
+    return static_cast<Place>((bits_ >> kPlaceShift) & kPlaceMask);
+  }
   // It takes another content to decode it.
   constexpr bool has_reference() const noexcept { return needs_reference(form()); }
   constexpr Extent extent() const noexcept {
@@ -74,7 +71,7 @@ class Where {
   // this.
   constexpr bool sound(ByteCount arena) const noexcept {
     if (!valid() || (bits_ & kZeroBits) != 0) return false;
-    if (((bits_ >> kVersionShift) & 0xf) != kVersion) return false;
+    if (((bits_ >> kVersionShift) & 0xf) != kVersion || place() != Place::arena) return false;
     const Extent at = extent();
     return is_stored(form()) && (form() == Form::raw) == (at.length == kPageSize) &&
            (transpose() == Transpose::none || may_transpose(form(), transpose())) &&
@@ -86,12 +83,24 @@ class Where {
   static constexpr unsigned kLengthShift = 36;
   static constexpr unsigned kFormShift = 48;
   static constexpr unsigned kTransposeShift = 52;
+  static constexpr unsigned kPlaceShift = 54;
+  static constexpr std::uint64_t kPlaceMask = 0x3;
   static constexpr unsigned kVersionShift = 56;
-  static constexpr std::uint64_t kZeroBits = std::uint64_t{3} << 54 | std::uint64_t{3} << 62;
+  static constexpr std::uint64_t kZeroBits = std::uint64_t{3} << 62;
   static constexpr std::uint64_t kValid = std::uint64_t{1} << 60;
+
+  // The fields lie side by side and leave none of the word out.
+  static_assert(std::bit_width(kOffsetMask) == kLengthShift && kLengthShift + 12 == kFormShift &&
+                kFormShift + 4 == kTransposeShift && kTransposeShift + 2 == kPlaceShift &&
+                kPlaceShift + std::bit_width(kPlaceMask) == kVersionShift &&
+                kValid == std::uint64_t{1} << (kVersionShift + 4) && kBad == kValid << 1 &&
+                kZeroBits == (kBad << 1 | kBad << 2));
+  static_assert(kOffsetMask * kUnit + kUnit == std::uint64_t{1} << 40);
 
   std::uint64_t bits_ = 0;
 };
 static_assert(sizeof(Where) == 8);
+static_assert(Where({0, kPageSize}, Form::raw).place() == Place::arena);
+static_assert(Where({0, kPageSize}, Form::raw).sound(ByteCount{kSlabBytes}));
 
 }  // namespace ramfold::store

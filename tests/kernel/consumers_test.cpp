@@ -47,7 +47,7 @@ struct Folded {
     rig.pass();
     REQUIRE(rig.vm->counters().folded_content.get() == 16);
     vm = std::make_shared<AttachedVm>();
-    vm->group = rig.group;
+    vm->group = std::move(rig.group);
     vm->vm = std::move(rig.vm);
     vm->faults = std::move(rig.faults);
   }

@@ -3,6 +3,7 @@
 #include <catch2/catch.hpp>
 
 #include "kernel/fold_rig.hpp"
+#include "store/stats.hpp"
 
 using namespace ramfold;
 using guest::Tag;

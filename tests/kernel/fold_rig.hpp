@@ -13,6 +13,7 @@
 #include "kernel/guest_process.hpp"
 #include "patience.hpp"
 #include "scan/plan.hpp"
+#include "store/contents.hpp"
 
 namespace ramfold::test {
 
@@ -23,7 +24,7 @@ struct Rig {
   std::shared_ptr<fault::Pool> pool = fault_pool();
   std::unique_ptr<fault::Server> faults;
   std::unique_ptr<fold::Folder> folder;
-  GroupId group;
+  store::GroupUse group;
   scan::ColdRule rule{1, 1};
   std::uint64_t held = 0;  // pages that the last pass met held back
 

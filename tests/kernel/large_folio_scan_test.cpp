@@ -15,6 +15,7 @@
 
 #include "fold/folder.hpp"
 #include "scan/plan.hpp"
+#include "store/contents.hpp"
 #include "sys/memory.hpp"
 
 #ifndef MADV_COLLAPSE

@@ -6,7 +6,9 @@
 #include <catch2/catch.hpp>
 
 #include <condition_variable>
+#include <cstring>
 #include <functional>
+#include <optional>
 #include <thread>
 
 #include "base/clock.hpp"
@@ -160,9 +162,11 @@ class TwoContents final : public store::ContentSource {
 }  // namespace
 
 TEST_CASE("a content that has come is given out by another thread where the first is busy") {
+  std::optional<TwoContents> source_of_two;  // outlives who reads from it
   Rig rig(kPages);
   fold_eight(rig);
-  TwoContents source(*rig.contents, rig.vm->table().load(PageIndex{0}).content());
+  TwoContents& source =
+      source_of_two.emplace(*rig.contents, rig.vm->table().load(PageIndex{0}).content());
   REQUIRE(stops_at_once(rig));  // none of the threads so far may be the one that is held
   Flag looked, goes_on;
   // One thread decides what it waits for before there is any content to wait for.
@@ -187,6 +191,96 @@ TEST_CASE("a content that has come is given out by another thread where the firs
   CHECK(rig.faults->parked() == 1);
   source.let_go.set();
   CHECK(rig.process->collect(20'000) == sum_of(1) + sum_of(2));
+}
+
+namespace {
+
+// One content cannot be read, until it is told otherwise.
+class FailingSource final : public store::ContentSource {
+ public:
+  FailingSource(store::ContentSource& real, ContentId broken) : real_(real), broken_(broken) {}
+  store::Got get(ContentId id, std::byte* out, store::FetchTicket ticket) noexcept override {
+    if (id != broken_ || mended_) return real_.get(id, out, ticket);
+    std::memset(out, 0xee, kPageSize);
+    ++failed_;
+    return store::Got::failed;
+  }
+  void drop(ContentId id) noexcept override { real_.drop(id); }
+  bool wait_for_failures(unsigned n) const {
+    const std::uint64_t began = monotonic_ns();
+    while (failed_ < n && monotonic_ns() - began < 20'000'000'000) ::usleep(500);
+    return failed_ >= n;
+  }
+  void mend() { mended_ = true; }
+
+ private:
+  store::ContentSource& real_;
+  const ContentId broken_;
+  std::atomic<bool> mended_{false};
+  std::atomic<unsigned> failed_{0};
+};
+
+}  // namespace
+
+TEST_CASE("a content that cannot be read now is waited for, and is not lost") {
+  const unsigned threads = GENERATE(1u, 2u);
+  CAPTURE(threads);
+  std::optional<FailingSource> failing;
+  Rig rig(kPages);
+  fold_eight(rig);
+  const PageIndex page{3};
+  FailingSource& source = failing.emplace(*rig.contents, rig.vm->table().load(page).content());
+  serve_with(rig, source, threads);
+  guest::VmCounters& counters = rig.vm->counters();
+  SECTION("by a read") {
+    rig.process->load_apart(page, 1);
+    REQUIRE(source.wait_for_failures(5));
+    CHECK(rig.tag(page.value) == guest::Tag::folded);
+    CHECK(rig.faults->parked() == 1);
+    CHECK(rig.process->load(PageIndex{4}) == sum_of(5));  // nobody else waits for it
+    source.mend();
+    CHECK(rig.process->collect(20'000) == sum_of(4));
+    CHECK(rig.tag(page.value) == guest::Tag::clean);
+    CHECK(counters.errors.get() == 1);
+  }
+  SECTION("by a read, while the service is replaced") {
+    rig.process->load_apart(page, 1);
+    REQUIRE(source.wait_for_failures(2));
+    REQUIRE(stops_at_once(rig));
+    CHECK(rig.faults->parked() == 0);
+    source.mend();
+    rig.serve();
+    rig.vm->wake_all();
+    CHECK(rig.process->collect(20'000) == sum_of(4));
+  }
+  SECTION("by an unfold, which goes on with the others") {
+    rig.vm->gate().close();
+    fault::FillerThread me(rig.vm->fillings()[guest::Fillings::kUnfolder]);
+    fault::Filler& filler = rig.faults->filler();
+    CHECK(filler.unfold(page, {}, me) == fault::Served::again);
+    CHECK(filler.unfold(PageIndex{4}, {}, me) == fault::Served::filled);
+    CHECK(rig.tag(page.value) == guest::Tag::folded);
+    source.mend();
+    CHECK(filler.unfold(page, {}, me) == fault::Served::filled);
+    CHECK(rig.process->load(page) == sum_of(4));
+  }
+  CHECK(counters.corrupt.get() == 0);
+}
+
+TEST_CASE("who waits for a content is withdrawn when the service ends") {
+  const auto store = Rig::make_store();
+  SlowSource slow(*store);
+  Rig rig(kPages, store, &slow);
+  fold_eight(rig);
+  rig.process->load_apart(PageIndex{2}, 1);
+  while (slow.waiting() == 0) ::usleep(500);
+  REQUIRE(stops_at_once(rig));
+  CHECK(slow.waiting() == 0);
+  rig.faults.reset();
+  slow.open();  // calls nobody
+  rig.serve();
+  rig.vm->wake_all();
+  CHECK(rig.process->collect(20'000) == sum_of(3));
 }
 
 // The last one: afterwards this process takes its kernel for an old one.

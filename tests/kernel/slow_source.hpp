@@ -24,6 +24,10 @@ class SlowSource final : public store::ContentSource {
     waiting_.push_back(ticket);
     return store::Got::pending;
   }
+  void withdraw(store::FetchListener& listener) noexcept override {
+    const std::lock_guard lock(mutex_);
+    std::erase_if(waiting_, [&](const store::FetchTicket& t) { return t.listener == &listener; });
+  }
   void drop(ContentId id) noexcept override { real_.drop(id); }
   std::size_t waiting() {
     const std::lock_guard lock(mutex_);
@@ -31,12 +35,10 @@ class SlowSource final : public store::ContentSource {
   }
   void open() {
     open_.store(true);
-    std::vector<store::FetchTicket> tickets;
-    {
-      const std::lock_guard lock(mutex_);
-      tickets.swap(waiting_);
-    }
-    for (const store::FetchTicket& t : tickets) t.listener->ready(t);
+    // Under the lock, so that withdraw() returns only when no call is under way.
+    const std::lock_guard lock(mutex_);
+    for (const store::FetchTicket& t : waiting_) t.listener->ready(t);
+    waiting_.clear();
   }
   void close() { open_.store(false); }
 

@@ -12,6 +12,10 @@
 #include "policy/config.hpp"
 #include "sys/procfs.hpp"
 
+namespace ramfold::store {
+class Contents;
+}
+
 namespace ramfold::daemon {
 
 // Who is at the other end of an agent's socket, as the kernel says.

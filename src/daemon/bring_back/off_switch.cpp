@@ -3,6 +3,7 @@
 
 #include "base/clock.hpp"
 #include "daemon/log.hpp"
+#include "store/contents.hpp"
 
 namespace ramfold::daemon {
 

@@ -17,7 +17,10 @@
 #include "daemon/fleet/agent_answers.hpp"
 #include "daemon/fleet/host_state.hpp"
 #include "daemon/fleet/vm_set.hpp"
-#include "store/contents.hpp"
+
+namespace ramfold::store {
+class Contents;
+}
 
 namespace ramfold::daemon {
 

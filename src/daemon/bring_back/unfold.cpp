@@ -41,6 +41,7 @@ Round unfold_round(AttachedVm& vm, fault::FillerThread& me, std::uint64_t& done,
       case Served::late: progress(++done); break;
       case Served::busy:
       case Served::pending:
+      case Served::failed:
       case Served::again: ++round.left; break;
       case Served::poisoned:
         round.status = fail(

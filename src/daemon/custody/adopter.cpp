@@ -8,6 +8,7 @@
 #include "daemon/threads/apart.hpp"
 #include "policy/targets.hpp"
 #include "scan/plan.hpp"
+#include "store/contents.hpp"
 
 namespace ramfold::daemon {
 namespace {
@@ -60,9 +61,9 @@ Result<VmHandle> Adopter::finish(const guest::VmRecord& record, guest::Vm::Files
                              ByteCount{b.size},
                              ByteCount{b.offset}});
   }
-  const auto group = contents_.group(record.group);
+  auto group = contents_.group(record.group);
   if (!group) return std::unexpected(group.error());
-  attached->group = *group;
+  attached->group = std::move(*group);
   if (recovering) {
     attached->counted.store(false);
     attached->vm->begin_uncounted();

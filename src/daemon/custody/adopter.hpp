@@ -11,7 +11,10 @@
 #include "daemon/custody/keeping.hpp"
 #include "daemon/fleet/attached_vm.hpp"
 #include "policy/config.hpp"
-#include "store/contents.hpp"
+
+namespace ramfold::store {
+class Contents;
+}
 
 namespace ramfold::daemon {
 

@@ -4,6 +4,7 @@
 #include "base/clock.hpp"
 #include "daemon/log.hpp"
 #include "daemon/threads/apart.hpp"
+#include "store/contents.hpp"
 
 namespace ramfold::daemon {
 namespace {

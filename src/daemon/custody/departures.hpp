@@ -10,7 +10,10 @@
 #include "daemon/custody/keeping.hpp"
 #include "daemon/fleet/vm_set.hpp"
 #include "daemon/threads/task_thread.hpp"
-#include "store/contents.hpp"
+
+namespace ramfold::store {
+class Contents;
+}
 
 namespace ramfold::daemon {
 

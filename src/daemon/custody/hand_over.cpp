@@ -5,6 +5,7 @@
 #include <cerrno>
 
 #include "daemon/log.hpp"
+#include "store/contents.hpp"
 
 namespace ramfold::daemon {
 

@@ -7,7 +7,10 @@
 #include "control/views.hpp"
 #include "daemon/custody/keeping.hpp"
 #include "daemon/fleet/vm_set.hpp"
-#include "store/contents.hpp"
+
+namespace ramfold::store {
+class Contents;
+}
 
 namespace ramfold::daemon {
 

@@ -9,6 +9,7 @@
 
 #include "base/clock.hpp"
 #include "base/owner_share.hpp"
+#include "store/contents.hpp"
 #include "sys/message.hpp"
 
 namespace ramfold::daemon {
@@ -213,9 +214,9 @@ Result<Inheritance> Keeping::inherit() {
   const bool store = part("contents") != store_parts.end() && part("arena") != store_parts.end() &&
                      part("groups") != store_parts.end();
   if (store) {
-    result.store.emplace(store::Contents::Files{std::move(part("contents")->second),
-                                                std::move(part("arena")->second),
-                                                std::move(part("groups")->second)});
+    result.store.emplace(store::StoreFiles{std::move(part("contents")->second),
+                                           std::move(part("arena")->second),
+                                           std::move(part("groups")->second)});
   }
   {
     const Working working(*this);
@@ -279,7 +280,7 @@ Status Keeping::check_share(const Places& wanted) const {
 
 Status Keeping::keep_store(keeper::Client& client, const store::Contents& contents) {
   if (store_kept_) return {};
-  const store::Contents::Files& files = contents.files();
+  const store::StoreFiles& files = contents.files();
   const std::array set{keeper::Keep{"store.contents", files.contents},
                        keeper::Keep{"store.arena", files.arena},
                        keeper::Keep{"store.groups", files.groups}};

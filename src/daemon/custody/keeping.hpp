@@ -21,8 +21,12 @@
 #include "base/thread_annotations.hpp"
 #include "guest/vm.hpp"
 #include "keeper/client.hpp"
-#include "store/contents.hpp"
+#include "store/files.hpp"
 #include "sys/subordinate_ids.hpp"
+
+namespace ramfold::store {
+class Contents;
+}
 
 namespace ramfold::daemon {
 
@@ -42,7 +46,7 @@ struct UnusableVm {
 };
 
 struct Inheritance {
-  std::optional<store::Contents::Files> store;
+  std::optional<store::StoreFiles> store;
   std::vector<KeptVm> vms;
   std::vector<UnusableVm> unusable;
   std::vector<std::string> dropped;  // hand-overs that never ended, in words for the log

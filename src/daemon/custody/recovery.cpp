@@ -7,6 +7,8 @@
 #include "base/clock.hpp"
 #include "base/test_points.hpp"
 #include "daemon/log.hpp"
+#include "daemon/threads/nap.hpp"
+#include "store/contents.hpp"
 
 namespace ramfold::daemon {
 

@@ -13,7 +13,10 @@
 #include "daemon/fleet/agent_answers.hpp"
 #include "daemon/fleet/vm_set.hpp"
 #include "daemon/threads/nap.hpp"
-#include "store/contents.hpp"
+
+namespace ramfold::store {
+class Contents;
+}
 
 namespace ramfold::daemon {
 

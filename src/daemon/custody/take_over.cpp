@@ -6,6 +6,7 @@
 
 #include "base/test_points.hpp"
 #include "daemon/log.hpp"
+#include "store/contents.hpp"
 
 namespace ramfold::daemon {
 namespace {

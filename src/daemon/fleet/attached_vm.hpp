@@ -20,6 +20,7 @@
 #include "guest/vm.hpp"
 #include "policy/targets.hpp"
 #include "scan/plan.hpp"
+#include "store/group.hpp"
 
 namespace ramfold::daemon {
 
@@ -80,7 +81,7 @@ struct Keeps {
 struct AttachedVm {
   std::unique_ptr<guest::Vm> vm;
   std::unique_ptr<fault::Server> faults;  // ends before the Vm does
-  GroupId group{};
+  store::GroupUse group;
   Published<policy::VmTargets> targets;
   std::vector<guest::RamBlock> ram;
   std::string uuid;

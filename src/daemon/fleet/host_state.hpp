@@ -21,7 +21,7 @@ struct HostVerdict {
   bool may_observe = false;  // scanning at all makes sense
   bool may_fold = false;
   bool may_reform = false;
-  std::vector<control::Reason> reasons;  // against folding
+  std::vector<control::Reason> reasons;  // against folding, or some of it
   control::Promise promise;
   ByteCount keep_available;
 
@@ -44,7 +44,8 @@ class HostState {
   // What is stored may be given other forms.
   bool may_reform() const noexcept { return may_reform_ && switched_on(); }
 
-  // A put failed for lack of room: nothing is put until then.
+  // The store had no room for a new content: for so long it is asked for none, and only zeros and
+  // pages that are stored already leave.
   void rest_store(std::uint64_t for_ns) noexcept {
     store_full_until_ns_.store(monotonic_ns() + for_ns, std::memory_order_relaxed);
   }

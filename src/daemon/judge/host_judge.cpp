@@ -93,15 +93,17 @@ HostVerdict judge_host(const HostInputs& in, const policy::Config& config) {
     verdict.reasons.push_back(
         {"meminfo", "/proc/meminfo cannot be read", "check that /proc is mounted"});
   }
-  if (in.store_full) {
-    verdict.reasons.push_back({"store-full", "the store found no room for a page",
+  verdict.may_fold = verdict.reasons.empty();
+  if (in.store_full) {  // told, but zeros and equal pages go on
+    verdict.reasons.push_back({"store-full",
+                               "the store has no room for new contents: only zeros and pages that "
+                               "are stored already are folded",
                                "raise host.arena_max or free memory"});
   }
   // A broken promise or a full store is a reason to reform. Plentiful memory is none against it:
   // the contents are there, and should be small by the time that memory is needed.
   verdict.may_reform =
       !in.recovering && !in.off && !in.paused && !in.config_broken && !in.decisions_unreadable;
-  verdict.may_fold = verdict.reasons.empty();
   return verdict;
 }
 

@@ -5,6 +5,9 @@
 #include <unistd.h>
 #include <algorithm>
 
+#include "store/contents.hpp"
+#include "store/stats.hpp"
+
 namespace ramfold::daemon {
 
 using control::Mechanism;

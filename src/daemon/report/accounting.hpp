@@ -6,8 +6,12 @@
 
 #include "control/views.hpp"
 #include "daemon/fleet/attached_vm.hpp"
-#include "store/contents.hpp"
 #include "sys/procfs.hpp"
+
+namespace ramfold::store {
+class Contents;
+struct Stats;
+}  // namespace ramfold::store
 
 namespace ramfold::daemon {
 

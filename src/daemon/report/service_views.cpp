@@ -8,6 +8,8 @@
 #include "daemon/custody/hand_over.hpp"
 #include "daemon/judge/quota.hpp"
 #include "daemon/report/service.hpp"
+#include "store/contents.hpp"
+#include "store/stats.hpp"
 #include "version.hpp"
 
 namespace ramfold::daemon {
@@ -52,7 +54,7 @@ control::HostView HostService::host_view(const std::vector<VmHandle>& vms,
                : p_.state.off                                   ? control::HostState::unfolding
                : cannot                                         ? control::HostState::observe_only
                : p_.state.paused                                ? control::HostState::paused
-               : !verdict.reasons.empty()                       ? control::HostState::idle
+               : !verdict.may_fold                              ? control::HostState::idle
                                                                 : control::HostState::folding;
   view.notices = p_.configuration.notices;
   if (const auto why = p_.decisions.unsaved()) {
@@ -89,7 +91,12 @@ control::HostView HostService::host_view(const std::vector<VmHandle>& vms,
 control::ReformView HostService::reform_view(const store::Stats& stats,
                                              std::optional<GroupId> group) const {
   control::ReformView view;
-  const auto& kept = group ? stats.groups.at(group->value).forms : stats.forms;
+  const auto* kept_of = &stats.forms;
+  if (group) {
+    const auto own = std::ranges::find(stats.groups, *group, &store::GroupStats::group);
+    if (own != stats.groups.end()) kept_of = &own->forms;
+  }
+  const auto& kept = *kept_of;
   const auto reform = p_.work.reform();
   const store::ReformFigures figures = reform ? reform->figures : store::ReformFigures{};
   if (reform) view.cpu_s_per_gib_hour = reform->cpu_s_per_gib_hour;
@@ -235,7 +242,7 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
                : c.corrupt.get() != 0 ? VmState::failed
                : folding              ? VmState::folding
                                       : VmState::idle;
-  if (open && !folding) {
+  if (open) {  // also while it folds: the store may be full
     for (control::Reason& r : p_.state.verdict().reasons) view.reasons.push_back(std::move(r));
   }
   return view;

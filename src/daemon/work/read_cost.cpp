@@ -2,13 +2,6 @@
 #include "daemon/work/read_cost.hpp"
 
 namespace ramfold::daemon {
-namespace {
-
-constexpr bool needs_reference(store::Form form) noexcept {
-  return form == store::Form::patch || form == store::Form::delta || form == store::Form::mix_delta;
-}
-
-}  // namespace
 
 double mean_read_ns(const std::array<store::FormStats, store::kForms>& forms,
                     const store::CostModel::ByForm<double>& decode_ns) noexcept {

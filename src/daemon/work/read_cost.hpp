@@ -6,8 +6,8 @@
 
 #include <array>
 
-#include "store/contents.hpp"
 #include "store/reform/cost_model.hpp"
+#include "store/stats.hpp"
 
 namespace ramfold::daemon {
 

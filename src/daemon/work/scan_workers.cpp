@@ -22,6 +22,7 @@ constexpr std::uint64_t kBurstNs = 50'000'000;  // what an idle time may be save
 constexpr std::uint64_t kHeldNs = 5'000'000'000;
 constexpr std::uint64_t kStopNs = 3'000'000'000;
 constexpr std::uint64_t kStopNapNs = 1'000'000;
+// A store that was found full is asked to take nothing new for so long.
 constexpr std::uint64_t kStoreFullRestNs = 5'000'000'000;
 constexpr unsigned kFreedChunksMax = 128;  // a turn; 256 pages of words, some 5 ms
 
@@ -256,6 +257,12 @@ std::uint64_t ScanWorkers::work(const Claim& claim, scan::Planner& planner, fold
   return thread_cpu_ns() - began;
 }
 
+// Without lz4 a page that nobody shares would be kept as it is, and save nothing.
+store::Admit ScanWorkers::admitted(const AttachedVm& vm) const noexcept {
+  if (host_.store_full()) return store::Admit::existing;
+  return vm.policy.lz4 ? store::Admit::all : store::Admit::shared;
+}
+
 void ScanWorkers::fold(AttachedVm& vm, fold::Folder& folder,
                        std::span<const scan::Window> windows) {
   const TooMuch too_much = vm.keeps.too_much.load(std::memory_order_relaxed);
@@ -265,9 +272,9 @@ void ScanWorkers::fold(AttachedVm& vm, fold::Folder& folder,
   const classify::Policy policy{targets.zero, may_keep && (targets.share || targets.lz4)};
   for (const scan::Window& window : windows) {
     if (stopping_ || !vm.wants_folding()) return;
-    if (!host_.may_fold() || host_.store_full()) return;
-    folder.leave(*vm.vm, vm.group, window, policy);
-    if (folder.store_error() == ENOSPC || folder.store_error() == ENOMEM) {
+    if (!host_.may_fold()) return;
+    folder.leave(*vm.vm, vm.group, window, policy, admitted(vm));
+    if (folder.found_store_full()) {
       host_.rest_store(kStoreFullRestNs);
     }
   }

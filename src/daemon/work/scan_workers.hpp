@@ -19,8 +19,11 @@
 #include "policy/config.hpp"
 #include "scan/plan.hpp"
 #include "scan/turns.hpp"
-#include "store/contents.hpp"
 #include "sys/subordinate_ids.hpp"
+
+namespace ramfold::store {
+class Contents;
+}
 
 namespace ramfold::daemon {
 
@@ -75,6 +78,7 @@ class ScanWorkers {
   std::uint64_t work(const Claim& claim, scan::Planner& planner, fold::Folder& folder,
                      std::span<scan::Window, scan::kChunkWindows> windows);
   void fold(AttachedVm& vm, fold::Folder& folder, std::span<const scan::Window> windows);
+  store::Admit admitted(const AttachedVm& vm) const noexcept;
   // Sleeps as long as the threads together are ahead of their budget.
   void pay(std::uint64_t cpu_ns) noexcept;
 

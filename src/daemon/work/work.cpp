@@ -5,6 +5,8 @@
 
 #include "daemon/log.hpp"
 #include "daemon/work/read_cost.hpp"
+#include "store/contents.hpp"
+#include "store/stats.hpp"
 
 namespace ramfold::daemon {
 

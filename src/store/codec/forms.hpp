@@ -7,7 +7,7 @@
 #include <span>
 
 #include "store/codec/transpose.hpp"
-#include "store/contents.hpp"
+#include "store/form.hpp"
 
 namespace ramfold::store {
 

@@ -14,7 +14,7 @@
 
 #include "store/codec/forms.hpp"
 #include "store/content_notes.hpp"
-#include "store/contents.hpp"
+#include "store/form.hpp"
 
 namespace ramfold::store {
 

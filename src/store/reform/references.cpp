@@ -2,6 +2,7 @@
 // What a content may refer to: contents that look like it, and at last those that lie beside it.
 // And who may be referred to: whoever refers to none is in the index.
 #include <cstring>
+#include <utility>
 
 #include "store/parts.hpp"
 #include "store/reform/reformer.hpp"
@@ -31,10 +32,17 @@ bool Reformer::add_reference(ContentId id, GroupId group) {
   return true;
 }
 
+// Those of groups that are no more: their ids may be other groups' now.
+void Reformer::forget_sketchers() noexcept {
+  const std::uint64_t wiped = parts_.groups->wiped();
+  if (std::exchange(sketchers_since_, wiped) != wiped) sketchers_.clear();
+}
+
 // It takes as long as decoding zstd, and who keeps its reference, or its place in the index, needs
 // none. REQUIRES: read().
 const Sketch& Reformer::sketch_of(Visit& visit) {
   if (!visit.sketch) {
+    forget_sketchers();
     const std::uint64_t seed = parts_.groups->hasher(visit.group)->seed();
     const auto [known, _] = sketchers_.try_emplace(visit.group.value, seed);
     visit.sketch = known->second(pages_->front());

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "base/clock.hpp"
+#include "store/contents.hpp"
 #include "store/parts.hpp"
 
 namespace ramfold::store {
@@ -74,6 +75,7 @@ Reformer::Step Reformer::step(const ReformPolicy& policy, std::uint64_t now_s,
   policy_ = policy;
   costs_.set_economy(policy.economy);
   changed_ = false;
+  forget_sketchers();
   parts_.headers->set_now(static_cast<std::uint16_t>(now_s));
   const std::uint64_t end = thread_cpu_ns() + cpu_ns;
   const std::uint32_t limit = parts_.headers->limit();

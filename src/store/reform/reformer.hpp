@@ -29,12 +29,15 @@
 #include <vector>
 
 #include "base/counters.hpp"
-#include "store/contents.hpp"
+#include "store/form.hpp"
 #include "store/reform/form_search.hpp"
 #include "store/similarity/overlap.hpp"
 #include "store/where.hpp"
 
 namespace ramfold::store {
+
+class Contents;
+struct Parts;
 
 struct ReformPolicy {
   bool similar = true;  // forms with a reference
@@ -111,6 +114,7 @@ class Reformer {
   // REQUIRES: a reference to visit.id, which is given up.
   void work(Visit visit);
   bool read(const Visit& visit);
+  void forget_sketchers() noexcept;
   const Sketch& sketch_of(Visit& visit);
   bool add_reference(ContentId id, GroupId group);
   void find_references(Visit& visit);
@@ -127,12 +131,13 @@ class Reformer {
   void settle() noexcept;
   double cold_s(ContentId id) noexcept;
 
-  Contents::Parts& parts_;
+  Parts& parts_;
   std::unique_ptr<SimilarityIndex> similar_;
   FormSearch search_;
   CostModel costs_;
   ReformPolicy policy_;
-  std::unordered_map<std::uint16_t, Sketcher> sketchers_;
+  std::unordered_map<std::uint16_t, Sketcher> sketchers_;  // by group
+  std::uint64_t sketchers_since_ = 0;                      // GroupTable::wiped() then
   std::unique_ptr<References> references_;
   std::unique_ptr<Overlap> overlap_;
   std::unique_ptr<std::array<PageCopy, 2>> pages_;  // the content's, and what was written of it

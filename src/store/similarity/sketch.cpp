@@ -50,6 +50,12 @@ Sketcher::Sketcher(std::uint64_t seed) noexcept {
   }
 }
 
+Sketcher::~Sketcher() {
+  ::explicit_bzero(low_keys_.data(), sizeof low_keys_);
+  ::explicit_bzero(bytes_keys_.data(), sizeof bytes_keys_);
+  ::explicit_bzero(rolling_keys_.data(), sizeof rolling_keys_);
+}
+
 Sketch Sketcher::operator()(const PageCopy& page) const noexcept {
   Sketch sketch;
   add_low(page, sketch.low);

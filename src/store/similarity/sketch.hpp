@@ -40,6 +40,9 @@ struct Sketch {
 class Sketcher {
  public:
   explicit Sketcher(std::uint64_t seed) noexcept;
+  ~Sketcher();  // wipes the keys
+  Sketcher(const Sketcher&) = delete;
+  Sketcher& operator=(const Sketcher&) = delete;
   Sketch operator()(const PageCopy& page) const noexcept;
 
  private:

@@ -59,7 +59,7 @@ struct Pristine {
 
   Pristine() {
     auto store = must(Contents::create(kArena));
-    const GroupId groups_of_store[2] = {must(store->group("a")), must(store->group("b"))};
+    const GroupUse groups_of_store[2] = {must(store->group("a")), must(store->group("b"))};
     for (std::uint64_t i = 0; i < kPages * 2 / 3; ++i) {
       ids.push_back(put(*store, groups_of_store[i % 2], page_at(i)).ref.release());
     }

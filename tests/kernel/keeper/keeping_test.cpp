@@ -15,6 +15,7 @@
 #include "fake_manager.hpp"
 #include "keeper_process.hpp"
 #include "kernel/guest_process.hpp"
+#include "store/contents.hpp"
 
 using namespace ramfold;
 using namespace ramfold::keeper::test;

@@ -9,6 +9,7 @@
 
 #include "base/page_copy.hpp"
 #include "store/contents.hpp"
+#include "store/stats.hpp"
 
 namespace ramfold::store::test {
 

@@ -6,12 +6,15 @@
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <algorithm>
 #include <atomic>
 #include <catch2/catch.hpp>
 #include <chrono>
 #include <csignal>
 #include <cstring>
 #include <set>
+#include <span>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -30,10 +33,11 @@ using namespace ramfold::store::test;
 
 namespace {
 
-constexpr std::size_t kThreads = 2;
+constexpr std::size_t kThreads = 3;  // the last of them has VMs come and go, a group each
 constexpr std::size_t kWordsPerThread = 1000;
 constexpr std::uint64_t kPages = 3000;
 using Words = std::array<std::atomic<std::uint64_t>, kThreads * kWordsPerThread>;
+constexpr std::size_t kWordsPerVm = 8;
 
 // A word: page number in the high half, content in the low one; 0 names nothing.
 constexpr std::uint64_t word_of(std::uint64_t page, ContentId id) { return page << 32 | id.value; }
@@ -68,6 +72,31 @@ void change_words(Contents& store, GroupId group, Words& words, std::size_t thre
   }
 }
 
+void drop_word(Contents& store, std::atomic<std::uint64_t>& word) {
+  const std::uint64_t seen = word.exchange(0);
+  if (seen != 0) store.drop(id_of(seen));
+}
+
+// A VM of an earlier life may have left words. Pages that no other group has.
+void come_and_go(Contents& store, Words& words, std::uint64_t seed) {
+  Random random(seed);
+  const std::span own = std::span(words).last(kWordsPerThread).first(kWordsPerVm);
+  for (;;) {
+    for (auto& word : own) drop_word(store, word);
+    auto group = store.group("vm:" + std::to_string(random.next()));
+    if (!group) ::_exit(8);
+    for (auto& word : own) {
+      const std::uint64_t number = kPages + 1 + random.below(kPages);
+      auto result = store.put(*group, any_page(number), store.hash(*group, any_page(number)));
+      if (!result) ::_exit(9);
+      word.store(word_of(number, result->ref.release()));
+      if (random.one_in(4)) drop_word(store, word);
+    }
+    if (random.one_in(2)) group->reset();
+    for (auto& word : own) drop_word(store, word);
+  }
+}
+
 struct Shared {
   Words* words;
 
@@ -99,8 +128,9 @@ void count_all(Contents& store, const Words& words) {
   const auto group = store.group("a");
   if (!group) ::_exit(6);
   std::vector<std::thread> threads;
-  for (std::size_t t = 0; t < kThreads; ++t) {
-    threads.emplace_back([&, t] { change_words(store, *group, words, t, mix(seed + t)); });
+  threads.emplace_back([&] { come_and_go(store, words, mix(seed)); });
+  for (std::size_t t = 0; t + 1 < kThreads; ++t) {
+    threads.emplace_back([&, t] { change_words(store, *group, words, t, mix(seed + 1 + t)); });
   }
   auto reformer = Reformer::make(store);
   if (!reformer) ::_exit(7);
@@ -176,12 +206,19 @@ void verify(const Contents::Files& files, const Words& words) {
   CHECK(sums.contents >= distinct.size());  // and what others refer to
   CHECK(sums.contents <= distinct.size() + sums.referring);
   CHECK(stats.corrupt + stats.unindexed + stats.miscounted == 0);
+  // That of the words that stay, and that of the VM that was there.
+  CHECK(stats.groups.size() <= 2);
+  for (const GroupStats& group : stats.groups) {
+    CHECK(std::ranges::any_of(group.forms, [](const FormStats& f) { return f.contents != 0; }));
+    CHECK_FALSE(group.name.empty());
+  }
 }
 
 // Which time the point is reached: late enough to be in the thick of it, soon enough to come.
 std::int64_t hits_of(const char* point, Random& random) {
   if (std::strstr(point, "sweep") != nullptr) return 1;
-  const bool is_rare = std::strstr(point, "reform.") != nullptr;
+  const bool is_rare =
+      std::strstr(point, "reform.") != nullptr || std::strstr(point, "group") != nullptr;
   return static_cast<std::int64_t>(random.below(is_rare ? 30 : 2000)) + 1;
 }
 
@@ -194,19 +231,14 @@ TEST_CASE("a kill at every point of the store loses and changes nothing") {
   const Contents::Files files = same_files(*first);
   first.reset();
   const Shared shared;
-  constexpr const char* kPoints[] = {"store.alloc",
-                                     "store.write",
-                                     "store.publish",
-                                     "store.index",
-                                     "store.drop",
-                                     "store.drop.cleared",
-                                     "recovery.store.references",
-                                     "recovery.store.index",
-                                     "recovery.store.sweep",
-                                     "reform.write",
-                                     "reform.reference",
-                                     "reform.switch",
-                                     "reform.moved",
+  constexpr const char* kPoints[] = {"store.alloc",          "store.write",
+                                     "store.publish",        "store.index",
+                                     "store.drop",           "store.drop.cleared",
+                                     "store.group.write",    "store.group.made",
+                                     "store.group.wipe",     "recovery.store.references",
+                                     "recovery.store.index", "recovery.store.sweep",
+                                     "reform.write",         "reform.reference",
+                                     "reform.switch",        "reform.moved",
                                      "reform.free"};
   constexpr int kRounds = 4;
   for (int round = 0; round < kRounds; ++round) {
@@ -252,7 +284,7 @@ void wait_in_get(const char* name) {
 
 TEST_CASE("bytes stay where a reader has found them until it is through") {
   auto store = must(Contents::create(ByteCount{4u << 20}));
-  const GroupId group = must(store->group("a"));
+  const GroupUse group = must(store->group("a"));
   const PageCopy page = table_of(1);
   const ContentId id = put(*store, group, page).ref.release();
   auto reformer = must(Reformer::make(*store));

@@ -23,7 +23,10 @@ struct Word {
 class Model {
  public:
   explicit Model(std::uint64_t seed) : random_(seed) {
-    for (const char* name : {"red", "green", "blue"}) groups_.push_back(must(store_->group(name)));
+    for (std::string& name : names_) {
+      name = "vm:" + std::to_string(next_name_++);
+      groups_.push_back(must(store_->group(name)));
+    }
   }
 
   void run(int steps) {
@@ -37,8 +40,10 @@ class Model {
         drop();
       else if (dice < 985)
         share();
-      else if (dice < 995)
+      else if (dice < 990)
         store_->trim();
+      else if (dice < 995)
+        end_group();
       else
         restart();
       if (i % 500 == 0) compare();
@@ -96,10 +101,27 @@ class Model {
     words_.push_back(w);
   }
 
+  // The VM of a group ends, its words are given up, and another comes.
+  void end_group() {
+    const std::size_t group = random_.below(groups_.size());
+    const bool first_its_use = random_.one_in(2);
+    if (first_its_use) groups_[group].reset();
+    for (std::size_t i = words_.size(); i-- > 0;) {
+      if (words_[i].group != group) continue;
+      store_->drop(words_[i].id);
+      words_[i] = words_.back();
+      words_.pop_back();
+    }
+    groups_[group].reset();
+    names_[group] = "vm:" + std::to_string(next_name_++);
+    groups_[group] = must(store_->group(names_[group]));
+  }
+
   // A restart, sometimes several while the last is not finished, with faults and drops in between.
   void restart() {
     auto next = must(Contents::adopt(same_files(*store_)));
     store_ = std::move(next);
+    for (std::size_t i = 0; i < groups_.size(); ++i) groups_[i] = must(store_->group(names_[i]));
     std::vector<Word> counted;
     std::size_t die_at = random_.one_in(2) ? random_.below(words_.size() + 1) : words_.size() + 1;
     while (!words_.empty()) {
@@ -138,13 +160,16 @@ class Model {
     CHECK(stats.forms[1].contents + stats.forms[2].contents == distinct.size());
     CHECK(stats.forms[1].references + stats.forms[2].references == references);
     CHECK(stats.corrupt + stats.collisions + stats.unindexed + stats.miscounted == 0);
+    CHECK(stats.groups.size() == groups_.size());
     CHECK(stats.arena_in_slots.value <= stats.arena_allocated.value);
     if (distinct.empty()) CHECK(stats.arena_in_slots.value == 0);
   }
 
   Random random_;
   std::unique_ptr<Contents> store_ = must(Contents::create(ByteCount{64u << 20}));
-  std::vector<GroupId> groups_;
+  std::uint64_t next_name_ = 0;
+  std::array<std::string, 3> names_;
+  std::vector<GroupUse> groups_;
   std::vector<Word> words_;
 };
 

@@ -101,7 +101,7 @@ std::uint64_t given_in_all(const ReformFigures& figures) {
 TEST_CASE("threads that share every content see only right bytes and leave nothing") {
   CAPTURE(seed_of_run());
   auto store = must(Contents::create(ByteCount{512u << 20}));
-  const GroupId group = must(store->group("a"));
+  const GroupUse group = must(store->group("a"));
   std::atomic<bool> ok{true};
   std::array<std::vector<Word>, kThreads> words;
   Reforming reforming(*store);
@@ -125,11 +125,38 @@ TEST_CASE("threads that share every content see only right bytes and leave nothi
   CHECK(stats.arena_in_slots.value == 0);
 }
 
+TEST_CASE("groups come and go beside each other, also two users of one name") {
+  CAPTURE(seed_of_run());
+  auto store = must(Contents::create(ByteCount{64u << 20}));
+  std::atomic<bool> ok{true};
+  in_threads([&](std::size_t t) {
+    Random random(mix(seed_of_run() + t));
+    for (int i = 0; i < 3000; ++i) {
+      auto group =
+          store->group(random.one_in(2) ? "shared" : "vm:" + std::to_string(random.next()));
+      if (!group) {
+        ok = false;
+        continue;
+      }
+      const PageCopy page = any_page(random.below(4) + 1);
+      auto kept = store->put(*group, page, store->hash(*group, page));
+      if (!kept || !holds(*store, kept->ref.id(), page)) ok = false;
+      if (random.one_in(2)) group->reset();  // then the content is its last use
+    }
+  });
+  CHECK(ok);
+  const Stats stats = store->stats();
+  CHECK(stats.groups.empty());
+  CHECK(sums_of(stats).contents == 0);
+  CHECK(stats.arena_in_slots.value == 0);
+  CHECK(stats.corrupt + stats.miscounted == 0);
+}
+
 TEST_CASE("faults are served and references dropped while recovery runs") {
   CAPTURE(seed_of_run());
   constexpr std::uint64_t kPages = 20'000;
   auto first = must(Contents::create(ByteCount{512u << 20}));
-  const GroupId group = must(first->group("a"));
+  const GroupUse group = must(first->group("a"));
   std::vector<ContentId> ids;
   for (std::uint64_t i = 0; i < kPages; ++i) {
     ids.push_back(put(*first, group, any_page(i)).ref.release());

@@ -17,7 +17,7 @@ constexpr ByteCount kArena{64u << 20};
 // A store that was left with these pages, each named by one word.
 struct Left {
   std::unique_ptr<Contents> store = must(Contents::create(kArena));
-  GroupId group = must(store->group("a"));
+  GroupUse group = must(store->group("a"));
   std::map<std::uint64_t, ContentId> words;
 
   explicit Left(std::uint64_t pages) {
@@ -27,6 +27,7 @@ struct Left {
   }
   std::unique_ptr<Contents> restart() {
     auto next = must(Contents::adopt(same_files(*store)));
+    group = must(next->group("a"));
     return next;
   }
 };
@@ -177,6 +178,8 @@ TEST_CASE("damaged headers are corrupt and leave the others alone") {
   SECTION("offset beyond the arena") { damaged = where | 0xf'ffff'0000; }
   SECTION("unknown form") { damaged = where | std::uint64_t{9} << 48; }
   SECTION("unknown version") { damaged = where | std::uint64_t{8} << 56; }
+  SECTION("on disk, which this version does not know") { damaged = where | std::uint64_t{1} << 54; }
+  SECTION("in a place that is none") { damaged = where | std::uint64_t{3} << 54; }
   SECTION("reserved bits") { damaged = where | std::uint64_t{1} << 63; }
   SECTION("not published") { damaged = where & ~(std::uint64_t{1} << 60); }
   SECTION("another's place") { damaged = other; }

@@ -46,7 +46,7 @@ constexpr std::uint64_t kEnough = 60'000'000'000;  // of CPU: a step goes once r
 
 struct Rig {
   std::unique_ptr<Contents> store = must(Contents::create(kArena));
-  GroupId group = must(store->group("a"));
+  GroupUse group = must(store->group("a"));
   std::unique_ptr<Reformer> reformer = must(Reformer::make(*store));
   std::uint64_t now = 0;
 
@@ -59,6 +59,7 @@ struct Rig {
   void restart(const std::vector<ContentId>& ids) {
     reformer.reset();
     store = must(Contents::adopt(same_files(*store)));
+    group = must(store->group("a"));
     for (const ContentId id : ids) store->count(id);
     must(store->finish_recovery());
     reformer = must(Reformer::make(*store));
@@ -201,9 +202,9 @@ TEST_CASE("what reading a form takes is learnt where it is given, also of those 
 
 TEST_CASE("nothing refers to another group's content") {
   Rig rig;
-  const GroupId other = must(rig.store->group("b"));
+  const GroupUse other = must(rig.store->group("b"));
   for (std::uint64_t i = 0; i < 2; ++i) {
-    const GroupId group = i == 0 ? rig.group : other;
+    const GroupUse& group = i == 0 ? rig.group : other;
     CHECK(put(*rig.store, group, kin_of(1, i)).ref.release() != kZeroContent);
   }
   rig.round();
@@ -260,7 +261,7 @@ TEST_CASE("patches are good after a recovery for which memory was short") {
   REQUIRE(patches >= 5);
   const ByteCount header_bytes = rig.store->stats().header_bytes;
   const auto another = must(Contents::create(kArena));
-  const GroupId group = must(another->group("b"));
+  const GroupUse group = must(another->group("b"));
   memory_is_short = true;
   rig.restart(ids);
   const auto refused = another->put(group, page_of(1), another->hash(group, page_of(1)));

@@ -69,7 +69,7 @@ class Runs {
 
 TEST_CASE("speed of the store", "[.][speed]") {
   auto store = must(Contents::create(ByteCount{std::uint64_t{4} << 30}));
-  const GroupId group = must(store->group("a"));
+  const GroupUse group = must(store->group("a"));
   const std::vector<PageCopy> pages = real_pages(160'000);
   std::vector<std::size_t> order(pages.size());
   for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
@@ -156,7 +156,7 @@ TEST_CASE("speed of the store", "[.][speed]") {
 TEST_CASE("what churn costs the arena", "[.][speed]") {
   constexpr std::uint64_t kContents = 60'000;
   auto store = must(Contents::create(ByteCount{1u << 30}));
-  const GroupId group = must(store->group("a"));
+  const GroupUse group = must(store->group("a"));
   std::vector<ContentId> ids;
   for (std::uint64_t i = 0; i < kContents; ++i) {
     ids.push_back(put(*store, group, page_of(i)).ref.release());

@@ -57,7 +57,6 @@ TEST_CASE("each fact that does not hold is a reason with a remedy, and nothing i
       {"unusable-vm", [](HostInputs& in) { in.unserved.push_back({VmId{3}, "unreadable"}); }},
       {"paused", [](HostInputs& in) { in.paused = true; }},
       {"off", [](HostInputs& in) { in.off = true; }},
-      {"store-full", [](HostInputs& in) { in.store_full = true; }},
       {"meminfo", [](HostInputs& in) { in.memory.reset(); }},
       {"promise", [](HostInputs& in) { in.needed_if_all_back = gib(50); }},
   };
@@ -71,6 +70,16 @@ TEST_CASE("each fact that does not hold is a reason with a remedy, and nothing i
     CHECK_FALSE(verdict.reasons[0].remedy.empty());
     CHECK_FALSE(verdict.may_fold);
   }
+}
+
+TEST_CASE("a full store is told, and zeros and equal pages are folded on") {
+  HostInputs in = good();
+  in.store_full = true;
+  const HostVerdict verdict = judge_host(in, eager());
+  CHECK(verdict.has("store-full"));
+  CHECK(verdict.may_fold);
+  in.needed_if_all_back = gib(50);
+  CHECK_FALSE(judge_host(in, eager()).may_fold);
 }
 
 TEST_CASE("what is stored is reformed while memory is short, plentiful or promised") {
