@@ -22,7 +22,7 @@ class Rig {
         vm_(process_->make_vm(id)),
         group_(*contents_->group("bench")) {
     (void)vm_->gate().open(0, guest::Gate::Mode::proved, vm_->gate().epoch());
-    if (serve) faults_ = std::move(*fault::Server::start(*vm_, *contents_, 1));
+    if (serve) faults_ = std::move(*fault::Server::start(*vm_, *contents_, group_, 1));
   }
   // A pass over everything: observes what is new, folds what did not change since the last.
   void pass(bool may_fold = true) {

@@ -32,19 +32,20 @@ void poke(const sys::Fd& eventfd) noexcept {
 }  // namespace
 
 Result<std::unique_ptr<Server>> Server::start(guest::Vm& vm, store::ContentSource& source,
-                                              unsigned threads) {
+                                              GroupId group, unsigned threads) {
   if (threads > kThreadsMax) return fail("too many fault threads for one VM");
   sys::Fd wake(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!wake) return fail_errno("eventfd");
-  std::unique_ptr<Server> server(new Server(vm, source, std::move(wake), threads));
+  std::unique_ptr<Server> server(new Server(vm, source, group, std::move(wake), threads));
   for (unsigned i = 0; i < threads; ++i) {
     server->threads_.emplace_back([s = server.get(), i] { s->run(i); });
   }
   return server;
 }
 
-Server::Server(guest::Vm& vm, store::ContentSource& source, sys::Fd wake, unsigned threads)
-    : vm_(vm), filler_(vm, source, stopping_), wake_(std::move(wake)), cpu_(threads) {}
+Server::Server(guest::Vm& vm, store::ContentSource& source, GroupId group, sys::Fd wake,
+               unsigned threads)
+    : vm_(vm), filler_(vm, source, group, stopping_), wake_(std::move(wake)), cpu_(threads) {}
 
 Server::~Server() { stop(); }
 
@@ -141,8 +142,8 @@ void Server::serve_event(const uffd_msg& event, FillerThread& me) noexcept {
   place->need = need;
   place->since_ns = began;
   const store::FetchTicket ticket{this, static_cast<std::uint64_t>(place - parked_.data())};
-  const auto word = vm_.table().load(*page);
-  const bool zero = word.tag() != guest::Tag::folded || word.content() == kZeroContent;
+  const guest::LoadedWord word = vm_.table().load(*page);
+  const bool zero = word && (word->tag() != guest::Tag::folded || word->content() == kZeroContent);
   const Served served = filler_.serve(*page, need, ticket, me);
   if (served == Served::pending) {
     vm_.counters().faults_pending.add();

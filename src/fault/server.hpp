@@ -29,7 +29,7 @@ class Server final : private store::FetchListener {
 
   // REQUIRES: no other server of this VM runs.
   static Result<std::unique_ptr<Server>> start(guest::Vm& vm, store::ContentSource& source,
-                                               unsigned threads);
+                                               GroupId group, unsigned threads);
   ~Server();
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
@@ -51,7 +51,8 @@ class Server final : private store::FetchListener {
     std::uint64_t since_ns = 0;
   };
 
-  Server(guest::Vm& vm, store::ContentSource& source, sys::Fd wake, unsigned threads);
+  Server(guest::Vm& vm, store::ContentSource& source, GroupId group, sys::Fd wake,
+         unsigned threads);
   void run(unsigned number) noexcept;
   void wait_for_work() noexcept;
   void serve_event(const uffd_msg& event, FillerThread& me) noexcept;

@@ -20,6 +20,8 @@
 //   I3. Every decode is verified against the checksum in the header. What does not match is never
 //       returned: the content is marked bad, for ever, and nothing is shared with it any more.
 //   I4. A content is only ever shared within its group, and only after comparing the bytes.
+//   I5. Whoever names a content says its group too. A content of another group is refused, so that
+//       a wrong id is the trouble of nobody but its owner. kZeroContent belongs to all groups.
 #pragma once
 
 #include <array>
@@ -69,6 +71,10 @@ enum class Got : std::uint8_t {
   corrupt,  // they cannot be had (D14); the buffer holds garbage and must not be used
 };
 
+// What became of one reference. refused: there is no such content in the group, or it has no
+// reference that could be given up: a bug or damage. Nothing was changed.
+enum class Booked : std::uint8_t { done, refused };
+
 // Who waits for a content that get() called pending: `listener->ready(ticket)` is called once, from
 // any thread, when get() is worth calling again. The token is the caller's own.
 struct FetchTicket;
@@ -92,11 +98,12 @@ class ContentSource {
  public:
   virtual ~ContentSource() = default;
 
-  // Writes the content's 4096 bytes to `out`. REQUIRES: the caller owns a reference to `id` (I1).
-  virtual Got get(ContentId id, std::byte* out, FetchTicket ticket) noexcept = 0;
+  // Writes the content's 4096 bytes to `out`. A content of another group is `corrupt` (I5).
+  // REQUIRES: the caller owns a reference to `id` (I1).
+  virtual Got get(GroupId group, ContentId id, std::byte* out, FetchTicket ticket) noexcept = 0;
   // Gives up one reference; the last one frees the content. Nothing happens for kZeroContent, which
   // is not counted. REQUIRES: the caller owned the reference, and no word names it any more.
-  virtual void drop(ContentId id) noexcept = 0;
+  virtual Booked drop(GroupId group, ContentId id) noexcept = 0;
 };
 
 // One reference, dropped by the destructor unless it is released into a page's word.
@@ -104,13 +111,16 @@ class [[nodiscard]] Ref {
  public:
   Ref() noexcept = default;
   // Takes over a reference that the caller owns.
-  Ref(ContentSource& source, ContentId id) noexcept : source_(&source), id_(id) {}
-  Ref(Ref&& other) noexcept : source_(std::exchange(other.source_, nullptr)), id_(other.id_) {}
+  Ref(ContentSource& source, GroupId group, ContentId id) noexcept
+      : source_(&source), id_(id), group_(group) {}
+  Ref(Ref&& other) noexcept
+      : source_(std::exchange(other.source_, nullptr)), id_(other.id_), group_(other.group_) {}
   Ref& operator=(Ref&& other) noexcept {
     if (this != &other) {
       reset();
       source_ = std::exchange(other.source_, nullptr);
       id_ = other.id_;
+      group_ = other.group_;
     }
     return *this;
   }
@@ -123,13 +133,15 @@ class [[nodiscard]] Ref {
     source_ = nullptr;
     return id_;
   }
+  // `refused` is the store's to tell: it stops folding for the group.
   void reset() noexcept {
-    if (source_ != nullptr) std::exchange(source_, nullptr)->drop(id_);
+    if (source_ != nullptr) (void)std::exchange(source_, nullptr)->drop(group_, id_);
   }
 
  private:
   ContentSource* source_ = nullptr;
   ContentId id_{};
+  GroupId group_{};
 };
 
 struct PutResult {
@@ -168,8 +180,8 @@ struct Stats {
   std::uint64_t corrupt = 0;     // contents marked bad; never freed before the next recovery
   std::uint64_t unindexed = 0;   // contents kept but not found as duplicates (index bounds)
   std::uint64_t collisions = 0;  // equal hash, different bytes
-  std::uint64_t miscounted =
-      0;  // references counted or dropped that no content had: a bug or damage
+  // References that were refused: a bug or damage.
+  std::uint64_t miscounted = 0;
 
   ByteCount metadata() const noexcept {
     return ByteCount{header_bytes.value + note_bytes.value + index_bytes.value +
@@ -215,24 +227,30 @@ class Contents final : public ContentSource {
 
   // Keeps a page, or finds it. `hash` is hash(group, page). Errors: EAGAIN recovering; ENOSPC the
   // arena or the ids are used up; ENOMEM the host has no memory to back it; EINVAL the hash is not
-  // the page's; EIO what was stored did not decode to the page.
+  // the page's; EIO what was stored did not decode to the page; EUCLEAN the group's references do
+  // not add up (is_stopped).
   Result<PutResult> put(GroupId group, const PageCopy& page, ContentHash hash);
   // The same for up to kPutRunMax pages, faster a page: memory is prefetched ahead.
   // REQUIRES: out.size() == requests.size().
   void put_run(GroupId group, std::span<const PutRequest> requests,
                std::span<Result<PutResult>> out);
 
-  Got get(ContentId id, std::byte* out, FetchTicket ticket) noexcept override;
-  void drop(ContentId id) noexcept override;
-  // One more reference. REQUIRES: the caller owns one already.
-  Ref share(ContentId id) noexcept;
+  Got get(GroupId group, ContentId id, std::byte* out, FetchTicket ticket) noexcept override;
+  Booked drop(GroupId group, ContentId id) noexcept override;
+  // One more reference; none where the content is not the group's. REQUIRES: the caller owns one
+  // already.
+  Ref share(GroupId group, ContentId id) noexcept;
+  // A reference to a content of this group was given up that nobody had. Nothing is put into the
+  // group any more, or taken for unused; all that is there can be read. Until the next recovery,
+  // which counts anew.
+  bool is_stopped(GroupId group) const noexcept;
 
   // Recovery, behind the faults. After adopt(): get() works; put() says EAGAIN; drop() counts down
   // and frees nothing. Count once, with count(), every word that names a content, then finish. A
   // word's reference may be dropped only after that word was counted: whoever clears a word that
   // the scan has not reached yet must not call drop() for it (the scan will not see it).
   bool recovering() const noexcept;
-  void count(ContentId id) noexcept;
+  Booked count(GroupId group, ContentId id) noexcept;
   // Rebuilds index, arena maps and free lists from the headers and frees every content that nobody
   // counted. Takes long (about 3 s per 10 million contents); one caller. A process killed anywhere
   // in here leaves a store that adopt() takes again. An Error: there is no memory for the index;

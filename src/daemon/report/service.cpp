@@ -116,7 +116,7 @@ Answer<control::VmView> HostService::attach(const control::VmSelector& selector,
 }
 
 Answer<control::VmView> HostService::believe_incoming(const VmHandle& vm) {
-  if (Status noted = vm->vm->note_incoming_finished(); !noted) {
+  if (Status noted = vm->vm->note_flags(guest::kRecordIncomingFinished); !noted) {
     return control::refuse(Failure::failed, noted.error().text(), "try again");
   }
   vm->incoming_finished.store(true);
