@@ -90,6 +90,11 @@ Answer<control::VmView> HostService::attach(const control::VmSelector& selector,
                                             control::Incoming incoming) {
   if (const auto vm = find(selector)) {
     if (incoming == control::Incoming::finished) return believe_incoming(*vm);
+    if ((*vm)->let_go && !p_.state.off) {
+      take_up(**vm);
+      p_.facts.look_again(*vm);
+      return show({fmt::format("{}", (*vm)->vm->id().value)});
+    }
     return control::refuse(Failure::conflict,
                            fmt::format("'{}' is attached already", selector.text), {});
   }
