@@ -114,7 +114,7 @@ double decode_us(const Sample& sample) {
   PageCopy out;
   const std::uint64_t began = thread_cpu_ns();
   for (const Stored& content : sample.pages) {
-    if (sample.kept->store->get(content.id, out.bytes.data(), {}) != Got::done)
+    if (sample.kept->store->get(GroupId{0}, content.id, out.bytes.data(), {}) != Got::done)
       throw std::runtime_error("a page is lost");
   }
   return static_cast<double>(thread_cpu_ns() - began) / 1e3 /

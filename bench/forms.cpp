@@ -81,7 +81,7 @@ void add_decoding(Report& report, const std::string& set, Kept& kept) {
     const auto form = static_cast<std::size_t>(kept.store->form(id));
     believed[form].push_back(believed_us(figures.costs, *kept.store, id));
     const std::uint64_t began = monotonic_ns();
-    if (kept.store->get(id, out.bytes.data(), {}) != Got::done)
+    if (kept.store->get(GroupId{0}, id, out.bytes.data(), {}) != Got::done)
       throw std::runtime_error("a page is lost");
     us[form].push_back(static_cast<double>(monotonic_ns() - began) / 1e3);
   }

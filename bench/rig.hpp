@@ -27,7 +27,7 @@ class Rig {
     if (!serve) return;
     const auto pool = *fault::Pool::make();
     if (!pool->begin()) std::fprintf(stderr, "no thread for faults\n");
-    faults_ = std::move(*fault::Server::start(pool, *vm_, *contents_, 1));
+    faults_ = std::move(*fault::Server::start(pool, *vm_, *contents_, group_, 1));
   }
   // A pass over everything: observes what is new, folds what did not change since the last.
   void pass(bool may_fold = true) {

@@ -23,15 +23,17 @@ struct Verdict {
   bool changed = false;    // not what the last scan saw
 };
 
-// Bits of a hash that an observed word remembers.
-inline constexpr std::uint64_t kObservedBits = (std::uint64_t{1} << 40) - 1;
+// The part of a hash that an observed word remembers.
+constexpr std::uint32_t observed_bits(ContentHash hash) noexcept {
+  return static_cast<std::uint32_t>(hash.value);
+}
 
 // `seen`: the hash bits of the last scan; REQUIRES: `hash` is the page's. `observed`: there was
 // one.
-inline Verdict classify(const PageCopy& page, ContentHash hash, bool observed, std::uint64_t seen,
+inline Verdict classify(const PageCopy& page, ContentHash hash, bool observed, std::uint32_t seen,
                         const Policy& policy) noexcept {
   Verdict v;
-  v.changed = observed && (hash.value & kObservedBits) != seen;
+  v.changed = observed && observed_bits(hash) != seen;
   v.kind = is_zero(page) ? Kind::zero : Kind::content;
   v.may_leave = !v.changed && (v.kind == Kind::zero ? policy.zero : policy.content);
   return v;

@@ -183,7 +183,7 @@ enum class VmState : std::uint8_t {
   paused,
   unfolding,
   detached,  // by the operator
-  failed,    // a content could not be read back, or the kernel refused: see the reasons
+  failed,    // pages of it are lost, or its page state does not add up: see the reasons
 };
 
 enum class GateState : std::uint8_t {

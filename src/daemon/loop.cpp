@@ -8,6 +8,7 @@
 #include <csignal>
 
 #include "base/clock.hpp"
+#include "daemon/judge/damage.hpp"
 #include "daemon/judge/kernel_proof.hpp"
 #include "daemon/log.hpp"
 #include "daemon/report/accounting.hpp"
@@ -48,6 +49,7 @@ void Loop::run() {
       ::kill(::getpid(), SIGTERM);
     }
     p_.departures.bury_dead();
+    for (const VmHandle& vm : p_.vms.all()) tend_damage(*vm, p_.contents);
     judge();
     tell_status();
     tend_threads();

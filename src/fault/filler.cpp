@@ -57,7 +57,9 @@ void Filler::give_up(PageIndex p) noexcept { release(p); }
 
 Served Filler::serve_owned(PageIndex p, Need need, store::FetchTicket ticket,
                            FillerThread& me) noexcept {
-  const Word word = apply_discard(p, vm_.table().load(p));
+  const auto loaded = load(p);
+  if (!loaded) return retry(p);
+  const Word word = apply_discard(p, *loaded);
   switch (word.tag()) {
     case Tag::folded:
       // Also for a write event: a late one may meet a page that was folded since, and only the
@@ -72,15 +74,27 @@ Served Filler::serve_owned(PageIndex p, Need need, store::FetchTicket ticket,
   return need == Need::lift ? lift_guard(p, word) : fill_zero(p, need);
 }
 
+std::optional<Word> Filler::load(PageIndex p) noexcept {
+  guest::PageTable& table = vm_.table();
+  const guest::LoadedWord loaded = table.load(p);
+  if (loaded) return *loaded;
+  // In this order: a page that a discard takes away between the two is zero by its bit.
+  const bool known = vm_.is_resident(p) || table.discarded(p);
+  const Tag tag = known ? Tag::none : Tag::poisoned;
+  if (!vm_.repair(p, loaded.error(), tag, Owner::filling)) return std::nullopt;
+  return Word{}.becomes(tag, 0u, 0, 0);
+}
+
 Word Filler::apply_discard(PageIndex p, Word word) noexcept {
   guest::PageTable& table = vm_.table();
   if (!table.discarded(p)) return word;
   vm_.counters().discards_seen.add();
   if (word.tag() == Tag::folded || word.tag() == Tag::poisoned) {
-    const Held held = held_by(p, word);
-    set_word(p, word, word.cleared());
-    drop(held);
-    word = table.load(p);
+    drop(set_word(p, word, word.cleared()));
+    const guest::LoadedWord now = table.load(p);
+    // The bit stays while the word speaks of the hole.
+    if (!now || now->tag() != Tag::none) return Word{};
+    word = *now;
   }
   table.clear_discard(p);
   return word;
@@ -88,7 +102,7 @@ Word Filler::apply_discard(PageIndex p, Word word) noexcept {
 
 Served Filler::fill_content(PageIndex p, Word word, Need need, store::FetchTicket ticket,
                             FillerThread& me) noexcept {
-  switch (source_.get(word.content(), me.buffer.bytes.data(), ticket)) {
+  switch (source_.get(group_, word.content(), me.buffer.bytes.data(), ticket)) {
     case store::Got::pending: return Served::pending;
     case store::Got::failed: return Served::failed;
     case store::Got::corrupt: vm_.counters().corrupt.add(); return poison(p, word);
@@ -96,17 +110,14 @@ Served Filler::fill_content(PageIndex p, Word word, Need need, store::FetchTicke
   }
   const Copied copied = copy(p, me, Patience::endless);
   if (copied.discarded) {
-    const Held held = held_by(p, word);
-    set_word(p, word, word.cleared());
-    drop(held);
-    vm_.table().clear_discard(p);
+    (void)apply_discard(p, word);
     return fill_zero(p, need);
   }
   switch (copied.outcome) {
     case Outcome::done:
       TEST_POINT("fault.copied");
       if (need == Need::read) {
-        set_word(p, word, word.becomes(Tag::clean, word.content(), 0, word.backoff()));
+        (void)set_word(p, word, word.becomes(Tag::clean, word.content(), 0, word.backoff()));
         return finish(p, Served::filled);
       }
       break;
@@ -125,8 +136,7 @@ Served Filler::fill_content(PageIndex p, Word word, Need need, store::FetchTicke
     case Outcome::failed: vm_.counters().errors.add(); return finish(p, Served::again);
   }
   // For writing: the word must not speak of a page that is about to change (T4).
-  const Held held = held_by(p, word);
-  set_word(p, word, word.cleared());
+  const Held held = set_word(p, word, word.cleared());
   TEST_POINT("fault.word");
   persist([&] { return vm_.uffd().lift(vm_.range_of(one(p)), Wake::no); });
   TEST_POINT("fault.lifted");
@@ -186,12 +196,8 @@ Filler::Copied Filler::write(PageIndex p, FillerThread& me) noexcept {
 Served Filler::fill_zero(PageIndex p, Need need) noexcept {
   guest::PageTable& table = vm_.table();
   // A clean word on a hole reads as zero (T3), but the page that comes now is not guarded (T4).
-  const Word word = table.load(p);
-  if (word.names_content()) {
-    const Held held = held_by(p, word);
-    set_word(p, word, word.cleared());
-    drop(held);
-  }
+  const guest::LoadedWord word = table.load(p);
+  if (word && word->names_content()) drop(set_word(p, *word, word->cleared()));
   const PageRun run{p, need == Need::lift ? PageCount{1} : own_zero_run(p)};
   Served served = Served::zeroed;
   sys::UffdResult result;
@@ -241,10 +247,13 @@ PageCount Filler::own_zero_run(PageIndex p) noexcept {
   const std::uint64_t end = std::min({p.value + window, block.end().value, chunk_end});
   guest::PageTable& table = vm_.table();
   PageIndex q = p + PageCount{1};
+  const auto is_zero = [&table](PageIndex at) {
+    const guest::LoadedWord word = table.load(at);
+    return word && word->tag() == Tag::none && !table.discarded(at);
+  };
   for (; q.value < end; q = q + PageCount{1}) {
-    if (table.load(q).tag() != Tag::none || table.discarded(q) || !table.take_idle_for_fill(q))
-      break;
-    if (table.load(q).tag() != Tag::none || table.discarded(q)) {
+    if (!is_zero(q) || !table.take_idle_for_fill(q)) break;
+    if (!is_zero(q)) {
       release(q);
       break;
     }
@@ -255,8 +264,8 @@ PageCount Filler::own_zero_run(PageIndex p) noexcept {
 }
 
 Served Filler::lift_guard(PageIndex p, Word word) noexcept {
-  const Held held = held_by(p, word);
-  if (word.names_content() || word.tag() == Tag::observed) set_word(p, word, word.cleared());
+  Held held;
+  if (word.names_content() || word.tag() == Tag::observed) held = set_word(p, word, word.cleared());
   TEST_POINT("fault.word");
   const auto result = persist([&] { return vm_.uffd().lift(vm_.range_of(one(p)), Wake::no); });
   TEST_POINT("fault.lifted");
@@ -273,16 +282,20 @@ Served Filler::poison(PageIndex p, Word word) noexcept {
   // poison. A hole that was guarded still carries the mark, and the kernel poisons only what
   // carries none.
   (void)persist([&] { return vm_.uffd().lift(vm_.range_of(one(p)), Wake::no); });
+  // A page that is there after all, left by a crash, is the truth (T1). The kernel only looks
+  // whether it is mapped: it would poison one that is in swap.
+  if (vm_.is_resident(p)) {
+    const Held held = set_word(p, word, word.cleared());
+    const Served served = finish(p, Served::late);
+    drop(held);
+    return served;
+  }
+  // `present`: it has its mark already.
   const auto result = persist([&] { return vm_.uffd().poison(vm_.range_of(one(p)), Wake::no); });
+  if (result.outcome == Outcome::vm_gone) vm_.set_gone();
   if (word.tag() == Tag::folded) {
     // The reference goes with the word; the store keeps a corrupt content out of everybody's reach.
-    const Held held = held_by(p, word);
-    // A page that is there after all, left by a crash, is the truth (T1).
-    set_word(p, word,
-             result.outcome == Outcome::present
-                 ? word.cleared()
-                 : word.becomes(Tag::poisoned, std::uint64_t{0}, 0, 0));
-    drop(held);
+    drop(set_word(p, word, word.becomes(Tag::poisoned, 0u, 0, 0)));
   }
   if (result.outcome == Outcome::done || result.outcome == Outcome::present ||
       result.outcome == Outcome::range_gone) {
@@ -295,13 +308,16 @@ Served Filler::poison(PageIndex p, Word word) noexcept {
 Served Filler::unfold(PageIndex p, store::FetchTicket ticket, FillerThread& me) noexcept {
   guest::PageTable& table = vm_.table();
   if (!table.take_idle_for_fill(p)) return Served::busy;
-  const Word word = apply_discard(p, table.load(p));
+  const auto loaded = load(p);
+  if (!loaded) return retry(p);
+  const Word word = apply_discard(p, *loaded);
+  if (word.tag() == Tag::poisoned) return poison(p, word);
   if (!word.names_content()) {
     release(p);
     return Served::late;
   }
   if (word.tag() == Tag::folded && word.content() != kZeroContent) {
-    switch (source_.get(word.content(), me.buffer.bytes.data(), ticket)) {
+    switch (source_.get(group_, word.content(), me.buffer.bytes.data(), ticket)) {
       case store::Got::pending: release(p); return Served::pending;
       case store::Got::failed: release(p); return Served::again;
       case store::Got::corrupt: vm_.counters().corrupt.add(); return poison(p, word);
@@ -320,44 +336,49 @@ Served Filler::unfold(PageIndex p, store::FetchTicket ticket, FillerThread& me) 
                  : Served::again;
     }
   }
-  const Held held = held_by(p, word);
-  set_word(p, word, word.cleared());
+  const Held held = set_word(p, word, word.cleared());
   release(p);
   drop(held);
   return Served::filled;
 }
 
-void Filler::set_word(PageIndex p, Word seen, Word next) noexcept {
+Filler::Held Filler::set_word(PageIndex p, Word seen, Word next) noexcept {
   guest::VmCounters& counters = vm_.counters();
-  // Recovery will count a page that it has not reached yet as it finds it then.
-  const bool counted = vm_.is_counted(p);
+  bool soon = false;
   if (seen.tag() == Tag::folded && next.tag() != Tag::folded) {
-    if (counted)
-      (seen.content() == kZeroContent ? counters.folded_zero : counters.folded_content).sub();
     const unsigned passes = (vm_.pass_now() - seen.age()) & Word::kAgeMax;
-    const bool soon = passes < kReturnedSoonPasses;
-    if (soon) counters.returned_soon.add();
+    soon = passes < kReturnedSoonPasses;
     const unsigned backoff = soon ? std::min(seen.backoff() + 1, Word::kBackoffMax)
                                   : seen.backoff() - (seen.backoff() > 0 ? 1 : 0);
     next = next.becomes(next.tag(), next.payload(), next.age(), backoff);
   }
-  if (counted && seen.tag() == Tag::clean) counters.clean.sub();
-  if (counted && next.tag() == Tag::clean) counters.clean.add();
-  vm_.table().advance(p, seen, next, Owner::filling);
-}
-
-Filler::Held Filler::held_by(PageIndex p, Word word) const noexcept {
-  if (!word.names_content()) return {kZeroContent, false};
-  return {word.content(), vm_.is_counted(p)};
+  if (!vm_.advance(p, seen, next, Owner::filling)) return {};
+  if (soon) counters.returned_soon.add();
+  // Recovery will count a page that it has not reached yet as it finds it then.
+  const bool counted = vm_.is_counted(p);
+  if (counted && seen.tag() != next.tag()) {
+    if (seen.tag() == Tag::folded)
+      (seen.content() == kZeroContent ? counters.folded_zero : counters.folded_content).sub();
+    if (seen.tag() == Tag::clean) counters.clean.sub();
+    if (next.tag() == Tag::clean) counters.clean.add();
+    if (seen.tag() == Tag::poisoned) counters.poisoned.sub();
+    if (next.tag() == Tag::poisoned) counters.poisoned.add();
+  }
+  if (!seen.names_content() || next.names_content()) return {};
+  return {seen.content(), counted};
 }
 
 void Filler::drop(Held held) noexcept {
-  if (held.counted && held.id != kZeroContent) source_.drop(held.id);
+  if (!held.counted || held.id == kZeroContent) return;
+  if (source_.drop(group_, held.id) == store::Booked::done) return;
+  vm_.stop_folding(guest::Inconsistency::references);
 }
 
 void Filler::wake(PageRun run) noexcept { vm_.wake(run); }
 
 void Filler::release(PageIndex p) noexcept { vm_.release(p); }
+
+Served Filler::retry(PageIndex p) noexcept { return finish(p, Served::again); }
 
 Served Filler::finish(PageIndex p, Served served) noexcept {
   wake(one(p));

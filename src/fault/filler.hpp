@@ -8,6 +8,7 @@
 #pragma once
 
 #include <atomic>
+#include <optional>
 
 #include "base/page_copy.hpp"
 #include "guest/vm.hpp"
@@ -46,8 +47,10 @@ struct FillerThread {
 
 class Filler {
  public:
-  Filler(guest::Vm& vm, store::ContentSource& source, const std::atomic<bool>& stopping) noexcept
-      : vm_(vm), source_(source), stopping_(stopping) {}
+  // `group`: of the VM's contents.
+  Filler(guest::Vm& vm, store::ContentSource& source, GroupId group,
+         const std::atomic<bool>& stopping) noexcept
+      : vm_(vm), source_(source), group_(group), stopping_(stopping) {}
 
   // Serves one event. `me` is the calling thread's.
   Served serve(PageIndex p, Need need, store::FetchTicket ticket, FillerThread& me) noexcept;
@@ -57,7 +60,8 @@ class Filler {
   // Lets go of such a page instead; who waits for it goes on waiting.
   void give_up(PageIndex p) noexcept;
   // Brings p back for good (detach): afterwards its word is none. It stays guarded until its range
-  // is unregistered. `busy`: a fault has it; try again later. `abandoned` while the VM lives: there
+  // is unregistered. `busy`: a fault has it; try again later. `poisoned`: it is lost, its word says
+  // so, and the kernel has its mark. `abandoned` while the VM lives: there
   // is no memory, and nobody waits for the page. REQUIRES: the gate is closed and drained.
   Served unfold(PageIndex p, store::FetchTicket ticket, FillerThread& me) noexcept;
 
@@ -73,6 +77,10 @@ class Filler {
   Served fill_zero(PageIndex p, Need need) noexcept;
   Served lift_guard(PageIndex p, guest::Word word) noexcept;
   Served poison(PageIndex p, guest::Word word) noexcept;
+  // What p's word says, after it was repaired if it was damaged: a page that is there is the truth
+  // (T1), a discarded one is zero (T5), and what any other hole held nobody knows. Nothing: the
+  // word changes under its owner.
+  std::optional<guest::Word> load(PageIndex p) noexcept;
   // Zero pages after p that may be filled with it: the window grows while faults come in sequence.
   PageCount own_zero_run(PageIndex p) noexcept;
   // Waits for memory as long as it takes, where a vCPU waits for the page, else for a fifth of a
@@ -83,14 +91,16 @@ class Filler {
   Copied write(PageIndex p, FillerThread& me) noexcept;
   // T5: drops what a discarded page's word says of its hole.
   guest::Word apply_discard(PageIndex p, guest::Word word) noexcept;
-  void set_word(PageIndex p, guest::Word seen, guest::Word next) noexcept;
-  // The reference that `word` held: taken note of while p is owned, given up after the waiters are
+  // The reference that a word held: taken note of while p is owned, given up after the waiters are
   // awake. A page that recovery has not counted yet holds none that was counted.
   struct Held {
-    ContentId id;
-    bool counted;
+    ContentId id = kZeroContent;
+    bool counted = false;
   };
-  Held held_by(PageIndex p, guest::Word word) const noexcept;
+  // The word is `next` from now on, and the reference that `seen` held is the caller's, unless
+  // `next` names the same content. None when the word could not be changed: it keeps what it names.
+  Held set_word(PageIndex p, guest::Word seen, guest::Word next) noexcept;
+  Served retry(PageIndex p) noexcept;  // the waiters fault again
   void drop(Held held) noexcept;
   void wake(PageRun run) noexcept;
   void release(PageIndex p) noexcept;
@@ -99,6 +109,7 @@ class Filler {
 
   guest::Vm& vm_;
   store::ContentSource& source_;
+  GroupId group_;
   const std::atomic<bool>& stopping_;
   std::atomic<std::uint64_t> next_zero_{0};  // page after the last zero fill
   std::atomic<std::uint32_t> zero_window_{1};

@@ -32,22 +32,23 @@ void poke(const sys::Fd& eventfd) noexcept {
 }  // namespace
 
 Result<std::unique_ptr<Server>> Server::start(std::shared_ptr<Pool> pool, guest::Vm& vm,
-                                              store::ContentSource& source, unsigned threads) {
+                                              store::ContentSource& source, GroupId group,
+                                              unsigned threads) {
   if (threads == 0 || threads > kThreadsMax) return fail("too many fault threads for one VM");
   sys::Fd wake(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!wake) return fail_errno("eventfd");
-  std::unique_ptr<Server> server(new Server(std::move(pool), vm, source, std::move(wake)));
+  std::unique_ptr<Server> server(new Server(std::move(pool), vm, source, group, std::move(wake)));
   const Status added = server->pool_->add(*server, vm.uffd().fd(), server->wake_.get(), threads);
   if (!added) return std::unexpected(added.error());
   return server;
 }
 
 Server::Server(std::shared_ptr<Pool> pool, guest::Vm& vm, store::ContentSource& source,
-               sys::Fd wake)
+               GroupId group, sys::Fd wake)
     : pool_(std::move(pool)),
       vm_(vm),
       source_(source),
-      filler_(vm, source, stopping_),
+      filler_(vm, source, group, stopping_),
       wake_(std::move(wake)) {}
 
 Server::~Server() { stop(); }
@@ -162,8 +163,8 @@ void Server::serve_event(const uffd_msg& event, FillerThread& me) noexcept {
   place->since_ns = began;
   place->failures = 0;
   const store::FetchTicket ticket{this, static_cast<std::uint64_t>(place - parked_.data())};
-  const auto word = vm_.table().load(*page);
-  const bool zero = word.tag() != guest::Tag::folded || word.content() == kZeroContent;
+  const guest::LoadedWord word = vm_.table().load(*page);
+  const bool zero = word && (word->tag() != guest::Tag::folded || word->content() == kZeroContent);
   const Served served = filler_.serve(*page, need, ticket, me);
   if (served == Served::pending) {
     vm_.counters().faults_pending.add();

@@ -29,7 +29,8 @@ class Server final : private store::FetchListener, private Client {
 
   // `threads`: as many at once, at most. REQUIRES: no other server of this VM runs.
   static Result<std::unique_ptr<Server>> start(std::shared_ptr<Pool> pool, guest::Vm& vm,
-                                               store::ContentSource& source, unsigned threads);
+                                               store::ContentSource& source, GroupId group,
+                                               unsigned threads);
   ~Server() override;
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
@@ -57,7 +58,8 @@ class Server final : private store::FetchListener, private Client {
     std::atomic<std::uint64_t> due_ns{0};  // of one that rests
   };
 
-  Server(std::shared_ptr<Pool> pool, guest::Vm& vm, store::ContentSource& source, sys::Fd wake);
+  Server(std::shared_ptr<Pool> pool, guest::Vm& vm, store::ContentSource& source, GroupId group,
+         sys::Fd wake);
   void serve(unsigned place) noexcept override;
   bool goes_on() const noexcept {
     return !stopping_.load(std::memory_order_relaxed) && Client::stays();

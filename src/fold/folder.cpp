@@ -47,7 +47,7 @@ void Folder::leave(guest::Vm& vm, GroupId group, const scan::Window& window,
 void Folder::hold(guest::Vm& vm, GroupId group, const scan::Window& window) noexcept {
   LeavingRun run(vm, window, window.hold, 0, copies_, Purpose::hold);
   for_each_bit(run.copied(), [&](unsigned i) {
-    const std::uint64_t bits = contents_.hash(group, copies_[i]).value & classify::kObservedBits;
+    const std::uint32_t bits = classify::observed_bits(contents_.hash(group, copies_[i]));
     if (run.word(i).payload() == bits) {
       run.keep_guarded(i);
     } else {
@@ -64,10 +64,10 @@ void Folder::age(guest::Vm& vm, const scan::Window& window) noexcept {
     if (!table.take_for_fold(p)) return;
     // As `punching`: the word is written by an owner that no fault can interrupt.
     if (!table.commit(p)) return;
-    const Word word = table.load(p);
-    if (word.tag() == Tag::clean) {
-      table.advance(p, word, word.with_age(std::min(word.age() + 1, Word::kAgeMax)),
-                    Owner::punching);
+    const guest::LoadedWord word = table.load(p);
+    if (word && word->tag() == Tag::clean) {
+      (void)vm.advance(p, *word, word->with_age(std::min(word->age() + 1, Word::kAgeMax)),
+                       Owner::punching);
     }
     vm.release(p);
   });
@@ -83,30 +83,40 @@ void Folder::observe(guest::Vm& vm, GroupId group, const scan::Window& window) n
     }
     for (unsigned i = first; i < first + count; ++i) {
       const PageIndex p{window.pages.first.value + i};
-      const std::uint64_t bits = contents_.hash(group, copies_[i]).value & classify::kObservedBits;
+      const std::uint32_t bits = classify::observed_bits(contents_.hash(group, copies_[i]));
       if (!table.take_for_fold(p) || !table.commit(p)) continue;
-      const Word word = table.load(p);
-      Word next = word;
-      if (word.tag() == Tag::none) {
-        next = word.becomes(Tag::observed, bits, 0, word.backoff());
-      } else if (word.tag() == Tag::observed) {
-        const bool same = word.payload() == bits;
-        next = word.becomes(Tag::observed, bits, same ? std::min(word.age() + 1, Word::kAgeMax) : 0,
-                            word.backoff());
+      if (const guest::LoadedWord word = table.load(p); word) {
+        note(vm, group, p, *word, bits);
+      } else if (vm.is_resident(p) || table.discarded(p)) {
+        // A page that is there is the truth (T1). What the damaged word named is not given up:
+        // nobody knows what that was.
+        (void)vm.repair(p, word.error(), Tag::none, Owner::punching);
       }
-      store::Ref dropped;
-      if (word.tag() == Tag::clean) {
-        // Found without its guard, which T4 forbids: the content is no longer vouched for.
-        next = word.cleared();
-        dropped = store::Ref(contents_, word.content());
-        vm.counters().clean.sub();
-        vm.counters().errors.add();
-      }
-      if (next != word) table.advance(p, word, next, Owner::punching);
       vm.release(p);
     }
     vm.counters().observed.add(count);
   });
+}
+
+void Folder::note(guest::Vm& vm, GroupId group, PageIndex p, Word word,
+                  std::uint32_t bits) noexcept {
+  Word next = word;
+  if (word.tag() == Tag::none) {
+    next = word.becomes(Tag::observed, bits, 0, word.backoff());
+  } else if (word.tag() == Tag::observed) {
+    const bool same = word.payload() == bits;
+    next = word.becomes(Tag::observed, bits, same ? std::min(word.age() + 1, Word::kAgeMax) : 0,
+                        word.backoff());
+  } else if (word.tag() == Tag::clean) {
+    // Found without its guard, which T4 forbids: the content is no longer vouched for.
+    next = word.cleared();
+    vm.counters().errors.add();
+  }
+  if (next == word || !vm.advance(p, word, next, Owner::punching)) return;
+  if (word.tag() != Tag::clean) return;
+  vm.counters().clean.sub();
+  if (contents_.drop(group, word.content()) == store::Booked::refused)
+    vm.stop_folding(guest::Inconsistency::references);
 }
 
 void Folder::fold(guest::Vm& vm, GroupId group, const scan::Window& window,
@@ -125,9 +135,9 @@ void Folder::fold(guest::Vm& vm, GroupId group, const scan::Window& window,
         classify::classify(copy, hash, word.tag() == Tag::observed, word.payload(), policy);
     if (verdict.changed) counters.changed_while_cold.add();
     if (!verdict.may_leave) {
-      run.keep_observed(i, hash.value & classify::kObservedBits);
+      run.keep_observed(i, classify::observed_bits(hash));
     } else if (verdict.kind == classify::Kind::zero) {
-      run.stage(i, store::Ref(contents_, kZeroContent));
+      run.stage(i, store::Ref(contents_, group, kZeroContent));
       ++zeros;
     } else {
       requests[wanted] = {&copy, hash, origin_of(vm, run.page(i))};

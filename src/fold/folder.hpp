@@ -34,6 +34,9 @@ class Folder {
 
  private:
   void observe(guest::Vm& vm, GroupId group, const scan::Window& window) noexcept;
+  // What a page that is there was found to hold, into its word. REQUIRES: p is owned as `punching`.
+  void note(guest::Vm& vm, GroupId group, PageIndex p, guest::Word word,
+            std::uint32_t bits) noexcept;
   void age(guest::Vm& vm, const scan::Window& window) noexcept;
   void hold(guest::Vm& vm, GroupId group, const scan::Window& window) noexcept;
   void fold(guest::Vm& vm, GroupId group, const scan::Window& window,

@@ -49,7 +49,12 @@ void LeavingRun::own(Mask wanted, bool fresh) noexcept {
   for_each_bit(wanted, [&](unsigned i) {
     const PageIndex p = page(i);
     if (!table.take_for_fold(p)) return;
-    const Word word = table.load(p);
+    const guest::LoadedWord loaded = table.load(p);
+    if (!loaded) {  // the scan's next look repairs it
+      table.give_up_fold(p);
+      return;
+    }
+    const Word word = *loaded;
     const bool right = fits(word, p, fresh);
     if (table.discarded(p) && word.tag() != Tag::folded) table.clear_discard(p);
     if (!right || table.discarded(p)) {
@@ -135,7 +140,7 @@ void LeavingRun::stage(unsigned i, store::Ref ref) noexcept {
   staged_ |= bit(i);
 }
 
-void LeavingRun::keep_observed(unsigned i, std::uint64_t hash_bits) noexcept {
+void LeavingRun::keep_observed(unsigned i, std::uint32_t hash_bits) noexcept {
   guest::PageTable& table = vm_.table();
   if ((fresh_ & bit(i)) == 0 || table.owner(page(i)) != Owner::folding) return;
   // Only an owner that cannot be interrupted may write the word: a fault may be taking the page
@@ -150,7 +155,7 @@ void LeavingRun::keep_observed(unsigned i, std::uint64_t hash_bits) noexcept {
   const Word next = words_[i].tag() == Tag::observed
                         ? words_[i].becomes(Tag::observed, hash_bits, 0, words_[i].backoff())
                         : words_[i];
-  if (next != words_[i]) table.advance(page(i), words_[i], next, Owner::punching);
+  if (next != words_[i]) (void)vm_.advance(page(i), words_[i], next, Owner::punching);
   vm_.release(page(i));
 }
 
@@ -172,6 +177,7 @@ Committed LeavingRun::commit() noexcept {
   guest::PageTable& table = vm_.table();
   guest::VmCounters& counters = vm_.counters();
   Mask won = 0;
+  Mask kept = 0;  // committed, but the word could not be changed
   vm_.note_leaving();
   for_each_bit(static_cast<Mask>(staged_ | again_), [&](unsigned i) {
     const PageIndex p = page(i);
@@ -189,9 +195,14 @@ Committed LeavingRun::commit() noexcept {
     TEST_POINT("fold.commit");
     const Word seen = words_[i];
     const bool staged = (staged_ & bit(i)) != 0;
-    const ContentId content = staged ? refs_[i].release() : seen.content();
+    const ContentId content = staged ? refs_[i].id() : seen.content();
     const Word next = seen.becomes(Tag::folded, content, vm_.pass_now(), seen.backoff());
-    table.advance(p, seen, next, Owner::punching);
+    if (!vm_.advance(p, seen, next, Owner::punching)) {
+      refs_[i].reset();
+      kept |= bit(i);
+      return;
+    }
+    if (staged) (void)refs_[i].release();
     TEST_POINT("fold.word");
     if (seen.tag() != Tag::folded) {
       (content == kZeroContent ? counters.folded_zero : counters.folded_content).add();
@@ -200,8 +211,9 @@ Committed LeavingRun::commit() noexcept {
     won |= bit(i);
     ++result.pages;
   });
-  fresh_ = without(fresh_, won);
-  again_ = without(again_, won);
+  fresh_ = without(fresh_, static_cast<Mask>(won | kept));
+  again_ = without(again_, static_cast<Mask>(won | kept));
+  lift_and_release(kept);
   for_each_run(won, [&](unsigned first, unsigned count) {
     // A page whose punch fails stays resident, guarded and equal: T1 and T4 read it rightly, and
     // the next pass punches it again.
@@ -230,6 +242,10 @@ void LeavingRun::undo(Mask pages) noexcept {
       held |= bit(i);
     }
   });
+  lift_and_release(held);
+}
+
+void LeavingRun::lift_and_release(Mask held) noexcept {
   for_each_run(held, [&](unsigned first, unsigned count) {
     (void)vm_.uffd().lift(vm_.range_of({page(first), PageCount{count}}), Wake::yes);
   });

@@ -49,7 +49,7 @@ class LeavingRun {
   // The bytes of page i are safe in the store.
   void stage(unsigned i, store::Ref ref) noexcept;
   // Page i does not leave; its word becomes `observed` with these hash bits.
-  void keep_observed(unsigned i, std::uint64_t hash_bits) noexcept;
+  void keep_observed(unsigned i, std::uint32_t hash_bits) noexcept;
   // Page i waits under its guard.
   void keep_guarded(unsigned i) noexcept;
   // The gate once more, then every staged and clean page.
@@ -61,8 +61,8 @@ class LeavingRun {
   void guard() noexcept;
   void verify_present() noexcept;
   void read(Copies& copies) noexcept;
-  void undo(Mask pages) noexcept;  // lifts and lets go
-  void finish(PageIndex p, Mask& wake, unsigned i) noexcept;
+  void undo(Mask pages) noexcept;             // lifts and lets go
+  void lift_and_release(Mask held) noexcept;  // REQUIRES: owned as `punching`
 
   guest::Vm& vm_;
   scan::Window window_;

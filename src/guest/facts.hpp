@@ -57,8 +57,11 @@ enum class ReasonCode : std::uint8_t {
   sg_io,               // SCSI or NVMe pass-through
   fixed_buffers,       // io_uring registered buffers
   unknown_descriptor,  // a device or kernel object not known to be harmless
+  // Its page state.
+  lost_pages,    // pages of it cannot be brought back (D14)
+  inconsistent,  // something of it does not add up (Inconsistency)
 };
-inline constexpr std::size_t kReasonCodes = 22;
+inline constexpr std::size_t kReasonCodes = 24;
 // The code's stable name for JSON and metrics, e.g. "direct_io".
 std::string_view name(ReasonCode code) noexcept;
 // The reason means that RAM is, or is about to be, used by somebody who does not know holes:
@@ -73,6 +76,9 @@ struct Reason {
   std::string text;    // what is so, in plain words, with the descriptor or file that shows it
   std::string remedy;  // what the operator can do about it
 };
+
+// With the code's remedy.
+Reason reason_of(ReasonCode code, std::string text);
 
 struct RamFileId {
   dev_t device = 0;

@@ -76,7 +76,11 @@ class Gate {
   // The facts read at `sequence` say: foldable. False: the gate was closed since `epoch` was taken.
   // REQUIRES: closed and drained between two modes.
   [[nodiscard]] bool open(std::uint32_t sequence, Mode mode, std::uint32_t epoch) noexcept {
-    return change(epoch, kOpen | (mode == Mode::grace ? kGrace : 0) | sequence, epoch);
+    if (!change(epoch, kOpen | (mode == Mode::grace ? kGrace : 0) | sequence, epoch)) return false;
+    // Either this sees that it was locked, or lock() closes what was opened here.
+    if (!locked_.load(std::memory_order_seq_cst)) return true;
+    close();
+    return false;
   }
   void close() noexcept {
     while (!close_at(epoch())) {
@@ -87,6 +91,11 @@ class Gate {
   std::optional<std::uint32_t> close_at(std::uint32_t epoch) noexcept {
     const std::uint32_t next = (epoch + 1) & kEpochMask;
     return change(epoch, 0, next) ? std::optional(next) : std::nullopt;
+  }
+  // Closed for good: for a VM whose page state is not to be trusted. Any thread.
+  void lock() noexcept {
+    locked_.store(true, std::memory_order_seq_cst);
+    close();
   }
   Mode mode() const noexcept {
     const std::uint64_t s = state_.load(std::memory_order_seq_cst);
@@ -128,6 +137,7 @@ class Gate {
   rf_shared* shared_;
   // From the lowest: sequence (32 bits), open, grace, epoch (30 bits).
   std::atomic<std::uint64_t> state_{0};
+  std::atomic<bool> locked_{false};
   // The same count as runs_active, where no agent can write: what the daemon itself waits for.
   std::atomic<std::uint32_t> runs_{0};
 };

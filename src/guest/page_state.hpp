@@ -81,53 +81,48 @@ constexpr bool is_legal(Owner from, Owner to) noexcept {
   return false;
 }
 
-// The word. Bits: 0-2 tag, 3-5 back-off, 6-13 age, 14-23 generation, 24-63 payload.
+// The word, as everybody but the page table sees it. Bits: 0-17 zero (in the table's memory the
+// check, guest/word_check.hpp), 18-20 tag, 21-23 back-off, 24-31 age, 32-63 payload.
 class Word {
  public:
   static constexpr unsigned kBackoffMax = 7;
   static constexpr unsigned kAgeMax = 255;
-  static constexpr std::uint64_t kPayloadMask = (std::uint64_t{1} << 40) - 1;
+  static constexpr unsigned kCheckBits = 18;
 
   constexpr Word() noexcept = default;
   constexpr explicit Word(std::uint64_t bits) noexcept : bits_(bits) {}
 
   constexpr std::uint64_t bits() const noexcept { return bits_; }
-  constexpr Tag tag() const noexcept { return static_cast<Tag>(bits_ & 7); }
+  constexpr Tag tag() const noexcept { return static_cast<Tag>((bits_ >> 18) & 7); }
   // How often the page came back soon after it was folded: it must stay unchanged for passes <<
   // backoff.
-  constexpr unsigned backoff() const noexcept { return (bits_ >> 3) & 7; }
+  constexpr unsigned backoff() const noexcept { return (bits_ >> 21) & 7; }
   // observed, clean: passes without a change (saturating). folded: low bits of the pass it was
   // folded in.
-  constexpr unsigned age() const noexcept { return (bits_ >> 6) & 255; }
-  constexpr unsigned generation() const noexcept { return (bits_ >> 14) & 1023; }
-  constexpr std::uint64_t payload() const noexcept { return bits_ >> 24; }
+  constexpr unsigned age() const noexcept { return (bits_ >> 24) & 255; }
+  constexpr std::uint32_t payload() const noexcept {
+    return static_cast<std::uint32_t>(bits_ >> 32);
+  }
 
   constexpr bool names_content() const noexcept {
     return tag() == Tag::clean || tag() == Tag::folded || tag() == Tag::mapped;
   }
   // REQUIRES: names_content().
-  constexpr ContentId content() const noexcept {
-    return ContentId{static_cast<ContentId::Rep>(payload())};
-  }
+  constexpr ContentId content() const noexcept { return ContentId{payload()}; }
 
-  // The next word: generation counts every change.
-  constexpr Word becomes(Tag tag, std::uint64_t payload, unsigned age,
+  constexpr Word becomes(Tag tag, std::uint32_t payload, unsigned age,
                          unsigned backoff) const noexcept {
-    const std::uint64_t generation = (this->generation() + 1) & 1023;
-    return Word{static_cast<std::uint64_t>(tag) | (std::uint64_t{backoff & 7} << 3) |
-                (std::uint64_t{age & 255} << 6) | (generation << 14) |
-                ((payload & kPayloadMask) << 24)};
+    return Word{(static_cast<std::uint64_t>(tag) << 18) | (std::uint64_t{backoff & 7} << 21) |
+                (std::uint64_t{age & 255} << 24) | (std::uint64_t{payload} << 32)};
   }
   constexpr Word becomes(Tag tag, ContentId content, unsigned age,
                          unsigned backoff) const noexcept {
-    return becomes(tag, std::uint64_t{content.value}, age, backoff);
+    return becomes(tag, content.value, age, backoff);
   }
   constexpr Word with_age(unsigned age) const noexcept {
     return becomes(tag(), payload(), age, backoff());
   }
-  constexpr Word cleared() const noexcept {
-    return becomes(Tag::none, std::uint64_t{0}, 0, backoff());
-  }
+  constexpr Word cleared() const noexcept { return becomes(Tag::none, 0u, 0, backoff()); }
 
   friend constexpr bool operator==(Word, Word) noexcept = default;
 
@@ -135,6 +130,7 @@ class Word {
   std::uint64_t bits_ = 0;
 };
 static_assert(sizeof(Word) == 8);
+static_assert(sizeof(ContentId) == 4, "a content fits into the payload");
 static_assert(Word{}.tag() == Tag::none, "a sparse table of zeros says that nothing is known");
 
 }  // namespace ramfold::guest

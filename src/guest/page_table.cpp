@@ -24,7 +24,8 @@ ByteCount PageTable::shared_size(PageCount pages) noexcept {
   return ByteCount{RF_SHARED_PAGE + round_up((pages.value + 7) / 8, kPageSize)};
 }
 
-Result<PageTable> PageTable::open(sys::BorrowedFd words, sys::BorrowedFd shared, PageCount pages) {
+Result<PageTable> PageTable::open(sys::BorrowedFd words, sys::BorrowedFd shared, PageCount pages,
+                                  std::uint64_t seed) {
   if (pages.value == 0) return fail("a page table needs at least one page");
   for (const auto& [fd, size] :
        {std::pair{words, words_size(pages)}, std::pair{shared, shared_size(pages)}}) {
@@ -38,23 +39,36 @@ Result<PageTable> PageTable::open(sys::BorrowedFd words, sys::BorrowedFd shared,
   if (!shared_map) return std::unexpected(shared_map.error());
   auto owners = sys::Mapping::anonymous(ByteCount{round_up(pages.value, kPageSize)});
   if (!owners) return std::unexpected(owners.error());
-  return PageTable(std::move(*words_map), std::move(*owners), std::move(*shared_map), pages);
+  return PageTable(std::move(*words_map), std::move(*owners), std::move(*shared_map), pages,
+                   WordCheck(seed));
 }
 
-PageTable::PageTable(sys::Mapping words, sys::Mapping owners, sys::Mapping shared,
-                     PageCount pages) noexcept
+PageTable::PageTable(sys::Mapping words, sys::Mapping owners, sys::Mapping shared, PageCount pages,
+                     WordCheck check) noexcept
     : words_(std::move(words)),
       owners_(std::move(owners)),
       shared_(std::move(shared)),
-      pages_(pages) {}
+      pages_(pages),
+      check_(check) {}
 
-void PageTable::advance(PageIndex p, Word seen, Word next, Owner by) noexcept {
+Advanced PageTable::advance(PageIndex p, Word seen, Word next, Owner by) noexcept {
   DENSURE(static_cast<Owner>(owner_byte(p).load(std::memory_order_relaxed) & ~kContended) == by);
-  ENSURE(is_legal(seen.tag(), next.tag(), by));
-  std::uint64_t expected = seen.bits();
-  const bool moved =
-      !word(p).compare_exchange_strong(expected, next.bits(), std::memory_order_seq_cst);
-  ENSURE(!moved);
+  if (!is_legal(seen.tag(), next.tag(), by)) return Advanced::illegal;
+  return replace(p, check_.seal(p, seen), next);
+}
+
+Advanced PageTable::repair(PageIndex p, DamagedWord seen, Tag to, Owner by) noexcept {
+  DENSURE(static_cast<Owner>(owner_byte(p).load(std::memory_order_relaxed) & ~kContended) == by);
+  const bool legal = (to == Tag::none && (by == Owner::filling || by == Owner::punching)) ||
+                     (to == Tag::poisoned && by == Owner::filling);
+  if (!legal) return Advanced::illegal;
+  return replace(p, seen.stored, Word{}.becomes(to, 0u, 0, 0));
+}
+
+Advanced PageTable::replace(PageIndex p, std::uint64_t stored, Word next) noexcept {
+  const bool replaced =
+      word(p).compare_exchange_strong(stored, check_.seal(p, next), std::memory_order_seq_cst);
+  return replaced ? Advanced::done : Advanced::moved;
 }
 
 Owner PageTable::owner(PageIndex p) const noexcept {

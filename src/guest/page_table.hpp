@@ -7,6 +7,9 @@
 // hands. Lost wake-ups: a fault that finds a page owned by somebody it may not interrupt marks it
 // contended and drops the event; the owner's release() reports the mark, and the owner must then
 // UFFDIO_WAKE the page.
+// Damage: memory can change by itself or by somebody's stray write. So a word carries a check
+// (guest/word_check.hpp), load() says when it does not hold, and no caller gets at a word without
+// having said what it does then.
 #pragma once
 
 #include <atomic>
@@ -16,28 +19,39 @@
 #include "agent/wire.h"
 #include "base/result.hpp"
 #include "guest/page_state.hpp"
+#include "guest/word_check.hpp"
 #include "sys/memory.hpp"
 
 namespace ramfold::guest {
 
 enum class Taken { owned, busy };
 enum class Released { quiet, contended };
+// refused: nothing was written. A page's word is only its owner's to write, so this is a bug or
+// damage; see Vm::advance.
+enum class Advanced { done, illegal, moved };
 
 class PageTable {
  public:
   // A table for `pages` pages over `words`, a memory file of words_size(pages) bytes, and `shared`,
   // the memory shared with the agent, of shared_size(pages) bytes. Both stay the caller's.
-  static Result<PageTable> open(sys::BorrowedFd words, sys::BorrowedFd shared, PageCount pages);
+  // `seed`: that of the words' check.
+  static Result<PageTable> open(sys::BorrowedFd words, sys::BorrowedFd shared, PageCount pages,
+                                std::uint64_t seed);
   static ByteCount words_size(PageCount pages) noexcept;
   static ByteCount shared_size(PageCount pages) noexcept;
 
   PageCount pages() const noexcept { return pages_; }
   rf_shared& shared() const noexcept { return *shared_.as<rf_shared>(); }
 
-  Word load(PageIndex p) const noexcept { return Word{word(p).load(std::memory_order_acquire)}; }
-  // REQUIRES: the caller owns p as `by`; `seen` is the word it loaded since. A word that moved
-  // under its owner, or an illegal change, is a bug and stops the daemon.
-  void advance(PageIndex p, Word seen, Word next, Owner by) noexcept;
+  LoadedWord load(PageIndex p) const noexcept {
+    return check_.open(p, word(p).load(std::memory_order_acquire));
+  }
+  // REQUIRES: the caller owns p as `by`; `seen` is the word it loaded since.
+  [[nodiscard]] Advanced advance(PageIndex p, Word seen, Word next, Owner by) noexcept;
+  // What a damaged word is replaced with, once its owner knows what the page is: `none` for a page
+  // that is resident or discarded, else `poisoned`, for nobody knows what the hole held.
+  // REQUIRES: as above.
+  [[nodiscard]] Advanced repair(PageIndex p, DamagedWord seen, Tag to, Owner by) noexcept;
 
   Owner owner(PageIndex p) const noexcept;
   // idle -> folding, by the way down; false when somebody owns it.
@@ -61,8 +75,10 @@ class PageTable {
   void clear_discard(PageIndex p) noexcept;
 
  private:
-  PageTable(sys::Mapping words, sys::Mapping owners, sys::Mapping shared, PageCount pages) noexcept;
+  PageTable(sys::Mapping words, sys::Mapping owners, sys::Mapping shared, PageCount pages,
+            WordCheck check) noexcept;
 
+  Advanced replace(PageIndex p, std::uint64_t stored, Word next) noexcept;
   std::atomic_ref<std::uint64_t> word(PageIndex p) const noexcept {
     return std::atomic_ref<std::uint64_t>(words_.as<std::uint64_t>()[p.value]);
   }
@@ -75,6 +91,7 @@ class PageTable {
   sys::Mapping owners_;
   sys::Mapping shared_;
   PageCount pages_;
+  WordCheck check_;
 };
 
 }  // namespace ramfold::guest

@@ -71,6 +71,13 @@ constexpr std::array<Row, kReasonCodes> kRows{{
      "use aio=threads, or aio=io_uring without registered buffers"},
     {ReasonCode::unknown_descriptor, Follows::stop_folding, "unknown_descriptor",
      "remove the device that uses it, or report it so that it can be judged"},
+    {ReasonCode::lost_pages, Follows::stop_folding, "lost_pages",
+     "restart the VM: as long as it runs, what touches these pages gets a memory error; and look "
+     "for "
+     "memory errors of the host"},
+    {ReasonCode::inconsistent, Follows::stop_folding, "inconsistent",
+     "restart the VM to have it folded again; report it with the daemon's log, and look for memory "
+     "errors of the host"},
 }};
 
 constexpr bool rows_are_in_order() {
@@ -88,6 +95,9 @@ constexpr const Row& row_of(ReasonCode code) noexcept {
 }  // namespace
 
 std::string_view name(ReasonCode code) noexcept { return row_of(code).name; }
+Reason reason_of(ReasonCode code, std::string text) {
+  return {code, std::move(text), std::string(row_of(code).remedy)};
+}
 bool demands_unfold(ReasonCode code) noexcept { return row_of(code).follows == Follows::unfold; }
 bool is_in_flight(ReasonCode code) noexcept { return row_of(code).follows == Follows::in_flight; }
 
@@ -111,7 +121,7 @@ void ReasonList::add(ReasonCode code, std::string_view text) {
   for (const Reason& reason : reasons_) {
     if (reason.code == code && reason.text == text) return;
   }
-  reasons_.push_back({code, std::string(text), std::string(row_of(code).remedy)});
+  reasons_.push_back(reason_of(code, std::string(text)));
 }
 
 std::string printable(std::string_view name) {

@@ -15,6 +15,8 @@ namespace {
 
 constexpr unsigned kTriesMax = 200;  // of a call that must not be lost
 constexpr unsigned kUnregisterTriesMax = 3;
+// Each splits a mapping of the VM's in two, of which a process may have 65,530.
+constexpr std::size_t kLostRunsMax = 1024;
 constexpr std::uint64_t kNapNs = 1'000'000;  // between them
 constexpr std::uint64_t kDrainNapNs = 50'000;
 
@@ -48,7 +50,7 @@ Result<std::unique_ptr<Vm>> Vm::make(const VmRecord& record, Files files) {
         {HostVirt{b.address}, next, PageCount{b.size >> kPageShift}, ByteCount{b.offset}, i});
     next = blocks.back().end();
   }
-  auto table = PageTable::open(files.words, files.shared, PageCount{next.value});
+  auto table = PageTable::open(files.words, files.shared, PageCount{next.value}, word_seed(record));
   if (!table) return std::unexpected(table.error());
   return std::unique_ptr<Vm>(
       new Vm(record, std::move(files), std::move(*table), std::move(blocks)));
@@ -155,30 +157,89 @@ sys::UffdResult Vm::ensure_registered(PageIndex p) noexcept {
   return {};
 }
 
+Status Vm::unregister(PageRun run) noexcept {
+  const sys::UffdRange range = range_of(run);
+  // Nobody answers faults afterwards, so it must hold. A range that was mapped over says ENOENT
+  // or EINVAL for ever; a few tries tell that from a passing error.
+  const auto lifted =
+      insist(kUnregisterTriesMax, [&] { return uffd_.lift(range, sys::Wake::yes); });
+  if (lifted.outcome == sys::Outcome::vm_gone) return {};
+  const auto gone = insist(kUnregisterTriesMax, [&] { return uffd_.unregister_range(range); });
+  if (gone.outcome == sys::Outcome::vm_gone) return {};
+  if (lifted.outcome != sys::Outcome::done && lifted.outcome != sys::Outcome::range_gone) {
+    return fail("lift guards", lifted.code);
+  }
+  if (gone.outcome != sys::Outcome::done && gone.outcome != sys::Outcome::range_gone) {
+    return fail("UFFDIO_UNREGISTER", gone.code);
+  }
+  counters_.unregistered_chunks.add();
+  return {};
+}
+
 Status Vm::unregister_all() noexcept {
+  const std::vector<PageRun> lost = lost_runs();
+  auto next_lost = lost.begin();
   for (const Block& b : blocks_) {
-    for (PageIndex from = b.first; from < b.end();) {
-      const PageIndex to{std::min(from.value + kChunkPages.value, b.end().value)};
-      const sys::UffdRange range = range_of({from, PageCount{to.value - from.value}});
-      // Nobody answers faults afterwards, so it must hold. A range that was mapped over says ENOENT
-      // or EINVAL for ever; a few tries tell that from a passing error.
-      const auto lifted =
-          insist(kUnregisterTriesMax, [&] { return uffd_.lift(range, sys::Wake::yes); });
-      if (lifted.outcome == sys::Outcome::vm_gone) return {};
-      const auto gone = insist(kUnregisterTriesMax, [&] { return uffd_.unregister_range(range); });
-      if (gone.outcome == sys::Outcome::vm_gone) return {};
-      if (lifted.outcome != sys::Outcome::done && lifted.outcome != sys::Outcome::range_gone) {
-        return fail("lift guards", lifted.code);
+    for (PageIndex from = b.first; from < b.end() && alive();) {
+      while (next_lost != lost.end() && next_lost->end() <= from) ++next_lost;
+      PageIndex to{std::min(from.value + kChunkPages.value, b.end().value)};
+      if (next_lost != lost.end() && next_lost->first <= from) {
+        from = std::min(next_lost->end(), b.end());
+        continue;
       }
-      if (gone.outcome != sys::Outcome::done && gone.outcome != sys::Outcome::range_gone) {
-        return fail("UFFDIO_UNREGISTER", gone.code);
-      }
-      counters_.unregistered_chunks.add();
+      if (next_lost != lost.end()) to = std::min(to, next_lost->first);
+      if (Status gone = unregister({from, PageCount{to.value - from.value}}); !gone) return gone;
       from = to;
     }
   }
   for (auto& r : registered_) r.store(0, std::memory_order_release);
   return {};
+}
+
+std::vector<PageRun> Vm::lost_runs() const {
+  std::vector<PageRun> runs;
+  (void)each_speaking([&](PageIndex p) {
+    const LoadedWord word = table_.load(p);
+    if (word && word->tag() != Tag::poisoned) return true;
+    if (!runs.empty() && (runs.back().end() == p || runs.size() == kLostRunsMax)) {
+      runs.back().count = PageCount{p.value + 1 - runs.back().first.value};
+    } else {
+      runs.push_back({p, PageCount{1}});
+    }
+    return true;
+  });
+  return runs;
+}
+
+bool Vm::is_resident(PageIndex p) const noexcept {
+  const Block& b = block_of(p);
+  const auto offset =
+      static_cast<off_t>(b.offset.value + ((p.value - b.first.value) << kPageShift));
+  return ::lseek(files_.rams[b.ram].get(), offset, SEEK_DATA) == offset;
+}
+
+bool Vm::advance(PageIndex p, Word seen, Word next, Owner by) noexcept {
+  const Advanced done = table_.advance(p, seen, next, by);
+  if (done == Advanced::illegal) stop_folding(Inconsistency::transition);
+  if (done == Advanced::moved) stop_folding(Inconsistency::moved);
+  return done == Advanced::done;
+}
+
+bool Vm::repair(PageIndex p, DamagedWord seen, Tag to, Owner by) noexcept {
+  const Advanced done = table_.repair(p, seen, to, by);
+  if (done != Advanced::done) {
+    stop_folding(done == Advanced::illegal ? Inconsistency::transition : Inconsistency::moved);
+    return false;
+  }
+  counters_.damaged_words.add();
+  if (to == Tag::poisoned && is_counted(p)) counters_.poisoned.add();
+  return true;
+}
+
+void Vm::stop_folding(Inconsistency why) noexcept {
+  auto none = Inconsistency::none;
+  (void)inconsistency_.compare_exchange_strong(none, why, std::memory_order_acq_rel);
+  gate_.lock();
 }
 
 void Vm::wake(PageRun run) const noexcept {
@@ -194,12 +255,6 @@ std::uint64_t Vm::backed_from(std::uint64_t at) const noexcept {
   const off_t data = ::lseek(files_.words.get(), static_cast<off_t>(at * sizeof(Word)), SEEK_DATA);
   if (data < 0) return pages().value;
   return std::max(at, static_cast<std::uint64_t>(data) / sizeof(Word));
-}
-
-Status Vm::note_incoming_finished() const {
-  VmRecord record = record_;
-  record.flags |= kRecordIncomingFinished;
-  return write_record(files_.record, record);
 }
 
 void Vm::wake_all() const noexcept {

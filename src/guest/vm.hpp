@@ -38,16 +38,27 @@ struct Block {
   PageIndex end() const noexcept { return first + pages; }
 };
 
+// What was found that cannot be while memory holds and the code is right. A VM of which something
+// does not add up is served as before and never folded again: what is back is the truth (T1).
+enum class Inconsistency : std::uint8_t {
+  none,
+  transition,  // a change of a word that the table of transitions has not got
+  moved,       // a word changed under its owner
+  references,  // a reference was to be given up that the store does not know of
+  group,       // the same, of another VM of its group
+  earlier,     // a daemon before this one found one of these
+};
+
 struct VmCounters {
   // Pages now, by kind. Derived; rebuilt after a restart.
-  Counter folded_zero, folded_content, clean;
+  Counter folded_zero, folded_content, clean, poisoned;
   // Events.
   Counter folds_zero, folds_shared, folds_stored, folds_again;
   Counter observed, aborted_by_write, aborted_by_gate, aborted_by_discard, changed_while_cold;
   Counter faults_zero, faults_content, faults_write_guarded, faults_late, faults_busy,
       faults_pending;
-  Counter returned_soon, zero_filled, errors, no_memory_waits, corrupt, discards_seen,
-      unregistered_chunks;
+  Counter returned_soon, zero_filled, errors, no_memory_waits, corrupt, damaged_words,
+      discards_seen, unregistered_chunks;
   LatencyHistogram latency_zero, latency_content, latency_guarded;
 };
 
@@ -107,22 +118,38 @@ class Vm {
   Status punch_pages(PageRun run) const noexcept;
   // Registers the chunk of p when it is not yet. Any thread; harmless twice.
   sys::UffdResult ensure_registered(PageIndex p) noexcept;
-  // After everything is unfolded: lifts all guards and unregisters, a chunk at a time.
+  // After everything is unfolded: lifts all guards and unregisters, a chunk at a time. Pages that
+  // are lost stay registered: a touch of one that has lost its mark waits and does not read zeros.
   Status unregister_all() noexcept;
+  // The RAM file holds p, in memory or in swap: the page is the truth (T1). Waits while somebody
+  // else holds the file's lock.
+  bool is_resident(PageIndex p) const noexcept;
+
+  // PageTable::advance() and repair(). False: nothing was written, and this VM is not folded any
+  // more.
+  [[nodiscard]] bool advance(PageIndex p, Word seen, Word next, Owner by) noexcept;
+  [[nodiscard]] bool repair(PageIndex p, DamagedWord seen, Tag to, Owner by) noexcept;
+  // Any thread; the first reason stays.
+  void stop_folding(Inconsistency why) noexcept;
+  Inconsistency inconsistency() const noexcept {
+    return inconsistency_.load(std::memory_order_acquire);
+  }
   // Wakes who waits for the run. A wake-up that is lost leaves a vCPU asleep, so it is tried until
   // it holds.
   void wake(PageRun run) const noexcept;  // REQUIRES: within one block
   // Ends `punching` or `filling` and wakes whoever met the page meanwhile. REQUIRES: the caller
   // owns p.
   void release(PageIndex p) noexcept;
-  // Calls f(page) for every page whose word names a content, until it returns false; false: it did.
-  // The table is sparse and its holes are skipped: reading them through the mapping would fill
-  // them.
+  // Calls f(page) for every page whose word names a content, says that the page is poisoned, or is
+  // damaged, until it returns false; false: it did. The table is sparse and its holes are skipped:
+  // reading them through the mapping would fill them.
   template <typename F>
-  bool each_naming(F f) const {
+  bool each_speaking(F f) const {
     for (std::uint64_t at = backed_from(0); at < pages().value; at = backed_from(at)) {
       for (const std::uint64_t end = std::min(at + kWordsAPage, pages().value); at < end; ++at) {
-        if (table_.load(PageIndex{at}).names_content() && !f(PageIndex{at})) return false;
+        const LoadedWord word = table_.load(PageIndex{at});
+        const bool speaks = !word || word->names_content() || word->tag() == Tag::poisoned;
+        if (speaks && !f(PageIndex{at})) return false;
       }
     }
     return true;
@@ -141,8 +168,10 @@ class Vm {
   // Wakes every waiter of the VM once (recovery, L3).
   void wake_all() const noexcept;
 
-  // For the next daemon: the operator's word on the migration that this QEMU was started for.
-  Status note_incoming_finished() const;
+  // For the next daemon: VmRecord::flags.
+  Status note_flags(std::uint32_t set, std::uint32_t clear = 0) const {
+    return guest::note_flags(files_.record, set, clear);
+  }
 
   // The scan's pass over this VM; a folded word keeps its low bits, so that a fault can tell how
   // long the page stayed away.
@@ -162,6 +191,10 @@ class Vm {
   void begin_uncounted() noexcept { counted_.store(0, std::memory_order_release); }
 
  private:
+  // Runs of pages that are lost, in order; beyond a bound with what lies between them.
+  std::vector<PageRun> lost_runs() const;
+  Status unregister(PageRun run) noexcept;  // REQUIRES: within one block
+
   Vm(const VmRecord& record, Files files, PageTable table, std::vector<Block> blocks);
 
   VmRecord record_;
@@ -177,6 +210,7 @@ class Vm {
   std::vector<std::atomic<std::uint8_t>> registered_;
   VmCounters counters_;
   std::atomic<bool> alive_{true};
+  std::atomic<Inconsistency> inconsistency_{Inconsistency::none};
   std::atomic<unsigned> pass_{0};
   std::atomic<std::uint64_t> counted_;
 };

@@ -50,6 +50,17 @@ Result<VmRecord> read_record(sys::BorrowedFd file) {
   return record;
 }
 
+Status note_flags(sys::BorrowedFd file, std::uint32_t set, std::uint32_t clear) {
+  auto record = read_record(file);  // with what was noted since it was handed over
+  if (!record) return std::unexpected(record.error());
+  record->flags = (record->flags & ~clear) | set;
+  return write_record(file, *record);
+}
+
+std::uint64_t word_seed(const VmRecord& record) noexcept {
+  return XXH3_64bits_withSeed(record.instance, sizeof record.instance, record.vm);
+}
+
 Status note_left_by(sys::BorrowedFd file, std::int32_t daemon, std::uint64_t start_ticks) {
   auto record = read_record(file);  // with what was noted since it was handed over
   if (!record) return std::unexpected(record.error());

@@ -13,10 +13,15 @@
 namespace ramfold::guest {
 
 inline constexpr std::uint32_t kVmRecordMagic = 0x4d565246;  // "FRVM"
-inline constexpr std::uint32_t kVmRecordVersion = 4;
+inline constexpr std::uint32_t kVmRecordVersion = 5;
 
-// VmRecord::flags: the operator said that the migration which QEMU was started for has ended.
+// VmRecord::flags.
+// The operator said that the migration which QEMU was started for has ended.
 inline constexpr std::uint32_t kRecordIncomingFinished = 1;
+// It was detached, and pages of it are lost: it is kept for their sake, and not folded.
+inline constexpr std::uint32_t kRecordLetGo = 2;
+// Its page state was found inconsistent: it is never folded again.
+inline constexpr std::uint32_t kRecordInconsistent = 4;
 
 struct VmRecord {
   std::uint32_t magic = kVmRecordMagic;
@@ -45,6 +50,10 @@ static_assert(sizeof(VmRecord) == 64 + 192 + sizeof(rf_block) * RF_BLOCKS_MAX + 
 Status write_record(sys::BorrowedFd file, VmRecord record);
 // Checks magic, version, checksum and bounds.
 Result<VmRecord> read_record(sys::BorrowedFd file);
+// Sets and clears flags.
+Status note_flags(sys::BorrowedFd file, std::uint32_t set, std::uint32_t clear);
+// What the checks of its page table's words are mixed with: the same in every daemon.
+std::uint64_t word_seed(const VmRecord& record) noexcept;
 // Sets VmRecord::left_by_pid and left_by_start.
 Status note_left_by(sys::BorrowedFd file, std::int32_t daemon, std::uint64_t start_ticks);
 

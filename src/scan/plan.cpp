@@ -91,10 +91,11 @@ Result<std::size_t> Planner::plan(const guest::Vm& vm, std::size_t chunk, const 
         const bool guarded = (region.categories & sys::kPageWritten) == 0;
         for (std::uint64_t va = region.start; va < region.end; va += kPageSize) {
           const PageIndex p{from.value + ((va - base.value) >> kPageShift)};
-          const guest::Word word = vm.table().load(p);
+          const guest::LoadedWord word = vm.table().load(p);
           ++met_.present;
-          if (rule.holds_back(word)) ++met_.held;
-          const Verdict verdict = rule.judge(word, guarded);
+          if (word && rule.holds_back(*word)) ++met_.held;
+          // Who observes a page repairs its word.
+          const Verdict verdict = word ? rule.judge(*word, guarded) : Verdict::observe;
           if (verdict == Verdict::leave) continue;
           // Who waits in a window is not made to wait for others that come to it.
           if (rule.grace && verdict == Verdict::fold && !vm.grace().over(p, now)) continue;

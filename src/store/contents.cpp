@@ -65,7 +65,8 @@ Result<std::unique_ptr<Parts>> Parts::open(const StoreFiles& files, HashFunction
                                          .similarity_bytes = {},
                                          .corrupt = {},
                                          .collisions = {},
-                                         .miscounted = {}});
+                                         .miscounted = {},
+                                         .stopped_groups = {}});
   return parts;
 }
 
@@ -148,55 +149,71 @@ void Parts::condemn_damaged(ContentId reference, ContentId of) noexcept {
   if (page == nullptr || !matches_checksum(reference, page)) condemn(reference, *where);
 }
 
-Got Contents::get(ContentId id, std::byte* out, FetchTicket) noexcept {
+Got Contents::get(GroupId group, ContentId id, std::byte* out, FetchTicket) noexcept {
   if (id == kZeroContent) {
     std::memset(out, 0, kPageSize);
     return Got::done;
   }
   Parts& parts = *parts_;
-  if (!parts.knows(id)) return Got::corrupt;
+  const PageHasher* const hasher = parts.groups->hasher(group);
+  if (hasher == nullptr || !parts.knows(id)) return Got::corrupt;
   ContentNotes& notes = parts.headers->notes(id);
   __builtin_prefetch(&notes, 1);
   Where where;
   {
     const Readers::Section section(parts.readers);
     where = parts.headers->where(id);
-    if (!parts.readable(where)) return Got::corrupt;
+    // Another's is refused and left as it is (I5).
+    if (!parts.readable(where) || !parts.belongs(id, group)) return Got::corrupt;
     parts.arena->prefetch(where.extent());
     TEST_POINT("store.get");
-    if (parts.decode(id, where, out) && parts.matches_checksum(id, out)) {
+    // Against the caller's seed: should the id become another group's meanwhile, it does not match.
+    if (parts.decode(id, where, out) && parts.hash(*hasher, out) == parts.headers->hash(id)) {
       notes.note_read(parts.headers->now());
       return Got::done;
     }
+    if (!parts.belongs(id, group)) return Got::corrupt;
     if (where.has_reference()) parts.condemn_damaged(parts.headers->reference(id), id);
   }
   parts.condemn(id, where);
   return Got::corrupt;
 }
 
-void Contents::drop(ContentId id) noexcept {
-  if (id != kZeroContent) parts_->drop(id);
+Booked Contents::drop(GroupId group, ContentId id) noexcept {
+  return id == kZeroContent ? Booked::done : parts_->drop(group, id);
 }
 
-void Parts::drop(ContentId id) noexcept {
-  if (!knows(id)) {  // a damaged word: there is nothing to give up
+bool Contents::is_stopped(GroupId group) const noexcept { return parts_->is_stopped(group); }
+
+Booked Parts::drop(GroupId group, ContentId id) noexcept {
+  if (!belongs(id, group)) {  // a wrong id: there is nothing to give up
     miscounted.add();
-    return;
+    return Booked::refused;
   }
   const Where where = headers->where(id);  // afterwards the id may be another content's
-  const GroupId group = headers->group(id);
   account(where, group, -1);  // before: afterwards the group may be gone, too
   const HeaderTable::Dropped dropped = headers->drop_reference(id);
   if (dropped == HeaderTable::Dropped::none_left) {
     account(where, group, 1);
-    // While recovering: a word that was never counted. Some count is now too low, perhaps this
-    // one's, so this content stays whatever the count says. Otherwise: a reference dropped twice.
-    ENSURE(phase.load() == Phase::recovering);
-    headers->pin(id);
-    miscounted.add();
-    return;
+    note_underflow(group, id);
+    return Booked::refused;
   }
   if (dropped == HeaderTable::Dropped::last) release_if_unused(id);
+  return Booked::done;
+}
+
+// While recovering: a word that was never counted. Otherwise: a reference dropped twice. Some count
+// of the group is too low, perhaps this one's; what is freed at 0 could still have a reader, whose
+// id would then be another content's. So nothing of the group is freed or put in before the next
+// recovery, which counts anew. (While recovering nothing is freed; this content is kept afterwards,
+// too.)
+void Parts::note_underflow(GroupId group, ContentId id) noexcept {
+  headers->pin(id);
+  miscounted.add();
+  if (phase.load(std::memory_order_seq_cst) == Phase::recovering) return;
+  const std::size_t word = group.value / 64;
+  if (word >= stopped_groups.size()) return;
+  stopped_groups[word].fetch_or(std::uint64_t{1} << (group.value % 64), std::memory_order_seq_cst);
 }
 
 void Parts::account(Where where, GroupId group, std::int64_t references) noexcept {
@@ -206,7 +223,7 @@ void Parts::account(Where where, GroupId group, std::int64_t references) noexcep
 
 void Parts::drop_uncounted(ContentId id) noexcept {
   const HeaderTable::Dropped dropped = headers->drop_reference(id);
-  ENSURE(dropped != HeaderTable::Dropped::none_left);
+  if (dropped == HeaderTable::Dropped::none_left) return note_underflow(headers->group(id), id);
   if (dropped == HeaderTable::Dropped::last) release_if_unused(id);
 }
 
@@ -214,7 +231,7 @@ void Parts::drop_uncounted(ContentId id) noexcept {
 // counts. So one of the two sees both, and claim_dead() picks one if both do.
 void Parts::release_if_unused(ContentId id) noexcept {
   if (phase.load(std::memory_order_seq_cst) == Phase::recovering) return;
-  if (!headers->claim_dead(id)) return;
+  if (is_stopped(headers->group(id)) || !headers->claim_dead(id)) return;
   const Where where = headers->where(id);
   // A header that cannot be trusted keeps its id and its bytes: something may still be learnt from
   // them, and what it points at may be another's.
@@ -239,13 +256,13 @@ void Parts::drop_dependence(ContentId reference) noexcept {
   drop_uncounted(reference);
 }
 
-Ref Contents::share(ContentId id) noexcept {
-  if (id == kZeroContent) return Ref(*this, id);
+Ref Contents::share(GroupId group, ContentId id) noexcept {
+  if (id == kZeroContent) return Ref(*this, group, id);
   Parts& parts = *parts_;
-  ENSURE(parts.knows(id));
+  if (!parts.belongs(id, group)) return {};
   parts.headers->add_reference(id);
-  parts.account(parts.headers->where(id), parts.headers->group(id), 1);
-  return Ref(*this, id);
+  parts.account(parts.headers->where(id), group, 1);
+  return Ref(*this, group, id);
 }
 
 Form Contents::form(ContentId id) const noexcept {

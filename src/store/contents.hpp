@@ -20,6 +20,8 @@
 //   I3. Every decode is verified against the checksum in the header. What does not match is never
 //       returned: the content is marked bad, for ever, and nothing is shared with it any more.
 //   I4. A content is only ever shared within its group, and only after comparing the bytes.
+//   I5. Whoever names a content says its group too. A content of another group is refused, so that
+//       a wrong id is the trouble of nobody but its owner. kZeroContent belongs to all groups.
 #pragma once
 
 #include <cstddef>
@@ -81,24 +83,30 @@ class Contents final : public ContentSource {
 
   // Keeps a page, or finds it. `hash` is hash(group, page). Errors: EAGAIN recovering; ENOSPC the
   // arena or the ids are used up; ENOMEM the host has no memory to back it; EINVAL the hash is not
-  // the page's; EIO what was stored did not decode to the page.
+  // the page's; EIO what was stored did not decode to the page; EUCLEAN the group's references do
+  // not add up (is_stopped).
   Result<PutResult> put(GroupId group, const PageCopy& page, ContentHash hash);
   // The same for up to kPutRunMax pages, faster a page: memory is prefetched ahead.
   // REQUIRES: out.size() == requests.size().
   void put_run(GroupId group, std::span<const PutRequest> requests,
                std::span<Result<PutResult>> out, Admit admit = Admit::all);
 
-  Got get(ContentId id, std::byte* out, FetchTicket ticket) noexcept override;
-  void drop(ContentId id) noexcept override;
-  // One more reference. REQUIRES: the caller owns one already.
-  Ref share(ContentId id) noexcept;
+  Got get(GroupId group, ContentId id, std::byte* out, FetchTicket ticket) noexcept override;
+  Booked drop(GroupId group, ContentId id) noexcept override;
+  // One more reference; none where the content is not the group's. REQUIRES: the caller owns one
+  // already.
+  Ref share(GroupId group, ContentId id) noexcept;
+  // A reference to a content of this group was given up that nobody had. Nothing is put into the
+  // group any more, or taken for unused; all that is there can be read. Until the next recovery,
+  // which counts anew.
+  bool is_stopped(GroupId group) const noexcept;
 
   // Recovery, behind the faults. After adopt(): get() works; put() says EAGAIN; drop() counts down
   // and frees nothing. Count once, with count(), every word that names a content, then finish. A
   // word's reference may be dropped only after that word was counted: whoever clears a word that
   // the scan has not reached yet must not call drop() for it (the scan will not see it).
   bool recovering() const noexcept;
-  void count(ContentId id) noexcept;
+  Booked count(GroupId group, ContentId id) noexcept;
   // Rebuilds index, arena maps and free lists from the headers and frees every content that nobody
   // counted. Takes long (about 3 s per 10 million contents); one caller. A process killed anywhere
   // in here leaves a store that adopt() takes again. An Error: there is no memory for the index;

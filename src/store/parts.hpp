@@ -3,6 +3,7 @@
 // Threads: as in contents.hpp.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <memory>
 #include <optional>
@@ -42,6 +43,7 @@ struct Parts {
   Counter corrupt;
   Counter collisions;
   Counter miscounted;
+  std::array<std::atomic<std::uint64_t>, kGroupsMax / 64> stopped_groups{};  // a bit each
 
   static Result<std::unique_ptr<Parts>> open(const StoreFiles& files, HashFunction hash);
 
@@ -70,7 +72,19 @@ struct Parts {
   // damaged.
   void condemn_damaged(ContentId reference, ContentId of) noexcept;
   // See Contents::drop. Not for kZeroContent.
-  void drop(ContentId id) noexcept;
+  Booked drop(GroupId group, ContentId id) noexcept;
+  // I5. What the id's header says may be another content's a moment later when the caller's id is
+  // wrong; nothing that is decided by it does harm then.
+  bool belongs(ContentId id, GroupId group) const noexcept {
+    return knows(id) && headers->group(id) == group;
+  }
+  // Its count is, or may be, below the truth: it is kept, and so is all of its group.
+  void note_underflow(GroupId group, ContentId id) noexcept;
+  bool is_stopped(GroupId group) const noexcept {
+    const std::size_t word = group.value / 64;
+    return word < stopped_groups.size() &&
+           (stopped_groups[word].load(std::memory_order_acquire) >> (group.value % 64) & 1) != 0;
+  }
   // Enters references taken or given up in the statistics.
   void account(Where where, GroupId group, std::int64_t references) noexcept;
   // The same as drop() for a reference that was taken but never entered in the usage.

@@ -97,7 +97,7 @@ bool Putter::holds_page(ContentId id) noexcept {
 PutResult Putter::shared(ContentId id) noexcept {
   const Form form = parts_.headers->where(id).form();
   parts_.usage.add_references(group_, form, 1);
-  return {Ref(contents_, id), true, form};
+  return {Ref(contents_, group_, id), true, form};
 }
 
 void Putter::look_up() noexcept { candidates_ = parts_.index->find(hash_, group_); }
@@ -188,7 +188,7 @@ PutResult Putter::enter(ContentId id, Where where) {
   }
   TEST_POINT("store.index");
   parts_.usage.add_references(group_, where.form(), 1);
-  return {Ref(contents_, id), false, where.form()};
+  return {Ref(contents_, group_, id), false, where.form()};
 }
 
 }  // namespace
@@ -212,7 +212,9 @@ void Contents::put_run(GroupId group, std::span<const PutRequest> requests,
   for (std::size_t i = 0; i < requests.size(); ++i) {
     const PageCopy& page = *requests[i].page;
     if (is_zero(page)) {
-      out[i] = PutResult{Ref(*this, kZeroContent), true, Form::zero};
+      out[i] = PutResult{Ref(*this, group, kZeroContent), true, Form::zero};
+    } else if (parts.is_stopped(group)) {
+      out[i] = fail("the group's references do not add up", EUCLEAN);
     } else if (!is_ready) {
       out[i] = fail("the store is recovering", EAGAIN);
     } else {

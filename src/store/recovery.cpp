@@ -108,15 +108,16 @@ bool Contents::recovering() const noexcept {
   return parts_->phase.load(std::memory_order_acquire) != Phase::ready;
 }
 
-void Contents::count(ContentId id) noexcept {
-  if (id == kZeroContent) return;
+Booked Contents::count(GroupId group, ContentId id) noexcept {
+  if (id == kZeroContent) return Booked::done;
   Parts& parts = *parts_;
-  if (!parts.knows(id)) {
+  if (!parts.belongs(id, group)) {
     parts.miscounted.add();
-    return;
+    return Booked::refused;
   }
-  parts.account(parts.headers->where(id), parts.headers->group(id), 1);
+  parts.account(parts.headers->where(id), group, 1);
   parts.headers->add_reference(id);
+  return Booked::done;
 }
 
 Status Contents::finish_recovery() {

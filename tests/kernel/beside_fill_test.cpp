@@ -42,11 +42,11 @@ enum class Path { fault, unfold };
 
 class OneContent final : public store::ContentSource {
  public:
-  store::Got get(ContentId, std::byte* out, store::FetchTicket) noexcept override {
+  store::Got get(GroupId, ContentId, std::byte* out, store::FetchTicket) noexcept override {
     std::memset(out, kOld, kPageSize);
     return store::Got::done;
   }
-  void drop(ContentId) noexcept override {}
+  store::Booked drop(GroupId, ContentId) noexcept override { return store::Booked::done; }
 };
 
 struct Memory {
@@ -122,16 +122,16 @@ class FirstDaemon {
     guest::PageTable& table = vm_->table();
     ENSURE(vm_->ensure_registered(kP).outcome == sys::Outcome::done);
     ENSURE(table.take_for_fold(kP) && table.commit(kP));
-    const guest::Word word = table.load(kP);
-    table.advance(kP, word, word.becomes(guest::Tag::folded, ContentId{1}, 0, 0),
-                  guest::Owner::punching);
+    const guest::Word word = table.load(kP).value();
+    ENSURE(vm_->advance(kP, word, word.becomes(guest::Tag::folded, ContentId{1}, 0, 0),
+                        guest::Owner::punching));
     ENSURE(vm_->punch_pages({kP, PageCount{1}}).has_value());
     vm_->release(kP);
   }
   void fill(Path path) {
     OneContent source;
     const std::atomic<bool> stopping{false};
-    fault::Filler filler(*vm_, source, stopping);
+    fault::Filler filler(*vm_, source, GroupId{}, stopping);
     const bool fault = path == Path::fault;
     fault::FillerThread me(
         vm_->fillings()[fault ? guest::Fillings::kFaultFirst : guest::Fillings::kUnfolder]);
@@ -231,7 +231,7 @@ class Scene {
     auto pool = fault::Pool::make();
     REQUIRE(pool.has_value());
     REQUIRE((*pool)->begin().has_value());
-    auto started = fault::Server::start(*pool, *vm_, source_, 1);
+    auto started = fault::Server::start(*pool, *vm_, source_, GroupId{}, 1);
     REQUIRE(started.has_value());
     successor_ = std::move(*started);
     vm_->wake_all();

@@ -158,12 +158,12 @@ TEST_CASE("detaching under errors ends in all bytes back, or says that it has no
         const Injected injected(call, error, How::once);
         for (int round = 0; round < 3; ++round) {
           for (std::uint64_t p = 0; p < kPages; ++p) {
-            if (rig.vm->table().load(PageIndex{p}).names_content())
+            if (rig.vm->table().load(PageIndex{p})->names_content())
               (void)rig.faults->filler().unfold(PageIndex{p}, {}, me);
           }
         }
         for (std::uint64_t p = 0; p < kPages; ++p)
-          REQUIRE_FALSE(rig.vm->table().load(PageIndex{p}).names_content());
+          REQUIRE_FALSE(rig.vm->table().load(PageIndex{p})->names_content());
         bool done = false;
         for (int i = 0; i < 3 && !done; ++i) done = rig.vm->unregister_all().has_value();
         REQUIRE(done);

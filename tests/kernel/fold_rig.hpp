@@ -61,9 +61,17 @@ struct Rig {
   // A fault service, after the last one was stopped as if its daemon had died.
   void serve() {
     REQUIRE(pool->begin().has_value());
-    auto started = fault::Server::start(pool, *vm, *source_, 1);
+    auto started = fault::Server::start(pool, *vm, *source_, group, 1);
     REQUIRE(started.has_value());
     faults = std::move(*started);
+  }
+  // As a daemon that took `vm` over would, with this store.
+  void takes(const std::shared_ptr<store::Contents>& store) {
+    contents = store;
+    source_ = store.get();
+    folder = std::make_unique<fold::Folder>(*store);
+    (void)vm->gate().open(0, guest::Gate::Mode::proved, vm->gate().epoch());
+    serve();
   }
   // One pass over everything.
   void pass() {
@@ -103,7 +111,7 @@ struct Rig {
     FAIL("page " << folded << ": tag " << static_cast<int>(tag(folded)) << ", owner "
                  << static_cast<int>(vm->table().owner(PageIndex{folded})));
   }
-  guest::Tag tag(std::uint64_t p) { return vm->table().load(PageIndex{p}).tag(); }
+  guest::Tag tag(std::uint64_t p) { return vm->table().load(PageIndex{p}).value().tag(); }
   // What the agent does before QEMU's discard.
   void set_discard_bit(std::uint64_t p) {
     auto* bitmap = reinterpret_cast<std::uint64_t*>(

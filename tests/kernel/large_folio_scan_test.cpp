@@ -116,7 +116,7 @@ TEST_CASE("D7: what is mapped large is neither planned nor folded") {
   const scan::Window next{{PageIndex{0}, PageCount{scan::kWindowPages}}, 0, 0xffff, 0, 0};
   folder.work(*vm, *group, next, {}, true);
   for (std::uint64_t p = 0; p < scan::kWindowPages; ++p) {
-    CHECK(vm->table().load(PageIndex{p}).tag() != guest::Tag::folded);
+    CHECK(vm->table().load(PageIndex{p})->tag() != guest::Tag::folded);
     CHECK(ram.bytes[p * kPageSize] == static_cast<std::byte>(p % 250 + 1));
   }
 }

@@ -208,12 +208,15 @@ namespace {
 class ActingSource final : public store::ContentSource {
  public:
   explicit ActingSource(store::ContentSource& real) : real_(real) {}
-  store::Got get(ContentId id, std::byte* out, store::FetchTicket ticket) noexcept override {
-    const store::Got got = real_.get(id, out, ticket);
+  store::Got get(GroupId group, ContentId id, std::byte* out,
+                 store::FetchTicket ticket) noexcept override {
+    const store::Got got = real_.get(group, id, out, ticket);
     if (armed.exchange(false)) action();
     return got;
   }
-  void drop(ContentId id) noexcept override { real_.drop(id); }
+  store::Booked drop(GroupId group, ContentId id) noexcept override {
+    return real_.drop(group, id);
+  }
   std::function<void()> action;
   std::atomic<bool> armed{false};
 
@@ -266,7 +269,7 @@ TEST_CASE("D8: what was folded of a range that is mapped over comes back into th
   rig.vm->gate().drain();
   fault::FillerThread me(rig.vm->fillings()[guest::Fillings::kUnfolder]);
   CHECK(rig.faults->filler().unfold(kP, {}, me) == fault::Served::filled);
-  CHECK(rig.vm->table().load(kP).tag() == guest::Tag::none);
+  CHECK(rig.vm->table().load(kP)->tag() == guest::Tag::none);
   PageCopy expected;
   test::fill_page(5, expected.bytes.data());
   PageCopy page;
@@ -332,6 +335,44 @@ TEST_CASE(
     victim.process->load_apart(kP, 2);
     CHECK(victim.process->collect(1000) == 2 * GuestProcess::kBusError);
   }
+}
+
+TEST_CASE("D17: the mark of a lost page outlives the end of its registration") {
+  Rig rig(16);
+  fold_nine(rig);
+  const auto at = static_cast<off_t>(kP.value * sizeof(std::uint64_t));
+  std::uint64_t word = 0;
+  REQUIRE(::pread(rig.vm->files().words.get(), &word, sizeof word, at) == sizeof word);
+  word ^= std::uint64_t{1} << 40;
+  REQUIRE(::pwrite(rig.vm->files().words.get(), &word, sizeof word, at) == sizeof word);
+  const bool is_touched_before = GENERATE(true, false);
+  if (is_touched_before) CHECK(rig.process->load(kP) == GuestProcess::kBusError);
+  for (int times = 0; times < 2; ++times) {
+    rig.vm->gate().close();
+    fault::FillerThread me(rig.vm->fillings()[guest::Fillings::kUnfolder]);
+    unsigned lost = 0;
+    CHECK(rig.vm->each_speaking([&](PageIndex p) {
+      Served served = Served::busy;
+      while (served == Served::busy) served = rig.faults->filler().unfold(p, {}, me);
+      lost += served == Served::poisoned;
+      return true;
+    }));
+    CHECK(lost == 1);
+    REQUIRE(rig.vm->unregister_all().has_value());
+    // Nobody serves, and nobody need: only the lost page is registered, and it has its mark.
+    rig.faults->stop();
+    for (std::uint64_t p = 0; p < 16; ++p) {
+      const std::uint64_t sum = rig.process->load(PageIndex{p});
+      CHECK(sum == (p == kP.value ? GuestProcess::kBusError : sum_of(p + 100)));
+    }
+    // Attached again, with the page table that it has, it is folded around the page.
+    rig.serve();
+    (void)rig.vm->gate().open(0, guest::Gate::Mode::proved, rig.vm->gate().epoch());
+    rig.pass_until([&] { return rig.tag(8) == Tag::folded && rig.tag(10) == Tag::folded; });
+    CHECK(rig.process->load(kP) == GuestProcess::kBusError);
+    CHECK(rig.process->load(PageIndex{10}) == sum_of(110));
+  }
+  CHECK(rig.vm->counters().poisoned.get() == 1);
 }
 
 namespace {

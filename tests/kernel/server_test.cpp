@@ -66,7 +66,7 @@ bool stops_at_once(Rig& rig, const std::function<void()>& meanwhile = [] {}) {
 
 void serve_with(Rig& rig, store::ContentSource& source, unsigned threads) {
   REQUIRE(stops_at_once(rig));
-  auto started = fault::Server::start(rig.pool, *rig.vm, source, threads);
+  auto started = fault::Server::start(rig.pool, *rig.vm, source, rig.group, threads);
   REQUIRE(started.has_value());
   rig.faults = std::move(*started);
 }
@@ -135,7 +135,8 @@ namespace {
 class TwoContents final : public store::ContentSource {
  public:
   TwoContents(store::ContentSource& real, ContentId late) : real_(real), late_(late) {}
-  store::Got get(ContentId id, std::byte* out, store::FetchTicket ticket) noexcept override {
+  store::Got get(GroupId group, ContentId id, std::byte* out,
+                 store::FetchTicket ticket) noexcept override {
     if (id == late_ && !asked_.exchange(true)) {
       ticket_ = ticket;
       asked.set();
@@ -145,9 +146,11 @@ class TwoContents final : public store::ContentSource {
       held.set();
       let_go.wait();
     }
-    return real_.get(id, out, ticket);
+    return real_.get(group, id, out, ticket);
   }
-  void drop(ContentId id) noexcept override { real_.drop(id); }
+  store::Booked drop(GroupId group, ContentId id) noexcept override {
+    return real_.drop(group, id);
+  }
   void has_come() { ticket_.listener->ready(ticket_); }
 
   Flag asked, held, let_go;
@@ -166,7 +169,7 @@ TEST_CASE("a content that has come is given out by another thread where the firs
   Rig rig(kPages);
   fold_eight(rig);
   TwoContents& source =
-      source_of_two.emplace(*rig.contents, rig.vm->table().load(PageIndex{0}).content());
+      source_of_two.emplace(*rig.contents, rig.vm->table().load(PageIndex{0})->content());
   REQUIRE(stops_at_once(rig));  // none of the threads so far may be the one that is held
   Flag looked, goes_on;
   // One thread decides what it waits for before there is any content to wait for.

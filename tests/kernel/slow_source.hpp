@@ -16,11 +16,12 @@ namespace ramfold::test {
 class SlowSource final : public store::ContentSource {
  public:
   explicit SlowSource(store::ContentSource& real) : real_(real) {}
-  store::Got get(ContentId id, std::byte* out, store::FetchTicket ticket) noexcept override {
+  store::Got get(GroupId group, ContentId id, std::byte* out,
+                 store::FetchTicket ticket) noexcept override {
     if (ticket.listener == nullptr || id == kZeroContent || open_.load())
-      return real_.get(id, out, ticket);
+      return real_.get(group, id, out, ticket);
     const std::lock_guard lock(mutex_);
-    if (waiting_.size() == kMax) return real_.get(id, out, ticket);
+    if (waiting_.size() == kMax) return real_.get(group, id, out, ticket);
     waiting_.push_back(ticket);
     return store::Got::pending;
   }
@@ -28,7 +29,9 @@ class SlowSource final : public store::ContentSource {
     const std::lock_guard lock(mutex_);
     std::erase_if(waiting_, [&](const store::FetchTicket& t) { return t.listener == &listener; });
   }
-  void drop(ContentId id) noexcept override { real_.drop(id); }
+  store::Booked drop(GroupId group, ContentId id) noexcept override {
+    return real_.drop(group, id);
+  }
   std::size_t waiting() {
     const std::lock_guard lock(mutex_);
     return waiting_.size();

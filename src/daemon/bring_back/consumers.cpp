@@ -36,8 +36,10 @@ void Consumers::wants_to_begin(const VmHandle& vm, std::uint32_t token, std::uin
     log::warn("vm {}: another consumer of its RAM waits (hazard {:#x}): unfolding", vm->vm->name(),
               hazard);
   }
+  // One that does not know of lost pages would read zeros: it is refused.
+  vm->only_lost_left.store(false);
   retries_.add({task_name(*vm), [this, vm] { return bring_back(vm, Reserve::left_alone); },
-                [vm] { return vm->vm->alive() && !vm->detached; },
+                [vm] { return vm->vm->alive() && !vm->detached && !vm->only_lost_left; },
                 [this, vm, token](bool back) {
                   // A consumer that was let begin counts for good; one that was refused does not
                   // begin. What a look at the facts finds is another matter.
@@ -56,8 +58,10 @@ void Consumers::has_begun(const VmHandle& vm) {
               vm->facts.unfolded_for);
   }
   // It is there already, so this is what the reserve is for.
+  vm->only_lost_left.store(false);
   retries_.add({task_name(*vm), [this, vm] { return bring_back(vm, Reserve::used); },
-                [vm] { return vm->vm->alive() && !vm->detached; }, nullptr, 0});
+                [vm] { return vm->vm->alive() && !vm->detached && !vm->only_lost_left; }, nullptr,
+                0});
 }
 
 std::optional<Retries::Trouble> Consumers::trouble(const AttachedVm& vm) const {

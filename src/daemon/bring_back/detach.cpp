@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "daemon/bring_back/detach.hpp"
 
+#include <fmt/format.h>
 #include <algorithm>
 
 #include "base/clock.hpp"
@@ -24,7 +25,34 @@ std::unexpected<control::OperationError> still_counting() {
                          "try again");
 }
 
+// It stays attached and served: a hole that nobody serves reads as zeros.
+void let_go(AttachedVm& vm) {
+  if (vm.let_go.exchange(true)) return;
+  log::warn(
+      "vm {}: detached, but {} of its pages are lost: it is served for their sake until it ends",
+      vm.vm->name(), vm.lost());
+  if (Status noted = vm.vm->note_flags(guest::kRecordLetGo); !noted)
+    log::error("vm {}: {}", vm.vm->name(), noted.error().text());
+}
+
 }  // namespace
+
+void take_up(AttachedVm& vm) {
+  if (!vm.let_go.exchange(false)) return;
+  log::info("vm {}: attached again", vm.vm->name());
+  if (Status noted = vm.vm->note_flags(0, guest::kRecordLetGo); !noted)
+    log::error("vm {}: {}", vm.vm->name(), noted.error().text());
+}
+
+std::unexpected<control::OperationError> all_but_lost(std::uint64_t lost, std::uint64_t vms) {
+  return control::refuse(
+      Failure::failed,
+      fmt::format("everything is back but {} pages of {} VM{}, which were lost: what touches them "
+                  "gets a memory error",
+                  lost, vms, vms == 1 ? "" : "s"),
+      "restart the VMs that `ramfold list` shows with lost pages; until they end, ramfold has to "
+      "run and serve them");
+}
 
 std::unexpected<control::OperationError> held_up() {
   return control::refuse(
@@ -64,6 +92,10 @@ Answer<void> Detach::run(const VmHandle& vm, const control::ProgressSink& progre
   };
   if (Status done = unfold_apart(unfolding, kPatienceNs, tell, stopping_); !done) {
     if (done.error().code == ETIMEDOUT) return held_up();
+    if (done.error().code == EIO && vm->only_lost_left) {
+      let_go(*vm);
+      return all_but_lost(vm->lost(), 1);
+    }
     return control::refuse(Failure::failed, done.error().text(),
                            "the VM is attached and served as before");
   }

@@ -33,6 +33,11 @@ class Detach {
   const std::atomic<bool>& stopping_;
 };
 
+// Of `vms` VMs all is back but `lost` pages, whose bytes cannot be had any more.
+std::unexpected<control::OperationError> all_but_lost(std::uint64_t lost, std::uint64_t vms);
+// A VM that was detached but for its lost pages may be folded again, once it has none.
+void take_up(AttachedVm& vm);
+
 // The VM's process holds up the threads that bring its pages back.
 std::unexpected<control::OperationError> held_up();
 

@@ -70,18 +70,28 @@ Answer<void> OffSwitch::bring_all_back(const control::ProgressSink& progress) {
   if (p_.state.off_done) return {};
   for (unsigned waits = 0; p_.vms.size() != 0; ++waits) {
     std::size_t held = 0;
+    std::size_t let_go = 0;
+    std::uint64_t lost = 0;
     for (const VmHandle& vm : p_.vms.all()) {
       if (has_ended(vm->vm->files().pidfd)) continue;
       // What came back stays back; the rest is attached and served, and nothing more is folded.
-      auto done = p_.detach.run(vm, progress);
-      if (done || !vm->vm->alive()) continue;
+      const auto only_lost_left = [&vm] { return vm->let_go && vm->lost() != 0; };
+      if (!only_lost_left()) {
+        auto done = p_.detach.run(vm, progress);
+        if (done || !vm->vm->alive()) continue;
+        if (vm->held == 0 && !only_lost_left() && done.error().failure != Failure::conflict)
+          return done;
+      }
       if (vm->held != 0) {
         ++held;  // the others need not wait for it
-      } else if (done.error().failure != Failure::conflict) {
-        return done;
+      } else if (only_lost_left()) {
+        ++let_go;
+        lost += vm->lost();
       }
     }
-    if (held != 0 && held == p_.vms.size()) return held_up();
+    if (held != 0 && held + let_go == p_.vms.size()) return held_up();
+    // They need nothing of the store, but the keeper keeps no VM without one.
+    if (let_go != 0 && let_go == p_.vms.size()) return all_but_lost(lost, let_go);
     if (p_.stopping || waits == kBusyWaits) {
       return control::refuse(Failure::failed,
                              "some VMs are busy: being unfolded, or cleared away after their end",
@@ -117,7 +127,9 @@ Answer<void> OffSwitch::resume() {
   }
   p_.state.paused.store(false);
   p_.state.off_done.store(false);
-  p_.state.off.store(false);
+  if (p_.state.off.exchange(false)) {
+    for (const VmHandle& vm : p_.vms.all()) take_up(*vm);
+  }
   p_.agents.invite_all();
   p_.judge();
   return {};

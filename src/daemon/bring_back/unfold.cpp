@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "daemon/bring_back/unfold.hpp"
 
+#include <fmt/format.h>
+
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -24,6 +26,7 @@ constexpr auto kTellEvery = std::chrono::milliseconds(50);
 
 struct Round {
   std::uint64_t left = 0;  // pages that could not be brought back this time
+  std::uint64_t lost = 0;  // that cannot be brought back at all
   Status status;
 };
 
@@ -31,7 +34,7 @@ Round unfold_round(AttachedVm& vm, fault::FillerThread& me, std::uint64_t& done,
                    const std::function<void(std::uint64_t)>& progress,
                    const std::atomic<bool>& stop) {
   Round round;
-  vm.vm->each_naming([&](PageIndex p) {
+  vm.vm->each_speaking([&](PageIndex p) {
     if (stop.load(std::memory_order_relaxed)) {
       round.status = fail("the daemon stops", ECANCELED);
       return false;
@@ -43,10 +46,7 @@ Round unfold_round(AttachedVm& vm, fault::FillerThread& me, std::uint64_t& done,
       case Served::pending:
       case Served::failed:
       case Served::again: ++round.left; break;
-      case Served::poisoned:
-        round.status = fail(
-            "a content of this VM is corrupt; the page was given to it as a memory error", EIO);
-        break;
+      case Served::poisoned: ++round.lost; break;
       case Served::abandoned:
         if (vm.vm->alive()) round.status = fail("no memory to bring a page back", ENOMEM);
         return false;
@@ -74,6 +74,7 @@ Status unfold(AttachedVm& vm, const std::function<void(std::uint64_t)>& progress
               const std::atomic<bool>& stop) {
   vm.vm->gate().close();
   vm.vm->gate().drain();
+  vm.only_lost_left.store(false);
   fault::FillerThread me(vm.vm->fillings()[guest::Fillings::kUnfolder]);
   std::uint64_t done = 0;
   for (unsigned i = 0; i < kRoundsMax; ++i) {
@@ -83,10 +84,16 @@ Status unfold(AttachedVm& vm, const std::function<void(std::uint64_t)>& progress
     if (round.left == 0) {
       progress(done);
       if (Status gone = vm.vm->unregister_all(); !gone) return gone;
+      // Words that were damaged were counted as something before.
+      guest::VmCounters& counters = vm.vm->counters();
+      for (Counter* now : {&counters.folded_zero, &counters.folded_content, &counters.clean})
+        now->set(0);
+      vm.only_lost_left.store(round.lost != 0);
       // An agent that is not connected now is not told of the detach: it reads it here.
-      vm.vm->note_all_back();
+      if (round.lost == 0) vm.vm->note_all_back();
       vm.vm->wake_all();
-      return {};
+      if (round.lost == 0) return {};
+      return fail(fmt::format("everything is back but {} pages, which were lost", round.lost), EIO);
     }
     sleep_ns(kNapNs);
   }

@@ -18,11 +18,12 @@ namespace ramfold::daemon {
 // touched. `read_ns`: what reading one of them from the store takes.
 control::UnfoldPlan plan_unfold(const AttachedVm& vm, ByteCount available, double read_ns);
 
-// `progress` is called after every page. Complete on success: nothing is folded, no page is
-// guarded, nothing is registered; or the VM has ended. On an Error (ENOMEM, EIO a content cannot be
-// read back, ECANCELED `stop` was set) the VM stays as it is and served; the gate stays closed
-// while `unfolding` is set, which is the caller's to clear. REQUIRES: vm.unfolding was set by the
-// caller.
+// `progress` is called after every page.
+// Complete on success: nothing is folded, no page is guarded, nothing is registered; or the VM has
+// ended. EIO: the same but for pages that are lost. Their words say so and they stay
+// registered, so they must be served: a hole that nobody serves reads as zeros. On any other Error
+// (ENOMEM, ECANCELED `stop` was set) the VM stays as it is and served; the gate stays closed while
+// `unfolding` is set, which is the caller's to clear. REQUIRES: vm.unfolding was set by the caller.
 Status unfold(AttachedVm& vm, const std::function<void(std::uint64_t done)>& progress,
               const std::atomic<bool>& stop);
 

@@ -53,6 +53,9 @@ Result<VmHandle> Adopter::finish(const guest::VmRecord& record, guest::Vm::Files
   attached->paused.store(decisions_.since(VmDecision::paused, key) ||
                          decisions_.since(VmDecision::detached, key));
   attached->attached_ns = monotonic_ns();
+  attached->let_go.store((record.flags & guest::kRecordLetGo) != 0);
+  if ((record.flags & guest::kRecordInconsistent) != 0)
+    attached->vm->stop_folding(guest::Inconsistency::earlier);
   attached->incoming_finished.store((record.flags & guest::kRecordIncomingFinished) != 0);
   for (std::uint32_t i = 0; i < record.blocks; ++i) {
     const rf_block& b = record.block[i];
@@ -70,8 +73,8 @@ Result<VmHandle> Adopter::finish(const guest::VmRecord& record, guest::Vm::Files
     attached->vm->gate().reset_runs();
   }
   attached->cursor.next = scan::chunk_count(*attached->vm);  // the first pass begins as any other
-  auto faults =
-      fault::Server::start(fault_pool_, *attached->vm, contents_, config_.fault.threads_per_vm);
+  auto faults = fault::Server::start(fault_pool_, *attached->vm, contents_, attached->group,
+                                     config_.fault.threads_per_vm);
   if (!faults) return std::unexpected(faults.error());
   attached->faults = std::move(*faults);
   // Events that a dead daemon had read are not sent again (L3).

@@ -55,13 +55,18 @@ void Departures::bury(VmHandle vm) {
   vm->faults->stop();
   fault_cpu_ns_.fetch_add(vm->faults->cpu_ns());
   std::uint64_t dropped = 0;
-  (void)vm->vm->each_naming([&](PageIndex p) {
-    const ContentId content = vm->vm->table().load(p).content();
-    if (content == kZeroContent) return true;
-    contents_.drop(content);
-    ++dropped;
+  std::uint64_t refused = 0;
+  (void)vm->vm->each_speaking([&](PageIndex p) {
+    const guest::LoadedWord word = vm->vm->table().load(p);
+    if (!word || !word->names_content() || word->content() == kZeroContent) return true;
+    const bool done = contents_.drop(vm->group, word->content()) == store::Booked::done;
+    ++(done ? dropped : refused);
     return true;
   });
+  if (refused != 0) {
+    log::error("vm {}: {} references of its page table are unknown to the store", vm->vm->name(),
+               refused);
+  }
   log::info("vm {} (pid {}): ended; {} references given up", vm->vm->name(), vm->vm->pid(),
             dropped);
   // Whoever still looks at it would close the files in its stead.
@@ -78,7 +83,8 @@ void Departures::let_go(const VmHandle& vm, std::uint64_t patience_ns) {
 bool Departures::forget_unused(const VmHandle& vm) {
   const guest::VmCounters& c = vm->vm->counters();
   if (!vm->counted || vm->agent_ready || vm->unfolding) return false;
-  if (c.folded_zero.get() + c.folded_content.get() + c.clean.get() != 0) return false;
+  if (c.folded_zero.get() + c.folded_content.get() + c.clean.get() + c.poisoned.get() != 0)
+    return false;
   // The next to be attached may have the same userfaultfd: one service may read its events.
   if (!stop_faults(vm, kMomentNs)) return false;
   vm->detached.store(true);

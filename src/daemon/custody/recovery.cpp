@@ -13,7 +13,6 @@
 namespace ramfold::daemon {
 
 using guest::Tag;
-using guest::Word;
 
 namespace {
 
@@ -34,19 +33,40 @@ bool own(guest::PageTable& table, PageIndex p, const std::atomic<bool>& stop) {
   return true;
 }
 
-void count_page(AttachedVm& vm, store::Contents& contents, PageIndex p) {
-  guest::PageTable& table = vm.vm->table();
-  const Word word = table.load(p);
+struct Found {
+  std::uint64_t damaged = 0;  // words; a fault or the scan repairs them
+  std::uint64_t refused = 0;  // references that the store does not know
+};
+
+void count_page(AttachedVm& vm, store::Contents& contents, PageIndex p, Found& found) {
   guest::VmCounters& counters = vm.vm->counters();
-  if (word.names_content()) {
-    if (word.content() != kZeroContent) contents.count(word.content());
-    if (word.tag() == Tag::clean) counters.clean.add();
-    if (word.tag() == Tag::folded) {
-      (word.content() == kZeroContent ? counters.folded_zero : counters.folded_content).add();
+  const guest::LoadedWord word = vm.vm->table().load(p);
+  if (!word) {
+    ++found.damaged;
+  } else if (word->names_content()) {
+    if (contents.count(vm.group, word->content()) == store::Booked::refused) ++found.refused;
+    if (word->tag() == Tag::clean) counters.clean.add();
+    if (word->tag() == Tag::folded) {
+      (word->content() == kZeroContent ? counters.folded_zero : counters.folded_content).add();
     }
+  } else if (word->tag() == Tag::poisoned) {
+    counters.poisoned.add();
   }
   vm.vm->set_counted(p + PageCount{1});
   vm.vm->release(p);
+}
+
+void tell(const AttachedVm& vm, const Found& found) {
+  if (found.damaged != 0) {
+    log::error(
+        "vm {}: {} words of its page table are damaged: those of its pages that are folded "
+        "are lost",
+        vm.vm->name(), found.damaged);
+  }
+  if (found.refused != 0) {
+    log::error("vm {}: {} references of its page table are unknown to the store", vm.vm->name(),
+               found.refused);
+  }
 }
 
 }  // namespace
@@ -55,13 +75,16 @@ bool count_references(AttachedVm& vm, store::Contents& contents, const std::atom
   guest::PageTable& table = vm.vm->table();
   // Nothing is written to a hole of the table while nothing is folded, but for faults on pages
   // whose word says nothing; those hold no reference.
-  const bool whole = vm.vm->each_naming([&](PageIndex p) {
+  Found found;
+  const bool whole = vm.vm->each_speaking([&](PageIndex p) {
     if (stop.load(std::memory_order_relaxed) || !own(table, p, stop)) return false;
-    count_page(vm, contents, p);
+    count_page(vm, contents, p, found);
     TEST_POINT("recovery.count");
     return true;
   });
+  tell(vm, found);
   if (!whole) return false;
+  if (found.refused != 0) vm.vm->stop_folding(guest::Inconsistency::references);
   vm.vm->set_counted(PageIndex{vm.vm->pages().value});
   vm.counted.store(true);
   return true;

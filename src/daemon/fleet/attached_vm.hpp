@@ -98,6 +98,11 @@ struct AttachedVm {
   std::atomic<std::uint32_t> consumers{0};
   std::atomic<bool> consumer_found{false};
   std::atomic<bool> detached{false};  // nothing is folded, the range is unregistered
+  // Detached, but some of its pages are lost: it is served for their sake, and not folded before it
+  // is attached again. In its record too.
+  std::atomic<bool> let_go{false};
+  std::atomic<bool> only_lost_left{false};  // what the last unfolding came to
+  std::atomic<bool> lost_said{false}, damaged_said{false}, inconsistent_said{false};
 
   // Threads of ours that its process holds up and that were given up; said once.
   std::atomic<std::uint32_t> held{0};
@@ -119,8 +124,11 @@ struct AttachedVm {
   // Nothing but the facts stands against folding.
   bool wants_folding() const noexcept {
     return kept && agent_ready && counted && !paused && !unfolding && !stays_unfolded() &&
-           !detached && held == 0 && targets.load().fold && vm->alive();
+           !detached && !let_go && held == 0 && targets.load().fold && vm->alive() && lost() == 0 &&
+           vm->inconsistency() == guest::Inconsistency::none;
   }
+  // Pages whose bytes cannot be had any more. They stay so until QEMU discards them or ends.
+  std::uint64_t lost() const noexcept { return vm->counters().poisoned.get(); }
 };
 
 using VmHandle = std::shared_ptr<AttachedVm>;

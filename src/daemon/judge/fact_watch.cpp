@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/clock.hpp"
+#include "daemon/judge/damage.hpp"
 #include "daemon/log.hpp"
 #include "daemon/threads/apart.hpp"
 
@@ -121,6 +122,7 @@ void FactWatch::look(const VmHandle& vm, guest::Depth depth) {
     vm->vm->set_gone();
     return;
   }
+  add_damage(*vm, facts.reasons);
   if (!others) {
     facts.reasons.push_back({guest::ReasonCode::unreadable,
                              "which other processes use its RAM is not known at the moment",

@@ -113,6 +113,11 @@ Answer<control::VmView> HostService::attach(const control::VmSelector& selector,
     }
     if (incoming == control::Incoming::finished) return believe_incoming(vm);
     if (*given_up) return show({fmt::format("{}", vm->vm->id().value)});
+    if (vm->let_go && !p_.state.off) {
+      take_up(*vm);
+      p_.facts.look_again(vm);
+      return show({fmt::format("{}", vm->vm->id().value)});
+    }
     return control::refuse(Failure::conflict,
                            fmt::format("'{}' is attached already", selector.text), {});
   }
@@ -163,7 +168,7 @@ std::optional<control::OperationError> HostService::no_attaching() const {
 }
 
 Answer<control::VmView> HostService::believe_incoming(const VmHandle& vm) {
-  if (Status noted = vm->vm->note_incoming_finished(); !noted) {
+  if (Status noted = vm->vm->note_flags(guest::kRecordIncomingFinished); !noted) {
     return control::refuse(Failure::failed, noted.error().text(), "try again");
   }
   vm->incoming_finished.store(true);

@@ -144,7 +144,7 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
   view.pages.total = vm->vm->pages();
   view.pages.resident = resident(*vm->vm);
   view.pages.clean = PageCount{c.clean.get()};
-  view.pages.poisoned = PageCount{c.corrupt.get()};
+  view.pages.poisoned = PageCount{c.poisoned.get()};
   view.pages.touched =
       PageCount{view.pages.resident.value + c.folded_zero.get() + c.folded_content.get()};
   {
@@ -233,15 +233,21 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
                         std::ceil(trouble->next_seconds)));
   }
   const bool folding = p_.state.may_fold();
-  if (c.corrupt.get() != 0)
-    because("corrupt", "a content could not be read back", "see the daemon's log; restart the VM");
-  view.state = vm->unfolding          ? VmState::unfolding
-               : !facts_known         ? VmState::attaching
-               : vm->paused           ? VmState::paused
-               : !open                ? VmState::observe_only
-               : c.corrupt.get() != 0 ? VmState::failed
-               : folding              ? VmState::folding
-                                      : VmState::idle;
+  if (vm->let_go) {
+    because(
+        "let-go",
+        fmt::format("it was detached, and is served for the sake of its {} lost pages", vm->lost()),
+        "restart the VM");
+  }
+  const bool failed = vm->lost() != 0 || vm->vm->inconsistency() != guest::Inconsistency::none;
+  view.state = vm->unfolding  ? VmState::unfolding
+               : vm->let_go   ? VmState::detached
+               : failed       ? VmState::failed
+               : !facts_known ? VmState::attaching
+               : vm->paused   ? VmState::paused
+               : !open        ? VmState::observe_only
+               : folding      ? VmState::folding
+                              : VmState::idle;
   if (open) {  // also while it folds: the store may be full
     for (control::Reason& r : p_.state.verdict().reasons) view.reasons.push_back(std::move(r));
   }

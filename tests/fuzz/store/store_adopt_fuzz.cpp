@@ -43,6 +43,8 @@ void require(bool ok) {
   if (!ok) std::abort();
 }
 
+GroupId group_of(std::uint64_t page) { return GroupId{static_cast<std::uint16_t>(page % 2)}; }
+
 // The files of a good store and a copy of all that damage may reach.
 struct Pristine {
   Contents::Files files;
@@ -160,12 +162,12 @@ bool live(Pristine& p, bool reads) {
   Contents& store = **adopted;
   PageCopy out;
   const auto right_or_corrupt = [&](std::uint64_t i) {
-    const Got got = store.get(p.ids[i], out.bytes.data(), {});
+    const Got got = store.get(group_of(i), p.ids[i], out.bytes.data(), {});
     require(got != Got::done || out.bytes == page_at(i).bytes);
   };
   for (std::uint64_t i = 0; reads && i < kPages; i += 3) right_or_corrupt(i);
   for (std::uint64_t i = 0; i < kPages; ++i) {
-    if (i % 5 != 0) store.count(p.ids[i]);  // every fifth is left for the sweep
+    if (i % 5 != 0) (void)store.count(group_of(i), p.ids[i]);  // every fifth is left for the sweep
   }
   must(store.finish_recovery());
   auto reformer = must(Reformer::make(store));
@@ -185,11 +187,11 @@ bool live(Pristine& p, bool reads) {
   }
   (void)reformer->step(greedy(), 6000, kEnoughNs);
   for (std::uint64_t i = 0; i < kPages; ++i) {
-    if (i % 5 != 0) store.drop(p.ids[i]);
+    if (i % 5 != 0) (void)store.drop(group_of(i), p.ids[i]);
   }
   (void)reformer->step(greedy(), 7000, kEnoughNs);
   for (std::size_t i = 0; i < refs.size(); ++i) {
-    require(holds(store, refs[i].id(), page_at(numbers[i])));
+    require(holds(store, refs[i].id(), page_at(numbers[i]), *group));
   }
   (void)store.stats();
   return true;

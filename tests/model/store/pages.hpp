@@ -114,9 +114,13 @@ inline PutResult put(Contents& store, GroupId group, const PageCopy& page) {
   return must(store.put(group, page, store.hash(group, page)));
 }
 
-inline bool holds(Contents& store, ContentId id, const PageCopy& page) {
+// What a store's first call of group() makes.
+inline constexpr GroupId kFirstGroup{0};
+
+inline bool holds(Contents& store, ContentId id, const PageCopy& page,
+                  GroupId group = kFirstGroup) {
   PageCopy out;
-  return store.get(id, out.bytes.data(), {}) == Got::done && out.bytes == page.bytes;
+  return store.get(group, id, out.bytes.data(), {}) == Got::done && out.bytes == page.bytes;
 }
 
 // What a daemon finds after a restart: the same files, nothing else.

@@ -62,7 +62,7 @@ void change_words(Contents& store, GroupId group, Words& words, std::size_t thre
     const std::uint64_t seen = word.load();
     if (seen != 0) {
       word.store(0);
-      store.drop(id_of(seen));
+      store.drop(kFirstGroup, id_of(seen));
       continue;
     }
     const std::uint64_t number = random.below(kPages) + 1;
@@ -113,7 +113,7 @@ struct Shared {
 
 void count_all(Contents& store, const Words& words) {
   for (const auto& word : words) {
-    if (word.load() != 0) store.count(id_of(word.load()));
+    if (word.load() != 0) store.count(kFirstGroup, id_of(word.load()));
   }
 }
 
@@ -292,7 +292,7 @@ TEST_CASE("bytes stay where a reader has found them until it is through") {
 
   test_point_hook.store(wait_in_get);
   PageCopy out;
-  std::thread reader([&] { (void)store->get(id, out.bytes.data(), {}); });
+  std::thread reader([&] { (void)store->get(kFirstGroup, id, out.bytes.data(), {}); });
   while (!reader_waits) std::this_thread::yield();
   test_point_hook.store(nullptr);
   std::atomic<bool> stepped{false};

@@ -44,7 +44,7 @@ bool work(Contents& store, GroupId group, std::uint64_t seed, std::vector<Word>&
       } else {
         words[at] = words.back();
         words.pop_back();
-        store.drop(w.id);
+        store.drop(kFirstGroup, w.id);
       }
     }
     if (i % 4096 == 0) store.trim();
@@ -118,7 +118,7 @@ TEST_CASE("threads that share every content see only right bytes and leave nothi
   CHECK(sums_of(stats).references == references);
   CHECK(stats.corrupt + stats.collisions + stats.unindexed + stats.miscounted == 0);
   in_threads([&](std::size_t t) {
-    for (const Word& w : words[t]) store->drop(w.id);
+    for (const Word& w : words[t]) store->drop(kFirstGroup, w.id);
   });
   stats = store->stats();
   CHECK(sums_of(stats).contents == 0);
@@ -168,7 +168,7 @@ TEST_CASE("faults are served and references dropped while recovery runs") {
   auto store = must(Contents::adopt(same_files(*first)));
   first.reset();
   in_threads([&](std::size_t t) {
-    for (std::uint64_t i = t; i < kPages; i += kThreads) store->count(ids[i]);
+    for (std::uint64_t i = t; i < kPages; i += kThreads) store->count(kFirstGroup, ids[i]);
   });
   std::atomic<bool> ok{true};
   std::atomic<std::uint64_t> dropped{0};
@@ -179,7 +179,7 @@ TEST_CASE("faults are served and references dropped while recovery runs") {
     for (std::uint64_t i = t; i < kPages; i += kThreads) {
       if (!holds(*store, ids[i], any_page(i))) ok = false;
       if (i % 3 != 0) continue;
-      store->drop(ids[i]);
+      store->drop(kFirstGroup, ids[i]);
       ++dropped;
     }
   });
@@ -192,7 +192,7 @@ TEST_CASE("faults are served and references dropped while recovery runs") {
   CHECK(sums.contents <= kPages - dropped + sums.referring);
   for (std::uint64_t i = 0; i < kPages; ++i) {
     if (i % 3 != 0) REQUIRE(holds(*store, ids[i], any_page(i)));
-    if (i % 3 != 0) store->drop(ids[i]);
+    if (i % 3 != 0) store->drop(kFirstGroup, ids[i]);
   }
   CHECK(store->stats().arena_in_slots.value == 0);
 }

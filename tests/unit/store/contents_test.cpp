@@ -73,14 +73,14 @@ TEST_CASE("a content lives as long as a reference and is forgotten after the las
   const GroupUse group = must(store->group("a"));
   PutResult first = put(*store, group, page_of(1));
   PutResult second = put(*store, group, page_of(1));
-  Ref third = store->share(first.ref.id());
+  Ref third = store->share(kFirstGroup, first.ref.id());
   first.ref.reset();
   const ContentId word = second.ref.release();
   third.reset();
   CHECK(put(*store, group, page_of(1)).existed);
   CHECK(holds(*store, word, page_of(1)));
   CHECK(store->stats().groups[0].forms[2].references == 1);
-  store->drop(word);
+  store->drop(kFirstGroup, word);
   CHECK_FALSE(put(*store, group, page_of(1)).existed);
   const Stats stats = store->stats();
   CHECK(stats.arena_stored.value == 0);
@@ -146,13 +146,13 @@ TEST_CASE("damaged bytes are corrupt, contained and never shared again") {
     REQUIRE(damage_bytes_of(*store, offset));
     PageCopy out;
     SECTION("found by a reader") {
-      CHECK(store->get(bad.ref.id(), out.bytes.data(), {}) == Got::corrupt);
+      CHECK(store->get(kFirstGroup, bad.ref.id(), out.bytes.data(), {}) == Got::corrupt);
     }
     SECTION("found by a put of the same page") {}
     PutResult again = put(*store, group, page_of(noise, noise));
     CHECK_FALSE(again.existed);
     CHECK(again.ref.id() != bad.ref.id());
-    CHECK(store->get(bad.ref.id(), out.bytes.data(), {}) == Got::corrupt);
+    CHECK(store->get(kFirstGroup, bad.ref.id(), out.bytes.data(), {}) == Got::corrupt);
     CHECK(holds(*store, again.ref.id(), page_of(noise, noise)));
     CHECK(holds(*store, good.ref.id(), page_of(noise + 1, noise)));
   }
@@ -198,7 +198,7 @@ TEST_CASE("ids that were never given out are corrupt") {
   auto store = must(Contents::create(kArena));
   PageCopy out;
   for (const std::uint32_t id : {1u, 4095u, 4096u, 0xffff'ffffu}) {
-    CHECK(store->get(ContentId{id}, out.bytes.data(), {}) == Got::corrupt);
+    CHECK(store->get(kFirstGroup, ContentId{id}, out.bytes.data(), {}) == Got::corrupt);
   }
 }
 
@@ -220,4 +220,57 @@ TEST_CASE("metadata stays below 40 bytes a content at every size") {
   const Stats stats = store->stats();
   CHECK(blocks_of(store->files().contents) <= stats.header_bytes.value + 64 * 1024);
   CHECK(blocks_of(store->files().contents) + 4 * kPageSize >= stats.header_bytes.value);
+}
+
+TEST_CASE("a content is nobody's but its group's, and the page of zeros is everybody's") {
+  auto store = must(Contents::create(ByteCount{1u << 20}));
+  const GroupId a = must(store->group("a"));
+  const GroupId b = must(store->group("b"));
+  const ContentId id = put(*store, a, page_of(1)).ref.release();
+  PageCopy out;
+  CHECK(store->get(b, id, out.bytes.data(), {}) == Got::corrupt);
+  CHECK(store->get(GroupId{77}, id, out.bytes.data(), {}) == Got::corrupt);  // no such group
+  CHECK(store->drop(b, id) == Booked::refused);
+  CHECK(store->count(b, id) == Booked::refused);
+  CHECK_FALSE(store->share(b, id));
+  CHECK(store->stats().miscounted == 2);
+  CHECK(store->stats().corrupt == 0);
+  CHECK_FALSE(store->is_stopped(a));
+  CHECK_FALSE(store->is_stopped(b));
+  for (const GroupId group : {a, b}) {
+    CHECK(store->get(group, kZeroContent, out.bytes.data(), {}) == Got::done);
+    CHECK(store->drop(group, kZeroContent) == Booked::done);
+  }
+  CHECK(holds(*store, id, page_of(1), a));
+  CHECK(store->drop(a, id) == Booked::done);
+  CHECK(store->stats().forms[2].contents == 0);
+}
+
+TEST_CASE("a reference dropped twice stops its group, and no other") {
+  auto store = must(Contents::create(ByteCount{1u << 20}));
+  const GroupId a = must(store->group("a"));
+  const GroupId b = must(store->group("b"));
+  const ContentId once = put(*store, a, page_of(1)).ref.release();
+  const ContentId kept = put(*store, a, page_of(2)).ref.release();
+  const ContentId others = put(*store, b, page_of(3)).ref.release();
+  REQUIRE(store->drop(a, once) == Booked::done);
+  CHECK(store->drop(a, once) == Booked::refused);
+  CHECK(store->is_stopped(a));
+  CHECK(store->stats().miscounted == 1);
+  const auto refused = store->put(a, page_of(4), store->hash(a, page_of(4)));
+  REQUIRE_FALSE(refused);
+  CHECK(refused.error().code == EUCLEAN);
+  // Its last reference goes, but who knows whether that was the last one: it stays readable.
+  CHECK(store->drop(a, kept) == Booked::done);
+  CHECK(holds(*store, kept, page_of(2), a));
+  CHECK_FALSE(store->is_stopped(b));
+  CHECK(holds(*store, others, page_of(3), b));
+  CHECK(put(*store, b, page_of(3)).existed);
+  // The next recovery counts anew.
+  auto next = must(Contents::adopt(same_files(*store)));
+  CHECK(next->count(a, kept) == Booked::done);
+  CHECK(next->count(b, others) == Booked::done);
+  must(next->finish_recovery());
+  CHECK_FALSE(next->is_stopped(a));
+  CHECK(put(*next, a, page_of(2)).existed);
 }

@@ -52,8 +52,8 @@ TEST_CASE("after a restart pages are read at once, put says wait, drops are kept
   const auto refused = store->put(left.group, page_of(1), store->hash(left.group, page_of(1)));
   REQUIRE_FALSE(refused);
   CHECK(refused.error().code == EAGAIN);
-  for (const auto& [number, id] : left.words) store->count(id);
-  store->drop(left.words.at(7));
+  for (const auto& [number, id] : left.words) store->count(kFirstGroup, id);
+  store->drop(kFirstGroup, left.words.at(7));
   left.words.erase(7);
   must(store->finish_recovery());
   CHECK_FALSE(store->recovering());
@@ -68,7 +68,7 @@ TEST_CASE("contents that nobody counted are swept, with their memory") {
   Left left(20'000);
   const Stats before = left.store->stats();
   auto store = left.restart();
-  for (std::uint64_t i = 0; i < 100; ++i) store->count(left.words.at(i));
+  for (std::uint64_t i = 0; i < 100; ++i) store->count(kFirstGroup, left.words.at(i));
   must(store->finish_recovery());
   const Stats after = store->stats();
   CHECK(after.forms[1].contents + after.forms[2].contents == 100);
@@ -84,7 +84,7 @@ TEST_CASE("statistics after recovery are those of before") {
   Left left(5000);
   const Stats before = left.store->stats();
   auto store = left.restart();
-  for (const auto& [number, id] : left.words) store->count(id);
+  for (const auto& [number, id] : left.words) store->count(kFirstGroup, id);
   must(store->finish_recovery());
   const Stats after = store->stats();
   for (std::size_t form = 0; form < kForms; ++form) {
@@ -99,9 +99,9 @@ TEST_CASE("statistics after recovery are those of before") {
 TEST_CASE("a second restart during recovery finds everything again") {
   Left left(3000);
   auto second = left.restart();
-  for (std::uint64_t i = 0; i < 1000; ++i) second->count(left.words.at(i));
+  for (std::uint64_t i = 0; i < 1000; ++i) second->count(kFirstGroup, left.words.at(i));
   auto third = left.restart();
-  for (const auto& [number, id] : left.words) third->count(id);
+  for (const auto& [number, id] : left.words) third->count(kFirstGroup, id);
   must(third->finish_recovery());
   for (const auto& [number, id] : left.words) REQUIRE(holds(*third, id, page_of(number)));
 }
@@ -109,14 +109,14 @@ TEST_CASE("a second restart during recovery finds everything again") {
 TEST_CASE("a drop of a word that was never counted frees nothing") {
   Left left(2);
   auto store = left.restart();
-  store->drop(left.words.at(0));
-  store->count(left.words.at(0));
-  store->count(left.words.at(1));
+  store->drop(kFirstGroup, left.words.at(0));
+  store->count(kFirstGroup, left.words.at(0));
+  store->count(kFirstGroup, left.words.at(1));
   must(store->finish_recovery());
   CHECK(holds(*store, left.words.at(0), page_of(0)));
   CHECK(store->stats().miscounted == 1);
-  store->drop(left.words.at(0));
-  store->drop(left.words.at(0));
+  store->drop(kFirstGroup, left.words.at(0));
+  store->drop(kFirstGroup, left.words.at(0));
   CHECK(holds(*store, left.words.at(0), page_of(0)));
 }
 
@@ -129,10 +129,10 @@ TEST_CASE("a header that was copied over another's is corrupt, not that other co
   write_u64(file, to, read_u64(file, from));
   auto store = left.restart();
   PageCopy out;
-  CHECK(store->get(left.words.at(1), out.bytes.data(), {}) == Got::corrupt);
-  for (const auto& [number, id] : left.words) store->count(id);
+  CHECK(store->get(kFirstGroup, left.words.at(1), out.bytes.data(), {}) == Got::corrupt);
+  for (const auto& [number, id] : left.words) store->count(kFirstGroup, id);
   must(store->finish_recovery());
-  CHECK(store->get(left.words.at(1), out.bytes.data(), {}) == Got::corrupt);
+  CHECK(store->get(kFirstGroup, left.words.at(1), out.bytes.data(), {}) == Got::corrupt);
   CHECK(holds(*store, left.words.at(0), page_of(0)));
   CHECK(holds(*store, left.words.at(2), page_of(2)));
 }
@@ -188,10 +188,10 @@ TEST_CASE("damaged headers are corrupt and leave the others alone") {
   write_u64(file, where_offset(victim), damaged);
   auto store = left.restart();
   PageCopy out;
-  if (read_before) CHECK(store->get(victim, out.bytes.data(), {}) == Got::corrupt);
-  for (const auto& [number, id] : left.words) store->count(id);
+  if (read_before) CHECK(store->get(kFirstGroup, victim, out.bytes.data(), {}) == Got::corrupt);
+  for (const auto& [number, id] : left.words) store->count(kFirstGroup, id);
   must(store->finish_recovery());
-  CHECK(store->get(victim, out.bytes.data(), {}) == Got::corrupt);
+  CHECK(store->get(kFirstGroup, victim, out.bytes.data(), {}) == Got::corrupt);
   for (const auto& [number, id] : left.words) {
     if (id != victim) REQUIRE(holds(*store, id, page_of(number)));
   }
@@ -207,5 +207,5 @@ TEST_CASE("damaged headers are corrupt and leave the others alone") {
   for (std::uint64_t i = 1000; i < 3000; ++i) {
     REQUIRE(holds(*store, refs[i - 1000].id(), page_of(i)));
   }
-  for (const auto& [number, id] : left.words) store->drop(id);
+  for (const auto& [number, id] : left.words) store->drop(kFirstGroup, id);
 }

@@ -60,7 +60,7 @@ struct Rig {
     reformer.reset();
     store = must(Contents::adopt(same_files(*store)));
     group = must(store->group("a"));
-    for (const ContentId id : ids) store->count(id);
+    for (const ContentId id : ids) store->count(group, id);
     must(store->finish_recovery());
     reformer = must(Reformer::make(*store));
   }
@@ -110,7 +110,7 @@ TEST_CASE("every kind of page gets the form that suits it and comes back") {
   }
   CHECK(after.corrupt + after.collisions + after.miscounted == 0);
   CHECK(rig.reformer->figures().saved_bytes > 0);
-  for (const auto& [id, _] : kept) rig.store->drop(id);
+  for (const auto& [id, _] : kept) rig.store->drop(kFirstGroup, id);
   const Stats empty = rig.store->stats();
   CHECK(empty.arena_in_slots.value == 0);
   for (const FormStats& form : empty.forms) CHECK(form.contents + form.references == 0);
@@ -181,7 +181,7 @@ TEST_CASE(
   CHECK(rig.store->stats().corrupt == 0);
   CHECK(rig.contents(Form::mix) >= 1);
   CHECK(all_hold());
-  for (const ContentId id : ids) rig.store->drop(id);
+  for (const ContentId id : ids) rig.store->drop(kFirstGroup, id);
   CHECK(rig.store->stats().arena_in_slots.value == 0);
 }
 
@@ -217,7 +217,7 @@ TEST_CASE("a reference that only patches need stays as long as they do, or they 
   const ContentId second = rig.keep(twin_of(1));
   rig.round();
   REQUIRE(rig.contents(Form::patch) + rig.contents(Form::delta) == 1);
-  rig.store->drop(first);
+  rig.store->drop(kFirstGroup, first);
   CHECK(holds(*rig.store, second, twin_of(1)));
   CHECK(put(*rig.store, rig.group, twin_of(0)).existed);  // it is still there to be shared
   for (int i = 0; i < 16; ++i) rig.round();
@@ -225,7 +225,7 @@ TEST_CASE("a reference that only patches need stays as long as they do, or they 
   CHECK(rig.store->stats().forms[static_cast<std::size_t>(Form::raw)].contents == 1);
   CHECK(rig.contents(Form::patch) + rig.contents(Form::delta) == 0);
   CHECK(holds(*rig.store, second, twin_of(1)));
-  rig.store->drop(second);
+  rig.store->drop(kFirstGroup, second);
   CHECK(rig.store->stats().arena_in_slots.value == 0);
 }
 
@@ -240,12 +240,12 @@ TEST_CASE(
   // Then the page of the reference is written to: only its patches need it.
   rig.restart(ids);
   for (std::size_t i = 0; i < ids.size(); ++i) CHECK(holds(*rig.store, ids[i], twin_of(i)));
-  rig.store->drop(ids[0]);
+  rig.store->drop(kFirstGroup, ids[0]);
   std::vector<ContentId> rest(ids.begin() + 1, ids.end());
   rig.restart(rest);
   for (std::size_t i = 1; i < ids.size(); ++i) CHECK(holds(*rig.store, ids[i], twin_of(i)));
   CHECK(rig.store->stats().miscounted == 0);
-  for (const ContentId id : rest) rig.store->drop(id);
+  for (const ContentId id : rest) rig.store->drop(kFirstGroup, id);
   CHECK(rig.store->stats().arena_in_slots.value == 0);
   // And the same when they fall while it recovers.
   rig.restart({});
@@ -278,7 +278,7 @@ TEST_CASE("patches are good after a recovery for which memory was short") {
   CHECK(rig.store->stats().header_bytes == header_bytes);
   rig.restart(ids);
   for (std::size_t i = 0; i < ids.size(); ++i) CHECK(holds(*rig.store, ids[i], twin_of(i)));
-  for (const ContentId id : ids) rig.store->drop(id);
+  for (const ContentId id : ids) rig.store->drop(kFirstGroup, id);
   CHECK(rig.store->stats().arena_in_slots.value == 0);
 }
 
@@ -298,8 +298,8 @@ TEST_CASE("a recovery that found no memory for the index is finished by another 
   rig.reformer.reset();
   rig.store = must(Contents::adopt(same_files(*rig.store)));
   Contents& store = *rig.store;
-  for (const ContentId id : twins) store.count(id);
-  for (const ContentId id : others) store.count(id);
+  for (const ContentId id : twins) store.count(kFirstGroup, id);
+  for (const ContentId id : others) store.count(kFirstGroup, id);
   for (const int found : {0, 1}) {
     populates_left = found;
     const Status done = store.finish_recovery();
@@ -311,8 +311,8 @@ TEST_CASE("a recovery that found no memory for the index is finished by another 
     // patch, one of a content that nobody needs then.
     const auto gone = static_cast<std::size_t>(found);
     for (std::size_t i = gone; i < twins.size(); ++i) CHECK(holds(store, twins[i], twin_of(i)));
-    store.drop(twins[gone]);
-    store.drop(others[gone]);
+    store.drop(kFirstGroup, twins[gone]);
+    store.drop(kFirstGroup, others[gone]);
     CHECK_FALSE(store.put(rig.group, page_of(1), store.hash(rig.group, page_of(1))));
   }
   must(store.finish_recovery());
@@ -330,8 +330,8 @@ TEST_CASE("a recovery that found no memory for the index is finished by another 
     REQUIRE(put(store, rig.group, page).existed);
   }
   CHECK_FALSE(put(store, rig.group, page_of(99, 64)).existed);
-  for (std::size_t i = 2; i < twins.size(); ++i) store.drop(twins[i]);
-  for (std::size_t i = 2; i < others.size(); ++i) store.drop(others[i]);
+  for (std::size_t i = 2; i < twins.size(); ++i) store.drop(kFirstGroup, twins[i]);
+  for (std::size_t i = 2; i < others.size(); ++i) store.drop(kFirstGroup, others[i]);
   CHECK(store.stats().arena_in_slots.value == 0);
 }
 
@@ -342,16 +342,16 @@ TEST_CASE("references dropped while the store recovers are given up once") {
   rig.round();
   rig.reformer.reset();
   rig.store = must(Contents::adopt(same_files(*rig.store)));
-  for (const ContentId id : ids) rig.store->count(id);
+  for (const ContentId id : ids) rig.store->count(kFirstGroup, id);
   for (const ContentId id : ids) {
     CHECK(holds(*rig.store, id, twin_of(id.value - ids[0].value)));
-    if (id.value % 2 == 0) rig.store->drop(id);
+    if (id.value % 2 == 0) rig.store->drop(kFirstGroup, id);
   }
   must(rig.store->finish_recovery());
   for (const ContentId id : ids) {
     if (id.value % 2 == 0) continue;
     CHECK(holds(*rig.store, id, twin_of(id.value - ids[0].value)));
-    rig.store->drop(id);
+    rig.store->drop(kFirstGroup, id);
   }
   CHECK(rig.store->stats().arena_in_slots.value == 0);
   CHECK(rig.store->stats().miscounted == 0);
@@ -380,8 +380,8 @@ TEST_CASE("a damaged reference is told, and its patches with it; the rest is ser
   }
   PageCopy out;
   for (const ContentId id : patches)
-    CHECK(rig.store->get(id, out.bytes.data(), {}) == Got::corrupt);
-  CHECK(rig.store->get(first, out.bytes.data(), {}) == Got::corrupt);
+    CHECK(rig.store->get(kFirstGroup, id, out.bytes.data(), {}) == Got::corrupt);
+  CHECK(rig.store->get(kFirstGroup, first, out.bytes.data(), {}) == Got::corrupt);
   CHECK(holds(*rig.store, apart, page_of(7, 100)));
   CHECK_FALSE(put(*rig.store, rig.group, twin_of(0)).existed);
   CHECK(rig.store->stats().corrupt == 4);
@@ -536,7 +536,7 @@ TEST_CASE("slabs that ran half empty are emptied into others") {
   constexpr std::uint64_t kPages = 4000;
   for (std::uint64_t i = 0; i < kPages; ++i) ids.push_back(rig.keep(page_of(i, 1000)));
   for (std::uint64_t i = 0; i < kPages; ++i) {
-    if (i % 4 != 0) rig.store->drop(ids[i]);
+    if (i % 4 != 0) rig.store->drop(kFirstGroup, ids[i]);
   }
   ReformPolicy policy = greedy();
   policy.similar = policy.dense = false;
@@ -558,7 +558,7 @@ TEST_CASE("contents move together while a walk has work with every one of them")
   const auto noise = [](std::uint64_t i) { return page_of(i, kPageSize); };
   for (std::uint64_t i = 0; i < kPages; ++i) ids.push_back(rig.keep(noise(i)));
   for (std::uint64_t i = 0; i < kPages; ++i) {
-    if (i % 4 != 0) rig.store->drop(ids[i]);
+    if (i % 4 != 0) rig.store->drop(kFirstGroup, ids[i]);
   }
   rig.round();
   CHECK(rig.reformer->figures().tried >= kPages / 4);  // every one, and it stays as it is

@@ -114,11 +114,11 @@ TEST_CASE("speed of the store", "[.][speed]") {
   };
   const auto get = [&](Pages run, Numbers numbers) {
     for (std::size_t k = 0; k < run.size(); ++k) {
-      if (store->get(ids[numbers[k]], out.data(), {}) != Got::done) std::abort();
+      if (store->get(kFirstGroup, ids[numbers[k]], out.data(), {}) != Got::done) std::abort();
     }
   };
   const auto drop = [&](Pages run, Numbers numbers) {
-    for (std::size_t k = 0; k < run.size(); ++k) store->drop(ids[numbers[k]]);
+    for (std::size_t k = 0; k < run.size(); ++k) store->drop(kFirstGroup, ids[numbers[k]]);
   };
   in_order.time("put, new, in runs", put_runs);
   in_order.time("put, duplicate, in order, in runs", put_runs);
@@ -142,14 +142,14 @@ TEST_CASE("speed of the store", "[.][speed]") {
 
   auto next = must(Contents::adopt(same_files(*store)));
   at_random.time("recovery: count", [&](Pages run, Numbers numbers) {
-    for (std::size_t k = 0; k < run.size(); ++k) next->count(ids[numbers[k]]);
+    for (std::size_t k = 0; k < run.size(); ++k) next->count(kFirstGroup, ids[numbers[k]]);
   });
   const std::uint64_t before = monotonic_ns();
   must(next->finish_recovery());
   std::printf("recovery: finish %.0f ns a content\n",
               static_cast<double>(monotonic_ns() - before) / static_cast<double>(pages.size()));
   at_random.time("drop, the last", [&](Pages run, Numbers numbers) {
-    for (std::size_t k = 0; k < run.size(); ++k) next->drop(ids[numbers[k]]);
+    for (std::size_t k = 0; k < run.size(); ++k) next->drop(kFirstGroup, ids[numbers[k]]);
   });
 }
 
@@ -167,10 +167,10 @@ TEST_CASE("what churn costs the arena", "[.][speed]") {
                 store->stats().fragmentation() * 100);
     for (std::uint64_t i = 0; i < kContents; ++i) {
       ContentId& id = ids[mix(number) % kContents];
-      store->drop(id);
+      store->drop(kFirstGroup, id);
       id = put(*store, group, page_of(number++)).ref.release();
     }
   }
-  for (std::uint64_t i = 0; i < kContents; i += 2) store->drop(ids[i]);
+  for (std::uint64_t i = 0; i < kContents; i += 2) store->drop(kFirstGroup, ids[i]);
   std::printf("after every second was dropped: %.1f %%\n", store->stats().fragmentation() * 100);
 }

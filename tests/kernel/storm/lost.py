@@ -1,0 +1,219 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Pages that are lost stay lost, are counted and told, and never read as zeros: through detach and
+attach, a restart of the daemon, off and resume.
+
+lost.py detach|restart|off. Exits 77 where a userfaultfd cannot be driven from outside."""
+import os
+import subprocess
+import sys
+import time
+
+from rig import SLOWER, Failed, Rig, binary, need_userfaultfd, say
+
+PAGES = 2048
+LOST = 20
+
+# RAM whose pages all differ; asked, it says how its pages read. A page that cannot be read is an
+# error of the system call that is given it.
+GUEST = '''
+import fcntl, mmap, os, struct, sys
+pages = int(sys.argv[1])
+fd = os.memfd_create("memory-backend-memfd", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+os.ftruncate(fd, pages * 4096)
+fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
+ram = mmap.mmap(fd, pages * 4096)
+view = memoryview(ram)
+want = lambda page: struct.pack("<Q", page + 1) * 512
+for page in range(pages):
+    view[page * 4096:page * 4096 + 4096] = want(page)
+out, into = os.pipe()
+print("ready", flush=True)
+for line in sys.stdin:
+    good = lost = bad = 0
+    for page in range(pages):
+        try:
+            os.write(into, view[page * 4096:page * 4096 + 4096])
+        except OSError:
+            lost += 1
+            continue
+        if os.read(out, 4096) == want(page):
+            good += 1
+        else:
+            bad += 1
+    print(good, lost, bad, flush=True)
+'''
+
+
+def wait(what, condition, seconds=60):
+    end = time.monotonic() + seconds * SLOWER
+    while not (found := condition()):
+        if time.monotonic() > end:
+            raise Failed(f'{what}: not within {seconds} s')
+        time.sleep(0.05)
+    return found
+
+
+class Lost:
+    def __init__(self):
+        self.rig = Rig(seed=1)
+        env = dict(os.environ, LD_PRELOAD=binary('RAMFOLD_AGENT'),
+                   RAMFOLD_AGENT_SOCKET=f'{self.rig.dir}/agent.sock', RAMFOLD_SETTLE_MS='20')
+        self.guest = subprocess.Popen([sys.executable, '-c', GUEST, str(PAGES)], env=env, text=True,
+                                      stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        if self.guest.stdout.readline().strip() != 'ready':
+            raise Failed('the guest did not begin')
+        self.rig.start_daemon()
+
+    def close(self, keep):
+        self.guest.kill()
+        self.guest.wait()
+        self.rig.close(keep)
+
+    def vm(self):
+        snapshot = self.rig.snapshot()
+        vms = snapshot['vms'] if snapshot else []
+        return vms[0] if vms else None
+
+    def fold(self):
+        wait('most is folded', lambda: (vm := self.vm()) and
+             vm['saved'].get('folded_pages', 0) > PAGES * 3 // 4)
+
+    def damage(self):
+        """One bit each of the words of some folded pages that lie apart."""
+        folder = f'/proc/{self.rig.daemon.pid}/fd'
+        tables = [fd for fd in os.listdir(folder)
+                  if 'ramfold-page-table' in os.readlink(f'{folder}/{fd}')]
+        with open(f'{folder}/{tables[0]}', 'r+b', buffering=0) as table:
+            done = 0
+            for page in range(0, PAGES, 3):
+                table.seek(page * 8)
+                word = int.from_bytes(table.read(8), 'little')
+                if word >> 18 & 7 != 3:
+                    continue
+                table.seek(page * 8)
+                table.write((word ^ 1 << (20 + done)).to_bytes(8, 'little'))
+                done += 1
+                if done == LOST:
+                    return
+        raise Failed(f'only {done} pages were folded')
+
+    def must_read(self):
+        """All pages as they were, but for those that are lost."""
+        self.guest.stdin.write('\n')
+        self.guest.stdin.flush()
+        read = self.guest.stdout.readline().split()
+        if read != [str(PAGES - LOST), str(LOST), '0']:
+            raise Failed(f'good, lost, wrong: {read}')
+
+    def must_be_told(self, state):
+        def told():
+            vm = self.vm()
+            return (vm and vm['state'] == state and vm['pages']['poisoned'] == LOST and
+                    any(r['code'] == 'lost_pages' for r in vm['reasons']))
+        try:
+            wait('told', told, 20)
+        except Failed:
+            vm = self.vm()
+            raise Failed(f'{state} with {LOST} lost pages is not told: '
+                         f'{vm and (vm["state"], vm["pages"], vm["reasons"])}')
+
+    def must_say(self, op, **fields):
+        answer = self.rig.request(op, 60, **fields)
+        text = answer.get('error', {}).get('text', '') if answer else ''
+        if f'but {LOST} pages' not in text:
+            raise Failed(f'{op}: {answer}')
+
+    def must_not_fold(self):
+        before = self.vm()['saved'].get('folded_pages', 0)
+        time.sleep(1)
+        after = self.vm()['saved'].get('folded_pages', 0)
+        if after > before:
+            raise Failed(f'folded on: {before}, then {after}')
+
+
+def detach():
+    lost = Lost()
+    failed = True
+    try:
+        lost.fold()
+        lost.damage()
+        lost.must_read()
+        lost.must_be_told('failed')
+        pid = lost.guest.pid
+        for _ in range(2):
+            lost.must_say('detach', vm=str(pid))
+            lost.must_be_told('detached')
+            lost.must_read()
+            answer = lost.rig.request('attach', 30, vm=str(pid))
+            if not answer or 'error' in answer:
+                raise Failed(f'attach: {answer}')
+            lost.must_be_told('failed')
+            lost.must_not_fold()
+            lost.must_read()
+        failed = False
+    finally:
+        lost.close(failed)
+
+
+def restart():
+    lost = Lost()
+    failed = True
+    try:
+        lost.fold()
+        lost.damage()
+        lost.rig.kill_daemon()  # nobody has looked at them yet
+        lost.rig.start_daemon()
+        lost.must_read()
+        lost.must_be_told('failed')
+        for end in (lost.rig.kill_daemon, lost.rig.stop_daemon):
+            end()
+            lost.rig.start_daemon()
+            lost.must_be_told('failed')
+            lost.must_not_fold()
+            lost.must_read()
+        lost.must_say('detach', vm=str(lost.guest.pid))
+        lost.rig.kill_daemon()
+        lost.rig.start_daemon()
+        lost.must_be_told('detached')
+        lost.must_read()
+        failed = False
+    finally:
+        lost.close(failed)
+
+
+def off():
+    lost = Lost()
+    failed = True
+    try:
+        lost.fold()
+        lost.damage()
+        lost.must_say('off')  # nobody has touched them before
+        lost.must_be_told('detached')
+        lost.must_read()
+        lost.must_say('off')
+        answer = lost.rig.request('resume', 30)
+        if not answer or 'error' in answer:
+            raise Failed(f'resume: {answer}')
+        lost.must_be_told('failed')
+        lost.must_not_fold()
+        lost.must_read()
+        lost.must_say('off')
+        lost.guest.kill()
+        lost.guest.wait()
+        # What is left to do is done by itself.
+        wait('off', lambda: (s := lost.rig.snapshot()) and s['host']['state'] == 'off', 90)
+        wait('the keeper holds nothing',
+             lambda: lost.rig.snapshot()['host']['keeper']['descriptors'] == 0)
+        failed = False
+    finally:
+        lost.close(failed)
+
+
+if __name__ == '__main__':
+    need_userfaultfd()
+    try:
+        {'detach': detach, 'restart': restart, 'off': off}[sys.argv[1]]()
+    except Failed as e:
+        say(f'FAILED: {e}')
+        sys.exit(1)
