@@ -227,7 +227,7 @@ std::string render_status(const Snapshot& snapshot, const Style& style) {
                   style.paint(colour_of(host.state), name_of(host.state)));
   std::string out = wrap(head, style.width(), 0, 4) + "\n";
   out += reasons_of(host.reasons, style);
-  for (const Reason& notice : host.notices) out += line_of("note", reason_line(notice, style));
+  for (const Reason& notice : host.notices) out += line_of("note", reason_line(notice, style), style);
   out += line_of("memory",
                  fmt::format("{}, {} available; to be kept available: {}", human(host.ram_total),
                              human(host.ram_available), human(host.keep_available)),

@@ -13,7 +13,10 @@
 namespace ramfold::guest {
 namespace {
 
-bool may_go(Word word) noexcept { return word.tag() == Tag::none || word.tag() == Tag::observed; }
+// A damaged word may have said that a hole holds something.
+bool may_go(const LoadedWord& word) noexcept {
+  return word && (word->tag() == Tag::none || word->tag() == Tag::observed);
+}
 
 }  // namespace
 

@@ -25,6 +25,7 @@ struct Rig {
   std::unique_ptr<fault::Server> faults;
   std::unique_ptr<fold::Folder> folder;
   store::GroupUse group;
+  std::string group_name;
   scan::ColdRule rule{1, 1};
   std::uint64_t held = 0;  // pages that the last pass met held back
 
@@ -54,7 +55,8 @@ struct Rig {
         vm(process->make_vm(id)) {
     source_ = source != nullptr ? source : contents.get();
     folder = std::make_unique<fold::Folder>(*contents);
-    group = *contents->group("test " + std::to_string(id));
+    group_name = "test " + std::to_string(id);
+    group = *contents->group(group_name);
     (void)vm->gate().open(0, guest::Gate::Mode::proved, vm->gate().epoch());
     serve();
   }

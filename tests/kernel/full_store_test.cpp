@@ -22,10 +22,10 @@ constexpr std::uint64_t kPages = 64;
 // The workers at a rig's VM, which is theirs meanwhile.
 class Working {
  public:
-  Working(Rig& rig, policy::VmPolicy policy) : rig_(rig), attached_(new daemon::AttachedVm) {
+  Working(Rig& rig, policy::VmTargets targets) : rig_(rig), attached_(new daemon::AttachedVm) {
     attached_->vm = std::move(rig.vm);
     attached_->group = std::move(rig.group);
-    attached_->policy = policy;
+    attached_->targets.store(targets);
     attached_->kept = attached_->agent_ready = true;
     attached_->cursor.next = scan::chunk_count(*attached_->vm);
     config_.fold.passes = 2;
@@ -42,7 +42,7 @@ class Working {
     rig_.vm = std::move(attached_->vm);
     rig_.group = std::move(attached_->group);
   }
-  Tag tag(std::uint64_t p) const { return vm().table().load(PageIndex{p}).tag(); }
+  Tag tag(std::uint64_t p) const { return vm().table().load(PageIndex{p})->tag(); }
   guest::Vm& vm() const { return *attached_->vm; }
   bool soon(const std::function<bool()>& condition) const {
     const std::uint64_t began = monotonic_ns();
@@ -111,10 +111,10 @@ TEST_CASE("without lz4, pages that nobody shares stay, and those of two leave ra
   for (std::uint64_t p = 0; p < 8; ++p) rig.process->store(PageIndex{p}, p + 1);
   rig.process->store(PageIndex{40}, 3);  // equal to page 2, in another window
   rig.process->store(PageIndex{41}, 0);
-  policy::VmPolicy policy;
-  policy.lz4 = false;
+  policy::VmTargets targets;
+  targets.lz4 = false;
   {
-    Working working(rig, policy);
+    Working working(rig, targets);
     for (const std::uint64_t p : {2u, 40u, 41u})
       CHECK(working.soon([&] { return working.tag(p) == Tag::folded; }));
     working.passes(5);

@@ -11,6 +11,7 @@
 #include "daemon/report/accounting.hpp"
 #include "kernel/guest_process.hpp"
 #include "patience.hpp"
+#include "store/contents.hpp"
 
 using namespace ramfold;
 using namespace ramfold::daemon;

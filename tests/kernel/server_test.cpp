@@ -202,13 +202,16 @@ namespace {
 class FailingSource final : public store::ContentSource {
  public:
   FailingSource(store::ContentSource& real, ContentId broken) : real_(real), broken_(broken) {}
-  store::Got get(ContentId id, std::byte* out, store::FetchTicket ticket) noexcept override {
-    if (id != broken_ || mended_) return real_.get(id, out, ticket);
+  store::Got get(GroupId group, ContentId id, std::byte* out,
+                 store::FetchTicket ticket) noexcept override {
+    if (id != broken_ || mended_) return real_.get(group, id, out, ticket);
     std::memset(out, 0xee, kPageSize);
     ++failed_;
     return store::Got::failed;
   }
-  void drop(ContentId id) noexcept override { real_.drop(id); }
+  store::Booked drop(GroupId group, ContentId id) noexcept override {
+    return real_.drop(group, id);
+  }
   bool wait_for_failures(unsigned n) const {
     const std::uint64_t began = monotonic_ns();
     while (failed_ < n && monotonic_ns() - began < 20'000'000'000) ::usleep(500);
@@ -232,7 +235,7 @@ TEST_CASE("a content that cannot be read now is waited for, and is not lost") {
   Rig rig(kPages);
   fold_eight(rig);
   const PageIndex page{3};
-  FailingSource& source = failing.emplace(*rig.contents, rig.vm->table().load(page).content());
+  FailingSource& source = failing.emplace(*rig.contents, rig.vm->table().load(page)->content());
   serve_with(rig, source, threads);
   guest::VmCounters& counters = rig.vm->counters();
   SECTION("by a read") {

@@ -9,6 +9,7 @@
 #include "base/owner_share.hpp"
 #include "daemon/agents/agents.hpp"
 #include "daemon/threads/apart.hpp"
+#include "store/group.hpp"
 
 namespace ramfold::daemon {
 namespace {
@@ -230,7 +231,7 @@ bool Agents::has_place_for_vm(uid_t account) {
                                [&](const sys::IdRange& r) { return r.has(vm->vm->record().uid); });
   }));
   // A VM is in one group, so an owner has no more than its share of those either.
-  static_assert(kVmsMax <= store::Contents::kGroupsMax);
+  static_assert(kVmsMax <= store::kGroupsMax);
   return OwnerShare(kVmsMax, OwnerShare::kHalf).allows(vms.size() - of_user, of_user, 1);
 }
 

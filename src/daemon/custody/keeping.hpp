@@ -127,7 +127,7 @@ class Keeping {
   const std::string socket_;
   sys::SubordinateIds ids_;  // under mutex_
   pid_t replaces_ = 0;
-  std::mutex mutex_;  // for as long as a call takes; before known_mutex_
+  mutable std::mutex mutex_;  // for as long as a call takes; before known_mutex_
   std::optional<keeper::Client> client_;
   std::shared_ptr<const sys::Fd> watched_;  // its socket once more
   bool silent_ = false;

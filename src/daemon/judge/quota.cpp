@@ -5,6 +5,7 @@
 #include <map>
 
 #include "base/owner_share.hpp"
+#include "store/stats.hpp"
 
 namespace ramfold::daemon {
 namespace {

@@ -6,6 +6,7 @@
 
 #include "control/views.hpp"
 #include "daemon/fleet/attached_vm.hpp"
+#include "store/stats.hpp"
 #include "sys/procfs.hpp"
 
 namespace ramfold::store {

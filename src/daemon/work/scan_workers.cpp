@@ -260,7 +260,7 @@ std::uint64_t ScanWorkers::work(const Claim& claim, scan::Planner& planner, fold
 // Without lz4 a page that nobody shares would be kept as it is, and save nothing.
 store::Admit ScanWorkers::admitted(const AttachedVm& vm) const noexcept {
   if (host_.store_full()) return store::Admit::existing;
-  return vm.policy.lz4 ? store::Admit::all : store::Admit::shared;
+  return vm.targets.load().lz4 ? store::Admit::all : store::Admit::shared;
 }
 
 void ScanWorkers::fold(AttachedVm& vm, fold::Folder& folder,

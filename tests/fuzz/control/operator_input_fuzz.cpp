@@ -208,9 +208,9 @@ void try_command_line(const std::string& text) {
   if (const auto groups = cli::parse_qemu_config(text)) {
     for (const cli::ConfigGroup& group : *groups) ENSURE(!group.name.empty());
   }
-  const std::string shown = cli::printable(text);
+  const std::string shown = printable(text);
   ENSURE(shown.find('\x1b') == std::string::npos);
-  ENSURE(cli::printable(shown) == shown);
+  ENSURE(printable(shown) == shown);
 }
 
 }  // namespace

@@ -39,8 +39,14 @@ constexpr std::uint64_t kPages = 3000;
 using Words = std::array<std::atomic<std::uint64_t>, kThreads * kWordsPerThread>;
 constexpr std::size_t kWordsPerVm = 8;
 
-// A word: page number in the high half, content in the low one; 0 names nothing.
-constexpr std::uint64_t word_of(std::uint64_t page, ContentId id) { return page << 32 | id.value; }
+// A word: from the highest, 16 bits of page number, 16 of group, 32 of content; 0 names nothing.
+constexpr std::uint64_t word_of(std::uint64_t page, GroupId group, ContentId id) {
+  return page << 48 | std::uint64_t{group.value} << 32 | id.value;
+}
+constexpr std::uint64_t page_of_word(std::uint64_t word) { return word >> 48; }
+constexpr GroupId group_of(std::uint64_t word) {
+  return GroupId{static_cast<std::uint16_t>(word >> 32)};
+}
 constexpr ContentId id_of(std::uint64_t word) {
   return ContentId{static_cast<std::uint32_t>(word)};
 }
@@ -62,19 +68,19 @@ void change_words(Contents& store, GroupId group, Words& words, std::size_t thre
     const std::uint64_t seen = word.load();
     if (seen != 0) {
       word.store(0);
-      store.drop(kFirstGroup, id_of(seen));
+      store.drop(group_of(seen), id_of(seen));
       continue;
     }
     const std::uint64_t number = random.below(kPages) + 1;
     auto result = store.put(group, any_page(number), store.hash(group, any_page(number)));
     if (!result) ::_exit(3);
-    word.store(word_of(number, result->ref.release()));
+    word.store(word_of(number, group, result->ref.release()));
   }
 }
 
 void drop_word(Contents& store, std::atomic<std::uint64_t>& word) {
   const std::uint64_t seen = word.exchange(0);
-  if (seen != 0) store.drop(id_of(seen));
+  if (seen != 0) store.drop(group_of(seen), id_of(seen));
 }
 
 // A VM of an earlier life may have left words. Pages that no other group has.
@@ -89,7 +95,7 @@ void come_and_go(Contents& store, Words& words, std::uint64_t seed) {
       const std::uint64_t number = kPages + 1 + random.below(kPages);
       auto result = store.put(*group, any_page(number), store.hash(*group, any_page(number)));
       if (!result) ::_exit(9);
-      word.store(word_of(number, result->ref.release()));
+      word.store(word_of(number, group->id(), result->ref.release()));
       if (random.one_in(4)) drop_word(store, word);
     }
     if (random.one_in(2)) group->reset();
@@ -113,7 +119,8 @@ struct Shared {
 
 void count_all(Contents& store, const Words& words) {
   for (const auto& word : words) {
-    if (word.load() != 0) store.count(kFirstGroup, id_of(word.load()));
+    const std::uint64_t seen = word.load();
+    if (seen != 0) store.count(group_of(seen), id_of(seen));
   }
 }
 
@@ -185,7 +192,7 @@ void verify(const Contents::Files& files, const Words& words) {
   const auto all_hold = [&] {
     for (const auto& word : words) {
       const std::uint64_t seen = word.load();
-      if (seen != 0) REQUIRE(holds(*store, id_of(seen), any_page(seen >> 32)));
+      if (seen != 0) REQUIRE(holds(*store, id_of(seen), any_page(page_of_word(seen)), group_of(seen)));
     }
   };
   all_hold();

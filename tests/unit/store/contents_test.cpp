@@ -224,8 +224,8 @@ TEST_CASE("metadata stays below 40 bytes a content at every size") {
 
 TEST_CASE("a content is nobody's but its group's, and the page of zeros is everybody's") {
   auto store = must(Contents::create(ByteCount{1u << 20}));
-  const GroupId a = must(store->group("a"));
-  const GroupId b = must(store->group("b"));
+  const GroupUse a = must(store->group("a"));
+  const GroupUse b = must(store->group("b"));
   const ContentId id = put(*store, a, page_of(1)).ref.release();
   PageCopy out;
   CHECK(store->get(b, id, out.bytes.data(), {}) == Got::corrupt);
@@ -237,7 +237,7 @@ TEST_CASE("a content is nobody's but its group's, and the page of zeros is every
   CHECK(store->stats().corrupt == 0);
   CHECK_FALSE(store->is_stopped(a));
   CHECK_FALSE(store->is_stopped(b));
-  for (const GroupId group : {a, b}) {
+  for (const GroupId group : {a.id(), b.id()}) {
     CHECK(store->get(group, kZeroContent, out.bytes.data(), {}) == Got::done);
     CHECK(store->drop(group, kZeroContent) == Booked::done);
   }
@@ -248,8 +248,8 @@ TEST_CASE("a content is nobody's but its group's, and the page of zeros is every
 
 TEST_CASE("a reference dropped twice stops its group, and no other") {
   auto store = must(Contents::create(ByteCount{1u << 20}));
-  const GroupId a = must(store->group("a"));
-  const GroupId b = must(store->group("b"));
+  const GroupUse a = must(store->group("a"));
+  const GroupUse b = must(store->group("b"));
   const ContentId once = put(*store, a, page_of(1)).ref.release();
   const ContentId kept = put(*store, a, page_of(2)).ref.release();
   const ContentId others = put(*store, b, page_of(3)).ref.release();

@@ -71,12 +71,12 @@ TEST_CASE("a group goes with its last user and its last content, and its seed wi
       CHECK(again.id() == id);
       CHECK(put(*store, again, page).existed);
     }
-    CHECK(holds(*store, content, page));
-    store->drop(content);
+    CHECK(holds(*store, content, page, id));
+    store->drop(id, content);
   }
   SECTION("the content first") {
     content = put(*store, use, page).ref.release();
-    store->drop(content);
+    store->drop(id, content);
     CHECK_FALSE(is_wiped(*store, id));
     use.reset();
   }
@@ -113,7 +113,7 @@ TEST_CASE("what two groups of one id keep one after the other is not found by ea
     CHECK(stats.forms[static_cast<std::size_t>(Form::patch)].contents +
               stats.forms[static_cast<std::size_t>(Form::delta)].contents >
           0);
-    for (std::uint64_t i = 0; i < 8; ++i) CHECK(holds(*store, refs[i].id(), kin_of(1, i)));
+    for (std::uint64_t i = 0; i < 8; ++i) CHECK(holds(*store, refs[i].id(), kin_of(1, i), use));
   }
   CHECK(store->stats().groups.empty());
   CHECK(store->stats().arena_in_slots.value == 0);
@@ -139,8 +139,9 @@ TEST_CASE("10,000 VMs come and go, through restarts, beside one that stays") {
       words.push_back(kept.ref.release());
     }
     if (i % kPerLife != kPerLife - 1) {
+      const GroupId group = use;
       if (i % 2 == 0) use.reset();
-      for (const ContentId id : words) store->drop(id);
+      for (const ContentId id : words) store->drop(group, id);
       continue;
     }
     // Of every other one of these the next daemon knows nothing: its process has ended meanwhile.
@@ -148,25 +149,25 @@ TEST_CASE("10,000 VMs come and go, through restarts, beside one that stays") {
     auto next = must(Contents::adopt(same_files(*store)));
     store = std::move(next);
     staying = must(store->group("staying"));
-    store->count(stays);
+    store->count(staying, stays);
     if (lives) {
       use = must(store->group(name));
-      for (const ContentId id : words) store->count(id);
+      for (const ContentId id : words) store->count(use, id);
     }
     must(store->finish_recovery());
     REQUIRE(store->stats().groups.size() == (lives ? 2 : 1));
-    REQUIRE(holds(*store, stays, page));
+    REQUIRE(holds(*store, stays, page, staying));
     REQUIRE(put(*store, staying, page).existed);
     for (std::uint64_t n = 0; lives && n < words.size(); ++n) {
-      REQUIRE(holds(*store, words[n], page_of(n + 7)));
-      store->drop(words[n]);
+      REQUIRE(holds(*store, words[n], page_of(n + 7), use));
+      store->drop(use, words[n]);
     }
   }
   const Stats stats = store->stats();
   REQUIRE(stats.groups.size() == 1);
   CHECK(stats.groups[0].name == "staying");
   CHECK(stats.corrupt + stats.miscounted == 0);
-  store->drop(stays);
+  store->drop(staying, stays);
   CHECK(store->stats().arena_in_slots.value == 0);
 }
 
@@ -181,7 +182,7 @@ TEST_CASE("entries that a process left half made or half wiped go when the store
   write_entry(*store, b.id().value, half);
   auto next = must(Contents::adopt(same_files(*store)));
   CHECK_FALSE(is_wiped(*next, b));
-  next->count(kept);
+  next->count(a, kept);
   {
     const GroupUse other = must(next->group("b"));  // not that one, nor in its place
     CHECK(other.id() == GroupId{3});
@@ -191,7 +192,7 @@ TEST_CASE("entries that a process left half made or half wiped go when the store
   CHECK(is_wiped(*next, b));
   CHECK(is_wiped(*next, c));  // sound, but nobody names it
   CHECK(next->stats().groups.size() == 1);
-  CHECK(holds(*next, kept, page_of(1)));
+  CHECK(holds(*next, kept, page_of(1), a));
 }
 
 TEST_CASE("a damaged content keeps its group until the next restart") {
@@ -202,8 +203,8 @@ TEST_CASE("a damaged content keeps its group until the next restart") {
   const std::uint64_t junk = 1;
   REQUIRE(::pwrite(store->files().arena.get(), &junk, sizeof junk, 0) == sizeof junk);
   PageCopy out;
-  REQUIRE(store->get(id, out.bytes.data(), {}) == Got::corrupt);
-  store->drop(id);
+  REQUIRE(store->get(use, id, out.bytes.data(), {}) == Got::corrupt);
+  store->drop(use, id);
   use.reset();
   CHECK_FALSE(is_wiped(*store, group));
   auto next = must(Contents::adopt(same_files(*store)));
@@ -219,9 +220,9 @@ TEST_CASE("a store that was handed over frees nothing and wipes no group") {
   const ContentId id = put(*store, used, page_of(1)).ref.release();
   auto next = must(Contents::adopt(same_files(*store)));
   store->hand_over();
-  store->drop(id);
+  store->drop(used, id);
   used.reset();
   empty.reset();
   CHECK_FALSE(is_wiped(*next, b));
-  CHECK(holds(*next, id, page_of(1)));
+  CHECK(holds(*next, id, page_of(1), GroupId{0}));
 }

@@ -3,6 +3,8 @@
 
 #include <catch2/catch.hpp>
 
+#include "store/stats.hpp"
+
 using namespace ramfold;
 using daemon::judge_keeps;
 using daemon::KeepsOf;
