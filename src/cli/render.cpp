@@ -227,7 +227,8 @@ std::string render_status(const Snapshot& snapshot, const Style& style) {
                   style.paint(colour_of(host.state), name_of(host.state)));
   std::string out = wrap(head, style.width(), 0, 4) + "\n";
   out += reasons_of(host.reasons, style);
-  for (const Reason& notice : host.notices) out += line_of("note", reason_line(notice, style), style);
+  for (const Reason& notice : host.notices)
+    out += line_of("note", reason_line(notice, style), style);
   out += line_of("memory",
                  fmt::format("{}, {} available; to be kept available: {}", human(host.ram_total),
                              human(host.ram_available), human(host.keep_available)),
@@ -283,12 +284,12 @@ std::string render_vm(const VmView& vm, const Style& style) {
       fmt::format("{} observed, {} clean, {} folded", human_count(vm.pages.observed.value),
                   human_count(vm.pages.clean.value), human_count(vm.saved.folded_pages().value)),
       style);
-  out += line_of(
-      "kept",
-      fmt::format("{} of at most {}: stored {}, page table {}, bitmap {}; {} descriptors",
-                  human(vm.kept.total()), human(vm.kept.limit), human(vm.kept.stored),
-                  human(vm.kept.page_table), human(vm.kept.discard_bitmap), vm.kept.names),
-      style);
+  out +=
+      line_of("kept",
+              fmt::format("{} of at most {}: stored {}, page table {}, bitmap {}; {} descriptors",
+                          human(vm.kept.total()), human(vm.kept.limit), human(vm.kept.stored),
+                          human(vm.kept.page_table), human(vm.kept.discard_bitmap), vm.kept.names),
+              style);
   if (vm.pages.poisoned > PageCount{0}) {
     out += line_of("POISONED",
                    style.paint(Colour::red, fmt::format("{} pages cannot be read back",

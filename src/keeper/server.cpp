@@ -164,7 +164,8 @@ void Server::accept_one() {
     if (!sys::lacks_resources(errno)) return;
     accepts_again_ns_ = monotonic_ns() + kAcceptRest_ns;
     if (!std::exchange(cannot_accept_said_, true)) {
-      log(Priority::error, std::string("nobody can be accepted: ") + std::strerror(errno) + ": trying again");
+      log(Priority::error,
+          std::string("nobody can be accepted: ") + std::strerror(errno) + ": trying again");
     }
     return;
   }

@@ -125,4 +125,11 @@ struct Rig {
   store::ContentSource* source_ = nullptr;
 };
 
+inline constexpr PageIndex kNine{9};
+// Of 16 pages, page 9 holds seed 5; all are folded.
+inline void fold_nine(Rig& rig) {
+  for (std::uint64_t p = 0; p < 16; ++p) rig.process->store(PageIndex{p}, p == 9 ? 5 : p + 100);
+  rig.fold_until(16);
+}
+
 }  // namespace ramfold::test

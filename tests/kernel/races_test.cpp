@@ -24,20 +24,14 @@ using fault::Served;
 using guest::Owner;
 using guest::Tag;
 using test::AtPoint;
+using test::fold_nine;
 using test::GuestProcess;
+using test::kNine;
 using test::Rig;
 using test::SlowSource;
 using test::soon;
 
 namespace {
-
-constexpr PageIndex kP{9};
-
-// Page 9 holds seed 5 and is folded.
-void fold_nine(Rig& rig) {
-  for (std::uint64_t p = 0; p < 16; ++p) rig.process->store(PageIndex{p}, p == 9 ? 5 : p + 100);
-  rig.fold_until(16);
-}
 
 std::uint64_t sum_of(std::uint64_t seed) { return GuestProcess::checksum(seed); }
 
@@ -46,7 +40,7 @@ Served serve(Rig& rig, Need need) {
   fault::FillerThread me(rig.vm->fillings()[2]);
   Served served{};
   do {
-    served = rig.faults->filler().serve(kP, need, {}, me);
+    served = rig.faults->filler().serve(kNine, need, {}, me);
   } while (served == Served::busy);
   return served;
 }
@@ -57,47 +51,47 @@ TEST_CASE("D3: a late missing event never brings old bytes back") {
   Rig rig(16);
   fold_nine(rig);
   SECTION("the guest has written since") {
-    rig.process->store(kP, 6);
+    rig.process->store(kNine, 6);
     CHECK(serve(rig, Need::read) == Served::late);
     CHECK(serve(rig, Need::write) == Served::late);
-    CHECK(rig.process->load(kP) == sum_of(6));
+    CHECK(rig.process->load(kNine) == sum_of(6));
   }
   SECTION("it was only read, and is clean: the late one is a write") {
-    REQUIRE(rig.process->load(kP) == sum_of(5));
+    REQUIRE(rig.process->load(kNine) == sum_of(5));
     REQUIRE(soon([&] { return rig.tag(9) == Tag::clean; }));
     (void)serve(rig, Need::write);
-    CHECK(rig.process->load(kP) == sum_of(5));
-    rig.process->store(kP, 6);
-    CHECK(rig.process->load(kP) == sum_of(6));
+    CHECK(rig.process->load(kNine) == sum_of(5));
+    rig.process->store(kNine, 6);
+    CHECK(rig.process->load(kNine) == sum_of(6));
   }
   SECTION("the guest has written and the page was folded anew") {
-    rig.process->store(kP, 6);
+    rig.process->store(kNine, 6);
     rig.fold_until(16);
     CHECK(serve(rig, Need::read) == Served::filled);
-    CHECK(rig.process->load(kP) == sum_of(6));
+    CHECK(rig.process->load(kNine) == sum_of(6));
   }
   SECTION("the second thread's event comes in the middle of the first one's answer") {
     std::atomic<Served> second{};
     const AtPoint at("fault.copied", [&] {
       fault::FillerThread other(rig.vm->fillings()[3]);
-      second = rig.faults->filler().serve(kP, Need::write, {}, other);
+      second = rig.faults->filler().serve(kNine, Need::write, {}, other);
     });
-    CHECK(rig.process->load(kP) == sum_of(5));
+    CHECK(rig.process->load(kNine) == sum_of(5));
     CHECK(at.passed());
     CHECK(second.load() == Served::busy);  // told to the owner, who wakes
-    rig.process->store(kP, 6);
-    CHECK(rig.process->load(kP) == sum_of(6));
+    rig.process->store(kNine, 6);
+    CHECK(rig.process->load(kNine) == sum_of(6));
   }
 }
 
 TEST_CASE("D3: a late write event never lifts the next fold's guard unseen") {
   Rig rig(16);
   fold_nine(rig);
-  rig.process->store(kP, 6);
+  rig.process->store(kNine, 6);
   SECTION("the page is folded again") {
     rig.fold_until(16);
     (void)serve(rig, Need::lift);
-    CHECK(rig.process->load(kP) == sum_of(6));
+    CHECK(rig.process->load(kNine) == sum_of(6));
     CHECK(
         soon([&] { return rig.tag(9) == Tag::none; }));  // unguarded: its word may say nothing (T4)
   }
@@ -107,16 +101,16 @@ TEST_CASE("D3: a late write event never lifts the next fold's guard unseen") {
       rig.pass();
       const AtPoint at(point, [&] {
         fault::FillerThread other(rig.vm->fillings()[3]);
-        (void)rig.faults->filler().serve(kP, Need::lift, {}, other);
+        (void)rig.faults->filler().serve(kNine, Need::lift, {}, other);
         // Not from here: the guest's own write would wait for the owner that stands in this hook.
-        if (rig.vm->table().owner(kP) == Owner::idle) rig.process->store(kP, 7);
+        if (rig.vm->table().owner(kNine) == Owner::idle) rig.process->store(kNine, 7);
       });
       rig.pass_until([&] { return at.passed(); });
       CHECK(at.passed());
-      const std::uint64_t now = rig.process->load(kP);
+      const std::uint64_t now = rig.process->load(kNine);
       CHECK((now == sum_of(6) || now == sum_of(7)));
-      rig.process->store(kP, 8);
-      CHECK(rig.process->load(kP) == sum_of(8));
+      rig.process->store(kNine, 8);
+      CHECK(rig.process->load(kNine) == sum_of(8));
     }
   }
 }
@@ -124,12 +118,12 @@ TEST_CASE("D3: a late write event never lifts the next fold's guard unseen") {
 TEST_CASE("D3: a fault waits for the page's owner, and is woken by it") {
   Rig rig(16);
   fold_nine(rig);
-  REQUIRE(rig.vm->table().take_idle_for_fill(kP));
-  rig.process->load_apart(kP, 1);
+  REQUIRE(rig.vm->table().take_idle_for_fill(kNine));
+  rig.process->load_apart(kNine, 1);
   CHECK(soon([&] { return rig.vm->counters().faults_busy.get() > 0; }));
   CHECK_FALSE(rig.process->collect(100));
-  REQUIRE(rig.vm->table().release(kP) == guest::Released::contended);
-  (void)rig.vm->uffd().wake(rig.vm->range_of({kP, PageCount{1}}));
+  REQUIRE(rig.vm->table().release(kNine) == guest::Released::contended);
+  (void)rig.vm->uffd().wake(rig.vm->range_of({kNine, PageCount{1}}));
   CHECK(rig.process->collect(1000) == sum_of(5));
 }
 
@@ -138,13 +132,13 @@ TEST_CASE("D4: a hole is not taken for a page of zeros") {
   // A page of zeros when it was observed, so that what pread gives for the hole looks unchanged.
   for (std::uint64_t p = 0; p < 16; ++p) rig.process->store(PageIndex{p}, p == 9 ? 0 : 5);
   rig.pass();
-  rig.process->discard(kP);  // unseen: no bit
+  rig.process->discard(kNine);  // unseen: no bit
   scan::Window stale{{PageIndex{0}, PageCount{16}}, 0, 1u << 9, 0, 0};
   rig.folder->work(*rig.vm, rig.group, stale, {}, true);
   CHECK(rig.tag(9) != Tag::folded);
-  CHECK(rig.process->load(kP) == sum_of(0));
-  rig.process->store(kP, 6);
-  CHECK(rig.process->load(kP) == sum_of(6));
+  CHECK(rig.process->load(kNine) == sum_of(0));
+  rig.process->store(kNine, 6);
+  CHECK(rig.process->load(kNine) == sum_of(6));
 }
 
 TEST_CASE("D5: what a dead daemon left between two steps is read rightly after a discard") {
@@ -156,17 +150,17 @@ TEST_CASE("D5: what a dead daemon left between two steps is read rightly after a
   PageCopy bytes;
   test::fill_page(5, bytes.bytes.data());
   REQUIRE(rig.vm->uffd()
-              .copy(rig.vm->address_of(kP), bytes.bytes.data(), ByteCount{kPageSize},
+              .copy(rig.vm->address_of(kNine), bytes.bytes.data(), ByteCount{kPageSize},
                     sys::Guard::yes, sys::Wake::no)
               .outcome == sys::Outcome::done);
-  CHECK(rig.process->load(kP) == sum_of(5));
-  rig.process->store_apart(kP, 0);
+  CHECK(rig.process->load(kNine) == sum_of(5));
+  rig.process->store_apart(kNine, 0);
   CHECK_FALSE(rig.process->collect(100));
   rig.serve();
   rig.vm->wake_all();
   REQUIRE(rig.process->collect(1000));
-  rig.process->discard(kP);  // unseen
-  CHECK(rig.process->load(kP) == sum_of(0));
+  rig.process->discard(kNine);  // unseen
+  CHECK(rig.process->load(kNine) == sum_of(0));
 }
 
 TEST_CASE("T5: a discard in the middle of a fault or a fold leaves zeros") {
@@ -178,11 +172,11 @@ TEST_CASE("T5: a discard in the middle of a fault or a fold leaves zeros") {
       rig.pass();
       const AtPoint at(point, [&] {
         rig.set_discard_bit(9);
-        rig.process->discard(kP);
+        rig.process->discard(kNine);
       });
       rig.pass_until([&] { return at.passed(); });
       CHECK(at.passed());
-      CHECK(rig.process->load(kP) == sum_of(0));
+      CHECK(rig.process->load(kNine) == sum_of(0));
       CHECK(rig.process->load(PageIndex{8}) == sum_of(0));
     }
   }
@@ -190,14 +184,14 @@ TEST_CASE("T5: a discard in the middle of a fault or a fold leaves zeros") {
     fold_nine(rig);
     const AtPoint at("fault.copied", [&] {
       rig.set_discard_bit(9);
-      rig.process->discard(kP);
+      rig.process->discard(kNine);
     });
     rig.faults->stop();
     fault::FillerThread me(rig.vm->fillings()[2]);
-    (void)rig.faults->filler().serve(kP, Need::read, {}, me);
+    (void)rig.faults->filler().serve(kNine, Need::read, {}, me);
     CHECK(at.passed());
     rig.serve();
-    CHECK(rig.process->load(kP) == sum_of(0));
+    CHECK(rig.process->load(kNine) == sum_of(0));
   }
 }
 
@@ -234,15 +228,15 @@ TEST_CASE("T5: a discard while the bytes are fetched leaves zeros, on every way 
   // QEMU's call then finds a hole.
   source.action = [&] { rig.set_discard_bit(9); };
   source.armed = true;
-  SECTION("a read") { CHECK(rig.process->load(kP) == sum_of(0)); }
+  SECTION("a read") { CHECK(rig.process->load(kNine) == sum_of(0)); }
   SECTION("a write") {
-    rig.process->store(kP, 6);
-    CHECK(rig.process->load(kP) == sum_of(6));
+    rig.process->store(kNine, 6);
+    CHECK(rig.process->load(kNine) == sum_of(6));
   }
   SECTION("an unfolding") {
     fault::FillerThread me(rig.vm->fillings()[guest::Fillings::kUnfolder]);
-    CHECK(rig.faults->filler().unfold(kP, {}, me) == Served::filled);
-    CHECK(rig.process->load(kP) == sum_of(0));
+    CHECK(rig.faults->filler().unfold(kNine, {}, me) == Served::filled);
+    CHECK(rig.process->load(kNine) == sum_of(0));
   }
   CHECK_FALSE(source.armed);
   CHECK(rig.vm->counters().discards_seen.get() > 0);
@@ -252,9 +246,9 @@ TEST_CASE("D8: who waits for a page that is mapped over is woken") {
   Rig rig(16);
   fold_nine(rig);
   rig.faults->stop();
-  rig.process->load_apart(kP, 1);
+  rig.process->load_apart(kNine, 1);
   ::usleep(50'000);  // it waits, and its event with it
-  rig.process->map_over(kP);
+  rig.process->map_over(kNine);
   rig.serve();
   // It finds what is mapped there now.
   CHECK(rig.process->collect(1000) == sum_of(0));
@@ -264,21 +258,21 @@ TEST_CASE("D8: who waits for a page that is mapped over is woken") {
 TEST_CASE("D8: what was folded of a range that is mapped over comes back into the RAM file") {
   Rig rig(16);
   fold_nine(rig);
-  rig.process->map_over(kP);
+  rig.process->map_over(kNine);
   rig.vm->gate().close();
   rig.vm->gate().drain();
   fault::FillerThread me(rig.vm->fillings()[guest::Fillings::kUnfolder]);
-  CHECK(rig.faults->filler().unfold(kP, {}, me) == fault::Served::filled);
-  CHECK(rig.vm->table().load(kP)->tag() == guest::Tag::none);
+  CHECK(rig.faults->filler().unfold(kNine, {}, me) == fault::Served::filled);
+  CHECK(rig.vm->table().load(kNine)->tag() == guest::Tag::none);
   PageCopy expected;
   test::fill_page(5, expected.bytes.data());
   PageCopy page;
-  REQUIRE(rig.vm->read_pages({kP, PageCount{1}}, page.bytes.data()));
+  REQUIRE(rig.vm->read_pages({kNine, PageCount{1}}, page.bytes.data()));
   CHECK(page.bytes == expected.bytes);
   // A page that is there is the truth.
   constexpr PageCopy other{};
-  REQUIRE(rig.vm->write_hole(kP, other.bytes.data()));
-  REQUIRE(rig.vm->read_pages({kP, PageCount{1}}, page.bytes.data()));
+  REQUIRE(rig.vm->write_hole(kNine, other.bytes.data()));
+  REQUIRE(rig.vm->read_pages({kNine, PageCount{1}}, page.bytes.data()));
   CHECK(page.bytes == expected.bytes);
 }
 
@@ -286,7 +280,7 @@ TEST_CASE("L3: events that a dead daemon had read are raised again by waking") {
   Rig rig(16);
   fold_nine(rig);
   rig.faults->stop();
-  rig.process->load_apart(kP, 1);
+  rig.process->load_apart(kNine, 1);
   std::array<uffd_msg, 4> events;
   std::size_t read = 0;
   REQUIRE(soon([&] {
@@ -321,18 +315,18 @@ TEST_CASE(
     const char flipped = static_cast<char>(~after[i]);
     REQUIRE(::pwrite(arena, &flipped, 1, static_cast<off_t>(i)) == 1);
   }
-  CHECK(victim.process->load(kP) == GuestProcess::kBusError);
+  CHECK(victim.process->load(kNine) == GuestProcess::kBusError);
   CHECK(soon([&] { return victim.tag(9) == Tag::poisoned; }));
-  CHECK(victim.process->load(kP) == GuestProcess::kBusError);
-  CHECK(healthy.process->load(kP) == sum_of(5));
+  CHECK(victim.process->load(kNine) == GuestProcess::kBusError);
+  CHECK(healthy.process->load(kNine) == sum_of(5));
   SECTION("discarded, it is zeros or still an error: the kernel keeps the poison through a punch") {
     victim.set_discard_bit(9);
-    victim.process->discard(kP);
-    const std::uint64_t now = victim.process->load(kP);
+    victim.process->discard(kNine);
+    const std::uint64_t now = victim.process->load(kNine);
     CHECK((now == GuestProcess::kBusError || now == sum_of(0)));
   }
   SECTION("two readers at once get the same") {
-    victim.process->load_apart(kP, 2);
+    victim.process->load_apart(kNine, 2);
     CHECK(victim.process->collect(1000) == 2 * GuestProcess::kBusError);
   }
 }
@@ -340,13 +334,13 @@ TEST_CASE(
 TEST_CASE("D17: the mark of a lost page outlives the end of its registration") {
   Rig rig(16);
   fold_nine(rig);
-  const auto at = static_cast<off_t>(kP.value * sizeof(std::uint64_t));
+  const auto at = static_cast<off_t>(kNine.value * sizeof(std::uint64_t));
   std::uint64_t word = 0;
   REQUIRE(::pread(rig.vm->files().words.get(), &word, sizeof word, at) == sizeof word);
   word ^= std::uint64_t{1} << 40;
   REQUIRE(::pwrite(rig.vm->files().words.get(), &word, sizeof word, at) == sizeof word);
   const bool is_touched_before = GENERATE(true, false);
-  if (is_touched_before) CHECK(rig.process->load(kP) == GuestProcess::kBusError);
+  if (is_touched_before) CHECK(rig.process->load(kNine) == GuestProcess::kBusError);
   for (int times = 0; times < 2; ++times) {
     rig.vm->gate().close();
     fault::FillerThread me(rig.vm->fillings()[guest::Fillings::kUnfolder]);
@@ -363,13 +357,13 @@ TEST_CASE("D17: the mark of a lost page outlives the end of its registration") {
     rig.faults->stop();
     for (std::uint64_t p = 0; p < 16; ++p) {
       const std::uint64_t sum = rig.process->load(PageIndex{p});
-      CHECK(sum == (p == kP.value ? GuestProcess::kBusError : sum_of(p + 100)));
+      CHECK(sum == (p == kNine.value ? GuestProcess::kBusError : sum_of(p + 100)));
     }
     // Attached again, with the page table that it has, it is folded around the page.
     rig.serve();
     (void)rig.vm->gate().open(0, guest::Gate::Mode::proved, rig.vm->gate().epoch());
     rig.pass_until([&] { return rig.tag(8) == Tag::folded && rig.tag(10) == Tag::folded; });
-    CHECK(rig.process->load(kP) == GuestProcess::kBusError);
+    CHECK(rig.process->load(kNine) == GuestProcess::kBusError);
     CHECK(rig.process->load(PageIndex{10}) == sum_of(110));
   }
   CHECK(rig.vm->counters().poisoned.get() == 1);
@@ -453,7 +447,7 @@ TEST_CASE("L6: a VM whose memory cgroup is full holds up nobody else") {
     // Though its threads wait for memory: with a stop that waits, the test would not end.
     victim.faults->stop();
   }
-  CHECK(healthy.process->load(kP) == sum_of(5));
+  CHECK(healthy.process->load(kNine) == sum_of(5));
 }
 
 TEST_CASE("pages whose contents are on their way wait without holding up others") {
@@ -463,14 +457,14 @@ TEST_CASE("pages whose contents are on their way wait without holding up others"
   SECTION("one waits, zeros and writes to resident pages go on") {
     for (std::uint64_t p = 0; p < 32; ++p) rig.process->store(PageIndex{p}, p < 16 ? p + 1 : 0);
     rig.fold_until(32);
-    rig.process->load_apart(kP, 1);
+    rig.process->load_apart(kNine, 1);
     REQUIRE(soon([&] { return slow.waiting() == 1; }));
     CHECK(rig.process->load(PageIndex{20}) == sum_of(0));
     rig.process->store(PageIndex{40}, 3);
     CHECK(rig.process->load(PageIndex{40}) == sum_of(3));
     CHECK(soon([&] { return rig.faults->parked() == 1; }));
     // A second reader of the same page, and a pass that would like to have it.
-    rig.process->load_apart(kP, 1);
+    rig.process->load_apart(kNine, 1);
     CHECK(soon([&] { return rig.vm->counters().faults_busy.get() > 0; }));
     rig.pass();
     slow.open();
@@ -491,143 +485,4 @@ TEST_CASE("pages whose contents are on their way wait without holding up others"
     CHECK(rig.process->collect(20'000) == expected);
     CHECK(soon([&] { return rig.faults->parked() == 0; }));
   }
-}
-
-namespace {
-
-constexpr std::uint64_t kWords = guest::Vm::kWordsAPage;
-
-// src/agent/discard.c, in short.
-void discard_as_the_agent(Rig& rig, PageIndex p) {
-  rf_shared& shared = rig.vm->table().shared();
-  shared.discards_active.fetch_add(1);
-  rig.set_discard_bit(p.value);
-  for (rf_filling& filling : shared.filling) {
-    const std::uint32_t seen = filling.word.load();
-    while (seen % 2 == 1 && filling.word.load() == seen) ::sched_yield();
-  }
-  rig.process->discard(p);
-  shared.discards_active.fetch_sub(1);
-}
-
-std::uint64_t words_bytes(const guest::Vm& vm) {
-  struct stat st{};
-  REQUIRE(::fstat(vm.files().words.get(), &st) == 0);
-  return static_cast<std::uint64_t>(st.st_blocks) * 512;
-}
-
-}  // namespace
-
-TEST_CASE("the words of RAM that a guest gave back take no memory") {
-  Rig rig(4 * kWords + 3);
-  const std::uint64_t pages = rig.vm->pages().value;
-  for (std::uint64_t p = 0; p < pages; ++p) rig.process->store(PageIndex{p}, p + 1);
-  rig.rule = {4, 4};
-  rig.pass();
-  CHECK(words_bytes(*rig.vm) == 5 * kPageSize);
-  for (std::uint64_t p = 0; p < pages; ++p) rig.process->discard(PageIndex{p});
-  for (std::uint64_t p = 0; p < pages; p += kWords) CHECK(rig.vm->free_words(PageIndex{p}));
-  CHECK(words_bytes(*rig.vm) == 0);
-  // There is nothing left to give back, and asking for it takes no memory either.
-  for (std::uint64_t p = 0; p < pages; p += kWords) CHECK_FALSE(rig.vm->free_words(PageIndex{p}));
-  CHECK(words_bytes(*rig.vm) == 0);
-  CHECK(rig.process->load(PageIndex{7}) == sum_of(0));
-  rig.process->store(PageIndex{7}, 70);
-  CHECK(rig.process->load(PageIndex{7}) == sum_of(70));
-}
-
-TEST_CASE("words that name a content, and what a page waits for, are never given back") {
-  Rig rig(2 * kWords);
-  fold_nine(rig);
-  rig.process->store(PageIndex{kWords + 5}, 3);
-  CHECK_FALSE(rig.vm->free_words(PageIndex{0}));
-  // Its owner is at work on one of them.
-  REQUIRE(rig.vm->table().take_for_fold(PageIndex{kWords + 5}));
-  CHECK_FALSE(rig.vm->free_words(PageIndex{kWords}));
-  REQUIRE(rig.vm->table().give_up_fold(PageIndex{kWords + 5}));
-  CHECK(rig.process->load(kP) == sum_of(5));
-}
-
-TEST_CASE("a page that is folded while words are given back keeps its bytes") {
-  // Its chunk is not registered, so that nothing tells of the store.
-  Rig rig(kWords);
-  for (std::uint64_t p = 0; p < kWords; ++p) rig.process->store(PageIndex{p}, p + 1);
-  rig.rule = {4, 4};
-  rig.pass();
-  for (std::uint64_t p = 0; p < kWords; ++p) rig.process->discard(PageIndex{p});
-  rig.rule = {1, 1};
-  AtPoint point("words.free", [&] {
-    rig.process->store(kP, 77);
-    rig.fold_all();
-  });
-  CHECK(rig.vm->free_words(PageIndex{0}));
-  REQUIRE(point.passed());
-  CHECK(rig.process->load(kP) == sum_of(77));
-  for (int i = 0; i < 100 && rig.tag(kP.value) != Tag::folded; ++i) rig.pass();
-  CHECK(rig.tag(kP.value) == Tag::folded);
-  CHECK(rig.process->load(kP) == sum_of(77));
-}
-
-TEST_CASE("who faults at a page while words are given back is woken") {
-  Rig rig(kWords);
-  fold_nine(rig);
-  for (std::uint64_t p = 0; p < 16; ++p) rig.process->store(PageIndex{p}, p + 1);
-  for (std::uint64_t p = 0; p < 16; ++p) rig.process->discard(PageIndex{p});
-  REQUIRE(soon([&] {
-    for (std::uint64_t p = 0; p < 16; ++p) {
-      if (rig.vm->table().owner(PageIndex{p}) != Owner::idle) return false;
-    }
-    return true;
-  }));
-  const std::uint64_t busy = rig.vm->counters().faults_busy.get();
-  AtPoint point("words.free", [&] {
-    rig.process->load_apart(kP, 1);
-    CHECK(soon([&] { return rig.vm->counters().faults_busy.get() > busy; }));
-  });
-  CHECK(rig.vm->free_words(PageIndex{0}));
-  REQUIRE(point.passed());
-  const auto sum = rig.process->collect(20'000);
-  REQUIRE(sum.has_value());
-  CHECK(*sum == sum_of(0));
-}
-
-TEST_CASE("words are given back beside folds, faults and discards: no wrong byte") {
-  constexpr std::array<std::uint64_t, 2> kUsed{3, 300};
-  Rig rig(kWords);
-  std::atomic<bool> stop{false};
-  std::atomic<std::uint64_t> freed{0};
-  std::thread freeing([&] {
-    while (!stop) freed += rig.vm->free_words(PageIndex{0}) ? 1 : 0;
-  });
-  std::thread folding([&] {
-    while (!stop) rig.pass();
-  });
-  std::array<std::uint64_t, kUsed.size()> seeds{};
-  std::uint64_t state = 1;
-  const auto random = [&] {
-    return (state = state * 6364136223846793005u + 1442695040888963407u) >> 33;
-  };
-  std::uint64_t wrong = 0;
-  const Counter& folds = rig.vm->counters().folds_stored;
-  const auto enough = [&] { return freed >= 20 && folds.get() >= 20; };
-  for (std::uint64_t i = 1; i <= 4000 || (!enough() && i < 1'000'000); ++i) {
-    const std::size_t which = random() % kUsed.size();
-    const PageIndex p{kUsed[which]};
-    switch (random() % 4) {
-      case 0:
-        rig.process->store(p, i);
-        seeds[which] = i;
-        break;
-      case 1:
-        discard_as_the_agent(rig, p);
-        seeds[which] = 0;
-        break;
-      default: wrong += rig.process->load(p) == sum_of(seeds[which]) ? 0 : 1;
-    }
-  }
-  stop = true;
-  freeing.join();
-  folding.join();
-  CHECK(wrong == 0);
-  CHECK(enough());
 }

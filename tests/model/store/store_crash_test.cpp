@@ -192,7 +192,8 @@ void verify(const Contents::Files& files, const Words& words) {
   const auto all_hold = [&] {
     for (const auto& word : words) {
       const std::uint64_t seen = word.load();
-      if (seen != 0) REQUIRE(holds(*store, id_of(seen), any_page(page_of_word(seen)), group_of(seen)));
+      if (seen != 0)
+        REQUIRE(holds(*store, id_of(seen), any_page(page_of_word(seen)), group_of(seen)));
     }
   };
   all_hold();
