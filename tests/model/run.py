@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Checks one configuration exhaustively: run.py CONFIG TABLES, or run.py --list.
 
-Those whose name begins with "reform" are of reform.pml, all others of page.pml. TABLES is the
+Those whose name begins with "reform" are of reform.pml, with "gate" of gate.pml, all others of
+page.pml. TABLES is the
 output of print_tables, the code's own transition tables. A configuration of PROOFS must be searched
 completely without an error; one of REMOVALS, a proof without one rule, must be refuted.
 Exit status: 0 as expected, 1 not, 77 when spin is missing and cannot be installed.
@@ -58,6 +59,8 @@ PROOFS = {
     "reform-workers": ("WORKERS=2", []),
     "reform-third": ("WORDS=3 VALUES=3 SLOTS=5 LEFT_MAX=2", []),
     "reform-marks": ("MARKS CRASHES=1 SWITCHES=1", []),
+    "gate": ("", []),
+    "gate-lookers": ("LOOKERS=2 LOOKS=1 HAZARDS=1 RUNS=1", []),
 }
 
 # Rows that no proof uses, and why.
@@ -104,6 +107,12 @@ REMOVALS = {
     "reform-count-dependents": ("reform-crash", "NO_COUNT_DEPENDENTS"),
     "reform-left-to-sweep": ("reform-crash", "NO_LEFT_TO_SWEEP"),
     "reform-phase-first": ("reform-crash", "NO_PHASE_FIRST"),
+    "gate-wait-for-runs": ("gate", "NO_WAIT_FOR_RUNS"),
+    "gate-sequence-first": ("gate", "NO_SEQUENCE_FIRST"),
+    "gate-sequence": ("gate", "NO_SEQUENCE"),
+    "gate-epoch": ("gate", "NO_EPOCH"),
+    "gate-drain": ("gate", "NO_DRAIN"),
+    "gate-raise-first": ("gate", "NO_RAISE_FIRST NO_SECOND_LOOK"),
 }
 
 
@@ -182,7 +191,8 @@ def main() -> int:
         return 77
 
     defines, rows, must_fail = switches(arguments.config)
-    model = "reform.pml" if arguments.config.startswith("reform") else "page.pml"
+    model = {"reform": "reform.pml", "gate": "gate.pml"}.get(arguments.config.split("-")[0],
+                                                            "page.pml")
     # Most searches of a removal end sooner than a compiler that optimises; for proofs a little of
     # it is worth its time.
     optimised = "-O0" if must_fail else "-O1"
