@@ -34,16 +34,17 @@ class Rig {
     vm_->next_pass();
     for (std::size_t chunk = 0; chunk < scan::chunk_count(*vm_); ++chunk) {
       const auto n = planner_.plan(*vm_, chunk, {1}, *windows_);
-      for (std::size_t i = 0; n && i < *n; ++i)
-        folder_->work(*vm_, group_, (*windows_)[i], {}, may_fold);
+      for (std::size_t i = 0; n && i < *n; ++i) {
+        folder_->look(*vm_, group_, (*windows_)[i]);
+        if (may_fold) folder_->leave(*vm_, group_, (*windows_)[i], {});
+      }
     }
   }
   // A pass that only observes, however often the pages stayed the same.
   void observe_all() {
     for (std::size_t chunk = 0; chunk < scan::chunk_count(*vm_); ++chunk) {
       const auto n = planner_.plan(*vm_, chunk, {guest::Word::kAgeMax}, *windows_);
-      for (std::size_t i = 0; n && i < *n; ++i)
-        folder_->work(*vm_, group_, (*windows_)[i], {}, false);
+      for (std::size_t i = 0; n && i < *n; ++i) folder_->look(*vm_, group_, (*windows_)[i]);
     }
   }
   test::GuestProcess& process() { return *process_; }

@@ -30,7 +30,7 @@ using PageCount = Strong<struct PageCountTag, std::uint64_t>;
 using ByteCount = Strong<struct ByteCountTag, std::uint64_t>;
 // A virtual address inside QEMU. Never dereferenced by the daemon.
 using HostVirt = Strong<struct HostVirtTag, std::uint64_t>;
-// One attached VM; never reused while the store lives.
+// One attached VM. A number comes again only when the keeper holds nothing under it.
 using VmId = Strong<struct VmIdTag, std::uint32_t>;
 // A stable content of the store. Content 0 is the page of zeros, which needs no bytes.
 using ContentId = Strong<struct ContentIdTag, std::uint32_t>;

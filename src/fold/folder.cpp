@@ -24,13 +24,6 @@ std::uint64_t origin_of(const guest::Vm& vm, PageIndex p) noexcept {
 
 }  // namespace
 
-void Folder::work(guest::Vm& vm, GroupId group, const scan::Window& window,
-                  const classify::Policy& policy, bool may_fold, store::Admit admit) noexcept {
-  look(vm, group, window);
-  // Cold pages that may not leave now stay as they are: their word already says all that is known.
-  if (may_fold) leave(vm, group, window, policy, admit);
-}
-
 void Folder::look(guest::Vm& vm, GroupId group, const scan::Window& window) noexcept {
   if (window.age != 0) age(vm, window);
   if (window.observe != 0) observe(vm, group, window);

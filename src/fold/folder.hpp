@@ -19,16 +19,13 @@ class Folder {
  public:
   explicit Folder(store::Contents& contents) noexcept : contents_(contents) {}
 
-  // look(), and leave() if `may_fold`. Errors are counted in the VM; none is fatal here.
-  void work(guest::Vm& vm, GroupId group, const scan::Window& window,
-            const classify::Policy& policy, bool may_fold,
-            store::Admit admit = store::Admit::all) noexcept;
+  // Errors are counted in the VM; none is fatal here.
   // What is only looked at: observe and age.
   void look(guest::Vm& vm, GroupId group, const scan::Window& window) noexcept;
   // What is on its way out: fold, again and hold.
   // `admit`: which pages the store may add; those that it does not stay as they are.
   void leave(guest::Vm& vm, GroupId group, const scan::Window& window,
-             const classify::Policy& policy, store::Admit admit) noexcept;
+             const classify::Policy& policy, store::Admit admit = store::Admit::all) noexcept;
   // The last leave() met a store without room for a new content. That is no error.
   bool found_store_full() const noexcept { return store_full_; }
 

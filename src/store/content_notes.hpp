@@ -23,7 +23,7 @@ class ContentNotes {
   // Reference count: words, patches, and whoever works on it. See HeaderTable.
   std::atomic<std::uint32_t> count{0};
 
-  // Ticks of Contents::set_now(). Written only when it changes, so that reading a content that
+  // Ticks of HeaderTable::set_now(). Written only when it changes, so that reading a content that
   // everybody reads writes to no shared line.
   std::uint16_t read_at() const noexcept { return read_at_.load(std::memory_order_relaxed); }
   void note_read(std::uint16_t now) noexcept {

@@ -191,7 +191,7 @@ Booked Parts::drop(GroupId group, ContentId id) noexcept {
     return Booked::refused;
   }
   const Where where = headers->where(id);  // afterwards the id may be another content's
-  account(where, group, -1);  // before: afterwards the group may be gone, too
+  account(where, group, -1);               // before: afterwards the group may be gone, too
   const HeaderTable::Dropped dropped = headers->drop_reference(id);
   if (dropped == HeaderTable::Dropped::none_left) {
     account(where, group, 1);

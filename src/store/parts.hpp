@@ -10,8 +10,8 @@
 
 #include "base/counters.hpp"
 #include "store/arena/arena.hpp"
-#include "store/content_source.hpp"
 #include "store/codec/forms.hpp"
+#include "store/content_source.hpp"
 #include "store/files.hpp"
 #include "store/groups.hpp"
 #include "store/header_table.hpp"

@@ -85,7 +85,10 @@ struct Rig {
       const auto n = planner.plan(*vm, chunk, rule, *windows);
       if (!n) continue;  // only where errors are injected
       held += planner.met().held;
-      for (std::size_t i = 0; i < *n; ++i) folder->work(*vm, group, (*windows)[i], {}, true);
+      for (std::size_t i = 0; i < *n; ++i) {
+        folder->look(*vm, group, (*windows)[i]);
+        folder->leave(*vm, group, (*windows)[i], {});
+      }
     }
   }
   void fold_all() {

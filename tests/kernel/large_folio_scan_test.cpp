@@ -112,9 +112,9 @@ TEST_CASE("D7: what is mapped large is neither planned nor folded") {
   fold::Folder folder(**made);
   (void)vm->gate().open(0, guest::Gate::Mode::proved, vm->gate().epoch());
   const scan::Window stale{{PageIndex{0}, PageCount{scan::kWindowPages}}, 0xffff, 0, 0, 0};
-  folder.work(*vm, *group, stale, {}, true);
+  folder.look(*vm, *group, stale);
   const scan::Window next{{PageIndex{0}, PageCount{scan::kWindowPages}}, 0, 0xffff, 0, 0};
-  folder.work(*vm, *group, next, {}, true);
+  folder.leave(*vm, *group, next, {});
   for (std::uint64_t p = 0; p < scan::kWindowPages; ++p) {
     CHECK(vm->table().load(PageIndex{p})->tag() != guest::Tag::folded);
     CHECK(ram.bytes[p * kPageSize] == static_cast<std::byte>(p % 250 + 1));

@@ -134,7 +134,7 @@ TEST_CASE("D4: a hole is not taken for a page of zeros") {
   rig.pass();
   rig.process->discard(kNine);  // unseen: no bit
   scan::Window stale{{PageIndex{0}, PageCount{16}}, 0, 1u << 9, 0, 0};
-  rig.folder->work(*rig.vm, rig.group, stale, {}, true);
+  rig.folder->leave(*rig.vm, rig.group, stale, {});
   CHECK(rig.tag(9) != Tag::folded);
   CHECK(rig.process->load(kNine) == sum_of(0));
   rig.process->store(kNine, 6);

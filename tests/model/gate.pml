@@ -11,7 +11,7 @@
  * sequentially consistent in the code too).
  *
  * A rule is removed with -DNO_<rule>; each removal must make the search fail. README.md and run.py
- * as for page.pml. Two checks of the code are a second line, and their removal alone is not refuted:
+ * as for page.pml. Two checks of the code are a second line; their removal alone is not refuted:
  * a run that looks at `pending` (NO_PENDING; the sequence tells it as well), and one of the two
  * looks of a run that raised `runs_active` before the first (NO_SECOND_LOOK).
  */

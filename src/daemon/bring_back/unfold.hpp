@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Brings everything of a VM back and lets go of it: detach, off, and the answer to another consumer
-// (D13). Threads: one call a VM at a time (AttachedVm::unfolding says so).
+// Brings everything of a VM back: for detach, for off, and for another consumer of its RAM (D13).
+// Whoever asks lets go of the VM afterwards, or not.
+// Threads: one call a VM at a time (AttachedVm::unfolding says so).
 #pragma once
 
 #include <atomic>
