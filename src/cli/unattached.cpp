@@ -11,8 +11,6 @@
 namespace ramfold::cli {
 namespace {
 
-constexpr std::size_t kColumns = 80;
-
 // What a VM suffers from once it is attached keeps it from nothing before.
 bool is_of_attached(const Check& check) {
   return check.id == "vm.cgroup" || check.id == "vm.mappings";
@@ -34,24 +32,6 @@ std::vector<Check> why_not(std::vector<Check> checks) {
     checks.push_back(std::move(silent));
   }
   return checks;
-}
-
-std::string in_lines(std::string_view first, std::string_view indent, std::string_view text) {
-  std::string out(first);
-  std::size_t column = first.size();
-  bool at_start = true;
-  for (const std::string_view word : words_of(text)) {
-    if (!at_start && column + 1 + word.size() > kColumns) {
-      out += "\n" + std::string(indent);
-      column = indent.size();
-      at_start = true;
-    }
-    if (!at_start) out += ' ';
-    out += word;
-    column += word.size() + (at_start ? 0 : 1);
-    at_start = false;
-  }
-  return out + "\n";
 }
 
 }  // namespace
@@ -78,8 +58,8 @@ std::string render_unattached(const std::vector<Unattached>& those, const Style&
     const std::string text = printable(first.text) + more;
     const std::string remedy = printable(first.remedy);
     out += "  " + printable(one.label) + "\n";
-    out += in_lines("    why: ", "      ", text);
-    out += in_lines("    remedy: ", "      ", remedy);
+    out += wrap("    why: " + text, style.width(), 0, 6) + "\n";
+    out += wrap("    remedy: " + remedy, style.width(), 0, 6) + "\n";
   }
   return out;
 }

@@ -70,6 +70,7 @@ TEST_CASE("a consumer that is refused leaves one that a look has found as it is"
   Answers agents;
   {
     Retries retries({5 * kMs, 5 * kMs});
+    REQUIRE(retries.begin().has_value());
     Consumers consumers(retries, room, agents, stopping, 50 * kMs);
     consumers.wants_to_begin(vm, 1, 0);
     CHECK(vm->stays_unfolded());
@@ -97,6 +98,7 @@ TEST_CASE(
   std::atomic<bool> stopping{false};
   Answers agents;
   Retries retries({5 * kMs, 5 * kMs});
+  REQUIRE(retries.begin().has_value());
   Consumers consumers(retries, room, agents, stopping, 60'000 * kMs);
   Consumers impatient(retries, room, agents, stopping, 1);
   vm->counted.store(false);  // soon after a restart: nothing can be brought back yet

@@ -60,8 +60,8 @@ class AgentEvents {
 class Agents final : public AgentAnswers {
  public:
   // Of both, one user has no more than its share (base/owner_share.hpp).
-  static constexpr std::size_t kConnectionsMax = 1024;
-  static constexpr std::size_t kVmsMax = 1024;
+  static constexpr std::size_t kConnectionsMax = 2048;
+  static constexpr std::size_t kVmsMax = 2048;
   static constexpr std::size_t kOfProcessMax = 2;
   static constexpr std::uint64_t kHandshakeNs = 5'000'000'000;
 

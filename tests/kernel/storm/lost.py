@@ -9,7 +9,8 @@ import subprocess
 import sys
 import time
 
-from rig import SLOWER, Failed, Rig, binary, need_userfaultfd, say
+from rig import Failed, Rig, binary, need_userfaultfd, say
+from patience import deadline
 
 PAGES = 2048
 LOST = 20
@@ -46,7 +47,7 @@ for line in sys.stdin:
 
 
 def wait(what, condition, seconds=60):
-    end = time.monotonic() + seconds * SLOWER
+    end = deadline(seconds)
     while not (found := condition()):
         if time.monotonic() > end:
             raise Failed(f'{what}: not within {seconds} s')

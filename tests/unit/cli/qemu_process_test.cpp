@@ -32,6 +32,8 @@ struct Host {
   Host() {
     tree.write("proc/sys/vm/max_map_count", "65530\n");
     tree.write("proc/101/cgroup", "0::/machine.slice/web.scope\n");
+    tree.write("proc/101/status", "Name:\tqemu\nUid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\nGroups:\t0\n");
+    tree.write("run/ramfold/agent.sock", "");
     tree.write("proc/101/maps", "7f00-7f01 r-xp 0 08:01 5 /usr/lib/ramfold/libramfold-agent.so\n");
     arguments(kQemu);
     control::FakeService service;
@@ -117,7 +119,7 @@ TEST_CASE("a QEMU that the daemon does not have is listed with its why") {
   REQUIRE(found.size() == 1);
   CHECK(found[0].name == "private");
   CHECK(found[0].why.front().text == "RAM is not a memory-backend-memfd");
-  const std::string text = render_unattached(found, Style(false));
+  const std::string text = render_unattached(found, Style(false, 80));
   CHECK(text.find("  private (pid 101)\n    why: RAM is not a memory-backend-memfd\n") !=
         std::string::npos);
   CHECK(text.find("remedy: start QEMU with -object") != std::string::npos);

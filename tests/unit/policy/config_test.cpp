@@ -143,8 +143,8 @@ uid = 107
                  MemoryAmount::of_bytes(ByteCount{512ull << 20}), 2.5, 0.5};
   wanted.group_default = GroupDefault::vm;
   wanted.gate = {2};
-  wanted.vms = {{"web", "", "alice", {}, 29, "blue", false, true, true, true, 60},
-                {"", "8d1b3a54-6c2e-4f0a-9b7d-0c5e2f1a3b4c", "", 107, 38, {}, {}, {}, {}, {}, {}}};
+  wanted.vms = {{"web", "", "alice", {}, 32, "blue", false, true, true, true, 60},
+                {"", "8d1b3a54-6c2e-4f0a-9b7d-0c5e2f1a3b4c", "", 107, 41, {}, {}, {}, {}, {}, {}}};
   CHECK(*config == wanted);
 }
 
