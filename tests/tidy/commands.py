@@ -27,7 +27,7 @@ def spans(name, text):
                 yield number, found
             if line.startswith("*ramfold* *"):
                 yield number, re.sub(r"\*|\+\+|\[|\]", "", line)
-        example = re.match(r"(?:    |#\s+)(?:[^`]*&& )?(ramfold(?:d|-keeper)? [^`]*)$", line)
+        example = re.match(r"(?:    |#\s+)(?:[^`]*&& )?(ramfold(?:d|-keeper)? (?!\d)[^`]*)$", line)
         if example and name.endswith((".md", ".in", ".toml")):
             yield number, example[1]
 
