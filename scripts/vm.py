@@ -139,18 +139,18 @@ def run_in_guest(path, command, timeout_s=60):
     # A guest that is ready may not have opened its second port yet, and loses what came before: it
     # is asked until it answers, with a line that does no harm when only its end arrives.
     probe, awake = f"\necho AWAKE$nothing-{token}\n", f"AWAKE-{token}"
-    end = deadline(timeout_s)
+    until = deadline(timeout_s)
     with socket.socket(socket.AF_UNIX) as link:
         link.connect(str(path))
         seen, answered, next_probe = "", False, 0.0
         while True:
             now = time.monotonic()
-            if now > end:
+            if now > until:
                 raise VmError(f"{command!r}: no end after {timeout_s} s: {seen[-500:]!r}")
             if not answered and now >= next_probe:
                 link.sendall(probe.encode())
                 next_probe = now + PROBE_EVERY_S
-            link.settimeout(min(PROBE_EVERY_S, max(0.01, end - now)))
+            link.settimeout(min(PROBE_EVERY_S, max(0.01, until - now)))
             try:
                 part = link.recv(65536)
             except socket.timeout:

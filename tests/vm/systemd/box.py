@@ -37,7 +37,8 @@ def ok(text):
 
 
 class Box:
-    def __init__(self, source, programs):
+    # `settings`: lines for the top of the configuration.
+    def __init__(self, source, programs, settings=''):
         self.dir = tempfile.mkdtemp(prefix='ramfold-box-', dir='/var/tmp')
         copy = pathlib.Path(self.dir, 'copy')
         for below in (BIN.lstrip('/'), f'{BIN.lstrip("/")}/libexec/ramfold', 'etc/systemd/system',
@@ -53,7 +54,7 @@ class Box:
                                 ('libexecdir', f'{BIN}/libexec')):
                 text = text.replace(f'@{what}@', where)
             (copy / 'etc/systemd/system' / unit).write_text(text)
-        (copy / 'etc/ramfold/ramfold.toml').write_text(CONFIG)
+        (copy / 'etc/ramfold/ramfold.toml').write_text(settings + CONFIG)
         # The remedy that `list` names where the host has ever made large folios of shared memory.
         drop_in = copy / 'etc/systemd/system/ramfold.service.d'
         drop_in.mkdir()

@@ -165,7 +165,8 @@ def main():
         if not os.path.exists(device):
             print(f'skipped: needs {device}')
             sys.exit(77)
-    run(Box(source, programs), body)
+    # Hostile agents have another user and root's group.
+    run(Box(source, programs, settings='agent_group = "root"\n'), body)
 
 
 if __name__ == '__main__':
