@@ -140,7 +140,7 @@ TEST_CASE("groups come and go beside each other, also two users of one name") {
       }
       const PageCopy page = any_page(random.below(4) + 1);
       auto kept = store->put(*group, page, store->hash(*group, page));
-      if (!kept || !holds(*store, kept->ref.id(), page)) ok = false;
+      if (!kept || !holds(*store, kept->ref.id(), page, *group)) ok = false;
       if (random.one_in(2)) group->reset();  // then the content is its last use
     }
   });
