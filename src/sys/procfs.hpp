@@ -78,6 +78,7 @@ struct FileStat {
 struct ProcessStatus {
   uid_t uid = 0;
   uid_t effective_uid = 0;
+  pid_t parent = 0;
   ByteCount locked;       // VmLck
   ByteCount pinned;       // VmPin
   ByteCount page_tables;  // VmPTE
