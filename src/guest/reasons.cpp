@@ -49,7 +49,8 @@ constexpr std::array<Row, kReasonCodes> kRows{{
     {ReasonCode::incoming_migration, Follows::stop_folding, "incoming_migration",
      "when the migration has ended, say so: `ramfold attach VM --incoming-finished`"},
     {ReasonCode::other_userfaultfd, Follows::unfold, "other_userfaultfd",
-     "let postcopy or the background snapshot end, then restart the VM to fold it again"},
+     "let postcopy or the background snapshot end, then `ramfold detach VM` and `ramfold attach "
+     "VM` to fold it again"},
     {ReasonCode::nested_guest, Follows::unfold, "nested_guest",
      "hide virtualisation from the guest (-cpu ...,vmx=off,svm=off) or load the KVM module with "
      "nested=0"},
