@@ -68,11 +68,14 @@ class VmRead {
     check_command_line(descriptors.uses_kvm);
     // A pid that was given to another process meanwhile has told us of the wrong one.
     if (gone_ || !same_process()) return gone();
-    return Facts{.gone = false, .reasons = reasons_.take(), .slow = std::move(slow_)};
+    return Facts{.gone = false,
+                 .reasons = reasons_.take(),
+                 .slow = std::move(slow_),
+                 .ram_beside = ram_beside_};
   }
 
  private:
-  static Facts gone() { return Facts{.gone = true, .reasons = {}, .slow = {}}; }
+  static Facts gone() { return Facts{.gone = true, .reasons = {}, .slow = {}, .ram_beside = {}}; }
 
   bool same_process() const {
     const auto ticks = procfs_.start_ticks(vm_.pid);
@@ -147,6 +150,7 @@ class VmRead {
     if (vm_.blocks.empty()) return;
     const RamMapping ram = look_at_ram(procfs_, vm_.pid, vm_.blocks);
     slow_.ram_vmas = ram.vmas;
+    ram_beside_ = ram.beside;
     if (ram.seen != sys::Seen::all) return seen("its mappings", ram.seen);
     if (!ram.exact) {
       reasons_.add(
@@ -288,6 +292,7 @@ class VmRead {
   const VmToCheck& vm_;
   ReasonList reasons_;
   SlowFacts slow_;
+  ByteCount ram_beside_;
   bool gone_ = false;
 };
 

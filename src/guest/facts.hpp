@@ -161,6 +161,7 @@ struct Facts {
   bool gone = false;            // the process has ended (or its pid is another's now)
   std::vector<Reason> reasons;  // at most one a code and subject, at most kReasonsMax
   SlowFacts slow;               // to be handed in as `last` next time
+  ByteCount ram_beside;         // RAM that was plugged in after the offer: it is not folded
 
   bool foldable() const noexcept { return !gone && reasons.empty(); }
   // Only device writes in flight stand against folding: `grace` may accept that risk.
