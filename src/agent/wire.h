@@ -61,6 +61,8 @@ struct rf_header {
 #define RF_CAP_CONSUMERS 4u /* holds what would start another consumer of the RAM file */
 #define RF_CAP_FILLS 8u     /* waits for fills between a discard's bits and its call */
 #define RF_CAP_COMMANDS 16u /* knows RF_FENCE and RF_COMMAND */
+/* RAM was empty when MADV_NOHUGEPAGE was set on it, which has held since: it has no large folio */
+#define RF_CAP_SMALL_FOLIOS 32u
 
 struct rf_hello {
   struct rf_header h;

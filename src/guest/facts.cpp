@@ -10,7 +10,6 @@
 #include "guest/descriptor_facts.hpp"
 #include "guest/ram_mapping.hpp"
 #include "guest/reasons.hpp"
-#include "sys/large_folios.hpp"
 
 namespace ramfold::guest {
 namespace {
@@ -59,7 +58,6 @@ class VmRead {
     }
     check_mappings();
     check_large_folios_and_locks();
-    check_large_folios_of_before();
     const DescriptorFacts descriptors = check_descriptors(procfs_, vm_.pid, reasons_);
     if (descriptors.seen != sys::Seen::all) seen("its descriptors", descriptors.seen);
     if (descriptors.userfaultfds > vm_.agent_uffds) {
@@ -70,11 +68,14 @@ class VmRead {
     check_command_line(descriptors.uses_kvm);
     // A pid that was given to another process meanwhile has told us of the wrong one.
     if (gone_ || !same_process()) return gone();
-    return Facts{.gone = false, .reasons = reasons_.take(), .slow = std::move(slow_)};
+    return Facts{.gone = false,
+                 .reasons = reasons_.take(),
+                 .slow = std::move(slow_),
+                 .ram_beside = ram_beside_};
   }
 
  private:
-  static Facts gone() { return Facts{.gone = true, .reasons = {}, .slow = {}}; }
+  static Facts gone() { return Facts{.gone = true, .reasons = {}, .slow = {}, .ram_beside = {}}; }
 
   bool same_process() const {
     const auto ticks = procfs_.start_ticks(vm_.pid);
@@ -149,6 +150,7 @@ class VmRead {
     if (vm_.blocks.empty()) return;
     const RamMapping ram = look_at_ram(procfs_, vm_.pid, vm_.blocks);
     slow_.ram_vmas = ram.vmas;
+    ram_beside_ = ram.beside;
     if (ram.seen != sys::Seen::all) return seen("its mappings", ram.seen);
     if (!ram.exact) {
       reasons_.add(
@@ -165,43 +167,72 @@ class VmRead {
     if (!huge) return could_not_read("the host's large folio settings", huge.error());
     slow_.shmem_huge = huge->text;
     if (vm_.blocks.empty()) return;
-    const bool relevant = slow_.locked.value != 0 || huge->possible;
-    const SlowFacts* last = vm_.depth == Depth::quick ? vm_.last : nullptr;
-    if (relevant && last != nullptr && last->smaps_read && last->locked == slow_.locked &&
-        last->shmem_huge == slow_.shmem_huge && last->ram_vmas == slow_.ram_vmas) {
-      slow_ = *last;
-    } else if (relevant) {
+    const std::uint64_t made = procfs_.large_shmem_folios_made();
+    const bool large_matters = huge->possible || made != 0;
+    if (smaps_hold(made, huge->possible, large_matters)) {
+      slow_ = *vm_.last;
+    } else if (slow_.locked.value != 0 || large_matters) {
       read_smaps();
     }
+    slow_.large_made = made;
     if (slow_.ram_locked)
       reasons_.add(ReasonCode::locked_memory, "the VM's RAM is locked in memory");
     if (huge->possible && (huge->forced || !slow_.huge_excluded)) {
       reasons_.add(ReasonCode::large_folios,
                    "the host may give the RAM file large folios (" + slow_.shmem_huge + ")");
     }
+    check_large_folios_of_before();
+  }
+
+  // What the last look found in smaps is true still.
+  bool smaps_hold(std::uint64_t made, bool possible, bool large_matters) const {
+    const SlowFacts* last = vm_.last;
+    if (last == nullptr || !last->smaps_read || last->locked != slow_.locked ||
+        last->shmem_huge != slow_.shmem_huge || last->ram_vmas != slow_.ram_vmas) {
+      return false;
+    }
+    if (large_matters && !last->huge_excluded) return false;
+    // Any local user can make large folios all the time: that costs no more than a full look does.
+    return vm_.depth == Depth::quick ||
+           (slow_.locked.value == 0 && !possible && last->large_made == made);
   }
 
   // Whatever the settings are now: a punch that cannot split a large folio zeroes the page and
-  // leaves it present (D7). Looked for where the host has made more of them since the last look.
+  // leaves it present (D7). The host's counter tells only that there is something to look for.
   void check_large_folios_of_before() {
-    const std::uint64_t made = procfs_.large_shmem_folios_made();
-    const bool looked = vm_.last != nullptr && vm_.last->large_made == made;
-    slow_.large_made = made;
-    slow_.holds_large = looked && vm_.last->holds_large;
-    for (std::size_t i = 0; made != 0 && !looked && !slow_.holds_large && i < vm_.blocks.size();
-         ++i) {
-      const RamBlock& block = vm_.blocks[i];
-      const auto large = sys::has_large_folio(vm_.pid, {block.address, block.size});
-      if (!large) {
-        slow_.large_made = 0;  // look again
-        return could_not_read("which folios its RAM is made of", large.error());
-      }
-      slow_.holds_large = *large;
+    using Folios = SlowFacts::Folios;
+    const Folios before = vm_.last != nullptr ? vm_.last->folios : Folios::unknown;
+    const bool unchanged = vm_.last != nullptr && vm_.last->large_made == slow_.large_made;
+    const bool from_the_first = (vm_.agent_capabilities & RF_CAP_SMALL_FOLIOS) != 0;
+    const bool none_by_then =
+        unchanged && (before == Folios::small || before == Folios::small_by_then);
+    const bool none_since = slow_.huge_excluded && (from_the_first || before == Folios::small);
+    // The agent answers only after it has excluded them.
+    const bool excluded = slow_.huge_excluded || (slow_.large_made == 0 && vm_.agent_answers);
+    if (slow_.large_made == 0 || none_by_then || none_since) {
+      slow_.folios = excluded ? Folios::small : Folios::small_by_then;
+    } else if (before == Folios::large && (unchanged || vm_.depth == Depth::quick)) {
+      slow_.folios = Folios::large;
+    } else {
+      slow_.folios = look_at_frames(excluded ? Folios::small : Folios::small_by_then);
     }
-    if (slow_.holds_large) {
+    if (slow_.folios == Folios::large) {
       reasons_.add(ReasonCode::large_folios,
                    "its RAM holds large folios that the host gave it before it was attached");
     }
+  }
+
+  SlowFacts::Folios look_at_frames(SlowFacts::Folios when_small) {
+    for (const RamBlock& block : vm_.blocks) {
+      const auto large = procfs_.has_large_folio(vm_.pid, block.address, block.size);
+      if (!large) {
+        could_not_read("whether its RAM holds large folios from before the agent kept them out",
+                       large.error());
+        return SlowFacts::Folios::unknown;
+      }
+      if (*large) return SlowFacts::Folios::large;
+    }
+    return when_small;
   }
 
   void read_smaps() {
@@ -261,6 +292,7 @@ class VmRead {
   const VmToCheck& vm_;
   ReasonList reasons_;
   SlowFacts slow_;
+  ByteCount ram_beside_;
   bool gone_ = false;
 };
 

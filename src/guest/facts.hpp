@@ -129,7 +129,15 @@ struct SlowFacts {
   bool ram_locked = false;
   bool huge_excluded = false;    // MADV_NOHUGEPAGE holds on all of RAM
   std::uint64_t large_made = 0;  // sys::Procfs::large_shmem_folios_made()
-  bool holds_large = false;      // RAM holds some of them
+  // Whether RAM holds large folios. While MADV_NOHUGEPAGE holds, RAM that held none gets none,
+  // whatever others on the host make: any local user can.
+  enum class Folios : std::uint8_t {
+    unknown,
+    small_by_then,  // none when the host had made `large_made`, and more were not excluded
+    small,          // none, and they are excluded
+    large
+  };
+  Folios folios = Folios::unknown;
 };
 
 enum class Depth : std::uint8_t { quick, full };
@@ -153,6 +161,7 @@ struct Facts {
   bool gone = false;            // the process has ended (or its pid is another's now)
   std::vector<Reason> reasons;  // at most one a code and subject, at most kReasonsMax
   SlowFacts slow;               // to be handed in as `last` next time
+  ByteCount ram_beside;         // RAM that was plugged in after the offer: it is not folded
 
   bool foldable() const noexcept { return !gone && reasons.empty(); }
   // Only device writes in flight stand against folding: `grace` may accept that risk.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The search for other users of RAM files: one pass over all processes for all VMs.
 #include <algorithm>
+#include <array>
 
 #include "base/clock.hpp"
 #include "guest/facts.hpp"
@@ -11,6 +12,8 @@ namespace {
 // All processes together: at 0.2 us a line a pass ends within some seconds, whatever they do.
 constexpr std::size_t kPassLinesMax = 16'000'000;
 constexpr pid_t kInit = 1;
+// How long after the pass a child of QEMU's is looked at again, each time after the one before.
+constexpr std::array<std::uint64_t, 3> kExecWaitsNs{20'000'000, 100'000'000, 400'000'000};
 
 class Pass {
  public:
@@ -33,12 +36,34 @@ class Pass {
       // too.
       if (Look again = look_once(pid); again.whole) look = std::move(again);
     }
-    for (OtherUse& use : look.uses) {
-      if (found_.uses.size() >= kUsesMax) break;
-      use.command = procfs_.command(pid).value_or("?");
-      found_.uses.push_back(std::move(use));
+    if (is_child_of_owner(pid, look) && children_.size() < kUsesMax) {
+      children_.push_back(pid);
+    } else {
+      take_down(pid, std::move(look));
     }
-    if (!look.whole) leave_out(pid);
+  }
+
+  // A child of QEMU's shares its memory between vfork and exec, and its descriptors after a fork.
+  // Only one that keeps them is a user of RAM.
+  void look_at_children(LookAt* at) {
+    for (std::size_t i = 0; i < kExecWaitsNs.size() && !children_.empty(); ++i) {
+      sleep_ns(kExecWaitsNs[i]);
+      const bool last = i + 1 == kExecWaitsNs.size();
+      std::erase_if(children_, [&](pid_t pid) {
+        begins_with(at, pid);
+        Look look = look_once(pid);
+        const bool keeps = is_child_of_owner(pid, look);
+        if (keeps && !last) return false;
+        take_down(pid, std::move(look));
+        return true;
+      });
+    }
+  }
+
+  static void begins_with(LookAt* at, pid_t pid) {
+    if (at == nullptr) return;
+    at->since_ns.store(monotonic_ns());
+    at->pid.store(pid);
   }
 
   // Its status is told without its mmap_lock.
@@ -57,6 +82,25 @@ class Pass {
     std::vector<OtherUse> uses;
     bool whole = false;
   };
+
+  void take_down(pid_t pid, Look look) {
+    for (OtherUse& use : look.uses) {
+      if (found_.uses.size() >= kUsesMax) break;
+      use.command = procfs_.command(pid).value_or("?");
+      found_.uses.push_back(std::move(use));
+    }
+    if (!look.whole) leave_out(pid);
+  }
+
+  // It uses RAM of its parent's only.
+  bool is_child_of_owner(pid_t pid, const Look& look) const {
+    if (look.uses.empty() || !look.whole) return false;
+    const auto status = procfs_.status(pid);
+    return status && std::ranges::all_of(look.uses, [&](const OtherUse& use) {
+             const auto owned = std::ranges::find(files_, use.file, &ProcFacts::OwnedFile::file);
+             return owned != files_.end() && owned->owner == status->parent;
+           });
+  }
 
   Look look_once(pid_t pid) {
     Look look;
@@ -108,6 +152,7 @@ class Pass {
   std::span<const ProcFacts::OwnedFile> files_;
   const RamFileId store_;
   OtherUses found_;
+  std::vector<pid_t> children_;  // of QEMU processes, that have RAM and may be about to exec
   std::size_t lines_ = 0;
 };
 
@@ -130,13 +175,11 @@ OtherUses ProcFacts::other_uses(std::span<const OwnedFile> files, const Custody&
       pass.leave_out(pid);
       return true;
     }
-    if (at != nullptr) {
-      at->since_ns.store(monotonic_ns());
-      at->pid.store(pid);
-    }
+    Pass::begins_with(at, pid);
     pass.look_at(pid);
     return true;
   });
+  pass.look_at_children(at);
   return pass.take();
 }
 

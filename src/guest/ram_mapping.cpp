@@ -30,7 +30,11 @@ RamMapping look_at_ram(const sys::Procfs& procfs, pid_t pid, std::span<const Ram
   bool in_place = true;
   found.seen = procfs.mappings(pid, [&](const sys::MapEntry& entry) {
     if (entry.path.starts_with("/anon_hugepage")) found.hugetlb = true;
-    if (!is_ram(entry, blocks)) return true;
+    if (!is_ram(entry, blocks)) {
+      if (entry.shared && entry.path.starts_with("/memfd:memory-backend-memfd"))
+        found.beside.value += entry.end.value - entry.begin.value;
+      return true;
+    }
     ++found.vmas;
     mapped += entry.end.value - entry.begin.value;
     in_place = in_place && entry.shared && entry.readable && entry.writable &&

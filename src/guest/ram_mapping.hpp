@@ -16,6 +16,7 @@ struct RamMapping {
   std::size_t vmas = 0;  // of RAM files
   bool exact = false;    // the mappings of RAM files are the blocks, no more and no less
   bool hugetlb = false;  // the process has memory on hugetlbfs
+  ByteCount beside;      // of RAM that the agent did not offer: plugged in later
 };
 RamMapping look_at_ram(const sys::Procfs& procfs, pid_t pid, std::span<const RamBlock> blocks);
 bool is_ram(const sys::MapEntry& entry, std::span<const RamBlock> blocks) noexcept;

@@ -31,9 +31,9 @@ constexpr std::array<Row, kReasonCodes> kRows{{
     {ReasonCode::agent_incomplete, Follows::stop_folding, "agent_incomplete",
      "restart the VM so that it loads the agent of this version"},
     {ReasonCode::unreadable, Follows::stop_folding, "unreadable",
-     "give the daemon CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH and, where the host has made large "
-     "folios of shared memory, CAP_SYS_ADMIN (`systemctl edit ramfold`, CapabilityBoundingSet=), "
-     "and a /proc without hidepid; close "
+     "give the daemon CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH (`systemctl edit ramfold`, "
+     "CapabilityBoundingSet=), and a /proc without hidepid; where large folios are asked about, "
+     "restart the VM with the agent of this version, or give CAP_SYS_ADMIN too; close "
      "descriptors or mappings when there are too many"},
     {ReasonCode::ram_layout, Follows::unfold, "ram_layout",
      "restart the VM with RAM from one memory-backend-memfd,share=on that nothing else maps"},
@@ -49,7 +49,8 @@ constexpr std::array<Row, kReasonCodes> kRows{{
     {ReasonCode::incoming_migration, Follows::stop_folding, "incoming_migration",
      "when the migration has ended, say so: `ramfold attach VM --incoming-finished`"},
     {ReasonCode::other_userfaultfd, Follows::unfold, "other_userfaultfd",
-     "let postcopy or the background snapshot end, then restart the VM to fold it again"},
+     "let postcopy or the background snapshot end, then `ramfold detach VM` and `ramfold attach "
+     "VM` to fold it again"},
     {ReasonCode::nested_guest, Follows::unfold, "nested_guest",
      "hide virtualisation from the guest (-cpu ...,vmx=off,svm=off) or load the KVM module with "
      "nested=0"},

@@ -247,15 +247,17 @@ Result<ProcessStatus> Procfs::status(pid_t pid) const {
   const auto threads =
       text::number<std::uint32_t>(text::value_of(*content, "Threads:").value_or(""));
   if (!real || !effective || !threads) return fail("/proc status is not understood", EIO);
-  return ProcessStatus{.uid = *real,
-                       .effective_uid = *effective,
-                       .locked = text::kilobytes_of(*content, "VmLck:"),
-                       .pinned = text::kilobytes_of(*content, "VmPin:"),
-                       .page_tables = text::kilobytes_of(*content, "VmPTE:"),
-                       .resident = text::kilobytes_of(*content, "VmRSS:"),
-                       .anonymous = text::kilobytes_of(*content, "RssAnon:"),
-                       .threads = *threads,
-                       .has_memory = text::value_of(*content, "VmSize:").has_value()};
+  return ProcessStatus{
+      .uid = *real,
+      .effective_uid = *effective,
+      .parent = text::number<pid_t>(text::value_of(*content, "PPid:").value_or("")).value_or(0),
+      .locked = text::kilobytes_of(*content, "VmLck:"),
+      .pinned = text::kilobytes_of(*content, "VmPin:"),
+      .page_tables = text::kilobytes_of(*content, "VmPTE:"),
+      .resident = text::kilobytes_of(*content, "VmRSS:"),
+      .anonymous = text::kilobytes_of(*content, "RssAnon:"),
+      .threads = *threads,
+      .has_memory = text::value_of(*content, "VmSize:").has_value()};
 }
 
 Result<std::uint64_t> Procfs::start_ticks(pid_t pid) const {

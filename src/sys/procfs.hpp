@@ -78,6 +78,7 @@ struct FileStat {
 struct ProcessStatus {
   uid_t uid = 0;
   uid_t effective_uid = 0;
+  pid_t parent = 0;
   ByteCount locked;       // VmLck
   ByteCount pinned;       // VmPin
   ByteCount page_tables;  // VmPTE
@@ -181,6 +182,8 @@ class Procfs {
   // Large folios of shared memory that the host has made since its start, of all sizes; 0 where
   // nothing counts them: such kernels make none.
   std::uint64_t large_shmem_folios_made() const;
+  // sys/large_folios.hpp
+  virtual Result<bool> has_large_folio(pid_t pid, HostVirt start, ByteCount size) const;
   // A module's parameter reads as on (Y or a number above 0); false also when there is no such
   // module.
   bool module_parameter_on(std::string_view module, std::string_view parameter) const;

@@ -8,6 +8,7 @@
 #include <charconv>
 #include <memory>
 
+#include "sys/large_folios.hpp"
 #include "sys/procfs.hpp"
 #include "sys/procfs_text.hpp"
 
@@ -293,6 +294,10 @@ std::uint64_t Procfs::large_shmem_folios_made() const {
     if (count) add(*count);
   }
   return made;
+}
+
+Result<bool> Procfs::has_large_folio(pid_t pid, HostVirt start, ByteCount size) const {
+  return sys::has_large_folio(pid, {start, size});
 }
 
 bool Procfs::module_parameter_on(std::string_view module, std::string_view parameter) const {

@@ -268,6 +268,36 @@ TEST_CASE("what was promised for an attachment does not hold for the next") {
   CHECK(asked_anew > 0);
 }
 
+TEST_CASE("a userfaultfd of QEMU's own stands against its attachment, not against the next") {
+  Attached a;
+  a.guest.tell("userfaultfd");
+  a.answer_unfold(RF_HAZARD_OTHER_UFFD, 1);
+  CHECK(a.next().result >= 0);
+  CHECK((a.shared->sticky & RF_HAZARD_OTHER_UFFD) != 0);
+  SECTION("the next daemon resumes the attachment") {
+    a.daemon.die();
+    a.return_daemon(2);
+    CHECK((a.shared->sticky & RF_HAZARD_OTHER_UFFD) != 0);
+  }
+  SECTION("the VM is attached anew: whether it is still open can be seen in /proc") {
+    rf_bare detached{};
+    a.daemon.send(&detached, sizeof detached, RF_DETACHED, 1);
+    const Shared next(2048, 1);
+    rf_welcome welcome{};
+    welcome.version = RF_VERSION_MAX;
+    welcome.action = RF_ACTION_RESUME;
+    welcome.instance[0] = 1;
+    a.daemon.send(&welcome, sizeof welcome, RF_WELCOME, 1, next.fd());
+    a.daemon.expect(RF_READY);
+    CHECK(next->sticky == 0);
+    // Another one waits again.
+    a.guest.tell("userfaultfd");
+    a.answer_unfold(RF_HAZARD_OTHER_UFFD, 1);
+    CHECK(a.next().result >= 0);
+    CHECK((next->sticky & RF_HAZARD_OTHER_UFFD) != 0);
+  }
+}
+
 TEST_CASE("READY waits for calls that began before the attachment") {
   Probe probe;
   Daemon daemon(temporary_directory() + "/agent.sock");

@@ -52,8 +52,8 @@ TEST_CASE("the offer names the blocks and brings their files and a working userf
   CHECK(hello.version_min == RF_VERSION_MIN);
   CHECK(hello.version_max == RF_VERSION_MAX);
   CHECK(hello.blocks == 2);
-  CHECK(hello.capabilities ==
-        (RF_CAP_DISCARD | RF_CAP_BUFFERED | RF_CAP_CONSUMERS | RF_CAP_FILLS | RF_CAP_COMMANDS));
+  CHECK(hello.capabilities == (RF_CAP_DISCARD | RF_CAP_BUFFERED | RF_CAP_CONSUMERS | RF_CAP_FILLS |
+                               RF_CAP_COMMANDS | RF_CAP_SMALL_FOLIOS));
   CHECK(hello.hazards == 0);
   CHECK(std::all_of(std::begin(hello.instance), std::end(hello.instance),
                     [](auto b) { return b == 0; }));
@@ -112,6 +112,28 @@ TEST_CASE("attached RAM is not huge and does not fork") {
   }
   CHECK(line.find(" nh") != std::string::npos);
   CHECK(line.find(" dc") != std::string::npos);
+}
+
+TEST_CASE("RAM is kept from large folios from the first page on, and that is said") {
+  const std::string path = socket_path();
+  Guest guest(path, {});
+  const long at = guest.good(ram(0, 2 * kMiB));
+  const bool filled = GENERATE(false, true);
+  if (filled) CHECK(guest.good("allocate 0 0 0 4096") == 0);  // by its descriptor
+  CHECK(guest.ask("advise 0 14 0 2097152").result == 0);      // MADV_HUGEPAGE, before any attach
+  std::ifstream smaps("/proc/" + std::to_string(guest.pid) + "/smaps");
+  char begin[32];
+  std::snprintf(begin, sizeof begin, "%lx-", at);
+  std::string line;
+  while (std::getline(smaps, line) && line.rfind(begin, 0) != 0) {
+  }
+  while (std::getline(smaps, line) && line.rfind("VmFlags", 0) != 0) {
+  }
+  CHECK(line.find(" nh") != std::string::npos);
+  CHECK(line.find(" hg") == std::string::npos);
+  Daemon daemon(path);
+  const rf_hello hello = daemon.hello();
+  CHECK(((hello.capabilities & RF_CAP_SMALL_FOLIOS) != 0) == !filled);
 }
 
 TEST_CASE("RAM mapped after the offer is left alone") {

@@ -12,6 +12,7 @@
 #include <optional>
 #include <string>
 
+#include "agent/wire.h"
 #include "guest/facts.hpp"
 #include "sys/large_folios.hpp"
 #include "sys/memory.hpp"
@@ -64,6 +65,7 @@ struct Ram {
     guest::VmToCheck what;
     what.pid = ::getpid();
     what.blocks = {&block, 1};
+    what.agent_capabilities &= ~std::uint64_t{RF_CAP_SMALL_FOLIOS};  // an older agent's
     const guest::Facts found = facts.read(what);
     return std::ranges::any_of(found.reasons, [](const guest::Reason& r) {
       return r.code == guest::ReasonCode::large_folios &&

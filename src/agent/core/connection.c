@@ -37,11 +37,13 @@ static void in_child(void) {
 RF_RESET(in_child, NULL);
 
 void rf_connection_hello(struct rf_connection *c) {
+  c->small = rf_ram_small();
   struct rf_hello hello = {.version_min = RF_VERSION_MIN,
                            .version_max = RF_VERSION_MAX,
                            .blocks = rf_ram_count(),
                            .capabilities = RF_CAP_DISCARD | RF_CAP_BUFFERED | RF_CAP_CONSUMERS |
-                                           RF_CAP_FILLS | RF_CAP_COMMANDS,
+                                           RF_CAP_FILLS | RF_CAP_COMMANDS |
+                                           (c->small ? RF_CAP_SMALL_FOLIOS : 0u),
                            .hazards = rf_facts_lasting(),
                            .folded = rf_gate_folded() ? 1 : 0};
   rf_facts_mark_open();
@@ -132,6 +134,10 @@ static void attach(struct rf_connection *c, int shared, uint64_t pages, const ui
 
 void rf_connection_ready(struct rf_connection *c) {
   if (!rf_gate_quiet()) return;
+  if (c->small && !rf_ram_small()) { /* RAM found since the hello: that is said anew */
+    c->over = true;
+    return;
+  }
   rf_gate_sticky(rf_facts_lasting());
   struct rf_ready ready = {0};
   memcpy(ready.instance, kept.instance, sizeof ready.instance);

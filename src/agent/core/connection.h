@@ -22,6 +22,7 @@ struct rf_connection {
   bool gone;      /* the daemon closed it, or died */
   bool fenced;    /* the daemon has made sure that no older command runs */
   bool attached;  /* the shared memory says whose the VM is */
+  bool small;     /* it was said that RAM holds no large folio */
   uint64_t at[2]; /* device and inode of the socket's file when it was made; 0: not known */
 };
 

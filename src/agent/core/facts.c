@@ -4,6 +4,7 @@
 #include "agent/core/fds.h"
 #include "agent/core/raw.h"
 #include "agent/fdkind.h"
+#include "agent/wire.h"
 
 #include <stdatomic.h>
 #include <stdio.h>
@@ -13,7 +14,11 @@
 
 static _Atomic uint32_t lasting;
 
-void rf_facts_add(uint32_t hazards) { atomic_fetch_or(&lasting, hazards); }
+/* A userfaultfd of QEMU's own lasts no longer than its descriptor, which the daemon sees in /proc.
+   The attachment that it began in is unfolded for good: the shared memory says so. */
+void rf_facts_add(uint32_t hazards) {
+  atomic_fetch_or(&lasting, hazards & ~(uint32_t)RF_HAZARD_OTHER_UFFD);
+}
 uint32_t rf_facts_lasting(void) { return atomic_load(&lasting); }
 
 /* Null when it cannot be read. */

@@ -8,7 +8,7 @@
 
 #include <stdint.h>
 
-/* Hazards that happened and cannot end while the process lives. */
+/* Hazards that happened; those that cannot end while the process lives are kept. */
 void rf_facts_add(uint32_t hazards);
 uint32_t rf_facts_lasting(void);
 

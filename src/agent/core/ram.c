@@ -8,6 +8,8 @@
 #include "agent/core/say.h"
 #include "agent/wire.h"
 
+#include <sys/mman.h>
+
 static struct rf_ram_block blocks[RF_BLOCKS_MAX];
 static _Atomic uint32_t count;
 static atomic_bool frozen;
@@ -44,6 +46,20 @@ bool rf_ram_overlaps(const void *at, size_t size) {
   return false;
 }
 
+bool rf_ram_small(void) {
+  for (uint32_t i = 0; i < rf_ram_count(); ++i)
+    if (!atomic_load(&blocks[i].small)) return false;
+  return true;
+}
+
+void rf_ram_filled(uint64_t device, uint64_t inode) {
+  lock();
+  for (uint32_t i = 0; i < atomic_load(&count); ++i)
+    if (blocks[i].device == device && blocks[i].inode == inode)
+      atomic_store(&blocks[i].small, false);
+  unlock();
+}
+
 bool rf_ram_is_file(int fd, uint64_t *device, uint64_t *inode) {
   struct stat s = {0};
   if (rf_ram_count() == 0 || fd < 0 || rf_sys_fstat(fd, &s) != 0) return false;
@@ -59,6 +75,9 @@ bool rf_ram_is_file(int fd, uint64_t *device, uint64_t *inode) {
 bool rf_ram_add(void *at, size_t size, int fd, off_t offset) {
   struct stat s = {0};
   if (rf_sys_fstat(fd, &s) != 0) return false;
+  /* Before the first page: nobody but the caller knows the address. Asked after the mapping, which
+     may have brought pages itself. */
+  const bool small = !frozen && rf_sys_madvise(at, size, MADV_NOHUGEPAGE) == 0 && s.st_blocks == 0;
   bool listed = false;
   lock();
   const uint32_t n = atomic_load(&count);
@@ -78,6 +97,7 @@ bool rf_ram_add(void *at, size_t size, int fd, off_t offset) {
       block->device = s.st_dev;
       block->inode = s.st_ino;
       block->fd = rf_own_keep(copy);
+      atomic_store(&block->small, small);
       atomic_store(&block->live, true);
       atomic_store(&count, n + 1);
       listed = true;
@@ -119,6 +139,7 @@ void rf_ram_lost(const void *at, size_t size) {
       blocks[i].device = blocks[last].device;
       blocks[i].inode = blocks[last].inode;
       blocks[i].fd = blocks[last].fd;
+      atomic_store(&blocks[i].small, atomic_load(&blocks[last].small));
       atomic_store(&blocks[i].live, true);
     }
     atomic_store(&count, last);

@@ -22,6 +22,7 @@ struct rf_ram_block {
   uint64_t first_page;            /* number of its first page among all blocks' */
   int fd;                         /* the agent's own duplicate */
   atomic_bool live;               /* still mapped as it was found */
+  atomic_bool small; /* its file was empty when large folios were excluded from the mapping */
 };
 
 /* A shared mapping of a memfd in pages of the usual size, which the host says is RAM. True when it
@@ -35,6 +36,11 @@ bool rf_ram_frozen(void);
 uint32_t rf_ram_count(void); /* 0: every interposer is transparent */
 struct rf_ram_block *rf_ram_block(uint32_t i);
 uint64_t rf_ram_pages(void);
+
+/* No block can hold a large folio (D7). */
+bool rf_ram_small(void);
+/* The file gets pages by its descriptor, which no mapping's advice keeps small. */
+void rf_ram_filled(uint64_t device, uint64_t inode);
 
 bool rf_ram_overlaps(const void *at, size_t size);
 /* Is it the file of a block in the table? */

@@ -33,6 +33,7 @@ static int allocate(int fd, int mode, off_t offset, off_t size) {
   uint64_t inode;
   if (!rf_active() || !rf_ram_is_file(fd, &device, &inode))
     return rf_real_fallocate(fd, mode, offset, size);
+  if ((mode & FALLOC_FL_PUNCH_HOLE) == 0) rf_ram_filled(device, inode);
   if ((mode & FALLOC_FL_PUNCH_HOLE) == 0 || !whole_pages(offset, size))
     return change_unfolded(fd, mode, offset, size);
   struct rf_gate gate;

@@ -137,8 +137,10 @@ RF_EXPORT int madvise(void *at, size_t size, int advice) {
     case MADV_REMOVE:
       if (rf_active() && rf_ram_overlaps(at, size)) return remove_range(at, size);
       break;
-    case MADV_HUGEPAGE: /* a large page cannot be dropped in parts (D7) */
+    case MADV_HUGEPAGE: /* a large page cannot be dropped in parts (D7), also later */
     case MADV_COLLAPSE:
+      if (rf_active() && rf_ram_overlaps(at, size)) return 0;
+      break;
     case MADV_DOFORK: /* a child that maps RAM would read holes as zeros */
       if (rf_gate_standing() && rf_active() && rf_ram_overlaps(at, size)) return 0;
       break;

@@ -53,6 +53,7 @@ struct FactState {
   std::vector<guest::Reason> reasons;
   // The first reason that demanded that everything comes back; may be gone by now.
   std::string unfolded_for;
+  ByteCount ram_beside;  // guest::Facts
   guest::SlowFacts slow;
   bool slow_known = false;
   bool read_once = false;

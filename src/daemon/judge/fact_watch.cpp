@@ -154,6 +154,7 @@ void FactWatch::look(const VmHandle& vm, guest::Depth depth) {
       state.unfolded_for = demanding->text;
     state.reasons = std::move(facts.reasons);
     state.slow = facts.slow;
+    state.ram_beside = facts.ram_beside;
     state.slow_known = true;
     state.read_once = true;
   }

@@ -174,6 +174,7 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
   guest::Gate::Mode mode;
   std::vector<guest::Reason> facts_reasons;
   std::string unfolded_for;
+  ByteCount ram_beside;
   bool facts_known = false;
   bool stays_unfolded = false;
   {
@@ -182,6 +183,7 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
     mode = vm->vm->gate().mode();
     facts_reasons = vm->facts.reasons;
     unfolded_for = vm->facts.unfolded_for;
+    ram_beside = vm->facts.ram_beside;
     facts_known = vm->facts.read_once;
     stays_unfolded = vm->stays_unfolded();
   }
@@ -250,6 +252,13 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
                               : VmState::idle;
   if (open) {  // also while it folds: the store may be full
     for (control::Reason& r : p_.state.verdict().reasons) view.reasons.push_back(std::move(r));
+  }
+  if (ram_beside.value != 0) {
+    because("ram-added",
+            fmt::format("{} MiB of RAM that were added after its start are not folded; "
+                        "the rest is as it was",
+                        ram_beside.value >> 20),
+            "restart the VM with all of its RAM");
   }
   return view;
 }

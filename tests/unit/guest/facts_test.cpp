@@ -160,6 +160,18 @@ TEST_CASE("RAM in several adjacent mappings is in place") {
   CHECK(codes(vm.read()).empty());
 }
 
+TEST_CASE("RAM that is plugged in later is told, and no reason against the rest") {
+  FakeVm vm;
+  CHECK(vm.read().ram_beside.value == 0);
+  vm.maps(
+      "7f0000000000-7f0004000000 rw-s 00000000 00:01 4242 /memfd:memory-backend-memfd (deleted)\n"
+      "7f1000000000-7f1000200000 rw-s 00000000 00:01 4243 /memfd:memory-backend-memfd (deleted)\n"
+      "7f2000000000-7f2000200000 rw-s 00000000 00:01 4244 /memfd:rom (deleted)\n");
+  const Facts facts = vm.read();
+  CHECK(facts.foldable());
+  CHECK(facts.ram_beside.value == 2u << 20);
+}
+
 TEST_CASE("hugetlbfs is refused, by mapping or by descriptor") {
   FakeVm vm;
   SECTION("mapping") {
@@ -222,6 +234,82 @@ TEST_CASE("locked memory and large folios are told from smaps, read when they ma
     VmToCheck next = vm.check();
     next.last = &first.slow;
     CHECK(codes(vm.read(next)) == "large_folios");
+  }
+}
+
+TEST_CASE("large folios that others make are nothing against a VM that holds none") {
+  FakeVm vm;
+  const auto made = [&](const char* n) {
+    vm.tree.write("proc/vmstat", std::string("nr_free_pages 1\nthp_file_alloc ") + n + "\n");
+  };
+  vm.smaps("rd wr sh mr mw me ms dc nh");
+  VmToCheck check = vm.check();
+  check.agent_capabilities &= ~std::uint64_t{RF_CAP_SMALL_FOLIOS};  // an older agent
+  Facts last;
+  const auto next = [&](Depth depth = Depth::quick) {
+    const SlowFacts before = last.slow;
+    check.last = &before;
+    check.depth = depth;
+    last = vm.read(check);
+    return codes(last);
+  };
+  SECTION("made after the attach") {
+    made("0");
+    last = vm.read(check);
+    CHECK(codes(last).empty());
+    made("7");
+    CHECK(next().empty());
+    made("9");
+    CHECK(next().empty());
+    CHECK(next(Depth::full).empty());
+    // The agent does not keep them out any more, so it is not known what RAM holds.
+    vm.smaps("rd wr sh mr mw me ms dc");
+    made("10");
+    CHECK(next(Depth::full) == "unreadable");
+    CHECK_FALSE(last.must_unfold());
+  }
+  SECTION("made before the attach: an agent that has kept them out from the first") {
+    made("7");
+    check.agent_capabilities |= RF_CAP_SMALL_FOLIOS;
+    last = vm.read(check);
+    CHECK(codes(last).empty());
+    vm.smaps("rd wr sh mr mw me ms dc");
+    made("8");
+    CHECK(next(Depth::full) == "unreadable");
+  }
+  SECTION("made before the attach: an older agent") {
+    made("7");
+    last = vm.read(check);
+    REQUIRE(codes(last) == "unreadable");
+    CHECK(last.reasons[0].text.find("large folios from before") != std::string::npos);
+    CHECK(last.reasons[0].remedy.find("restart the VM") != std::string::npos);
+    vm.procfs.frames_hold_large = false;
+    CHECK(next().empty());
+    vm.procfs.frames_hold_large.reset();
+    made("8");
+    CHECK(next().empty());
+  }
+  SECTION("made between the first look and the agent's advice") {
+    made("0");
+    check.agent_answers = false;
+    last = vm.read(check);
+    CHECK(codes(last) == "agent_silent");
+    made("7");
+    check.agent_answers = true;
+    CHECK(next() == "unreadable");
+  }
+  SECTION("its RAM holds some") {
+    made("7");
+    vm.procfs.frames_hold_large = true;
+    last = vm.read(check);
+    CHECK(codes(last) == "large_folios");
+    vm.procfs.frames_hold_large = false;
+    CHECK(next() == "large_folios");
+    CHECK(next(Depth::full) == "large_folios");
+    made("8");  // looked at again no more often than that
+    CHECK(next() == "large_folios");
+    made("9");
+    CHECK(next(Depth::full).empty());
   }
 }
 

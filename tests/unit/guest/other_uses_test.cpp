@@ -1,9 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <array>
 #include <catch2/catch.hpp>
+#include <csignal>
+#include <future>
+#include <thread>
 
 #include "guest/facts.hpp"
 #include "guest/fake_vm.hpp"
+#include "sys/memory.hpp"
 
 using namespace ramfold;
 using namespace ramfold::guest;
@@ -152,4 +161,80 @@ TEST_CASE("a process that ends during the pass is left out") {
   const OtherUses others = look(vm);
   CHECK(others.uses.empty());
   CHECK(others.unchecked_uids.empty());
+}
+
+TEST_CASE("a child of QEMU's that keeps its RAM is found, one that has had its exec is not") {
+  FakeVm vm;
+  add_process(vm, 8, kRam);
+  const std::string status = "Uid:\t64055\t0\t0\t0\nThreads:\t1\nPPid:\t1000\n";
+  vm.tree.write("proc/8/status", status);
+  SECTION("it keeps it") {
+    const OtherUses others = look(vm);
+    REQUIRE(others.uses.size() == 1);
+    CHECK(others.uses[0].pid == 8);
+  }
+  SECTION("another VM's RAM beside its parent's") {
+    add_process(vm, 8, std::string(kRam) + kElse);
+    vm.tree.write("proc/8/status", status);
+    const std::array files{ProcFacts::OwnedFile{vm.block.file, FakeVm::kPid},
+                           ProcFacts::OwnedFile{{FakeVm::kDevice, 4243}, 1001}};
+    CHECK(ProcFacts(vm.procfs, {}).other_uses(files, {kDaemon, kStore}).uses.size() == 2);
+  }
+}
+
+namespace {
+
+// This process as QEMU: its RAM, and a look at who else uses it.
+struct Parent {
+  sys::Fd file = std::move(*sys::make_memfd("memory-backend-memfd", kSize, sys::Sealed::yes));
+  sys::Mapping ram = std::move(*sys::Mapping::shared(file, kSize));
+  static constexpr ByteCount kSize{1u << 20};
+
+  std::vector<OtherUse> others() const {
+    struct stat s{};
+    REQUIRE(::fstat(file.get(), &s) == 0);
+    const std::array files{ProcFacts::OwnedFile{{s.st_dev, s.st_ino}, ::getpid()}};
+    const sys::Procfs procfs;
+    return ProcFacts(procfs, {}).other_uses(files, {-1, kStore}).uses;
+  }
+};
+
+// Between vfork and exec until `go` can be read.
+pid_t vfork_child(int go) {
+  const pid_t pid = ::vfork();
+  if (pid != 0) return pid;
+  char byte = 0;
+  (void)!::read(go, &byte, 1);
+  ::execl("/bin/sleep", "sleep", "60", nullptr);
+  ::_exit(1);
+}
+
+}  // namespace
+
+TEST_CASE("a child between vfork and exec is no user of RAM, unless it stays there") {
+  const Parent parent;
+  std::array<int, 2> go{};
+  REQUIRE(::pipe2(go.data(), O_CLOEXEC) == 0);
+  std::promise<pid_t> child;
+  std::thread qemu([&] { child.set_value(vfork_child(go[0])); });  // held by its vfork
+  ::usleep(50'000);
+  const auto go_on = [&] { (void)!::write(go[1], "x", 1); };
+  SECTION("it stays") {
+    const auto found = parent.others();
+    go_on();
+    CHECK(found.size() == 1);
+    if (!found.empty()) CHECK(found[0].how == OtherUse::How::maps);
+  }
+  SECTION("its exec comes a moment later") {
+    std::thread later([&] {
+      ::usleep(100'000);
+      go_on();
+    });
+    CHECK(parent.others().empty());
+    later.join();
+  }
+  const pid_t pid = child.get_future().get();
+  qemu.join();
+  ::kill(pid, SIGKILL);
+  ::waitpid(pid, nullptr, 0);
 }

@@ -3,11 +3,13 @@
 // end.
 #pragma once
 
+#include <cerrno>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <functional>
 #include <map>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -64,6 +66,12 @@ class FakeProcfs : public sys::Procfs {
     return found->second;
   }
 
+  Result<bool> has_large_folio(pid_t, HostVirt, ByteCount) const override {
+    if (!frames_hold_large) return fail("fake frames", EPERM);
+    return *frames_hold_large;
+  }
+
+  std::optional<bool> frames_hold_large;  // nothing: frame numbers are hidden
   std::map<std::pair<pid_t, int>, sys::FileStat> stats;
   std::function<void(pid_t, int)> after_stat;  // what happens while a process is looked at
   std::map<std::pair<pid_t, int>, std::uint64_t> filesystems;
