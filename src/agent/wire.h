@@ -45,7 +45,8 @@ enum rf_type {
   RF_FENCE = 14,    /* daemon: no command of an older session may run from now on */
   RF_FENCED = 15,   /* agent:  none does, nor will; commands of this session may come */
   RF_COMMAND = 16,  /* daemon: do something to RAM; token names the command */
-  RF_ANSWER = 17    /* agent:  what became of one command */
+  RF_ANSWER = 17,   /* agent:  what became of one command */
+  RF_UNFOLDING = 18 /* daemon: how far RF_UNFOLD has come; skippable, at most once a second */
 };
 
 struct rf_header {
@@ -149,6 +150,16 @@ struct rf_unfolded {
   struct rf_header h;
   uint32_t token;
   uint32_t ok; /* 1: nothing is folded, nor will be. 0: not possible, the hazard must not begin */
+};
+
+/* While this shows more pages than the last one did, the request goes on waiting: RF_UNFOLD_MS_MAX
+   counts from it. */
+struct rf_unfolding {
+  struct rf_header h;
+  uint32_t token;
+  uint32_t reserved;
+  uint64_t done; /* pages that have come back since the request was heard */
+  uint64_t all;  /* those, and what is still to come */
 };
 
 struct rf_refused {
@@ -293,6 +304,7 @@ RF_ASSERT(sizeof(struct rf_ready) == 32, "wire");
 RF_ASSERT(sizeof(struct rf_hold) == 24, "wire");
 RF_ASSERT(sizeof(struct rf_unfold) == 24, "wire");
 RF_ASSERT(sizeof(struct rf_unfolded) == 24, "wire");
+RF_ASSERT(sizeof(struct rf_unfolding) == 40, "wire");
 RF_ASSERT(sizeof(struct rf_refused) == 16 + RF_TEXT_MAX, "wire");
 RF_ASSERT(sizeof(struct rf_bare) == 16, "wire");
 RF_ASSERT(sizeof(struct rf_run) == 16, "wire");

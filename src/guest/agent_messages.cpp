@@ -128,6 +128,7 @@ Result<AgentMessage> parse(std::span<const std::byte> bytes, std::size_t fd_coun
     case RF_WELCOME:
     case RF_ATTACHED:
     case RF_UNFOLDED:
+    case RF_UNFOLDING:
     case RF_REFUSED:
     case RF_DETACHED:
     case RF_FENCE:

@@ -207,6 +207,64 @@ TEST_CASE("a request to unfold that nobody answers fails in the end, with EBUSY"
   CHECK(a.next() == Answer{-1, EBUSY});
 }
 
+TEST_CASE("a request to unfold waits while pages come back, and no longer") {
+  constexpr int kLimitMs = 2000;
+  constexpr int kStepMs = 300;
+  Attached a(8 * kMiB, with_environment("RAMFOLD_UNFOLD_MS=2000"));
+  a.guest.tell("munmap 0");
+  rf_unfolding news{};
+  news.token = a.daemon.expect(RF_UNFOLD).as<rf_unfold>().token;
+  news.all = 1000;
+  const auto tell = [&](uint32_t generation) {
+    news.h.flags = RF_FLAG_SKIPPABLE;
+    a.daemon.send(&news, sizeof news, RF_UNFOLDING, generation);
+  };
+  for (int ms = 0; ms < 2 * kLimitMs; ms += kStepMs) {
+    ++news.done;
+    tell(1);
+    CHECK_FALSE(a.guest.answer_within(kStepMs));
+  }
+  SECTION("all is back") {
+    rf_unfolded message{};
+    message.token = news.token;
+    message.ok = 1;
+    a.daemon.send(&message, sizeof message, RF_UNFOLDED, 1);
+    CHECK(a.next() == Answer{0, 0});
+  }
+  SECTION("nothing more comes back, whatever is said") {
+    std::optional<Answer> answer;
+    for (int i = 0; i < 100 && !answer; ++i) {
+      tell(1);
+      answer = a.guest.answer_within(kStepMs);
+    }
+    REQUIRE(answer);
+    CHECK(*answer == Answer{-1, EBUSY});
+  }
+  SECTION("what is said of another request does not count") {
+    std::optional<Answer> answer;
+    ++news.token;
+    for (int i = 0; i < 100 && !answer; ++i) {
+      ++news.done;
+      tell(1);
+      answer = a.guest.answer_within(kStepMs);
+    }
+    REQUIRE(answer);
+    CHECK(*answer == Answer{-1, EBUSY});
+  }
+  SECTION("the next daemon counts from the beginning") {
+    a.daemon.die();
+    a.return_daemon(2);
+    CHECK(a.daemon.expect(RF_UNFOLD).as<rf_unfold>().token == news.token);
+    news.done = 0;
+    for (int ms = 0; ms < 2 * kLimitMs; ms += kStepMs) {
+      ++news.done;
+      tell(2);
+      CHECK_FALSE(a.guest.answer_within(kStepMs));
+    }
+    CHECK(a.next() == Answer{-1, EBUSY});
+  }
+}
+
 TEST_CASE("after a detach the agent stands before nothing, and can be attached again") {
   Attached a;
   a.shared->runs_active = 1;

@@ -5,7 +5,11 @@
 #include <unistd.h>
 #include <catch2/catch.hpp>
 #include <map>
+#include <thread>
+#include <vector>
 
+#include "base/clock.hpp"
+#include "daemon/bring_back/unfold.hpp"
 #include "kernel/fold_rig.hpp"
 #include "patience.hpp"
 #include "policy/amount.hpp"
@@ -23,6 +27,11 @@ class Answers final : public AgentAnswers {
     const std::lock_guard lock(mutex_);
     answers_[token] = ok;
   }
+  void send_unfolding(const AttachedVm&, std::uint32_t token, std::uint64_t done,
+                      std::uint64_t all) override {
+    const std::lock_guard lock(mutex_);
+    news_.push_back({token, done, all});
+  }
   void send_detached(const AttachedVm&) override {}
   void finish_offers() override {}
   void invite_all() override {}
@@ -34,14 +43,54 @@ class Answers final : public AgentAnswers {
     return found == answers_.end() ? std::nullopt : std::optional(found->second);
   }
 
+  struct News {
+    std::uint32_t token;
+    std::uint64_t done, all;
+  };
+  std::vector<News> news() {
+    const std::lock_guard lock(mutex_);
+    return news_;
+  }
+
  private:
   std::mutex mutex_;
+  std::vector<News> news_;
   std::map<std::uint32_t, bool> answers_;
+};
+
+// A store each of whose reads takes a while; and from `most` reads on they are not answered before
+// go_on().
+class TardySource final : public store::ContentSource {
+ public:
+  TardySource(store::ContentSource& real, unsigned ms, unsigned most = ~0u)
+      : real_(real), ms_(ms), most_(most) {}
+  store::Got get(GroupId group, ContentId id, std::byte* out,
+                 store::FetchTicket ticket) noexcept override {
+    if (reads_.fetch_add(1) >= most_)
+      while (!gone_on_) ::usleep(1000);
+    ::usleep(ms_ * 1000);
+    return real_.get(group, id, out, ticket);
+  }
+  void withdraw(store::FetchListener& listener) noexcept override { real_.withdraw(listener); }
+  store::Booked drop(GroupId group, ContentId id) noexcept override {
+    return real_.drop(group, id);
+  }
+  unsigned reads() const { return reads_; }
+  void go_on() { gone_on_ = true; }
+
+ private:
+  store::ContentSource& real_;
+  const unsigned ms_;
+  const unsigned most_;
+  std::atomic<unsigned> reads_{0};
+  std::atomic<bool> gone_on_{false};
 };
 
 // A VM of whose pages 16 are folded.
 struct Folded {
-  Folded() : rig(64) {
+  explicit Folded(std::shared_ptr<store::Contents> store = Rig::make_store(),
+                  store::ContentSource* source = nullptr)
+      : rig(64, std::move(store), source) {
     for (std::uint64_t p = 0; p < 16; ++p) rig.process->store(PageIndex{p}, 100 + p);
     rig.pass();
     rig.pass();
@@ -53,6 +102,27 @@ struct Folded {
   }
   Rig rig;
   VmHandle vm;
+};
+
+// Who unfolds besides, as `detach` does.
+class Other {
+ public:
+  explicit Other(const VmHandle& vm)
+      : unfolding_(vm),
+        thread_([this, vm] { status_ = unfold(*vm, [](std::uint64_t) {}, stop_); }) {
+    REQUIRE(unfolding_.first());
+  }
+  ~Other() { end(); }
+  void end() {
+    if (thread_.joinable()) thread_.join();
+  }
+  const Status& status() const { return status_; }
+
+ private:
+  Unfolding unfolding_;
+  std::atomic<bool> stop_{false};
+  Status status_;
+  std::thread thread_;
 };
 
 constexpr std::uint64_t kMs = 1'000'000;
@@ -113,4 +183,96 @@ TEST_CASE(
   CHECK(agents.answer(2) == true);
   CHECK(vm->vm->counters().folded_content.get() == 0);
   CHECK(vm->stays_unfolded());
+}
+
+TEST_CASE("a consumer waits for longer than its time while pages come back") {
+  const auto store = Rig::make_store();
+  TardySource tardy(*store, 150);
+  Folded folded(store, &tardy);
+  const VmHandle& vm = folded.vm;
+  const sys::Procfs procfs;
+  policy::Config config;
+  config.host.reserve = *policy::parse_amount("0");
+  const Room room(procfs, config, [](GroupId) { return 0.0; });
+  std::atomic<bool> stopping{false};
+  Answers agents;
+  Retries retries({5 * kMs, 5 * kMs});
+  REQUIRE(retries.begin().has_value());
+  Consumers consumers(retries, room, agents, stopping, 1000 * kMs);
+  const std::uint64_t began = monotonic_ns();
+  {
+    auto other = std::make_unique<Other>(vm);
+    consumers.wants_to_begin(vm, 1, 0);
+    consumers.wants_to_begin(vm, 2, 0);  // behind the first
+    other->end();
+    CHECK(other->status().has_value());
+    CHECK_FALSE(agents.answer(1).has_value());
+  }
+  CHECK(monotonic_ns() - began > 2000 * kMs);
+  REQUIRE(soon([&] { return agents.answer(1).has_value() && agents.answer(2).has_value(); }));
+  CHECK(agents.answer(1) == true);
+  CHECK(agents.answer(2) == true);
+  CHECK(vm->vm->counters().folded_content.get() == 0);
+  std::map<std::uint32_t, std::uint64_t> last;
+  for (const Answers::News& n : agents.news()) {
+    CHECK(n.done > last[n.token]);
+    CHECK(n.done <= n.all);
+    CHECK(n.all <= 64);
+    last[n.token] = n.done;
+  }
+  CHECK(last[1] != 0);
+  CHECK(last[2] != 0);
+  CHECK(agents.news().size() <= 2 * (1 + (monotonic_ns() - began) / (1000 * kMs)));
+}
+
+TEST_CASE("a consumer is refused when pages do not come back any more") {
+  const auto store = Rig::make_store();
+  TardySource tardy(*store, 10, 8);
+  Folded folded(store, &tardy);
+  const VmHandle& vm = folded.vm;
+  const sys::Procfs procfs;
+  policy::Config config;
+  config.host.reserve = *policy::parse_amount("0");
+  const Room room(procfs, config, [](GroupId) { return 0.0; });
+  std::atomic<bool> stopping{false};
+  Answers agents;
+  Retries retries({5 * kMs, 5 * kMs});
+  REQUIRE(retries.begin().has_value());
+  Consumers consumers(retries, room, agents, stopping, 500 * kMs);
+  Other other(vm);
+  consumers.wants_to_begin(vm, 1, 0);
+  REQUIRE(soon([&] { return agents.answer(1).has_value(); }));
+  CHECK(agents.answer(1) == false);
+  CHECK(tardy.reads() == 9);
+  CHECK(vm->vm->counters().folded_content.get() == 8);
+  CHECK_FALSE(vm->stays_unfolded());
+  tardy.go_on();
+  other.end();
+  CHECK(vm->vm->counters().folded_content.get() == 0);
+}
+
+TEST_CASE("unfolding that is slow and steady is not given up, one that stands still is") {
+  const auto store = Rig::make_store();
+  std::atomic<bool> stopping{false};
+  SECTION("steady") {
+    TardySource tardy(*store, 100);
+    Folded folded(store, &tardy);
+    const auto unfolding = std::make_shared<Unfolding>(folded.vm);
+    const std::uint64_t began = monotonic_ns();
+    CHECK(unfold_apart(unfolding, 1000 * kMs, [](std::uint64_t) {}, stopping).has_value());
+    CHECK(monotonic_ns() - began > 1500 * kMs);
+    CHECK(folded.vm->vm->counters().folded_content.get() == 0);
+  }
+  SECTION("standing still") {
+    TardySource tardy(*store, 1, 8);
+    Folded folded(store, &tardy);
+    const auto unfolding = std::make_shared<Unfolding>(folded.vm);
+    const Status status = unfold_apart(unfolding, 300 * kMs, [](std::uint64_t) {}, stopping);
+    REQUIRE_FALSE(status.has_value());
+    CHECK(status.error().code == ETIMEDOUT);
+    CHECK(folded.vm->held == 1);
+    tardy.go_on();
+    REQUIRE(soon([&] { return folded.vm->held == 0; }));
+    CHECK(folded.vm->vm->counters().folded_content.get() == 0);
+  }
 }

@@ -266,6 +266,7 @@ static size_t length_of(uint16_t type) {
     case RF_WELCOME: return sizeof(struct rf_welcome);
     case RF_ATTACHED: return sizeof(struct rf_attached);
     case RF_UNFOLDED: return sizeof(struct rf_unfolded);
+    case RF_UNFOLDING: return sizeof(struct rf_unfolding);
     case RF_REFUSED: return sizeof(struct rf_refused);
     case RF_COMMAND: return sizeof(struct rf_command);
     case RF_FENCE:
@@ -301,6 +302,8 @@ static void handle(struct rf_connection *c, struct rf_received *received) {
     fd = -1;
   } else if (m->h.type == RF_UNFOLDED) {
     unfolded(&m->unfolded);
+  } else if (m->h.type == RF_UNFOLDING) {
+    rf_unfold_moved(m->unfolding.token, m->unfolding.done);
   } else if (m->h.type == RF_DETACHED) {
     detached(c);
   } else if (m->h.type == RF_FENCE) {

@@ -19,6 +19,7 @@ union rf_message {
   struct rf_welcome welcome;
   struct rf_attached attached;
   struct rf_unfolded unfolded;
+  struct rf_unfolding unfolding;
   struct rf_refused refused;
   struct rf_command command;
   char bytes[RF_MESSAGE_MAX];

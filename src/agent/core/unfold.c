@@ -19,7 +19,16 @@ enum state { FREE, CLAIMED, WANTED, SENT, YES, NO };
 static struct {
   _Atomic uint64_t word; /* token << 8 | state */
   _Atomic uint32_t hazard;
+  /* token << 32 | the low half of rf_now_ms(): when its time began to count, at first or anew.
+     With the token in it, news of an older request cannot prolong this one. */
+  _Atomic uint64_t since;
 } requests[REQUESTS_MAX];
+
+/* The session's thread only. */
+static struct {
+  uint32_t token;
+  uint64_t done; /* pages, as last heard of */
+} heard[REQUESTS_MAX];
 
 static _Atomic uint32_t last_token;
 static atomic_bool released; /* the daemon has unfolded all and promised to fold no more */
@@ -34,6 +43,10 @@ static uint32_t token_of(uint64_t word) { return (uint32_t)(word >> 8); }
 void rf_unfold_limit_ms(unsigned ms) {
   if (ms < RF_UNFOLD_MS_MAX) atomic_store(&unfold_ms, ms);
 }
+
+static uint64_t since_of(uint32_t token, long ms) { return (uint64_t)token << 32 | (uint32_t)ms; }
+
+static uint32_t passed_ms(uint64_t since) { return (uint32_t)rf_now_ms() - (uint32_t)since; }
 
 static int claim(void) {
   for (int i = 0; i < REQUESTS_MAX; ++i) {
@@ -57,7 +70,8 @@ static int give_up(int slot, uint32_t token) {
 
 int rf_unfold_wait(uint32_t hazard) {
   if (!rf_gate_standing() || atomic_load(&released)) return 0;
-  const long until = rf_now_ms() + (long)atomic_load(&unfold_ms);
+  const long began = rf_now_ms();
+  const uint32_t limit = atomic_load(&unfold_ms);
   unsigned pause = PAUSE_US_MIN;
   int slot = -1;
   uint32_t token = 0;
@@ -65,6 +79,7 @@ int rf_unfold_wait(uint32_t hazard) {
     if (slot < 0 && (slot = claim()) >= 0) {
       token = atomic_fetch_add(&last_token, 1) + 1;
       atomic_store(&requests[slot].hazard, hazard);
+      atomic_store(&requests[slot].since, since_of(token, began));
       atomic_store(&requests[slot].word, word_of(token, WANTED));
       rf_session_wake();
     }
@@ -75,7 +90,8 @@ int rf_unfold_wait(uint32_t hazard) {
         return rf_gate_standing() ? result : 0;
       }
     }
-    if (rf_now_ms() >= until) return slot < 0 ? EBUSY : give_up(slot, token);
+    const uint64_t since = slot < 0 ? since_of(0, began) : atomic_load(&requests[slot].since);
+    if (passed_ms(since) >= limit) return slot < 0 ? EBUSY : give_up(slot, token);
     rf_sleep_us(pause);
     if (pause < PAUSE_US_MAX) pause *= 2;
   }
@@ -115,12 +131,30 @@ uint32_t rf_unfold_hazard(uint32_t token) {
   return 0;
 }
 
+void rf_unfold_moved(uint32_t token, uint64_t done) {
+  for (int i = 0; i < REQUESTS_MAX; ++i) {
+    if (atomic_load(&requests[i].word) != word_of(token, SENT)) continue;
+    if (heard[i].token != token) {
+      heard[i].token = token;
+      heard[i].done = 0;
+    }
+    if (done <= heard[i].done) return;
+    heard[i].done = done;
+    uint64_t since = atomic_load(&requests[i].since);
+    if ((uint32_t)(since >> 32) == token)
+      (void)atomic_compare_exchange_strong(&requests[i].since, &since,
+                                           since_of(token, rf_now_ms()));
+    return;
+  }
+}
+
 void rf_unfold_answer(uint32_t token, bool ok) { change(token, SENT, ok ? YES : NO); }
 
 void rf_unfold_again(void) {
   for (int i = 0; i < REQUESTS_MAX; ++i) {
     const uint64_t word = atomic_load(&requests[i].word);
     if (state_of(word) == SENT) rf_unfold_unsent(token_of(word));
+    heard[i].token = 0; /* the next daemon counts from 0 */
   }
 }
 

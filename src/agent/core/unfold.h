@@ -14,7 +14,7 @@
 #include <stdint.h>
 
 /* Any thread. 0: nothing is folded nor will be, or the agent does not stand. EBUSY: the hazard must
-   not begin. */
+   not begin: the daemon said so, or no page has come back for RF_UNFOLD_MS_MAX. */
 int rf_unfold_wait(uint32_t hazard);
 
 /* The session's side. */
@@ -22,8 +22,9 @@ bool rf_unfold_next(uint32_t *token, uint32_t *hazard); /* marks it sent */
 void rf_unfold_unsent(uint32_t token);
 bool rf_unfold_wanted(void);
 bool rf_unfold_is_released(void); /* the daemon has promised to fold no more; also any thread */
-uint32_t rf_unfold_hazard(uint32_t token);      /* of a request that was sent; 0: unknown */
-void rf_unfold_answer(uint32_t token, bool ok); /* lets go who waits for it */
+uint32_t rf_unfold_hazard(uint32_t token);           /* of a request that was sent; 0: unknown */
+void rf_unfold_moved(uint32_t token, uint64_t done); /* so many pages have come back */
+void rf_unfold_answer(uint32_t token, bool ok);      /* lets go who waits for it */
 void rf_unfold_again(void); /* the connection ended: what was sent is to be sent again */
 void rf_unfold_released(bool released); /* a new attachment starts with false */
 

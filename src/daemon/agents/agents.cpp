@@ -391,6 +391,17 @@ void Agents::send_unfolded(const AttachedVm& vm, std::uint32_t token, bool ok) {
   });
 }
 
+void Agents::send_unfolding(const AttachedVm& vm, std::uint32_t token, std::uint64_t done,
+                            std::uint64_t all) {
+  send_to(vm, [&](Connection& c) {
+    rf_unfolding news{};
+    news.token = token;
+    news.done = done;
+    news.all = all;
+    (void)send(c, news, RF_UNFOLDING, {}, RF_FLAG_SKIPPABLE);
+  });
+}
+
 void Agents::send_detached(const AttachedVm& vm) {
   send_to(vm, [&](Connection& c) {
     rf_bare message{};

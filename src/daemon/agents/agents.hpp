@@ -78,6 +78,8 @@ class Agents final : public AgentAnswers {
   Status begin();
   void stop() noexcept;
   void send_unfolded(const AttachedVm& vm, std::uint32_t token, bool ok) override;
+  void send_unfolding(const AttachedVm& vm, std::uint32_t token, std::uint64_t done,
+                      std::uint64_t all) override;
   void send_detached(const AttachedVm& vm) override;
   void call_back(pid_t pid) override;
   // The next VM meets what wanted() says by then.
@@ -145,8 +147,8 @@ class Agents final : public AgentAnswers {
   void refuse(Connection& c, std::string_view why);
   template <typename Message>
   bool send(const Connection& c, Message& message, std::uint16_t type,
-            std::span<const int> fds = {}) {
-    message.h = {RF_MAGIC, type, 0, sizeof message, generation_};
+            std::span<const int> fds = {}, std::uint16_t flags = 0) {
+    message.h = {RF_MAGIC, type, flags, sizeof message, generation_};
     return send_bytes(c, std::as_bytes(std::span(&message, 1)), fds);
   }
   bool send_bytes(const Connection& c, std::span<const std::byte> bytes, std::span<const int> fds);

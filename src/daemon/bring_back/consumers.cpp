@@ -3,6 +3,9 @@
 
 #include <fmt/format.h>
 
+#include <vector>
+
+#include "base/clock.hpp"
 #include "daemon/bring_back/unfold.hpp"
 #include "daemon/log.hpp"
 
@@ -13,6 +16,7 @@ namespace {
 static_assert(Consumers::kWaitNs < RF_UNFOLD_MS_MAX * 1'000'000ull);
 // Without a page that came back: then it is tried again later.
 constexpr std::uint64_t kPatienceNs = 3'000'000'000;
+constexpr std::uint64_t kTellEveryNs = 1'000'000'000;
 
 std::string task_name(const AttachedVm& vm) {
   return fmt::format("vm {} (id {}): unfolding for another consumer of its RAM", vm.vm->name(),
@@ -23,11 +27,38 @@ std::string task_name(const AttachedVm& vm) {
 
 Status Consumers::bring_back(const VmHandle& vm, Reserve reserve) {
   const auto unfolding = std::make_shared<Unfolding>(vm);
-  if (!unfolding->first()) return fail("its pages are being brought back already", EAGAIN);
+  if (!unfolding->first()) {
+    tell(*vm);  // of what others bring back
+    return fail("its pages are being brought back already", EAGAIN);
+  }
   if (!vm->counted) return fail("its pages are still being counted after a restart", EAGAIN);
   if (const auto no = room_.lacking(*vm, reserve))
     return fail(no->text + ": " + no->remedy, ENOMEM);
-  return unfold_apart(unfolding, kPatienceNs, [](std::uint64_t) {}, stopping_);
+  return unfold_apart(unfolding, kPatienceNs, [&](std::uint64_t) { tell(*vm); }, stopping_);
+}
+
+void Consumers::tell(const AttachedVm& vm) {
+  const std::uint64_t back = vm.came_back.load();
+  const guest::VmCounters& counters = vm.vm->counters();
+  const std::uint64_t left =
+      counters.folded_content.get() + counters.folded_zero.get() + counters.clean.get();
+  const std::uint64_t now = monotonic_ns();
+  struct News {
+    std::uint32_t token;
+    std::uint64_t done;
+  };
+  std::vector<News> news;
+  {
+    const std::lock_guard lock(mutex_);
+    for (Waiting& w : waiting_) {
+      if (w.vm != &vm || w.told == back || now - w.told_ns < kTellEveryNs) continue;
+      w.told = back;
+      w.told_ns = now;
+      news.push_back({w.token, back - w.before});
+    }
+  }
+  // One that has been answered meanwhile is nobody's: its agent does not mind.
+  for (const News& n : news) agents_.send_unfolding(vm, n.token, n.done, n.done + left);
 }
 
 void Consumers::wants_to_begin(const VmHandle& vm, std::uint32_t token, std::uint32_t hazard) {
@@ -36,18 +67,28 @@ void Consumers::wants_to_begin(const VmHandle& vm, std::uint32_t token, std::uin
     log::warn("vm {}: another consumer of its RAM waits (hazard {:#x}): unfolding", vm->vm->name(),
               hazard);
   }
+  std::list<Waiting>::iterator waiting;
+  {
+    const std::uint64_t back = vm->came_back.load();
+    const std::lock_guard lock(mutex_);
+    waiting = waiting_.insert(waiting_.end(), {vm.get(), token, back, back, 0});
+  }
   // One that does not know of lost pages would read zeros: it is refused.
   vm->only_lost_left.store(false);
   retries_.add({task_name(*vm), [this, vm] { return bring_back(vm, Reserve::left_alone); },
                 [vm] { return vm->vm->alive() && !vm->detached && !vm->only_lost_left; },
-                [this, vm, token](bool back) {
+                [this, vm, token, waiting](bool back) {
+                  {
+                    const std::lock_guard lock(mutex_);
+                    waiting_.erase(waiting);
+                  }
                   // A consumer that was let begin counts for good; one that was refused does not
                   // begin. What a look at the facts finds is another matter.
                   if (!back) vm->consumers.fetch_sub(1);
                   agents_.send_unfolded(*vm, token, back);
                   vm->unfolds_asked.fetch_sub(1);
                 },
-                wait_ns_});
+                wait_ns_, [vm] { return vm->came_back_ns.load(); }});
 }
 
 void Consumers::has_begun(const VmHandle& vm) {

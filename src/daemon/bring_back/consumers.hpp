@@ -7,6 +7,8 @@
 
 #include <atomic>
 #include <cstdint>
+#include <list>
+#include <mutex>
 #include <optional>
 
 #include "daemon/bring_back/retries.hpp"
@@ -17,7 +19,8 @@ namespace ramfold::daemon {
 
 class Consumers {
  public:
-  // How long a consumer that its agent holds back waits, before it is refused.
+  // How long a consumer that its agent holds back waits while no page comes back, before it is
+  // refused.
   static constexpr std::uint64_t kWaitNs = 100'000'000'000;
 
   // REQUIRES: all outlive this. `stopping` ends attempts.
@@ -33,13 +36,26 @@ class Consumers {
   std::optional<Retries::Trouble> trouble(const AttachedVm& vm) const;
 
  private:
+  // One that its agent holds back.
+  struct Waiting {
+    const AttachedVm* vm;  // to compare; its task holds it
+    std::uint32_t token;
+    std::uint64_t before;  // what had come back when it began to wait
+    std::uint64_t told;    // what had come back when its agent was last told
+    std::uint64_t told_ns;
+  };
+
   Status bring_back(const VmHandle& vm, Reserve reserve);
+  // Tells the agent, for each that waits, what has come back, if anything has.
+  void tell(const AttachedVm& vm);
 
   Retries& retries_;
   const Room& room_;
   AgentAnswers& agents_;
   const std::atomic<bool>& stopping_;
   const std::uint64_t wait_ns_;
+  std::mutex mutex_;  // takes no other
+  std::list<Waiting> waiting_;
 };
 
 }  // namespace ramfold::daemon

@@ -97,8 +97,16 @@ void Retries::attempt(Entries::iterator entry) {
   if (wanted && !done) {
     if (entry->attempts++ == 0) log::error("{}: {}: trying again", task.name, done.error().text());
     entry->why = done.error().text();
-    over = task.give_up_after_ns != 0 && now - entry->began_ns >= task.give_up_after_ns;
     entry->next_ns = now + entry->pause_ns;
+    if (task.give_up_after_ns != 0) {
+      const std::uint64_t moved = task.moved_ns ? task.moved_ns() : 0;
+      const std::uint64_t ends = std::max(entry->began_ns, moved) + task.give_up_after_ns;
+      over = now >= ends;
+      // The last attempt is at the end of its time, not a pause later.
+      entry->next_ns = std::min(entry->next_ns, ends);
+    } else {
+      over = false;
+    }
     entry->pause_ns = std::min(entry->pause_ns * 2, pauses_.most_ns);
     if (over)
       log::error("{}: given up after {} attempts: {}", task.name, entry->attempts, entry->why);

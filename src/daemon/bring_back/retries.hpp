@@ -33,7 +33,9 @@ class Retries {
     std::function<Status()> attempt;
     std::function<bool()> wanted;          // false: it is given up without a word
     std::function<void(bool held)> ended;  // once, on a thread of an attempt; may be empty
-    std::uint64_t give_up_after_ns = 0;    // 0: never
+    std::uint64_t give_up_after_ns = 0;    // without an attempt that held; 0: never
+    // When it last came nearer (monotonic_ns(); 0: never did): its time counts from there.
+    std::function<std::uint64_t()> moved_ns = {};
   };
   // Why a task has not come about yet.
   struct Trouble {

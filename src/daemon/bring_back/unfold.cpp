@@ -41,7 +41,11 @@ Round unfold_round(AttachedVm& vm, fault::FillerThread& me, std::uint64_t& done,
     }
     switch (vm.faults->filler().unfold(p, {}, me)) {
       case Served::filled:
-      case Served::late: progress(++done); break;
+      case Served::late:
+        vm.came_back.fetch_add(1, std::memory_order_relaxed);
+        vm.came_back_ns.store(monotonic_ns(), std::memory_order_relaxed);
+        progress(++done);
+        break;
       case Served::busy:
       case Served::pending:
       case Served::failed:

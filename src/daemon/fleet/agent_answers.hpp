@@ -14,6 +14,9 @@ class AgentAnswers {
   virtual ~AgentAnswers() = default;
   // Answers the request to unfold that carried `token`.
   virtual void send_unfolded(const AttachedVm& vm, std::uint32_t token, bool ok) = 0;
+  // Of that request `done` pages of `all` have come back: it is worth waiting for.
+  virtual void send_unfolding(const AttachedVm& vm, std::uint32_t token, std::uint64_t done,
+                              std::uint64_t all) = 0;
   virtual void send_detached(const AttachedVm& vm) = 0;
   // Waits for a VM that is being attached right now.
   virtual void finish_offers() = 0;

@@ -94,6 +94,9 @@ struct AttachedVm {
   std::atomic<bool> counted{true};       // its references are known (false during recovery)
   std::atomic<bool> paused{false};
   std::atomic<bool> unfolding{false};
+  // Pages that unfolding has brought back, in all attempts, and when the last one came.
+  std::atomic<std::uint64_t> came_back{0};
+  std::atomic<std::uint64_t> came_back_ns{0};
   // Other consumers of its RAM (D13): how many wait to begin, or were let begin, and whether a look
   // found one. With any of them it is not folded until it is attached anew.
   std::atomic<std::uint32_t> consumers{0};

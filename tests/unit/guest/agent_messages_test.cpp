@@ -107,8 +107,8 @@ TEST_CASE("types: unknown ones only when skippable, the daemon's never") {
   const auto skipped = parse(bytes_of(unknown), 0);
   REQUIRE(skipped);
   CHECK(std::get<Skipped>(*skipped).type == 4711);
-  for (const std::uint16_t type :
-       {RF_WELCOME, RF_ATTACHED, RF_UNFOLDED, RF_REFUSED, RF_DETACHED, RF_FENCE, RF_COMMAND}) {
+  for (const std::uint16_t type : {RF_WELCOME, RF_ATTACHED, RF_UNFOLDED, RF_UNFOLDING, RF_REFUSED,
+                                   RF_DETACHED, RF_FENCE, RF_COMMAND}) {
     auto w = wire<rf_refused>(type);
     w.h.flags = RF_FLAG_SKIPPABLE;
     CHECK(code(w) == EPROTO);
