@@ -22,6 +22,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "agent/wire.h"
@@ -31,6 +32,8 @@ namespace {
 constexpr std::size_t kPage = 4096;
 constexpr std::size_t kPages = 16;
 constexpr int kAnswerMs = 120'000;
+constexpr unsigned kAttachTries = 20;
+constexpr unsigned kAttachPauseUs = 250'000;
 constexpr uid_t kFirstUser = 3'000'001;     // beyond the ranges of /etc/subuid
 constexpr std::size_t kAttachesAtOnce = 8;  // below what the daemon looks at for one user
 
@@ -55,7 +58,18 @@ class Vm {
     }
     return true;
   }
+  // Where the machine is so busy that the daemon takes who receives this user's descriptors for
+  // held up, it refuses for now: asked again, it attaches.
   bool attach() {
+    for (unsigned tries = 0; tries < kAttachTries; ++tries) {
+      if (tries != 0) ::usleep(kAttachPauseUs);
+      if (try_to_attach()) return true;
+    }
+    return false;
+  }
+
+ private:
+  bool try_to_attach() {
     if (connection_ >= 0) ::close(connection_);
     connection_ = ::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     sockaddr_un address{};
@@ -79,7 +93,6 @@ class Vm {
     return welcome.action == RF_ACTION_RESUME && send_ready();
   }
 
- private:
   static constexpr std::size_t kWords = kPage / sizeof(std::uint64_t);
 
   // Compresses well, and is no other page's.
@@ -96,7 +109,10 @@ class Vm {
     offer.block[0] = {reinterpret_cast<std::uintptr_t>(words_), kPages * kPage, 0, st.st_dev,
                       st.st_ino};
     int fd = -1;
-    if (!send(RF_OFFER, offer, {uffd_, ram_}) || !receive(RF_ATTACHED, fd)) return false;
+    if (!send(RF_OFFER, offer, {uffd_, ram_}) || !receive(RF_ATTACHED, fd)) {
+      ::close(std::exchange(uffd_, -1));
+      return false;
+    }
     ::close(fd);
     rf_attached attached{};
     std::memcpy(&attached, bytes_.data(), sizeof attached);
