@@ -303,8 +303,4 @@ ProcFacts::ProcFacts(const sys::Procfs& procfs, HostFacts host)
 
 Facts ProcFacts::read(const VmToCheck& vm) const { return VmRead(procfs_, host_, vm).run(); }
 
-Result<std::optional<ByteCount>> ProcFacts::headroom(pid_t pid) const {
-  return procfs_.memory_headroom(pid);
-}
-
 }  // namespace ramfold::guest

@@ -208,11 +208,6 @@ class ProcFacts {
   OtherUses other_uses(std::span<const OwnedFile> files, const Custody& custody,
                        LookAt* at = nullptr) const;
 
-  // Bytes that may still be charged to the VM before one of its memory cgroups is full (L6), file
-  // cache that the kernel can drop counted as free; nothing: no limit. An error when it cannot be
-  // known.
-  Result<std::optional<ByteCount>> headroom(pid_t pid) const;
-
  private:
   const sys::Procfs& procfs_;
   HostFacts host_;

@@ -242,8 +242,8 @@ TEST_CASE("locked RAM is told") {
 TEST_CASE("an incoming migration and a guest that has ended") {
   Qemu qemu({"-incoming", "defer"});
   CHECK(reasons_of(qemu.check()) == Names{"incoming_migration"});
-  CHECK(facts_reader.headroom(qemu.pid()));
+  CHECK(procfs.memory_headroom(qemu.pid()));
   qemu.end();
   CHECK(facts_reader.read(qemu.check()).gone);
-  CHECK(facts_reader.headroom(qemu.pid()).error().code == ESRCH);
+  CHECK(procfs.memory_headroom(qemu.pid()).error().code == ESRCH);
 }
