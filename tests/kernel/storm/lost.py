@@ -9,8 +9,7 @@ import subprocess
 import sys
 import time
 
-from rig import Failed, Rig, binary, need_userfaultfd, say
-from patience import deadline
+from rig import Failed, Rig, binary, need_userfaultfd, say, wait
 
 PAGES = 2048
 LOST = 20
@@ -46,15 +45,6 @@ for line in sys.stdin:
 '''
 
 
-def wait(what, condition, seconds=60):
-    end = deadline(seconds)
-    while not (found := condition()):
-        if time.monotonic() > end:
-            raise Failed(f'{what}: not within {seconds} s')
-        time.sleep(0.05)
-    return found
-
-
 class Lost:
     def __init__(self):
         self.rig = Rig(seed=1)
@@ -78,7 +68,7 @@ class Lost:
 
     def fold(self):
         wait('most is folded', lambda: (vm := self.vm()) and
-             vm['saved'].get('folded_pages', 0) > PAGES * 3 // 4)
+             vm['saved'].get('folded_pages', 0) > PAGES * 3 // 4, 60)
 
     def damage(self):
         """One bit each of the words of some folded pages that lie apart."""
@@ -205,7 +195,7 @@ def off():
         # What is left to do is done by itself.
         wait('off', lambda: (s := lost.rig.snapshot()) and s['host']['state'] == 'off', 90)
         wait('the keeper holds nothing',
-             lambda: lost.rig.snapshot()['host']['keeper']['descriptors'] == 0)
+             lambda: lost.rig.snapshot()['host']['keeper']['descriptors'] == 0, 60)
         failed = False
     finally:
         lost.close(failed)

@@ -12,8 +12,8 @@ import subprocess
 import sys
 import time
 
-from rig import Failed, Rig, binary, need_userfaultfd, say
-from patience import deadline, slower
+from rig import Failed, Rig, binary, need_userfaultfd, say, wait
+from patience import slower
 
 MIB = 1 << 20
 FOLDED = 300
@@ -32,15 +32,6 @@ print("ram", fd, hashlib.sha256(ram).hexdigest(), flush=True)
 for line in sys.stdin:
     print(hashlib.sha256(ram).hexdigest(), flush=True)
 '''
-
-
-def wait(what, condition, seconds=30):
-    end = deadline(seconds)
-    while not (found := condition()):
-        if time.monotonic() > end:
-            raise Failed(f'{what}: not within {seconds} s')
-        time.sleep(0.05)
-    return found
 
 
 class Manager:

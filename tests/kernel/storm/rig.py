@@ -53,6 +53,16 @@ def say(text):
     print(f'{time.strftime("%H:%M:%S")} {text}', flush=True)
 
 
+def wait(what, condition, seconds=30):
+    """Until the condition gives something true, which is returned."""
+    end = deadline(seconds)
+    while not (found := condition()):
+        if time.monotonic() > end:
+            raise Failed(f'{what}: not within {seconds} s')
+        time.sleep(0.05)
+    return found
+
+
 def need_userfaultfd():
     if not os.path.exists('/dev/userfaultfd') or os.geteuid() != 0:
         print('needs root and /dev/userfaultfd')
