@@ -120,8 +120,8 @@ class Contents final : public ContentSource {
   // Cheap when there is none. For a housekeeping thread, a few times a second, so that fault
   // threads need not do it.
   void trim() noexcept;
-  // Gives back all unused memory of the arena and forgets the twins: no byte of a dropped page
-  // remains.
+  // Gives back also the arena's memory that is kept for reuse, and forgets the twins. When the
+  // store is empty, no byte of a page remains in it.
   void trim_all() noexcept;
 
   // For a process that leaves its files to another process, which will count references itself.
