@@ -24,6 +24,7 @@ enum class TakenAs : bool {
 
 class RamDump : public RamSource {
  public:
+  // The error names the file and the remedy.
   static Result<std::unique_ptr<RamDump>> open(const std::string& path,
                                                TakenAs taken = TakenAs::what_it_is);
 

@@ -36,6 +36,7 @@ namespace ramfold::store {
 
 class GroupTable {
  public:
+  // A groups file without groups.
   static Result<sys::Fd> make_file(std::uint64_t store_id);
   // Holds every group in the file until end_recovery(). REQUIRES: `file` stays open while this
   // object lives. An Error: the file is no table of this version, or of another store.

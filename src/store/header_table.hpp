@@ -35,8 +35,10 @@ class HeaderTable {
   // Added to a count that is too low: such a content is never freed before the next recovery.
   static constexpr std::uint32_t kPinned = 0x8000'0000;
 
+  // A contents file without contents, for an arena file of `arena` bytes.
   static Result<sys::Fd> make_file(ByteCount arena, std::uint64_t store_id);
-  // REQUIRES: `file` stays open while this object lives.
+  // Maps a contents file. EINVAL: the file is not of this version, or is damaged. REQUIRES: `file`
+  // stays open while this object lives.
   static Result<std::unique_ptr<HeaderTable>> open(sys::BorrowedFd file);
 
   const Superblock& superblock() const noexcept { return *file_.as<Superblock>(); }

@@ -132,7 +132,7 @@ Status Putter::write(Extent at, const Encoded& encoded) noexcept {
   std::byte* decoded = thread_scratch<PutScratch>().decoded.bytes.data();
   if (!decode({encoded.form}, {to, encoded.bytes.size()}, nullptr, decoded) ||
       !equal(decoded, page_.bytes.data())) {
-    return fail("what was stored does not decode to the page", EIO);
+    return fail("the stored bytes do not decode to the page", EIO);
   }
   if (parts_.hash(*parts_.groups->hasher(group_), decoded) != hash_) {
     return fail("the hash is not the page's", EINVAL);

@@ -45,8 +45,10 @@ class Arena {
   // makes as many in two seconds.
   static constexpr unsigned kTrimsAPeriod = 8;
 
+  // An empty arena file. REQUIRES: `size` is a multiple of kSlabBytes.
   static Result<sys::Fd> make_file(ByteCount size);
-  // REQUIRES: `file` stays open while this object lives.
+  // Maps an arena file. EINVAL: the file does not have `size` bytes. REQUIRES: `file` stays open
+  // while this object lives.
   static Result<std::unique_ptr<Arena>> open(sys::BorrowedFd file, ByteCount size);
 
   ByteCount size() const noexcept { return ByteCount{data_.size()}; }

@@ -14,9 +14,8 @@
 namespace ramfold::store {
 
 inline constexpr std::size_t kSlabBytes = 131072;
-inline constexpr std::size_t kUnit = 16;  // slots begin and end on multiples of this
-inline constexpr std::size_t kSlotMin =
-    32;  // smaller slots: rarely used, and bitmaps twice as large
+inline constexpr std::size_t kUnit = 16;     // slots begin and end on multiples of this
+inline constexpr std::size_t kSlotMin = 32;  // less would be rare, and double the bitmaps
 inline constexpr std::size_t kUnitsMax = kPageSize / kUnit;
 
 struct SizeClass {

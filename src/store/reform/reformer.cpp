@@ -52,7 +52,7 @@ Result<std::unique_ptr<Reformer>> Reformer::make(Contents& contents) {
   auto similar = SimilarityIndex::make(contents.parts_->headers->superblock().contents_max);
   if (!similar) return std::unexpected(similar.error());
   if (contents.parts_->has_reformer.exchange(true)) {
-    return fail("the store's contents are reformed by another already", EBUSY);
+    return fail("the store has a reformer already", EBUSY);
   }
   return std::unique_ptr<Reformer>(new Reformer(contents, std::move(*search), std::move(*similar)));
 }
