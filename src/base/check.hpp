@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// ENSURE: a bug stops the daemon at once (always on); the keeper, the agent and the rules of truth
-// make that safe, going on with a broken invariant would not be. DENSURE: the same in hot loops, on
-// in debug, sanitizer and fuzz builds (meson -Dchecks=true). No side effects inside either. (Not
-// CHECK: that name is the test framework's.)
+// ENSURE(condition) aborts the process when the condition is false, in every build. A false
+// condition is a bug. Aborting is safe, because the keeper and the agent hold what the next daemon
+// needs (docs/design.md, "After a crash"); going on with a broken invariant is not. DENSURE is the
+// same for hot loops: only builds with meson -Dchecks=true check it. The condition has no side
+// effects. (The name CHECK belongs to the test framework.)
 #pragma once
 
 namespace ramfold {

@@ -17,7 +17,7 @@ inline std::uint64_t monotonic_ns() noexcept { return clock_ns(CLOCK_MONOTONIC);
 inline std::uint64_t thread_cpu_ns() noexcept { return clock_ns(CLOCK_THREAD_CPUTIME_ID); }
 inline std::uint64_t process_cpu_ns() noexcept { return clock_ns(CLOCK_PROCESS_CPUTIME_ID); }
 
-// A signal may end it early.
+// A signal may end the sleep early.
 inline void sleep_ns(std::uint64_t ns) noexcept {
   const timespec t{static_cast<time_t>(ns / 1'000'000'000u),
                    static_cast<long>(ns % 1'000'000'000u)};

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What one owner may have of something that all owners share: VMs, connections, names with the
+// How much one owner may have of a resource that all owners share: VMs, connections, names with the
 // keeper, memory of the store. An owner is a user with its subordinate ids.
 //
-// Of what the others have left, an owner may have all but one part in `reserve`. So whoever comes
-// later finds something, however many came before: of 1024 places with a reserve of one half the
-// first may have 512, the second 256, and so on.
+//   left         = all - others
+//   most(others) = left - left / reserve_one_in
+//
+// So every owner leaves a part for the next one. Example: of 1024 places, with reserve_one_in = 2,
+// the first owner may have 512, the second 256, and so on.
 // Threads: values.
 #pragma once
 
@@ -22,7 +24,7 @@ class OwnerShare {
   constexpr OwnerShare(std::uint64_t all, std::uint64_t reserve_one_in) noexcept
       : all_(all), reserve_one_in_(reserve_one_in) {}
 
-  // The most that an owner may have while the others have so much.
+  // The most that an owner may have while all other owners together have `others`.
   constexpr std::uint64_t most(std::uint64_t others) const noexcept {
     const std::uint64_t left = all_ - std::min(all_, others);
     return left - left / reserve_one_in_;

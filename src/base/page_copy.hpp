@@ -15,7 +15,7 @@ struct alignas(64) PageCopy {
 };
 static_assert(sizeof(PageCopy) == kPageSize);
 
-// All of the page's bytes are zero. One pass of 8-byte words with an early exit.
+// True when all bytes of the page are zero. One pass of 8-byte words with an early exit.
 bool is_zero(const PageCopy& page) noexcept;
 
 }  // namespace ramfold

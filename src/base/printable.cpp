@@ -13,7 +13,7 @@ struct Range {
   char32_t last;
 };
 
-// What is not shown as itself, besides ASCII's controls.
+// Characters that printable() replaces, besides the control characters of ASCII.
 constexpr std::array kUnprintable{
     Range{0x80, 0x9f},        // C1: some terminals take them for escape sequences
     Range{0x061c, 0x061c},    // Arabic letter mark
@@ -101,7 +101,7 @@ std::string_view cut_text(std::string_view text, std::size_t bytes_max) noexcept
          (static_cast<unsigned char>(text[end]) & 0xc0) == 0x80) {
     --end;
   }
-  // A row of such bytes is no character that could be cut.
+  // Without a first byte before them, continuation bytes are no character that must stay whole.
   const bool within = (static_cast<unsigned char>(text[end]) & 0xc0) == 0x80;
   return text.substr(0, within ? bytes_max : end);
 }

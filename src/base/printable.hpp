@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Names that others chose (a VM's, a process's, a file's), made fit for terminals and logs.
+// Makes names from outside (of VMs, processes, files) safe to print on terminals and in logs.
 // Threads: pure functions.
 #pragma once
 
@@ -9,11 +9,11 @@
 
 namespace ramfold {
 
-// `text` with a '?' for each character that a terminal or a reader could take for something else:
+// Returns `text` with a '?' in place of each character that could deceive a terminal or a reader:
 // C0 and C1 controls (escape sequences, new lines), marks and overrides of the writing direction,
-// line and paragraph separators, and characters that are never shown (tags, a byte order mark, a
-// zero-width space). So is each byte that does not belong to valid UTF-8: overlong forms,
-// surrogates and numbers above U+10FFFF are not valid. Printing a printable text changes nothing.
+// line and paragraph separators, and invisible characters (tags, a byte order mark, a zero-width
+// space). Each byte that is not part of valid UTF-8 becomes a '?', too: overlong forms, surrogates
+// and numbers above U+10FFFF are not valid. printable(printable(x)) == printable(x).
 std::string printable(std::string_view text);
 
 // The longest beginning of `text` that has at most `bytes_max` bytes and cuts no character of

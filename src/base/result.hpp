@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Operating errors. An outcome that is expected is an enum of its own, decided in one place; what
-// is left is an Error: which operation, which errno, and a text that names the remedy where there
-// is one. Each is logged once, by the owner that decides what to do about it.
+// Errors of operation. An expected outcome is an enum of its own, not an Error. An Error names the
+// operation that failed, the errno, and the remedy where there is one. It is logged once, by the
+// caller that decides what to do about it.
 #pragma once
 
 #include <cerrno>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// CPU time of a thread as another one sees it; costs the thread nothing while it runs.
+// The CPU time of a thread, for other threads to read. Costs the thread nothing while it runs.
 // Threads: started() and ended() from the thread itself, ns() from any.
 #pragma once
 
@@ -23,7 +23,7 @@ class ThreadCpu {
   std::uint64_t ns() const noexcept {
     const clockid_t clock = clock_.load(std::memory_order_acquire);
     timespec t{};
-    // While it runs; the clock may go at any time, but only after the total was left behind.
+    // The clock disappears when the thread ends; before that, ended() stored the total.
     if (total_.load(std::memory_order_acquire) == 0 && clock != kNone &&
         ::clock_gettime(clock, &t) == 0) {
       return static_cast<std::uint64_t>(t.tv_sec) * 1'000'000'000u +

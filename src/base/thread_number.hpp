@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// A number for each thread, in the order in which they ask: what spreads threads over the stripes
-// of a counter.
+// A number for each thread: 0 for the first thread that asks, 1 for the next. Striped counters use
+// it to give threads different stripes.
 // Threads: any.
 #pragma once
 

@@ -30,9 +30,9 @@ using PageCount = Strong<struct PageCountTag, std::uint64_t>;
 using ByteCount = Strong<struct ByteCountTag, std::uint64_t>;
 // A virtual address inside QEMU. Never dereferenced by the daemon.
 using HostVirt = Strong<struct HostVirtTag, std::uint64_t>;
-// One attached VM. A number comes again only when the keeper holds nothing under it.
+// One attached VM. A number is used again only when the keeper holds nothing of the VM that had it.
 using VmId = Strong<struct VmIdTag, std::uint32_t>;
-// A stable content of the store. Content 0 is the page of zeros, which needs no bytes.
+// A content of the store: one distinct page value. Content 0 is the page of zeros; it has no bytes.
 using ContentId = Strong<struct ContentIdTag, std::uint32_t>;
 inline constexpr ContentId kZeroContent{0};
 // XXH3-64 of 4096 bytes, seeded by the group: comparable within one group only.

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Pure: a private copy of a page and what was known of it -> what may be done with it. Today: is it
-// zero, and is it still what the last scan saw. Which forms may be tried at what price comes here.
-// Threads: functions of values.
+// Judges a private copy of a page: is it zero, and is it still as the last scan saw it?
+// Threads: pure functions.
 #pragma once
 
 #include <cstdint>
@@ -19,8 +18,8 @@ struct Policy {
 
 struct Verdict {
   Kind kind = Kind::content;
-  bool may_leave = false;  // unchanged since it was observed, and the policy wants it
-  bool changed = false;    // not what the last scan saw
+  bool may_leave = false;  // not `changed`, and the policy allows this kind
+  bool changed = false;    // the last scan saw other bytes
 };
 
 // The part of a hash that an observed word remembers.
@@ -28,8 +27,8 @@ constexpr std::uint32_t observed_bits(ContentHash hash) noexcept {
   return static_cast<std::uint32_t>(hash.value);
 }
 
-// `seen`: the hash bits of the last scan; REQUIRES: `hash` is the page's. `observed`: there was
-// one.
+// `observed`: the last scan noted the page's hash. `seen`: observed_bits() of that hash, ignored
+// without `observed`. REQUIRES: `hash` is the hash of `page`.
 inline Verdict classify(const PageCopy& page, ContentHash hash, bool observed, std::uint32_t seen,
                         const Policy& policy) noexcept {
   Verdict v;

@@ -6,7 +6,7 @@
 namespace ramfold::estimate {
 namespace {
 
-// Any will do: nothing is shared by what is found here.
+// Any seed will do: the estimate shares no page.
 constexpr std::uint64_t kSeed = 0x72'61'6d'66'6f'6c'64;
 constexpr std::uint64_t kProgressEvery = 4096;  // pages
 
@@ -15,8 +15,9 @@ constexpr std::uint64_t kProgressEvery = 4096;  // pages
 struct Census::Alone {
   VmCensus vm;
   std::uint32_t number = 0;
-  std::unordered_map<std::uint32_t, std::uint32_t> held;  // distinct page, index into vm.held
-  // The pages of this VM alone; not needed for the first one while it is all there is.
+  std::unordered_map<std::uint32_t, std::uint32_t> held;  // distinct page -> index into vm.held
+  // References among the pages of this VM alone. Null for the first VM: Census::references_ has the
+  // same pages then.
   std::unique_ptr<References> references;
 };
 
@@ -77,7 +78,7 @@ Status Census::look_at(Alone& alone, PageIndex place, const PageCopy& page) {
   const std::uint64_t cluster = sketch.low.count != 0     ? sketch.low.hashes[0]
                                 : sketch.bytes.count != 0 ? sketch.bytes.hashes[0]
                                                           : hash;
-  std::uint32_t copies = 1;  // this one, and those that were let go before
+  std::uint32_t copies = 1;  // this page, and the copies before it that were left out
   if (cluster % one_of_ != 0 && !known_.contains(hash)) {
     copies = frequent_.count(hash);
     if (copies < Frequent::kOften) return {};

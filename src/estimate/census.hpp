@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Goes once through the RAM of VMs and keeps, for every distinct page, what it would take in each
-// form. To bound time and memory it may keep only a sample: pages are chosen by the smallest hash
-// of their blocks (their *cluster*), so that equal pages are all chosen or none, and pages that are
-// alike mostly so. Pages of which there are very many copies are always kept, and stand only for
-// themselves. Threads: one owner.
+// Reads the RAM of VMs once and notes, for every distinct page, how many bytes it would take in
+// each form. To bound time and memory, a census may look at a sample only. It chooses pages by
+// their *cluster*: the smallest hash of the page's sketch (store/similarity). So equal pages are
+// all in the sample or none is, and similar pages mostly go together, too. A page with very many
+// copies is always looked at; it is frequent, and stands only for itself.
+// Threads: one owner.
 #pragma once
 
 #include <cstdint>
@@ -24,9 +25,9 @@
 
 namespace ramfold::estimate {
 
-// How a distinct page would be kept when everything is allowed.
+// How many bytes a distinct page would take when every mechanism is on.
 struct KeptAs {
-  std::uint16_t patch = 0;  // bytes as a patch, 0: it is not one
+  std::uint16_t patch = 0;  // bytes as a patch; 0: it has no useful patch
   PageSizes alone{};
 
   std::uint16_t bytes_with_patches() const noexcept {
@@ -39,49 +40,50 @@ struct KeptAs {
 struct DistinctPage {
   std::uint64_t cluster = 0;
   std::uint64_t count = 0;  // how many pages hold it, in all VMs
-  KeptAs kept;              // beside the pages of all VMs
-  std::uint32_t vm = 0;     // where it was seen first
+  KeptAs kept;              // when the pages of all VMs may be references
+  std::uint32_t vm = 0;     // number of the VM, and page, where it was seen first
   PageIndex place;
 };
 
-// What one VM holds of a distinct page.
+// The copies of one distinct page in one VM.
 struct Held {
   std::uint32_t page = 0;   // index into Census::distinct()
-  std::uint32_t count = 0;  // how many of its pages
-  KeptAs kept;              // beside the pages of this VM alone
+  std::uint32_t count = 0;  // how many pages of the VM hold it
+  KeptAs kept;              // when only the pages of this VM may be references
 };
 
 struct VmCensus {
   std::string name;
   PageCount size;
   PageCount touched;  // pages read
-  PageCount zero;     // of these
-  PageCount sampled;  // of those that are not zero, kept
+  PageCount zero;     // of `touched`: all bytes are zero
+  PageCount sampled;  // of `touched`: not zero, and in the sample
   RamSource::LeftOut left_out;
   std::vector<Held> held;
 };
 
 class Census {
  public:
-  // Of so many clusters one is in the sample; 1: everything is.
+  // One of `one_of` clusters is in the sample; 1: all pages are.
   explicit Census(std::uint32_t one_of);
   ~Census();
 
-  // Reads all of `source`, which must live as long as the census. `progress` gets the number of
-  // pages read since it was last called.
+  // Reads all pages of `source`, which must live as long as the census. `progress` gets the number
+  // of pages that were read since its previous call.
   using Progress = std::function<void(PageCount)>;
   Status add(std::string name, RamSource& source, const Progress& progress);
 
   std::uint32_t one_of() const noexcept { return one_of_; }
   const std::vector<DistinctPage>& distinct() const noexcept { return distinct_; }
-  // It was kept for its many copies, or would have been: it stands only for itself.
+  // The page has so many copies that it would be looked at outside the sample, too. It stands only
+  // for itself.
   static bool is_frequent(const DistinctPage& page) noexcept {
     return page.count >= Frequent::kOften;
   }
   const std::vector<VmCensus>& vms() const noexcept { return vms_; }
 
  private:
-  struct Alone;  // what is known of the VM being read
+  struct Alone;  // the state of the VM that is being read
   Status look_at(Alone& vm, PageIndex place, const PageCopy& page);
   bool read(ContentId id, PageCopy& into);
 
@@ -91,7 +93,7 @@ class Census {
   Codecs codecs_;
   std::unique_ptr<References> references_;
   Frequent frequent_;
-  std::unordered_map<std::uint64_t, std::uint32_t> known_;  // hash of a page, its index
+  std::unordered_map<std::uint64_t, std::uint32_t> known_;  // hash of a page -> its index
   std::vector<DistinctPage> distinct_;
   std::vector<VmCensus> vms_;
   std::vector<RamSource*> sources_;

@@ -14,7 +14,7 @@ namespace {
 
 constexpr int kLevel = 1;
 
-// What is larger stays raw: the limit of the store's own encoder.
+// A page that takes more bytes stays raw: the limit of the store's LZ4 encoder.
 constexpr std::size_t kRoom = store::lz4::kEncodedMax;
 
 }  // namespace

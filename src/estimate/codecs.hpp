@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What one page takes by itself, in each of the forms it may be kept in.
+// How many bytes one page takes by itself, in each form without a reference.
 // Threads: one owner each.
 #pragma once
 
@@ -14,7 +14,7 @@ struct ZSTD_CCtx_s;
 namespace ramfold::estimate {
 
 struct PageSizes {
-  std::uint16_t lz4;   // bytes; 4096 when it does not pay
+  std::uint16_t lz4;   // bytes; 4096 when the form saves too little
   std::uint16_t zstd;  // level 1
 
   std::uint16_t smallest() const noexcept { return std::min(lz4, zstd); }

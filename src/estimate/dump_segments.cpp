@@ -10,7 +10,7 @@ namespace ramfold::estimate {
 namespace {
 
 constexpr std::size_t kHeadersAtOnce = 1024;
-// The notes of a process's first thread, among which the telling ones are.
+// Enough for the notes of a process's first thread, which include NT_AUXV and NT_FILE.
 constexpr std::uint64_t kNotesMax = 64u << 10;
 constexpr std::uint64_t kNoteFile = 0x46494c45;  // NT_FILE
 
@@ -19,11 +19,11 @@ bool load(const ReadAt& read, std::uint64_t offset, T& into) {
   return read(offset, std::as_writable_bytes(std::span(&into, 1)));
 }
 
-// Of a process, not of a guest: it has what the kernel told the program, and which files it mapped.
+// Only a core file of a process has these notes: the auxiliary vector and the mapped files.
 bool is_of_process(const ReadAt& read, std::uint64_t offset, std::uint64_t bytes) {
   std::vector<std::byte> notes(std::min(bytes, kNotesMax));
   if (!read(offset, notes)) return false;
-  Elf64_Nhdr note;  // the same in 32 bits
+  Elf64_Nhdr note;  // Elf32_Nhdr is the same
   for (std::uint64_t at = 0; at + sizeof note <= notes.size();) {
     std::memcpy(&note, notes.data() + at, sizeof note);
     if (note.n_type == NT_AUXV || note.n_type == kNoteFile) return true;
@@ -38,12 +38,13 @@ struct Bytes {
   std::uint64_t end;
 };
 
-// Whole pages, each byte once. Where two ranges overlap and their pages do not begin at the same
-// places, the later one has what is left of its own pages.
+// Makes segments of whole pages that do not overlap. Where a range overlaps an earlier one, only
+// its own pages behind the overlap are taken, also when its pages begin elsewhere in the file than
+// those of the earlier range.
 std::vector<DumpSegment> apart(std::vector<Bytes> ranges) {
   std::ranges::sort(ranges, {}, &Bytes::begin);
   std::vector<DumpSegment> segments;
-  std::uint64_t end = 0;  // of what is in `segments`
+  std::uint64_t end = 0;  // of the last segment
   for (Bytes range : ranges) {
     if (!segments.empty() && range.begin <= end) {
       const std::uint64_t known = (end - range.begin + kPageSize - 1) / kPageSize;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Which parts of a dump file are the guest's RAM. Known are the ELF core files that QEMU's
-// dump-guest-memory and `virsh dump --memory-only` write; every other file is taken as one piece.
-// The file may hold anything: whatever its headers say, only what it really has is named.
-// Threads: pure but for what `read` does.
+// Finds the parts of a dump file that are the guest's RAM. It knows the ELF core files of QEMU's
+// dump-guest-memory and of `virsh dump --memory-only`; every other file is one segment. The file
+// may hold anything: no segment reaches beyond the end of the file, whatever the headers say.
+// Threads: pure, except for `read`.
 #pragma once
 
 #include <cstddef>
@@ -24,16 +24,17 @@ struct DumpSegment {
   friend bool operator==(const DumpSegment&, const DumpSegment&) = default;
 };
 
-// Fills `into` from `offset` of the file on; false where the file has less.
+// Fills `into` with the file's bytes from `offset` on; false when the file ends before.
 using ReadAt = std::function<bool(std::uint64_t offset, std::span<std::byte> into)>;
 
-// Every byte of the file lies in one segment at most, and they are in the order of the file. With
-// paging=true QEMU writes a segment for each range that the guest's page tables map: the same pages
-// may be named many times, in any order. The error names what to do: an ELF file that is no dump of
-// a guest, one that was cut short, or no whole page in it.
+// Segments do not overlap, and are in the order of the file. With paging=true QEMU writes a segment
+// header for each range that the guest's page tables map; such headers may name the same pages many
+// times, in any order. Errors, each with its remedy: an ELF file that is no dump of a guest, a dump
+// that was cut short, a file without a whole page.
 Result<std::vector<DumpSegment>> segments_of(const ReadAt& read, ByteCount file_size);
 
-// A page that a process maps anywhere makes a segment of its own: 4 GiB of RAM in single pages.
+// With paging=true a single page may be a segment of its own. So this is enough for 4 GiB of RAM in
+// single pages.
 inline constexpr std::size_t kSegmentsMax = 1u << 20;
 
 }  // namespace ramfold::estimate

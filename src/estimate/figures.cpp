@@ -10,10 +10,11 @@ namespace ramfold::estimate {
 namespace {
 
 constexpr double kPage = kPageSize;
-// Of a normal distribution, 95 % lie within so many standard deviations.
+// 95 % of a normal distribution lie within this many standard deviations.
 constexpr double kDeviations = 1.96;
 
-// One distinct page in one VM: the cluster it was chosen by, what its pages are, what they take.
+// One distinct page in one VM: its cluster, the bytes of its copies, and the bytes that remain with
+// each mechanism.
 struct Term {
   std::uint64_t cluster;
   bool frequent;  // stands only for itself
@@ -25,7 +26,7 @@ double& of(std::array<double, kMechanisms.size()>& kept, Mechanism mechanism) {
   return kept[static_cast<std::size_t>(std::to_underlying(mechanism))];
 }
 
-// `share`: which part of the one copy that is kept this VM answers for.
+// `share`: the part of the one shared copy that is charged to this VM.
 Term term_of(const DistinctPage& page, bool frequent, const Held& held, const KeptAs& kept,
              double share) {
   const double count = held.count;
@@ -39,7 +40,8 @@ Term term_of(const DistinctPage& page, bool frequent, const Held& held, const Ke
   return term;
 }
 
-// Sum over clusters of the squares of how far each is from the ratio of all.
+// Sum over clusters of (kept bytes - ratio * raw bytes)^2. REQUIRES: terms of one cluster are
+// adjacent.
 double squares_of(std::span<const Term> terms, std::size_t mechanism, double ratio) {
   double sum = 0;
   for (auto term = terms.begin(); term != terms.end();) {
@@ -66,7 +68,7 @@ Sums sums_of(std::span<const Term> terms) {
   return sums;
 }
 
-// `nonzero`, `zero`: bytes of all the pages read.
+// `nonzero`, `zero`: bytes of all pages that were read, in the sample or not.
 Savings savings_of(std::vector<Term> terms, double nonzero, double zero, std::uint32_t one_of) {
   Savings savings{};
   std::ranges::sort(terms, {},
@@ -75,7 +77,7 @@ Savings savings_of(std::vector<Term> terms, double nonzero, double zero, std::ui
   const std::span<const Term> sample(terms.begin(), first_frequent);
   const Sums sampled = sums_of(sample);
   const Sums frequent = sums_of({first_frequent, terms.end()});
-  const double rest = std::max(0.0, nonzero - frequent.raw);  // what the sample stands for
+  const double rest = std::max(0.0, nonzero - frequent.raw);  // bytes that the sample stands for
   for (std::size_t i = 0; i < savings.size(); ++i) {
     const double ratio = sampled.raw == 0 ? 1 : sampled.kept[i] / sampled.raw;
     savings[i].bytes = frequent.raw - frequent.kept[i] + (1 - ratio) * rest;

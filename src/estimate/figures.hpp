@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// From a census to what would be saved. Where only a sample was kept, the saved share of the
-// sampled pages is taken for that of all but the frequent ones, and the error comes from how much
-// the clusters differ (a ratio estimate over clusters: Cochran, Sampling Techniques, 3rd ed., 1977,
-// chapters 6 and 9). Threads: pure.
+// Computes from a census how much would be saved. With a sample, the saved share of the sampled
+// pages stands for that of all pages that are not frequent. The error comes from the differences
+// between clusters: a ratio estimate over clusters (Cochran, Sampling Techniques, 3rd ed., 1977,
+// chapters 6 and 9).
+// Threads: pure.
 #pragma once
 
 #include <array>
@@ -18,9 +19,9 @@ enum class Mechanism : std::uint8_t {
   zero,     // pages that are all zero take nothing
   sharing,  // equal pages are kept once
   similar,  // sharing, and patches against similar pages
-  lz4,      // every page by itself
-  zstd,     // every page by itself
-  best,     // all of them: each distinct page in its smallest form
+  lz4,      // every page as an LZ4 block, without sharing
+  zstd,     // every page as a zstd frame, without sharing
+  best,     // all mechanisms: each distinct page once, in its smallest form
 };
 inline constexpr std::array kMechanisms{Mechanism::zero, Mechanism::sharing, Mechanism::similar,
                                         Mechanism::lz4,  Mechanism::zstd,    Mechanism::best};
@@ -28,18 +29,17 @@ std::string_view name_of(Mechanism mechanism);
 
 struct Saved {
   double bytes = 0;
-  double plus_minus =
-      0;  // bytes: the true value is within, 19 times of 20; 0 when all was looked at
+  double plus_minus = 0;  // bytes: half of the 95 % interval; 0 without sampling
 };
 using Savings = std::array<Saved, kMechanisms.size()>;
 
 struct VmFigures {
   Savings alone;   // when this VM is folded by itself
-  Savings across;  // its part of what is saved when pages are shared with the other VMs
+  Savings across;  // this VM's part of the saving when pages are shared with the other VMs
 };
 struct Figures {
   std::vector<VmFigures> vms;  // in the order of the census
-  VmFigures together;          // alone: the sum of the VMs, each by itself
+  VmFigures together;          // all VMs; `alone`: the sum of the VMs, each by itself
 };
 Figures figures_of(const Census& census);
 

@@ -30,7 +30,7 @@ Result<std::vector<Block>> blocks_of(const sys::Procfs& procfs, pid_t pid) {
   std::vector<Block> blocks;
   const sys::Seen seen = procfs.smaps(pid, [&](const sys::MapEntry& entry, std::string_view flags) {
     if (!entry.readable || !entry.writable || entry.executable) return true;
-    // Heap and stack; anonymous memory may have a name.
+    // [heap], [stack] and others are no RAM. [anon:NAME] may be: anonymous memory can have a name.
     if (entry.path.starts_with('[') && !entry.path.starts_with("[anon")) return true;
     const Block block{{entry.begin, ByteCount{entry.end.value - entry.begin.value}, entry.shared},
                       entry.device,
@@ -61,7 +61,7 @@ Backing backing_of(const Block& block) {
 bool is_of_kind(const Block& block, const MemoryBlock& wanted) {
   if (wanted.backing != Backing::any && wanted.backing != backing_of(block)) return false;
   if (wanted.path.empty() || !block.path.starts_with(wanted.path)) return wanted.path.empty();
-  // The path may go on: "/dev/shm" is where "/dev/shm/qemu_back_mem.r.a1b2 (deleted)" was made.
+  // The path may be a directory: "/dev/shm" for "/dev/shm/qemu_back_mem.r.a1b2 (deleted)".
   const std::string_view rest = std::string_view(block.path).substr(wanted.path.size());
   return rest.empty() || rest.starts_with('/') || rest == " (deleted)" ||
          wanted.path.ends_with('/');
@@ -75,7 +75,7 @@ class Search {
     });
   }
 
-  // The mapping that is exactly this block is gone afterwards.
+  // Removes the mapping that is exactly this block, and takes it if the block is RAM.
   bool take_exact(const MemoryBlock& wanted) {
     const auto found = std::ranges::find_if(blocks_, [&](const Block& block) {
       return block.range.size == wanted.size && is_of_kind(block, wanted);
@@ -86,7 +86,8 @@ class Search {
     return true;
   }
 
-  // The largest ones `fits` likes, until `bytes` are found; returns what is still missing.
+  // Takes the largest mappings for which fits() is true, until they have `bytes` bytes. Returns the
+  // bytes that are still missing.
   template <typename Fits>
   std::uint64_t take_largest(std::uint64_t bytes, Fits fits) {
     std::erase_if(blocks_, [&](const Block& block) {
@@ -114,7 +115,7 @@ Result<std::vector<RamRange>> find_ram(const sys::Procfs& procfs, pid_t pid,
   auto mapped = blocks_of(procfs, pid);
   if (!mapped) return std::unexpected(mapped.error());
   const auto marked = [](const Block& block) { return block.not_in_children; };
-  // Without MADV_DONTFORK (a host that refuses it) size alone has to do.
+  // Where the host refuses MADV_DONTFORK, no mapping is marked; then kind and size alone decide.
   if (std::ranges::any_of(*mapped, marked)) std::erase_if(*mapped, std::not_fn(marked));
   Search search(std::move(*mapped));
   for (const MemoryBlock& block : blocks) {

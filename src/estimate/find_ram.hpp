@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Which mappings of a running QEMU are its guest's RAM, of whatever kind: anonymous, a memfd, a
-// file. QEMU keeps every block of guest memory out of its children (MADV_DONTFORK, "dc" in smaps),
-// which tells it from its heap and from code that TCG has translated. Of those blocks the RAM are
-// the ones that the command line tells of, by kind and size; the others are the firmware's and the
-// display's. Threads: pure but for reading /proc.
+// Finds the mappings of a running QEMU that are its guest's RAM: anonymous, a memfd or a file. QEMU
+// marks every block of guest memory with MADV_DONTFORK ("dc" in smaps), but not its heap and the
+// code that TCG has translated. Of the marked blocks, RAM are those that the command line names, by
+// kind and size. The others belong to the firmware and the display.
+// Threads: pure, except for reading /proc.
 #pragma once
 
 #include <sys/types.h>
@@ -28,20 +28,21 @@ struct RamRange {
   friend bool operator==(const RamRange&, const RamRange&) = default;
 };
 
-// A block of guest memory as the command line tells of it.
+// A block of guest memory that the command line names.
 enum class Backing : std::uint8_t { any, anonymous, memfd, file };
 struct MemoryBlock {
   ByteCount size;
   Backing backing = Backing::any;
-  std::string path;    // of a file: itself, or the directory that it was made in; may be empty
-  bool is_ram = true;  // false: an ivshmem's, an nvdimm's
+  std::string path;    // of the file, or of the directory that it is in; may be empty
+  bool is_ram = true;  // false: the memory of an ivshmem or nvdimm device
 
   friend bool operator==(const MemoryBlock&, const MemoryBlock&) = default;
 };
 
-// In order of address; together at least as large as the blocks that are RAM. Adjacent blocks may
-// be one mapping, so what no mapping fits exactly is taken from the largest ones. The error names
-// what to do: EACCES, ESRCH, or 0 when no mappings are as large.
+// The ranges of RAM in order of address, together at least as large as the blocks that are RAM.
+// Adjacent blocks may be one mapping. So for a block that no mapping fits exactly, the largest
+// mappings are taken. Errors, each with its remedy: EACCES, ESRCH, or 0 when the mappings are too
+// small.
 Result<std::vector<RamRange>> find_ram(const sys::Procfs& procfs, pid_t pid,
                                        std::span<const MemoryBlock> blocks);
 

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Values that come so often that a sample must not leave them to chance: a fill pattern may be a
-// tenth of a host's RAM. Counts with a bounded table: each slot keeps one value, others that fall
-// into it wear its count down (Misra and Gries, "Finding repeated elements", 1982, a slot at a
-// time). A count is never too high. Threads: one owner.
+// Finds page values with very many copies. A sample must not leave them to chance: one fill pattern
+// may be a tenth of a host's RAM. The table is bounded: each slot counts one value, and every other
+// value of the same slot lowers the count by one (Misra and Gries, "Finding repeated elements",
+// 1982, for each slot). A count is never too high.
+// Threads: one owner.
 #pragma once
 
 #include <cstdint>
@@ -12,10 +13,11 @@ namespace ramfold::estimate {
 
 class Frequent {
  public:
-  // Copies from which on a value is looked at, sample or not.
+  // A value with this many copies is looked at, also outside the sample.
   static constexpr std::uint32_t kOften = 64;
 
-  // One more of it; how many there were at least, 0 when it is not kept count of.
+  // Counts one more copy. Returns how many copies there were at least; 0 when the slot counts
+  // another value.
   std::uint32_t count(std::uint64_t hash) {
     Slot& slot = slots_[hash >> (64 - kSlotsLog2)];
     if (slot.count != 0 && slot.hash != hash) {

@@ -16,7 +16,7 @@ constexpr std::string_view kPlainRemedy =
     "dump it without compression: QMP dump-guest-memory without \"format\", or virsh dump "
     "--memory-only";
 
-// What libmagic does not know, or for which there is better advice than it has.
+// Formats that libmagic does not know, and formats with a better remedy than the general one.
 struct Known {
   std::string_view begins;
   std::string_view what;

@@ -29,7 +29,8 @@ ProcessRam::ProcessRam(RemoteMemory memory, std::vector<RamRange> ranges)
   for (const RamRange& range : ranges_) size_.value += range.size.value / kPageSize;
 }
 
-// Calls each(Part) with at most `most` pages over all ranges until it gives an error or false.
+// Calls each(Part) for all ranges, in parts of at most `most` pages, until it returns an error or
+// false.
 template <typename Each>
 Status ProcessRam::each_part(std::size_t most, Each&& each) {
   PageIndex first{0};
@@ -48,7 +49,7 @@ Status ProcessRam::each_part(std::size_t most, Each&& each) {
 }
 
 Status ProcessRam::count() {
-  // A mostly empty terabyte should not take a million calls.
+  // Larger parts than for reading: a terabyte that is mostly empty must not take a million calls.
   constexpr std::size_t kCountBatch = 32'768;
   std::vector<std::uint64_t> entries(kCountBatch);
   return each_part(kCountBatch, [&](const Part& part) -> Result<bool> {
@@ -87,7 +88,8 @@ Result<bool> ProcessRam::visit_part(const Part& part, const PageVisitor& visit) 
       const PageCopy& page = copies_[i];
       const std::size_t place = which[done + i];
       if (!part.shared && (entries[place] & kEntryExclusive) == 0) {
-        // Read before it was ever written: the kernel's page of zeros, which takes no memory.
+        // The guest read this page, but never wrote it: it is the kernel's page of zeros, and takes
+        // no memory.
         if (is_zero(page)) continue;
         ++left_out_.merged.value;
       }

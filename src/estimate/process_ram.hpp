@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The RAM of a running QEMU, with or without the agent, anonymous or shared. Only pages in the
-// process's page table are read, found by pagemap a mebibyte at a time just before: a page that is
-// swapped out stays so, a hole stays one, and a folded page stays folded. Reading marks a page as
-// accessed, no more. Threads: one owner.
+// process's page table are read; pagemap tells which, for at most kBatch pages just before they are
+// read. So swapped pages stay swapped out, holes stay holes, and folded pages stay folded. Reading
+// marks a page as accessed, and changes nothing else.
+// Threads: one owner.
 #pragma once
 
 #include <memory>
@@ -16,7 +17,7 @@ namespace ramfold::estimate {
 
 class ProcessRam : public RamSource {
  public:
-  // The error names what to do. ESRCH: the process has ended.
+  // Errors name the remedy. ESRCH: the process has ended.
   static Result<std::unique_ptr<ProcessRam>> open(pid_t pid, std::vector<RamRange> ranges);
 
   PageCount size() const noexcept override { return size_; }
@@ -29,14 +30,14 @@ class ProcessRam : public RamSource {
 
   ProcessRam(sys::RemoteMemory memory, std::vector<RamRange> ranges);
   Status count();
-  // Visits what is present of at most kBatch pages; nothing in the error's place: the visitor
-  // stopped.
+  // Adjacent pages of one range.
   struct Part {
     HostVirt at;
     PageIndex first;
     std::size_t count;
     bool shared;
   };
+  // Visits the present pages of a part of at most kBatch pages. False: the visitor stopped.
   Result<bool> visit_part(const Part& part, const PageVisitor& visit);
   template <typename Each>
   Status each_part(std::size_t most, Each&& each);

@@ -65,7 +65,7 @@ RamDump::RamDump(sys::Fd file, std::string path, std::vector<DumpSegment> segmen
   }
 }
 
-// A file system without holes says that all is data.
+// On a file system without holes, all pages count as present.
 Status RamDump::count() {
   return each_extent([&](PageIndex, std::uint64_t, std::uint64_t pages) {
     present_.value += pages;
@@ -83,7 +83,7 @@ Status RamDump::each_extent(Each&& each) const {
       const off_t data = ::lseek(file_.get(), static_cast<off_t>(at), SEEK_DATA);
       if (data < 0 && errno == ENXIO) break;  // only a hole is left
       if (data < 0) return fail_errno("read " + path_);
-      // Pages of the segment that have data: where it starts and ends need not be a page's edge.
+      // The pages that contain the data: it need not begin or end at the edge of a page.
       const std::uint64_t from =
           (std::max(at, static_cast<std::uint64_t>(data)) - begin) / kPageSize;
       if (begin + from * kPageSize >= end) break;

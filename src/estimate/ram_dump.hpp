@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Guest RAM in a file: a raw image of it, or the ELF core file that QEMU's dump-guest-memory and
-// `virsh dump --memory-only` write, of which the loadable segments are the RAM. Holes of the file
-// are pages that were never touched. The file may hold anything: whatever its headers say, only
-// what it really has is read. Threads: one owner.
+// Guest RAM in a file: a raw image, or the ELF core file of QEMU's dump-guest-memory or of `virsh
+// dump --memory-only`, whose loadable segments are the RAM. Holes of the file are pages that the
+// guest never touched. The file may hold anything: nothing beyond its end is read, whatever the
+// headers say.
+// Threads: one owner.
 #pragma once
 
 #include <cstdint>
@@ -17,12 +18,13 @@
 namespace ramfold::estimate {
 
 enum class TakenAs : bool {
-  what_it_is,  // a dump; a file that is known to be something else is an error
-  raw,         // RAM from its first byte, whatever it looks like
+  what_it_is,  // a dump or raw RAM; a file that is known to be something else is an error
+  raw,         // RAM from the first byte on, whatever the file looks like
 };
 
 class RamDump : public RamSource {
  public:
+  // The error names the file and the remedy.
   static Result<std::unique_ptr<RamDump>> open(const std::string& path,
                                                TakenAs taken = TakenAs::what_it_is);
 
@@ -34,8 +36,8 @@ class RamDump : public RamSource {
  private:
   RamDump(sys::Fd file, std::string path, std::vector<DumpSegment> segments);
   Status count();
-  // Calls each(first page, file offset, pages) for what the file holds, in order, until it is
-  // false.
+  // Calls each(first page, file offset, pages) for every run of pages that is no hole, in order,
+  // until it returns false.
   template <typename Each>
   Status each_extent(Each&& each) const;
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Guest RAM that an estimate reads: of a running QEMU, or of a dump. Read-only in the strictest
-// sense: nothing that is not in memory is brought there. Threads: one owner.
+// Guest RAM for an estimate to read: of a running QEMU, or from a dump. Reading changes nothing in
+// the guest, and brings no page of it into memory.
+// Threads: one owner.
 #pragma once
 
 #include <functional>
@@ -24,16 +25,16 @@ class RamSource {
   virtual PageCount size() const noexcept = 0;  // of the RAM
   // How many pages each() would visit if nothing changed.
   virtual PageCount present() const noexcept = 0;
-  // Every page that is there, in order. Each is a copy, made once.
+  // Calls visit(page, copy) for every present page, in order. Each page is copied once.
   virtual Status each(const PageVisitor& visit) = 0;
-  // One page again; false when it is not there any more.
+  // Reads one page again; false when it is no longer present.
   virtual bool read(PageIndex page, PageCopy& into) = 0;
 
   // Pages that each() has left out.
   struct LeftOut {
-    PageCount swapped;  // paged out by the host
-    PageCount moved;    // went away between the look and the read
-    PageCount merged;   // read, but not the process's alone: merged by KSM already
+    PageCount swapped;  // the host has swapped them out
+    PageCount moved;    // they went away between pagemap and the read
+    PageCount merged;   // visited, not left out; but KSM has merged them already
   };
   const LeftOut& left_out() const noexcept { return left_out_; }
 

@@ -16,7 +16,7 @@ Result<References> References::make(Reader reader) {
 
 std::uint16_t References::patch_size(ContentId id, const PageCopy& page,
                                      const store::Sketch& sketch, std::uint16_t otherwise) {
-  // Patches longer than the best so far need not be written to their end.
+  // `out` has no room for patches longer than the best so far, so such a patch ends early.
   std::array<std::byte, kPageSize> out;
   std::size_t best = std::size_t{otherwise} * 3 / 4 + 1;
   bool found = false;

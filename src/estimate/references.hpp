@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Which pages would be kept as a patch against another, found the way a store finds them: pages
-// come one after another, a page that resembles one already there becomes a patch, any other may be
-// a reference from then on. So no patch is told by a patch. Threads: one owner.
+// Finds the pages that would be kept as patches, in the way of the store. Pages come one after the
+// other. A page that resembles an earlier reference becomes a patch; every other page may be a
+// reference from then on. So no patch refers to a patch.
+// Threads: one owner.
 #pragma once
 
 #include <cstdint>
@@ -17,16 +18,16 @@ namespace ramfold::estimate {
 
 class References {
  public:
-  // Gives the bytes of a page that came before; false when they are not to be had any more.
+  // Reads a page that came before; false when it can no longer be read.
   using Reader = std::function<bool(ContentId, PageCopy&)>;
 
-  // An upper bound of how many pages come; memory comes as they do.
+  // The most pages that may come. Memory is taken as they come.
   static constexpr std::uint32_t kPagesMax = 1u << 26;
   static Result<References> make(Reader reader);
 
-  // The size of the smallest useful patch, in bytes; 0 when there is none, and the page may be a
-  // reference for those that come later. Useful: at most three quarters of `otherwise`, the bytes
-  // it would take without. REQUIRES: `id` was not given before.
+  // The size in bytes of the smallest useful patch. 0: there is none, and the page may be a
+  // reference for later pages. A patch is useful when size <= 3/4 * otherwise, where `otherwise`
+  // are the bytes that the page takes without a patch. REQUIRES: `id` was not given before.
   std::uint16_t patch_size(ContentId id, const PageCopy& page, const store::Sketch& sketch,
                            std::uint16_t otherwise);
 

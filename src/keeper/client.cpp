@@ -84,7 +84,8 @@ Status Client::drop_prefix(std::string_view prefix) {
 Result<std::vector<Kept>> Client::take_all() {
   std::vector<Kept> all;
   Item last{};
-  // Every chunk but the last brings at least one entry, and the keeper holds at most kHeldMax.
+  // Bounded: every chunk but the last has at least one entry, and the keeper holds at most
+  // kHeldMax.
   for (std::size_t round = 0; round <= kHeldMax; ++round) {
     std::vector<sys::Fd> fds;
     const std::size_t length = write_list(out_, Type::take, ++sequence_, {&last, 1});
@@ -116,7 +117,8 @@ Result<Parsed> Client::exchange(std::size_t length, std::span<const int> fds,
   if (!socket_) return fail("keeper: not connected", ENOTCONN);
   const std::uint64_t until_ns =
       monotonic_ns() + static_cast<std::uint64_t>(answer_within_.count()) * 1'000'000u;
-  // One request is under way at a time: a socket that takes none is that of a keeper that is stuck.
+  // One request is under way at a time. So a socket without room for it means that the keeper is
+  // stuck.
   if (const auto sent = sys::send(socket_, std::span(out_).first(length), fds, MSG_DONTWAIT);
       !sent) {
     // EBADF is the caller's descriptor, not the connection.

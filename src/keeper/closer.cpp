@@ -14,7 +14,7 @@ constexpr int kCloserQueue = kHeldMax;
 
 void close_what_comes(int queue) noexcept {
   int fd = -1;
-  // A pipe carries four bytes whole.
+  // A read of four bytes is never split: every write has four bytes.
   while (::read(queue, &fd, sizeof fd) == static_cast<ssize_t>(sizeof fd)) ::close(fd);
   ::close(queue);
 }

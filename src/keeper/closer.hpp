@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Closes descriptors beside the loop. Whoever closes the last descriptor of a RAM file frees its
-// memory in close(2), 0.3 to 0.6 s for a GiB here: a dead VM of 64 GiB would keep the others'
-// hand-overs, and a restarted daemon, waiting for half a minute.
+// Closes descriptors on a thread of its own. The close(2) of a RAM file's last descriptor frees the
+// file's memory, and takes 0.3 to 0.6 s for a GiB here. On the keeper's loop, a dead VM of 64 GiB
+// would make the hand-overs of other VMs, and a restarted daemon, wait for half a minute.
 //
-// Threads: close() on one thread; the closing thread, the keeper's only other one, touches nothing
-// but the descriptors it is given. It ends with the process. Bound: what the pipe between them
-// holds, kCloserQueue; then close() closes by itself, as it does while there is no thread.
+// Threads: close() on one thread. The closing thread is the keeper's only other thread; it touches
+// nothing but the descriptors that it is given, and ends with the process. Bound: the pipe between
+// the two threads holds kCloserQueue descriptors. When it is full, and while the closing thread
+// could not be started, close() closes the descriptor itself.
 #pragma once
 
 #include <cstddef>
@@ -24,8 +25,8 @@ class Closer {
   Closer(sys::Fd queue, sys::Fd out) noexcept : queue_(std::move(queue)), out_(std::move(out)) {}
   bool begin();  // false: there is no thread
 
-  sys::Fd queue_;  // of descriptor numbers
-  sys::Fd out_;    // its other end, until the thread has begun
+  sys::Fd queue_;  // the pipe's write end; it carries descriptor numbers
+  sys::Fd out_;    // its read end, until the thread has begun
 };
 
 }  // namespace ramfold::keeper

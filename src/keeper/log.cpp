@@ -21,7 +21,7 @@ void log(Priority priority, std::string_view text) noexcept {
   constexpr std::string_view kWho = "ramfold-keeper: ";
   std::array<char, kLogLineMax> line{};
   char* end = line.data();
-  if (g_to_journal) {  // it knows who writes, and when
+  if (g_to_journal) {  // the journal adds the name and the time
     for (const char c : {'<', static_cast<char>('0' + static_cast<int>(priority)), '>'}) *end++ = c;
   } else {
     end = std::ranges::copy(kWho, end).out;

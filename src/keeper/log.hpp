@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// One line to stderr, with a priority where the journal reads it; dropped when nobody reads it, for
-// the keeper must never sleep in a log.
+// Writes one line to stderr, with a priority where the journal reads stderr. The line is dropped
+// when stderr has no room for it, because the keeper must never sleep in a log.
 // Threads: any, after set_up_log().
 #pragma once
 

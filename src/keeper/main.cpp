@@ -22,7 +22,7 @@ namespace {
 
 constexpr int kExitFailed = 1;
 constexpr int kExitUsage = 2;
-constexpr int kExitLater = 3;  // asked to end while it held something; the unit starts it again
+constexpr int kExitLater = 3;  // the unit starts the keeper again; see Server::Ended
 // Standard streams, sockets, connections, and descriptors that arrive before they are refused.
 constexpr std::size_t kOwnDescriptors = 128;
 
@@ -33,7 +33,7 @@ constexpr const char* kHelp =
     "  --version      print the version and exit\n"
     "  --help         print this and exit\n"
     "It ends on SIGTERM only when it holds nothing: `ramfold off` unfolds all guests first. On\n"
-    "SIGHUP it ends for the service manager to start it anew, once that holds everything too.\n";
+    "SIGHUP it ends once the service manager holds everything, too; that starts a new keeper.\n";
 
 struct Options {
   std::string socket = kDefaultSocket;
@@ -67,7 +67,8 @@ Options parse_options(int argc, char** argv) {
   return options;
 }
 
-// Every signal that can be held off is: only what asks the keeper to stop is looked at.
+// Blocks every signal that can be blocked. Only the signals that ask the keeper to end have an
+// effect; the signalfd reads them.
 Result<sys::Fd> hold_signals() {
   sigset_t all;
   ::sigfillset(&all);
@@ -85,16 +86,17 @@ std::size_t entries_max() {
   if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return kHeldMax;
   limit.rlim_cur = std::min<rlim_t>(limit.rlim_max, 2 * kHeldMax + kOwnDescriptors);
   if (::setrlimit(RLIMIT_NOFILE, &limit) != 0) ::getrlimit(RLIMIT_NOFILE, &limit);
-  // As many again may have been dropped and wait to be closed.
+  // Half of the limit is for dropped descriptors that wait to be closed.
   const std::size_t room = (limit.rlim_cur - std::min<rlim_t>(limit.rlim_cur, kOwnDescriptors)) / 2;
   if (room < kHeldMax) {
-    log(Priority::warning, "the limit of open files leaves room for " + std::to_string(room));
+    log(Priority::warning,
+        "the limit of open files leaves room for " + std::to_string(room) + " descriptors");
   }
   return std::min(room, kHeldMax);
 }
 
-// A lock that dies with its process tells a living keeper from a socket left behind; the caller
-// holds it in `lock`.
+// The lock file tells a living keeper from a socket that a dead one left behind, because the kernel
+// releases a lock when its process ends. The caller holds it in `lock`.
 Result<sys::Fd> listen_at(const std::string& path, sys::Fd& lock) {
   const std::string lock_path = path + ".lock";
   lock = sys::Fd(::open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
@@ -110,7 +112,7 @@ Result<sys::Fd> listen_at(const std::string& path, sys::Fd& lock) {
 
 int run(const Options& options) {
   set_up_log();
-  // First, while descriptors from 3 on are those the service manager passed.
+  // Before any other descriptor is opened: those from 3 on are the service manager's.
   Passed passed = take_passed();
   const char* notify = std::getenv("NOTIFY_SOCKET");
   auto signals = hold_signals();
@@ -128,8 +130,8 @@ int run(const Options& options) {
     log(Priority::error, listener.error().text());
     return kExitFailed;
   }
-  // Nothing waits for the keeper's speed, but it must not die of a page of its own that cannot be
-  // read back (a failing disk raises SIGBUS). It is small; without the limit for it, it runs on.
+  // Locked for safety, not for speed: a page of the keeper that was swapped to a failing disk would
+  // raise SIGBUS. The keeper is small. Where the limit forbids it, the keeper runs all the same.
   if (::mlockall(MCL_CURRENT) != 0) {
     log(Priority::warning, "memory is not locked (LimitMEMLOCK); going on");
   }

@@ -32,10 +32,10 @@ std::size_t finish(Buffer& out, Type type, std::uint32_t sequence, std::size_t b
   return length;
 }
 
-// Which names a message may carry.
+// The names that a message of a type may carry.
 struct Shape {
   std::size_t count_min, count_max;
-  bool descriptors;  // one a name
+  bool descriptors;  // one for each name
   bool watches;      // Kind::watch is allowed
 };
 

@@ -33,7 +33,7 @@ Server::Server(Table table, SystemdStore store, Closer closer, sys::Fd listener,
   polled_.reserve(2 + kConnectionsMax + table_.entries_max());
 }
 
-// What cannot be entered is left open: it may still be somebody's only descriptor.
+// A descriptor that cannot be entered stays open: it may be the last one of its file.
 void Server::restore(Passed passed) {
   foreign_ = passed.foreign;
   for (std::size_t i = 0; i < passed.fds.size(); ++i) {
@@ -43,7 +43,7 @@ void Server::restore(Passed passed) {
       entry->backed = true;
       passed.fds[i].reset();
     } else if (!added && added.error().code == ESRCH) {
-      // The process ended while there was no keeper: enter the watch by its effect, below.
+      // The process ended while there was no keeper: its prefix is dropped below.
       continue;
     } else {
       log(Priority::error,
@@ -69,8 +69,8 @@ Server::Ended Server::run() {
   tell_status();
   while (!may_end()) {
     collect_polled();
-    // Without the memory for it, or with a limit of open files that was lowered, poll(2) fails at
-    // once: the keeper must outlive that, and must not spin.
+    // poll(2) fails at once when it gets no memory, or when the limit of open files was lowered.
+    // The keeper must neither end nor spin then.
     if (::poll(polled_.data(), polled_.size(), wait_ms()) < 0 && errno != EINTR) {
       sleep_ns(kPollRest_ns);
       continue;
@@ -105,7 +105,7 @@ int Server::wait_ms() const noexcept {
   return first <= now ? 0 : static_cast<int>((first - now) / 1'000'000 + 1);
 }
 
-// poll(2) skips negative descriptors, so every connection has its place.
+// Unused connections are polled as -1, which poll(2) skips, so every connection has a fixed place.
 void Server::collect_polled() {
   polled_.clear();
   const bool room =
@@ -117,7 +117,8 @@ void Server::collect_polled() {
   for (const Entry& e : table_.watches()) polled_.push_back({e.fd.get(), POLLIN, 0});
 }
 
-// Connections before new ones: a daemon that died has made room when its successor is accepted.
+// Open connections come before new ones: so the place of a daemon that died is free when its
+// successor is accepted.
 void Server::serve_polled() {
   store_.be_patient();
   const auto ready = [&](std::size_t i) { return polled_[i].revents != 0; };
@@ -139,8 +140,8 @@ void Server::read_signals() {
     if (signal == SIGHUP) {
       replace_asked_ = store_.present();
       if (!replace_asked_)
-        log(Priority::warning, "not replaced: no service manager would start me");
-      if (unbacked_) log(Priority::info, "will be replaced when systemd holds everything");
+        log(Priority::warning, "not replaced: there is no service manager to start a new keeper");
+      if (unbacked_) log(Priority::info, "ends for a new keeper when systemd holds everything");
       continue;
     }
     const bool stop = signal == SIGTERM || signal == SIGINT || signal == SIGQUIT;
@@ -160,7 +161,7 @@ void Server::read_signals() {
 void Server::accept_one() {
   sys::Fd socket(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
   if (!socket) {
-    // Whoever waits stays readable: polled at once again, the keeper would spin.
+    // The listener stays readable, so the keeper would spin if it polled it again at once.
     if (!sys::lacks_resources(errno)) return;
     accepts_again_ns_ = monotonic_ns() + kAcceptRest_ns;
     if (!std::exchange(cannot_accept_said_, true)) {
@@ -233,11 +234,11 @@ Server::After Server::handle(Connection& connection, const Parsed& request,
 Server::After Server::greet(Connection& connection, const Parsed& request) {
   for (Connection& other : connections_) {
     if (!other.daemon || &other == &connection) continue;
-    if (hung_up(other.socket)) {  // it died; what it left unread was never acknowledged
+    if (hung_up(other.socket)) {  // that daemon died; its unread requests were never acknowledged
       close(other, "");
       continue;
     }
-    // Both are this user's: who says so could have ended it as well.
+    // Both processes belong to this user, so the new one could have killed the other one, too.
     if (other.pid == request.hello.replaces) {
       close(other, "nothing of it runs any more, says its successor");
       continue;
@@ -268,7 +269,7 @@ Server::After Server::keep(Connection& connection, const Parsed& request, std::s
   const std::span<const Item> items(request.items.data(), request.count);
   const auto added = table_.keep(items, fds);
   if (!added) {
-    // A watch on a process that has ended takes effect at once (L5).
+    // A watch on a process that has ended drops its prefix at once (L5).
     for (std::size_t i = 0; added.error().code == ESRCH && i < items.size(); ++i) {
       if (items[i].kind == Kind::watch && process_ended(fds[i])) drop_prefix(items[i].name);
     }
@@ -313,7 +314,7 @@ Server::After Server::acknowledge(Connection& connection, const Parsed& request,
   return reply(connection, write_ack(out_, request.sequence, code, count, text), {});
 }
 
-// A peer that does not read its replies is not waited for.
+// The keeper does not wait for a peer that does not read its replies: it closes the connection.
 Server::After Server::reply(Connection& connection, std::size_t length, std::span<const int> fds) {
   const auto sent = sys::send(connection.socket, std::span(out_).first(length), fds, MSG_DONTWAIT);
   return sent ? After::stay : After::close;
@@ -329,7 +330,7 @@ std::size_t Server::drop_prefix(std::string_view prefix) {
 }
 
 void Server::drop_ended() {
-  std::vector<std::string> ended;  // dropping moves the entries
+  std::vector<std::string> ended;  // collected first, because dropping moves the entries
   for (const Entry& e : table_.watches()) {
     if (process_ended(e.fd)) ended.emplace_back(e.name());
   }
@@ -349,8 +350,9 @@ void Server::back_up() {
   }
   if (unbacked_ != store_behind_) {
     log(unbacked_ ? Priority::warning : Priority::info,
-        unbacked_ ? "systemd does not take descriptors at the moment; held here, tried again"
-                  : "systemd's descriptor store is complete again");
+        unbacked_
+            ? "systemd takes no descriptors at the moment; the keeper holds them and tries again"
+            : "systemd's descriptor store is complete again");
   }
   store_behind_ = unbacked_;
 }

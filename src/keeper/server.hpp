@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The keeper's loop: connections, requests, watched processes, signals.
 //
-// Threads: one; what it drops is closed by a second (closer.hpp).
-// Invariants: a request is answered after it took effect, and has none when the message is
-// malformed. One connection at a time is the daemon's (it has said hello); others are refused with
-// EBUSY. Nothing a peer does, or leaves undone, makes the loop sleep or ends it; it ends only when
-// it was asked to and holds nothing.
+// Threads: one; a second thread closes the dropped descriptors (closer.hpp).
+// Invariants: a request is answered after it took effect; a malformed message has no effect. One
+// connection at a time is the daemon's: the one that has said hello. Others are refused with EBUSY.
+// No peer can make the loop sleep or end. The loop ends when a signal asked for it and either
+// nothing is held, or systemd holds everything for the next keeper.
 #pragma once
 
 #include <poll.h>
@@ -23,21 +23,24 @@
 
 namespace ramfold::keeper {
 
-// Connections that have not said hello yet and the daemon's own; more wait in the listen queue.
+// The daemon's connection and those that have not said hello yet. More wait in the listen queue.
 inline constexpr std::size_t kConnectionsMax = 8;
-inline constexpr std::uint64_t kHelloWithin_ns = 2'000'000'000;  // local and waiting for nothing
-inline constexpr std::uint64_t kAcceptRest_ns = 200'000'000;     // without descriptors left
-inline constexpr std::uint64_t kPollRest_ns = 100'000'000;       // where poll(2) fails
-inline constexpr int kRetryEvery_ms = 100;                       // what systemd did not take
+inline constexpr std::uint64_t kHelloWithin_ns = 2'000'000'000;  // a local peer sends it at once
+inline constexpr std::uint64_t kAcceptRest_ns = 200'000'000;     // after accept(2) got no resources
+inline constexpr std::uint64_t kPollRest_ns = 100'000'000;       // after poll(2) failed
+inline constexpr int kRetryEvery_ms = 100;                       // while systemd does not read
 
 class Server {
  public:
   // `signals`: a signalfd.
   Server(Table table, SystemdStore store, Closer closer, sys::Fd listener, sys::Fd signals);
 
-  // Takes what an earlier keeper had stored; before run().
+  // Enters the descriptors that an earlier keeper had stored with systemd. Call before run().
   void restore(Passed passed);
-  // Returns when a signal asked for it and nothing is held: at once, or after it refused.
+  // Returns when a signal asked for it (SIGTERM, SIGINT, SIGQUIT: once nothing is held; SIGHUP:
+  // once systemd holds everything).
+  //   when_asked  the keeper held nothing when it was asked to end
+  //   later       the keeper refused at first, or is to be replaced
   enum class Ended { when_asked, later };
   Ended run();
 
@@ -82,15 +85,15 @@ class Server {
   std::array<Connection, kConnectionsMax> connections_;
   Buffer in_{};
   Buffer out_{};
-  std::vector<pollfd> polled_;  // signals, listener, connections, watches
-  std::size_t foreign_ = 0;     // descriptors passed at the start that this version does not know
-  std::uint64_t accepts_again_ns_ = 0;  // until then nobody is accepted
+  std::vector<pollfd> polled_;          // signals, listener, connections, watches
+  std::size_t foreign_ = 0;             // descriptors passed at the start that could not be entered
+  std::uint64_t accepts_again_ns_ = 0;  // no connection is accepted before this time
   bool cannot_accept_said_ = false;
   bool stop_asked_ = false;
   bool stop_refused_ = false;
-  bool replace_asked_ = false;  // end for a new one to be started, when systemd holds everything
+  bool replace_asked_ = false;  // end once systemd holds everything; systemd starts a new keeper
   bool unbacked_ = false;       // an entry waits to be stored with systemd
-  bool store_behind_ = false;   // said so in the log
+  bool store_behind_ = false;   // the log has told that `unbacked_`
 };
 
 }  // namespace ramfold::keeper

@@ -18,7 +18,7 @@
 namespace ramfold::keeper {
 namespace {
 
-// As the name comes back from systemd: kind, dot, name, colon.
+// How systemd passes the name to the next keeper: kind, dot, name, colon.
 std::size_t stored_bytes(std::string_view name) noexcept { return name.size() + 3; }
 
 bool same_open_file(int a, int b) noexcept {
@@ -26,7 +26,8 @@ bool same_open_file(int a, int b) noexcept {
   return ::syscall(SYS_kcmp, self, self, KCMP_FILE, a, b) == 0;
 }
 
-// The pid a pidfd names, from /proc/self/fdinfo; -1: the process is gone, 0: it is no pidfd.
+// The pid of a pidfd's process, from /proc/self/fdinfo. -1: the process is gone. 0: `pidfd` is no
+// pidfd.
 constexpr long kNoPidfd = 0;
 long pid_of(int pidfd) noexcept {
   std::array<char, 64> path{};
@@ -40,9 +41,9 @@ long pid_of(int pidfd) noexcept {
   return line == nullptr ? kNoPidfd : std::strtol(line + 5, nullptr, 10);
 }
 
-// Another open file may stand for the same thing: a memory file opened anew, a second pidfd.
-// Anonymous inodes (userfaultfd; pidfds before 6.9) all share one inode, so only regular files go
-// by it.
+// Two open files may stand for the same thing: a memory file that was opened twice, two pidfds of
+// one process. Only regular files are compared by inode, because anonymous files (userfaultfd;
+// pidfds before Linux 6.9) all share one inode.
 bool same_thing(const Entry& held, const Entry& candidate, sys::BorrowedFd fd) noexcept {
   const int a = held.fd.get();
   const int b = fd.get();
@@ -58,7 +59,7 @@ std::unexpected<Error> refuse(std::string_view name, const char* why, int code) 
   return fail("'" + std::string(name) + "' " + why, code);
 }
 
-// All of an entry but its descriptor.
+// Makes an entry without its descriptor.
 Result<Entry> describe(const Item& item, sys::BorrowedFd fd) {
   ENSURE(item.name.size() <= kNameMax);
   struct stat st{};
@@ -99,7 +100,7 @@ Entry* Table::find(Kind kind, std::string_view name) noexcept {
   return found ? &*it : nullptr;
 }
 
-// True: it is held already, and stays as it is.
+// True: the table has this entry already. False: it is new.
 Result<bool> Table::check(const Entry& candidate, sys::BorrowedFd fd) {
   const std::string_view name = candidate.name();
   if (candidate.kind == Kind::watch) {
@@ -132,7 +133,7 @@ Status Table::check_room(std::span<const Entry> fresh) const {
 Result<std::size_t> Table::keep(std::span<const Item> items, std::span<sys::Fd> fds) {
   ENSURE(items.size() == fds.size() && items.size() <= kBatchMax);
   std::array<Entry, kBatchMax> fresh{};
-  std::array<std::size_t, kBatchMax> from{};  // which item each of `fresh` is
+  std::array<std::size_t, kBatchMax> from{};  // fresh[i] is made from items[from[i]]
   std::size_t count = 0;
   for (std::size_t i = 0; i < items.size(); ++i) {
     auto entry = describe(items[i], fds[i]);

@@ -2,11 +2,12 @@
 // The descriptors the keeper holds, by kind and name.
 //
 // Threads: one.
-// Ownership: the table owns its descriptors; what it hands out is borrowed until the next change.
-// Invariants: entries are sorted by (kind, name) and unique; no open file is held under two names
-// (systemd's store keeps an open file once, so the second name would be lost with the keeper); at
-// most kHeldMax entries and kNameBytesMax bytes of names. Nothing is allocated after the
-// constructor.
+// Ownership: the table owns its descriptors. Entries that it returns are valid until the next
+// change.
+// Invariants: entries are sorted by (kind, name) and unique. No open file is held under two names:
+// systemd's store keeps an open file once, so the second name would be lost with the keeper. There
+// are at most kHeldMax entries and kNameBytesMax bytes of names. The vector of entries never grows
+// after the constructor.
 #pragma once
 
 #include <sys/types.h>
@@ -28,7 +29,7 @@ struct Entry {
   bool backed = false;  // systemd's store has it too
   std::uint8_t size = 0;
   char text[kNameMax]{};
-  dev_t device = 0;  // which file it is, to tell descriptors apart cheaply
+  dev_t device = 0;  // device and inode of the file, to compare descriptors cheaply
   ino_t inode = 0;
   sys::Fd fd;
 
@@ -39,22 +40,23 @@ class Table {
  public:
   explicit Table(std::size_t entries_max);
 
-  // Keeps all of `items`, or none. A name that is already there with the same file (and access
-  // mode) stays as it is; with another file the error is EEXIST. ESRCH: a watched process has
-  // already ended; ENOSPC: full. On success the descriptors were moved out of `fds` (one an item;
-  // the ones not needed are left there) and the number of new entries is returned.
+  // Keeps all of `items`, or none; fds[i] belongs to items[i]. Returns the number of new entries,
+  // whose descriptors were moved out of `fds`. An item that is held already, with the same file and
+  // access mode, stays as it is, and its descriptor stays in `fds`. Errors: EEXIST the name is held
+  // with another file, or the file under another name; ESRCH a watched process has already ended;
+  // EINVAL a watch without a pidfd, or an item twice; ENOSPC the table is full.
   // REQUIRES: items.size() == fds.size(), names valid.
   Result<std::size_t> keep(std::span<const Item> items, std::span<sys::Fd> fds);
 
-  // `gone` is called with each entry, whose descriptor it may take; else it is closed. They return
-  // how many went.
+  // Remove entries and return how many. `gone` is called with each of them and may take its
+  // descriptor; a descriptor that is not taken is closed.
   using Gone = std::function<void(Entry&)>;
   std::size_t drop(std::string_view name, const Gone& gone);
   std::size_t drop_prefix(std::string_view prefix, const Gone& gone);
 
   Entry* find(Kind kind, std::string_view name) noexcept;
-  // Sorted. `entries_after` begins behind the given key, which need not exist; no name: at the
-  // start.
+  // Sorted. entries_after() begins behind the given key, which need not exist; with an empty name
+  // it begins with the first entry of that kind.
   std::span<Entry> entries() noexcept { return entries_; }
   std::span<Entry> entries_after(Kind kind, std::string_view name) noexcept;
   std::span<Entry> watches() noexcept { return entries_after(Kind::watch, {}); }
@@ -73,8 +75,8 @@ class Table {
   std::vector<Entry> entries_;
 };
 
-// The process of a pidfd has ended (a zombie counts as ended); false for what is no pidfd, which is
-// always readable and must not look like a death.
+// The process of the pidfd has ended; a zombie has ended, too. False for a descriptor that is no
+// pidfd, although it may be readable.
 bool process_ended(sys::BorrowedFd pidfd) noexcept;
 
 }  // namespace ramfold::keeper

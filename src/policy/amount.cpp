@@ -8,7 +8,7 @@
 namespace ramfold::policy {
 namespace {
 
-// Exact in a double, and far above any host.
+// 2^53: a double holds all whole numbers up to this. Far above the RAM of any host.
 constexpr double kBytesMax = 9007199254740992.0;
 
 struct Unit {

@@ -14,7 +14,8 @@ inline constexpr std::string_view kAmountAllowed =
     "bytes (4294967296), a string with KiB, MiB, GiB or TiB (\"4 GiB\"), or a share of the "
     "host's RAM (\"20%\")";
 
-// Empty when it is none of the forms, negative, not finite, above 100 % or above 2^53 bytes.
+// Empty when `text` has none of these forms, or is negative, not finite, above 100 % or above 2^53
+// bytes.
 std::optional<MemoryAmount> parse_amount(std::string_view text);
 
 }  // namespace ramfold::policy

@@ -209,7 +209,7 @@ class Reader {
       read_key(kVmKeys, "vm." + std::string(name.str()), value, vm);
     }
     if (!table.contains("name") && !table.contains("uuid")) {
-      problem(table, "vm", "says of no VM what it is for; add name = \"...\" or uuid = \"...\"");
+      problem(table, "vm", "names no VM; add name = \"...\" or uuid = \"...\"");
     }
     for (const VmOverride& other : config.vms) {
       if (vm.user != other.user || vm.uid != other.uid) continue;
@@ -266,7 +266,7 @@ class Reader {
     }
   }
 
-  // What no key can check alone.
+  // Checks that concern several keys.
   void check_together(const toml::table& root, const Config& config) {
     if (config.scan.cpu > config.scan.threads) {
       const toml::node* node = root.at_path("scan.cpu").node();
@@ -291,7 +291,7 @@ class Reader {
   std::vector<std::string> problems_;
 };
 
-// Keys that stand before the first section, each on a line that is TOML by itself.
+// Reads keys before the first section, each from a line that is valid TOML by itself.
 void read_places(std::string_view text, Config& config) {
   constexpr std::array kPlaces{"runtime_dir"sv, "state_dir"sv, "control_group"sv, "log_level"sv};
   while (!text.empty()) {
@@ -311,7 +311,7 @@ void read_places(std::string_view text, Config& config) {
         if (const toml::node* node = table.get(key.info.path)) (void)key.set(config, *node);
       }
     } catch (const toml::parse_error&) {
-      continue;  // this is the line that is broken, or another
+      continue;  // a line that is no valid TOML has no key for us
     }
   }
 }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The operator's configuration: /etc/ramfold/ramfold.toml, docs/ramfold.toml is the commented
+// The operator's configuration, /etc/ramfold/ramfold.toml. docs/ramfold.toml is the commented
 // example, ramfold.toml(5) the reference. Plain data with safe defaults; an empty file is a valid
-// configuration. A key that is unknown, misplaced, of a wrong type or out of range is an error that
-// names the file, line, key, what is allowed and what to do. Nothing else is read here.
+// configuration. A key that is unknown, misplaced, of a wrong type or out of range is an error. The
+// error names the file, the line, the key, the allowed values and the remedy.
 // Threads: values. The daemon reads it once at start.
 //
-// A daemon that restarts while VMs are folded must serve their faults even when the file is broken:
-// what it goes by then is decided in daemon/custody/configuration.hpp.
+// A daemon that restarts while VMs are folded must serve their faults even when the file is broken.
+// daemon/custody/configuration.hpp decides which configuration it uses then.
 #pragma once
 
 #include <cstdint>
@@ -53,7 +53,7 @@ class MemoryAmount {
 
 enum class LogLevel : std::uint8_t { error, warning, info, debug };
 enum class FoldWhen : std::uint8_t {
-  pressure,  // only as available memory runs towards keep_available
+  pressure,  // only while the host has no more available memory than keep_available
   eager,     // whenever a page is cold
 };
 enum class GroupDefault : std::uint8_t {
@@ -65,28 +65,28 @@ struct FoldConfig {
   FoldWhen when = FoldWhen::pressure;
   MemoryAmount keep_available = MemoryAmount::of_percent(20);
   unsigned passes = 2;       // a page is cold when its bytes did not change over this many passes
-  double pass_seconds = 30;  // a pass over a VM's resident pages takes no less than this
-  bool backoff = true;       // a page that comes back soon must stay unchanged for longer
-  double backoff_seconds_max = 7200;  // but for no longer than this
+  double pass_seconds = 30;  // a pass over a VM's resident pages takes this long at least
+  bool backoff = true;       // a page that comes back soon must stay unchanged for longer,
+  double backoff_seconds_max = 7200;  // up to this time
   bool zero = true;                   // mechanisms
   bool share = true;
   bool lz4 = true;
-  // The same in passes; never fewer than a page that never came back needs.
+  // backoff_seconds_max in passes, but at least `passes`; `passes` without back-off.
   unsigned backoff_passes_max() const noexcept;
   friend bool operator==(const FoldConfig&, const FoldConfig&) = default;
 };
 
 enum class ReformPreset : std::uint8_t { off, balanced, dense };
 
-// What becomes of stored pages as they stay cold.
+// Which forms stored pages are given while they stay cold (store/reform).
 struct ReformConfig {
   ReformPreset policy = ReformPreset::balanced;
   double cpu = 0.1;     // share of ONE core
   bool similar = true;  // patches and deltas against similar pages of the same group
   bool zstd = true;
-  bool mix = true;  // of what zstd was tried for
+  bool mix = true;  // mixed contexts, for pages that zstd was tried for
 
-  // What memory is worth: CPU seconds for a GiB that is kept free for an hour.
+  // The price of memory: the CPU seconds that one GiB kept free for an hour may cost.
   double cpu_s_per_gib_hour() const noexcept {
     return policy == ReformPreset::dense ? 3'600'000 : 3'600;
   }
@@ -105,13 +105,14 @@ struct FaultConfig {
 };
 
 struct HostConfig {
-  // Memory that folding never counts on: what would be needed if everything came back must fit into
-  // available - reserve + unbacked_max.
+  // Folding goes on only while (policy/pressure.hpp)
+  //
+  //   needed if all came back <= available + free disk swap - reserve + unbacked_max
   MemoryAmount reserve = MemoryAmount::of_percent(5);
   MemoryAmount unbacked_max = MemoryAmount::of_bytes(ByteCount{0});
   MemoryAmount arena_max = MemoryAmount::of_percent(50);
-  double vm_ram_factor_max = 4;   // RAM that a VM may declare, in the host's
-  double vm_kept_factor_max = 1;  // memory that a VM may make ramfold keep, in the VM's RAM
+  double vm_ram_factor_max = 4;   // a VM may declare this many times the host's RAM
+  double vm_kept_factor_max = 1;  // a VM may make ramfold keep this many times the VM's RAM
   friend bool operator==(const HostConfig&, const HostConfig&) = default;
 };
 
@@ -120,8 +121,9 @@ struct GateConfig {
   friend bool operator==(const GateConfig&, const GateConfig&) = default;
 };
 
-// [[vm]]: what differs for one VM. It names the VM by `name` or `uuid`, and its owner by `user` or
-// `uid`; absent fields: as for the rest. Who may have what is decided in policy/targets.hpp.
+// [[vm]]: settings for one VM. It names the VM by `name` or `uuid`, and its owner by `user` or
+// `uid`. A setting that is absent is that of all VMs. policy/targets.hpp decides which settings
+// hold.
 struct VmOverride {
   std::string name;  // QEMU's -name (guest=); empty: not compared
   std::string uuid;  // lower case; empty: not compared
@@ -140,9 +142,10 @@ struct VmOverride {
 
 struct Config {
   std::string runtime_dir = "/run/ramfold";
-  std::string state_dir = "/var/lib/ramfold";  // what outlasts a reboot
-  std::string control_group = "ramfold";       // may use control.sock
-  // May use agent.sock, and is given /dev/userfaultfd there. On Debian libvirt-qemu is in kvm.
+  std::string state_dir = "/var/lib/ramfold";  // files that must outlast a reboot
+  std::string control_group = "ramfold";       // its members may use control.sock
+  // Its members may use agent.sock, which gives them /dev/userfaultfd. On Debian, libvirt-qemu is
+  // in kvm.
   std::string agent_group = "kvm";
   LogLevel log_level = LogLevel::info;
   FoldConfig fold;
@@ -161,18 +164,17 @@ struct Config {
   friend bool operator==(const Config&, const Config&) = default;
 };
 
-// `ramfoldd --accept-data-loss-risk`: whoever starts the daemon takes the risk of the grace mode, a
-// line in a file alone does not.
+// `ramfoldd --accept-data-loss-risk`. The grace mode needs this option: a line in the file is not
+// enough.
 enum class DataLossRisk : bool { refused, accepted };
 
 struct ConfigReading {
-  Config config;                      // what is valid of the text; all else has its default
-  std::vector<std::string> problems;  // empty: all of it is valid
+  Config config;                      // valid keys as in the text; all others have their defaults
+  std::vector<std::string> problems;  // empty: the whole text is valid
 };
-// `source` names the text in problems, of which each is one line:
-// "FILE:LINE: KEY: what is wrong; allowed: ...; what to do". Of a text that is not TOML the keys of
-// where things are (runtime_dir, state_dir, control_group, log_level) are read, each whose line can
-// be.
+// `source` is the FILE in problems. A problem is one line: "FILE:LINE: KEY: error; allowed: ...;
+// remedy". In a text that is not valid TOML, only the keys runtime_dir, state_dir, control_group
+// and log_level are read, each from a line that is valid TOML by itself.
 ConfigReading read_config(std::string_view text, std::string_view source,
                           DataLossRisk risk = DataLossRisk::refused);
 // The same, or all problems in one Error.

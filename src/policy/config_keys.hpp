@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The keys of ramfold.toml as a table: where each is written and what it may be. The one list that
-// the reader, the unknown-key check and the tests of the documentation use.
+// The keys of ramfold.toml as a table: path and allowed values of each. The reader, the check for
+// unknown keys and the tests of the documentation use this one list.
 // Threads: constants.
 #pragma once
 
@@ -12,7 +12,7 @@ namespace ramfold::policy {
 
 struct KeyInfo {
   std::string_view path;     // "fold.when"; keys of [[vm]] are "vm.name", ...
-  std::string_view allowed;  // for people: "\"pressure\" or \"eager\""
+  std::string_view allowed;  // in words for messages: "\"pressure\" or \"eager\""
 };
 // Every key, those of [[vm]] included.
 std::span<const KeyInfo> config_keys();

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What the value of a key may be: each function takes a node of the file into its setting, or
-// leaves the setting alone and says no. Only config.cpp includes this, so that only it compiles
-// toml++. Threads: any; no state.
+// Checks and sets values. Each function sets `to` from a node of the file and returns true; or it
+// leaves `to` alone and returns false, because the value is not allowed. Only config.cpp includes
+// this file, so that only config.cpp compiles toml++.
+// Threads: any; no state.
 #pragma once
 
 #include <toml++/toml.h>
@@ -40,7 +41,7 @@ inline bool set_double(double& to, const toml::node& node, double least, double 
   return true;
 }
 
-// A wait of less than a second is shorter than what a disk may take, and only pretends.
+// 0, or at least a second: a disk may take longer than a shorter grace period.
 inline bool set_grace(double& to, const toml::node& node) {
   double seconds = 0;
   if (!set_double(seconds, node, 0, 3600) || (seconds > 0 && seconds < 1)) return false;
@@ -129,7 +130,7 @@ inline bool set_uuid(std::string& to, const toml::node& node) {
   return true;
 }
 
-// What useradd(8) takes, and a final $.
+// A name that useradd(8) accepts, with or without a final $.
 inline bool set_user(std::string& to, const toml::node& node) {
   const auto text = node.value_exact<std::string>();
   if (!text) return false;
@@ -142,7 +143,7 @@ inline bool set_user(std::string& to, const toml::node& node) {
 
 inline bool set_uid(std::optional<std::uint32_t>& to, const toml::node& node) {
   const auto value = node.value_exact<std::int64_t>();
-  // The largest stands for "none" in the kernel's calls.
+  // The largest number means "no uid" in system calls.
   if (!value || *value < 0 || *value >= std::int64_t{0xffff'ffff}) return false;
   to = static_cast<std::uint32_t>(*value);
   return true;

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Does the host's memory want folding, and does it allow it? Pure functions of a sample.
+// Does the host need folding, and does its memory allow it? Pure functions of a sample.
 //
-//   have  = available + swap that is free on disks (swap on zram is RAM itself and does not count)
-//   limit = have - reserve + unbacked_max
-//   the promise is kept while what bringing everything back would take fits into limit
+//   have         = available + free swap on disks     (swap on zram is RAM, and does not count)
+//   limit        = have - reserve + unbacked_max
+//   promise_kept = needed_if_all_back <= limit
+//   plentiful    = when is "pressure", and available > keep_available
+//   may_fold     = promise_kept and not plentiful
 // Threads: pure functions, values.
 #pragma once
 
@@ -18,19 +20,21 @@ struct MemorySample {
 };
 
 struct MemoryVerdict {
-  bool promise_kept = false;  // if everything came back, the memory would suffice
+  bool promise_kept = false;  // memory would suffice if all pages came back
   bool plentiful = false;     // nothing needs folding now (never under when = "eager")
   bool may_fold() const noexcept { return promise_kept && !plentiful; }
   friend bool operator==(const MemoryVerdict&, const MemoryVerdict&) = default;
 };
 
-// `needed_if_all_back`: what bringing every folded page back would take, less what that frees.
+// `needed_if_all_back`: the memory that all folded pages would take, less the memory that the store
+// would free.
 MemoryVerdict judge(const HostTargets& targets, const MemorySample& sample,
                     ByteCount needed_if_all_back);
 
-// May bringing pages back take the reserve too?
+// May pages that come back use the reserve, too?
 enum class Reserve : bool { left_alone, used };
-// Pages that come back may be swapped as any others, so free swap counts.
+// Memory for pages that come back: `have`, less the reserve unless it may be used. Free swap
+// counts, because the host may swap such pages out.
 ByteCount room_for_unfolding(const HostTargets& targets, const MemorySample& sample,
                              Reserve reserve);
 

@@ -7,7 +7,7 @@
 namespace ramfold::policy {
 namespace {
 
-// Longer names are not typing errors of ours; the bound keeps the table small.
+// A longer name is no mistyped key. The bound keeps the table small.
 constexpr std::size_t kNameMax = 128;
 
 std::string_view leaf(std::string_view path) {
@@ -36,7 +36,7 @@ unsigned edit_distance(std::string_view a, std::string_view b) {
 }
 
 std::string nearest(std::string_view typed, std::span<const std::string> known) {
-  // A third of the letters may be wrong; more is another word.
+  // A third of the letters may be wrong; with more wrong letters it is another word.
   const auto allowed = [](std::string_view name) {
     return static_cast<unsigned>(std::max<std::size_t>(1, name.size() / 3));
   };
@@ -48,7 +48,8 @@ std::string nearest(std::string_view typed, std::span<const std::string> known) 
       best = name;
       best_distance = whole;
     }
-    // A right name in a wrong place is worth one error more than a typing error in the right place.
+    // A right name in a wrong section counts as one error more than the same distance in the right
+    // one.
     const unsigned last = edit_distance(leaf(typed), leaf(name));
     if (last <= allowed(leaf(name)) && last + 1 < best_distance) {
       best = name;

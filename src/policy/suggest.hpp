@@ -9,11 +9,12 @@
 
 namespace ramfold::policy {
 
-// Insertions, deletions, changes and swaps of neighbours that lead from `a` to `b`.
+// The least number of insertions, deletions, changes and swaps of neighbours that turn `a` into
+// `b`. Only the first 128 bytes of each count.
 unsigned edit_distance(std::string_view a, std::string_view b);
 
-// The nearest of `known`, compared whole and by its last dotted part ("passes" finds
-// "fold.passes"); empty when none is near enough to be meant.
+// The nearest of `known`, compared as a whole and by the part behind the last dot ("passes" finds
+// "fold.passes"). Empty when none is near enough.
 std::string nearest(std::string_view typed, std::span<const std::string> known);
 
 }  // namespace ramfold::policy

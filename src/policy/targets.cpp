@@ -44,12 +44,12 @@ VmTargets defaults(const Config& config) {
   return {true, config.fold.zero, config.fold.share, config.fold.lz4, config.gate.grace_seconds};
 }
 
-// Does a grace period of `seconds` protect no less than the host's?
+// A grace period of `seconds` protects as well as the host's. 0 protects best: no grace mode.
 bool is_safer(double seconds, double of_host) {
   return seconds == 0 || (of_host > 0 && seconds >= of_host);
 }
 
-// Keys that a claim does not get, as they are written in the file.
+// Keys of `vm` that do not hold for a VM that only claims the name, as written in the file.
 std::vector<std::string_view> withheld_keys(const VmOverride& vm, const VmTargets& host) {
   std::vector<std::string_view> keys;
   if (vm.group) keys.emplace_back("group");

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What the configuration means for one VM and for the host: plain values, computed once and handed
-// to those who go by them.
+// The settings that the configuration gives to one VM and to the host: plain values.
 //
-// Who is a VM? Its name and uuid are what its own process says, and every local user can start a
-// process that says the same; only the uid is told by the kernel. So an override of [[vm]]
+// Which VM is it? A VM's process tells name and uuid itself, and every local user can start a
+// process that tells the same. Only the uid comes from the kernel. So an override of [[vm]]
 //   - that names the owner (`user`, `uid`) holds for VMs of that owner only, with all its keys;
-//   - that names none holds for whoever claims the name, but only where it takes away: fold, zero,
-//     share and lz4 as false, and a grace period that is 0 or longer. A trust group, a mechanism
-//     that the host has not, and a grace period are never given to a claim;
-//   - holds with all its keys where name and uuid come from who manages the VM (Vouched::yes).
+//   - that names no owner holds for every VM that claims the name, but only where it takes
+//     something away: `false` for fold, zero, share and lz4, and a grace period that is 0 or no
+//     shorter than the host's. A claim alone never gives a trust group, a mechanism that the host
+//     has switched off, or the grace mode where the host has none;
+//   - holds with all its keys where the VM's manager vouches for name and uuid (Vouched::yes).
 // Threads: pure functions and values; uid_of_user() reads the user database.
 #pragma once
 
@@ -22,20 +22,20 @@
 
 namespace ramfold::policy {
 
-// Are name and uuid known from who manages the VM, or from its own process alone?
+// yes: the VM's manager confirms name and uuid. no: only the VM's own process tells them.
 enum class Vouched : bool { no, yes };
 struct VmClaim {
   std::string_view name;
   std::string_view uuid;  // lower case; empty: it has none
-  std::uint32_t uid = 0;  // of its process, as the kernel says
+  std::uint32_t uid = 0;  // of its process, from the kernel
   Vouched vouched = Vouched::no;
 };
 
-// The number of an account; nothing where there is no such account.
+// The uid of an account; empty when there is no such account.
 using UidOf = std::optional<std::uint32_t> (*)(const std::string& user);
 std::optional<std::uint32_t> uid_of_user(const std::string& user);
 
-// A uuid in lower case; empty when it is none.
+// The uuid in lower case; empty when `text` is no uuid.
 std::string normal_uuid(std::string_view text);
 
 struct VmTargets {
@@ -46,17 +46,19 @@ struct VmTargets {
   double grace_seconds = 0;
   friend bool operator==(const VmTargets&, const VmTargets&) = default;
 };
-// Of several overrides the most exact holds: by uuid before by name, with an owner before without.
+// Of several overrides that match, the most exact one holds: by uuid before by name, then with an
+// owner before without. Of equal ones, the first.
 VmTargets vm_targets(const Config& config, const VmClaim& vm, UidOf uid_of = uid_of_user);
-// The trust group that the configuration gives it; nothing: Config::group_default decides.
+// The trust group that an override gives the VM; empty: Config::group_default decides.
 std::optional<std::string> vm_group(const Config& config, const VmClaim& vm,
                                     UidOf uid_of = uid_of_user);
 
-// Overrides of which a part does not hold, one a line: "FILE:LINE: ...; what to do".
+// Tells which overrides do not hold, or hold only in part, one complaint a line: "FILE:LINE: ...;
+// remedy".
 std::vector<std::string> override_complaints(const Config& config, std::string_view source,
                                              UidOf uid_of = uid_of_user);
 
-// What the host is to keep to, in bytes of this host.
+// The host's settings, with all amounts in bytes.
 struct HostTargets {
   FoldWhen when = FoldWhen::pressure;
   ByteCount keep_available;

@@ -33,7 +33,8 @@ Verdict ColdRule::judge(guest::Word word, bool guarded) const noexcept {
       if (!guarded) return Verdict::observe;
       return cold ? Verdict::again : Verdict::age;
     case Tag::folded:
-      // Present with this word: a crash left it between word and punch (T4: guarded and equal).
+      // The page is present although the word says folded: a crash came between word and punch.
+      // While it is guarded, it equals its content (T4).
       return guarded ? Verdict::again : Verdict::leave;
     case Tag::mapped:
     case Tag::poisoned: break;
@@ -94,10 +95,11 @@ Result<std::size_t> Planner::plan(const guest::Vm& vm, std::size_t chunk, const 
           const guest::LoadedWord word = vm.table().load(p);
           ++met_.present;
           if (word && rule.holds_back(*word)) ++met_.held;
-          // Who observes a page repairs its word.
+          // A damaged word: to observe the page writes a new one.
           const Verdict verdict = word ? rule.judge(*word, guarded) : Verdict::observe;
           if (verdict == Verdict::leave) continue;
-          // Who waits in a window is not made to wait for others that come to it.
+          // A window has one time for all its pages. So no page is guarded in it while others still
+          // wait: the new page would begin their wait again.
           if (rule.grace && verdict == Verdict::fold && !vm.grace().over(p, now)) continue;
           if (verdict == Verdict::hold && !vm.grace().idle(p, now)) continue;
           if (used == 0 || p >= into[used - 1].pages.end()) {

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Which pages next. A chunk of guest RAM is looked at through PAGEMAP_SCAN alone: only what is
-// present in QEMU's page table is a candidate, so a scan neither touches holes nor brings back what
-// the host has swapped out. What to do with a page follows from its word; the clock will decide
-// more (the seam is ColdRule).
+// Chooses the pages to work on next. PAGEMAP_SCAN alone tells what a chunk of guest RAM holds: only
+// pages in QEMU's page table are candidates. So a scan touches no hole, and brings back no page
+// that the host has swapped out. ColdRule decides from a page's word what to do with the page.
 // Threads: a Planner per thread; a chunk is planned and folded by one worker at a time.
 #pragma once
 
@@ -22,7 +21,7 @@ inline constexpr std::size_t kChunkWindows =
 // What to do with the pages of one window; bit i is page first + i.
 struct Window {
   PageRun pages;           // at most kWindowPages, within one block
-  std::uint16_t observe;   // read and remember the hash
+  std::uint16_t observe;   // read, remember the hash
   std::uint16_t fold;      // guard, read; fold when the hash is still the same
   std::uint16_t again;     // clean: fold without reading
   std::uint16_t age;       // clean, still warm: count one more pass
@@ -32,33 +31,37 @@ struct Window {
 
 enum class Verdict : std::uint8_t { leave, observe, fold, again, age, hold };
 
-// Cold, for now: the bytes did not change over `passes` passes, doubled for every time the page
-// came back soon after it was folded, up to `passes_max`.
+// A page is cold when its bytes did not change over `need` passes:
+//
+//   need = min(passes * 2^backoff, passes_max, Word::kAgeMax)
+//
+// The word's `backoff` counts how often the page came back soon after it was folded.
 struct ColdRule {
   unsigned passes = 2;
-  unsigned passes_max = guest::Word::kAgeMax;  // `passes`: no back-off. REQUIRES: >= passes
-  // The gate is open for grace: a cold page is guarded, and folded when it stayed so for the time.
+  unsigned passes_max = guest::Word::kAgeMax;  // == passes: no back-off. REQUIRES: >= passes
+  // The gate is open in mode grace: a cold page is guarded first, and folded when it has stayed
+  // guarded for the grace period.
   bool grace = false;
 
   // `guarded`: the page is present and write-protected.
   Verdict judge(guest::Word word, bool guarded) const noexcept;
-  // The page, not folded now, must stay unchanged for more than `passes` passes.
+  // The page is not folded, and its back-off asks for more than `passes` passes.
   bool holds_back(guest::Word word) const noexcept;
 
  private:
   unsigned need(guest::Word word) const noexcept;
 };
 
-// Pages of a chunk, as the plan met them.
+// How many pages of a chunk the plan met.
 struct Met {
   std::uint64_t present = 0;
-  std::uint64_t held = 0;  // present, and held back by the rule's back-off
+  std::uint64_t held = 0;  // of `present`: held back by their back-off
 };
 
 class Planner {
  public:
   // Plans the chunk (kChunkPages pages of the linear index) into `into`; returns how many windows
-  // have work. An Error with ESRCH: the VM is gone.
+  // have work. Errors: ESRCH the VM is gone.
   Result<std::size_t> plan(const guest::Vm& vm, std::size_t chunk, const ColdRule& rule,
                            std::span<Window, kChunkWindows> into);
   // Of the last plan().
@@ -69,13 +72,14 @@ class Planner {
   Met met_;
 };
 
-// Chunks of a VM.
+// How many chunks the VM's RAM has.
 std::size_t chunk_count(const guest::Vm& vm) noexcept;
 // The first chunk at or after `chunk` of which a RAM file holds something, in memory or in swap;
-// chunk_count() when none is left. One look at a RAM file takes its inode's lock, as a punch does:
-// it may wait for a punch of the VM's own, and must not be made on the way up.
+// chunk_count() when none is left. The call takes the lock of the RAM file's inode, as a punch
+// does. So it may wait for a punch by the VM's own process, and the fault path must not make it.
 std::size_t next_backed_chunk(const guest::Vm& vm, std::size_t chunk) noexcept;
-// The same of the page table: the first chunk of which it holds words.
+// The first chunk at or after `chunk` for which the page table holds words; chunk_count() when none
+// is left.
 std::size_t next_noted_chunk(const guest::Vm& vm, std::size_t chunk) noexcept;
 
 }  // namespace ramfold::scan

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Whose turn it is to be scanned: deficit round robin, over owners first and then over the VMs of
-// each. (Shreedhar and Varghese, "Efficient Fair Queuing Using Deficit Round Robin", 1996; here the
-// cost of a piece of work is known only after it, so a member may fall into debt and then waits
-// until the rounds have paid it.) An owner gets the same time however many VMs it has and however
-// large they are.
-// Threads: one at a time. Invariants: who has no work saves no credit; nobody is kept waiting while
-// no other member has work.
+// Which VM is scanned next: deficit round robin, first over owners, then over the VMs of an owner
+// (Shreedhar and Varghese, "Efficient Fair Queuing Using Deficit Round Robin", 1996). In contrast
+// to the paper, the cost of a piece of work is known only after the work. So a member may fall into
+// debt; it then waits until the rounds have paid the debt. Every owner gets the same time, however
+// many VMs it has and however large they are.
+// Threads: one at a time.
+// Invariants: a member without work keeps no credit. A member does not wait while no other member
+// has work.
 #pragma once
 
 #include <sys/types.h>
@@ -22,15 +23,15 @@
 
 namespace ramfold::scan {
 
-// Long enough that neighbours in RAM stay neighbours in the cache, some ten chunks.
+// About ten chunks: long enough that neighbours in RAM are scanned one after the other.
 inline constexpr std::int64_t kQuantumNs = 10'000'000;
 
-// One level of it.
+// Deficit round robin over one set of members: the owners, or the VMs of one owner.
 template <typename Key>
 class RoundRobin {
  public:
   void add(const Key& key) { members_.try_emplace(key, 0); }
-  // Its debt is forgotten.
+  // Forgets the member's debt, too.
   void remove(const Key& key) { members_.erase(key); }
   bool owes(const Key& key) const {
     const auto it = members_.find(key);
@@ -40,8 +41,8 @@ class RoundRobin {
     if (const auto it = members_.find(key); it != members_.end()) it->second -= cost_ns;
   }
 
-  // Calls take(key) for members in turn until one says that it has taken work; false: nobody has
-  // any. Stays with a member until its credit is used up.
+  // Calls take(key) for members in turn until a call returns true: it has taken work. Stays with a
+  // member until its credit is used up. Returns false when no member has work.
   template <typename Take>
   bool next(Take take) {
     if (const auto it = turn_ ? members_.find(*turn_) : members_.end();
@@ -65,7 +66,7 @@ class RoundRobin {
         }
       }
       if (least_debt == INT64_MAX) return false;
-      // Rounds in which nobody would have a turn, all at once.
+      // The rounds in which every member with work would still be in debt, all at once.
       const std::int64_t rounds = least_debt / kQuantumNs;
       for (auto& [key, credit] : members_) {
         if (credit < 0) credit += rounds * kQuantumNs;
@@ -74,7 +75,7 @@ class RoundRobin {
   }
 
  private:
-  using Members = std::map<Key, std::int64_t>;  // what each may still use; below 0: owes
+  using Members = std::map<Key, std::int64_t>;  // credit in ns; below 0: debt
   typename Members::iterator following(typename Members::iterator it) {
     ++it;
     return it == members_.end() ? members_.begin() : it;
@@ -95,8 +96,8 @@ class Turns {
     uid_t owner = 0;
   };
 
-  // Whom there is now. Who was there before keeps credit and debt; an owner that owes stays until
-  // it has paid, so that ending a VM and starting another is no way out.
+  // The members from now on. A member that was there before keeps its credit or debt. An owner in
+  // debt stays until the debt is paid: to end a VM and start another is no way out of it.
   void set(std::span<const Member> members) {
     std::map<uid_t, std::set<VmId>> now;
     for (const Member& member : members) now[member.owner].insert(member.vm);
@@ -121,13 +122,14 @@ class Turns {
     }
   }
 
-  // Calls take(vm) in turn until one says that it has taken work.
+  // Calls take(vm) for VMs in turn until a call returns true: it has taken work. Returns false when
+  // no VM has work.
   template <typename Take>
   bool next(Take take) {
     return owners_.next([&](uid_t owner) { return vms_.at(owner).turns.next(take); });
   }
 
-  // What a piece of work that was taken has cost.
+  // Charges a piece of work to the VM and to its owner.
   void charge(const Member& member, std::uint64_t cost_ns) {
     const auto cost = static_cast<std::int64_t>(std::min<std::uint64_t>(cost_ns, INT64_MAX / 4));
     owners_.charge(member.owner, cost);

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What a put may add to the store. Threads: a value.
+// Which pages a put may add to the store. Threads: a value.
 #pragma once
 
 #include <cstdint>
 
 namespace ramfold::store {
 
-// Which pages may be added to what is stored. Zeros and pages that are there already always may.
+// Pages of zeros, and pages that equal a stored content, are always taken.
 enum class Admit : std::uint8_t {
-  all,       // in the quickest form that is smaller than the page
-  shared,    // only where two pages are equal: the second that asks is kept, raw
-  existing,  // none
+  all,       // every other page is stored, as an LZ4 block or raw
+  shared,    // of the others, a page is stored when an equal page has asked before; raw
+  existing,  // no other page is stored
 };
 
 }  // namespace ramfold::store

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What is known of a content only while the daemon runs: who needs it, when it was last read, and
-// which forms were tried for it. Threads: any; each field is an atomic of its own.
+// Volatile notes about a content: its reference count, when it was last read, how many contents
+// refer to it, and which forms were tried for it.
+// Threads: any; each field is an atomic of its own.
 #pragma once
 
 #include <atomic>
@@ -8,23 +9,25 @@
 
 namespace ramfold::store {
 
-// Which forms a content has been tried in, each step dearer than the one before.
+// The step of attempts that a content has reached; each step takes more CPU than the one before.
 enum class Stage : std::uint8_t { stored = 0, patched = 1, dense = 2, densest = 3, mixed = 4 };
 
-// What the last search for a reference came to, while none was good enough to be taken: whether
-// another is made, and in which walk (Reformer).
+// The result of the last search for a reference that took none. It decides whether there is another
+// search, and in which walk (Reformer).
 enum class Prospect : std::uint8_t { unknown = 0, fair = 1, weak = 2, none = 3 };
 
 class ContentNotes {
  public:
-  // More patches than this to one reference are not counted: it is "many" until the next restart.
+  // The number of dependents is counted up to this; from then on it means "many" until the next
+  // restart.
   static constexpr std::uint16_t kDependentsMax = 0x3ff;
 
-  // Reference count: words, patches, and whoever works on it. See HeaderTable.
+  // Reference count: one for each word and each dependent that names the content, and one for each
+  // thread that works on it. See HeaderTable.
   std::atomic<std::uint32_t> count{0};
 
-  // Ticks of HeaderTable::set_now(). Written only when it changes, so that reading a content that
-  // everybody reads writes to no shared line.
+  // When the content was last read, in ticks of HeaderTable::set_now(). note_read() writes only
+  // when the tick differs, so that many readers of one content do not contend for its cache line.
   std::uint16_t read_at() const noexcept { return read_at_.load(std::memory_order_relaxed); }
   void note_read(std::uint16_t now) noexcept {
     if (read_at() != now) read_at_.store(now, std::memory_order_relaxed);
@@ -33,7 +36,7 @@ class ContentNotes {
   Stage stage() const noexcept {
     return static_cast<Stage>(state_.load(std::memory_order_relaxed) >> kStageShift);
   }
-  // It may be found as a reference (store/similarity).
+  // The content is in the similarity index, and may be found as a reference.
   bool entered() const noexcept { return (state_.load(std::memory_order_relaxed) & kEntered) != 0; }
   Prospect prospect() const noexcept {
     return static_cast<Prospect>((state_.load(std::memory_order_relaxed) & kProspectBits) >>
@@ -65,7 +68,7 @@ class ContentNotes {
       return n == 0 || n == kDependentsMax ? s : s - 1;
     });
   }
-  // A new content under this id.
+  // The id has a new content.
   void begin(std::uint16_t now) noexcept {
     read_at_.store(now, std::memory_order_relaxed);
     state_.store(0, std::memory_order_relaxed);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What the fault path sees of the store, and a reference to one content.
+// The store as the fault path sees it, and a counted reference to one content.
 // Threads: as in contents.hpp.
 #pragma once
 
@@ -13,18 +13,18 @@ namespace ramfold::store {
 
 enum class Got : std::uint8_t {
   done,     // the 4096 bytes are in the caller's buffer, checksum verified
-  pending,  // they are on their way: call get() again after the listener heard of the ticket
-  failed,   // they could not be read now, for a reason that may pass: call get() again in a while
-  corrupt,  // they cannot be had (D14); the buffer holds garbage and must not be used
+  pending,  // the bytes are being fetched: call get() again after the listener's ready(ticket)
+  failed,   // reading failed for a reason that may pass: call get() again later
+  corrupt,  // the bytes are lost (D14); the buffer holds garbage and must not be used
 };
 
-// What became of one reference. refused: there is no such content in the group, or it has no
-// reference that could be given up: a bug or damage. Nothing was changed.
+// The outcome of taking or giving up one reference. refused: the group has no such content, or the
+// content has no reference to give up. That is a bug or damage. Nothing was changed.
 enum class Booked : std::uint8_t { done, refused };
 
-// Who waits for a content that get() called pending: `listener->ready(ticket)` is called once, from
-// any thread, when get() is worth calling again, unless the listener was withdrawn before. The
-// token is the caller's own.
+// Waits for a content for which get() returned pending. `listener->ready(ticket)` is called once,
+// from any thread, when the caller should call get() again; unless the listener was withdrawn
+// before. The caller chooses the token.
 struct FetchTicket;
 class FetchListener {
  public:
@@ -38,10 +38,11 @@ struct FetchTicket {
   std::uint64_t token = 0;
 };
 
-// Takes the memory that this thread's calls of get() work with; else the first of them does.
+// Allocates this thread's scratch memory for get(). Without this call, the thread's first get()
+// allocates it.
 void prepare_to_read();
 
-// What the fault path sees of the store. Tests wrap it (delays, pending, corrupt).
+// The store as the fault path sees it. Tests wrap it (delays, pending, corrupt).
 class ContentSource {
  public:
   virtual ~ContentSource() = default;
@@ -49,15 +50,16 @@ class ContentSource {
   // Writes the content's 4096 bytes to `out`. A content of another group is `corrupt` (I5).
   // REQUIRES: the caller owns a reference to `id` (I1).
   virtual Got get(GroupId group, ContentId id, std::byte* out, FetchTicket ticket) noexcept = 0;
-  // The listener waits for nothing any more: when this returns no call of its ready() is under way,
-  // and none comes. A source that calls nothing pending has nobody to forget.
+  // Forgets the listener: when this returns, no call of its ready() is under way, and none will
+  // come. The default is for a source that never returns pending.
   virtual void withdraw(FetchListener& listener) noexcept { (void)listener; }
-  // Gives up one reference; the last one frees the content. Nothing happens for kZeroContent, which
-  // is not counted. REQUIRES: the caller owned the reference, and no word names it any more.
+  // Gives up one reference; giving up the last one frees the content. Does nothing for
+  // kZeroContent, which is not counted. REQUIRES: the caller owns the reference, and the page's
+  // word does not name the content any more.
   virtual Booked drop(GroupId group, ContentId id) noexcept = 0;
 };
 
-// One reference, dropped by the destructor unless it is released into a page's word.
+// One reference. The destructor drops it, unless it was released into a page's word.
 class [[nodiscard]] Ref {
  public:
   Ref() noexcept = default;
@@ -79,12 +81,12 @@ class [[nodiscard]] Ref {
 
   explicit operator bool() const noexcept { return source_ != nullptr; }
   ContentId id() const noexcept { return id_; }
-  // The reference now belongs to whoever wrote the returned id down.
+  // The caller owns the reference from now on: it writes the returned id into a page's word.
   [[nodiscard]] ContentId release() noexcept {
     source_ = nullptr;
     return id_;
   }
-  // `refused` is the store's to tell: it stops folding for the group.
+  // The store itself counts a `refused` (Stats::miscounted).
   void reset() noexcept {
     if (source_ != nullptr) (void)std::exchange(source_, nullptr)->drop(group_, id_);
   }

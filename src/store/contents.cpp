@@ -163,11 +163,12 @@ Got Contents::get(GroupId group, ContentId id, std::byte* out, FetchTicket) noex
   {
     const Readers::Section section(parts.readers);
     where = parts.headers->where(id);
-    // Another's is refused and left as it is (I5).
+    // A content of another group is refused and left as it is (I5).
     if (!parts.readable(where) || !parts.belongs(id, group)) return Got::corrupt;
     parts.arena->prefetch(where.extent());
     TEST_POINT("store.get");
-    // Against the caller's seed: should the id become another group's meanwhile, it does not match.
+    // The hash uses the seed of the caller's group. If the id gets a content of another group
+    // meanwhile, the hash does not match.
     if (parts.decode(id, where, out) && parts.hash(*hasher, out) == parts.headers->hash(id)) {
       notes.note_read(parts.headers->now());
       return Got::done;
@@ -190,8 +191,8 @@ Booked Parts::drop(GroupId group, ContentId id) noexcept {
     miscounted.add();
     return Booked::refused;
   }
-  const Where where = headers->where(id);  // afterwards the id may be another content's
-  account(where, group, -1);               // before: afterwards the group may be gone, too
+  const Where where = headers->where(id);  // after the drop the id may have another content
+  account(where, group, -1);               // after the drop the group may be wiped
   const HeaderTable::Dropped dropped = headers->drop_reference(id);
   if (dropped == HeaderTable::Dropped::none_left) {
     account(where, group, 1);
@@ -202,11 +203,11 @@ Booked Parts::drop(GroupId group, ContentId id) noexcept {
   return Booked::done;
 }
 
-// While recovering: a word that was never counted. Otherwise: a reference dropped twice. Some count
-// of the group is too low, perhaps this one's; what is freed at 0 could still have a reader, whose
-// id would then be another content's. So nothing of the group is freed or put in before the next
-// recovery, which counts anew. (While recovering nothing is freed; this content is kept afterwards,
-// too.)
+// The cause, while recovering: the word was never counted. Otherwise: a reference was dropped
+// twice. So a count of the group is too low, perhaps that of this content. A content that is freed
+// at 0 could still have a reader, whose id would then name another content. So nothing of the group
+// is freed, and nothing is put into it, before the next recovery counts anew. (While recovering
+// nothing is freed anyway; the pin keeps this content afterwards, too.)
 void Parts::note_underflow(GroupId group, ContentId id) noexcept {
   headers->pin(id);
   miscounted.add();
@@ -227,14 +228,15 @@ void Parts::drop_uncounted(ContentId id) noexcept {
   if (dropped == HeaderTable::Dropped::last) release_if_unused(id);
 }
 
-// The count fell to 0 before the phase is read here; the sweep sets the phase before it reads
-// counts. So one of the two sees both, and claim_dead() picks one if both do.
+// The count fell to 0 before this function reads the phase. The sweep sets the phase before it
+// reads the counts. So at least one of the two sees both, and frees the content; if both do,
+// claim_dead() lets only one of them go on.
 void Parts::release_if_unused(ContentId id) noexcept {
   if (phase.load(std::memory_order_seq_cst) == Phase::recovering) return;
   if (is_stopped(headers->group(id)) || !headers->claim_dead(id)) return;
   const Where where = headers->where(id);
-  // A header that cannot be trusted keeps its id and its bytes: something may still be learnt from
-  // them, and what it points at may be another's.
+  // A content with a damaged header keeps its id and its bytes: they may help to find the cause,
+  // and the bytes that the header names may be those of another content.
   if (!readable(where)) return;
   const GroupId group = headers->group(id);
   if (groups->hasher(group) == nullptr) return;
@@ -250,7 +252,7 @@ void Parts::release_if_unused(ContentId id) noexcept {
   groups->release(group);
 }
 
-// The reference is none of those that have one, so this goes no deeper.
+// No recursion beyond this: a reference has no reference itself.
 void Parts::drop_dependence(ContentId reference) noexcept {
   headers->notes(reference).remove_dependent();
   drop_uncounted(reference);

@@ -6,7 +6,7 @@
 
 namespace ramfold::store {
 
-// Where encoded bytes begin, and how many there are (1 to 4096).
+// Offset of encoded bytes in the arena, and how many there are (1 to 4096).
 struct Extent {
   std::uint64_t offset = 0;
   std::uint32_t length = 0;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The memory files that are all truth of the store (docs/store-format.md). The keeper holds
-// duplicates of them. Threads: a value.
+// The memory files from which the whole store can be rebuilt (docs/store-format.md). The keeper
+// holds duplicates of them. Threads: a value.
 #pragma once
 
 #include "sys/fd.hpp"
@@ -8,9 +8,9 @@
 namespace ramfold::store {
 
 struct StoreFiles {
-  sys::Fd contents;  // superblock, headers, groups of contents
-  sys::Fd arena;     // bytes
-  sys::Fd groups;    // names and seeds
+  sys::Fd contents;  // superblock, and of each content: header, group, reference
+  sys::Fd arena;     // encoded bytes
+  sys::Fd groups;    // names and seeds of groups
 };
 
 }  // namespace ramfold::store

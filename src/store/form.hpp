@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// How a content is kept. The numbers are part of the format (docs/store-format.md).
+// The forms in which a content is kept. The numbers are part of the format (docs/store-format.md).
 // Threads: values.
 #pragma once
 
@@ -14,7 +14,7 @@ namespace ramfold::store {
 //   delta  zstd with the reference as prefix: denser
 //   mix    literals and copies, coded by mixed contexts (docs/mix-format.md): densest, slow to
 //          decode; mix_delta: with the page of a reference before it
-// A reference belongs to the same group and is itself none of the forms that need one.
+// A reference belongs to the same group, and its own form needs no reference.
 enum class Form : std::uint8_t {
   zero = 0,
   raw = 1,
@@ -33,11 +33,11 @@ constexpr std::string_view name_of(Form form) noexcept {
   return kNames[static_cast<std::size_t>(form)];
 }
 
-// It has bytes in the arena.
+// A content of this form has bytes in the arena.
 constexpr bool is_stored(Form form) noexcept {
   return form >= Form::raw && form <= Form::mix_delta;
 }
-// It takes another content to decode it.
+// Another content, the reference, is needed to decode this form.
 constexpr bool needs_reference(Form form) noexcept {
   return form == Form::patch || form == Form::delta || form == Form::mix_delta;
 }

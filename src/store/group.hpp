@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Who uses a trust group. A group lives as long as somebody uses it or a content is in it; then its
-// name and its seed are wiped, and its id may be another group's.
-// Threads: a GroupUse belongs to one; different ones to any.
+// A hold on a trust group. A group lives as long as it has a GroupUse or a content. Then its name
+// and its seed are wiped, and its id may be given to another group.
+// Threads: one at a time for each GroupUse.
 #pragma once
 
 #include <cstddef>
@@ -14,15 +14,15 @@ namespace ramfold::store {
 
 class GroupTable;
 
-inline constexpr std::size_t kGroupsMax = 4096;   // at a time; a group per VM at most
+inline constexpr std::size_t kGroupsMax = 4096;   // at a time; a VM needs at most one
 inline constexpr std::size_t kGroupNameMax = 96;  // bytes
 
-// One user's hold on a group, for as long as that user puts pages into it: a VM has one. It may
-// outlive the store that it came from.
+// One hold on a group. A VM has one while it puts pages into the group. A GroupUse may outlive its
+// store.
 class [[nodiscard]] GroupUse {
  public:
   GroupUse() noexcept = default;
-  // Takes over a use that the caller counted in the table.
+  // Takes over a use that GroupTable::acquire() has counted.
   GroupUse(std::shared_ptr<GroupTable> table, GroupId id) noexcept
       : table_(std::move(table)), id_(id) {}
   GroupUse(GroupUse&& other) noexcept : table_(std::move(other.table_)), id_(other.id_) {}
@@ -36,7 +36,7 @@ class [[nodiscard]] GroupUse {
   }
   ~GroupUse() { reset(); }
 
-  // The id means this group only while the use lives: that of a temporary cannot be kept.
+  // The id means this group only while this object lives. So a temporary does not give its id away.
   GroupId id() const& noexcept { return id_; }
   GroupId id() const&& = delete;
   operator GroupId() const& noexcept { return id_; }  // NOLINT: it stands for its group in calls

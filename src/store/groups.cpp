@@ -34,8 +34,8 @@ std::string_view name_of(const GroupEntry& entry) noexcept {
   return {entry.name, entry.name_length};
 }
 
-// What makes an entry sound, and what ends that: after all of it was written, before any of it is
-// wiped.
+// The right checksum makes an entry sound: it is set after the rest was written. The value 0 makes
+// it unsound: it is set before the rest is wiped.
 void set_checksum(GroupEntry& entry, std::uint64_t checksum) noexcept {
   std::atomic_ref(entry.checksum).store(checksum, std::memory_order_release);
   std::atomic_thread_fence(std::memory_order_seq_cst);  // nothing below may be stored before it
@@ -91,7 +91,7 @@ GroupTable::GroupTable(sys::Mapping file, sys::Mapping groups, Usage usage) noex
       group_memory_(std::move(groups)),
       groups_(group_memory_.as<Group>()),
       usage_(std::move(usage)) {
-  // A damaged entry gets a wrong seed: its contents then read as corrupt, which is what they are.
+  // A damaged entry may have a wrong seed. Its contents then read as corrupt.
   const auto limit = static_cast<std::uint32_t>(head().limit.load(std::memory_order_acquire));
   for (std::uint32_t i = 0; i < limit; ++i) {
     if (is_free(entry(i))) continue;
@@ -101,7 +101,7 @@ GroupTable::GroupTable(sys::Mapping file, sys::Mapping groups, Usage usage) noex
   limit_.store(limit, std::memory_order_release);
 }
 
-// With one use, the caller's.
+// Makes the group usable, with one use, which belongs to the caller.
 void GroupTable::begin(std::uint32_t i) noexcept {
   Group& group = groups_[i];
   new (&group.hasher) PageHasher(entry(i).seed);
@@ -146,7 +146,7 @@ Result<GroupId> GroupTable::acquire(std::string_view name) {
     if (!group.exists.load(std::memory_order_relaxed)) {
       if (!free) free = i;
     } else if (is_sound(entry(i)) && name_of(entry(i)) == name) {
-      // Also one whose last use was given up and that was not wiped yet: it goes on.
+      // If its last use was given up but it is not wiped yet, the group lives on.
       group.uses.fetch_add(1, std::memory_order_relaxed);
       return GroupId{static_cast<std::uint16_t>(i)};
     }
@@ -154,7 +154,7 @@ Result<GroupId> GroupTable::acquire(std::string_view name) {
   if (!free) free = limit;
   if (*free == kGroupsMax) return fail("too many groups", ENOSPC);
   GroupEntry& to = entry(*free);
-  std::memcpy(&to, &made, sizeof made);  // its checksum is 0 still
+  std::memcpy(&to, &made, sizeof made);  // its checksum is still 0
   TEST_POINT("store.group.write");
   set_checksum(to, checksum);
   begin(*free);
@@ -179,8 +179,8 @@ bool GroupTable::add_use(GroupId group) noexcept {
 void GroupTable::release(GroupId group) noexcept {
   Group& g = groups_[group.value];
   if (g.uses.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
-  // Until the lock is taken it may have been acquired again, even wiped and made anew under the
-  // same id: what counts is how it is now.
+  // Before the lock was taken, the group may have been acquired again, or even wiped and made anew
+  // under the same id. So its state is read again.
   const MutexLock lock(mutex_);
   if (closed_ || g.uses.load(std::memory_order_acquire) != 0) return;
   if (g.exists.load(std::memory_order_relaxed)) wipe(group.value);

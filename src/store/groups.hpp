@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The table of trust groups: name, id and hash seed, in a memory file of its own; and how many use
-// each of them.
+// The table of trust groups: name, id and hash seed, in a memory file of its own; and a count of
+// the uses of each group.
 //
-// A group's life, by its uses, which are its users (GroupUse), its contents and, until recovery is
-// over, one for every group that was found: whoever gives up the last wipes name and seed. From
-// then on the id may be another group's. Nothing of the old group is left then: whatever names a
-// group in memory is one of its contents or users, and what a content left in the index or among
-// the sketches is checked against the header of what is there now.
+// The life of a group. The count has one use for each GroupUse, one for each content, and, until
+// recovery is over, one for each group that was found in the file. The thread that gives up the
+// last use wipes name and seed. From then on the id may be given to another group. Nothing names
+// the old group by then: only its contents and GroupUses did. Entries that its contents left in the
+// index or the similarity index do no harm, because every finder checks the header of the content
+// that has the id now.
 //
-// Threads: any. hasher() and the counting of contents take no lock; acquire(), and whoever gives up
-// the last use, take one, a leaf, never held over a system call.
-// Invariants: uses leave 0 only under the lock. An entry is sound in the file only between the end
-// of its making and the begin of its wiping, so a process that is killed in either leaves an entry
-// that nothing names, and recovery wipes it.
+// Threads: any. hasher() and add_use() take no lock. acquire() and the release of the last use take
+// one: a leaf, never held over a system call.
+// Invariants: a count leaves 0 only under the lock. An entry's checksum is right only after the
+// entry is fully written, and is made wrong before the entry is wiped. So a process that is killed
+// meanwhile leaves a damaged entry that nothing names, and recovery wipes it.
 #pragma once
 
 #include <atomic>
@@ -35,21 +36,24 @@ namespace ramfold::store {
 
 class GroupTable {
  public:
+  // A groups file without groups.
   static Result<sys::Fd> make_file(std::uint64_t store_id);
-  // Every group in the file is held until end_recovery(). REQUIRES: `file` stays open while this
-  // lives. Errors: not a table of this version or store.
+  // Holds every group in the file until end_recovery(). REQUIRES: `file` stays open while this
+  // object lives. An Error: the file is no table of this version, or of another store.
   static Result<std::shared_ptr<GroupTable>> open(sys::BorrowedFd file, std::uint64_t store_id);
 
-  // One more user of the group of that name, which is made when there is none. Errors: EINVAL the
-  // name; ENOSPC kGroupsMax groups are in use.
+  // Counts one more use of the group with this name; makes the group when there is none. Errors:
+  // EINVAL the name is empty or too long; ENOSPC kGroupsMax groups are in use.
   Result<GroupId> acquire(std::string_view name) EXCLUDES(mutex_);
-  // One more content. False: there is no such group (a damaged header may name any).
+  // Counts one more use, for a content. False: there is no such group (a damaged header may name
+  // any).
   bool add_use(GroupId group) noexcept;
-  // Of a user or a content. REQUIRES: it was counted.
+  // Gives up one use, of a GroupUse or a content. REQUIRES: that use was counted.
   void release(GroupId group) noexcept EXCLUDES(mutex_);
-  // All contents were counted: who has neither those nor a user goes.
+  // All contents were counted: gives up the uses of open(), so groups without another use are
+  // wiped.
   void end_recovery() noexcept;
-  // From now on nothing is wiped: the file is about to be another process's.
+  // From now on nothing is wiped, because another process is about to use the file.
   void close() noexcept EXCLUDES(mutex_);
 
   // nullptr when there is no such group.
@@ -58,9 +62,10 @@ class GroupTable {
     const Group& g = groups_[group.value];
     return g.exists.load(std::memory_order_acquire) ? &g.hasher : nullptr;
   }
-  // Ids of groups are below this.
+  // All ids of groups are below this.
   std::uint32_t limit() const noexcept { return limit_.load(std::memory_order_acquire); }
-  // Groups that were wiped so far. What was derived from a seed is void when this has grown.
+  // How many groups were wiped so far. When this has grown, everything that was derived from a
+  // group's seed may be void.
   std::uint64_t wiped() const noexcept { return wiped_.load(std::memory_order_acquire); }
   // Empty when there is no such group, or its entry is damaged.
   std::string name(GroupId group) const EXCLUDES(mutex_);
@@ -70,7 +75,7 @@ class GroupTable {
   struct Group {
     PageHasher hasher;
     std::atomic<bool> exists;
-    alignas(64) std::atomic<std::uint64_t> uses;  // written by who stores and drops, read by none
+    alignas(64) std::atomic<std::uint64_t> uses;  // its own line: every put and free writes it
   };
 
   GroupTable(sys::Mapping file, sys::Mapping groups, Usage usage) noexcept;
@@ -85,7 +90,7 @@ class GroupTable {
   sys::Mapping group_memory_;
   Group* groups_;
   Usage usage_;
-  std::vector<GroupId> found_;  // by open(), one use of each is held
+  std::vector<GroupId> found_;  // by open(), which holds a use of each
   std::atomic<std::uint32_t> limit_{0};
   std::atomic<std::uint64_t> wiped_{0};
   mutable Mutex mutex_;

@@ -5,7 +5,7 @@
 
 #define XXH_STATIC_LINKING_ONLY
 #define XXH_INLINE_ALL
-// The library is C and not written to these.
+// The library is C, and does not satisfy these warnings.
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wold-style-cast"
 #pragma GCC diagnostic ignored "-Wconversion"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// XXH3-64 of a page under a group's seed. The seed's secret is derived once a group, not once a
-// page.
+// XXH3-64 of a page with a group's seed. The secret is derived from the seed once for each group,
+// not for each page.
 // Threads: pure.
 #pragma once
 
@@ -26,7 +26,7 @@ class PageHasher {
   std::uint64_t seed_ = 0;
 };
 
-// Tests replace the hash to force collisions; nullptr is XXH3-64.
+// Tests replace the hash to force collisions. nullptr: XXH3-64.
 using HashFunction = std::uint64_t (*)(const std::byte* page, std::uint64_t seed) noexcept;
 
 // XXH3-64 without a seed, for the checksums of the persistent structures.

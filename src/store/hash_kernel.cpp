@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// XXH3-64 of a page, compiled once for every instruction set that is worth it (meson.build names
-// the function with RAMFOLD_HASH_KERNEL). All give the same value.
+// XXH3-64 of a page. meson.build compiles this file once for each instruction set, and names the
+// function with RAMFOLD_HASH_KERNEL. All of them give the same value.
 #include <cstddef>
 #include <cstdint>
 
@@ -8,7 +8,7 @@
 
 #define XXH_STATIC_LINKING_ONLY
 #define XXH_INLINE_ALL
-// The library is C and not written to these.
+// The library is C, and does not satisfy these warnings.
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wold-style-cast"
 #pragma GCC diagnostic ignored "-Wconversion"

@@ -18,8 +18,8 @@ std::uint64_t checksum_of(const Superblock& block) noexcept {
       {reinterpret_cast<const std::byte*>(&block), offsetof(Superblock, checksum)});
 }
 
-// Memory for [offset, offset + size) now, as an error if there is none: a fault on a memory file
-// that cannot be served is a signal.
+// Gets memory for [offset, offset + size) now, so that a lack of memory is an error. Later, at a
+// write to the mapping, it would be SIGBUS.
 Status back_with_memory(int fd, std::uint64_t offset, std::uint64_t size) noexcept {
   if (::fallocate(fd, 0, static_cast<off_t>(offset), static_cast<off_t>(size)) != 0) {
     return fail_errno("memory for the store's headers");
@@ -133,8 +133,8 @@ bool HeaderTable::pop_free(ContentId& id) noexcept {
   for (;;) {
     const auto first = static_cast<std::uint32_t>(head);
     if (first == 0) return false;
-    // Another thread may have taken `first` and overwritten the link; the change count then differs
-    // and the exchange fails.
+    // Another thread may have taken `first` and overwritten the link. Then the count of changes
+    // differs, and the exchange fails.
     const auto link =
         static_cast<std::uint32_t>(headers_[first].hash.load(std::memory_order_relaxed));
     const std::uint64_t next = (((head >> 32) + 1) << 32) | link;

@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The headers of all contents, their groups, the contents that patches refer to, (volatile)
-// reference counts and notes, and which ids are free.
+// The table of all contents, by id: header, group and reference (persistent); reference count and
+// notes (volatile). It also hands out free ids.
 //
 // Threads: everything may be called concurrently unless it says "recovery".
-// A content's life, by its reference count:
-//   kDead    the id is free, being filled, being freed, or set aside because its header cannot be
-//   trusted n > 0    live: n references; more may be taken by whoever finds it in the index (take)
-//   0        nobody owns it any more: whoever turns 0 into kDead (claim_dead) frees it, exactly
-//   once
-// Invariants: `where` is published last and cleared first, before its bytes can be reused, so that
-// a crash never leaves two headers that name one place. An id is reused only after that.
+// The life of a content, by its reference count:
+//   kDead  the id is free, is being filled or freed, or is set aside because its header is damaged
+//   n > 0  live, with n references; a thread that finds it in the index may take more (take)
+//   0      nobody owns it; the one thread that changes 0 to kDead (claim_dead) frees it
+// Invariants: `where` is published last. It is cleared before its bytes can be reused, so a crash
+// never leaves two headers that name one place. An id is reused only after its `where` was cleared.
 #pragma once
 
 #include <atomic>
@@ -30,17 +29,20 @@ namespace ramfold::store {
 class HeaderTable {
  public:
   static constexpr std::uint32_t kDead = 0xffff'ffff;
-  // Counts stop being shared here; the next put of these bytes makes a second content.
+  // A content with this many references is shared no more; the next put of the same bytes makes a
+  // second content.
   static constexpr std::uint32_t kShareMax = 0x7000'0000;
-  // Added to a count that was found wrong: such a content is never freed before the next recovery.
+  // Added to a count that is too low: such a content is never freed before the next recovery.
   static constexpr std::uint32_t kPinned = 0x8000'0000;
 
+  // A contents file without contents, for an arena file of `arena` bytes.
   static Result<sys::Fd> make_file(ByteCount arena, std::uint64_t store_id);
-  // REQUIRES: `file` stays open while this lives.
+  // Maps a contents file. EINVAL: the file is not of this version, or is damaged. REQUIRES: `file`
+  // stays open while this object lives.
   static Result<std::unique_ptr<HeaderTable>> open(sys::BorrowedFd file);
 
   const Superblock& superblock() const noexcept { return *file_.as<Superblock>(); }
-  // Ids below this can be looked at.
+  // All ids that were ever used are below this. Every id below it may be looked at.
   std::uint32_t limit() const noexcept { return limit_.load(std::memory_order_acquire); }
 
   // REQUIRES for all of these: 0 < id < limit().
@@ -56,13 +58,13 @@ class HeaderTable {
   std::uint32_t count(ContentId id) const noexcept {
     return notes_[id.value].count.load(std::memory_order_seq_cst);
   }
-  // The clock of notes, in ticks of the caller's choice; wraps.
+  // The clock of the notes, in ticks that the caller of set_now() chooses; it wraps.
   std::uint16_t now() const noexcept { return now_.load(std::memory_order_relaxed); }
   void set_now(std::uint16_t now) noexcept { now_.store(now, std::memory_order_relaxed); }
   ContentNotes& notes(ContentId id) noexcept { return notes_[id.value]; }
   const ContentNotes& notes(ContentId id) const noexcept { return notes_[id.value]; }
-  // What a patch or delta refers to; means nothing in other forms, and may be anything in a damaged
-  // file. Load it after `where`.
+  // The reference of a content whose form needs one. In other forms it means nothing, and in a
+  // damaged file it may be any number. Load it after `where`.
   ContentId reference(ContentId id) const noexcept {
     return ContentId{references_[id.value].load(std::memory_order_relaxed)};
   }
@@ -72,46 +74,48 @@ class HeaderTable {
     __builtin_prefetch(&groups_[id.value]);
   }
 
-  // An id that nobody names, its count kDead. Errors: ENOSPC, ENOMEM.
+  // An id that nobody uses; its count is kDead. Errors: ENOSPC, ENOMEM.
   Result<ContentId> allocate();
-  // Nobody may name it; its `where` is 0.
+  // Frees an id. REQUIRES: nobody uses it, its `where` is 0 and its count kDead.
   void give_back(ContentId id) noexcept;
-  // First reference and header, in the order that I2 wants. REQUIRES: from allocate().
+  // Sets the content's first reference, then publishes its header, `where` last. REQUIRES: `id` is
+  // from allocate().
   void publish(ContentId id, std::uint64_t hash, GroupId group, Where where) noexcept;
   void clear(ContentId id) noexcept {
     headers_[id.value].where.store(0, std::memory_order_release);
   }
-  // Memory behind the references of this id and its neighbours. Errors: ENOMEM. One caller at a
+  // Gets memory for the references of this id and its neighbours. Errors: ENOMEM. One caller at a
   // time.
   Status back_references(ContentId id) noexcept;
-  // Recovery: this content has a reference, so that memory has been there since the reference was
-  // written. Only counts it, and asks the kernel for nothing.
+  // Recovery: this content has a reference, so the memory exists since the reference was written.
+  // Only counts that memory; makes no system call.
   void note_references_backed(ContentId id) noexcept { count_references(id.value / kIdChunk); }
-  // REQUIRES: back_references(id), and that no reader can still hold a `where` of this id that
-  // needs one (store/readers.hpp).
+  // REQUIRES: back_references(id) succeeded, and no reader can still use a `where` of this id that
+  // needs a reference (store/readers.hpp).
   void set_reference(ContentId id, ContentId reference) noexcept {
     references_[id.value].store(reference.value, std::memory_order_relaxed);
   }
-  // The bytes are elsewhere or in another form from now on; false when `where` is no longer `seen`.
+  // Changes `where` from `seen` to `next` in one step; false when it is no longer `seen`.
   bool switch_where(ContentId id, Where seen, Where next) noexcept;
-  // True for whoever set the mark.
+  // True when this call has set the mark.
   bool mark_bad(ContentId id, Where seen) noexcept;
 
-  // One more reference, if the content is live, not bad, and has this hash and group. The caller
-  // holds the index lock under which it found `id`, or gives the reference back through drop.
+  // Takes one more reference, if the content is live, not bad, and has this hash and group; false
+  // otherwise. REQUIRES: the caller holds the index lock under which it found `id`, so that the id
+  // does not get another content meanwhile.
   bool take(ContentId id, std::uint64_t hash, GroupId group) noexcept;
-  // The same for an id that was found elsewhere: one more reference to whatever live content is
-  // there now; the caller looks what it is. Not to one that is shared too often already.
+  // Takes one more reference to any live content that the id has now; the caller then checks which
+  // content it is. False when it is not live, or has kShareMax references.
   bool take_live(ContentId id) noexcept;
   void add_reference(ContentId id) noexcept {
     notes_[id.value].count.fetch_add(1, std::memory_order_relaxed);
   }
   enum class Dropped : std::uint8_t { remains, last, none_left };
-  // none_left: there was no reference to drop; nothing changed.
+  // none_left: there was no reference to drop, and nothing was changed.
   Dropped drop_reference(ContentId id) noexcept;
   bool claim_dead(ContentId id) noexcept;
 
-  // Recovery: the count is below the truth; keep the content whatever happens.
+  // The count is too low: keep the content until the next recovery.
   void pin(ContentId id) noexcept {
     notes_[id.value].count.fetch_or(kPinned, std::memory_order_seq_cst);
   }
@@ -139,15 +143,15 @@ class HeaderTable {
   std::atomic<std::uint16_t>* groups_;
   std::atomic<std::uint32_t>* references_;
   ContentNotes* notes_;
-  // By chunk of ids, for one caller at a time: what back_references() has got in this life, and
-  // what is counted below, which may have been got before.
+  // By chunk of ids, for one caller at a time: chunks for which back_references() got memory in
+  // this process; and chunks that chunks_with_references_ counts, whose memory may be older.
   std::vector<bool> has_references_;
   std::vector<bool> counted_references_;
   std::atomic<std::uint64_t> chunks_with_references_{0};
 
   std::atomic<std::uint16_t> now_{0};
   std::atomic<std::uint32_t> limit_{0};
-  alignas(64) std::atomic<std::uint32_t> next_{1};  // never used ids begin here
+  alignas(64) std::atomic<std::uint32_t> next_{1};  // ids from here on were never used
   // Free list: id in the low half, a count of changes in the high half against ABA.
   alignas(64) std::atomic<std::uint64_t> free_{0};
   Mutex grow_mutex_;

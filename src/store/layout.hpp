@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The persistent structures of the store (docs/store-format.md) and where they lie in their files.
-// Everything is little-endian, of fixed width and in a fixed place: the places follow from the two
-// limits in the superblock, so nothing read from a file is ever used as an offset unchecked.
-// Threads: plain data; the atomics are those of a file that only one daemon maps.
+// The persistent structures of the store (docs/store-format.md) and their places in the files.
+// Everything is little-endian and of fixed width. All places follow from the two limits in the
+// superblock, which are checked when a file is opened.
+// Threads: plain data; the atomics are in a file that only one daemon maps.
 #pragma once
 
 #include <atomic>
@@ -25,11 +25,12 @@ static_assert(std::atomic<std::uint32_t>::is_always_lock_free &&
 inline constexpr std::uint64_t kContentsMagic = 0x31'54'4e'43'44'4c'46'52;  // "RFLDCNT1"
 inline constexpr std::uint64_t kGroupsMagic = 0x31'50'52'47'44'4c'46'52;    // "RFLDGRP1"
 inline constexpr std::uint32_t kFormatVersion = 4;
-// What offsets have room for.
+// Larger offsets do not fit into a Where.
 inline constexpr ByteCount kArenaMax{std::uint64_t{1} << 40};
 
-// The two counters that grow while the store runs carry their complement, so that a damaged one is
-// seen: an id or a group given out twice would give somebody another's bytes.
+// The two counters that grow while the store runs have their complement beside them, so that damage
+// is seen. With a damaged counter an id or a group could be given out twice, and a guest would get
+// the bytes of another.
 constexpr std::uint64_t self_checked(std::uint32_t value) noexcept {
   return value | std::uint64_t{~value} << 32;
 }
@@ -37,7 +38,7 @@ constexpr bool is_self_checked(std::uint64_t bits) noexcept {
   return bits == self_checked(static_cast<std::uint32_t>(bits));
 }
 
-// First page of the contents file. The checksum is XXH3-64 of the bytes before it.
+// The first page of the contents file. The checksum is XXH3-64 of the bytes before it.
 struct Superblock {
   std::uint64_t magic;
   std::uint32_t version;
@@ -53,14 +54,13 @@ static_assert(offsetof(Superblock, arena_bytes) == 16 && offsetof(Superblock, st
 static_assert(offsetof(Superblock, checksum) == 32 && offsetof(Superblock, id_limit) == 64);
 static_assert(sizeof(Superblock) == 72);
 
-// What stands in a header for a content's hash, and back. Bound to the id, so that a header that
-// was copied over another, both words of it, does not match the bytes it names.
+// A header keeps the hash XOR a number that depends on the id; the same function gives the hash
+// back. So a header that damage has copied over another one does not match the bytes that it names.
 constexpr std::uint64_t bound_to(ContentId id, std::uint64_t hash) noexcept {
   return hash ^ (id.value * std::uint64_t{0x9e37'79b9'7f4a'7c15});
 }
 
-// One content. While the id is free, `where` is 0 and `hash` links the free list (volatile
-// meaning).
+// One content. While the id is free, `where` is 0, and `hash` is a link of the volatile free list.
 struct Header {
   // XXH3-64 of the 4096 decoded bytes, seeded by the group, bound to the id.
   std::atomic<std::uint64_t> hash;
@@ -68,7 +68,7 @@ struct Header {
 };
 static_assert(sizeof(Header) == 16 && offsetof(Header, where) == 8);
 
-// First page of the groups file. The checksum is XXH3-64 of the bytes before it.
+// The first page of the groups file. The checksum is XXH3-64 of the bytes before it.
 struct GroupsHead {
   std::uint64_t magic;
   std::uint32_t version;
@@ -81,8 +81,8 @@ struct GroupsHead {
 static_assert(offsetof(GroupsHead, store_id) == 16 && offsetof(GroupsHead, checksum) == 24);
 static_assert(offsetof(GroupsHead, limit) == 64 && sizeof(GroupsHead) == 72);
 
-// One group. While the id is free all of it is zero; what is neither that nor matches its checksum
-// was damaged, or being written as the process ended.
+// One group. While the id is free, all bytes are zero. An entry that is neither zero nor matches
+// its checksum is damaged, or the process ended while it wrote the entry.
 struct GroupEntry {
   std::uint64_t checksum;  // XXH3-64 of the bytes after it
   std::uint64_t seed;
@@ -93,10 +93,10 @@ struct GroupEntry {
 };
 static_assert(sizeof(GroupEntry) == 128 && offsetof(GroupEntry, name) == 24);
 
-// Headers and groups of this many contents get their memory at once: 16 and 2 pages. The 4 pages of
-// their references come with the first of them that has one.
+// Headers and groups of this many contents get their memory together: 16 and 2 pages. The 4 pages
+// for their references follow when the first of these contents gets a reference.
 inline constexpr std::uint32_t kIdChunk = 4096;
-// Contents smaller than this on average run out of ids before the arena is full.
+// If contents are smaller than this on average, the ids are used up before the arena is full.
 inline constexpr std::uint64_t kMeanContentBytesMin = 64;
 
 // Byte offsets within the contents file.

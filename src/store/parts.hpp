@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What Contents is made of, and the steps its three sides (put, get and drop, recovery) share.
+// The parts of Contents, and the steps that put, get, drop, recovery and the reformer share.
 // Threads: as in contents.hpp.
 #pragma once
 
@@ -22,29 +22,31 @@
 
 namespace ramfold::store {
 
-// recovering: no put, drops free nothing. sweeping: no put, drops free. The order matters for a
-// count that falls to 0 while the sweep passes: see Parts::release_if_unused.
+//   recovering  no put; a drop frees nothing
+//   sweeping    no put; a drop frees
+//   ready       everything
+// For a count that falls to 0 during the sweep, see Parts::release_if_unused.
 enum class Phase : std::uint8_t { recovering, sweeping, ready };
 
 constexpr Shape shape_of(Where where) noexcept { return {where.form(), where.transpose()}; }
 
 struct Parts {
   std::unique_ptr<HeaderTable> headers;
-  std::shared_ptr<GroupTable> groups;  // each GroupUse has it, too
+  std::shared_ptr<GroupTable> groups;  // shared with each GroupUse
   std::unique_ptr<Arena> arena;
   std::unique_ptr<Index> index;
   Usage& usage;  // of `groups`
   Twins twins;
-  Readers readers;  // of bytes that may move
+  Readers readers;  // sections of threads that read encoded bytes, which may move
   HashFunction hash_for_tests = nullptr;
   std::atomic<Phase> phase{Phase::recovering};
-  bool has_counted_references = false;  // finish_recovery() came so far; its caller's
+  bool has_counted_references = false;  // by finish_recovery(); only its caller uses this
   std::atomic<bool> has_reformer{false};
   Counter similarity_bytes;
   Counter corrupt;
   Counter collisions;
   Counter miscounted;
-  std::array<std::atomic<std::uint64_t>, kGroupsMax / 64> stopped_groups{};  // a bit each
+  std::array<std::atomic<std::uint64_t>, kGroupsMax / 64> stopped_groups{};  // a bit for each group
 
   static Result<std::unique_ptr<Parts>> open(const StoreFiles& files, HashFunction hash);
 
@@ -52,47 +54,48 @@ struct Parts {
     return hash_for_tests == nullptr ? hasher(page) : hash_for_tests(page, hasher.seed());
   }
   bool knows(ContentId id) const noexcept { return id.value != 0 && id.value < headers->limit(); }
-  // Its bytes can be looked at, and nobody has found them damaged.
+  // The bytes may be read, and are not marked as damaged.
   bool readable(Where where) const noexcept { return where.sound(arena->size()) && !where.bad(); }
-  // Where the bytes of `reference` are, if a patch or delta of this group may refer to it: a
-  // readable content of the same group that needs no reference itself.
+  // The `where` of `reference`, if contents of this group may refer to it: it is readable, of the
+  // same group, and needs no reference itself. Empty otherwise.
   std::optional<Where> may_refer(ContentId reference, GroupId group) const noexcept;
-  // The page of a content whose `where` was seen to be so and is sound; false when it does not
-  // decode. For a patch or delta that includes a reference that is none: not live, of another
-  // group, or one itself. REQUIRES: a section of `readers` since before `where` was loaded, or that
-  // nothing moves.
+  // Decodes the page of a content; `where` was loaded from its header and is sound. False when the
+  // bytes do not decode, or when the content's reference fails may_refer() or does not decode.
+  // REQUIRES: the caller is in a section of `readers` since before it loaded `where`; or no
+  // contents move meanwhile.
   bool decode(ContentId id, Where where, std::byte* out) const noexcept;
-  // The bytes of a content that is none of those, by reference or in the thread's scratch page;
-  // nullptr when it cannot serve as a reference in this group. REQUIRES: as above.
+  // The page of a content that others of this group may refer to: in the arena, or in the thread's
+  // scratch page. nullptr when it fails may_refer() or does not decode. REQUIRES: as decode().
   const std::byte* reference_page(ContentId id, GroupId group) const noexcept;
   // The decoded bytes match the checksum in the header (I3).
   bool matches_checksum(ContentId id, const std::byte* page) const noexcept;
-  // Puts a content out of use for sharing. Its readers will see `corrupt` from now on.
+  // Marks a content bad: it is shared no more, and get() returns `corrupt` from now on.
   void condemn(ContentId id, Where seen) noexcept;
-  // The same for the reference of a content that did not decode, if it is the reference that is
-  // damaged.
+  // Condemns `reference` if it is damaged. Called when the content `of`, which refers to it, did
+  // not decode.
   void condemn_damaged(ContentId reference, ContentId of) noexcept;
   // See Contents::drop. Not for kZeroContent.
   Booked drop(GroupId group, ContentId id) noexcept;
-  // I5. What the id's header says may be another content's a moment later when the caller's id is
-  // wrong; nothing that is decided by it does harm then.
+  // Checks I5. When the caller's id is wrong, the id may get another content right after the check;
+  // the callers do no harm then.
   bool belongs(ContentId id, GroupId group) const noexcept {
     return knows(id) && headers->group(id) == group;
   }
-  // Its count is, or may be, below the truth: it is kept, and so is all of its group.
+  // The content's count is, or may be, too low: from now on nothing of its group is freed.
   void note_underflow(GroupId group, ContentId id) noexcept;
   bool is_stopped(GroupId group) const noexcept {
     const std::size_t word = group.value / 64;
     return word < stopped_groups.size() &&
            (stopped_groups[word].load(std::memory_order_acquire) >> (group.value % 64) & 1) != 0;
   }
-  // Enters references taken or given up in the statistics.
+  // Adds references (negative: given up) to the statistics of a content with this `where`.
   void account(Where where, GroupId group, std::int64_t references) noexcept;
-  // The same as drop() for a reference that was taken but never entered in the usage.
+  // The same as drop(), for a reference that account() never counted.
   void drop_uncounted(ContentId id) noexcept;
-  // Frees a content whose count is 0, unless somebody else does.
+  // Frees a content whose count is 0, unless another thread does.
   void release_if_unused(ContentId id) noexcept;
-  // What a patch or delta held: its reference has one dependent less.
+  // A content that refers to `reference` goes, or changes its form: gives up its hold on
+  // `reference`.
   void drop_dependence(ContentId reference) noexcept;
 };
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The way in: find the page among the contents of its group, or encode, write, read back, publish.
+// Puts pages into the store: find the page among the contents of its group; or encode it, write it,
+// read it back, and publish it.
 #include <array>
 #include <cstring>
 #include <optional>
@@ -37,7 +38,7 @@ bool equal(const std::byte* a, const std::byte* b) noexcept {
   return std::memcmp(a, b, kPageSize) == 0;
 }
 
-// The way in for one page. References that are not handed out are given back.
+// Puts one page. Gives back the references that it has taken and does not return.
 class Putter {
  public:
   Putter(Contents& contents, Parts& parts, GroupId group, const PutRequest& request) noexcept
@@ -48,11 +49,11 @@ class Putter {
         hash_(request.hash.value),
         origin_(request.origin) {}
 
-  // Takes references to the candidates and fetches their bytes ahead.
+  // Finds the candidates: contents with the page's hash. Takes a reference to each.
   void look_up() noexcept;
   bool has_candidates() const noexcept { return candidates_.count != 0; }
   void prefetch() const noexcept;
-  // REQUIRES: look_up(). Gives back the references that it does not hand out.
+  // The candidate that equals the page, if there is one. REQUIRES: look_up().
   std::optional<PutResult> find() noexcept;
   bool admits(Admit admit) noexcept;
   Result<PutResult> store(Admit admit);
@@ -72,12 +73,13 @@ class Putter {
   Index::Candidates candidates_;
 };
 
-// REQUIRES: a reference. Compares the bytes; what differs is either a collision or damage.
+// Compares the content's bytes with the page. If they differ, it is a collision of hashes, or the
+// content is damaged. REQUIRES: a reference to the content.
 bool Putter::holds_page(ContentId id) noexcept {
   const Readers::Section section(parts_.readers);
   const Where where = parts_.headers->where(id);
   if (!parts_.readable(where)) return false;
-  if (parts_.headers->group(id) != group_) return false;  // I4, whatever became of the index
+  if (parts_.headers->group(id) != group_) return false;  // I4, also with a damaged index
   const std::byte* bytes = nullptr;
   if (where.form() == Form::raw) {
     bytes = parts_.arena->data(where.extent());
@@ -130,7 +132,7 @@ Status Putter::write(Extent at, const Encoded& encoded) noexcept {
   std::byte* decoded = thread_scratch<PutScratch>().decoded.bytes.data();
   if (!decode({encoded.form}, {to, encoded.bytes.size()}, nullptr, decoded) ||
       !equal(decoded, page_.bytes.data())) {
-    return fail("what was stored does not decode to the page", EIO);
+    return fail("the stored bytes do not decode to the page", EIO);
   }
   if (parts_.hash(*parts_.groups->hasher(group_), decoded) != hash_) {
     return fail("the hash is not the page's", EINVAL);
@@ -173,7 +175,7 @@ Result<PutResult> Putter::store(Admit admit) {
   return enter(*id, where);
 }
 
-// Into the index, unless another worker has stored the same page since find().
+// Enters the content into the index, unless another worker has stored the same page since find().
 PutResult Putter::enter(ContentId id, Where where) {
   auto other = parts_.index->insert(hash_, group_, id, Index::OnEqual::report);
   if (other) {
@@ -206,8 +208,8 @@ void Contents::put_run(GroupId group, std::span<const PutRequest> requests,
   ENSURE(parts_->groups->hasher(group) != nullptr);
   Parts& parts = *parts_;
   const bool is_ready = parts.phase.load(std::memory_order_acquire) == Phase::ready;
-  // Memory is slower than all that is done with it here, so the run is walked several times, each
-  // walk fetching what the next needs: buckets, headers, bytes.
+  // Most of the time here is waiting for memory. So several loops walk over the run, and each one
+  // prefetches memory for the next: buckets, headers, bytes.
   std::array<std::optional<Putter>, kPutRunMax> putters;
   for (std::size_t i = 0; i < requests.size(); ++i) {
     const PageCopy& page = *requests[i].page;
@@ -232,7 +234,7 @@ void Contents::put_run(GroupId group, std::span<const PutRequest> requests,
   for (std::size_t i = 0; i < requests.size(); ++i) {
     if (i + 1 < requests.size() && putters[i + 1]) putters[i + 1]->prefetch();
     if (!putters[i]) continue;
-    // The page may have come with this very run.
+    // An equal page may have been stored earlier in this run.
     if (i > 0 && !putters[i]->has_candidates()) putters[i]->look_up();
     if (auto found = putters[i]->find()) {
       out[i] = std::move(*found);

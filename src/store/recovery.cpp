@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Recovery: everything derived is rebuilt from the headers, behind the faults.
+// Recovery: rebuilds all derived data from the headers while faults are served.
 //
-// While it runs get() reads, mark_bad() may set a mark and drop() counts down; nothing else changes
-// a header. Nothing here changes a header but to clear those that nobody counted, so it may be
-// killed and begun again at any point.
+// Meanwhile get() reads and may mark a content bad, and drop() counts down. Recovery itself changes
+// a header only to clear it, when nobody counted the content, or to mark it bad. So a process that
+// is killed at any point leaves a store that can be recovered again.
 #include <utility>
 
 #include "base/check.hpp"
@@ -20,9 +20,9 @@ class Rebuild {
  public:
   explicit Rebuild(Parts& parts) noexcept : parts_(parts) {}
 
-  // First for all that have a reference: those that live keep it alive.
+  // First pass, over all ids: a live content with a reference keeps the reference alive.
   void count_reference(ContentId id) noexcept;
-  // Then for all.
+  // Second pass, over all ids.
   void one(ContentId id);
 
  private:
@@ -32,8 +32,8 @@ class Rebuild {
   Parts& parts_;
 };
 
-// Nobody counted it: its header may be cleared and its id given out. Not so if a damaged word names
-// it.
+// REQUIRES: nobody counted the content. Clears its header and frees its id. False: claim_dead()
+// failed, because a drop that has no counted reference has pinned the content meanwhile.
 bool Rebuild::forget(ContentId id) noexcept {
   if (!parts_.headers->claim_dead(id)) return false;
   TEST_POINT("recovery.store.sweep");
@@ -42,8 +42,9 @@ bool Rebuild::forget(ContentId id) noexcept {
   return true;
 }
 
-// The content's place on the arena's map. If it does not fit there, one of two headers is damaged:
-// the bytes decide whether it is this one, and if not the whole slab is left alone.
+// Marks the content's place on the arena's map as used. If the place does not fit beside the
+// others, one of two headers is damaged. The bytes tell whether it is this one; if not, the whole
+// slab is frozen.
 bool Rebuild::claim(ContentId id, Where where) noexcept {
   if (parts_.arena->claim(where.extent()) == Arena::Claimed::yes) return true;
   PageCopy page;
@@ -56,8 +57,9 @@ bool Rebuild::claim(ContentId id, Where where) noexcept {
   return false;
 }
 
-// A damaged header may name any reference. Only one that can be decoded with is counted, and what
-// is not counted is never given up: the content is marked bad.
+// A damaged header may name any reference. Only a reference that may be referred to is counted. If
+// it may not, the content is marked bad, so its reference, which was not counted, is never given
+// up.
 void Rebuild::count_reference(ContentId id) noexcept {
   HeaderTable& headers = *parts_.headers;
   const Where where = headers.where(id);
@@ -78,17 +80,17 @@ void Rebuild::one(ContentId id) {
   HeaderTable& headers = *parts_.headers;
   const Where where = headers.where(id);
   if (headers.count(id) == HeaderTable::kDead) return;
-  // A live one with a reference whose count fell to 0 since it was counted holds that reference: it
-  // is left to the sweep, which gives it up.
+  // A content with a reference was live in the first pass, so it holds that reference. If its count
+  // has fallen to 0 since, the sweep frees it, which gives up the reference.
   const bool holds_reference = parts_.readable(where) && where.has_reference();
   if (headers.count(id) == 0 && !holds_reference && forget(id)) return;
-  // Live, but not to be trusted: readers see `corrupt`, the id is never given out again.
+  // Live, but its header is damaged: readers see `corrupt`, and the id is never given out again.
   const GroupId group = headers.group(id);
   if (!where.sound(parts_.arena->size())) {
     parts_.corrupt.add();
     return;
   }
-  // One that is damaged keeps its group until the next restart.
+  // A damaged content keeps its group until the next restart, too.
   if (!parts_.groups->add_use(group)) return parts_.condemn(id, where);
   if (where.bad()) {
     parts_.corrupt.add();
@@ -135,16 +137,17 @@ Status Contents::finish_recovery() {
   std::uint64_t live = 0;
   for (std::uint32_t id = 1; id < limit; ++id) live += headers.count(ContentId{id}) != 0;
   if (auto reserved = parts.index->reserve(live); !reserved) return reserved;
-  // Downwards, so that the free list begins with the lowest ids and the headers stay dense.
+  // From the highest id down, so that the free list begins with the lowest ids, and the headers in
+  // use stay dense.
   for (std::uint32_t id = limit; id-- > 1;) {
     if (id > kAhead) parts.index->prefetch_buckets(headers.hash(ContentId{id - kAhead}));
     TEST_POINT("recovery.store.index");
     rebuild.one(ContentId{id});
   }
-  // Failing to give memory back is no reason to stay in recovery: the slabs are used again in time.
+  // If memory cannot be given back, recovery ends all the same: new contents use those slabs later.
   (void)parts.arena->finish_claims();
   parts.phase.store(Phase::sweeping, std::memory_order_seq_cst);
-  // From here on drop() frees. What fell to 0 before has been left to this pass.
+  // From here on drop() frees. This pass frees the contents whose counts fell to 0 before.
   for (std::uint32_t id = limit; id-- > 1;) {
     if (headers.count(ContentId{id}) == 0) parts.release_if_unused(ContentId{id});
   }

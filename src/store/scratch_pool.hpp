@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What a thread works with for a moment, of those that lie ready: the one that was given back last,
-// so that only as many have memory behind them as were in use at once. For work that is long beside
-// fetching the scratch from another core's cache; else store/scratch.hpp.
+// A pool of scratch objects that threads borrow for a moment. A thread gets the one that was given
+// back last, so only as many objects have memory behind them as were in use at once. For work that
+// takes much longer than to fetch the object from the cache of another core; for other work see
+// store/scratch.hpp.
 //
-// Threads: any. Locks: a leaf, never held over a system call: memory is taken and given back beside
-// it. A thread that may not allocate has called prepare() before.
+// Threads: any. A thread that must not allocate calls prepare() before.
+// Locks: a leaf, never held over a system call; memory is allocated and freed without it.
 #pragma once
 
 #include <memory>
@@ -18,11 +19,11 @@ namespace ramfold::store {
 template <typename T>
 class ScratchPool {
  public:
-  // Borrowed for as long as this lives.
+  // Borrows an object while this lives.
   class Lease {
    public:
     Lease() {
-      prepare();  // a thread that did not takes none of those that others count on
+      prepare();  // so that this thread does not borrow an object that another one has prepared
       mine_ = only().take();
     }
     ~Lease() { only().give(mine_); }
@@ -34,7 +35,7 @@ class ScratchPool {
     T* mine_ = nullptr;
   };
 
-  // One more lies ready until this thread ends.
+  // Adds an object to the pool until this thread ends.
   static void prepare() { thread_local const Prepared prepared; }
 
  private:
@@ -45,13 +46,13 @@ class ScratchPool {
     Prepared& operator=(const Prepared&) = delete;
   };
 
-  // Nothing of it is destroyed, so it outlives every thread.
+  // The pool is never destroyed, so it outlives every thread.
   static ScratchPool& only() noexcept {
     static ScratchPool pool;
     return pool;
   }
 
-  // Behind those that were used already.
+  // At the end of the list: objects that were used before come first.
   void add(T* one) noexcept {
     const MutexLock lock(mutex_);
     T** last = &free_;
@@ -93,7 +94,7 @@ class ScratchPool {
 
   Mutex mutex_;
   T* free_ GUARDED_BY(mutex_) = nullptr;
-  unsigned owed_ GUARDED_BY(mutex_) = 0;  // are to go when they come back
+  unsigned owed_ GUARDED_BY(mutex_) = 0;  // that many are deleted when they are given back
 };
 
 }  // namespace ramfold::store

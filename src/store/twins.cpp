@@ -7,7 +7,8 @@
 namespace ramfold::store {
 namespace {
 
-// Never 0, which is a free entry. The low bits of the hash choose the bucket.
+// Upper half: the hash's upper half (its lower bits choose the bucket). Lower half: bits of the
+// origin, and a 1, because 0 is a free entry.
 std::uint64_t entry_of(std::uint64_t hash, std::uint64_t origin) noexcept {
   const std::uint64_t page = (origin * 0x9e37'79b9'7f4a'7c15u) >> 32;
   return (hash >> 32 << 32) | page | 1;

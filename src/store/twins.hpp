@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Which pages that were not stored have been asked about, so that the second of two equal ones is
-// known for that while the first is still in its guest (Admit::shared).
+// Remembers pages that asked to be stored and were not (Admit::shared). So the second of two equal
+// pages is recognised while the first is still in its guest.
 //
-// A set-associative table of 8 bytes a page: some bits of the hash, and which page it was. It
-// forgets: a full bucket loses an entry to the next, and half of the entries go as it doubles. Who
-// is forgotten asks again in its next pass. It may be wrong, once in about a billion pages, or when
-// the first page has changed meanwhile: then a page is stored that nobody shares.
+// A set-associative table with 8 bytes for each page: bits of its hash, and of the number of the
+// page. The table forgets: in a full bucket a new entry replaces an old one, and half of the
+// entries are lost when the table doubles. A forgotten page asks again in its next pass. The table
+// may be wrong: once in about a billion pages, or when the first page has changed meanwhile. Then a
+// page is stored that no other page shares.
 //
-// Threads: any; no locks. Memory: none before the first call, then twice what its entries take, at
-// most 8 bytes for every page that the arena has room for.
+// Threads: any; no locks. Memory: none before the first call; then about twice as much as its
+// entries need, and at most 8 bytes for every page that the arena has room for.
 #pragma once
 
 #include <atomic>
@@ -26,10 +27,12 @@ class Twins {
   Twins(Twins&& other) noexcept;
   Twins& operator=(Twins&&) = delete;
 
-  // A page with this hash asks. True: another one did, and is forgotten; false: this one is kept.
-  // `origin` differs between any two pages that could ask at a time, and is the same for the same.
+  // A page with this hash asks. True: another page with this hash has asked before; its entry is
+  // removed. False: the table remembers this page. `origin` is the number of the page: the same at
+  // every call, and different for every other page that may ask.
   bool asked_before(std::uint64_t hash, std::uint64_t origin) noexcept;
-  // Forgets all, and gives the memory back. What is asked meanwhile may be lost.
+  // Forgets all pages and gives the memory back. Pages that ask at the same time may be forgotten,
+  // too.
   void forget() noexcept;
   // Memory behind the table.
   ByteCount bytes() const noexcept;

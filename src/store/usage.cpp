@@ -23,8 +23,9 @@ void Usage::clear(GroupId group) noexcept {
   }
 }
 
-// A thread may give back what another took, so a stripe can be negative and only the sum means
-// anything; torn between stripes it may be off by what moved meanwhile, never shown below zero.
+// One thread may subtract what another thread has added. So a stripe can be negative, and only the
+// sum means something. The stripes are not read at one moment, so the sum may be off by the changes
+// meanwhile; it is never shown below zero.
 FormStats Usage::sum(GroupId group, Form form) const noexcept {
   std::int64_t contents = 0;
   std::int64_t references = 0;

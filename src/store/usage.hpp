@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What each group keeps, by form: counters spread over a few cache lines so that workers do not
-// share one.
+// Counts the contents, references and bytes of each group, by form. The counters are spread over a
+// few cache lines, so that workers rarely share one.
 // Threads: any.
 #pragma once
 
@@ -30,7 +30,7 @@ class Usage {
   void add_references(GroupId group, Form form, std::int64_t n) noexcept {
     cell(group, form).references.fetch_add(n, std::memory_order_relaxed);
   }
-  // Of a group that is no more.
+  // The group was wiped: its counters begin at 0 again.
   void clear(GroupId group) noexcept;
   FormStats sum(GroupId group, Form form) const noexcept;
 

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Where a content's bytes are and how they are kept, in one 64-bit word of its header: a reader
-// loads it once and has a consistent view, a writer that moves the bytes switches them with one
-// store. Part of the format (docs/store-format.md).
+// The place and the form of a content's bytes, in one 64-bit word of its header. A reader loads the
+// word once and has a consistent view. A writer that moves the bytes changes the word in one step.
+// Part of the format (docs/store-format.md).
 //
 //   bits  0-35  offset in the arena in units of 16 bytes
 //        36-47  encoded length in bytes, less one
 //        48-51  form
-//        52-53  how the page was transposed before it was encoded (0 for raw pages and patches)
-//        54-55  place: 0 the arena in memory, 1 set aside for disk, 2 and 3 for none. Only the
-//               arena is written yet; what is elsewhere is corrupt
+//        52-53  how the page was transposed before it was encoded (0 but in lz4, zstd and delta)
+//        54-55  place: 0 the arena in memory, 1 reserved for disk, 2 and 3 unused. Only 0 is
+//               written yet; a content with another place reads as corrupt
 //        56-59  version of this word
 //        60     valid: the header is published
 //        61     bad: the bytes did not match the checksum; never shared, never freed while running
@@ -56,19 +56,19 @@ class Where {
   constexpr Transpose transpose() const noexcept {
     return static_cast<Transpose>((bits_ >> kTransposeShift) & 0x3);
   }
-  // May be none that this version knows.
+  // May be a number that this version does not know.
   constexpr Place place() const noexcept {
     return static_cast<Place>((bits_ >> kPlaceShift) & kPlaceMask);
   }
-  // It takes another content to decode it.
+  // Another content, the reference, is needed to decode it.
   constexpr bool has_reference() const noexcept { return needs_reference(form()); }
   constexpr Extent extent() const noexcept {
     return {(bits_ & kOffsetMask) * kUnit,
             static_cast<std::uint32_t>((bits_ >> kLengthShift) & 0xfff) + 1};
   }
-  // Every field is one that this version writes and the bytes lie within one slab of an arena of
-  // this size: reading them is safe, whatever they are. A header from outside is used only after
-  // this.
+  // True when every field has a value that this version writes, and the bytes lie within one slab
+  // of an arena of this size. Then it is safe to read the bytes, whatever they are. A header from a
+  // file is used only after this check.
   constexpr bool sound(ByteCount arena) const noexcept {
     if (!valid() || (bits_ & kZeroBits) != 0) return false;
     if (((bits_ >> kVersionShift) & 0xf) != kVersion || place() != Place::arena) return false;
@@ -89,7 +89,7 @@ class Where {
   static constexpr std::uint64_t kZeroBits = std::uint64_t{3} << 62;
   static constexpr std::uint64_t kValid = std::uint64_t{1} << 60;
 
-  // The fields lie side by side and leave none of the word out.
+  // The fields are adjacent and fill the whole word.
   static_assert(std::bit_width(kOffsetMask) == kLengthShift && kLengthShift + 12 == kFormShift &&
                 kFormShift + 4 == kTransposeShift && kTransposeShift + 2 == kPlaceShift &&
                 kPlaceShift + std::bit_width(kPlaceMask) == kVersionShift &&

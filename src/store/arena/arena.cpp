@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Slots: which are free, who gets which, and what may move. The memory behind them: memory.cpp.
+// Slots: taking, freeing and moving. For the memory behind them see memory.cpp.
 #include "store/arena/arena.hpp"
 
 #include <sys/mman.h>
@@ -23,7 +23,7 @@ Result<std::unique_ptr<Arena>> Arena::open(sys::BorrowedFd file, ByteCount size)
   const std::uint64_t slabs = size.value / kSlabBytes;
   auto map = sys::Mapping::anonymous(ByteCount{slabs * sizeof(Slab)});
   if (!map) return std::unexpected(map.error());
-  // Guests' bytes do not belong into a core dump of this process.
+  // A core dump of this process must not hold bytes of guests.
   (void)::madvise(data->data(), data->size(), MADV_DONTDUMP);
   auto bitmaps = BitmapPool::make(static_cast<std::uint32_t>(slabs));
   if (!bitmaps) return std::unexpected(bitmaps.error());
@@ -136,9 +136,9 @@ void Arena::put_back(ClassLists& lists, std::uint32_t index) noexcept {
   if (emptied) retire(index);
 }
 
-// With as many slots free elsewhere as it has contents a slab could be emptied. With fewer, those
-// that would remain fit into its first slots, and without any the slab's own contents do: what is
-// beyond may move. That is in vain unless a step comes free.
+// Let `elsewhere` be the number of free slots in other slabs. Then max(0, used - elsewhere)
+// contents must stay in this slab, and fit into its first slots. A content behind those slots may
+// move. That helps only if the moves free a step.
 std::uint32_t Arena::denser_slab(const ClassLists& lists, Extent at) noexcept {
   if (lists.free_slots == 0) return kNone;
   const std::uint32_t mine = slab_of(at);
@@ -151,7 +151,8 @@ std::uint32_t Arena::denser_slab(const ClassLists& lists, Extent at) noexcept {
   };
   const std::uint64_t elsewhere = lists.free_slots - (std::uint64_t{slab.usable} - slab.used);
   if (!would_help(slab.used - std::min<std::uint64_t>(slab.used, elsewhere))) return kNone;
-  // Within a level the lists have no order; a few looks find one nearly always.
+  // The lists have no order within a level. A few looks nearly always find a slab that is full
+  // enough.
   constexpr int kLooksMax = 8;
   for (std::size_t level = kLevels; level-- > level_of(slab, c);) {
     std::uint32_t index = lists.partial[level];

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Bitmaps for slabs of more slots than fit their map entry: chunks of one size in one growing piece
-// of memory, so that a chunk never moves.
-// Threads: one at a time (the arena's pool lock), except that a chunk's bits belong to its holder.
+// Bitmaps for slabs that have more slots than the bitmap in their map entry. Chunks of one size in
+// one growing piece of memory; a chunk never moves.
+// Threads: one at a time (under the arena's pool lock). The bits of a chunk belong to its holder.
 #pragma once
 
 #include <atomic>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Recovery: the maps are rebuilt from what the headers name.
+// Recovery: rebuilds the maps from the extents that the headers name.
 #include <unistd.h>
 #include <algorithm>
 
@@ -42,7 +42,8 @@ void Arena::freeze(Extent at) noexcept {
   slabs_[slab_of(at)].state.store(State::frozen, std::memory_order_relaxed);
 }
 
-// A slab keeps the memory that its last slot in use needs; a frozen one all that it may have.
+// A slab keeps the memory up to its last slot in use. A frozen slab keeps all memory that it may
+// have.
 Status Arena::finish_claims() {
   const std::uint32_t known = slabs_known_.load(std::memory_order_relaxed);
   for (std::uint32_t index = known; index-- > 0;) {
@@ -68,7 +69,8 @@ Status Arena::finish_claims() {
   return release_unclaimed();
 }
 
-// Walks what has memory behind it and punches what is behind no slab's steps, at most 4 MiB a call.
+// Finds the parts of the file that have memory, and punches those that are no steps of a slab, at
+// most 4 MiB in a call.
 Status Arena::release_unclaimed() noexcept {
   constexpr std::uint32_t kRunMax = (4u << 20) / kSlabBytes;
   std::uint64_t from = 0;
@@ -86,7 +88,7 @@ Status Arena::release_unclaimed() noexcept {
       from = kept;
       continue;
     }
-    // To the next slab that has steps.
+    // On to the next slab that has steps.
     const std::uint32_t end = std::min(index + kRunMax, slabs_max());
     do ++index;
     while (index < end && slabs_[index].steps == 0);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The memory behind slabs: where it comes from, and when it is given back.
+// The memory behind slabs: getting it, and giving it back.
 #include <sys/mman.h>
 #include <utility>
 
@@ -41,12 +41,12 @@ Status Arena::add_steps(std::uint32_t index, std::uint32_t more) noexcept {
   Slab& slab = slabs_[index];
   const std::uint64_t offset = std::uint64_t{index} * kSlabBytes + slab.steps * kStepBytes;
   more = std::min(more, kSteps - slab.steps);
-  // Allocates and maps in one call, and says so if there is no memory where a write would be
-  // killed.
+  // This call allocates and maps the memory, and returns an error when there is none. A write
+  // without it would be killed by SIGBUS.
   if (::madvise(data_.data() + offset, more * kStepBytes, MADV_POPULATE_WRITE) != 0) {
     const int error = errno == EFAULT ? ENOMEM : errno;
-    // What it allocated before it failed goes back; if even that fails the next user finds it
-    // there.
+    // Give back the part that was allocated before the error. If this fails, too, the next user of
+    // the slab gets that part.
     (void)sys::punch(sys::BorrowedFd(fd_), ByteCount{offset}, ByteCount{more * kStepBytes});
     return fail("memory for the arena", error);
   }
@@ -116,13 +116,13 @@ void Arena::release_empty(std::uint32_t keep_steps) noexcept {
 }
 
 void Arena::shrink(ClassLists& lists, std::uint32_t index, std::uint32_t keep) noexcept {
-  // If it fails the memory is the slab's still.
+  // If this fails, the slab keeps the memory.
   (void)keep_steps(index, keep);
   put_back(lists, index);
 }
 
 std::uint32_t Arena::find_slack(ClassLists& lists, std::uint32_t& keep) noexcept {
-  constexpr int kLooksMax = 64;  // a level; compaction leaves few slabs that are not full
+  constexpr int kLooksMax = 64;  // in each level; compaction leaves few slabs that are not full
   for (const std::uint32_t head : lists.partial) {
     std::uint32_t index = head;
     for (int look = 0; look < kLooksMax && index != kNone; ++look, index = slabs_[index].next) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The sizes of slots in the arena. A slab of 128 KiB is cut into slots of one size. For each number
-// of slots there is one class, the largest multiple of 16 bytes that still gives that number, so
-// that no class wastes the end of its slab where a larger slot would do.
+// of slots there is one class: the largest multiple of 16 bytes that gives this number of slots. So
+// a slab has as little unused space at its end as possible.
 // Threads: constants.
 #pragma once
 
@@ -15,7 +15,7 @@ namespace ramfold::store {
 
 inline constexpr std::size_t kSlabBytes = 131072;
 inline constexpr std::size_t kUnit = 16;     // slots begin and end on multiples of this
-inline constexpr std::size_t kSlotMin = 32;  // smaller ones would be few, and double the bitmaps
+inline constexpr std::size_t kSlotMin = 32;  // less would be rare, and double the bitmaps
 inline constexpr std::size_t kUnitsMax = kPageSize / kUnit;
 
 struct SizeClass {
@@ -45,7 +45,7 @@ inline constexpr std::size_t kClasses = kSizeClasses.count;
 inline constexpr std::size_t kSlotsMax = kSizeClasses.of[0].slots;
 static_assert(kSizeClasses.of[0].bytes == kSlotMin && kSlotsMax == 4096);
 static_assert(kSizeClasses.of[kClasses - 1].bytes == kPageSize);
-static_assert(kClasses <= 256);  // as by_units and the arena's maps have them
+static_assert(kClasses <= 256);  // by_units and Slab::size_class have 8 bits
 
 // REQUIRES: 1 <= length <= 4096.
 constexpr std::size_t class_of(std::uint32_t length) noexcept {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// From the bytes of any form back to the page.
-// Threads: pure; each thread has its own scratch page, allocated with the thread.
+// Decodes the bytes of any form back to the page.
+// Threads: pure; each thread has its own scratch memory, allocated by prepare_to_decode() or the
+// first calls.
 #pragma once
 
 #include <cstddef>
@@ -11,17 +12,17 @@
 
 namespace ramfold::store {
 
-// How encoded bytes are to be read.
+// How a page was encoded: its form, and how its bytes were transposed before.
 struct Shape {
   Form form = Form::raw;
   Transpose transpose = Transpose::none;
 };
 
-// Takes the memory that decode() works with on this thread; else its first calls do.
+// Allocates this thread's scratch memory for decode(). Without this call, its first calls of
+// decode() allocate.
 void prepare_to_decode();
-// False when `bytes` are not a page in this shape. Safe on any bytes; writes the 4096 bytes at
-// `out` and nothing beyond. `reference`: the 4096 bytes of the reference, nullptr where the form
-// has none.
+// False when `bytes` are no page in this shape. Safe on any bytes; writes only the 4096 bytes at
+// `out`. `reference`: the 4096 bytes of the reference; nullptr when the form needs none.
 bool decode(Shape shape, std::span<const std::byte> bytes, const std::byte* reference,
             std::byte* out) noexcept;
 

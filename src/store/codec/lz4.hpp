@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // LZ4 blocks of one page (the format of lz4_Block_format.md, no frame).
-// Threads: pure; each thread has its own encoder state, allocated with the thread.
+// Threads: pure; each thread has its own encoder state.
 #pragma once
 
 #include <cstddef>
@@ -11,10 +11,11 @@
 
 namespace ramfold::store::lz4 {
 
-// A page whose block is larger than this stays raw: decoding would cost more than the eighth saves.
+// A page whose block would be larger stays raw: to save less than an eighth is not worth the
+// decoding.
 inline constexpr std::size_t kEncodedMax = kPageSize - kPageSize / 8;
 
-// Bytes written to `out`, 0 when the block would be larger than `out`.
+// Returns the bytes written to `out`; 0 when the block would be larger than `out`.
 std::uint32_t encode(const PageCopy& page, std::span<std::byte> out) noexcept;
 // False when `block` is not an LZ4 block of exactly 4096 bytes. Safe on any bytes; writes at most
 // 4096.

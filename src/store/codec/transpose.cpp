@@ -4,7 +4,7 @@
 namespace ramfold::store {
 namespace {
 
-// Loops over constants, which the compiler turns into shuffles.
+// All bounds are constants, so the compiler turns the loops into shuffles.
 template <std::size_t kWidth>
 void to_columns(const std::byte* from, std::byte* to) noexcept {
   constexpr std::size_t kWords = kPageSize / kWidth;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// A page as words of 4 or 8 bytes, laid out by columns: first the lowest byte of every word, then
-// the next. Tables of numbers and pointers compress better that way. Threads: pure.
+// Takes a page as words of 4 or 8 bytes and writes it by columns: first the lowest byte of every
+// word, then the second byte of every word, and so on. Tables of numbers and pointers compress
+// better in this way.
+// Threads: pure.
 #pragma once
 
 #include <cstddef>
@@ -18,7 +20,7 @@ constexpr std::size_t word_bytes(Transpose t) noexcept { return t == Transpose::
 
 // REQUIRES: not Transpose::none; `from` and `to` are 4096 bytes and do not overlap.
 void transpose(Transpose t, const std::byte* from, std::byte* to) noexcept;
-// The other way round.
+// The inverse of transpose().
 void transpose_back(Transpose t, const std::byte* from, std::byte* to) noexcept;
 
 }  // namespace ramfold::store

@@ -15,7 +15,7 @@
 namespace ramfold::store::zstd {
 namespace {
 
-// What ZSTD_estimateDCtxSize() says is 96 KiB; the rest is for later versions of the library.
+// ZSTD_estimateDCtxSize() returns 96 KiB; the rest is for later versions of the library.
 constexpr std::size_t kDecoderBytes = 192 * 1024;
 
 class Decoder {
@@ -32,12 +32,12 @@ class Decoder {
   struct Free {
     void operator()(std::byte* at) const noexcept { std::free(at); }
   };
-  // Zeros, which the library takes for granted, and of which only what is used becomes resident.
+  // Zeroed, because the library relies on it. Only the pages that are used become resident.
   std::unique_ptr<std::byte, Free> workspace_;
   ZSTD_DCtx* context_;
 };
 
-// To be taken as plain bytes, such a prefix has to be given by a call that allocates.
+// The library takes such a prefix as plain bytes only through a call that allocates.
 bool looks_like_dictionary(const std::byte* prefix) noexcept {
   std::uint32_t magic = 0;
   std::memcpy(&magic, prefix, sizeof magic);

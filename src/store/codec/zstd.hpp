@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// zstd of one page, alone or with another page as prefix. Frames without magic number, content size
-// and checksum: 2 bytes of header are left. Threads: decode() is pure, each thread has its own
-// state, allocated by prepare_to_decode() or its first call; an Encoder belongs to one thread at a
-// time.
+// zstd frames of one page, alone or with another page as prefix. The frames have no magic number,
+// content size or checksum, so the header has only 2 bytes.
+// Threads: decode() is pure; each thread has its own state, allocated by prepare_to_decode() or the
+// first call. An Encoder belongs to one thread at a time.
 #pragma once
 
 #include <cstddef>
@@ -21,7 +21,8 @@ class Encoder {
  public:
   // Errors: ENOMEM.
   static Result<Encoder> make(int level);
-  // Bytes written to `out`, 0 when they would be more than fit. `prefix`: 4096 bytes, or nullptr.
+  // Returns the bytes written to `out`; 0 when the frame would be larger than `out`. `prefix`: 4096
+  // bytes, or nullptr.
   std::uint32_t encode(const std::byte* page, const std::byte* prefix,
                        std::span<std::byte> out) noexcept;
 
@@ -34,10 +35,11 @@ class Encoder {
   std::unique_ptr<ZSTD_CCtx_s, Free> context_;
 };
 
-// False when `block` is not a frame of exactly 4096 bytes. Safe on any bytes; writes at most 4096,
-// and allocates nothing more, unless the prefix begins as a zstd dictionary does.
+// False when `block` is no frame of exactly 4096 bytes. Safe on any bytes; writes at most 4096
+// bytes. Allocates nothing after prepare_to_decode(), unless the prefix begins with the magic
+// number of a zstd dictionary.
 bool decode(std::span<const std::byte> block, const std::byte* prefix, std::byte* out) noexcept;
-// Takes the memory for it.
+// Allocates this thread's memory for decode().
 void prepare_to_decode();
 
 }  // namespace ramfold::store::zstd

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// One cache line of the index: 12 tags of 8 bits and 12 ids, in no order, and how a hash is cut up.
-// Threads: under the lock of its segment.
+// A bucket is one cache line of the index: 12 tags of 8 bits and 12 ids, in no order. And the parts
+// of a hash.
+// Threads: under the lock of the bucket's segment.
 #pragma once
 
 #include <emmintrin.h>
@@ -28,7 +29,7 @@ struct alignas(64) Bucket {
   std::uint32_t used;  // entries [0, used) are filled
   std::array<std::uint32_t, kEntries> ids;
 
-  // A bit for every entry with this tag.
+  // A bitmap of the entries with this tag.
   unsigned matches(std::uint8_t tag) const noexcept {
     const __m128i line = _mm_load_si128(reinterpret_cast<const __m128i*>(tags.data()));
     const __m128i equal = _mm_cmpeq_epi8(line, _mm_set1_epi8(static_cast<char>(tag)));

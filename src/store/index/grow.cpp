@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// How the index grows: one segment at a time, by a page or by a split.
+// Growth of the index: one segment at a time, by a page or by a split.
 #include <sys/mman.h>
 #include <algorithm>
 
@@ -8,7 +8,7 @@
 
 namespace ramfold::store {
 
-// Memory for the first `pages` pages of a segment, as an error if there is none.
+// Gets memory for the first `pages` pages of a segment; an error when there is none.
 Status Index::back_with_memory(std::uint32_t segment, std::size_t pages) noexcept {
   if (::madvise(buckets_of(segment), pages * kPageSize, MADV_POPULATE_WRITE) != 0) {
     return fail_errno("memory for the store's index");
@@ -18,7 +18,7 @@ Status Index::back_with_memory(std::uint32_t segment, std::size_t pages) noexcep
 
 Status Index::grow(std::uint64_t hash) {
   const MutexLock growing(grow_mutex_);
-  const std::uint32_t segment = segment_of(hash);  // only growth moves a hash to another
+  const std::uint32_t segment = segment_of(hash);  // stays so: only growth moves a hash
   std::uint32_t count = 0;
   {
     const MutexLock lock(lock_of(segment));
@@ -26,7 +26,7 @@ Status Index::grow(std::uint64_t hash) {
     const Bucket* buckets = buckets_of(segment);
     if (buckets[first_bucket(hash, count)].used < Bucket::kEntries ||
         buckets[second_bucket(hash, count)].used < Bucket::kEntries) {
-      return {};  // somebody else made it grow, or an entry was removed
+      return {};  // another thread made the segment grow, or removed an entry
     }
   }
   const bool is_largest = count == (kSegmentPagesMax - 1) * kBucketsPerPage;
@@ -69,7 +69,7 @@ Status Index::split(std::uint32_t index) {
     young.pattern = old.pattern | (1u << depth);
     old.buckets.store(kBucketsMin, std::memory_order_relaxed);
     old.depth = depth + 1;
-    // Nobody sees the young segment before the directory names it, so its lock is not needed.
+    // No thread sees the young segment before the directory names it, so its lock is not needed.
     put_back(index);
     put_back(added);
     const std::uint64_t size = std::uint64_t{directory_mask_.load(std::memory_order_relaxed)} + 1;
@@ -84,8 +84,8 @@ Status Index::split(std::uint32_t index) {
   return {};
 }
 
-// The upper half becomes a copy of the lower, so that lookups with either mask find the same
-// segments.
+// The upper half becomes a copy of the lower half. So lookups find the same segment with the old
+// mask and with the new one.
 Status Index::double_directory() {
   const std::uint64_t size = std::uint64_t{directory_mask_.load(std::memory_order_relaxed)} + 1;
   if (size == std::uint64_t{1} << kDepthMax) return fail("the store's index is full", ENOSPC);
@@ -101,9 +101,9 @@ Status Index::reserve(std::uint64_t entries) {
   const MutexLock growing(grow_mutex_);
   ENSURE(entries_.load(std::memory_order_relaxed) == 0);
   constexpr std::uint64_t kPerPage = kBucketsPerPage * Bucket::kEntries;
-  // Below the load at which one grows.
+  // Less than the load at which a segment grows.
   constexpr std::uint64_t kPerPageReserved = kPerPage * 17 / 20;
-  // The fewest segments that need not split, then as many pages as those need.
+  // As few segments as possible without a split, each with as many pages as it needs.
   unsigned depth = 0;
   while ((entries >> depth) > (kSegmentPagesMax - 1) * kPerPageReserved && depth < kDepthMax &&
          (std::uint64_t{2} << depth) <= segments_max_) {
@@ -132,9 +132,8 @@ Status Index::reserve(std::uint64_t entries) {
   return {};
 }
 
-// Moves all entries of a segment to moving_, with their hashes from the headers, and empties it. An
-// entry whose header now holds another hash is left out: its content was damaged and taken out of
-// use.
+// Moves all entries of a segment to moving_, with their hashes from the headers, and empties the
+// segment. Leaves out an entry whose header has another hash now: the header was damaged.
 void Index::take_out(std::uint32_t index) noexcept {
   constexpr std::size_t kAhead = 24;  // headers fetched ahead
   const Segment& segment = segments_[index];
@@ -159,7 +158,7 @@ void Index::take_out(std::uint32_t index) noexcept {
   moving_.resize(kept);
 }
 
-// Places those of moving_ that the segment covers.
+// Places the entries of moving_ that the segment covers.
 void Index::put_back(std::uint32_t index) noexcept {
   for (const Entry& entry : moving_) {
     if (!covers(segments_[index], entry.hash)) continue;

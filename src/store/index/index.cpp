@@ -9,8 +9,8 @@
 namespace ramfold::store {
 
 Result<std::unique_ptr<Index>> Index::make(HeaderTable& headers, std::uint32_t contents_max) {
-  // A segment that was split is at least a third full on average (2,500 of 5,376 entries); 16 more
-  // for the small store whose few segments vary.
+  // After a split a segment has about 2,500 of 5,376 entries. Room for a segment for every 1,024
+  // contents is enough, with 16 more for a small store, whose few segments vary.
   const std::uint32_t segments_max =
       std::min(contents_max / 1024 + 16, std::uint32_t{1} << kDepthMax);
   auto segments = sys::Mapping::anonymous(ByteCount{segments_max * sizeof(Segment)});
@@ -19,7 +19,7 @@ Result<std::unique_ptr<Index>> Index::make(HeaderTable& headers, std::uint32_t c
   if (!directory) return std::unexpected(directory.error());
   auto buckets = sys::Mapping::anonymous(ByteCount{segments_max * kSegmentBytes});
   if (!buckets) return std::unexpected(buckets.error());
-  // A huge page would back the reserved part of segments too.
+  // A huge page would also back the reserved parts of segments.
   (void)::madvise(buckets->data(), buckets->size(), MADV_NOHUGEPAGE);
   std::unique_ptr<Index> index(new Index(headers, segments_max, std::move(*segments),
                                          std::move(*directory), std::move(*buckets)));
@@ -55,7 +55,8 @@ bool Index::covers(const Segment& segment, std::uint64_t hash) const noexcept {
 }
 
 // Runs action(segment) under the lock of the segment that covers the hash. The directory is read
-// without a lock, so the segment may have been split meanwhile: then look again.
+// without a lock, so the segment may have been split before its lock is taken. Then the directory
+// is read again.
 template <typename Action>
 auto Index::with_segment(std::uint64_t hash, Action&& action) noexcept {
   for (;;) {
@@ -119,7 +120,7 @@ bool Index::place(std::uint32_t segment, std::uint64_t hash, std::uint32_t id) n
   return true;
 }
 
-// Moves one entry of a full bucket to its other bucket, if one has room there.
+// Moves one entry of a full bucket to the other bucket of its hash, if that has room.
 bool Index::make_room(std::uint32_t segment, Bucket& full) noexcept {
   const std::uint32_t count = segments_[segment].buckets.load(std::memory_order_relaxed);
   Bucket* const buckets = buckets_of(segment);
@@ -127,7 +128,7 @@ bool Index::make_room(std::uint32_t segment, Bucket& full) noexcept {
   for (std::size_t i = 0; i < Bucket::kEntries; ++i) {
     const std::uint32_t id = full.ids[i];
     const std::uint64_t hash = headers_.hash(ContentId{id});
-    if (tag_of(hash) != full.tags[i]) continue;  // damaged since; it moves nowhere
+    if (tag_of(hash) != full.tags[i]) continue;  // a damaged header: the entry stays
     Bucket* const first = &buckets[first_bucket(hash, count)];
     Bucket* const second = &buckets[second_bucket(hash, count)];
     if (first != &full && second != &full) continue;
@@ -143,8 +144,8 @@ bool Index::make_room(std::uint32_t segment, Bucket& full) noexcept {
 std::optional<ContentId> Index::insert(std::uint64_t hash, GroupId group, ContentId id,
                                        OnEqual on_equal) {
   enum class Outcome : std::uint8_t { placed, equal, full };
-  // Each growth adds an eighth of the buckets or halves the load: a hash that still has no room
-  // after a split shares it with 24 others that are nearly equal, and stays out.
+  // Each growth adds at least a sixth of the buckets, or halves the load. A hash without room after
+  // that many growths shares both buckets with 24 nearly equal hashes; it is not entered.
   constexpr int kGrowthsMax = 5;
   for (int growths = 0;; ++growths) {
     Candidates equal;

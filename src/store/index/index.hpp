@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// From the hash of a page to the contents that may hold it. Volatile: rebuilt from the headers.
+// Finds the contents that may equal a page, by the page's hash. Volatile: recovery rebuilds it from
+// the headers.
 //
-// Extendible hashing over segments. A segment is an array of 64-byte buckets of 12 entries (an
-// 8-bit tag and an id each); every hash has two buckets in its segment and goes to the emptier one.
-// A segment whose two buckets for some hash are full grows by a page, from 4 to 7, then splits in
-// two of 4, so that the load stays between 3/4 and 19/20: 5.6 to 7.3 bytes an entry. Only that one
-// segment is locked meanwhile.
+// Extendible hashing over segments. A segment is an array of 64-byte buckets with 12 entries each;
+// an entry is an 8-bit tag and an id. Every hash has two buckets in its segment, and its entry goes
+// to the emptier one. When both buckets of a hash are full, the segment grows by a page, from 4 to
+// 7 pages; after that it is split into two segments of 4 pages. So the load stays between 3/4 and
+// 19/20: 5.6 to 7.3 bytes for each entry. Only that one segment is locked meanwhile.
 //
-// Threads: any. Locks: a stripe of mutexes over segments; one more for growth. A stripe is never
-// held over a system call, growth is (in insert() only).
-// Invariants: an id is removed before it is reused. An entry may be missing (then a duplicate is
-// not found) but a found id is only a candidate: the taker checks hash and group in the header.
+// Threads: any.
+// Locks: striped mutexes for the segments, and one mutex for growth. A segment's mutex is never
+// held over a system call; the one for growth is, in insert() and reserve() only.
+// Invariants: an id is removed before it is reused. An entry may be missing; then a duplicate is
+// not found. A found id is only a candidate: hash and group are checked in its header.
 #pragma once
 
 #include <array>
@@ -32,10 +34,11 @@ namespace ramfold::store {
 
 class Index {
  public:
-  // More equal hashes than this in one group are not looked at (they need equal XXH3 hashes).
+  // At most this many contents with equal hashes are looked at. Different pages rarely have equal
+  // XXH3 hashes.
   static constexpr std::size_t kCandidatesMax = 4;
 
-  // REQUIRES: `headers` outlives this.
+  // REQUIRES: `headers` outlives this object.
   static Result<std::unique_ptr<Index>> make(HeaderTable& headers, std::uint32_t contents_max);
 
   // Contents with this hash in this group, each with a reference taken for the caller.
@@ -45,21 +48,21 @@ class Index {
   };
   Candidates find(std::uint64_t hash, GroupId group) noexcept;
 
-  // Makes room for that many entries at once, so that they need no growth. REQUIRES: it is empty
-  // and no other thread uses it but for remove() of what is not there.
+  // Makes room for this many entries, so that inserting them needs no growth. REQUIRES: the index
+  // is empty, and other threads at most call remove() for ids that are not in it.
   Status reserve(std::uint64_t entries);
 
-  // Fetch memory ahead of find(): first the buckets, then the headers of what they name.
+  // Prefetch memory for find(): first the buckets, then the headers of the ids in them.
   void prefetch_buckets(std::uint64_t hash) const noexcept;
   void prefetch_headers(std::uint64_t hash) noexcept;
 
   enum class OnEqual : std::uint8_t { report, insert_anyway };
-  // Enters `id`. With `report`, a content with the same hash and group is returned instead, with a
-  // reference taken, and nothing is entered. An id for which there is no room stays out
-  // (unindexed()).
+  // Enters `id`. With `report`, when there is a content with the same hash and group, returns that
+  // content with a reference taken, and enters nothing. An id for which there is no room is not
+  // entered, and counted in unindexed().
   std::optional<ContentId> insert(std::uint64_t hash, GroupId group, ContentId id,
                                   OnEqual on_equal);
-  // Nothing happens when it is not there.
+  // Does nothing when `id` is not in the index.
   void remove(std::uint64_t hash, ContentId id) noexcept;
 
   ByteCount bytes() const noexcept;
@@ -76,7 +79,7 @@ class Index {
 
   struct Segment {
     std::atomic<std::uint32_t> buckets;
-    std::uint32_t pattern;  // the low `depth` bits of every hash in it
+    std::uint32_t pattern;  // the low `depth` bits of every hash in the segment
     std::uint32_t depth;
   };
   struct Entry {

@@ -10,7 +10,7 @@
 namespace ramfold::store::mix {
 namespace {
 
-// The arithmetic decoder. What is behind the last byte counts as zeros.
+// The arithmetic decoder. Behind the last byte it reads zeros.
 class Decoder {
  public:
   static constexpr bool kCodes = true;
@@ -21,7 +21,7 @@ class Decoder {
   unsigned bit(int p, unsigned) noexcept {
     const std::uint32_t middle = low_ + ((high_ - low_) >> 12) * static_cast<std::uint32_t>(p);
     const bool is_one = code_ <= middle;
-    // Which it is cannot be foretold: no branch.
+    // No branch: it would often be mispredicted.
     const std::uint32_t mask = -std::uint32_t{is_one};
     high_ = (middle & mask) | (high_ & ~mask);
     low_ = (low_ & mask) | ((middle + 1) & ~mask);
@@ -43,7 +43,7 @@ class Decoder {
   std::uint32_t code_ = 0;
 };
 
-// Not initialised, so that it has memory behind it only when it was used.
+// Not initialised, so that it takes memory only when it is used.
 struct Scratch {
   Scratch* next = nullptr;
   std::array<std::uint8_t, 2 * kPage> window;
@@ -89,7 +89,7 @@ bool decode(std::span<const std::byte> bytes, const std::byte* reference, std::b
     }
     const unsigned distance = state.recent[0];
     if (length > kPage - at || distance > at + window.reference) return false;
-    // Byte by byte: it may repeat what it appends.
+    // Byte by byte, because source and target may overlap.
     const std::uint8_t* from = page + at - distance;
     for (const unsigned end = at + length; at < end;) page[at++] = *from++;
   }

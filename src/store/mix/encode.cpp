@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The cheapest way through the page, by guesses at what the steps cost. Going through it once more
-// with what was learnt takes a hundredth off, for twice the time.
+// The encoder: finds the cheapest steps for the page, with the estimated prices of prices.hpp, and
+// codes them. A second pass with learnt prices would save a hundredth of the bytes, for twice the
+// time.
 #include <cstring>
 #include <limits>
 #include <memory>
@@ -16,7 +17,7 @@
 namespace ramfold::store::mix {
 namespace {
 
-// A copy of so many bytes is taken without looking at what else there is.
+// A copy of this length is taken without a look at other steps.
 constexpr unsigned kLong = 64;
 
 class Encoder {
@@ -38,10 +39,10 @@ class Encoder {
     }
     return bit;
   }
-  // Bytes written; 0: they did not fit. Behind them the decoder reads zeros.
+  // Returns the bytes written; 0: they did not fit. Behind them the decoder reads zeros.
   std::uint32_t finish() noexcept {
     for (unsigned bytes = 0; bytes <= 4; ++bytes) {
-      // The least number in [low, high] of which all but the upper `bytes` bytes are zeros.
+      // The least number in [low, high] whose bytes behind the first `bytes` are zeros.
       const std::uint64_t unit = std::uint64_t{1} << (32 - 8 * bytes);
       const std::uint64_t value = (low_ + unit - 1) / unit * unit;
       if (value > high_) continue;
@@ -68,7 +69,7 @@ class Encoder {
 
 class Parser {
  public:
-  // The cheapest way through the page. Ends at the page's end; kept until the next call.
+  // The cheapest steps for the page. The result is valid until the next call.
   std::span<const Step> parse(const Window& window);
 
  private:
@@ -86,7 +87,8 @@ class Parser {
     there.price = price;
     there.step = step;
   }
-  // Copies from this place. The length of one that is taken without a look at others; else 0.
+  // Enter the copies that begin at this place: at recent distances, or at others. Return the length
+  // of a copy that is taken without a look at other steps; else 0.
   unsigned reach_again(unsigned at, const Node& here) noexcept;
   unsigned reach_copies(unsigned at, const Node& here) noexcept;
 
@@ -97,7 +99,7 @@ class Parser {
   std::array<Step, kPage> steps_;
 };
 
-// By how often the byte comes in the page: contexts do better, by about so much.
+// The price of a literal goes by the frequency of its byte in the page (prices.hpp).
 void Parser::price_literals() noexcept {
   std::array<unsigned, 256> seen{};
   for (unsigned at = 0; at < kPage; ++at) ++seen[window_.page[at]];
@@ -106,7 +108,7 @@ void Parser::price_literals() noexcept {
   for (unsigned at = 0; at < kPage; ++at) literals_[at] = prices[window_.page[at]];
 }
 
-// Of the longer lengths every eighth, and the last.
+// Calls take(n) for all lengths up to 16; then for every eighth length, and the last.
 template <typename F>
 void each_length(unsigned first, unsigned last, F&& take) {
   for (unsigned n = first; n <= last; n += n < 16 ? 1 : std::clamp(last - n, 1u, 8u)) take(n);
@@ -159,7 +161,7 @@ std::span<const Step> Parser::parse(const Window& window) {
   for (unsigned at = 0; at < kPage; ++at) {
     Node& here = nodes_[at];
     if (here.price == kUnreached) continue;
-    // The cheapest way to here is known by now.
+    // The cheapest steps to this place are known now.
     if (at != 0) here.state = after(nodes_[at - here.step.length].state, here.step);
     unsigned taken = reach_again(at, here);
     if (taken == 0) taken = reach_copies(at, here);

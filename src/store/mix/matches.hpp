@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What could be copied to a place of a page: of each length that is found the nearest.
+// Finds copies for a place of a page: for each length that is found, the nearest one.
 // Threads: belongs to one.
 #pragma once
 
@@ -27,7 +27,8 @@ class Matches {
     next_ = 0;
     pass(window.reference);
   }
-  // Longer and longer, farther and farther; until the next call. REQUIRES: places come in order.
+  // The matches at `place`, each longer than the one before. Valid until the next call. REQUIRES:
+  // places come in ascending order.
   std::span<const Match> at(unsigned place) noexcept {
     pass(window_.reference + place);
     count_ = 0;
@@ -39,7 +40,7 @@ class Matches {
   static constexpr unsigned kTries = 24;
   static constexpr unsigned kPairBits = 12;
   static constexpr unsigned kTripleBits = 13;
-  // One for each try, and one of two bytes.
+  // One match for each try, and one for the pair of bytes.
   static constexpr unsigned kMost = kTries + 1;
 
   static constexpr unsigned hash(unsigned value, unsigned bits) noexcept {
@@ -49,11 +50,11 @@ class Matches {
   static unsigned triple(const std::uint8_t* p) noexcept {
     return hash(pair(p) | unsigned{p[2]} << 16, kTripleBits);
   }
-  // What lies before `place` may be copied from then on.
+  // Enters the places before `place`: from now on they may be copied from.
   void pass(unsigned place) noexcept {
     for (; next_ < place; ++next_) {
       if (end_ - next_ < 3) continue;
-      // Places are kept plus one: 0 is none.
+      // An entry is a place plus one; 0: none.
       pairs_[hash(pair(begin_ + next_), kPairBits)] = static_cast<std::uint16_t>(next_ + 1);
       std::uint16_t& head = triples_[triple(begin_ + next_)];
       before_[next_] = head;

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The steps of a page and what makes each of their bits likely. Encoder and decoder walk through
-// the same code: a Coder's `bit(p, bit)` takes a bit with the probability p of a 1 and returns it;
-// the decoder's ignores the one it is given. One that does not code (kCodes) knows the bit and only
-// lets the model learn, but for the weights. Part of the format (docs/mix-format.md).
+// The model: how each step of a page is split into bits, and how likely each bit is. Encoder and
+// decoder run the same code, with different Coders. Coder::bit(p, bit) codes a bit whose
+// probability of 1 is p, and returns the bit; a decoder ignores its argument `bit` and returns the
+// bit that it reads. A Coder with kCodes == false codes nothing; with it the model learns from
+// known bits, without its weights. Part of the format (docs/mix-format.md).
 // Threads: a Model belongs to one.
 #pragma once
 
@@ -20,11 +21,11 @@ inline constexpr unsigned kPage = static_cast<unsigned>(kPageSize);
 inline constexpr unsigned kLengthMin = 2;
 inline constexpr std::size_t kRecent = 4;
 
-// Where a page begins in the window: behind the reference, or behind nothing.
+// A page, with its reference before it, if it has one.
 struct Window {
-  const std::uint8_t* page;  // the reference lies before it
-  unsigned reference;        // bytes of it: 4096 or 0
-  // The byte `distance` before `at`, 0 where nothing is.
+  const std::uint8_t* page;  // the bytes of the reference end here
+  unsigned reference;        // bytes of the reference: 4096 or 0
+  // The byte `distance` before `at`; 0 before the beginning of the window.
   unsigned before(unsigned at, unsigned distance) const noexcept {
     return distance <= at + reference ? page[static_cast<std::ptrdiff_t>(at) - distance] : 0;
   }
@@ -32,7 +33,8 @@ struct Window {
 
 enum class Kind : std::uint8_t { literal = 0, copy = 1, again = 2 };  // again: a recent distance
 
-// What the next step depends on: the kinds of the last two, the last distances.
+// The state that the next step depends on: the kinds of the last two steps, and the recent
+// distances.
 struct State {
   unsigned kinds = 0;
   std::array<unsigned, kRecent> recent;
@@ -55,13 +57,14 @@ struct State {
   }
 };
 
-// A number as its count of bits and the upper two of them: 0, 1, 2, 3, 4-5, 6-7, 8-11, ...
+// The slot of a number: its count of bits, and its upper two bits. The slots are 0, 1, 2, 3, 4-5,
+// 6-7, 8-11, ...
 constexpr unsigned slot_of(unsigned n) noexcept {
   if (n < 4) return n;
   const auto width = static_cast<unsigned>(std::bit_width(n)) - 1;
   return width * 2 + (n >> (width - 1) & 1);
 }
-// The bits that follow a slot, and the number that begins it.
+// The number of bits that follow a slot, and the first number of the slot.
 constexpr unsigned extra_bits(unsigned slot) noexcept { return slot < 4 ? 0 : slot / 2 - 1; }
 constexpr unsigned slot_base(unsigned slot) noexcept {
   return slot < 4 ? slot : (2 | (slot & 1)) << extra_bits(slot);
@@ -69,13 +72,13 @@ constexpr unsigned slot_base(unsigned slot) noexcept {
 
 class Model {
  public:
-  // The literal at `at`; `value` counts only for an encoder.
+  // Each function codes one part of a step and returns it; a decoder ignores `value`.
   template <class Coder>
   unsigned literal(Coder& coder, const Window& window, const State& state, unsigned at,
                    unsigned value) noexcept;
   template <class Coder>
   Kind kind(Coder& coder, const State& state, unsigned at, Kind value) noexcept;
-  // Which of the recent distances.
+  // The index of a recent distance.
   template <class Coder>
   unsigned which(Coder& coder, const State& state, unsigned value) noexcept;
   template <class Coder>
@@ -89,7 +92,7 @@ class Model {
   static constexpr unsigned kNibble = 16;
   static constexpr unsigned kSlotsBits = 10;
   static constexpr unsigned kSlots =
-      1u << kSlotsBits;                     // of 15 decisions, by a context and the bits so far
+      1u << kSlotsBits;                     // 15 decisions each, by context and the bits so far
   static constexpr unsigned kSlotBits = 5;  // a slot of a length or distance
 
   using Tree = std::array<Bit, 1u << kSlotBits>;
@@ -106,14 +109,14 @@ class Model {
     bit.learn(static_cast<int>(got));
     return got;
   }
-  // `count` bits of value, the upper first.
+  // Codes `count` bits of value, the highest first.
   template <class Coder>
   static unsigned tree(Coder& coder, Bit* bits, unsigned count, unsigned value) noexcept {
     unsigned node = 1;
     for (unsigned i = count; i-- > 0;) node = node << 1 | take(coder, bits[node], value >> i & 1);
     return node - (1u << count);
   }
-  // The lower first.
+  // The same, the lowest bit first.
   template <class Coder>
   static unsigned tree_up(Coder& coder, Bit* bits, unsigned count, unsigned value) noexcept {
     unsigned node = 1;
@@ -134,7 +137,8 @@ class Model {
   static unsigned nibble_at(unsigned context, unsigned upper) noexcept {
     return ((context + 1) * 0x9e37'79b1u + upper * 0x85eb'ca6bu) >> (32 - kSlotsBits);
   }
-  // A bit by what several contexts hold of it, each as far as it is trusted: by two at the mean.
+  // Codes a bit. Its probability is mixed from the opinions of several contexts; the weight of each
+  // opinion is the mean of its weights in two sets. Then the sets and the contexts learn.
   template <class Coder>
   static unsigned mixed(Coder& coder, const std::array<Bit*, kInputs>& bits, Weights& weights,
                         Weights& others, unsigned value) noexcept {
@@ -163,8 +167,9 @@ class Model {
     return bit;
   }
 
-  // Literals, by: the place in a word of 8 bytes; the byte before, the ones 2 and 4 before; and the
-  // one at the latest distance, apart for a literal right behind a copy, which differs from it.
+  // Contexts of literals: the place in a word of 8 bytes; the bytes 1, 2 and 4 before; and the byte
+  // at the latest distance, with separate entries for a literal directly behind a copy, because
+  // that literal differs from this byte.
   std::array<std::array<Bit, 256>, 8> by_place_;
   std::array<Nibbles, kInputs - 1> by_byte_;
   std::array<std::array<Weights, 256>, 3> weights_;  // by the last step and the bits so far
@@ -194,7 +199,7 @@ unsigned Model::literal(Coder& coder, const Window& window, const State& state, 
       window.before(at, state.recent[0]) | (last == 0 ? 0x100u : 0u)};
   Bit* const place = by_place_[at & 7].data();
   Weights& of_byte = weights_by_byte_[contexts[0]];
-  unsigned node = 1;  // the bits so far, behind a 1
+  unsigned node = 1;  // a 1, then the bits so far
   for (unsigned half = 0; half < 2; ++half) {
     std::array<Bit*, kInputs> bits{};
     for (unsigned c = 0; c < contexts.size(); ++c)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What the steps of a page are held to cost before anything is known of it: the encoder's guesses,
-// no part of the format. Threads: constants.
+// Estimated prices of the steps of a page, for the encoder. They are no part of the format.
+// Threads: constants.
 #pragma once
 
 #include <array>
@@ -16,7 +16,12 @@ inline constexpr Price kBitPrice = 32;
 
 namespace detail {
 
-// log2(4096 / n), digit by digit.
+// For a byte that occurs n times in the page, in bits:
+//
+//   price(n) = 0.7 * log2(4096 / n) + 0.5
+//
+// The factor is there because the contexts of the model do better than the frequency. The logarithm
+// is computed digit by digit.
 constexpr auto make_literal_prices() noexcept {
   std::array<std::uint16_t, kPage + 1> table{};
   for (unsigned n = 0; n <= kPage; ++n) {
@@ -50,7 +55,7 @@ inline constexpr auto kLengthPrices = make_length_prices();
 
 inline constexpr Price kLiteralPrice = kBitPrice;
 
-// Of a byte that comes so often in the page, without what says that it is a literal.
+// The price of a byte that occurs `count` times in the page, without kLiteralPrice.
 constexpr Price literal_price(unsigned count) noexcept { return detail::kLiteralPrices[count]; }
 constexpr Price length_price(unsigned length) noexcept { return detail::kLengthPrices[length]; }
 constexpr Price again_price(unsigned which) noexcept {

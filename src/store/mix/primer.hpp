@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What a model learns of the reference before it comes to the page: it goes through the reference
-// by the nearest copies, which the decoder finds as the encoder does. Part of the format.
+// Teaches a model the reference before the page. It splits the reference into steps by a fixed
+// rule, so that the decoder finds the same steps as the encoder. Part of the format.
 // Threads: belongs to one.
 #pragma once
 
@@ -42,11 +42,11 @@ class Primer {
     return word * 0x9e37'79b1u >> (32 - kPlaceBits);
   }
   void note(const std::uint8_t* page, unsigned at) noexcept {
-    // Places are kept plus one: 0 is none.
+    // An entry is a place plus one; 0: none.
     if (at + kCopyMin <= kPage) latest_[hash(page + at)] = static_cast<std::uint16_t>(at + 1);
   }
-  // The longest copy at a recent distance, or of what was last seen to begin alike, if that is
-  // longer by two.
+  // The longest copy at a recent distance; or the copy from the latest place with the same hash of
+  // four bytes, if that is longer by at least two bytes.
   Step step_at(const std::uint8_t* page, const State& state, unsigned at) const noexcept {
     Step best{1, 0, Kind::literal};
     unsigned longest = 0;

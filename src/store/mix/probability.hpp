@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// How likely a bit is, and what is learnt from it. Whole numbers and tables computed by the
-// compiler: the numbers are part of the format, the same on every machine.
+// The probability of a bit, and how it is learnt. All in whole numbers and tables that the compiler
+// computes. They are part of the format, and the same on every machine.
 // Threads: values and constants.
 #pragma once
 
@@ -13,16 +13,17 @@ namespace ramfold::store::mix {
 // Probabilities are in units of 1/4096, never 0 or 1.
 inline constexpr int kOne = 4096;
 
-// The logistic domain, ln(p / (1 - p)) in units of 1/256: there the opinions of contexts add up.
+// The opinions of contexts are added in the logistic domain: stretch(p) = ln(p / (1 - p)), in units
+// of 1/256.
 inline constexpr int kStretchMax = 2047;
 
 namespace detail {
 
-// The tables have an entry for so many arguments, to be small.
+// To be small, the tables have one entry for every kStep arguments.
 inline constexpr std::size_t kStep = 4;
 
-// e^x for |x| <= 8. Compilers evaluate this by the rules of IEEE 754 doubles, one operation after
-// the other, so the tables are the same everywhere; a test holds them to a checksum.
+// e^x for |x| <= 8. Compilers evaluate each operation by the rules of IEEE 754 doubles. So the
+// tables are the same everywhere; a test compares their checksum.
 constexpr double exponential(double x) noexcept {
   const double part = x / 64;
   double sum = 1;
@@ -47,7 +48,7 @@ constexpr auto make_squash() noexcept {
 
 inline constexpr auto kSquash = make_squash();
 
-// The other way round: the first place in kSquash that is not below p.
+// The inverse of kSquash: the first place in kSquash whose value is not below p.
 constexpr auto make_stretch() noexcept {
   std::array<std::int16_t, kOne / kStep> table{};
   std::size_t at = 0;
@@ -70,12 +71,12 @@ constexpr int stretch(int p) noexcept {
   return detail::kStretch[static_cast<std::size_t>(p) / detail::kStep];
 }
 
-// What was seen of one binary decision in one context: the probability of a 1, and how often it was
-// taken, up to 15 times: the first count most.
+// The history of one binary decision in one context: the probability of a 1, and how often the
+// decision was made, up to 15 times. The first ones change the probability most.
 class Bit {
  public:
   constexpr int p() const noexcept { return std::max(bits_ >> kCountBits, 1); }
-  // It was never taken.
+  // The decision was never made.
   constexpr bool is_new() const noexcept { return (bits_ & kCountMax) == 0; }
   constexpr void learn(int bit) noexcept {
     const int p = bits_ >> kCountBits;
@@ -89,7 +90,8 @@ class Bit {
   static constexpr unsigned kCountBits = 4;
   static constexpr unsigned kCountMax = 15;
   static constexpr int kRateBits = 10;
-  // How far to what was seen, the more often the less: about 1 / (count + 1.5), in 1/1024.
+  // How far p moves to the bit that was seen: about 1 / (count + 1.5), but no less than 50/1024. In
+  // units of 1/1024.
   static constexpr std::array<std::int16_t, kCountMax + 1> kRates{
       410, 300, 230, 184, 154, 131, 115, 102, 91, 83, 76, 70, 65, 61, 57, 50};
 

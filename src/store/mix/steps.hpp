@@ -13,7 +13,7 @@ namespace ramfold::store::mix {
 
 struct Step {
   std::uint16_t length = 0;
-  std::uint16_t distance = 0;  // of a copy; of the recent ones, which
+  std::uint16_t distance = 0;  // copy: the distance; again: the index of a recent distance
   Kind kind = Kind::literal;
 };
 
@@ -26,7 +26,7 @@ inline State after(State state, Step step) noexcept {
   return state;
 }
 
-// The step at `at`, when it is known: for the encoder, and for who only lets the model learn.
+// Codes a known step at `at`: for the encoder, and for the primer.
 template <class Coder>
 void take(Coder& coder, Model& model, const Window& window, const State& state, unsigned at,
           Step step) noexcept {
@@ -44,7 +44,7 @@ void take(Coder& coder, Model& model, const Window& window, const State& state, 
   }
 }
 
-// How many bytes are equal, up to `most`.
+// How many bytes are equal from the beginning, up to `most`.
 inline unsigned equal_bytes(const std::uint8_t* a, const std::uint8_t* b, unsigned most) noexcept {
   unsigned n = 0;
   for (; n + 8 <= most; n += 8) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The output begins as a copy of the reference, and what is not yet decided stays that: so a copy
-// from where it already lies, the most frequent step by far, moves no byte, and every write has
-// exact bounds.
+// The output begins as a copy of the reference. So a copy of the bytes at the same offset, by far
+// the most frequent step, moves no byte. Every write has exact bounds, because the bytes behind it
+// must still be the reference's.
 #include <array>
 #include <bit>
 #include <cstring>
@@ -21,7 +21,8 @@ T load(const std::byte* at) noexcept {
   return value;
 }
 
-// Exactly `length` bytes, without overlap; two moves that overlap each other up to 32.
+// Copies exactly `length` bytes; source and target do not overlap. Up to 32 bytes are copied by two
+// moves, which may overlap each other.
 [[gnu::always_inline]] inline void move_exact(std::byte* to, const std::byte* from,
                                               unsigned length) noexcept {
   struct Two {
@@ -46,7 +47,7 @@ T load(const std::byte* at) noexcept {
   }
 }
 
-// Which amount, and the length of the copy before it, by the first byte.
+// For each first byte of a short fix: the amount, and the length of the copy before it.
 struct ShortFix {
   std::uint8_t which, length;
 };
@@ -111,7 +112,7 @@ class Decoder {
     return true;
   }
 
-  // A count that stands in the step itself, unless it says that a number goes on from there.
+  // Reads a count: least + stored; when stored == go_on, a number follows, and is added.
   [[gnu::always_inline]] bool counted(unsigned stored, unsigned go_on, unsigned least,
                                       unsigned& count) noexcept {
     if (stored < go_on) {
@@ -137,7 +138,7 @@ class Decoder {
     return copy(length);
   }
 
-  // The next bytes are those at the current distance.
+  // Copies the next bytes from the current distance.
   [[gnu::always_inline]] bool copy(unsigned length) noexcept {
     if (length > kPage - at_) return false;
     if (distance_ != kStartDistance) {
@@ -156,7 +157,7 @@ class Decoder {
     }
     std::byte* to = out_ + at_;
     unsigned distance = distance_;
-    while (length > distance) {  // what repeats with a distance also repeats with its multiples
+    while (length > distance) {  // bytes that repeat at a distance also repeat at its multiples
       move_exact(to, to - distance, distance);
       to += distance;
       length -= distance;
@@ -179,7 +180,7 @@ class Decoder {
     const Amount amount = amounts_[order_ & 0xf];
     if (amount.width == 0) return false;
     for (; count != 0; --count) {
-      if (!copy_and_add(amount, last_length_)) return false;  // each goes on by a byte or more
+      if (!copy_and_add(amount, last_length_)) return false;  // bounded: each advances at_
     }
     return true;
   }
@@ -209,20 +210,20 @@ class Decoder {
         from = out_ + (at_ - distance_);
       } else {
         from = reference_ + (at_ + kPage - distance_);
-        if (at_ + amount.width > distance_) return false;  // as for copies
+        if (at_ + amount.width > distance_) return false;  // beyond the end of the reference
         if (at_ + kFieldMax > distance_) return add_bytes(amount, from);
       }
     }
     if (at_ + kFieldMax > kPage) return add_bytes(amount, from);
     const std::uint64_t sum = load<std::uint64_t>(from) + amount.value;
-    const std::uint64_t rest = load<std::uint64_t>(reference_ + at_);  // what lies behind stays
+    const std::uint64_t rest = load<std::uint64_t>(reference_ + at_);  // bytes behind the field
     const std::uint64_t field = rest ^ ((sum ^ rest) & amount.mask);
     std::memcpy(out_ + at_, &field, sizeof field);
     at_ += amount.width;
     return true;
   }
 
-  // Near an end, where eight bytes would reach beyond it.
+  // Near the end of a page, where a load of eight bytes would reach beyond it.
   bool add_bytes(const Amount& amount, const std::byte* from) noexcept {
     std::uint64_t field = 0;
     std::memcpy(&field, from, amount.width);
@@ -239,8 +240,8 @@ class Decoder {
   unsigned at_ = 0;
   unsigned distance_ = kStartDistance;
   unsigned last_length_ = 0;
-  // Places in `amounts_`, four bits each, that of the latest lowest: to bring one to the front
-  // moves no amount and asks nothing.
+  // Indexes into `amounts_`, four bits each, the latest in the lowest bits. So to bring an amount
+  // to the front moves no amount and takes no branch.
   unsigned order_ = 0x3210;
   Amount amounts_[kAmountsMax] = {};
 };

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// One pass over the page, greedy with a look at the next byte. Where the page goes on as the
-// reference does at the current distance, only what differs costs time: at the starting distance
-// that is known for all bytes beforehand. The index of the reference is built when something is
-// first looked for elsewhere.
+// One greedy pass over the page, with a look at the next byte. Where the page equals the bytes at
+// the current distance, only differing bytes cost time; at the starting distance the differing
+// bytes are known beforehand. The index of the reference is built when a match is first looked for
+// at another distance.
 #include <algorithm>
 #include <bit>
 
@@ -15,9 +15,9 @@
 namespace ramfold::store::patch {
 namespace {
 
-constexpr unsigned kTriesMax = 8;     // places looked at for one position
-constexpr unsigned kLongEnough = 96;  // a match as long is taken without looking for a better one
-constexpr unsigned kLongCopy = 16;    // what is copied is not indexed again from here on
+constexpr unsigned kTriesMax = 8;     // places of the index that are tried for one position
+constexpr unsigned kLongEnough = 96;  // a match of this length is taken without further tries
+constexpr unsigned kLongCopy = 16;    // bytes of copies of this length are not indexed again
 
 struct EncoderScratch {
   Window window;
@@ -27,7 +27,7 @@ struct EncoderScratch {
 struct Match {
   unsigned length = 0;
   unsigned distance = 0;
-  // Bytes that taking it saves against a literal.
+  // How many bytes the match saves against a literal.
   int gain() const noexcept {
     return static_cast<int>(length) - (Writer::is_near(distance, length) ? 2 : 3);
   }
@@ -45,7 +45,8 @@ class Encoder {
       if (!go_on_at_distance() && !jump()) ++at_;
     }
     end_literal();
-    // What a patch leaves out is a copy; one byte at least keeps it a patch.
+    // The end of the page needs no step if it is a copy at the current distance. But a patch has at
+    // least one byte.
     if (writer_.is_empty()) writer_.copy(kPage);
     return writer_.finish();
   }
@@ -54,8 +55,8 @@ class Encoder {
   Encoder(EncoderScratch& scratch, std::span<std::byte> out) noexcept
       : window_(scratch.window), index_(scratch.index), writer_(out) {}
 
-  // A copy at the current distance, with a fix after it where one is known or can be made. False
-  // when neither is worth a step.
+  // Writes a copy at the current distance, with a fix after it if an amount is known or can be
+  // made. False when neither is worth a step.
   bool go_on_at_distance() noexcept {
     const unsigned same = window_.same_at(at_, distance_);
     const unsigned next = at_ + same;
@@ -95,11 +96,12 @@ class Encoder {
     return true;
   }
 
-  // Bytes up to where the page goes on as the source does, for 4 bytes or more, or 6 behind a wide
-  // field; 0 when it does not.
+  // The least width of a field behind which the page equals the source again: for at least 4 bytes
+  // behind a field of 1 to 4 bytes, for at least 6 behind one of 5 to 8. 0: there is none.
   unsigned width_until_same(unsigned next, unsigned from, unsigned source_end) const noexcept {
     unsigned equal = window_.equal16(next, from);
-    if (next + 16 > kWindow) equal |= ~0u << (kWindow - next);  // behind the page all is as well
+    if (next + 16 > kWindow)
+      equal |= ~0u << (kWindow - next);  // behind the page all counts as equal
     if (from + 16 > source_end && distance_ != kStartDistance)
       equal &= ~(~0u << (source_end - from));
     const unsigned four = equal & equal >> 1 & equal >> 2 & equal >> 3;
@@ -108,10 +110,11 @@ class Encoder {
     return resumes == 0 ? 0 : static_cast<unsigned>(std::countr_zero(resumes));
   }
 
-  // A match at another distance. False when there is none, or a better one begins a byte later.
+  // Writes a match at another distance. False when there is none, or when a better one begins a
+  // byte later.
   bool jump() noexcept {
     const Match match = ahead_at_ == at_ ? ahead_ : find(at_);
-    // Within a literal, what comes after the match is another literal and costs a byte more.
+    // In the middle of a literal, a match splits it into two, and the second one costs a byte more.
     if (match.length == 0 || (literal_ != at_ && match.gain() < 2)) return false;
     if (match.length < kLongEnough && at_ + 1 < kWindow) {
       ahead_ = find(at_ + 1);
@@ -122,17 +125,18 @@ class Encoder {
     const unsigned length = before + match.length;
     at_ -= before;
     begin_copy(length);
-    const bool to_the_end = at_ + length == kWindow;  // which needs no length
+    const bool to_the_end = at_ + length == kWindow;  // then the least length is enough
     writer_.copy_from(match.distance, to_the_end ? kFarLengthMin : length);
     distance_ = match.distance;
     move_to(at_ + length);
     return true;
   }
 
-  // Bytes of the literal that belong to a match found behind them: the index has not all places.
+  // How many bytes of the pending literal, before `at_`, the match may be extended by. The index
+  // does not have all places, so a match may begin before the place at which it was found.
   unsigned same_before(unsigned distance) const noexcept {
     const unsigned from = at_ - distance;
-    const unsigned source = from < kPage ? from : from - kPage;  // bytes before, in one page
+    const unsigned source = from < kPage ? from : from - kPage;  // bytes before it in its page
     const unsigned most = std::min({at_ - literal_, source, MatchIndex::kEighths - 1});
     unsigned n = 0;
     while (n < most && *window_.at(at_ - n - 1) == *window_.at(from - n - 1)) ++n;
@@ -152,7 +156,7 @@ class Encoder {
       best = match;
       gain = match.gain();
     };
-    // Back to where the reference would be, which may lie far behind in the index.
+    // First the same offset of the reference, whose entry may be far back in its chain.
     if (distance_ != kStartDistance) consider(kStartDistance);
     unsigned tries = kTriesMax;
     for (std::uint16_t place = index_.latest(key);
@@ -166,7 +170,8 @@ class Encoder {
   void index_up_to(unsigned at) noexcept {
     if (indexed_ == 0) {
       index_.begin_with_reference(window_);
-      // Where the page equals the reference so far, the reference is found.
+      // While the distance is the starting one, the page up to here is like the reference, and its
+      // bytes are found there.
       indexed_ = distance_ == kStartDistance ? literal_ : kPage;
     }
     if (indexed_ >= at) return;
@@ -174,7 +179,7 @@ class Encoder {
     indexed_ = at;
   }
 
-  // What is pending is written, and the copy that follows is not indexed: its source is.
+  // Writes the pending literal. The bytes of a long copy are not indexed, because their source is.
   void begin_copy(unsigned length) noexcept {
     if (literal_ != at_) end_literal();
     if (indexed_ == 0 || length < kLongCopy) return;
@@ -190,11 +195,11 @@ class Encoder {
   Window& window_;
   MatchIndex& index_;
   Writer writer_;
-  unsigned at_ = kPage;       // all places are those of the window
-  unsigned literal_ = kPage;  // begin of the bytes that no step covers yet
+  unsigned at_ = kPage;       // a place in the window
+  unsigned literal_ = kPage;  // [literal_, at_) is the pending literal
   unsigned distance_ = kStartDistance;
   unsigned indexed_ = 0;
-  Match ahead_;  // found at the next byte, when it was looked at
+  Match ahead_;  // the match at ahead_at_, once it was searched
   unsigned ahead_at_ = 0;
 };
 
@@ -205,7 +210,7 @@ std::uint32_t encode(const PageCopy& page, const PageCopy& reference,
   out = out.first(std::min(out.size(), kPatchMax));
   const std::uint32_t length = Encoder(page, reference, out).run();
   if (length != 0 || out.size() < kPatchMax) return length;
-  Writer whole(out);  // noise, with copies that cost more than they saved
+  Writer whole(out);  // the patch is longer than one literal: its copies cost more than they saved
   whole.literal(page.bytes.data(), kPage);
   return whole.finish();
 }

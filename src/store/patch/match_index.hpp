@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Where four bytes of the window occurred, the latest place first. To fill it costs more than all
-// else that the encoder does, so it holds only places from which something is won:
-// - of a run of one byte the two first and the two last places, as all others are like them;
-// - of a block in which the page equals the reference every eighth place. The page has that block
-//   where it belongs, so it is hardly looked for elsewhere, and if it is, a match may begin before
-//   the place at which it was found.
+// The places of the window at which given four bytes occur, the latest first. To fill the index
+// costs more than everything else that the encoder does. So it leaves out places that gain little:
+// - Of a run of one byte it has the first two and the last two places: all others are like them.
+// - Of a block of 64 bytes in which page and reference are equal, it has every eighth place. Such
+//   bytes are rarely looked for elsewhere; and the encoder extends a match to the bytes before it.
 // Threads: one encoder's.
 #pragma once
 
@@ -31,11 +30,12 @@ class MatchIndex {
     for (unsigned block = 0; block < kPage; block += 64) {
       const unsigned after = block + 64;
       const std::uint64_t next = after < kPage ? window.equal64(after, after + 1) : 0;
-      // Bytes that equal the next one: from one before the place to three behind it.
+      // Places in a run: a bit of `now` says that the byte equals the next one. It is set from one
+      // place before to three places behind.
       const std::uint64_t in_run = (now << 1 | last >> 63) & now & (now >> 1 | next << 63) &
                                    (now >> 2 | next << 62) & (now >> 3 | next << 61);
       std::uint64_t places = ~in_run;
-      if (after == kPage) places &= ~std::uint64_t{0} >> (kKey - 1);  // keys end with the reference
+      if (after == kPage) places &= ~std::uint64_t{0} >> (kKey - 1);  // no key beyond the reference
       if (window.is_same_block(block)) places &= 0x0101'0101'0101'0101;
       add_places(window, block, places);
       last = now;

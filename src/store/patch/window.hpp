@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What the encoder looks at: the reference and behind it the page. All places are those of the
-// window. Threads: one encoder's.
+// The encoder's window: the reference, and behind it the page. A place is an offset in the window.
+// Threads: one encoder's.
 #pragma once
 
 #include <emmintrin.h>
@@ -31,7 +31,7 @@ class Window {
     std::memcpy(bytes_ + kPage, page.bytes.data(), kPage);
     std::memset(bytes_ + kWindow, 0, kSlack);
     for (unsigned i = 0; i < kPage / 64; ++i) differs_[i] = ~equal64(64 * i, 64 * i + kPage);
-    differs_[kPage / 64] = 1;  // the end
+    differs_[kPage / 64] = 1;  // ends the search of same_as_reference()
   }
 
   const std::byte* at(unsigned place) const noexcept { return bytes_ + place; }
@@ -40,8 +40,8 @@ class Window {
     return load<T>(bytes_ + place);
   }
 
-  // Bytes from `at` that equal those `distance` before them; a copy from the reference ends with
-  // it.
+  // How many bytes from `at` on equal the bytes `distance` before them. Stops at the end of the
+  // page; and at the end of the reference, if the source begins in it.
   unsigned same_at(unsigned at, unsigned distance) const noexcept {
     if (distance == kStartDistance) return same_as_reference(at - kPage);
     const unsigned from = at - distance;
@@ -53,10 +53,11 @@ class Window {
     return most;
   }
 
-  // Which of the 64 bytes of the reference's block equal the page's there: all?
+  // All 64 bytes of this block are equal in the reference and in the page.
   bool is_same_block(unsigned offset) const noexcept { return differs_[offset / 64] == 0; }
 
-  // A bit each for 16 or 64 bytes that equal others; the window's end may be crossed by 16.
+  // A bitmap: bit i is set when the bytes at a + i and b + i are equal. equal16() may read up to 16
+  // bytes beyond the window.
   unsigned equal16(unsigned a, unsigned b) const noexcept {
     const auto* x = reinterpret_cast<const __m128i*>(bytes_ + a);
     const auto* y = reinterpret_cast<const __m128i*>(bytes_ + b);
@@ -70,7 +71,7 @@ class Window {
   }
 
  private:
-  static constexpr unsigned kSlack = 16;  // loads of 16 bytes begin anywhere in the window
+  static constexpr unsigned kSlack = 16;  // equal16() may begin anywhere in the window
 
   unsigned same_as_reference(unsigned offset) const noexcept {
     unsigned word = offset / 64;
@@ -82,7 +83,7 @@ class Window {
   }
 
   alignas(64) std::byte bytes_[kWindow + kSlack];
-  std::uint64_t differs_[kPage / 64 + 1];  // a bit a byte, page against reference at one offset
+  std::uint64_t differs_[kPage / 64 + 1];  // bit i: byte i of page and reference differ
 };
 
 }  // namespace ramfold::store::patch

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Writes the steps of a patch, the shortest way each. It keeps what the reader will have in mind:
-// the amounts in their order and the length of the last fix's copy. Threads: one writer a patch.
+// Writes the steps of a patch, each in its shortest encoding. It tracks the state that the decoder
+// will have: the amounts in their order, and the length of the copy of the last fix.
+// Threads: one writer for each patch.
 #pragma once
 
 #include <bit>
@@ -19,10 +20,10 @@ class Writer {
   explicit Writer(std::span<std::byte> out) noexcept
       : begin_(out.data()), at_(out.data()), end_(out.data() + out.size()) {}
 
-  // Latest first.
+  // The amounts, the latest first.
   const Amount& amount(unsigned which) const noexcept { return amounts_[which]; }
-  // The first that makes the one field the other; kAmountsMax when none does. All are tried at
-  // once: which of them it is cannot be foreseen.
+  // The first amount that changes the field `from` into `to`; kAmountsMax when none does. Tests all
+  // amounts without a branch, because a branch would often be mispredicted.
   unsigned find_amount(std::uint64_t from, std::uint64_t to) const noexcept {
     unsigned fits = 1u << kAmountsMax;
     for (unsigned which = 0; which < kAmountsMax; ++which) {
@@ -58,7 +59,7 @@ class Writer {
     put(distance >> 8 | (bits & 7) << 5);
     if (stored >= kFarLengthLong) number(stored - kFarLengthLong);
   }
-  // Copies, then adds an amount that is known.
+  // A copy of `length` bytes, then a field with amount `which`.
   void fix(unsigned which, unsigned length) noexcept {
     if (which == 0 && length == last_length_) {
       ++repeats_;
@@ -87,7 +88,7 @@ class Writer {
     last_length_ = length;
   }
 
-  // Bytes written; 0 when they did not fit.
+  // Returns the bytes written; 0 when they did not fit.
   std::uint32_t finish() noexcept {
     flush_repeats();
     return full_ ? 0 : static_cast<std::uint32_t>(at_ - begin_);

@@ -10,7 +10,7 @@ namespace ramfold::store {
 
 namespace {
 
-// Before anything was learnt: as measured on pages of Debian guests with a core of 2020.
+// The means at the start: measured on pages of Debian guests, with a core of 2020.
 struct AtFirst {
   CostModel::ByForm<double> decode_ns;
   CostModel::ByForm<double> decode_columns_ns;
@@ -31,7 +31,7 @@ constexpr AtFirst kAtFirst = {
                     {0, 40, 100, 130, 25, 80, 0, 0}}},
 };
 
-// What a stage mostly ends in.
+// The form that a stage leads to in most cases.
 constexpr Form form_of(Stage stage) noexcept {
   if (stage == Stage::mixed) return Form::mix;
   return stage == Stage::patched ? Form::patch : Form::zstd;
@@ -78,11 +78,12 @@ double CostModel::cost_ns(Shape shape, std::optional<Shape> reference, std::uint
 
 double CostModel::pays_after_s(Stage stage, Shape shape, std::size_t band,
                                std::uint32_t dependents) const noexcept {
-  // Some are tried even where nothing was gained for long: contents change.
+  // Contents change. So a small gain is assumed even where attempts have gained nothing for long.
   constexpr double kGainMin = 8;
   const double gain =
       gain_bytes_[index(stage)][index(shape.form)][band].load(std::memory_order_relaxed);
-  // Who has a reference keeps it; else that of a patch is not known yet.
+  // A content with a reference keeps it. For a new patch the reference is not known yet, so the
+  // mean of taken references is used.
   const bool refers = needs_reference(form_of(stage)) && !needs_reference(shape.form);
   const double then =
       decode_ns({form_of(stage)}) + (refers ? reference_ns_.load(std::memory_order_relaxed) : 0);

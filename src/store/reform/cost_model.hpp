@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What a form costs, in nanoseconds of CPU: the memory it takes for as long as it is expected to be
-// kept, and what those wait who read it. A content that was cold for so long is expected to stay so
-// for as long again, and to be read once in that time; its dependents read it too. What encoding
-// and decoding cost and what an attempt gains is learnt from those that were made; decoding apart
-// from that of the reference, which is known where a form is weighed. Threads: one writes;
-// figures() from any.
+// The cost of a form, in nanoseconds of CPU:
+//
+//   cost = memory_ns(length, cold_s)                             its memory while it stays cold
+//        + wait_weight * (1 + dependents) * (decode + decode of the reference)
+//
+// A content that was cold for cold_s seconds is expected to stay cold for as long again, and to be
+// read once in that time; each dependent reads it once, too. The model learns means from what was
+// done: the time to decode a form (without its reference, whose form is known when a form is
+// judged), the time of an attempt, and the bytes that an attempt gains.
+// Threads: one writes; figures() from any.
 #pragma once
 
 #include <array>
@@ -18,18 +22,18 @@
 
 namespace ramfold::store {
 
-// What memory is worth.
+// The prices of memory and of waiting.
 struct Economy {
-  // CPU seconds that one GiB kept free for an hour is worth.
+  // One GiB that is kept free for an hour is worth this many CPU seconds.
   double cpu_s_per_gib_hour = 3600;
-  // A nanosecond that a guest waits costs so many of CPU.
+  // One nanosecond that a guest waits costs this many nanoseconds of CPU.
   double wait_weight = 4;
 };
 
 inline constexpr std::size_t kStages = 5;
 
-// What an attempt gains is learnt apart for contents of so many bytes: of what hardly compresses
-// nothing is gained, and such pages come one after the other.
+// The gain of attempts is learnt separately for each band of lengths. Long contents are pages that
+// hardly compress; such pages come one after the other, and attempts gain nothing with them.
 inline constexpr std::size_t kLengthBands = 8;
 constexpr std::size_t band_of(std::uint32_t length) noexcept {
   return length == 0 ? 0 : std::size_t{length - 1} * kLengthBands / kPageSize;
@@ -45,10 +49,11 @@ class CostModel {
   using ByBand = std::array<T, kLengthBands>;
 
   struct Figures {
-    ByForm<double> decode_ns{};  // of pages that were encoded as they are; not of references
-    ByForm<double> decode_columns_ns{};  // of transposed ones
-    ByStage<double> attempt_ns{};        // of CPU, by the stage that it leads to
-    // That an attempt finds, by the form and length it begins with.
+    ByForm<double> decode_ns{};          // pages that are not transposed; without the reference
+    ByForm<double> decode_columns_ns{};  // transposed pages; without the reference
+    ByStage<double> attempt_ns{};        // CPU time of an attempt, by the stage that it leads to
+    // The gain of an attempt, and how long a content must be cold for it, by the form and length
+    // that the attempt begins with.
     ByStage<ByForm<ByBand<double>>> gain_bytes{};
     ByStage<ByForm<ByBand<double>>> pays_after_s{};
 
@@ -63,27 +68,28 @@ class CostModel {
     wait_weight_.store(economy.wait_weight, std::memory_order_relaxed);
   }
 
-  // Of the memory that so many encoded bytes take.
+  // The cost of the slot for `length` encoded bytes during cold_s seconds.
   double memory_ns(std::uint32_t length, double cold_s) const noexcept;
-  // Of keeping a content of so many encoded bytes: their memory, and the waits of its readers,
-  // which decode its reference first.
+  // The cost of keeping a content of `length` encoded bytes: its memory, and the waits of its
+  // readers. `reference`: the shape of its reference, which readers decode first.
   double cost_ns(Shape shape, std::optional<Shape> reference, std::uint32_t length, double cold_s,
                  std::uint32_t dependents) const noexcept;
-  // An attempt at this stage, with a content that has this shape and length now, is expected to
-  // gain more than it and the longer waits cost.
+  // An attempt to bring a content of this shape and length to this stage is expected to gain more
+  // than the attempt and the longer waits cost.
   bool pays(Stage stage, Shape shape, std::uint32_t length, double cold_s,
             std::uint32_t dependents) const noexcept {
     return cold_s > pays_after_s(stage, shape, band_of(length), dependents);
   }
 
-  // Seconds that a content must have been cold for an attempt to pay.
+  // Seconds for which a content must have been cold so that an attempt pays.
   double pays_after_s(Stage stage, Shape shape, std::size_t band,
                       std::uint32_t dependents) const noexcept;
 
-  // `ns`: without what it took to decode the reference.
+  // `ns`: without the time to decode the reference.
   void learn_decode(Shape shape, double ns) noexcept;
   void learn_reference(Shape shape) noexcept { learn(reference_ns_, decode_ns(shape), kTimeShare); }
-  // `gained_bytes`: by the shortest that was found, wanted or not.
+  // `gained_bytes`: by which the shortest form found is shorter than before the attempt, even if
+  // another form was chosen.
   void learn_attempt(Stage stage, Form form, std::uint32_t length, double cpu_ns,
                      double gained_bytes) noexcept {
     learn_time(attempt_ns_[index(stage)], cpu_ns);
@@ -98,8 +104,8 @@ class CostModel {
   static constexpr std::size_t index(E e) noexcept {
     return static_cast<std::size_t>(e);
   }
-  // Of means by form the one of this shape. Columns are other bytes for the library, and take a
-  // transposition besides; it makes little difference whether their words have 4 bytes or 8.
+  // The mean for this shape. Transposed pages have means of their own, because the library sees
+  // other bytes, and the transposition takes time, too. Words of 4 and of 8 bytes differ little.
   static auto mean_of(Shape shape, auto& as_it_is, auto& columns) noexcept
       -> decltype(as_it_is[0]) {
     return (shape.transpose == Transpose::none ? as_it_is : columns)[index(shape.form)];
@@ -107,20 +113,20 @@ class CostModel {
   double byte_second_ns() const noexcept;
   double decode_ns(Shape shape) const noexcept;
   double wait_ns(double decode_ns, std::uint32_t dependents) const noexcept;
-  // About 1 / share of the last values count.
+  // mean += share * (value - mean), so about the last 1 / share values count.
   static void learn(Mean& mean, double value, double share) noexcept;
-  // What is far beyond the mean was interrupted.
+  // The same, with `ns` bounded: a time far above the mean was interrupted.
   static void learn_time(Mean& mean, double ns) noexcept;
   static constexpr double kGainShare = 1.0 / 128;
-  // Contents that lie beside each other are alike, and a walk comes to many of them before it comes
-  // to others; what a form takes to decode stays what it is.
+  // Neighbours are alike, and a walk meets many like contents before it meets others. So times,
+  // which change little, are averaged over many values.
   static constexpr double kTimeShare = 1.0 / 2048;
 
   Mean cpu_s_per_gib_hour_{Economy{}.cpu_s_per_gib_hour};
   Mean wait_weight_{Economy{}.wait_weight};
   ByForm<Mean> decode_ns_;
   ByForm<Mean> decode_columns_ns_;
-  Mean reference_ns_;  // of those that were taken, as they were kept then
+  Mean reference_ns_;  // to decode a reference, in the form that it had when it was taken
   ByStage<Mean> attempt_ns_;
   ByStage<ByForm<ByBand<Mean>>> gain_bytes_;
 };

@@ -38,15 +38,17 @@ void FormSearch::begin(const PageCopy& page, const References& references, const
   scratch_ = &buffers_->encoded[1];
 }
 
-// Who is referred to refers to none any more: that is what it would have gained on average, and why
-// one reference for many is better than many for one each.
+// A content with dependents cannot get a reference. So a `free` reference costs, besides, the
+// memory that it would have gained on average by a reference of its own. This makes one reference
+// for many contents cheaper than many references for one content each.
 double FormSearch::burden_ns(std::size_t reference) const noexcept {
   constexpr double kGainOnAverage = 0.05;
   if (reference == kNoReference || refers_ || !references_->all[reference].free) return 0;
   return kGainOnAverage * costs_->memory_ns(alone_, cold_s_);
 }
 
-// `bytes` are in the scratch buffer, but for a raw page.
+// Takes the form if it is the best so far. `bytes` are in the scratch buffer, except those of a raw
+// page.
 void FormSearch::consider(Shape shape, std::span<const std::byte> bytes,
                           std::size_t reference) noexcept {
   const auto length = static_cast<std::uint32_t>(bytes.size());
@@ -116,14 +118,15 @@ void FormSearch::try_alone() noexcept {
 
 void FormSearch::try_deltas() noexcept {
   for (std::size_t i = 0; i < references_->count; ++i) encode_zstd(quick_, Transpose::none, i);
-  // With columns only the likeliest reference is worth the time.
+  // Transposed, only the likeliest reference is worth the time.
   if (references_->count == 0) return;
   const std::size_t best = best_.reference == kNoReference ? 0 : best_.reference;
   encode_zstd(quick_, Transpose::words4, best);
   encode_zstd(quick_, Transpose::words8, best);
 }
 
-// What stands alone was encoded by a dearer encoder, perhaps.
+// The best delta could gain enough at the higher level: alone_ may be a length of the higher level
+// already, and the delta is not.
 bool FormSearch::is_near() const noexcept {
   constexpr double kDearerGain = 1.0 / 16;
   return likeliest_ != kNoReference &&

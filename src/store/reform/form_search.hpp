@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The cheapest form of one page: encodes it this way and that and keeps the best so far.
+// Searches for the cheapest form of one page. Each try_...() encodes the page in some forms; the
+// best form so far is kept.
 // Threads: belongs to one.
 #pragma once
 
@@ -19,24 +20,24 @@
 
 namespace ramfold::store {
 
-// What pages may refer to in one search: private copies of live contents. More than four of those
-// that have most in common with a page find nothing better; the last of its searches tries two of
-// its neighbours besides (Reformer).
+// The candidates for a reference in one search: private copies of live contents. First come up to
+// four contents that resemble the page; more of them gain nothing. In the last search up to two
+// neighbours of the page follow (Reformer).
 struct References {
   static constexpr std::size_t kAlikeMax = 4;
   static constexpr std::size_t kBesideMax = 2;
-  static constexpr std::size_t kMax = kAlikeMax + kBesideMax + 1;  // one more is looked at
+  static constexpr std::size_t kMax = kAlikeMax + kBesideMax + 1;  // one more while comparing
 
   struct One {
     ContentId id;
-    bool free = false;     // it refers to none, but may come to
-    unsigned overlap = 0;  // of a neighbour: what it has in common with the page
-    Shape shape;           // in which it is kept
+    bool free = false;     // it could still get a reference of its own
+    unsigned overlap = 0;  // of a neighbour: how much it has in common with the page
+    Shape shape;           // of the stored candidate
     PageCopy page;
   };
   std::array<One, kMax> all;
   std::size_t count = 0;
-  std::size_t alike = 0;  // the first of them; the others are neighbours
+  std::size_t alike = 0;  // all[0, alike) resemble the page; the others are neighbours
 
   bool has(ContentId id) const noexcept {
     return std::any_of(all.begin(), all.begin() + count,
@@ -51,7 +52,7 @@ class FormSearch {
   static constexpr std::size_t kNoReference = ~std::size_t{0};
   static constexpr std::uint32_t kGainMinBytes = 8;  // a reference is not kept for less
 
-  // How it is kept now, or the best that was found.
+  // The form that the content has now, or the best form that was found.
   struct Found {
     Shape shape;
     std::uint32_t length = 0;
@@ -61,33 +62,39 @@ class FormSearch {
 
   static Result<FormSearch> make();
 
-  // `now`: what must be beaten. A form with a reference is taken if it is shorter than the shortest
-  // without one by more than the share `gain_min` of that, unless `now` has one already. REQUIRES:
-  // page, references and costs outlive the search.
+  // `now`: the present form, which a new form must beat. Unless `now` has a reference already, a
+  // form with a reference must satisfy
+  //
+  //   length <= (1 - gain_min) * shortest length without a reference
+  //
+  // REQUIRES: page, references and costs outlive the search.
   void begin(const PageCopy& page, const References& references, const CostModel& costs,
              double cold_s, std::uint32_t dependents, const Found& now, double gain_min) noexcept;
   void try_raw() noexcept { consider({Form::raw}, page_->bytes, kNoReference); }
   void try_lz4() noexcept;
-  // Not against neighbours: with them it has words in common, not lines.
+  // Patches against the candidates that resemble the page. Not against neighbours: those have words
+  // in common with the page, but no long runs of bytes.
   void try_patches() noexcept;
-  // zstd's alone, as it is and transposed.
+  // zstd without a reference, of the page as it is and transposed.
   void try_alone() noexcept;
-  // zstd's against every reference, and transposed where that may win.
+  // zstd with every candidate as reference; and transposed, with the likeliest one.
   void try_deltas() noexcept;
-  // The best shape so far once more, if it is zstd's, at the dearest level; and the likeliest
-  // reference, if that could win by it.
+  // The best shape so far again at the higher level, if it is zstd or delta; and a delta with the
+  // likeliest reference, if the higher level could make it the best.
   void try_densest() noexcept;
-  // With the reference of the best so far, or without one as that is.
+  // Mixed contexts, with the reference of the best form so far, or without one if that has none.
   void try_mix() noexcept;
 
-  // Of all that were tried since begin(), but for references that gained too little, and of what
-  // was there; wanted or not.
+  // The least length of all forms since begin(), `now` included, even if the form costs too much.
+  // Without forms whose reference gained too little.
   std::uint32_t shortest() const noexcept { return shortest_; }
-  // What the best reference gains, taken or not: a share of the shortest without one; 0: nothing.
+  // The gain of the best reference, taken or not: 1 - length / shortest length without a reference;
+  // 0: none.
   double reference_gain() const noexcept { return reference_gain_; }
-  // A reference is the best so far, or so near that a dearer encoder may make it so.
+  // The best form so far has a reference, or the higher level could make a form with a reference
+  // the best.
   bool may_refer() const noexcept { return best_.reference != kNoReference || is_near(); }
-  // Something is cheaper than what was there at the beginning.
+  // A form was found that is cheaper than `now`.
   bool improved() const noexcept { return improved_; }
   const Found& best() const noexcept { return best_; }
   // REQUIRES: improved().
@@ -125,10 +132,10 @@ class FormSearch {
   Found best_;
   double gain_min_ = 0;
   double reference_gain_ = 0;
-  std::uint32_t alone_ = 0;  // the shortest without a reference
-  bool refers_ = false;      // what was there did
+  std::uint32_t alone_ = 0;  // least length without a reference
+  bool refers_ = false;      // `now` has a reference
   std::size_t likeliest_ = kNoReference;
-  std::uint32_t likeliest_length_ = 0;  // of its delta by the quick encoder
+  std::uint32_t likeliest_length_ = 0;  // of its delta at the lower level
   std::uint32_t shortest_ = 0;
   bool improved_ = false;
 };

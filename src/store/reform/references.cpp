@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What a content may refer to: contents that look like it, and at last those that lie beside it.
-// And who may be referred to: whoever refers to none is in the index.
+// Finds references for a content: contents that resemble it, and in the last search its neighbours.
+// And keeps the similarity index: it has contents without a reference.
 #include <cstring>
 #include <utility>
 
@@ -10,15 +10,16 @@
 namespace ramfold::store {
 namespace {
 
-// How far away by ids neighbours are looked for, and how many of them are looked at.
+// Neighbours have ids within kBesideReach; at most kBesideLooks of them are compared.
 constexpr std::uint32_t kBesideReach = 32;
 constexpr unsigned kBesideLooks = 8;
-// One that is lost as a reader of others anyway may have so much less in common: a tenth.
+// A neighbour that cannot get a reference anyway counts as if it had a tenth more in common.
 constexpr unsigned kReferredBonus = 10;
 
 }  // namespace
 
-// A private copy, checked. REQUIRES: a reference to it, and room.
+// Adds a private copy of the content's page to the candidates. False: it cannot be a reference, or
+// is damaged. REQUIRES: the caller holds a reference to `id`; there is room.
 bool Reformer::add_reference(ContentId id, GroupId group) {
   References& found = *references_;
   const std::byte* const page = parts_.reference_page(id, group);
@@ -32,14 +33,14 @@ bool Reformer::add_reference(ContentId id, GroupId group) {
   return true;
 }
 
-// Those of groups that are no more: their ids may be other groups' now.
+// Forgets all sketchers when a group was wiped: its id may be another group's now.
 void Reformer::forget_sketchers() noexcept {
   const std::uint64_t wiped = parts_.groups->wiped();
   if (std::exchange(sketchers_since_, wiped) != wiped) sketchers_.clear();
 }
 
-// It takes as long as decoding zstd, and who keeps its reference, or its place in the index, needs
-// none. REQUIRES: read().
+// The sketch of the page. It takes as long as decoding zstd, so it is made only when needed: not
+// for a content that keeps its reference or its place in the index. REQUIRES: read().
 const Sketch& Reformer::sketch_of(Visit& visit) {
   if (!visit.sketch) {
     forget_sketchers();
@@ -50,10 +51,10 @@ const Sketch& Reformer::sketch_of(Visit& visit) {
   return *visit.sketch;
 }
 
-// What the content may refer to. REQUIRES: read().
+// Fills the candidates for the content. REQUIRES: read().
 void Reformer::find_references(Visit& visit) {
   References& found = *references_;
-  // R2: another one only by way of a form that needs none.
+  // R2: an orphaned content first gets a form without a reference.
   if (visit.orphaned) found.count = found.alike = 0;
   if (visit.orphaned || visit.where.has_reference()) return;
   if (visit.wanted == Stage::stored || visit.prospect == Prospect::none) return;  // R1
@@ -73,8 +74,8 @@ bool Reformer::take_reference(ContentId id, const Visit& visit) {
   return false;
 }
 
-// Ids are given out in the order in which pages are folded: before ids were used again the next
-// ones held what lies beside the page in its guest, the same file or the same heap.
+// Ids are given out in the order in which pages are folded. So, while no ids were reused, contents
+// with near ids were near in the guest: in the same file or heap.
 void Reformer::find_beside(const Visit& visit) {
   References& found = *references_;
   unsigned looks = 0;
@@ -85,7 +86,7 @@ void Reformer::find_beside(const Visit& visit) {
     last.overlap = overlap_->with(last.page);
     if (!last.free) last.overlap += last.overlap / kReferredBonus;
     if (found.count - found.alike <= References::kBesideMax) return;
-    // One too many.
+    // One candidate too many: leave out the one with the least overlap.
     References::One* worst = &last;
     for (std::size_t i = found.alike; i + 1 < found.count; ++i) {
       if (found.all[i].overlap < worst->overlap) worst = &found.all[i];
@@ -100,8 +101,8 @@ void Reformer::find_beside(const Visit& visit) {
   }
 }
 
-// Those that were taken. REQUIRES: give() is over; `but` has become the reference, or is
-// kZeroContent.
+// Gives up the references to all candidates except `but`, which has become the content's reference
+// (kZeroContent: none has). REQUIRES: give() is over.
 void Reformer::put_down_references(ContentId but) noexcept {
   for (std::size_t i = 0; i < references_->count; ++i) {
     const ContentId id = references_->all[i].id;

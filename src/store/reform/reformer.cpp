@@ -12,12 +12,11 @@ namespace ramfold::store {
 namespace {
 
 constexpr std::size_t kLeftMax = 64;
-constexpr std::uint32_t kClockEvery = 64;   // ids between two looks at the CPU's clock
+constexpr std::uint32_t kClockEvery = 64;   // ids between two reads of the CPU clock
 constexpr std::uint16_t kColdMax = 0x8000;  // seconds; the notes' clock wraps at twice that
-// What a reference must gain to be taken, by walk in turn: a share of what the content takes alone.
-// See the header.
+// The gain that walks 1 to 3 of the header ask for.
 constexpr std::array kGainMin{0.3, 0.1, 0.0};
-// Then who has a reference is mixed, and then the others.
+// Walks 4 and 5 of the header.
 constexpr std::size_t kMixWithReference = kGainMin.size();
 constexpr std::size_t kMixAlone = kMixWithReference + 1;
 constexpr std::size_t kWalks = kMixAlone + 1;
@@ -27,17 +26,18 @@ struct Attempt {
   double gain = 0;
 };
 
-// What pays when a content has been cold for so many times as long as now comes soon.
+// A step comes "soon" if it pays when the content has been cold for kSoon times as long as now.
 constexpr double kSoon = 4;
-// For every content that is worked on so many others may move.
+// For every content that is worked on, this many others are looked at for a move.
 constexpr std::uint32_t kMovesPerWork = 16;
 
-// A walk comes that takes what was seen.
+// The content waits for a later walk, which may take the reference that was seen.
 bool waits(Prospect prospect) noexcept {
   return prospect == Prospect::fair || prospect == Prospect::weak;
 }
 
-// What a form says of the attempts that were made before a restart.
+// The stage that a content of this form has reached at least. A restart forgets the notes, but not
+// the form.
 Stage stage_of(Form form) noexcept {
   if (form == Form::mix || form == Form::mix_delta) return Stage::mixed;
   if (form == Form::zstd || form == Form::delta) return Stage::dense;
@@ -52,7 +52,7 @@ Result<std::unique_ptr<Reformer>> Reformer::make(Contents& contents) {
   auto similar = SimilarityIndex::make(contents.parts_->headers->superblock().contents_max);
   if (!similar) return std::unexpected(similar.error());
   if (contents.parts_->has_reformer.exchange(true)) {
-    return fail("the store's contents are reformed by another already", EBUSY);
+    return fail("the store has a reformer already", EBUSY);
   }
   return std::unique_ptr<Reformer>(new Reformer(contents, std::move(*search), std::move(*similar)));
 }
@@ -99,11 +99,11 @@ double Reformer::cold_s(ContentId id) noexcept {
   ContentNotes& notes = parts_.headers->notes(id);
   const auto cold = static_cast<std::uint16_t>(now - notes.read_at());
   if (cold > kColdMax) notes.note_read(static_cast<std::uint16_t>(now - kColdMax));
-  // Within the clock's step nothing is known: half of it is the best guess.
+  // Read within the present second: half a second is the best guess.
   return cold == 0 ? 0.5 : std::min(cold, kColdMax);
 }
 
-// Of finding a reference; none, too, for who may not have one, or has.
+// The note of the last search; `none`, too, for a content that has a reference or must not get one.
 Prospect Reformer::prospect(const Visit& visit) const noexcept {
   if (!policy_.similar || visit.where.has_reference() || visit.dependents != 0)
     return Prospect::none;
@@ -116,7 +116,8 @@ Stage Reformer::wanted_stage(const Visit& visit) const noexcept {
   for (const Stage stage : {Stage::mixed, Stage::densest, Stage::dense, Stage::patched}) {
     if (stage <= visit.reached && !(again && stage == last_of_search())) continue;
     if (stage == Stage::mixed && !may_mix(visit)) continue;
-    // Of a patch there is nothing denser to make, and what is mixed soon need not be denser before.
+    // A patch has no denser level. And a content that will be mixed soon needs no higher level
+    // before.
     if (stage == Stage::densest &&
         ((visit.reached == Stage::dense && stage_of(visit.where.form()) != Stage::dense) ||
          pays(Stage::mixed, visit, kSoon * visit.cold_s))) {
@@ -127,7 +128,7 @@ Stage Reformer::wanted_stage(const Visit& visit) const noexcept {
   return Stage::stored;
 }
 
-// When it was cold for so long.
+// The stage is allowed, and would pay for a content that was cold for `cold_s`.
 bool Reformer::pays(Stage stage, const Visit& visit, double cold_s) const noexcept {
   return allows(stage) && costs_.pays(stage, shape_of(visit.where), visit.where.extent().length,
                                       cold_s, visit.dependents);
@@ -138,23 +139,24 @@ bool Reformer::allows(Stage stage) const noexcept {
   return stage == Stage::patched ? policy_.similar : policy_.dense;
 }
 
-// The dearest comes last: in walks of its own, so that no search waits for it, and when it is known
-// what the page will refer to and nothing else is left to be tried. Who refers comes before those
-// that are referred to, which take long to decode afterwards.
+// Mixed contexts take the most time, so they come last: in walks of their own, so that no search
+// waits for them, and only when the content waits for no reference and zstd was tried. Contents
+// with a reference come before the others. Those may be references, and take long to decode once
+// they are mixed.
 bool Reformer::may_mix(const Visit& visit) const noexcept {
   const std::size_t its_walk = visit.where.has_reference() ? kMixWithReference : kMixAlone;
   return walk_ == its_walk && !waits(visit.prospect) && visit.reached >= Stage::dense;
 }
 
-// In this walk; in those that do not search only what is taken at first sight. Who refers already
-// keeps that, whatever it gains.
+// The gain that the present walk asks of a new reference. A content that has a reference keeps it,
+// whatever it gains.
 double Reformer::gain_min() const noexcept {
   return walk_ < kGainMin.size() ? kGainMin[walk_] : kGainMin.front();
 }
 
 bool Reformer::is_last_search() const noexcept { return walk_ + 1 == kGainMin.size(); }
 
-// Nothing but patches needs its reference any more.
+// Only dependents need the content's reference any more.
 bool Reformer::is_orphaned(ContentId id) const noexcept {
   const ContentId reference = parts_.headers->reference(id);
   if (!parts_.knows(reference)) return false;
@@ -167,7 +169,7 @@ bool Reformer::visit(ContentId id) {
   HeaderTable& headers = *parts_.headers;
   const std::uint32_t count = headers.count(id);
   if (count == 0 || count >= HeaderTable::kShareMax) return false;
-  // Without a reference this is only a guess at whether there is something to do.
+  // No reference is held yet, so all that is read here may change; hold() reads `where` again.
   Visit visit{.id = id, .where = headers.where(id)};
   if (!parts_.readable(visit.where)) return false;
   const ContentNotes& notes = headers.notes(id);
@@ -179,7 +181,7 @@ bool Reformer::visit(ContentId id) {
   visit.wanted = wanted_stage(visit);
   visit.enter = policy_.similar && !visit.where.has_reference() && !notes.entered() &&
                 (implied > notes.stage() || visit.dependents != 0);
-  // One that did not pay to rewrite is not tried in every round.
+  // A content whose rewriting does not pay is not tried in every round.
   constexpr std::uint64_t kOrphanRounds = 16;
   visit.orphaned = visit.where.has_reference() && is_orphaned(id) &&
                    (id.value + rounds_.get()) % kOrphanRounds == 0;
@@ -196,8 +198,8 @@ bool Reformer::visit(ContentId id) {
   return true;
 }
 
-// A reference to it, and where it is: R3, from then on only this thread changes that, but for its
-// mark.
+// Takes a reference to the content and returns its `where`. From then on only this thread changes
+// `where` (R3), except for the mark `bad`. Empty: the content is not live or not readable.
 std::optional<Where> Reformer::hold(ContentId id) noexcept {
   HeaderTable& headers = *parts_.headers;
   if (!headers.take_live(id)) return std::nullopt;
@@ -207,7 +209,8 @@ std::optional<Where> Reformer::hold(ContentId id) noexcept {
   return std::nullopt;
 }
 
-// While a walk works it is long, and leaves slabs half empty everywhere.
+// A walk that works on contents takes long, and leaves many slabs half empty. So other contents are
+// moved meanwhile.
 void Reformer::compact(std::uint32_t limit) {
   for (std::uint32_t n = 0; n < kMovesPerWork; ++n) {
     moving_ = moving_ + 1 < limit ? moving_ + 1 : 1;
@@ -240,7 +243,8 @@ void Reformer::work(Visit visit) {
   if (!given) parts_.drop_uncounted(visit.id);
 }
 
-// The page, as a fault would read it; with it the reference that it has.
+// Reads the page as a fault would do; adds the reference that the content has to the candidates.
+// False: the content is damaged, and was condemned.
 bool Reformer::read(const Visit& visit) {
   References& found = *references_;
   found.count = found.alike = 0;
@@ -250,7 +254,8 @@ bool Reformer::read(const Visit& visit) {
   std::byte* const out = pages_->front().bytes.data();
   const std::uint64_t begin = monotonic_ns();
   const Extent at = visit.where.extent();
-  // Without the reference, or with a damaged one, it may be told what is wrong.
+  // Parts::decode() for a content whose reference was not added: it decodes with a damaged one,
+  // too, and the checksum decides.
   const bool decoded = refers && !known
                            ? parts_.decode(visit.id, visit.where, out)
                            : decode(shape_of(visit.where), {parts_.arena->data(at), at.length},
@@ -264,7 +269,8 @@ bool Reformer::read(const Visit& visit) {
   return false;
 }
 
-// Of keeping it as it is; when nobody else needs its reference, with its share of what that costs.
+// The cost of the present form. For an orphaned content, this includes its share of the memory of
+// its reference.
 double Reformer::cost_now_ns(const Visit& visit) const noexcept {
   const auto with = [&](std::optional<Shape> reference) {
     return costs_.cost_ns(shape_of(visit.where), reference, visit.where.extent().length,
@@ -305,7 +311,7 @@ void Reformer::search(Visit& visit) {
   };
   const auto wants = [&](Stage stage) { return visit.reached < stage && stage <= visit.wanted; };
   const bool finds = references_->count != 0 && !visit.where.has_reference();
-  // What it takes alone comes first: a reference must be worth it beside that.
+  // Forms without a reference come first: a reference is compared with the shortest of them.
   if (wants(Stage::dense)) attempt(Stage::dense, [&] { search_.try_alone(); });
   if (wants(Stage::patched) || finds) attempt(Stage::patched, [&] { search_.try_patches(); });
   if (wants(Stage::dense) || (finds && visit.wanted >= Stage::dense))
@@ -324,13 +330,14 @@ void Reformer::search(Visit& visit) {
   }
 }
 
-// What is to be noted of a search.
+// The note to keep about this search.
 Prospect Reformer::next_prospect(const Visit& visit) const noexcept {
   if (!visit.searched) return parts_.headers->notes(visit.id).prospect();
   if (search_.best().reference != FormSearch::kNoReference) return Prospect::unknown;
-  // In the last walk whatever there is was good enough, or costs more than it gains.
+  // The last walk would take any reference. It took none, so there is none, or it costs more than
+  // it gains.
   if (visit.prospect != Prospect::unknown && is_last_search()) return Prospect::none;
-  // What comes later in its first walk was not there to be found: it is never the only one.
+  // Never `none` after the first search: contents that come later were not there to be found.
   return search_.reference_gain() >= kGainMin[1] ? Prospect::fair : Prospect::weak;
 }
 

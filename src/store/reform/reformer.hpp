@@ -1,25 +1,34 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Gives contents cheaper forms as they stay cold, moves them together in the arena, and keeps the
-// index of what others may refer to. Walks over all ids, round after round.
+// Gives contents cheaper forms while they stay cold, moves them together in the arena, and keeps
+// the index of possible references (store/similarity). Walks over all ids, round after round.
 //
-// Who refers to whom: a page that refers is lost to others as a reference, and one that is referred
-// to refers no more. So a reference is not taken because it gains something, but in the walk that
-// takes so little: when a content is first looked at, only one that saves three tenths of what it
-// takes alone; who saw less waits for a walk that takes a tenth, or for one that takes anything. By
-// then it may have dependents itself, or there is something better. Each content is looked at so
-// three times at most; the last time what lies beside it is tried, too. Two more walks mix
-// contexts, of what refers and of the rest. Walks take turns.
+// Choice of references. A content that has a reference cannot be a reference, and a content that
+// has dependents cannot get one. So a small gain does not justify a reference at once. Walks differ
+// in the gain that they ask for, as a share of the bytes that the content takes without a
+// reference:
+//   walk 1    3/10; the first search of any content asks for this
+//   walk 2    1/10
+//   walk 3    any gain; neighbours of the content are tried, too
+//   walk 4    no search; mixed contexts of contents with a reference
+//   walk 5    no search; mixed contexts of the others
+// The walks take turns. A content without a good reference waits for the walk whose demand is met;
+// by then it may have dependents, or there is a better reference. There are at most three searches
+// for a content.
 //
-// A change of form, killed anywhere: new bytes in a slot that no header names -> read back, decoded
-// and compared -> the reference's id beside the header, when the form needs one -> `where`, by
-// compare-and-swap -> when no reader can hold the old one: its slot is free, its reference given
-// up. Before the swap the old form is valid, after it the new one.
+// A change of form. A process that is killed between any two steps leaves a valid content: the old
+// form before step 4, the new form after it.
+//   1. Write the new bytes into a slot that no header names.
+//   2. Read them back, decode them, and compare them with the page.
+//   3. If the form needs a reference, write its id beside the header.
+//   4. Change `where` by compare-and-swap.
+//   5. When no reader can use the old `where`: free its slot, and give up its reference.
 //
-// Threads: one at a time (the arena, the index and readers go on meanwhile); figures() from any.
-// Invariants: R1. What has dependents is given no form that needs a reference itself.
-//   R2. The id of a reference changes only while `where` has needed none for as long as any reader
-//       of now may have been at it.
-//   R3. Whoever is worked on is referenced meanwhile, and so are the references that are tried.
+// Threads: one at a time (other threads use the store meanwhile); figures() from any.
+// Invariants:
+//   R1. A content with dependents gets no form that needs a reference.
+//   R2. The id of a content's reference changes only when no reader can still use a `where` that
+//       needs the old one. So between two references a content has a form without one.
+//   R3. The reformer holds a reference count on the content it works on, and on every candidate.
 #pragma once
 
 #include <cstdint>
@@ -41,8 +50,8 @@ struct Parts;
 
 struct ReformPolicy {
   bool similar = true;  // forms with a reference
-  bool dense = true;    // zstd's
-  bool mixed = true;    // of what the denser ones were tried for
+  bool dense = true;    // zstd and delta
+  bool mixed = true;    // mixed contexts, for contents that zstd was tried for
   bool compact = true;
   Economy economy;
 };
@@ -59,16 +68,16 @@ struct ReformFigures {
 
 class Reformer {
  public:
-  // Errors: ENOMEM, EBUSY it has one. REQUIRES: `contents` outlives this.
+  // Errors: ENOMEM; EBUSY the store has a reformer. REQUIRES: `contents` outlives the reformer.
   static Result<std::unique_ptr<Reformer>> make(Contents& contents);
   ~Reformer();
 
   struct Step {
-    bool came_round = false;  // every id was looked at since the last time
-    bool changed = false;     // something was given another form or place
+    bool came_round = false;  // this step has ended a walk over all ids
+    bool changed = false;     // a content got another form or place
   };
-  // Goes on, for about so much CPU time, and not past the last id. `now_s`: seconds on a clock that
-  // does not jump. Does nothing while the store recovers.
+  // Continues the walk for about cpu_ns of CPU time, at most to its end. `now_s`: seconds of a
+  // monotonic clock. Does nothing while the store recovers.
   Step step(const ReformPolicy& policy, std::uint64_t now_s, std::uint64_t cpu_ns);
   ReformFigures figures() const noexcept;
 
@@ -80,15 +89,15 @@ class Reformer {
     double cold_s = 0;
     std::uint32_t dependents = 0;
     Stage reached = Stage::stored;
-    Stage wanted = Stage::stored;  // stored: no form is to be tried
+    Stage wanted = Stage::stored;  // stored: try no form
     Prospect prospect = Prospect::none;
     Stage tried = Stage::stored;
-    bool searched = false;  // for a reference, by all that can be done with one
-    bool enter = false;
-    bool orphaned = false;
-    std::optional<Sketch> sketch{};  // of the page, once it was needed
+    bool searched = false;           // for a reference, up to last_of_search()
+    bool enter = false;              // into the similarity index
+    bool orphaned = false;           // only dependents need its reference: try to do without it
+    std::optional<Sketch> sketch{};  // of the page, made when it is first needed
   };
-  struct Left {  // behind a switch, until no reader can be there
+  struct Left {  // the old slot and reference of a changed content, until no reader can use them
     ContentId id;
     Extent bytes;
     ContentId reference = kZeroContent;
@@ -96,7 +105,7 @@ class Reformer {
 
   Reformer(Contents& contents, FormSearch search, std::unique_ptr<SimilarityIndex> similar);
 
-  // True: it was worked on.
+  // True: the content was worked on.
   bool visit(ContentId id);
   std::optional<Where> hold(ContentId id) noexcept;
   void compact(std::uint32_t limit);
@@ -111,7 +120,7 @@ class Reformer {
   bool pays(Stage stage, const Visit& visit, double cold_s) const noexcept;
   bool may_mix(const Visit& visit) const noexcept;
   bool is_orphaned(ContentId id) const noexcept;
-  // REQUIRES: a reference to visit.id, which is given up.
+  // REQUIRES: the caller holds a reference to visit.id; work() gives it up.
   void work(Visit visit);
   bool read(const Visit& visit);
   void forget_sketchers() noexcept;
@@ -123,7 +132,8 @@ class Reformer {
   void put_down_references(ContentId but) noexcept;
   double cost_now_ns(const Visit& visit) const noexcept;
   void search(Visit& visit);
-  // True: the content's reference is given up with the old bytes, later.
+  // Gives the content the best form that was found. True: it was changed, and settle() will give up
+  // the reference to visit.id.
   bool give(const Visit& visit);
   bool write(Extent at) noexcept;
   void enter_or_leave(Visit& visit);
@@ -137,14 +147,14 @@ class Reformer {
   CostModel costs_;
   ReformPolicy policy_;
   std::unordered_map<std::uint16_t, Sketcher> sketchers_;  // by group
-  std::uint64_t sketchers_since_ = 0;                      // GroupTable::wiped() then
+  std::uint64_t sketchers_since_ = 0;                      // GroupTable::wiped() at that time
   std::unique_ptr<References> references_;
   std::unique_ptr<Overlap> overlap_;
-  std::unique_ptr<std::array<PageCopy, 2>> pages_;  // the content's, and what was written of it
+  std::unique_ptr<std::array<PageCopy, 2>> pages_;  // the page, and the page read back
   std::vector<Left> left_;
   std::uint32_t next_ = 1;
-  std::uint32_t moving_ = 0;  // the last that was looked at beside a walk that works
-  std::size_t walk_ = 0;      // of those that take references that gain less and less, in turn
+  std::uint32_t moving_ = 0;  // the last id that compact() has looked at
+  std::size_t walk_ = 0;      // number of the present walk, from 0
   bool changed_ = false;
 
   std::array<Counter, kForms> given_;

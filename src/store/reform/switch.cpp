@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// How a content gets its new bytes: written beside the old ones, switched to, and the old ones
-// freed when nobody can read them. The order is that of reformer.hpp; being killed between any two
-// steps loses nothing.
+// Changes the bytes of a content, in the steps that reformer.hpp lists.
 #include <cstring>
 
 #include "base/check.hpp"
@@ -46,8 +44,9 @@ bool Reformer::give(const Visit& visit) {
     return false;
   }
   TEST_POINT("reform.switch");
-  // The old form's references move to the new one; a drop that is under way may still count for the
-  // old, so the split between forms is exact only while nobody is.
+  // In the statistics, move the references from the old form to the new one. A drop that is under
+  // way may still count for the old form. So the sums by form are exact only while no drop is under
+  // way.
   const auto words = static_cast<std::int64_t>(headers.count(visit.id)) - 1 - visit.dependents;
   parts_.usage.remove_content(visit.group, visit.where.form(), visit.where.extent().length);
   parts_.usage.add_references(visit.group, visit.where.form(), -words);
@@ -64,7 +63,8 @@ bool Reformer::give(const Visit& visit) {
   return true;
 }
 
-// REQUIRES: the slot is ours. False: it does not decode to the page.
+// Writes the best form's bytes and reads them back. False: they do not decode to the page.
+// REQUIRES: the slot is from allocate(), and no header names it.
 bool Reformer::write(Extent at) noexcept {
   const std::span<const std::byte> from = search_.bytes();
   std::byte* const to = parts_.arena->data(at);
@@ -74,7 +74,7 @@ bool Reformer::write(Extent at) noexcept {
   std::memcpy(to + half, from.data() + half, from.size() - half);
   PageCopy& back = pages_->back();
   const FormSearch::Found& found = search_.best();
-  // With the copy of the reference that was decoded and checked in this visit.
+  // The copy of the reference that this visit has decoded and checked.
   const std::byte* const prefix = needs_reference(found.shape.form)
                                       ? references_->all[found.reference].page.bytes.data()
                                       : nullptr;
@@ -84,8 +84,8 @@ bool Reformer::write(Extent at) noexcept {
   return back.bytes == pages_->front().bytes;
 }
 
-// The same bytes in a fuller slab, or further to the front of theirs. REQUIRES: a reference; true:
-// it is given up with the old place.
+// Moves the bytes to a fuller slab, or further to the front of their slab. REQUIRES: the caller
+// holds a reference to `id`. True: settle() will give it up.
 bool Reformer::move(ContentId id) {
   const Where where = parts_.headers->where(id);
   const Extent from = where.extent();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// How many of the pieces of a page another page has, of all pieces of 4 bytes at any byte: which of
-// several pages is the best reference, at a fifth of what it takes to encode it with one of them.
+// Counts the pieces that two pages have in common. A piece is 4 bytes at any byte of a page. This
+// tells which of several pages is the best reference, in a fifth of the time of encoding the page
+// with one of them.
 // Threads: belongs to one.
 #pragma once
 
@@ -14,7 +15,7 @@ namespace ramfold::store {
 class Overlap {
  public:
   void begin(const PageCopy& page) noexcept;
-  // Pieces of the page; some that only have a hash in common count, too.
+  // How many different pieces of the page `other` has. Pieces with equal hashes count as equal.
   unsigned with(const PageCopy& other) noexcept;
 
  private:

@@ -9,20 +9,21 @@
 
 namespace ramfold::store {
 
-// Bits of a hash: as many as the level, or one more, name the bucket; those that follow are the
-// entry's tag, with a 1 above them. A split tells the halves apart by the tag's lowest bit, which
-// goes with it; so an entry that has seen the table double often enough knows too little to be
-// believed, and is forgotten. Of all entries they are a thousandth.
+// Bits of a hash: the lowest `level_` bits, or one more, choose the bucket. The bits above them are
+// the entry's tag, with a 1 above as an end marker. A split sorts entries by the lowest bit of the
+// tag, and then removes that bit. So a tag becomes shorter each time the table doubles. An entry
+// with too few bits left would match too many hashes, and is forgotten; that happens to a
+// thousandth of all entries.
 struct alignas(64) SimilarityIndex::Bucket {
   static constexpr unsigned kEntries = 10;
   static constexpr unsigned kTagBits = 15;
-  static constexpr std::uint16_t kTagMin = 1u << 5;  // below it fewer than five bits are left
+  static constexpr std::uint16_t kTagMin = 1u << 5;  // smaller tags have fewer than five bits
 
   std::array<std::uint32_t, kEntries> ids;  // 0: empty
   std::array<std::uint16_t, kEntries> tags;
   std::uint32_t next_victim;
 
-  // Of a hash less the bits that name the bucket.
+  // `rest`: the hash without the bits that choose the bucket.
   static std::uint16_t tag_of(std::uint64_t rest) noexcept {
     constexpr unsigned kMarker = 1u << kTagBits;
     return static_cast<std::uint16_t>((rest & (kMarker - 1)) | kMarker);
@@ -37,8 +38,8 @@ struct alignas(64) SimilarityIndex::Bucket {
     tags[at] = tag;
   }
   void forget(unsigned at) noexcept { set(at, 0, 0); }
-  // In the place of the same hash's last content, or an empty one, or, if it may, of whose turn it
-  // is.
+  // Takes the entry of the same hash, or an empty entry, or, with Push::yes, the next entry in
+  // turn.
   void add(std::uint16_t tag, std::uint32_t id, Push push) noexcept {
     unsigned at = kEntries;
     for (unsigned i = 0; i < kEntries; ++i) {
@@ -87,14 +88,14 @@ void SimilarityIndex::for_smallest(const Sketch& sketch, std::size_t of_family,
   }
 }
 
-// Of equal votes the smaller hash's come first: it is the likelier to be among a content's two
-// smallest.
+// With equal votes, the id of the smaller hash comes first: a small hash is more likely to be among
+// the two smallest hashes of another content.
 SimilarityIndex::Candidates SimilarityIndex::find(const Sketch& sketch) const noexcept {
   struct Voted {
     std::uint32_t id;
     unsigned votes;
   };
-  std::array<Voted, Sketch::kHashesMax> found;  // a bucket has a hash once
+  std::array<Voted, Sketch::kHashesMax> found;  // enough: at most one id for each hash
   std::size_t count = 0;
   const auto vote = [&](std::uint32_t id) {
     for (std::size_t i = 0; i < count; ++i) {
@@ -155,7 +156,7 @@ void SimilarityIndex::remove(const Sketch& sketch, ContentId id) noexcept {
   if (contents_count_ * kBytesPerContentMax < buckets_count_ * sizeof(Bucket)) merge_one();
 }
 
-// The next bucket in turn gives half of its entries to a new one at the end.
+// The next bucket in turn gives about half of its entries to a new bucket at the end.
 void SimilarityIndex::split_one() noexcept {
   if (buckets_count_ == buckets_max_) return;
   const std::uint64_t whole = std::uint64_t{1} << level_;
@@ -177,7 +178,8 @@ void SimilarityIndex::split_one() noexcept {
   if (buckets_count_ == 2 * whole) ++level_;
 }
 
-// The last bucket's entries go back to where they came from, as far as there is room.
+// The entries of the last bucket go back to the bucket that it was split from, as far as there is
+// room.
 void SimilarityIndex::merge_one() noexcept {
   if (buckets_count_ == std::uint64_t{1} << kLevelMin) return;
   if (buckets_count_ == std::uint64_t{1} << level_) --level_;

@@ -1,21 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// From the sketch of a page to contents that may resemble it. Volatile and forgetful: it is a help
-// to find references, and what it does not know costs memory, never a byte.
+// Finds contents that may resemble a page, by the page's sketch. Volatile, and it forgets entries:
+// without an entry a reference is not found, which costs memory, but no data is lost.
 //
-// Linear hashing over 64-byte buckets of 10 entries (an id and up to 15 bits of a hash). A content
-// is entered under the two smallest hashes of each family of its sketch and looked up under eight;
-// the ids that come up most often are tried first. A hash names the content that was entered last
-// under it: more to choose from finds no better references, only more to try. The table grows by
-// one bucket at a time to 16 bytes for every content in it (and 4 KiB at least), and shrinks when
-// these have become 32, as most contents leave that find a reference. Sixteen are too few for all
-// entries, so only the smallest hash of a family pushes another's out of a full bucket.
+// Linear hashing over 64-byte buckets with 10 entries: an id, and up to 15 bits of a hash. A
+// content is entered under the two smallest hashes of each family of its sketch, and looked up
+// under eight. The ids that are found most often are tried first. A hash has one entry, of the
+// content that was entered last: more contents for a hash would take more tries, and find no better
+// references. The table grows by one bucket at a time to 16 bytes for every content in it (at least
+// 4 KiB). It shrinks when it has more than 32 bytes for every content, because contents leave when
+// they get a reference. 16 bytes are too few for all entries. So in a full bucket only the smallest
+// hash of a family replaces an entry.
 //
-// Threads: any. Locks: one mutex, a leaf, held for sixteen buckets at most; but memory that the
-// table grows into is touched under it, and given back when it shrinks. A thread that must not wait
-// for that does not call insert() or remove(): an id that has gone does no harm, see below.
-// Invariants: none about what is found. An id may have gone, or be another content by now, or be of
-// another group: the taker checks that it lives, its group and its form, and that the patch is
-// worth it.
+// Threads: any.
+// Locks: one mutex, a leaf, held for at most sixteen buckets. Under it, memory is touched for the
+// first time when the table grows, and given back when it shrinks. A thread that must not wait for
+// that does not call insert() or remove(): the id of a freed content may stay, see below.
+// Invariants: none about the ids that are found. The content of an id may have gone, or be another
+// one, or be of another group. The caller checks that it is live, its group and its form.
 #pragma once
 
 #include <array>
@@ -35,9 +36,9 @@ class SimilarityIndex {
  public:
   static constexpr std::size_t kCandidatesMax = Sketch::kHashesMax;
   static constexpr std::uint64_t kBytesPerContent = 16;
-  static constexpr std::uint64_t kBytesPerContentMax = 32;  // it has become too large
+  static constexpr std::uint64_t kBytesPerContentMax = 32;  // with more, the table shrinks
 
-  // Address space for so many contents; memory comes as they do.
+  // Reserves address space for contents_max contents. Memory is taken as contents come.
   static Result<std::unique_ptr<SimilarityIndex>> make(std::uint32_t contents_max);
 
   struct Candidates {
@@ -49,10 +50,11 @@ class SimilarityIndex {
   };
   Candidates find(const Sketch& sketch) const noexcept;
 
-  // REQUIRES: `id` is not zero and not in already (it would be found twice). Sketches without a
-  // hash do nothing.
+  // Does nothing for a sketch without hashes. REQUIRES: `id` is not zero, and is not in the index
+  // (it would be found twice).
   void insert(const Sketch& sketch, ContentId id) noexcept;
-  // REQUIRES: insert() was called with these two. Entries that were forgotten meanwhile do no harm.
+  // Entries may have been forgotten meanwhile. REQUIRES: insert() was called with the same sketch
+  // and id.
   void remove(const Sketch& sketch, ContentId id) noexcept;
 
   std::uint64_t contents_count() const noexcept;
@@ -62,7 +64,7 @@ class SimilarityIndex {
   static constexpr std::size_t kEntered = 2;  // hashes of a family
   static constexpr unsigned kLevelMin = 6;    // 64 buckets
   struct Bucket;
-  enum class Push : bool { no, yes };  // out another's entry when the bucket is full
+  enum class Push : bool { no, yes };  // yes: in a full bucket, replace an entry
   struct Place {
     Bucket* bucket;
     std::uint16_t tag;
@@ -70,7 +72,8 @@ class SimilarityIndex {
 
   SimilarityIndex(sys::Mapping memory, std::uint64_t buckets_max) noexcept;
   Place place_of(std::uint64_t hash) const noexcept REQUIRES(mutex_);
-  // each(place, rank) for so many hashes of each family: the smallest of both first.
+  // Calls each(place, rank) for up to `of_family` hashes of each family: the smallest of both
+  // families first, then the second smallest, and so on.
   template <typename F>
   void for_smallest(const Sketch& sketch, std::size_t of_family, F&& each) const noexcept
       REQUIRES(mutex_);

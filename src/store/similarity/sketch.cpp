@@ -23,7 +23,7 @@ void keep_if_small(std::uint64_t hash, Sketch::Smallest& kept) noexcept {
   h[at] = hash;
 }
 
-// Passes on what may be small enough.
+// Keeps a hash if it is one of the smallest so far; most hashes are rejected by one comparison.
 class Sieve {
  public:
   explicit Sieve(Sketch::Smallest& kept) noexcept : kept_(kept) {}
@@ -66,8 +66,8 @@ Sketch Sketcher::operator()(const PageCopy& page) const noexcept {
 void Sketcher::add_low(const PageCopy& page, Sketch::Smallest& to) const noexcept {
   static_assert(std::endian::native == std::endian::little);
   Sieve sieve(to);
-  std::uint64_t window = 0;  // all that counts of it, so different windows have different hashes
-  unsigned not_zero = 0;     // a bit a word
+  std::uint64_t window = 0;  // all bits that count, so different windows have different hashes
+  unsigned not_zero = 0;     // a bit for each word of the window
   for (std::size_t at = 0; at < kPageSize; at += 8) {
     std::uint16_t word = 0;
     std::memcpy(&word, &page.bytes[at], sizeof word);
@@ -79,13 +79,13 @@ void Sketcher::add_low(const PageCopy& page, Sketch::Smallest& to) const noexcep
 }
 
 void Sketcher::add_bytes(const PageCopy& page, Sketch::Smallest& to) const noexcept {
-  constexpr unsigned kShift = 27;  // what is above it depends on the whole window, and is 0 ...
+  constexpr unsigned kShift = 27;  // the bits from here on depend on the whole window; they are 0
   Sieve sieve(to);
   std::uint32_t rolling = 0;
-  std::uint32_t last = rolling_of_zeros_;  // a pattern that goes on is hashed once
+  std::uint32_t last = rolling_of_zeros_;  // a repeated pattern is hashed once
   for (std::size_t at = 0; at < kPageSize; ++at) {
     rolling = (rolling << 1) + rolling_keys_[std::to_integer<std::size_t>(page.bytes[at])];
-    if (rolling >> kShift != 0 || at + 1 < kWindow) continue;  // ... for one window of 32
+    if (rolling >> kShift != 0 || at + 1 < kWindow) continue;  // 0 for one window of 32
     if (rolling == last || rolling == rolling_of_zeros_) continue;
     last = rolling;
     std::uint64_t hash = 0;

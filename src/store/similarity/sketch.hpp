@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What a page is known by when something like it is looked for: the smallest hashes of two families
-// of 32-byte windows. Two pages that have windows in common often have one of their smallest hashes
-// in common.
-//   low    four 8-byte words at any word of the page, of which only the lower 16 bits count. The
-//          upper bits are what differs most between guests: where the kernel, a library or a heap
-//          was loaded, a multiple of a page at least. Windows with fewer than two words that are
-//          not zero there tell nothing and are left out.
-//   bytes  32 bytes as they are, at any byte where a rolling hash of them says so (one of 32), so
-//          that bytes are found that have moved. Zeros are left out.
-// Each finds what the other does not: one alone is worth two thirds of what both find.
+// A sketch finds pages that resemble each other. It holds the smallest hashes of two families of
+// 32-byte windows of a page. Two pages that have windows in common often have one of these hashes
+// in common, too.
+//   low    a window is four 8-byte words, at any word of the page; only the lower 16 bits of each
+//          word count. The upper bits are what differs most between guests: the addresses of the
+//          kernel, of a library or of a heap, which are multiples of a page at least. A window with
+//          fewer than two words whose lower bits are not zero is left out.
+//   bytes  a window is 32 bytes as they are, at any byte where their rolling hash satisfies a
+//          condition (at one byte of 32). So equal bytes are found at different places. Zeros are
+//          left out.
+// Each family finds pages that the other does not: one alone finds two thirds of what both find.
 // Threads: pure.
 #pragma once
 
@@ -35,8 +36,9 @@ struct Sketch {
   bool empty() const noexcept { return low.count + bytes.count == 0; }
 };
 
-// Keys of the hashes, the rolling one too, from the secret seed of a group: a guest cannot aim at
-// another page's hashes, and sketches of two groups have nothing in common.
+// Makes sketches. All hashes, the rolling one too, are keyed by the secret seed of a group. So a
+// guest cannot make a page that gets chosen hashes, and sketches of two groups have nothing in
+// common.
 class Sketcher {
  public:
   explicit Sketcher(std::uint64_t seed) noexcept;
