@@ -14,7 +14,7 @@ using control::CheckOutcome;
 using control::KeeperState;
 using control::Snapshot;
 
-// A VM costs the daemon and the keeper a score of descriptors each: 200 VMs.
+// Enough for 200 VMs: the daemon and the keeper each need about 20 descriptors for a VM.
 constexpr std::uint64_t kFilesMin = 4096;
 
 Check check_running(const Asked<Snapshot>& daemon) {
@@ -52,7 +52,8 @@ Check check_keeper(const Asked<Snapshot>& daemon) {
   return check;
 }
 
-// What the daemon complains of under one of these codes, among its reasons and its notices.
+// A failed check for each of the daemon's reasons and notices that has one of these codes. None:
+// one check that passed, with the text `well`.
 std::vector<Check> check_told(const Asked<Snapshot>& daemon, std::string_view id,
                               std::initializer_list<std::string_view> codes,
                               std::string_view well) {

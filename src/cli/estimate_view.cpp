@@ -19,7 +19,7 @@ using estimate::Savings;
 using estimate::VmCensus;
 using Json = nlohmann::json;
 
-// Four digits at least, so that a row of them fits into 80 columns.
+// One decimal below 1000 and none above, so that a row fits into 80 columns.
 std::string mib(double bytes) {
   const double value = bytes / (1 << 20);
   return fmt::format("{:.{}f}", value, value < 999.95 ? 1 : 0);
@@ -40,7 +40,7 @@ std::vector<Table::Cell> row_of(const std::string& label, double touched, const 
   return cells;
 }
 
-// Below a row: how far off its figures may be. Nothing where all was looked at.
+// Adds a row with the possible errors of the row above; none when all RAM was looked at.
 void add_errors(Table& table, const Savings& savings) {
   std::vector<Table::Cell> cells{{"  +-", Colour::dim}, {""}};
   bool any = false;
@@ -75,7 +75,7 @@ Table table_of(const std::vector<Estimated>& what, const Census& census, const F
   return table;
 }
 
-// What was not looked at, one line each.
+// One line for each kind of pages that was not looked at.
 std::string left_out(const Estimated& what, const VmCensus& vm, std::size_t width) {
   std::string out;
   const auto line = [&](PageCount pages, const char* why) {

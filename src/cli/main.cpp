@@ -186,7 +186,7 @@ class Parser {
     list->footer(describe_columns());
   }
 
-  // Of the first word that no command or option takes, if that is what is wrong.
+  // The complaint about the first word that no command or option takes; empty: there is none.
   std::string complaint_of_unknown() const {
     const CLI::App* command = &app_;
     for (const CLI::App* chosen : app_.get_subcommands()) command = chosen;
