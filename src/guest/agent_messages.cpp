@@ -17,7 +17,7 @@ constexpr std::uint64_t kFileEndMax = std::uint64_t{1} << 62;  // offsets are si
 
 bool is_whole_pages(std::uint64_t n) noexcept { return n % kPageSize == 0; }
 
-// The message as Wire, which is aligned and ours; a longer one (a later version's) is cut.
+// A private, aligned copy of the message. A longer one, of a later version, is cut.
 template <typename Wire>
 Result<Wire> read_as(std::span<const std::byte> bytes) {
   if (RAMFOLD_SEEDED_BUG != 1 && bytes.size() < sizeof(Wire)) {
