@@ -66,7 +66,8 @@ ExitCode ask_and_show(const CommandOptions& options, const Console& console, con
   }
   const auto* view = std::get_if<View>(&reply->body);
   if (view == nullptr) {
-    report(options, console, {Failure::failed, "the daemon answered something else", "", {}});
+    report(options, console,
+           {Failure::failed, "the daemon gave an answer of another kind", "", {}});
     return ExitCode::failed;
   }
   show(*view);
@@ -216,7 +217,7 @@ ExitCode run_unfold(const CommandOptions& options, const Console& console,
     return exit_of(*error);
   }
   if (options.output == Output::text && dry_run == DryRun::no) {
-    console.print(vm ? "Every page of it is back; ramfold has let go of it.\n"
+    console.print(vm ? "Every page of the VM is back, and the VM is detached.\n"
                      : "Every page is back. Nothing is folded until `ramfold resume`.\n");
   }
   return ExitCode::ok;

@@ -70,10 +70,10 @@ Check check_rights(const HostFiles& host) {
   }
   check.outcome = Outcome::unknown;
   check.text = host.exists("/proc/1/status")
-                   ? "this user may not look into the processes of others: what is said of their "
-                     "VMs is from their command lines alone"
-                   : "this user does not even see the processes of others (hidepid): nothing is "
-                     "said of their VMs";
+                   ? "this user may not look into the processes of others: of their VMs only the "
+                     "command lines are checked"
+                   : "this user does not even see the processes of others (hidepid): their VMs are "
+                     "not checked";
   check.remedy = "run `ramfold doctor` as root";
   return check;
 }

@@ -71,8 +71,8 @@ NotLoaded why_without_agent(const HostFiles& host, pid_t pid) {
   if (was_started_secure(host, pid)) {
     if (auto rights = has_rights(exe, host.link_of(pid, "exe"))) return *rights;
     return {
-        "the kernel had the loader ignore LD_PRELOAD, for a security module or for rights that its "
-        "starter had",
+        "the kernel told the loader to ignore LD_PRELOAD, because of a security module or of the "
+        "rights of the process that started it",
         "let SELinux or AppArmor keep the environment when it starts QEMU (see the operator's "
         "guide), and start QEMU as the user that it runs as"};
   }
@@ -214,7 +214,7 @@ Check check_mappings(const HostFiles& host, const Qemu& qemu) {
   check.text = fmt::format("{} of {} mappings", count, *most);
   if (static_cast<double>(count) > kMappingsShareMax * static_cast<double>(*most)) {
     check.outcome = Outcome::fail;
-    check.text += ": it is close to where its own mmap fails";
+    check.text += ": close to the limit, beyond which its own mmap fails";
     check.remedy = "raise the limit, also in /etc/sysctl.d";
     check.commands = {fmt::format("sysctl -w vm.max_map_count={}", count * 4)};
   }

@@ -92,7 +92,7 @@ std::string changes(const std::vector<Estimated>& what, const Style& style) {
   std::string out;
   for (const Estimated& one : what) {
     if (!one.pid) continue;
-    out += "\n" + style.paint(Colour::bold, printable(one.label)) + ": to have it\n";
+    out += "\n" + style.paint(Colour::bold, printable(one.label)) + ": what to change\n";
     bool nothing = true;
     for (const Check& check : one.checks) {
       if (check.outcome != Outcome::fail) continue;
@@ -100,7 +100,7 @@ std::string changes(const std::vector<Estimated>& what, const Style& style) {
       out += "  " + wrap(printable(check.text), style.width(), 2, 2) + "\n    " +
              wrap("remedy: " + printable(check.remedy), style.width(), 4, 4) + "\n";
     }
-    if (nothing) out += "  nothing stands against it that can be seen from outside\n";
+    if (nothing) out += "  nothing, as far as can be seen from outside\n";
   }
   return out;
 }
@@ -142,12 +142,13 @@ std::string render_estimate(const std::vector<Estimated>& what, const Census& ce
                             const Style& style) {
   std::string out = table_of(what, census, figures_of(census)).text(style);
   if (census.one_of() > 1) {
-    out += wrap(fmt::format("Looked at closely: one of {} groups of pages that are alike. The true "
-                            "figures lie within +- 19 times of 20; of similar pages a sample finds "
-                            "fewer than there are.",
-                            census.one_of()),
-                style.width(), 0, 0) +
-           "\n";
+    out +=
+        wrap(fmt::format("One of {} clusters of pages was looked at closely. In 19 cases of 20 "
+                         "the true figures lie within +-. A sample finds fewer similar pages than "
+                         "there are.",
+                         census.one_of()),
+             style.width(), 0, 0) +
+        "\n";
   }
   for (std::size_t i = 0; i < what.size(); ++i)
     out += left_out(what[i], census.vms()[i], style.width());

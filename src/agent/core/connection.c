@@ -107,7 +107,8 @@ static void advise_blocks(void) {
 static void attach(struct rf_connection *c, int shared, uint64_t pages, const uint8_t *instance) {
   if (shared < 0 || !rf_ram_frozen() || pages != rf_ram_pages()) {
     rf_own_drop(shared);
-    rf_say(RF_SAY_SHARED, "ramfold: the daemon's idea of the RAM differs; not attached");
+    rf_say(RF_SAY_SHARED,
+           "ramfold: the daemon's description of the RAM does not fit; not attached");
     c->refused = c->over = true;
     return;
   }

@@ -235,8 +235,8 @@ static void *run(void *unused) {
       unheard = welcomed || how == ENDED_REFUSED ? 0 : unheard + 1;
       if (unheard == UNHEARD_MAX)
         rf_say(RF_SAY_SILENT,
-               "ramfold: the daemon at %s hangs up unheard (its log says why); running "
-               "without folding",
+               "ramfold: the daemon at %s closes each connection without an answer (its log says "
+               "why); running without folding",
                session.path);
       if (how == ENDED_REFUSED) backoff_ms = BACKOFF_MS_MAX;
     }
