@@ -2,7 +2,8 @@
 /*
  * What an open descriptor means for guest RAM: may a read through it still write to a page's frame
  * after the page was guarded (D1, D2), or may it start another consumer of RAM (D13)? An
- * allow-list: whatever is not known to copy through the page cache or a kernel buffer is a hazard.
+ * allow-list: a descriptor is a hazard unless it is known to copy through the page cache or a
+ * kernel buffer.
  *
  * Pure and free of libc's types, so that the daemon can ask the same question of /proc/PID/fd. The
  * answer is a mask of RF_HAZARD_*, 0 for harmless. Includes wire.h only.
@@ -72,7 +73,7 @@ static inline int rf_named_device_copies(const char *name) {
   return 0;
 }
 
-/* Character devices that only copy. What is not known here by number or name is a hazard. */
+/* Character devices that only copy. One that is not listed, by number or by name, is a hazard. */
 static inline uint32_t rf_char_device(uint32_t major_number, uint32_t minor_number) {
   switch (major_number) {
     case 1: /* null, zero, full, random, urandom, kmsg; not mem and port */
@@ -97,7 +98,7 @@ static inline uint32_t rf_char_device(uint32_t major_number, uint32_t minor_numb
         case 232: /* kvm */
         case 236: /* device mapper's control */
         case 237: /* loop's control */
-        case 238: /* vhost-net: copies, and takes faults like anyone */
+        case 238: /* vhost-net: copies, and faults as other threads do */
         case 241: /* vhost-vsock */ return 0;
         default: return RF_HAZARD_DEVICE;
       }
@@ -128,12 +129,12 @@ static inline uint32_t rf_fd_hazard(const struct rf_fd_facts *facts) {
   const uint32_t direct = facts->direct ? 0u | RF_HAZARD_DIRECT_IO : 0u;
   switch (facts->mode & 0170000u) {
     case 0100000u: /* regular */
-      /* a buffer shared by devices pretends to be one */
+      /* a dma-buf, which devices share, looks like a regular file */
       if (rf_text_begins(facts->link, "/dmabuf:")) return RF_HAZARD_DEVICE;
       if (facts->write_only) return 0;
       return direct | (rf_filesystem_copies(facts->filesystem) ? 0u : 0u | RF_HAZARD_FILESYSTEM);
     case 0060000u: /* block device */ return direct;
-    case 0020000u: /* character device; another userfaultfd is asked about when it is made */
+    case 0020000u: /* character device; a further userfaultfd is handled when it is made */
       return rf_named_device_copies(facts->name)
                  ? 0u
                  : rf_char_device(facts->device_major, facts->device_minor);

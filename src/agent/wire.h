@@ -4,10 +4,10 @@
  * nothing but libc's fixed-width integers, included by C11 and C++23 alike. docs/agent-protocol.md
  * explains it with a worked example.
  *
- * Transport: SOCK_SEQPACKET on a UNIX socket, one message a packet, little-endian, no padding left
- * unnamed. Every message begins with struct rf_header. A receiver skips a message whose type it
- * does not know when RF_FLAG_SKIPPABLE is set and ends the connection otherwise; a message may be
- * longer than the receiver's struct (a later version appended fields), never shorter.
+ * Transport: SOCK_SEQPACKET on a UNIX socket, one message a packet, little-endian, all padding
+ * named. Every message begins with struct rf_header. A receiver skips a message whose type it does
+ * not know when RF_FLAG_SKIPPABLE is set and ends the connection otherwise; a message may be longer
+ * than the receiver's struct (a later version appended fields), never shorter.
  *
  * The daemon trusts nothing that arrives here: see src/guest/.
  */
@@ -34,18 +34,18 @@ enum rf_type {
   RF_WELCOME = 2,  /* daemon: what the agent should do now; may come again later */
   RF_OFFER = 3,    /* agent:  blocks; descriptors: uffd, then one RAM file a block */
   RF_ATTACHED = 4, /* daemon: descriptor: the shared memory */
-  RF_READY = 5,    /* agent:  it now stands before every hazard; folding may begin */
+  RF_READY = 5,    /* agent:  it now delays every call that is a hazard; folding may begin */
   RF_HOLD = 6,     /* agent:  the gate's sequence moved: look at the facts again; skippable hint */
   RF_UNFOLD = 7,   /* agent:  a hazard waits until nothing is folded; token names the request */
   RF_UNFOLDED = 8, /* daemon: answer to RF_UNFOLD */
   RF_REFUSED = 9,  /* daemon: one line for stderr; QEMU runs on as if the agent were absent */
-  /* 10 and 11 were others once */
+  /* 10 and 11 were in use once */
   RF_CHANGED = 12,  /* agent:  a hazard ended (descriptor closed); skippable hint */
-  RF_DETACHED = 13, /* daemon: nothing is folded any more; keep the uffd, stand before nothing */
+  RF_DETACHED = 13, /* daemon: nothing is folded any more; keep the uffd, delay no call */
   RF_FENCE = 14,    /* daemon: no command of an older session may run from now on */
-  RF_FENCED = 15,   /* agent:  none does, nor will; commands of this session may come */
+  RF_FENCED = 15,   /* agent:  none runs, nor will run; commands of this session may come */
   RF_COMMAND = 16,  /* daemon: do something to RAM; token names the command */
-  RF_ANSWER = 17,   /* agent:  what became of one command */
+  RF_ANSWER = 17,   /* agent:  the result of one command */
   RF_UNFOLDING = 18 /* daemon: how far RF_UNFOLD has come; skippable, at most once a second */
 };
 
@@ -57,12 +57,12 @@ struct rf_header {
   uint32_t generation; /* of the daemon's session; an agent drops commands of an older one (D10) */
 };
 
-#define RF_CAP_DISCARD 1u   /* stands before fallocate/madvise discards */
-#define RF_CAP_BUFFERED 2u  /* holds what would end the buffered gate */
-#define RF_CAP_CONSUMERS 4u /* holds what would start another consumer of the RAM file */
+#define RF_CAP_DISCARD 1u   /* sets bits before fallocate/madvise discards */
+#define RF_CAP_BUFFERED 2u  /* delays calls that would end the buffered gate */
+#define RF_CAP_CONSUMERS 4u /* delays calls that would start another consumer of the RAM file */
 #define RF_CAP_FILLS 8u     /* waits for fills between a discard's bits and its call */
 #define RF_CAP_COMMANDS 16u /* knows RF_FENCE and RF_COMMAND */
-/* RAM was empty when MADV_NOHUGEPAGE was set on it, which has held since: it has no large folio */
+/* MADV_NOHUGEPAGE was set on RAM when it was empty, and has held since: no large folio in it */
 #define RF_CAP_SMALL_FOLIOS 32u
 
 struct rf_hello {
@@ -72,8 +72,8 @@ struct rf_hello {
   uint64_t capabilities; /* RF_CAP_* */
   uint8_t instance[16];  /* of the last RF_ATTACHED in this process; zeros when there was none */
   uint32_t hazards;      /* RF_HAZARD_* seen so far: facts from before the attach */
-  /* 1: the last attachment may have left folded pages. A daemon that does not know it must not
-     attach this process anew: its holes would become zeros. */
+  /* 1: the last attachment may have left folded pages. A daemon that does not know that attachment
+     must not attach this process anew, because the holes would become zeros. */
   uint32_t folded;
 };
 
@@ -152,14 +152,14 @@ struct rf_unfolded {
   uint32_t ok; /* 1: nothing is folded, nor will be. 0: not possible, the hazard must not begin */
 };
 
-/* While this shows more pages than the last one did, the request goes on waiting: RF_UNFOLD_MS_MAX
-   counts from it. */
+/* A message that shows more pages than the last one did starts RF_UNFOLD_MS_MAX anew, so the
+   request goes on waiting. */
 struct rf_unfolding {
   struct rf_header h;
   uint32_t token;
   uint32_t reserved;
   uint64_t done; /* pages that have come back since the request was heard */
-  uint64_t all;  /* those, and what is still to come */
+  uint64_t all;  /* `done` and the pages still to come */
 };
 
 struct rf_refused {
@@ -174,13 +174,13 @@ struct rf_bare { /* RF_DETACHED, RF_FENCE, RF_FENCED */
 /*
  * Commands. The daemon sends RF_FENCE with its own generation after RF_READY, and commands only
  * after RF_FENCED. A command runs only while
- *   - its generation is the connection's, and a fence of it was answered;
+ *   - its generation is the connection's, and the agent has answered the fence of that one;
  *   - the daemon that sent it has not hung up, and rf_shared.session still is that generation;
- *   - the agent stands before every hazard, and the daemon was not told to keep RAM unfolded.
- * Else it is dropped (when its sender is gone) or refused. So what a dead daemon left in the
- * socket does nothing once its successor has its RF_FENCED (D10), and an answer is always to a
- * command of the session that hears it. The answer is the agent's word; what RAM looks like the
- * kernel says.
+ *   - the agent delays hazards (RF_READY), and the daemon has not promised to keep RAM unfolded.
+ * Else it is dropped (when its sender is gone) or refused. So commands that a dead daemon left in
+ * the socket do nothing once its successor has its RF_FENCED (D10), and an answer always belongs to
+ * a command of the session that receives it. An answer is only the agent's word; the kernel tells
+ * how RAM is mapped.
  */
 #define RF_RUNS_MAX 64u                 /* of one command */
 #define RF_COMMAND_BYTES_MAX (4u << 20) /* of all its runs: a call holds QEMU's mmap_lock */
@@ -199,7 +199,7 @@ struct rf_run {
 
 struct rf_command {
   struct rf_header h;
-  uint32_t token; /* echoed; not that of another command under way */
+  uint32_t token; /* echoed; unique among the commands under way */
   uint32_t act;   /* enum rf_act */
   uint32_t runs;
   uint32_t reserved;
@@ -241,9 +241,10 @@ struct rf_answer {
  *   daemon, a fill:  its filling word becomes odd; look at the bit; COPY, unless it is set; the
  *                    word becomes even. Nothing in between waits: not for a lock, the store, the
  *                    agent.
- *   agent, the wait: until no filling word has an odd value that it had after the bits were set,
- *                    unless the daemon whose it is has died: `session` names it and its connection
- *                    has ended. After RF_HOLD_MS_MAX the discard fails with EBUSY.
+ *   agent, the wait: until no filling word still has the odd value that it had after the bits were
+ *                    set, or until the daemon that wrote it has died: `session` names that daemon,
+ *                    and its connection has ended. After RF_HOLD_MS_MAX the discard fails with
+ *                    EBUSY.
  *   daemon:          clears a bit only as the page's owner, with the word saying "hole is zero"; if
  *                    discards_active is not 0 after the clearing, it sets the bit again.
  */
@@ -285,9 +286,9 @@ struct rf_shared {
   uint8_t reserved1[48];
   /* written by the daemon */
   RF_ATOMIC32 runs_active; /* runs between their guard and their end */
-  /* Generation of the daemon, while the agent would see its death as the end of their connection:
-     set before WELCOME or ATTACHED brings this memory, 0 before a living daemon closes the
-     connection and when another daemon begins. */
+  /* Generation of the daemon, while its death would end a connection with the agent. The daemon
+     sets it before WELCOME or ATTACHED brings this memory. It writes 0 before it closes the
+     connection, and another daemon writes 0 when it begins. */
   RF_ATOMIC32 session;
   RF_ATOMIC32 folded; /* 1 before the first page leaves, for good */
   uint8_t reserved2[52];

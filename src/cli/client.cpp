@@ -100,7 +100,8 @@ Asked<control::Reply> Client::ask(const control::Request& request,
                                   std::chrono::milliseconds patience,
                                   const std::function<void(const control::Reply&)>& part) {
   const std::string line = control::encode(request);
-  // Fits into the socket's buffer. A daemon that has closed already may have said why: read on.
+  // The request fits into the socket's buffer. An error means that the daemon has closed the
+  // connection; it may have said why before, so read on.
   [[maybe_unused]] const auto sent = ::send(fd_.get(), line.data(), line.size(), MSG_NOSIGNAL);
   while (true) {
     const auto answer = read_line(patience);

@@ -21,7 +21,7 @@ using Json = nlohmann::json;
 // A snapshot takes milliseconds; a daemon that needs longer than this is in trouble.
 constexpr std::chrono::milliseconds kLookPatience = 15s;
 constexpr std::chrono::milliseconds kOperationPatience = 0ms;  // as long as it takes
-// Progress where lines stay: a log should not fill with it.
+// How often progress is printed when stdout is no terminal, so that it does not fill a log.
 constexpr std::uint64_t kProgressLineNs = 5'000'000'000;
 
 ExitCode exit_of(const ClientError& error) {
@@ -54,7 +54,7 @@ Asked<Reply> ask(const CommandOptions& options, Request request, std::chrono::mi
   return client->ask(request, patience, part);
 }
 
-// One request whose last line is a View, shown by `show` or as JSON below `name`.
+// Makes one request. The last line of its answer is a View, which goes to `show`.
 template <typename View, typename Show>
 ExitCode ask_and_show(const CommandOptions& options, const Console& console, const Request& request,
                       Show show) {
@@ -66,14 +66,15 @@ ExitCode ask_and_show(const CommandOptions& options, const Console& console, con
   }
   const auto* view = std::get_if<View>(&reply->body);
   if (view == nullptr) {
-    report(options, console, {Failure::failed, "the daemon answered something else", "", {}});
+    report(options, console,
+           {Failure::failed, "the daemon gave an answer of another kind", "", {}});
     return ExitCode::failed;
   }
   show(*view);
   return ExitCode::ok;
 }
 
-// Again and again: a daemon that is restarted meanwhile is waited for.
+// Under --watch, again and again. A look that fails does not end it, so the daemon may restart.
 template <typename Look>
 ExitCode watch(const CommandOptions& options, const Console& console, Look look) {
   if (!options.watch_seconds) return look();
@@ -86,7 +87,7 @@ ExitCode watch(const CommandOptions& options, const Console& console, Look look)
   }
 }
 
-// Under --watch one line a look, so that a program can read them.
+// Under --watch each look prints one line, so that a program can read it.
 int indent_of(const CommandOptions& options) { return options.watch_seconds ? -1 : 2; }
 
 class UnfoldScreen {
@@ -216,7 +217,7 @@ ExitCode run_unfold(const CommandOptions& options, const Console& console,
     return exit_of(*error);
   }
   if (options.output == Output::text && dry_run == DryRun::no) {
-    console.print(vm ? "Every page of it is back; ramfold has let go of it.\n"
+    console.print(vm ? "Every page of the VM is back, and the VM is detached.\n"
                      : "Every page is back. Nothing is folded until `ramfold resume`.\n");
   }
   return ExitCode::ok;

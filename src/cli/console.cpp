@@ -11,7 +11,8 @@
 namespace ramfold::cli {
 namespace {
 
-// Of a terminal; $COLUMNS says otherwise, also where it is none. 0: nobody says.
+// The width of the terminal behind `fd`, in columns. $COLUMNS overrides it, also when `fd` is no
+// terminal. 0: not known.
 std::size_t columns_of(int fd) {
   const char* text = std::getenv("COLUMNS");
   std::size_t columns = 0;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Where the command writes: results to stdout, what went wrong to stderr.
+// Where the command writes: results to stdout, errors to stderr.
 // Threads: one.
 #pragma once
 
@@ -16,7 +16,7 @@ inline constexpr std::size_t kColumnsMin = 40;
 struct Console {
   std::FILE* out = stdout;
   std::FILE* err = stderr;
-  bool tty = false;    // stdout is one: progress in place, --watch clears the screen
+  bool tty = false;    // stdout is a terminal: progress in place, --watch clears the screen
   Style style{false};  // of stdout
   Style error_style{false};
 
@@ -24,9 +24,8 @@ struct Console {
   void complain(std::string_view text) const { std::fwrite(text.data(), 1, text.size(), err); }
 };
 
-// Lines fit the terminal. Where there is none they are as long as they are, unless $COLUMNS tells
-// how wide they may be. Colour only on a terminal, and not under NO_COLOR (no-color.org) or
-// TERM=dumb.
+// Lines fit the terminal. Without a terminal they are not broken, unless $COLUMNS gives a width.
+// Colour only on a terminal, and not under NO_COLOR (no-color.org) or TERM=dumb.
 Console standard_console();
 
 }  // namespace ramfold::cli

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What the checks look like.
+// Shows checks as text and as JSON, and checks what this user may look at.
 #include "cli/doctor.hpp"
 
 #include <fmt/core.h>
@@ -44,7 +44,7 @@ Colour colour_of(const Check& check) {
 
 constexpr std::size_t kIndent = 9;  // columns
 
-// CAP_SYS_PTRACE is what looking into the processes of others takes (proc(5)).
+// To look into the processes of other users takes CAP_SYS_PTRACE (proc(5)).
 bool may_look(const HostFiles& host) {
   constexpr unsigned kCapSysPtrace = 19;
   const std::string status = host.text("/proc/self/status").value_or("");
@@ -70,10 +70,10 @@ Check check_rights(const HostFiles& host) {
   }
   check.outcome = Outcome::unknown;
   check.text = host.exists("/proc/1/status")
-                   ? "this user may not look into the processes of others: what is said of their "
-                     "VMs is from their command lines alone"
-                   : "this user does not even see the processes of others (hidepid): nothing is "
-                     "said of their VMs";
+                   ? "this user may not look into the processes of others: of their VMs only the "
+                     "command lines are checked"
+                   : "this user does not even see the processes of others (hidepid): their VMs are "
+                     "not checked";
   check.remedy = "run `ramfold doctor` as root";
   return check;
 }

@@ -30,9 +30,9 @@ struct Check {
   std::string subject;  // which VM or file, where there are several
   Severity severity = Severity::warning;
   Outcome outcome = Outcome::pass;
-  std::string text;                   // what is so
+  std::string text;                   // what was found
   std::string remedy;                 // one sentence; empty unless failed or unknown
-  std::vector<std::string> commands;  // what applies the remedy now, where a command does
+  std::vector<std::string> commands;  // apply the remedy now; empty when no command can
 };
 
 inline constexpr auto kChecks = std::to_array<std::string_view>({
@@ -44,14 +44,15 @@ inline constexpr auto kChecks = std::to_array<std::string_view>({
     "vm.cgroup",       "vm.mappings",
 });
 
-// `daemon`: its snapshot, or why there is none.
+// `daemon` in the functions below: its snapshot, or why there is none.
 std::vector<Check> check_host(const HostFiles& host);
-// Whether this user may look at the processes of others, on which all that concerns VMs depends:
-// "doctor.rights", the one check that is not of the host, and is never failed, but unknown.
+// May this user look at the processes of other users? All checks of VMs depend on it. The check is
+// "doctor.rights", which is not in kChecks: it passes or is unknown, and never fails.
 Check check_rights(const HostFiles& host);
 std::vector<Check> check_daemon(const HostFiles& host, const Asked<control::Snapshot>& daemon);
 std::vector<Check> check_vms(const HostFiles& host, const control::Snapshot* daemon = nullptr);
-// Those of one QEMU; empty when the process runs no VM. `daemon`: where it knows better.
+// The checks of one QEMU; empty when the process runs no VM. `daemon` knows whether the migration
+// of -incoming has ended, which the command line does not tell.
 std::vector<Check> check_vm(const HostFiles& host, pid_t pid,
                             const control::Snapshot* daemon = nullptr);
 

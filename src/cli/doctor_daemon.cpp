@@ -14,7 +14,7 @@ using control::CheckOutcome;
 using control::KeeperState;
 using control::Snapshot;
 
-// A VM costs the daemon and the keeper a score of descriptors each: 200 VMs.
+// Enough for 200 VMs: the daemon and the keeper each need about 20 descriptors for a VM.
 constexpr std::uint64_t kFilesMin = 4096;
 
 Check check_running(const Asked<Snapshot>& daemon) {
@@ -39,7 +39,7 @@ Check check_keeper(const Asked<Snapshot>& daemon) {
   check.severity = Severity::problem;
   if (!daemon) {
     check.outcome = Outcome::unknown;
-    check.text = "the daemon is not there to say whether it has a keeper";
+    check.text = "the daemon could not be asked whether it has a keeper";
     check.remedy = "start the daemon";
   } else if (daemon->host.keeper.state != KeeperState::absent) {
     check.text = fmt::format("the keeper is {}", control::name_of(daemon->host.keeper.state));
@@ -52,7 +52,8 @@ Check check_keeper(const Asked<Snapshot>& daemon) {
   return check;
 }
 
-// What the daemon complains of under one of these codes, among its reasons and its notices.
+// A failed check for each of the daemon's reasons and notices that has one of these codes. None:
+// one check that passed, with the text `well`.
 std::vector<Check> check_told(const Asked<Snapshot>& daemon, std::string_view id,
                               std::initializer_list<std::string_view> codes,
                               std::string_view well) {
@@ -61,7 +62,7 @@ std::vector<Check> check_told(const Asked<Snapshot>& daemon, std::string_view id
   check.severity = Severity::problem;
   if (!daemon) {
     check.outcome = Outcome::unknown;
-    check.text = "the daemon is not there to say";
+    check.text = "the daemon could not be asked";
     check.remedy = "start the daemon";
     return {check};
   }
@@ -97,7 +98,7 @@ std::vector<Check> check_self_test(const Asked<Snapshot>& daemon) {
     if (test.outcome != CheckOutcome::failed) continue;
     check.subject = test.name;
     check.outcome = Outcome::fail;
-    check.text = fmt::format("the kernel does not do what folding stands on: {}", test.detail);
+    check.text = fmt::format("a kernel fact that folding needs does not hold: {}", test.detail);
     check.remedy =
         test.remedy.empty() ? "boot another kernel; until then ramfold only observes" : test.remedy;
     checks.push_back(check);
@@ -116,7 +117,7 @@ std::vector<Check> check_grace(const Asked<Snapshot>& daemon) {
   check.severity = Severity::problem;
   if (!daemon) {
     check.outcome = Outcome::unknown;
-    check.text = "the daemon is not there to say whether guest data is at risk";
+    check.text = "the daemon could not be asked whether guest data is at risk";
     check.remedy = "start the daemon";
     return {check};
   }
@@ -186,7 +187,7 @@ std::vector<Check> check_daemon(const HostFiles& host, const Asked<Snapshot>& da
     checks.push_back(std::move(check));
   }
   for (Check& check : check_told(daemon, "daemon.state", {"state"},
-                                 "what the operator decides outlasts the daemon")) {
+                                 "the operator's decisions outlast the daemon")) {
     checks.push_back(std::move(check));
   }
   for (Check& check : check_self_test(daemon)) checks.push_back(std::move(check));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The checks of the kernel's settings and of memory management beside us.
+// The checks of the kernel's settings, and of KSM, zram and zswap.
 #include <fmt/core.h>
 
 #include <algorithm>
@@ -10,9 +10,9 @@ namespace ramfold::cli {
 namespace {
 
 constexpr std::string_view kThp = "/sys/kernel/mm/transparent_hugepage";
-// The kernel's default; whoever lowered it takes from QEMU too.
+// The kernel's default; a lower value limits QEMU too.
 constexpr std::uint64_t kMapCountMin = 65530;
-// Of fs.file-max: above it the whole host is about to fail.
+// Share of fs.file-max: above it, opening a file may soon fail everywhere on the host.
 constexpr double kFilesShareMax = 0.9;
 
 Check make(std::string_view id, Severity severity, std::string subject = {}) {
@@ -142,8 +142,8 @@ Check check_files(const HostFiles& host) {
 }
 
 // Large folios in a RAM file cannot be given back page by page. never and advise keep them out (the
-// agent tells the kernel that guest RAM wants none); for one size, inherit does what the setting
-// above it does.
+// agent tells the kernel that guest RAM wants none); for one size, inherit follows the setting for
+// all sizes.
 Check check_hugepages(const HostFiles& host, const std::string& file) {
   Check check = make("memory.hugepages", Severity::problem, file);
   const auto value = host.chosen(file);

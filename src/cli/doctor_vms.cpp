@@ -15,7 +15,7 @@ namespace ramfold::cli {
 namespace {
 
 constexpr std::string_view kAgentName = "libramfold-agent";
-// What QEMU needs beside guest RAM, page tables included: device models, video memory, threads.
+// Memory that QEMU needs beside guest RAM: page tables, device models, video memory, threads.
 constexpr std::uint64_t kQemuOwnBytes = 256u << 20;
 constexpr double kMappingsShareMax = 0.8;
 
@@ -71,8 +71,8 @@ NotLoaded why_without_agent(const HostFiles& host, pid_t pid) {
   if (was_started_secure(host, pid)) {
     if (auto rights = has_rights(exe, host.link_of(pid, "exe"))) return *rights;
     return {
-        "the kernel had the loader ignore LD_PRELOAD, for a security module or for rights that its "
-        "starter had",
+        "the kernel told the loader to ignore LD_PRELOAD, because of a security module or of the "
+        "rights of the process that started it",
         "let SELinux or AppArmor keep the environment when it starts QEMU (see the operator's "
         "guide), and start QEMU as the user that it runs as"};
   }
@@ -104,7 +104,7 @@ Check check_agent(const HostFiles& host, const Qemu& qemu) {
   return check;
 }
 
-// Of the socket that its agent connects to: what `ramfold exec` was told, or the default.
+// The path of the socket to which its agent connects: given to `ramfold exec`, or the default.
 std::string agent_socket_of(const HostFiles& host, pid_t pid) {
   constexpr std::string_view kName = "RAMFOLD_AGENT_SOCKET=";
   const std::string environment = host.of(pid, "environ").value_or("");
@@ -128,7 +128,8 @@ std::vector<std::uint64_t> ids_of(std::string_view status, std::string_view name
   return ids;
 }
 
-// May its user speak to the daemon? Who may is given /dev/userfaultfd, so not everybody is.
+// May its user connect to the daemon? The daemon gives /dev/userfaultfd to each agent, so it admits
+// only one group.
 Check check_group(const HostFiles& host, const Qemu& qemu) {
   Check check = make("vm.group", qemu);
   const std::string socket = agent_socket_of(host, qemu.pid);
@@ -213,7 +214,7 @@ Check check_mappings(const HostFiles& host, const Qemu& qemu) {
   check.text = fmt::format("{} of {} mappings", count, *most);
   if (static_cast<double>(count) > kMappingsShareMax * static_cast<double>(*most)) {
     check.outcome = Outcome::fail;
-    check.text += ": it is close to where its own mmap fails";
+    check.text += ": close to the limit, beyond which its own mmap fails";
     check.remedy = "raise the limit, also in /etc/sysctl.d";
     check.commands = {fmt::format("sysctl -w vm.max_map_count={}", count * 4)};
   }
@@ -222,7 +223,7 @@ Check check_mappings(const HostFiles& host, const Qemu& qemu) {
 
 bool is_incoming(const control::Reason& reason) { return reason.code == "incoming_migration"; }
 
-// Somebody has said so, with `attach --incoming-finished`.
+// The operator has said so with `attach --incoming-finished`.
 bool migration_has_ended(const control::Snapshot& daemon, pid_t pid) {
   return std::ranges::any_of(daemon.vms, [&](const control::VmView& vm) {
     return vm.pid == pid && std::ranges::none_of(vm.reasons, is_incoming);

@@ -94,7 +94,7 @@ Running running() {
   return found;
 }
 
-// Of so many clusters of pages one is looked at closely.
+// N, when one of N clusters of pages is looked at closely.
 std::uint32_t one_of(const std::vector<Subject>& subjects, std::optional<ByteCount> sample) {
   if (!sample) return 1;
   std::uint64_t pages = 0;

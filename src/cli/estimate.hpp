@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// `ramfold estimate`: what would be saved of the RAM of running QEMUs and of dumps, and what would
-// have to change to have it. Needs no daemon and no agent, and only reads.
+// `ramfold estimate`: how much of the RAM of running QEMUs and of dumps could be saved, and what
+// must be changed for that. Needs no daemon and no agent, and only reads.
 // Threads: one.
 #pragma once
 
@@ -22,8 +22,8 @@ struct EstimateOptions {
   Output output = Output::text;
   // Process ids, else files; empty: every QEMU of this host.
   std::vector<std::string> targets;
-  // RAM that is looked at closely, the rest is taken to be like it: so much takes about half a
-  // minute. Nothing: all of it.
+  // How much RAM is looked at closely; the rest is taken to be like it. 4 GiB take about half a
+  // minute. Nothing: all RAM.
   std::optional<ByteCount> sample = ByteCount{4ull << 30};
   estimate::TakenAs files = estimate::TakenAs::what_it_is;
 };

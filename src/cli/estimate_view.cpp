@@ -19,7 +19,7 @@ using estimate::Savings;
 using estimate::VmCensus;
 using Json = nlohmann::json;
 
-// Four digits at least, so that a row of them fits into 80 columns.
+// One decimal below 1000 and none above, so that a row fits into 80 columns.
 std::string mib(double bytes) {
   const double value = bytes / (1 << 20);
   return fmt::format("{:.{}f}", value, value < 999.95 ? 1 : 0);
@@ -40,7 +40,7 @@ std::vector<Table::Cell> row_of(const std::string& label, double touched, const 
   return cells;
 }
 
-// Below a row: how far off its figures may be. Nothing where all was looked at.
+// Adds a row with the possible errors of the row above; none when all RAM was looked at.
 void add_errors(Table& table, const Savings& savings) {
   std::vector<Table::Cell> cells{{"  +-", Colour::dim}, {""}};
   bool any = false;
@@ -75,7 +75,7 @@ Table table_of(const std::vector<Estimated>& what, const Census& census, const F
   return table;
 }
 
-// What was not looked at, one line each.
+// One line for each kind of pages that was not looked at.
 std::string left_out(const Estimated& what, const VmCensus& vm, std::size_t width) {
   std::string out;
   const auto line = [&](PageCount pages, const char* why) {
@@ -92,7 +92,7 @@ std::string changes(const std::vector<Estimated>& what, const Style& style) {
   std::string out;
   for (const Estimated& one : what) {
     if (!one.pid) continue;
-    out += "\n" + style.paint(Colour::bold, printable(one.label)) + ": to have it\n";
+    out += "\n" + style.paint(Colour::bold, printable(one.label)) + ": what to change\n";
     bool nothing = true;
     for (const Check& check : one.checks) {
       if (check.outcome != Outcome::fail) continue;
@@ -100,7 +100,7 @@ std::string changes(const std::vector<Estimated>& what, const Style& style) {
       out += "  " + wrap(printable(check.text), style.width(), 2, 2) + "\n    " +
              wrap("remedy: " + printable(check.remedy), style.width(), 4, 4) + "\n";
     }
-    if (nothing) out += "  nothing stands against it that can be seen from outside\n";
+    if (nothing) out += "  nothing, as far as can be seen from outside\n";
   }
   return out;
 }
@@ -142,12 +142,13 @@ std::string render_estimate(const std::vector<Estimated>& what, const Census& ce
                             const Style& style) {
   std::string out = table_of(what, census, figures_of(census)).text(style);
   if (census.one_of() > 1) {
-    out += wrap(fmt::format("Looked at closely: one of {} groups of pages that are alike. The true "
-                            "figures lie within +- 19 times of 20; of similar pages a sample finds "
-                            "fewer than there are.",
-                            census.one_of()),
-                style.width(), 0, 0) +
-           "\n";
+    out +=
+        wrap(fmt::format("One of {} clusters of pages was looked at closely. In 19 cases of 20 "
+                         "the true figures lie within +-. A sample finds fewer similar pages than "
+                         "there are.",
+                         census.one_of()),
+             style.width(), 0, 0) +
+        "\n";
   }
   for (std::size_t i = 0; i < what.size(); ++i)
     out += left_out(what[i], census.vms()[i], style.width());

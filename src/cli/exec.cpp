@@ -36,7 +36,7 @@ Result<std::string> read_named(const std::string& path) {
   return HostFiles("").named_by(::getpid(), path);
 }
 
-// One line, whatever is wrong: a log of QEMU's starts should not fill with it.
+// At most one line, however much is wrong, so that it does not fill the log of QEMU's starts.
 void warn(const Console& console, const QemuAdvice& advice) {
   if (advice.probing) return;
   if (advice.reasons.empty() && !advice.unread.empty()) {

@@ -19,14 +19,15 @@ struct ExecOptions {
 };
 
 // Where the agent's library is: $RAMFOLD_AGENT_LIB, else beside this binary in the build tree, else
-// where it is installed. Absent: a sentence that says where it was sought.
+// where it is installed. If it is not there, `problem` says where it was sought.
 struct AgentLibrary {
   std::string path;
   std::string problem;  // empty when path is usable
 };
 AgentLibrary find_agent();
 
-// LD_PRELOAD with the agent in front of what was there; once.
+// A value for LD_PRELOAD: the agent, then the libraries in `before`. If `before` names the agent,
+// it stays as it is.
 std::string preload_with(std::string_view agent, std::string_view before);
 
 // Returns only when CMD cannot be executed.

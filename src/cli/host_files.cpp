@@ -17,11 +17,11 @@
 namespace ramfold::cli {
 namespace {
 
-// A QEMU's maps with every allowed mapping.
+// Holds /proc/PID/maps of a QEMU with as many mappings as the kernel allows.
 constexpr std::size_t kFileMax = 16u << 20;
 // memory.limit_in_bytes of an unlimited v1 group is just below 2^63.
 constexpr std::uint64_t kUnlimitedV1 = std::uint64_t{1} << 60;
-// Deeper hierarchies do not exist; a made-up path should not keep us.
+// Deeper hierarchies do not exist; bounds the work for a made-up path.
 constexpr int kCgroupDepthMax = 64;
 // LXD's -readconfig files have some KiB.
 constexpr std::size_t kNamedMax = 1u << 20;
@@ -75,7 +75,7 @@ std::optional<HostFiles::Owner> HostFiles::owner(std::string_view path) const {
   return Owner{entry.st_gid, entry.st_mode & 07777};
 }
 
-// Of both files the third field is the number, the first the name.
+// In both files the first field is the name and the third the number.
 std::string HostFiles::name_in(std::string_view file, std::uint64_t id) const {
   const std::string entries = text(file).value_or("");
   for (const std::string_view line : lines_of(entries)) {
@@ -187,7 +187,8 @@ Result<std::string> HostFiles::named_by(pid_t pid, const std::string& path) cons
   if (const auto number = own_descriptor(path)) {
     found = sys::Fd(::open((process + "/fd/" + *number).c_str(), O_PATH | O_CLOEXEC));
   } else {
-    // Not through the kernel's own links: what is /proc/self to QEMU would be this process.
+    // Links that the kernel makes (/proc/self) are not followed: they would lead to this process,
+    // not to QEMU.
     const std::string whole = path.starts_with('/') ? path : link_of(pid, "cwd") + "/" + path;
     sys::Fd root(::open((process + "/root").c_str(), O_PATH | O_CLOEXEC | O_DIRECTORY));
     if (!root && errno == ENOENT && !root_.empty()) {  // a tree that was copied has no such link
@@ -203,7 +204,7 @@ Result<std::string> HostFiles::named_by(pid_t pid, const std::string& path) cons
   if (!found) return fail_errno("not found");
   struct stat facts{};
   if (::fstat(found.get(), &facts) != 0) return fail_errno("not found");
-  if (!S_ISREG(facts.st_mode)) return fail("not a regular file");  // reading would take it away
+  if (!S_ISREG(facts.st_mode)) return fail("not a regular file");  // reading a pipe would empty it
   const sys::Fd file(
       ::open(("/proc/self/fd/" + std::to_string(found.get())).c_str(), O_RDONLY | O_CLOEXEC));
   if (!file) return fail_errno("not readable");

@@ -45,7 +45,7 @@ class HostFiles {
   std::vector<pid_t> processes() const;
   std::optional<std::string> of(pid_t pid, std::string_view file) const;
   std::vector<std::string> arguments(pid_t pid) const;
-  // Where a link of the process leads, such as exe; empty when that is not to be known.
+  // The target of a link of the process, such as exe; empty when it cannot be read.
   std::string link_of(pid_t pid, std::string_view link) const;
   // A file that is named on the process's command line, as the process would find it: from its own
   // root and working directory. Only regular files are read, up to 1 MiB.

@@ -20,7 +20,7 @@ bool saves(const VmView& vm) { return vm.saved.net_bytes > 0; }
 std::string why_of(const VmView& vm, const Style& style) {
   if (!vm.reasons.empty()) return reason_line(vm.reasons.front(), style);
   return vm.saved.folded_pages() > PageCount{0}
-             ? fmt::format("{} saved so far is less than its share of what is spent",
+             ? fmt::format("{} saved so far is less than its share of the memory that ramfold uses",
                            human(vm.saved.gross()))
              : "no cold page was found yet";
 }

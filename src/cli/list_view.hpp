@@ -14,13 +14,13 @@
 namespace ramfold::cli {
 
 struct ListOptions {
-  std::vector<std::string> columns;  // names of columns; empty: the usual ones, and why below a VM
+  std::vector<std::string> columns;  // empty: the usual, and a reason below a VM that saves nothing
   Writing writing;
   bool bytes = false;  // amounts of memory as plain numbers
 };
 
-// Names of columns, separated by commas: "ID,NAME". An unknown one is named in the error, with what
-// is close to it.
+// Names of columns, separated by commas: "ID,NAME". The error names a column that is unknown, and
+// one with a similar name.
 std::expected<std::vector<std::string>, std::string> parse_columns(std::string_view list);
 std::vector<std::string> all_columns();
 // What the columns are, a line each.

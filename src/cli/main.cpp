@@ -142,8 +142,7 @@ class Parser {
 
   void watched(CLI::App* command) {
     command
-        ->add_option("--watch", arguments_.watch_seconds,
-                     "again and again, every SECONDS (2 when not given)")
+        ->add_option("--watch", arguments_.watch_seconds, "repeat every SECONDS (2 when not given)")
         ->expected(0, 1)
         ->default_str("2")
         ->check(CLI::Range(0.1, 3600.0))
@@ -186,7 +185,7 @@ class Parser {
     list->footer(describe_columns());
   }
 
-  // Of the first word that no command or option takes, if that is what is wrong.
+  // The complaint about the first word that no command or option takes; empty: there is none.
   std::string complaint_of_unknown() const {
     const CLI::App* command = &app_;
     for (const CLI::App* chosen : app_.get_subcommands()) command = chosen;
@@ -239,7 +238,7 @@ class Parser {
     attach->add_flag("--incoming-finished", arguments_.incoming_finished,
                      "the migration that this QEMU was started for (-incoming) has ended");
     const auto dry_run = [this] { return arguments_.dry_run ? DryRun::yes : DryRun::no; };
-    CLI::App* detach = add("detach", "bring every page of a VM back, then let go of it", [=, this] {
+    CLI::App* detach = add("detach", "bring every page of a VM back, then detach it", [=, this] {
       return run_unfold(arguments_.options, console_, arguments_.vm, dry_run());
     });
     detach->add_option("VM", arguments_.vm, "id, pid, name or uuid")->required();

@@ -70,7 +70,7 @@ bool grants_capabilities(const std::string& file) {
                      [](const auto& words) { return words.permitted != 0; });
 }
 
-// As execvp finds it; empty: it does not.
+// The file that execvp would execute; empty: it finds none.
 std::string found_in_path(const std::string& program) {
   if (program.find('/') != std::string::npos) return program;
   const char* path = std::getenv("PATH");
@@ -86,7 +86,8 @@ std::string found_in_path(const std::string& program) {
   }
 }
 
-// What a file's rights are worth where it lies, and for us.
+// The kernel honours the file's set-id bits and capabilities: not on a nosuid mount, and not when
+// this process has no_new_privs.
 bool rights_count(const std::string& file) {
   struct statvfs mount{};
   const bool nosuid = ::statvfs(file.c_str(), &mount) == 0 && (mount.f_flag & ST_NOSUID) != 0;
@@ -139,7 +140,7 @@ std::optional<NotLoaded> why_not_loaded(const std::string& program) {
   if (file.empty()) return std::nullopt;
   if (auto never = cannot_load(file)) return never;
   if (!elf_of(file) || !rights_count(file)) return std::nullopt;
-  // Root gets nothing from a file's capabilities, nor anybody from an own setuid file.
+  // A file's capabilities give root nothing, and a setuid file gives its owner nothing.
   struct stat facts{};
   if (::stat(file.c_str(), &facts) != 0) return std::nullopt;
   const bool other_user = (facts.st_mode & S_ISUID) != 0 && facts.st_uid != ::getuid();

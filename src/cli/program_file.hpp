@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Whether the dynamic loader would load the agent into a program: it does not into one that is
-// linked statically, nor where the kernel tells it to trust nothing from the environment
-// (AT_SECURE, ld.so(8): "secure-execution mode"). Threads: pure but for reading files.
+// Would the dynamic loader load the agent into a program? Not into one that is linked statically,
+// and not when the kernel tells the loader to trust nothing in the environment (AT_SECURE,
+// ld.so(8): "secure-execution mode"). Threads: pure but for reading files.
 #pragma once
 
 #include <optional>
@@ -14,15 +14,16 @@ struct NotLoaded {
   std::string remedy;  // one sentence
 };
 
-// As the file is, whoever starts it: static, of another kind of processor, not of glibc. Nothing
-// for what can load the agent, for a script, and for a file that cannot be read.
+// Why this program can load the agent for no user: it is static, for another kind of processor, or
+// not linked against glibc. Nothing: it can, it is a script, or it cannot be read.
 std::optional<NotLoaded> cannot_load(const std::string& file);
 
-// The file's own right to more than its starter has (capabilities, setuid, setgid), with which the
-// kernel tells the loader to ignore LD_PRELOAD. `file` is named in the remedy.
+// Does the file give rights that its starter does not have (capabilities, setuid, setgid)? Then the
+// kernel tells the loader to ignore LD_PRELOAD. `at` is looked at, `file` is named in the remedy.
 std::optional<NotLoaded> has_rights(const std::string& at, const std::string& file);
 
-// Both, for a program that this process is about to become, sought as execvp does.
+// Both checks, for a program that this process is about to execute. It is sought as execvp does,
+// and rights count only where they are more than this process has.
 std::optional<NotLoaded> why_not_loaded(const std::string& program);
 
 }  // namespace ramfold::cli

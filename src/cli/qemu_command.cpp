@@ -62,7 +62,7 @@ class Examiner {
     advice_.unread = options_.unread;
   }
 
-  // A file that was not read may hold the RAM, or change it: nothing is said then.
+  // A -readconfig file that was not read may define the RAM. Then nothing is said about RAM.
   void memory() {
     if (!advice_.unread.empty()) return;
     const QemuMemory memory = memory_of(options_);
@@ -205,7 +205,7 @@ class Examiner {
 bool is_qemu(std::string_view program) {
   std::string_view name = base_name(program);
   if (name.ends_with(kDeleted)) name.remove_suffix(kDeleted.size());
-  // What a wrapper of a distribution leaves of the real one's name: ".qemu-system-x86_64-wrapped".
+  // Distributions rename the program behind a wrapper: ".qemu-system-x86_64-wrapped".
   if (name.starts_with('.')) name.remove_prefix(1);
   for (bool again = true; again;) {
     again = false;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What a QEMU command line says about folding. `ramfold exec` reads it before QEMU starts, `ramfold
-// doctor` and `ramfold estimate` those that run. It is advice: the daemon looks at the process
-// itself. Threads: pure functions, but for what the reader does.
+// What a QEMU command line says about folding. `ramfold exec` reads it before QEMU starts; `ramfold
+// doctor` and `ramfold estimate` read it from running QEMUs. It is advice: the daemon looks at the
+// process itself. Threads: pure functions, but for what the reader does.
 #pragma once
 
 #include <span>
@@ -24,12 +24,13 @@ struct QemuAdvice {
   std::string name;      // -name (guest=), may be empty
   std::string uuid;      // -uuid, may be empty
   bool probing = false;  // -machine none, or a question such as -version: no VM will run
-  // Files of -readconfig that cannot be read, each with why. What they say is not known, so nothing
-  // is said of RAM.
+  // Files of -readconfig that cannot be read, each with why. Their content is not known, so nothing
+  // is said about RAM.
   std::vector<std::string> unread;
-  ByteCount ram;  // with that of memory devices; 0 when it is not known
+  ByteCount ram;  // including memory devices; 0 when it is not known
   std::vector<estimate::MemoryBlock> blocks;
-  // Why it would only be observed, as the command line shows: codes as the daemon names them.
+  // Why the VM would only be observed, as far as the command line shows. The codes are the
+  // daemon's.
   std::vector<control::Reason> reasons;
 };
 // `arguments` begins with the program's name. Without a reader a -readconfig file is unread.

@@ -16,12 +16,12 @@ std::string_view trimmed(std::string_view text) {
   return text.substr(begin, text.find_last_not_of(" \t\r") - begin + 1);
 }
 
-// What stands between the first quote of `text` and the next; `text` is a quoted word alone.
+// The word between the first two quotes. Nothing when `text` does not begin with a quoted word.
 std::optional<std::string_view> unquoted(std::string_view text) {
   if (text.size() < 2 || !text.starts_with('"')) return std::nullopt;
   const auto end = text.find('"', 1);
   if (end == std::string_view::npos) return std::nullopt;
-  return text.substr(1, end - 1);  // QEMU looks at nothing behind it either
+  return text.substr(1, end - 1);  // QEMU ignores the rest, too
 }
 
 std::optional<ConfigGroup> group_of(std::string_view line) {

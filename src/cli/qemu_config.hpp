@@ -24,8 +24,8 @@ struct ConfigGroup {
   Properties properties;
 };
 
-// Nothing is read of a file in which a line is not understood: QEMU would not start with it. The
-// error says which line.
+// A line that is not understood is an error, because QEMU would not start with the file. The error
+// names the line.
 Result<std::vector<ConfigGroup>> parse_qemu_config(std::string_view text);
 
 }  // namespace ramfold::cli

@@ -14,7 +14,8 @@ namespace {
 using Kind = DiskFinding::Kind;
 using std::string_view;
 
-// Protocols, also as what stands before the colon of a file's name, that open no file of the host.
+// Names of drivers that open no file of the host. Most also stand before the colon in a file's
+// name.
 constexpr std::array<string_view, 22> kNoHostFile{
     "nbd",  "nbd+tcp", "nbd+unix", "rbd",   "iscsi", "iser",    "http",        "https",
     "ftp",  "ftps",    "ssh",      "sftp",  "nfs",   "gluster", "gluster+tcp", "gluster+unix",
@@ -30,7 +31,8 @@ constexpr std::array<Consumer, 5> kConsumers{{{"nvme", Kind::user_space_nvme},
                                               {"virtio-blk-vhost-user", Kind::other_process},
                                               {"nvme-io_uring", Kind::passthrough}}};
 
-// What stands before the colon, as QEMU sees it: a slash before the colon makes it a file's name.
+// The protocol in a file's name: the part before the colon. Empty when a slash comes before the
+// colon: then QEMU takes the whole as a path.
 string_view protocol_of(string_view filename) {
   const auto end = filename.find_first_of(":/");
   if (end == string_view::npos || filename[end] != ':') return {};
@@ -40,7 +42,7 @@ string_view protocol_of(string_view filename) {
 struct Node {
   std::string driver;
   std::string filename;
-  std::optional<bool> direct;  // what it says itself; its children do as it does unless they say
+  std::optional<bool> direct;  // its own setting; its children inherit it
   std::string how;
   bool native_aio = false;
 };
@@ -49,7 +51,7 @@ class Disk {
  public:
   Disk(DiskOption option, Properties properties) : properties_(std::move(properties)) {
     if (option == DiskOption::drive) {
-      // "file" of a drive is a name; of a block node it is another node's.
+      // "file" of a drive is a file's name; "file" of a block node is another node.
       const auto file = properties_.find("file");
       if (file != properties_.end()) properties_["filename"] = file->second;
     }
@@ -87,7 +89,7 @@ class Disk {
     return key == name || (key.size() > name.size() && key.ends_with(name) &&
                            key[key.size() - name.size() - 1] == '.');
   }
-  // The path of the node that the key belongs to; the outermost has none.
+  // The path of the node that the key belongs to; empty for the outermost.
   static std::string node_of(string_view key, string_view name) {
     return std::string(key.size() == name.size() ? ""
                                                  : key.substr(0, key.size() - name.size() - 1));
@@ -141,7 +143,7 @@ class Disk {
     const auto is_elsewhere = [](string_view word) {
       return std::ranges::find(kNoHostFile, word) != kNoHostFile.end();
     };
-    // A node of this driver takes the name as it is, with colons and all.
+    // These drivers take the name as a path, colons included.
     if (node.driver == "file" || node.driver == "host_device" || node.driver == "host_cdrom") {
       return true;
     }
@@ -165,7 +167,7 @@ class Disk {
 
   Properties properties_;
   std::map<std::string, Node> nodes_;  // by path
-  std::set<std::string> told_;         // paths of the nodes that say "direct"
+  std::set<std::string> told_;         // nodes whose setting was reported
   std::vector<DiskFinding> findings_;
 };
 

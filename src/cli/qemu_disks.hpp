@@ -16,7 +16,7 @@ struct DiskFinding {
   enum class Kind : std::uint8_t {
     direct,            // a file of the host is opened with O_DIRECT
     user_space_nvme,   // QEMU drives the controller itself, which writes to guest memory
-    device_by_itself,  // another device that does
+    device_by_itself,  // another device that writes to guest memory itself
     other_process,     // guest memory is given to a process that serves the disk
     passthrough,       // commands go to the host's device as they are
   };
@@ -26,8 +26,8 @@ struct DiskFinding {
 };
 
 enum class DiskOption : std::uint8_t { drive, blockdev };
-// A key that makes several files direct is found once, with the first of them. Nodes that the
-// option only refers to by name are found with the option that makes them.
+// A key that makes several files direct gives one finding, with the first file. A node that the
+// option only names is found with the option that makes it.
 std::vector<DiskFinding> look_at_disk(DiskOption option, Properties properties);
 
 }  // namespace ramfold::cli

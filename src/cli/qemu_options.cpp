@@ -15,7 +15,7 @@ namespace {
 struct KnownOption {
   std::string_view spelled;  // on the command line
   std::string_view name;     // in QemuOption
-  const char* implied;       // what its first part without '=' stands for
+  const char* implied;       // the key of its first part, when that has no '='
   const char* question;      // the key whose value "help" is a question; nullptr: none is
 };
 constexpr std::array kOptions{
@@ -39,7 +39,7 @@ constexpr std::array kOptions{
     KnownOption{"chardev", "chardev", "backend", "backend"},
     KnownOption{"accel", "accel", "accel", "accel"},
 };
-// Options with a value that may begin with a dash: what a guest's kernel is told, files.
+// Options whose value may begin with a dash.
 constexpr std::array<std::string_view, 6> kAnyValue{"append", "kernel",  "initrd",
                                                     "fw_cfg", "pidfile", "readconfig"};
 constexpr std::array<std::string_view, 4> kQuestions{"version", "help", "h", "audio-help"};

@@ -27,12 +27,12 @@ struct QemuOption {
 
 struct QemuOptions {
   std::vector<QemuOption> options;  // in the order in which QEMU sees them
-  std::set<std::string> flags;      // every option there is, also those that are not looked at
+  std::set<std::string> flags;      // names of all options, also of those not looked at
   bool probing = false;             // a question, such as -version or -device help
   // -readconfig files that cannot be read, each with why: what they say is not known.
   std::vector<std::string> unread;
 
-  // The last word on a key, as QEMU takes it of options that may be given in parts (-m, -machine).
+  // The last value of a key: QEMU merges options that are given several times (-m, -machine).
   std::string last(std::string_view option, const std::string& key) const;
 };
 

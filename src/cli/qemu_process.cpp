@@ -8,7 +8,7 @@ namespace ramfold::cli {
 std::optional<Qemu> qemu_of(const HostFiles& host, pid_t pid) {
   const std::vector<std::string> arguments = host.arguments(pid);
   if (arguments.empty()) return std::nullopt;
-  // A starter may give it another name than its file has, and a file may have any name.
+  // argv[0] may differ from the name of the file, so both are looked at.
   if (!is_qemu(arguments.front()) && !is_qemu(host.link_of(pid, "exe"))) return std::nullopt;
   Qemu qemu{pid, {}, examine(arguments, [&](const std::string& path) {
               return host.named_by(pid, path);

@@ -17,8 +17,8 @@ std::string text_of(const Json& value) {
   return value.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
-// A process chooses its own command line, and root reads it: what it costs is bounded. QEMU's own
-// graphs have tens of keys, of tens of bytes.
+// A process chooses its own command line, and root reads it, so the work is bounded. Real graphs
+// have tens of keys, of tens of bytes.
 constexpr std::size_t kPathMax = 1024;
 constexpr std::size_t kPropertiesMax = 4096;
 
@@ -30,7 +30,7 @@ Properties from_json(std::string_view text) {
   while (!open.empty()) {
     const auto [prefix, parent] = open.back();
     open.pop_back();
-    for (const auto& [key, value] : parent->items()) {  // of a list, the key is the place
+    for (const auto& [key, value] : parent->items()) {  // in a list, the key is the index
       if (open.size() + properties.size() > kPropertiesMax) return properties;
       const std::string path = prefix.empty() ? key : prefix + "." + key;
       if (value.is_structured() && path.size() < kPathMax) {

@@ -10,7 +10,7 @@ namespace {
 using estimate::Backing;
 using estimate::MemoryBlock;
 
-// What QEMU gives a machine when nothing says otherwise.
+// The size of RAM when no option gives one.
 constexpr ByteCount kRamDefault{128u << 20};
 
 bool is_memory_device(std::string_view driver) {
@@ -35,7 +35,8 @@ class Reader {
       machine_has_backend = machine_has_backend || machine;
       backend(type, id, option.properties, machine || of_device_.contains(id));
     }
-    // Named, but nowhere made: QEMU would not start. Nothing is known of it but its size.
+    // No object makes the machine's RAM: the machine makes it by itself, or an option names an
+    // object that does not exist, and QEMU would not start. Only the size is known.
     if (!machine_has_backend) {
       if (!of_machine_.empty()) memory_.blocks.push_back(made_by_machine());
       memory_.ram.insert(memory_.ram.begin(), QemuMemory::Ram{});
@@ -87,7 +88,7 @@ class Reader {
     }
     if (block.size.value != 0) memory_.blocks.push_back(std::move(block));
     if (!is_ram) return;
-    // memory-backend-memfd shares unless told otherwise; saying so keeps it true in any version.
+    // memory-backend-memfd is shared unless share=off is given.
     memory_.ram.push_back({id, type, is_off(properties, "share"), is_on(properties, "hugetlb"),
                            of_device_.contains(id)});
   }

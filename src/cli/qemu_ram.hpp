@@ -14,7 +14,7 @@ namespace ramfold::cli {
 
 struct QemuMemory {
   struct Ram {
-    std::string id;           // of its backend; empty: the machine makes it by itself
+    std::string id;           // of its backend object; empty: the machine makes the RAM itself
     std::string type;         // "memory-backend-memfd"
     bool is_private = false;  // share=off
     bool hugetlb = false;

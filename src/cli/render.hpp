@@ -18,7 +18,7 @@ std::string render_progress(const control::UnfoldProgress& progress);
 // Two lines: what went wrong, and what to do.
 std::string render_error(const control::OperationError& error, const Style& style);
 
-// Parts of views that others show too.
+// Parts that list_view.cpp shows too.
 Colour colour_of(control::VmState state);
 std::string reason_line(const control::Reason& reason, const Style& style);
 

@@ -8,13 +8,13 @@
 namespace ramfold::cli {
 namespace {
 
-// A word of a command line that somebody typed; what is longer is no misspelt word.
+// A longer word is not the misspelt name of a command, option or column.
 constexpr std::size_t kWordMax = 64;
 
 char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + ('a' - 'A')) : c; }
 
-// Letters to insert, leave out, replace or exchange with their neighbour (optimal string
-// alignment).
+// The number of letters to insert, leave out, replace or exchange with their neighbour (optimal
+// string alignment).
 std::size_t distance(std::string_view a, std::string_view b) {
   std::vector<std::size_t> before(b.size() + 1);
   std::vector<std::size_t> last(b.size() + 1);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What somebody may have meant by a word that is not known.
+// Finds the known word that a misspelt word may stand for.
 // Threads: pure functions.
 #pragma once
 

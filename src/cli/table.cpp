@@ -12,7 +12,7 @@
 namespace ramfold::cli {
 namespace {
 
-// libsmartcols says no only for want of memory.
+// libsmartcols fails only when there is no memory.
 void must(int result) {
   if (result != 0) throw std::bad_alloc();
 }
@@ -73,7 +73,7 @@ std::string Table::text(const Style& style, Writing writing) const {
   must(scols_print_table_to_string(table.get(), &printed));
   const std::unique_ptr<char, decltype(&std::free)> owner(printed, std::free);
 
-  // A row is a line, since no cell has a new line in it: notes go between them.
+  // Each row is one line, because no cell holds a newline. The notes go between the lines.
   std::string out;
   std::string_view rest(printed);
   const auto next_line = [&] {

@@ -25,8 +25,8 @@ struct Writing {
   bool headings = true;
 };
 
-// Columns a blank apart, as wide as their widest cell. In a Style with a width, columns that may be
-// cut give way until it fits.
+// Columns stand one blank apart, each as wide as its widest cell. In a Style with a width, columns
+// that may be cut are cut until the table fits.
 class Table {
  public:
   explicit Table(std::vector<Column> columns) : columns_(std::move(columns)) {}

@@ -38,8 +38,8 @@ class Utf8 {
 // Columns of a terminal that a text takes: wide characters two, escape sequences of colours none.
 std::size_t width_of(std::string_view text);
 // `text` broken between words into lines of at most `width` columns, the first of which begins at
-// column `at`; `indent` blanks stand before the others. A word that is too long stays whole. 0: as
-// it is.
+// column `at`; `indent` blanks stand before the others. A word that is too long stays whole. Width
+// 0: no line is broken.
 std::string wrap(std::string_view text, std::size_t width, std::size_t at, std::size_t indent);
 
 enum class Colour : std::uint8_t { none, red, green, yellow, bold, dim };

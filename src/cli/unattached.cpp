@@ -11,12 +11,12 @@
 namespace ramfold::cli {
 namespace {
 
-// What a VM suffers from once it is attached keeps it from nothing before.
+// These checks are about an attached VM; they do not keep a VM from being attached.
 bool is_of_attached(const Check& check) {
   return check.id == "vm.cgroup" || check.id == "vm.mappings";
 }
 
-// Why a daemon that runs does not have it: what failed, else what could not be looked at.
+// Why the running daemon does not have the VM: the checks that failed, then the unknown ones.
 std::vector<Check> why_not(std::vector<Check> checks) {
   std::erase_if(checks, [](const Check& check) {
     return check.outcome == Outcome::pass || is_of_attached(check);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // QEMUs that run on this host and that the daemon does not have: their RAM is private, the agent is
-// not loaded or has not connected. `ramfold list` shows them below the daemon's VMs, each with its
-// why. Threads: pure but for reading files.
+// not loaded or has not connected. `ramfold list` shows them below the daemon's VMs, each with the
+// reason. Threads: pure but for reading files.
 #pragma once
 
 #include <sys/types.h>
@@ -22,7 +22,7 @@ struct Unattached {
 };
 std::vector<Unattached> unattached(const HostFiles& host, const control::Snapshot& daemon);
 
-// Empty when there are none; no line is longer than 80 columns but for a word that is.
+// Empty when there are none. Lines fit the width of `style`; a longer word stays whole.
 std::string render_unattached(const std::vector<Unattached>& those, const Style& style);
 // [{"name", "pid", "reasons": [{"id", "text", "remedy"}]}]
 nlohmann::json json_of(const std::vector<Unattached>& those);

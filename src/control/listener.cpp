@@ -37,8 +37,9 @@ Result<sys::Fd> bind_at(const std::string& path) {
 Result<Listener> listen_control(const std::string& path, const std::string& group,
                                 const std::function<void(std::string_view)>& log) {
   Listener listener;
-  // Nobody can connect before listen(2), and the name appears only after it: no moment with a wrong
-  // owner or mode, and no moment without a socket for a client that asks during a restart.
+  // Nobody can connect before listen(2), and the name appears only after it. So the socket never
+  // has a wrong owner or mode, and a client that connects during a restart finds one socket or the
+  // other.
   const std::string fresh = path + ".new";
   auto fd = bind_at(fresh);
   if (!fd) return std::unexpected(fd.error());

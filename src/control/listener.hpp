@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The control socket's file: who may reach it, and who is on the other end.
+// The control socket: makes its file, and checks each process that connects.
 // Threads: free functions.
 #pragma once
 
@@ -25,7 +25,8 @@ struct Listener {
 Result<Listener> listen_control(const std::string& path, const std::string& group,
                                 const std::function<void(std::string_view)>& log);
 
-// The file mode keeps others out; this keeps them out too when somebody changed the mode.
+// The process that connected. EACCES: it may not use the socket. The file's mode keeps it out too,
+// but somebody may have changed the mode.
 struct Caller {
   pid_t pid = -1;
   uid_t uid = static_cast<uid_t>(-1);

@@ -31,12 +31,12 @@ struct Request {
   Operation operation = Operation::snapshot;
   VmsSelector vm;                  // REQUIRED by show, attach, detach; optional for pause, resume
   bool plan_only = false;          // detach, off: tell the plan, do nothing
-  bool incoming_finished = false;  // attach: the migration that it was started for has ended
+  bool incoming_finished = false;  // attach: the migration that QEMU was started for has ended
   friend bool operator==(const Request&, const Request&) = default;
 };
 
-// A line as it came, without its newline. The id is what could be read of it, for the error's
-// reply.
+// Parses one line, without its newline. The id is there also when the request is not valid, if it
+// could be read: the reply with the error carries it.
 struct ParsedRequest {
   std::uint64_t id = 0;
   Answer<Request> request;

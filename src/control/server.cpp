@@ -34,10 +34,10 @@ using SessionPtr = std::shared_ptr<Session>;
 constexpr std::size_t kClientsMax = 64;
 // Operations that may run at once; one more is told that the daemon is busy.
 constexpr unsigned kOperationsMax = 4;
-// accept(2) without descriptors left would spin.
+// The pause after accept(2) has failed: without descriptors left it fails again at once.
 constexpr std::chrono::milliseconds kAcceptRetry{100};
 
-// Threads that do what is posted to it, one after another.
+// Threads that carry out what is posted to context().
 class Workers {
  public:
   ~Workers() { end(); }
@@ -49,7 +49,7 @@ class Workers {
     }
     return {};
   }
-  // After what was posted.
+  // Waits until all that was posted is done.
   void end() {
     work_.reset();
     for (sys::Thread& thread : threads_) thread.join();
@@ -113,7 +113,7 @@ class Server::Impl {
     thread_.join();
     snapshots_.end();
     operations_.end();
-    // Not when a successor has bound the path already.
+    // A successor may have bound the path already; then the inode differs.
     struct stat entry{};
     if (::stat(options_.socket_path.c_str(), &entry) == 0 && entry.st_ino == inode_) {
       ::unlink(options_.socket_path.c_str());
@@ -193,8 +193,7 @@ class Server::Impl {
     });
   }
 
-  // --- on the worker threads: a call into the service, and the last line of its answer
-  // ---------------
+  // --- on the worker threads: a call into the service, and the last line of its answer ---
 
   template <typename Call>
   std::string guarded(const Request& request, Call call) {
@@ -228,7 +227,7 @@ class Server::Impl {
     return *failure;
   }
 
-  // The last line of the answer when all went well.
+  // The last line of the answer, or why there is none.
   Answer<std::string> run(const SessionPtr& session, const Request& request) {
     const auto done = [&](const Answer<void>& answer) -> Answer<std::string> {
       if (!answer) return std::unexpected(answer.error());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The control socket: docs/control-protocol.md. Accepts many clients, each bounded in what it may
-// send, have queued and keep waiting; a client that does not read is dropped, never waited for.
+// The control socket: docs/control-protocol.md. Accepts many clients. What a client may send, what
+// is queued for it and how long it may take are bounded; a client that does not read is dropped.
 // Threads: start and destroy on one thread; it runs one thread for the sockets, one for snapshots
 // and kOperationsMax for operations. The destructor closes every connection and waits for calls
 // into the Service to return.

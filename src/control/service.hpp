@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What the control socket asks of the daemon. The daemon implements Service; control::Server
-// (server.hpp) calls it; neither knows the other's insides.
-// Threads: the server calls from threads of its own, several calls may overlap, and all end before
-// ~Server returns: the implementation locks for itself. snapshot() and show() are called often
+// What the control socket asks of the daemon. The daemon implements Service, and control::Server
+// (server.hpp) calls it.
+// Threads: the server calls from threads of its own. Calls may overlap, so the implementation does
+// its own locking. All calls end before ~Server returns. snapshot() and show() are called often
 // (--watch) and should take a few milliseconds; the rest may take as long as they take, and then
 // delay only other operations, never a snapshot, a fault or a client's connection.
 #pragma once
@@ -20,7 +20,7 @@
 namespace ramfold::control {
 
 enum class Failure : std::uint8_t {
-  bad_request,  // the server's own: not understood, too long, wrong version
+  bad_request,  // from the server itself: not understood, too long, wrong version
   not_found,    // no such VM
   conflict,     // its state does not allow it (already attached, being unfolded)
   busy,         // too many operations under way
@@ -49,7 +49,7 @@ struct VmSelector {
   std::string text;
   friend bool operator==(const VmSelector&, const VmSelector&) = default;
 };
-// pause and resume: one VM, or all of them and folding as such.
+// pause and resume: one VM. Nothing: all VMs, and folding on this host.
 using VmsSelector = std::optional<VmSelector>;
 
 // What the operator says of the migration that a VM was started for (QEMU's -incoming).
@@ -67,16 +67,16 @@ class Service {
 
   // Attaches a VM whose agent is connected but which is not attached (detached before, or not
   // wanted by the configuration). The answer is the VM afterwards; observe-only is a success with
-  // reasons.
-  // `finished` is also taken of a VM that is attached, and holds until its QEMU ends.
+  // reasons. `finished` is accepted also for a VM that is attached already, and holds until its
+  // QEMU ends.
   virtual Answer<VmView> attach(const VmSelector& vm, Incoming incoming) = 0;
 
-  // What detach/off would take. The server tells the client, and refuses by itself when
-  // plan.missing() > 0; only then are detach/off called.
+  // What detach or off would need. The server tells the client. When plan.missing() > 0, it
+  // refuses; else it calls detach or off, unless the client asked for the plan only.
   virtual Answer<UnfoldPlan> plan_detach(const VmSelector& vm) = 0;
   virtual Answer<UnfoldPlan> plan_off() = 0;
   // Unfold everything of one VM (of all), then let go of it. Complete on return, or an error and
-  // the VM stays attached and served. They look at the memory again themselves: Failure::refused.
+  // the VM stays attached and served. They check the memory again, and may answer Failure::refused.
   // A client that goes away does not cancel them.
   virtual Answer<void> detach(const VmSelector& vm, const ProgressSink& progress) = 0;
   virtual Answer<void> off(const ProgressSink& progress) = 0;

@@ -27,7 +27,7 @@ void Session::close() {
   error_code ignored;
   socket_.close(ignored);
   deadline_.cancel();
-  // Told once; the callback may drop the last outside reference, `self` of the caller remains.
+  // Called once. It may drop the last reference from outside; the caller's `self` keeps this alive.
   if (auto told = std::exchange(on_closed_, nullptr)) told(shared_from_this());
 }
 

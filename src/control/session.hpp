@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // One client of the control socket: reads a line, waits for its answer to be written, reads the
 // next. So a client has one request under way and at most one answer and one progress line queued;
-// what it does not read in time closes it.
+// a client that does not read in time is closed.
 // Threads: everything on the io_context's one thread. Other threads post to it.
 // Ownership: pending operations of asio, and the work on its request, keep it alive.
 #pragma once
@@ -20,15 +20,15 @@
 namespace ramfold::control {
 
 struct SessionLimits {
-  std::chrono::milliseconds idle;   // without a whole request: idle clients lock nobody out
-  std::chrono::milliseconds write;  // one line's way into the client's hands
+  std::chrono::milliseconds idle;   // without a whole request, so that idle clients shut nobody out
+  std::chrono::milliseconds write;  // until the client has taken a line
 };
 
 class Session : public std::enable_shared_from_this<Session> {
  public:
   using Socket = boost::asio::local::stream_protocol::socket;
-  // A line without its newline, or more than kRequestBytesMax bytes without one. Answered once,
-  // later.
+  // Gets a line without its newline, or more than kRequestBytesMax bytes that hold none. It answers
+  // once, later.
   using OnLine = std::function<void(const std::shared_ptr<Session>&, std::string)>;
   using OnClosed = std::function<void(const std::shared_ptr<Session>&)>;
 
@@ -40,9 +40,9 @@ class Session : public std::enable_shared_from_this<Session> {
   void close();
   const Caller& caller() const noexcept { return caller_; }
 
-  // Part of an answer that the client must get: a plan.
+  // Sends a part of an answer that no other part replaces: a plan.
   void part(std::string line);
-  // A line that a newer one replaces if the client has not taken it yet.
+  // Sends a line that replaces the one before, if the client has not taken that yet.
   void progress(std::string line);
   enum class Then : bool { read_on, close };
   void answer(std::string line, Then then = Then::read_on);

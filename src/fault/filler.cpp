@@ -21,12 +21,12 @@ namespace {
 constexpr std::uint32_t kZeroWindowMax = 16;  // pages: 64 KiB (HAZARDS, Time)
 constexpr unsigned kTriesMax = 200;           // of a call that failed for a passing reason
 constexpr std::uint64_t kNapNs = 1'000'000;   // between them
-constexpr unsigned kReturnedSoonPasses = 16;  // folded for less: the page is coming back too often
+constexpr unsigned kReturnedSoonPasses = 16;  // folded for fewer: the page came back too soon
 
 constexpr PageRun one(PageIndex p) noexcept { return {p, PageCount{1}}; }
 
-// A call that only fails for passing reasons, tried until it holds. An address range or a VM that
-// is gone needs no more of it.
+// Repeats a call while it fails for a passing reason, kTriesMax times at most. Ends when the
+// address range or the VM is gone.
 template <typename Call>
 sys::UffdResult persist(Call call) noexcept {
   sys::UffdResult result;
@@ -78,7 +78,7 @@ std::optional<Word> Filler::load(PageIndex p) noexcept {
   guest::PageTable& table = vm_.table();
   const guest::LoadedWord loaded = table.load(p);
   if (loaded) return *loaded;
-  // In this order: a page that a discard takes away between the two is zero by its bit.
+  // In this order: if a discard removes the page between the two looks, its bit is set.
   const bool known = vm_.is_resident(p) || table.discarded(p);
   const Tag tag = known ? Tag::none : Tag::poisoned;
   if (!vm_.repair(p, loaded.error(), tag, Owner::filling)) return std::nullopt;
@@ -92,7 +92,7 @@ Word Filler::apply_discard(PageIndex p, Word word) noexcept {
   if (word.tag() == Tag::folded || word.tag() == Tag::poisoned) {
     drop(set_word(p, word, word.cleared()));
     const guest::LoadedWord now = table.load(p);
-    // The bit stays while the word speaks of the hole.
+    // The bit stays while the word does not say that the hole is zero.
     if (!now || now->tag() != Tag::none) return Word{};
     word = *now;
   }
@@ -135,7 +135,7 @@ Served Filler::fill_content(PageIndex p, Word word, Need need, store::FetchTicke
     case Outcome::retry:
     case Outcome::failed: vm_.counters().errors.add(); return finish(p, Served::again);
   }
-  // For writing: the word must not speak of a page that is about to change (T4).
+  // A write follows: the word must not name a content that the page no longer equals (T4).
   const Held held = set_word(p, word, word.cleared());
   TEST_POINT("fault.word");
   persist([&] { return vm_.uffd().lift(vm_.range_of(one(p)), Wake::no); });
@@ -151,8 +151,8 @@ Filler::Copied Filler::copy(PageIndex p, FillerThread& me, Patience patience) no
   for (unsigned tries = 0, naps = 0;;) {
     sys::UffdResult result;
     {
-      // T5: a discard that sets its bit after the look waits for the end of this, and takes the
-      // copy with it. Nothing in here may wait: a thread of QEMU does.
+      // T5: a discard that sets its bit after this look waits for the end of the section, then
+      // removes the copy. Nothing in here may wait, because a thread of QEMU may wait for it.
       const guest::Filling::Section section(me.filling);
       if (vm_.table().discarded(p)) {
         vm_.counters().discards_seen.add();
@@ -212,7 +212,7 @@ Served Filler::fill_zero(PageIndex p, Need need) noexcept {
   }
   switch (result.outcome) {
     case Outcome::done: break;
-    // In a run, a page further on may be the resident one: what came before it was filled.
+    // A later page of the run may be the resident one; then the pages before it were filled.
     case Outcome::present: served = result.bytes > 0 ? Served::zeroed : Served::late; break;
     case Outcome::range_gone: served = Served::again; break;
     case Outcome::vm_gone:
@@ -279,22 +279,22 @@ Served Filler::lift_guard(PageIndex p, Word word) noexcept {
 
 Served Filler::poison(PageIndex p, Word word) noexcept {
   // Never zeros (D14): the VM gets a memory error for this page, or waits where the kernel cannot
-  // poison. A hole that was guarded still carries the mark, and the kernel poisons only what
-  // carries none.
+  // poison. A hole that was guarded still has the guard's mark in QEMU's page table, and the kernel
+  // poisons only a page without a mark.
   (void)persist([&] { return vm_.uffd().lift(vm_.range_of(one(p)), Wake::no); });
-  // A page that is there after all, left by a crash, is the truth (T1). The kernel only looks
-  // whether it is mapped: it would poison one that is in swap.
+  // A page that a crash left resident is the truth (T1). UFFDIO_POISON only checks whether it is
+  // mapped, and would poison a page that is in swap.
   if (vm_.is_resident(p)) {
     const Held held = set_word(p, word, word.cleared());
     const Served served = finish(p, Served::late);
     drop(held);
     return served;
   }
-  // `present`: it has its mark already.
+  // `present`: the page is marked as poisoned already.
   const auto result = persist([&] { return vm_.uffd().poison(vm_.range_of(one(p)), Wake::no); });
   if (result.outcome == Outcome::vm_gone) vm_.set_gone();
   if (word.tag() == Tag::folded) {
-    // The reference goes with the word; the store keeps a corrupt content out of everybody's reach.
+    // The word gives up its reference. The store lets nobody use a corrupt content any more.
     drop(set_word(p, word, word.becomes(Tag::poisoned, 0u, 0, 0)));
   }
   if (result.outcome == Outcome::done || result.outcome == Outcome::present ||
@@ -324,8 +324,8 @@ Served Filler::unfold(PageIndex p, store::FetchTicket ticket, FillerThread& me) 
       case store::Got::done: break;
     }
     Copied copied = copy(p, me, Patience::some);
-    // QEMU mapped something else there, or nothing: the page goes where a new mapping of the RAM
-    // file will find it.
+    // QEMU has unmapped the address range, or mapped over it. A new mapping of the RAM file must
+    // find the page, so it is written into the file.
     if (copied.outcome == Outcome::range_gone) copied = write(p, me);
     if (!copied.discarded && copied.outcome != Outcome::done &&
         copied.outcome != Outcome::present) {
@@ -354,7 +354,7 @@ Filler::Held Filler::set_word(PageIndex p, Word seen, Word next) noexcept {
   }
   if (!vm_.advance(p, seen, next, Owner::filling)) return {};
   if (soon) counters.returned_soon.add();
-  // Recovery will count a page that it has not reached yet as it finds it then.
+  // Recovery counts a page when it reaches it, with the word that the page has then.
   const bool counted = vm_.is_counted(p);
   if (counted && seen.tag() != next.tag()) {
     if (seen.tag() == Tag::folded)

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The way up for one page: own it, look its word up, bring the bytes back, wake who waits.
+// Brings one page back: takes ownership, looks its word up, installs the bytes, wakes the threads
+// that wait.
 // Order (docs/design.md, Truth): COPY with MODE_WP and DONTWAKE -> word (clean, or none) -> guard
 // lifted if it was a write -> WAKE -> reference dropped. A write event: word cleared -> guard
 // lifted -> WAKE.
@@ -25,20 +26,21 @@ enum class Need : std::uint8_t {
 
 enum class Served : std::uint8_t {
   filled,     // the page was brought back
-  lifted,     // its guard was
+  lifted,     // its guard was lifted
   zeroed,     // a hole that is zero
   late,       // the page was resident: the event was an old one
   busy,       // somebody else owns the page and will wake its waiters
   pending,    // the store is fetching: the page stays owned; call resume() when the ticket is ready
   failed,     // the store cannot read it now: the page stays owned; call resume() in a while
-  poisoned,   // its bytes cannot be had (D14)
+  poisoned,   // its bytes are lost (D14)
   again,      // a call failed: the waiters were woken and will fault again
   abandoned,  // the VM is gone, or the daemon stops: nothing was woken
 };
 
-// What a thread that fills brings along.
+// What each thread that fills pages has of its own.
 struct FillerThread {
-  // On that thread: takes what reading contents needs, so that filling allocates nothing.
+  // To be made on that thread: it allocates what reading contents needs, so that filling allocates
+  // nothing.
   explicit FillerThread(guest::Filling& own) : filling(own) { store::prepare_to_read(); }
 
   guest::Filling& filling;  // of no other thread
@@ -57,12 +59,12 @@ class Filler {
   // Goes on with a page that serve() or resume() left pending or failed. REQUIRES: nobody else
   // resumes it.
   Served resume(PageIndex p, Need need, store::FetchTicket ticket, FillerThread& me) noexcept;
-  // Lets go of such a page instead; who waits for it goes on waiting.
+  // Releases such a page instead; the threads that wait for it go on waiting.
   void give_up(PageIndex p) noexcept;
   // Brings p back for good (detach): afterwards its word is none. It stays guarded until its range
   // is unregistered. `busy`: a fault has it; try again later. `poisoned`: it is lost, its word says
-  // so, and the kernel has its mark. `abandoned` while the VM lives: there
-  // is no memory, and nobody waits for the page. REQUIRES: the gate is closed and drained.
+  // so, and QEMU's page table has the mark. `abandoned` while the VM lives: there is no memory, and
+  // nobody waits for the page. REQUIRES: the gate is closed and drained.
   Served unfold(PageIndex p, store::FetchTicket ticket, FillerThread& me) noexcept;
 
  private:
@@ -77,28 +79,28 @@ class Filler {
   Served fill_zero(PageIndex p, Need need) noexcept;
   Served lift_guard(PageIndex p, guest::Word word) noexcept;
   Served poison(PageIndex p, guest::Word word) noexcept;
-  // What p's word says, after it was repaired if it was damaged: a page that is there is the truth
-  // (T1), a discarded one is zero (T5), and what any other hole held nobody knows. Nothing: the
-  // word changes under its owner.
+  // p's word. A damaged one is repaired first: it becomes `none` if the page is resident (T1) or
+  // discarded (T5), else `poisoned`. Nothing: the repair failed.
   std::optional<guest::Word> load(PageIndex p) noexcept;
-  // Zero pages after p that may be filled with it: the window grows while faults come in sequence.
+  // Takes ownership of zero pages after p, to fill them with p. Returns how many pages to fill, p
+  // included. The window grows while faults come in sequence.
   PageCount own_zero_run(PageIndex p) noexcept;
-  // Waits for memory as long as it takes, where a vCPU waits for the page, else for a fifth of a
-  // second.
+  // How long to wait for memory. endless: a vCPU waits for the page. some: a fifth of a second.
   enum class Patience : bool { endless, some };
   Copied copy(PageIndex p, FillerThread& me, Patience patience) noexcept;
-  // Into the RAM file itself, for a page whose address range is gone.
+  // Writes the page into the RAM file itself, when its address range is gone.
   Copied write(PageIndex p, FillerThread& me) noexcept;
-  // T5: drops what a discarded page's word says of its hole.
+  // T5: if p is discarded, its word becomes one that says "zero" for a hole, and its bit is
+  // cleared. Returns the word.
   guest::Word apply_discard(PageIndex p, guest::Word word) noexcept;
-  // The reference that a word held: taken note of while p is owned, given up after the waiters are
-  // awake. A page that recovery has not counted yet holds none that was counted.
+  // A reference that a word held. It is noted while p is owned, and given up after the waiters were
+  // woken. `counted`: recovery has counted it; else there is nothing to give up.
   struct Held {
     ContentId id = kZeroContent;
     bool counted = false;
   };
-  // The word is `next` from now on, and the reference that `seen` held is the caller's, unless
-  // `next` names the same content. None when the word could not be changed: it keeps what it names.
+  // Changes the word to `next`. Returns the reference that `seen` held, unless `next` keeps it.
+  // None when the word could not be changed: it keeps its reference.
   Held set_word(PageIndex p, guest::Word seen, guest::Word next) noexcept;
   Served retry(PageIndex p) noexcept;  // the waiters fault again
   void drop(Held held) noexcept;

@@ -12,9 +12,9 @@
 namespace ramfold::fault {
 namespace {
 
-constexpr int kPollMs = 1000;  // where threads take contents from each other
+constexpr int kPollMs = 1000;  // bounds a wait, since threads may take each other's wake-ups
 constexpr std::uint64_t kErrorNapNs = 1'000'000;
-// Between attempts at a content that cannot be read now: doubled from the first to the last.
+// The pause between two attempts to read a content: doubles from kRestNs to kRestNsMax.
 constexpr std::uint64_t kRestNs = 1'000'000;
 constexpr std::uint64_t kRestNsMax = 1'000'000'000;
 constexpr unsigned kDoublings = 10;
@@ -70,8 +70,8 @@ void Server::serve(unsigned place) noexcept {
   bool invites = !is_single();
   std::size_t served = kBatch;
   do {
-    // Between a wake-up and the next poll there is nothing that can wait: where the woken thread
-    // has this core, it runs only then. Only a full batch may have left events behind.
+    // What can be done later is not done between a wake-up and the next poll: a woken vCPU that
+    // shares this core runs only when this thread waits. Only a full batch may leave events behind.
     if (served != kBatch) wait_for_work(place);
     const auto read = vm_.uffd().read_events(events);
     served = 0;
@@ -82,13 +82,13 @@ void Server::serve(unsigned place) noexcept {
     }
     served = *read;
     if (served != 0) note_served();
-    // After the read: what is served here brings nobody.
+    // After the read: an event that this thread has read should bring no other thread.
     if (std::exchange(invites, false)) invite();
     for (std::size_t i = 0; i < served; ++i) {
       serve_event(events[i], me);
       move_on(place);
     }
-    // Also while events keep coming: those that find no place come again until there is one.
+    // Also while events keep coming: an event that finds no place comes again until there is one.
     if ((any_ready_.load(std::memory_order_relaxed) &&
          any_ready_.exchange(false, std::memory_order_acq_rel)) ||
         resting_count_.load(std::memory_order_relaxed) != 0) {
@@ -96,10 +96,10 @@ void Server::serve(unsigned place) noexcept {
       note_served();
     }
   } while (goes_on());
-  // What is left in the eventfd would bring a thread again, for nothing.
+  // A count that is left in the eventfd would bring a thread for nothing.
   empty_wake();
   if (!stopping_.load() && any_ready_.exchange(false, std::memory_order_acq_rel)) serve_parked(me);
-  // What rests wants a thread when its time comes.
+  // Pages that rest need a thread when their time comes.
   if (!stopping_.load() && resting_count_.load(std::memory_order_relaxed) != 0) poke(wake_);
   sys::name_this_thread("rf-fault");
 }
@@ -110,10 +110,10 @@ void Server::empty_wake() noexcept {
   [[maybe_unused]] const auto n = ::read(wake_.get(), &count, sizeof count);
 }
 
-// A second descriptor costs a fault 0.2 us and a timer 0.6 (a guest and its fault thread on one
-// core), so they are left out where nothing but an event or a signal can come: while the only
-// thread has nothing parked. What it parks, it has parked before it comes here. The signal asks it
-// to leave, and comes again until it has left.
+// A second descriptor costs a fault 0.2 us, and a timer 0.6 us (a guest and its fault thread on one
+// core). Both are left out when only an event or a signal can come: when this is the only thread
+// and nothing is parked. This thread parks nothing while it waits. The signal asks it to leave, and
+// comes again until it has left.
 void Server::wait_for_work(unsigned place) noexcept {
   std::array<pollfd, 2> waits{pollfd{vm_.uffd().fd(), POLLIN, 0}, pollfd{wake_.get(), POLLIN, 0}};
   const bool only_events = is_single() && parked_count_.load(std::memory_order_relaxed) == 0;
@@ -127,7 +127,7 @@ void Server::wait_for_work(unsigned place) noexcept {
   }
 }
 
-// Until the first of those that rest is due.
+// How long to wait: until the first page that rests is due, at most kPollMs.
 int Server::poll_ms() const noexcept {
   if (resting_count_.load(std::memory_order_relaxed) == 0) return kPollMs;
   const std::uint64_t now = monotonic_ns();
@@ -153,7 +153,7 @@ void Server::serve_event(const uffd_msg& event, FillerThread& me) noexcept {
   const Need need = need_of(event);
   Parked* const place = park();
   if (place == nullptr) {
-    // As many as may wait for the store do. This one faults again until there is a place.
+    // kParkedMax pages are parked already. The VM's thread faults again until there is a place.
     vm_.counters().faults_busy.add();
     vm_.wake({*page, PageCount{1}});
     return;
@@ -217,7 +217,8 @@ void Server::serve_parked(FillerThread& me) noexcept {
   }
 }
 
-// REQUIRES: this thread has it. Said once of each fault: the store's owner says why.
+// REQUIRES: this thread works on it. An error is counted once for each fault; the store's owner
+// logs the reason.
 void Server::rest(Parked& place) noexcept {
   if (place.failures == 0) vm_.counters().errors.add();
   const std::uint64_t ns = std::min(kRestNs << std::min(place.failures++, kDoublings), kRestNsMax);

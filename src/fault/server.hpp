@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The fault service of one VM: reads its events in batches and serves them, on threads that a Pool
-// brings when there are events. A thread is at one VM only, so that a VM whose memory is exhausted,
-// or whose contents are slow, holds up nobody else (L6).
-// A page whose content the store cannot read now (Got::failed) is asked for again, less and less
-// often, for as long as that lasts: its waiter waits, and gets no memory error.
+// The fault service of one VM: reads its events in batches and serves them, on threads of a Pool,
+// which come when there are events. A thread serves one VM at a time. So a VM whose memory is
+// exhausted, or whose contents are slow, holds up no other VM (L6). A page whose content the store
+// cannot read now (Got::failed) is asked for again, less and less often, for as long as that lasts:
+// its waiter waits, and gets no memory error.
 // Threads: start/stop from one thread. ready() from any.
 #pragma once
 
@@ -27,7 +27,7 @@ class Server final : private store::FetchListener, private Client {
   static constexpr unsigned kThreadsMax = guest::Fillings::kFaultMax;
   static_assert(kThreadsMax <= kPlacesMax);
 
-  // `threads`: as many at once, at most. REQUIRES: no other server of this VM runs.
+  // `threads`: the most at once. REQUIRES: no other server of this VM runs.
   static Result<std::unique_ptr<Server>> start(std::shared_ptr<Pool> pool, guest::Vm& vm,
                                                store::ContentSource& source, GroupId group,
                                                unsigned threads);
@@ -35,11 +35,12 @@ class Server final : private store::FetchListener, private Client {
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
 
-  // No thread comes any more, and those that are here leave after the fault they are at; waits for
-  // them, and forgets what they wait for: afterwards the source uses nothing of this. Waiters stay
-  // waiting: for a next daemon, or for nothing when the VM was unregistered first.
+  // No thread comes any more. Each thread that is here leaves after its present fault, and this
+  // waits for it. Then the parked pages are given up, and the source calls this no more. Threads of
+  // the VM that wait go on waiting, for the next daemon; if the VM was unregistered first, there
+  // are none.
   void stop() noexcept { (void)stop(UINT64_MAX); }
-  // The same, for `patience_ns` at most. False: a thread is held up here, and leaves when it may.
+  // The same, for `patience_ns` at most. False: a thread is held up here, and leaves when it can.
   bool stop(std::uint64_t patience_ns) noexcept;
   Filler& filler() noexcept { return filler_; }
   // CPU time of the threads while they were here.
@@ -47,7 +48,7 @@ class Server final : private store::FetchListener, private Client {
   std::uint64_t parked() const noexcept { return parked_count_.load(std::memory_order_relaxed); }
 
  private:
-  // fetching: a thread has it, or the source will say so. resting: until its time comes.
+  // fetching: a thread works on it, or the source will call ready(). resting: until `due_ns`.
   enum class ParkedState : std::uint8_t { free, fetching, ready, resting };
   struct Parked {
     std::atomic<ParkedState> state{ParkedState::free};
@@ -55,7 +56,7 @@ class Server final : private store::FetchListener, private Client {
     Need need{};
     std::uint64_t since_ns = 0;
     unsigned failures = 0;                 // of the store, in a row
-    std::atomic<std::uint64_t> due_ns{0};  // of one that rests
+    std::atomic<std::uint64_t> due_ns{0};  // when it is resting
   };
 
   Server(std::shared_ptr<Pool> pool, guest::Vm& vm, store::ContentSource& source, GroupId group,
@@ -68,7 +69,7 @@ class Server final : private store::FetchListener, private Client {
   void empty_wake() noexcept;
   void serve_event(const uffd_msg& event, FillerThread& me) noexcept;
   int poll_ms() const noexcept;
-  // Those that are ready, and those that have rested.
+  // Serves the parked pages that are ready, or have rested long enough.
   void serve_parked(FillerThread& me) noexcept;
   void rest(Parked& place) noexcept;
   void forget_parked() noexcept;

@@ -17,7 +17,7 @@ using guest::Word;
 
 namespace {
 
-// Ids of VMs are not used twice, and no VM has 2^32 pages.
+// Unique among the pages of attached VMs: no VM has 2^32 pages.
 std::uint64_t origin_of(const guest::Vm& vm, PageIndex p) noexcept {
   return std::uint64_t{vm.id().value} << 32 | static_cast<std::uint32_t>(p.value);
 }
@@ -33,7 +33,7 @@ void Folder::leave(guest::Vm& vm, GroupId group, const scan::Window& window,
                    const classify::Policy& policy, store::Admit admit) noexcept {
   store_full_ = false;
   if ((window.fold | window.again) != 0) fold(vm, group, window, policy, admit);
-  // After those that have waited: a window has one clock.
+  // Pages that have waited leave first, because a window has only one clock (guest/grace.hpp).
   if (window.hold != 0) hold(vm, group, window);
 }
 
@@ -55,7 +55,7 @@ void Folder::age(guest::Vm& vm, const scan::Window& window) noexcept {
   for_each_bit(window.age, [&](unsigned i) {
     const PageIndex p{window.pages.first.value + i};
     if (!table.take_for_fold(p)) return;
-    // As `punching`: the word is written by an owner that no fault can interrupt.
+    // The word is written as `punching`, which no fault can interrupt.
     if (!table.commit(p)) return;
     const guest::LoadedWord word = table.load(p);
     if (word && word->tag() == Tag::clean) {
@@ -81,8 +81,8 @@ void Folder::observe(guest::Vm& vm, GroupId group, const scan::Window& window) n
       if (const guest::LoadedWord word = table.load(p); word) {
         note(vm, group, p, *word, bits);
       } else if (vm.is_resident(p) || table.discarded(p)) {
-        // A page that is there is the truth (T1). What the damaged word named is not given up:
-        // nobody knows what that was.
+        // A page that is there is the truth (T1). No reference is given up: nobody knows which
+        // content the damaged word named.
         (void)vm.repair(p, word.error(), Tag::none, Owner::punching);
       }
       vm.release(p);
@@ -101,7 +101,7 @@ void Folder::note(guest::Vm& vm, GroupId group, PageIndex p, Word word,
     next = word.becomes(Tag::observed, bits, same ? std::min(word.age() + 1, Word::kAgeMax) : 0,
                         word.backoff());
   } else if (word.tag() == Tag::clean) {
-    // Found without its guard, which T4 forbids: the content is no longer vouched for.
+    // The page has lost its guard, against T4: it may no longer equal the content.
     next = word.cleared();
     vm.counters().errors.add();
   }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// One worker of the way down: does what the scan planned for a window, with buffers of its own.
+// Carries out what the scan planned for a window. Each worker thread has a Folder of its own.
 // Threads: one thread each.
 #pragma once
 
@@ -19,11 +19,11 @@ class Folder {
  public:
   explicit Folder(store::Contents& contents) noexcept : contents_(contents) {}
 
-  // Errors are counted in the VM; none is fatal here.
-  // What is only looked at: observe and age.
+  // Carries out window.observe and window.age: these pages stay. Errors are counted in the VM, here
+  // and in leave(); none is fatal.
   void look(guest::Vm& vm, GroupId group, const scan::Window& window) noexcept;
-  // What is on its way out: fold, again and hold.
-  // `admit`: which pages the store may add; those that it does not stay as they are.
+  // Carries out window.fold, window.again and window.hold: these pages leave, now or later.
+  // `admit`: which pages the store may add; other pages stay as they are.
   void leave(guest::Vm& vm, GroupId group, const scan::Window& window,
              const classify::Policy& policy, store::Admit admit = store::Admit::all) noexcept;
   // The last leave() met a store without room for a new content. That is no error.
@@ -31,7 +31,7 @@ class Folder {
 
  private:
   void observe(guest::Vm& vm, GroupId group, const scan::Window& window) noexcept;
-  // What a page that is there was found to hold, into its word. REQUIRES: p is owned as `punching`.
+  // Notes the hash bits of a resident page in its word. REQUIRES: p is owned as `punching`.
   void note(guest::Vm& vm, GroupId group, PageIndex p, guest::Word word,
             std::uint32_t bits) noexcept;
   void age(guest::Vm& vm, const scan::Window& window) noexcept;

@@ -17,7 +17,7 @@ constexpr std::uint64_t kFileEndMax = std::uint64_t{1} << 62;  // offsets are si
 
 bool is_whole_pages(std::uint64_t n) noexcept { return n % kPageSize == 0; }
 
-// The message as Wire, which is aligned and ours; a longer one (a later version's) is cut.
+// A private, aligned copy of the message. A longer one, of a later version, is cut.
 template <typename Wire>
 Result<Wire> read_as(std::span<const std::byte> bytes) {
   if (RAMFOLD_SEEDED_BUG != 1 && bytes.size() < sizeof(Wire)) {
@@ -39,7 +39,7 @@ Result<AgentMessage> hello_of(std::span<const std::byte> bytes) {
   const auto wire = read_as<rf_hello>(bytes);
   if (!wire) return std::unexpected(wire.error());
   if (wire->version_min > wire->version_max) {
-    return fail("an agent's versions are the wrong way round", EPROTO);
+    return fail("an agent's oldest version is newer than its newest", EPROTO);
   }
   const std::uint16_t newest = std::min<std::uint16_t>(wire->version_max, RF_VERSION_MAX);
   const bool common = newest >= std::max<std::uint16_t>(wire->version_min, RF_VERSION_MIN);
@@ -111,7 +111,7 @@ Result<AgentMessage> parse(std::span<const std::byte> bytes, std::size_t fd_coun
   std::memcpy(&header, bytes.data(), sizeof header);
   if (header.magic != RF_MAGIC) return fail("a message is not of this protocol", EPROTO);
   if (bytes.size() > RF_MESSAGE_MAX || header.length != bytes.size()) {
-    return fail("a message's length is not what arrived", EPROTO);
+    return fail("a message's length is not the one in its header", EPROTO);
   }
   if (fd_count != 0 && header.type != RF_OFFER) {
     return fail("descriptors came with a message that has none", EPROTO);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What an agent may say (agent/wire.h), taken from the bytes that arrived. The agent is treated as
-// hostile: the parser reads nothing beyond the bytes given, and what it returns has been checked as
-// far as the bytes alone tell; guest/attach_check.hpp checks an offer against the process that made
-// it. Pure; fuzzed by tests/fuzz/offer_fuzz.cpp. docs/agent-protocol.md explains the protocol.
+// Parses the messages of agents (agent/wire.h). The agent is treated as hostile: the parser reads
+// nothing beyond the bytes given, and what it returns has been checked as far as the bytes alone
+// tell; guest/attach_check.hpp checks an offer against the process that made it. Pure; fuzzed by
+// tests/fuzz/offer_fuzz.cpp. docs/agent-protocol.md explains the protocol.
 // Threads: values.
 #pragma once
 
@@ -21,7 +21,8 @@ struct Hello {
   rf_hello wire;
   std::uint16_t version = 0;  // the newest both speak; 0: none, to be answered with RF_REFUSED
 };
-// blocks is 1 to RF_BLOCKS_MAX and one less than the descriptors; check_layout() held.
+// 1 <= wire.blocks <= RF_BLOCKS_MAX; the message has wire.blocks + 1 descriptors; check_layout()
+// holds.
 struct Offer {
   rf_offer wire;
 
@@ -56,7 +57,7 @@ using AgentMessage =
 // connection.
 Result<AgentMessage> parse(std::span<const std::byte> bytes, std::size_t fd_count);
 
-// More RAM than this is no VM of a host that exists; it bounds every table made for an offer.
+// No VM has more RAM than this. Bounds every table that is made for an offer.
 inline constexpr PageCount kOfferPagesMax{std::uint64_t{1} << 31};  // 8 TiB
 // User addresses end here with four-level page tables; QEMU does not ask for more.
 inline constexpr HostVirt kUserAddressEnd{0x7fff'ffff'f000};

@@ -3,8 +3,8 @@
 // connection: it is open from the agent's answer to the fence until the connection ends, and then
 // for ever closed. Nothing that was sent through it runs once the next port of this VM is open.
 //
-// An answer is the agent's word, and the agent may lie. What RAM looks like the kernel says: look
-// there before a decision that data depends on.
+// An answer is the agent's word, and the agent may lie. Ask the kernel about the mappings before a
+// decision that data depends on.
 // Threads: any.
 #pragma once
 
@@ -29,12 +29,12 @@ enum class AgentAnswer : std::uint8_t {
   done,
   refused,  // nothing was done
   failed,   // some of it may have been done
-  lost,     // the connection ended first: it may have been done, or may be until the next fence
+  lost,     // the connection ended first: the command may have run, or may run until the next fence
 };
 
 enum class NotSent : std::uint8_t {
   closed,  // for good
-  full,    // as many are under way as may be: take() answers first, or come back later
+  full,    // kUnderWayMax commands are under way: take() an answer first, or try later
 };
 
 // A command that was sent. take() or give_up() it: until then it holds a place.
@@ -52,10 +52,10 @@ class AgentPort {
   // Never waits. REQUIRES: at most kRunsMax runs, none empty, of kPagesMax pages together, each
   // within one RAM block.
   virtual std::expected<AgentToken, NotSent> send(AgentAct act, std::span<const PageRun> runs) = 0;
-  // The answer, once; nothing while it is under way. Waits for it so long, if need be.
+  // The answer; it can be taken once. Waits for it at most `wait`. Nothing: it has not come.
   virtual std::optional<AgentAnswer> take(AgentToken token,
                                           std::chrono::milliseconds wait = {}) = 0;
-  // Nobody will take this answer.
+  // The caller will not take this answer.
   virtual void give_up(AgentToken token) = 0;
 };
 

@@ -15,10 +15,10 @@
 namespace ramfold::guest {
 namespace {
 
-// What would make fallocate(PUNCH_HOLE) or UFFDIO_COPY fail later.
+// Seals that would make fallocate(PUNCH_HOLE) or UFFDIO_COPY fail later.
 constexpr int kSealsAgainstFolding = F_SEAL_WRITE | F_SEAL_FUTURE_WRITE;
 
-// Room for borders that are not the block's own.
+// Fewest pages in which a range has room whose borders are not the block's.
 constexpr std::uint64_t kProofPagesMin = 16;
 
 }  // namespace
@@ -38,8 +38,8 @@ Status check_ram_file(sys::BorrowedFd fd, const rf_block& block) {
   if (flags < 0 || (flags & O_PATH) != 0 || (flags & O_ACCMODE) != O_RDWR) {
     return fail("a RAM file is not open for reading and writing", EPROTO);
   }
-  // First of all, because the kernel answers it by itself: only memory files have seals. A file of
-  // the agent's own FUSE server would get to answer fstat, or not to.
+  // This comes first, because the kernel answers it by itself: only memory files have seals. For a
+  // file of the agent's own FUSE server, fstat would ask that server, which could let it wait.
   const int seals = ::fcntl(fd.get(), F_GET_SEALS);
   if (seals < 0) return fail("a RAM file is no memory file", EPROTO);
   if ((seals & F_SEAL_SHRINK) == 0) return fail("a RAM file could shrink", EPROTO);
@@ -107,8 +107,7 @@ Result<CheckedOffer> check_offer(const rf_offer& offer, pid_t pid, std::span<con
 
 namespace {
 
-// A mapping of `pid` begins at `begin` and one ends at `end`, the same one where nothing lies
-// between.
+// One mapping of `pid` is exactly `range`.
 Result<bool> has_mapping(const sys::Procfs& procfs, pid_t pid, sys::UffdRange range) {
   bool found = false;
   const sys::Seen seen = procfs.mappings(pid, [&](const sys::MapEntry& entry) {
@@ -129,7 +128,7 @@ Status prove_owner(sys::Uffd uffd, pid_t pid, std::span<const RamBlock> blocks,
       std::ranges::max_element(blocks, {}, [](const RamBlock& block) { return block.size.value; });
   const std::uint64_t pages = largest == blocks.end() ? 0 : largest->size.value >> kPageShift;
   if (pages < kProofPagesMin) return fail("RAM is too small to prove whose it is", EPROTO);
-  // Two borders within the block, neither of them its own, at most a call's length apart.
+  // A random range within the block. Neither of its borders is the block's, and one call covers it.
   std::array<std::uint64_t, 2> dice;
   if (::getrandom(dice.data(), sizeof dice, 0) != sizeof dice) return fail_errno("getrandom");
   const std::uint64_t first = 1 + dice[0] % (pages - 2);
@@ -141,7 +140,8 @@ Status prove_owner(sys::Uffd uffd, pid_t pid, std::span<const RamBlock> blocks,
   const auto before = has_mapping(procfs, pid, range);
   if (!before) return std::unexpected(before.error());
   const auto registered = uffd.register_for_proof(range);
-  // Of another's memory this is not taken back: who knows what is registered there.
+  // After an error nothing is unregistered: the range may be another process's memory, and that
+  // process may have registered it before.
   if (registered.outcome != sys::Outcome::done) {
     return fail("the userfaultfd does not take the RAM of its sender", registered.code);
   }

@@ -13,7 +13,8 @@ string_view option_of(string_view argument) noexcept {
   return argument;
 }
 
-// The last word on a feature in "-cpu model,+a,-b,c=on" wins; `by_model` is what the model gives.
+// In "-cpu model,+a,-b,c=on" the last setting of a feature wins. `by_model`: whether the model has
+// it.
 bool has_feature(string_view cpu, string_view feature, bool by_model) {
   bool has = by_model;
   while (!cpu.empty()) {
@@ -31,7 +32,7 @@ bool has_feature(string_view cpu, string_view feature, bool by_model) {
 
 void read_cpu(string_view cpu, CommandLine& line) {
   const string_view model = cpu.substr(0, cpu.find(','));
-  // Named models leave vmx and svm off under KVM; these take what the host has.
+  // These models have the host's features. Under KVM, other models leave vmx and svm off.
   const bool all = model == "host" || model == "max";
   line.guest_vmx = has_feature(cpu, "vmx", all);
   line.guest_svm = has_feature(cpu, "svm", all);

@@ -14,7 +14,7 @@ struct CommandLine {
   bool confidential = false;      // SEV, TDX
   bool scsi_passthrough = false;  // scsi-block, scsi-generic
   bool vhost_user = false;
-  // The guest sees virtualisation of its own: Intel's and AMD's name for it.
+  // The guest can run guests of its own: vmx on Intel, svm on AMD.
   bool guest_vmx = false;
   bool guest_svm = false;
 };

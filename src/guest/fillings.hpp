@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// T5, the daemon's half of a discard beside a fill: what tells the agent that a thread may have
-// looked at a discard bit before it was set, and has not yet ended its COPY. The agent waits for
-// such a thread between its bits and its call, so the call takes the copy with it. The protocol is
-// in agent/wire.h.
-// The agent can write to this memory: it is never read back, but for where counting goes on, and
-// any value will do for that.
-// Threads: a Filling is one thread's; the rest as said.
+// T5, the daemon's half of the protocol between a discard and a fill. A Filling tells the agent
+// that a thread is between its look at a discard bit and the end of its COPY. The agent sets its
+// bits, waits for such threads, and then makes its call, which removes their copies. The protocol
+// is in agent/wire.h.
+//
+// The agent can write to this memory. So the daemon reads a word only once, to go on counting from
+// it, and any value will do for that.
+// Threads: a Filling belongs to one thread; the rest as said.
 #pragma once
 
 #include <array>
@@ -19,8 +20,9 @@ namespace ramfold::guest {
 
 class Filling {
  public:
-  // From before the look at the discard bit until the end of the COPY. Whoever holds it waits for
-  // nothing: not for a lock, the store or the agent, whose thread waits for this one.
+  // Lasts from before the look at the discard bit until the end of the COPY. Meanwhile its thread
+  // waits for nothing: not for a lock, the store or the agent, because a thread of QEMU may wait
+  // for this one.
   class Section {
    public:
     explicit Section(Filling& filling) noexcept : filling_(filling) { filling_.next(); }
@@ -52,8 +54,9 @@ class Fillings {
   static constexpr std::size_t kFaultFirst = 1;  // fault threads
   static constexpr std::size_t kFaultMax = RF_FILLINGS - kFaultFirst;
 
-  // A daemon begins: what a dead one left odd has ended, and no connection tells of this one's end
-  // yet. REQUIRES: no other daemon serves this VM, and nobody fills yet.
+  // For a daemon that begins. The fills of a dead daemon have ended, so odd words become even. No
+  // connection would show this daemon's death yet, so `session` becomes 0. REQUIRES: no other
+  // daemon serves this VM, and nobody fills yet.
   explicit Fillings(rf_shared& shared) noexcept : shared_(&shared) {
     agent_is_away();
     for (std::size_t i = 0; i < fillings_.size(); ++i) {
@@ -68,9 +71,9 @@ class Fillings {
 
   Filling& operator[](std::size_t i) noexcept { return fillings_[i]; }
 
-  // The agents' thread: before the agent is told of this memory, and before a connection to it is
-  // closed. In between, the end of the connection means that this daemon is dead, and its fills
-  // with it.
+  // For the agents' thread: agent_is_there() before the agent gets this memory, agent_is_away()
+  // before a connection to it is closed. In between, the end of the connection means that this
+  // daemon is dead and its fills have ended.
   void agent_is_there(std::uint32_t generation) noexcept {
     shared_->session.store(generation, std::memory_order_seq_cst);
   }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The gate (docs/design.md): a page may leave only while every fact that makes its VM foldable is
-// known to hold. The facts were read at a sequence number of the agent's; the agent moves it before
-// any of them can end, and waits until no run is active. The protocol is in agent/wire.h.
+// known to hold. The facts were read at a sequence number of the agent's. Before one of them can
+// end, the agent moves the number, and waits until no run is active. The protocol is in
+// agent/wire.h.
 // Threads: enter() from fold workers, open()/close() from the facts' reader.
 #pragma once
 
@@ -16,8 +17,8 @@ namespace ramfold::guest {
 
 class Gate {
  public:
-  // What stands in for device writes in flight: facts that exclude them, or a wait
-  // (guest/grace.hpp).
+  // What protects from device writes in flight. proved: the facts exclude them. grace: the page has
+  // waited (guest/grace.hpp).
   enum class Mode : std::uint8_t { closed, proved, grace };
 
   // One run between its guard and its end. While it lives the agent holds hazards back.
@@ -61,23 +62,25 @@ class Gate {
     shared_->runs_active.fetch_add(1, std::memory_order_seq_cst);
     return Pass(this, state_.load(std::memory_order_seq_cst));
   }
-  // What facts must be read at: ask before reading them, give it to open() after.
+  // The agent's sequence number. Take it before reading the facts, and pass it to open()
+  // afterwards.
   std::uint32_t sequence() const noexcept {
     return shared_->sequence.load(std::memory_order_seq_cst);
   }
   bool hazard_pending() const noexcept {
     return shared_->pending.load(std::memory_order_seq_cst) != 0;
   }
-  // Counts how often the gate was closed. Who is about to read the facts takes it first, so that
-  // whatever closes the gate meanwhile makes that look void.
+  // Counts how often the gate was closed. Take it before reading the facts: if the gate is closed
+  // meanwhile, open() does nothing.
   std::uint32_t epoch() const noexcept {
     return static_cast<std::uint32_t>(state_.load(std::memory_order_seq_cst) >> kEpochShift);
   }
-  // The facts read at `sequence` say: foldable. False: the gate was closed since `epoch` was taken.
+  // Opens the gate, because the facts read at `sequence` allow folding. False: the gate was closed
+  // since `epoch` was taken, or is locked.
   // REQUIRES: closed and drained between two modes.
   [[nodiscard]] bool open(std::uint32_t sequence, Mode mode, std::uint32_t epoch) noexcept {
     if (!change(epoch, kOpen | (mode == Mode::grace ? kGrace : 0) | sequence, epoch)) return false;
-    // Either this sees that it was locked, or lock() closes what was opened here.
+    // Either this sees locked_, or lock() closes the gate that was opened here.
     if (!locked_.load(std::memory_order_seq_cst)) return true;
     close();
     return false;
@@ -86,13 +89,13 @@ class Gate {
     while (!close_at(epoch())) {
     }
   }
-  // Closes for who has looked since `epoch`; gives the epoch afterwards, or nothing when the gate
-  // was closed by somebody else since.
+  // Closes the gate if nobody has closed it since `epoch` was taken. Returns the new epoch;
+  // nothing: somebody has closed it.
   std::optional<std::uint32_t> close_at(std::uint32_t epoch) noexcept {
     const std::uint32_t next = (epoch + 1) & kEpochMask;
     return change(epoch, 0, next) ? std::optional(next) : std::nullopt;
   }
-  // Closed for good: for a VM whose page state is not to be trusted. Any thread.
+  // Closes the gate for good, for a VM whose page state cannot be trusted. Any thread.
   void lock() noexcept {
     locked_.store(true, std::memory_order_seq_cst);
     close();
@@ -110,7 +113,7 @@ class Gate {
   // sleeps; a run takes well under a millisecond.
   void drain() const noexcept;
   bool is_drained() const noexcept { return runs_.load(std::memory_order_seq_cst) == 0; }
-  // At the start of a daemon's session: what a dead one counted is void.
+  // For a daemon that begins: the runs that a dead one counted have ended.
   void reset_runs() noexcept { shared_->runs_active.store(0, std::memory_order_seq_cst); }
 
  private:
@@ -138,7 +141,8 @@ class Gate {
   // From the lowest: sequence (32 bits), open, grace, epoch (30 bits).
   std::atomic<std::uint64_t> state_{0};
   std::atomic<bool> locked_{false};
-  // The same count as runs_active, where no agent can write: what the daemon itself waits for.
+  // The same count as runs_active, in memory that no agent can write. The daemon itself waits for
+  // this one.
   std::atomic<std::uint32_t> runs_{0};
 };
 

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The clock of the grace mode, which folds VMs whose device writes nobody accounts for: a cold page
-// is guarded, left for a time, and leaves only if it stayed guarded and its bytes the same. That
-// waits for writes that had pinned the page before its guard; it proves nothing (docs/design.md,
-// The gate).
+// The clock of the grace mode, in which a VM is folded although device writes may be in flight. A
+// cold page is guarded and left alone for a period. It leaves only if it stayed guarded and its
+// bytes stayed the same. The period gives writes that had pinned the page before its guard the time
+// to end; it proves nothing (docs/design.md, The gate).
 //
-// Remembered is when a page of each window was last guarded for this, not in the page table: a new
-// daemon waits anew. In this mode guards are made for waiting only (LeavingRun::hold), so a page
-// that is guarded now has been so since its window's time, or since begin().
-// Threads: begin() while the gate is closed and drained; guarded() by who works on the chunk;
-// over() by any who saw the gate open for grace.
+// For each window it keeps the time at which a page was last guarded for this. It does not keep it
+// in the page table, so a new daemon waits anew. In this mode guards are made for waiting only
+// (fold::Purpose::hold), so a page that is guarded now has been guarded since its window's time, or
+// since begin().
+// Threads: begin() while the gate is closed and drained; guarded() by the worker of the chunk;
+// over() and idle() by any thread that saw the gate open for grace.
 #pragma once
 
 #include <algorithm>
@@ -38,7 +39,7 @@ class Grace {
     wait_ns_.store(wait_ns, std::memory_order_relaxed);
     return {};
   }
-  // The window of p has a page that was guarded now, or shortly before.
+  // Call it after a page of p's window was guarded.
   void guarded(PageIndex p, std::uint64_t now_ns) noexcept {
     stamp(p).store(now_ns, std::memory_order_relaxed);
   }
@@ -48,7 +49,7 @@ class Grace {
                                         since_ns_.load(std::memory_order_relaxed));
     return now_ns >= last && now_ns - last >= wait_ns_.load(std::memory_order_relaxed);
   }
-  // None that was guarded for this still waits in p's window: others may begin to.
+  // No page of p's window still waits, so others may begin to wait.
   bool idle(PageIndex p, std::uint64_t now_ns) const noexcept {
     const std::uint64_t last = stamp(p).load(std::memory_order_relaxed);
     return last == 0 ||

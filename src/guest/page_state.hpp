@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The state of one guest page: an 8-byte word that outlives the daemon, and the owner, a byte that
-// does not. Rules T1-T5 of docs/design.md say what a word means; this file says what a word may
-// become, and in whose hands. The Promela model in tests/model is checked against the tables below.
+// does not. Rules T1-T5 of docs/design.md say what a word means; this file says how a word may
+// change, and which owner may change it. The Promela model in tests/model is checked against the
+// tables below.
 // Threads: values.
 #pragma once
 
@@ -94,8 +95,8 @@ class Word {
 
   constexpr std::uint64_t bits() const noexcept { return bits_; }
   constexpr Tag tag() const noexcept { return static_cast<Tag>((bits_ >> 18) & 7); }
-  // How often the page came back soon after it was folded: it must stay unchanged for passes <<
-  // backoff.
+  // How often the page came back soon after it was folded. It must stay unchanged for `passes <<
+  // backoff` passes before it is folded again.
   constexpr unsigned backoff() const noexcept { return (bits_ >> 21) & 7; }
   // observed, clean: passes without a change (saturating). folded: low bits of the pass it was
   // folded in.

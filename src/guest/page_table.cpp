@@ -130,9 +130,10 @@ bool PageTable::discarded(PageIndex p) const noexcept {
 
 void PageTable::clear_discard(PageIndex p) noexcept {
   const std::uint64_t bit = std::uint64_t{1} << (p.value % 64);
-  // A discard that begins now has raised discards_active before it set its bits. Whether its bit
-  // was before or after the clearing, the count is seen here; and one that began and ended in
-  // between left what this owner's word already says: a hole that is zero.
+  // A discard raises discards_active before it sets its bits. If it set this page's bit before or
+  // after the clearing and is still under way, the count shows it, and the bit is set again. A
+  // discard that began and ended in between left a hole that is zero, and this owner's word says so
+  // already.
   if (shared().discards_active.load(std::memory_order_seq_cst) != 0) return;
   discard_word(p).fetch_and(~bit, std::memory_order_seq_cst);
   if (shared().discards_active.load(std::memory_order_seq_cst) != 0) {

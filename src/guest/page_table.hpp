@@ -3,13 +3,12 @@
 // that was never folded or observed costs nothing), an array of owners that need not survive, and
 // the discard bitmap shared with the agent. The only writer of page state.
 //
-// Threads: all functions may be called from any thread. A word changes only in its page's owner's
-// hands. Lost wake-ups: a fault that finds a page owned by somebody it may not interrupt marks it
-// contended and drops the event; the owner's release() reports the mark, and the owner must then
-// UFFDIO_WAKE the page.
+// Threads: all functions may be called from any thread. Only the owner of a page changes its word.
+// Lost wake-ups: a fault that may not take a page from its owner marks the page contended and drops
+// the event. The owner's release() reports the mark, and the owner must then UFFDIO_WAKE the page.
 // Damage: memory can change by itself or by somebody's stray write. So a word carries a check
-// (guest/word_check.hpp), load() says when it does not hold, and no caller gets at a word without
-// having said what it does then.
+// (guest/word_check.hpp). When it does not hold, load() returns a DamagedWord, and every caller
+// must handle that.
 #pragma once
 
 #include <atomic>
@@ -26,15 +25,16 @@ namespace ramfold::guest {
 
 enum class Taken { owned, busy };
 enum class Released { quiet, contended };
-// refused: nothing was written. A page's word is only its owner's to write, so this is a bug or
-// damage; see Vm::advance.
+// illegal: there is no such transition. moved: the word is not the one that was seen. In both cases
+// nothing was written. Only a page's owner writes its word, so both are a bug or damage; see
+// Vm::advance.
 enum class Advanced { done, illegal, moved };
 
 class PageTable {
  public:
   // A table for `pages` pages over `words`, a memory file of words_size(pages) bytes, and `shared`,
-  // the memory shared with the agent, of shared_size(pages) bytes. Both stay the caller's.
-  // `seed`: that of the words' check.
+  // the memory shared with the agent, of shared_size(pages) bytes. The caller keeps both
+  // descriptors. `seed`: of the words' check (word_seed()).
   static Result<PageTable> open(sys::BorrowedFd words, sys::BorrowedFd shared, PageCount pages,
                                 std::uint64_t seed);
   static ByteCount words_size(PageCount pages) noexcept;
@@ -48,8 +48,8 @@ class PageTable {
   }
   // REQUIRES: the caller owns p as `by`; `seen` is the word it loaded since.
   [[nodiscard]] Advanced advance(PageIndex p, Word seen, Word next, Owner by) noexcept;
-  // What a damaged word is replaced with, once its owner knows what the page is: `none` for a page
-  // that is resident or discarded, else `poisoned`, for nobody knows what the hole held.
+  // Replaces a damaged word. `to`: `none` for a page that is resident or discarded, else
+  // `poisoned`, because nobody knows the bytes of the hole.
   // REQUIRES: as above.
   [[nodiscard]] Advanced repair(PageIndex p, DamagedWord seen, Tag to, Owner by) noexcept;
 
@@ -59,7 +59,8 @@ class PageTable {
   // idle or folding (which aborts that fold) -> filling, by a fault or a detach; busy: marked
   // contended.
   [[nodiscard]] Taken take_for_fill(PageIndex p) noexcept;
-  // idle -> filling only; never disturbs, never marks. For fills nobody waits for.
+  // idle -> filling only. Leaves another owner alone, and does not mark the page contended. For
+  // fills for which no thread of the VM waits.
   [[nodiscard]] bool take_idle_for_fill(PageIndex p) noexcept;
   // folding -> punching: the commit. False: a fault took the page; it must not be punched.
   [[nodiscard]] bool commit(PageIndex p) noexcept;

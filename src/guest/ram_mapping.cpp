@@ -42,7 +42,8 @@ RamMapping look_at_ram(const sys::Procfs& procfs, pid_t pid, std::span<const Ram
                                    [&](const RamBlock& block) { return is_part_of(entry, block); });
     return true;
   });
-  // Mappings never overlap, so parts of the blocks that add up to them are the whole of them.
+  // Mappings never overlap. So if every mapping is part of a block, and their sizes add up to those
+  // of the blocks, then every block is mapped, and mapped once.
   std::uint64_t wanted = 0;
   for (const RamBlock& block : blocks) wanted += block.size.value;
   found.exact = in_place && mapped == wanted;

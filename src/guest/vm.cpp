@@ -13,14 +13,14 @@
 namespace ramfold::guest {
 namespace {
 
-constexpr unsigned kTriesMax = 200;  // of a call that must not be lost
+constexpr unsigned kTriesMax = 200;  // tries of a call that must succeed
 constexpr unsigned kUnregisterTriesMax = 3;
-// Each splits a mapping of the VM's in two, of which a process may have 65,530.
+// Each run splits a mapping of the VM's, and a process may have 65,530 mappings.
 constexpr std::size_t kLostRunsMax = 1024;
-constexpr std::uint64_t kNapNs = 1'000'000;  // between them
+constexpr std::uint64_t kNapNs = 1'000'000;  // between two tries
 constexpr std::uint64_t kDrainNapNs = 50'000;
 
-// Until it holds, or says that the VM is gone.
+// Repeats a call until it succeeds or the VM is gone, `tries_max` times at most.
 template <typename Call>
 sys::UffdResult insist(unsigned tries_max, Call call) noexcept {
   sys::UffdResult result = call();
@@ -159,8 +159,8 @@ sys::UffdResult Vm::ensure_registered(PageIndex p) noexcept {
 
 Status Vm::unregister(PageRun run) noexcept {
   const sys::UffdRange range = range_of(run);
-  // Nobody answers faults afterwards, so it must hold. A range that was mapped over says ENOENT
-  // or EINVAL for ever; a few tries tell that from a passing error.
+  // Nobody answers faults afterwards, so this must succeed. For a range that was mapped over, every
+  // call fails with ENOENT or EINVAL; a few tries tell that from a passing error.
   const auto lifted =
       insist(kUnregisterTriesMax, [&] { return uffd_.lift(range, sys::Wake::yes); });
   if (lifted.outcome == sys::Outcome::vm_gone) return {};

@@ -25,7 +25,7 @@
 
 namespace ramfold::guest {
 
-// 4 MiB of guest RAM: what one call covers at most, what is registered at once, a unit of scanning.
+// 4 MiB of guest RAM: the most that one call covers, the unit of registration and of scanning.
 inline constexpr PageCount kChunkPages{sys::kUffdCallMax.value >> kPageShift};
 
 struct Block {
@@ -38,14 +38,14 @@ struct Block {
   PageIndex end() const noexcept { return first + pages; }
 };
 
-// What was found that cannot be while memory holds and the code is right. A VM of which something
-// does not add up is served as before and never folded again: what is back is the truth (T1).
+// A finding that only damaged memory or a bug can explain. Such a VM is served as before and never
+// folded again. A page that is back is the truth (T1).
 enum class Inconsistency : std::uint8_t {
   none,
-  transition,  // a change of a word that the table of transitions has not got
+  transition,  // a change of a word that kTransitions does not list
   moved,       // a word changed under its owner
-  references,  // a reference was to be given up that the store does not know of
-  group,       // the same, of another VM of its group
+  references,  // a reference was given up that the store does not know
+  group,       // the same for another VM of its group
   earlier,     // a daemon before this one found one of these
 };
 
@@ -72,7 +72,7 @@ class Vm {
     sys::Fd record;
     sys::Fd pidfd;
   };
-  // A VM over descriptors that were checked: new ones at an attach, the keeper's after a restart.
+  // Makes a VM from checked descriptors: new ones at an attach, the keeper's after a restart.
   // Nothing here waits for the process.
   static Result<std::unique_ptr<Vm>> make(const VmRecord& record, Files files);
 
@@ -99,9 +99,11 @@ class Vm {
   std::optional<PageIndex> page_at(HostVirt address) const noexcept;
   sys::UffdRange range_of(PageRun run) const noexcept;  // REQUIRES: within one block
 
-  // Bytes of the run into `to`; REQUIRES: within one block, resident and owned, or only observed.
+  // Reads the run's bytes into `to`. REQUIRES: within one block; resident and owned, or only
+  // observed.
   Status read_pages(PageRun run, std::byte* to) const noexcept;
-  // Before a page leaves: whoever has lost this table must not attach the process anew.
+  // Call it before a page leaves. A daemon that has not got this page table must then not attach
+  // the process anew.
   void note_leaving() const noexcept {
     std::atomic<std::uint32_t>& folded = table_.shared().folded;
     if (folded.load(std::memory_order_relaxed) == 0) folded.store(1, std::memory_order_seq_cst);
@@ -110,16 +112,17 @@ class Vm {
   void note_all_back() const noexcept {
     table_.shared().folded.store(0, std::memory_order_seq_cst);
   }
-  // Writes a page into the RAM file where that has a hole; what is there already is the truth (T1)
-  // and stays. For an address range that does not map the RAM file any more, so that UFFDIO_COPY
-  // finds nothing. REQUIRES: owned as `filling`.
+  // Writes a page into the RAM file if that has a hole there; a page that is there is the truth
+  // (T1) and stays. For an address range that does not map the RAM file any more, where UFFDIO_COPY
+  // cannot work. REQUIRES: owned as `filling`.
   Status write_hole(PageIndex p, const std::byte* from) const noexcept;
   // Punches the run out of the RAM file. REQUIRES: owned as `punching`.
   Status punch_pages(PageRun run) const noexcept;
-  // Registers the chunk of p when it is not yet. Any thread; harmless twice.
+  // Registers the chunk of p, unless that was done. Any thread; twice does no harm.
   sys::UffdResult ensure_registered(PageIndex p) noexcept;
   // After everything is unfolded: lifts all guards and unregisters, a chunk at a time. Pages that
-  // are lost stay registered: a touch of one that has lost its mark waits and does not read zeros.
+  // are lost stay registered: if one has lost its mark in QEMU's page table, an access to it waits
+  // and does not read zeros.
   Status unregister_all() noexcept;
   // The RAM file holds p, in memory or in swap: the page is the truth (T1). Waits while somebody
   // else holds the file's lock.
@@ -134,15 +137,15 @@ class Vm {
   Inconsistency inconsistency() const noexcept {
     return inconsistency_.load(std::memory_order_acquire);
   }
-  // Wakes who waits for the run. A wake-up that is lost leaves a vCPU asleep, so it is tried until
-  // it holds.
+  // Wakes the threads that wait for the run. A lost wake-up leaves a vCPU asleep, so a call that
+  // fails is repeated.
   void wake(PageRun run) const noexcept;  // REQUIRES: within one block
-  // Ends `punching` or `filling` and wakes whoever met the page meanwhile. REQUIRES: the caller
-  // owns p.
+  // Ends `punching` or `filling`, and wakes the threads that met the page meanwhile. REQUIRES: the
+  // caller owns p.
   void release(PageIndex p) noexcept;
-  // Calls f(page) for every page whose word names a content, says that the page is poisoned, or is
-  // damaged, until it returns false; false: it did. The table is sparse and its holes are skipped:
-  // reading them through the mapping would fill them.
+  // Calls f(page) for every page whose word names a content, is `poisoned`, or is damaged, until f
+  // returns false. Returns false when f did. The table is sparse and its holes are skipped: reading
+  // them through the mapping would fill them.
   template <typename F>
   bool each_speaking(F f) const {
     for (std::uint64_t at = backed_from(0); at < pages().value; at = backed_from(at)) {
@@ -159,9 +162,9 @@ class Vm {
   // The first page at or after `at` whose word the table's file really holds; pages() when none is
   // left.
   std::uint64_t backed_from(std::uint64_t at) const noexcept;
-  // Gives back the memory behind the words of the kWordsAPage pages from `first` on, when no page
-  // of them names a content or is lost; they say nothing then. True: it did. Meant for holes of the
-  // RAM file: of a resident page it forgets since when it has not changed. Any thread; a fault on
+  // Gives back the memory behind the words of the kWordsAPage pages from `first` on, if every one
+  // is `none` or `observed`; they are `none` afterwards. True: it did. Meant for holes of the RAM
+  // file: for a resident page it forgets how long the page has not changed. Any thread; a fault on
   // one of the pages waits for it. REQUIRES: first is a multiple of kWordsAPage; references are
   // counted.
   bool free_words(PageIndex first) noexcept;
@@ -182,8 +185,9 @@ class Vm {
   bool alive() const noexcept { return alive_.load(std::memory_order_relaxed); }
   void set_gone() noexcept { alive_.store(false, std::memory_order_relaxed); }
 
-  // Recovery counts the references that words hold, page by page; a drop before its page was
-  // counted must not be subtracted. REQUIRES: the caller owns p.
+  // Recovery has counted the reference that p's word holds. It counts page by page, and a reference
+  // that is dropped before its page was counted must not be subtracted. REQUIRES: the caller owns
+  // p.
   bool is_counted(PageIndex p) const noexcept {
     return p.value < counted_.load(std::memory_order_acquire);
   }
@@ -191,7 +195,8 @@ class Vm {
   void begin_uncounted() noexcept { counted_.store(0, std::memory_order_release); }
 
  private:
-  // Runs of pages that are lost, in order; beyond a bound with what lies between them.
+  // Runs of lost pages, in order. Beyond kLostRunsMax runs, the last one includes the pages
+  // between.
   std::vector<PageRun> lost_runs() const;
   Status unregister(PageRun run) noexcept;  // REQUIRES: within one block
 
@@ -206,7 +211,7 @@ class Vm {
   Grace grace_;
   sys::Uffd uffd_;
   sys::Pagemap pagemap_;
-  // One a chunk of the linear page index, per block.
+  // One for each chunk of the linear page index.
   std::vector<std::atomic<std::uint8_t>> registered_;
   VmCounters counters_;
   std::atomic<bool> alive_{true};

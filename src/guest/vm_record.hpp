@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What the next daemon must know of a VM: a page in a memory file that the keeper holds. It is
-// handed over last, so a VM without one was never folded.
+// What the next daemon must know of a VM: a struct in a memory file that the keeper holds. The
+// keeper gets this file last, so a VM without one was never folded.
 // Threads: values.
 #pragma once
 
@@ -18,7 +18,7 @@ inline constexpr std::uint32_t kVmRecordVersion = 5;
 // VmRecord::flags.
 // The operator said that the migration which QEMU was started for has ended.
 inline constexpr std::uint32_t kRecordIncomingFinished = 1;
-// It was detached, and pages of it are lost: it is kept for their sake, and not folded.
+// The VM was detached, but has lost pages. It is kept because of them, and not folded.
 inline constexpr std::uint32_t kRecordLetGo = 2;
 // Its page state was found inconsistent: it is never folded again.
 inline constexpr std::uint32_t kRecordInconsistent = 4;
@@ -40,8 +40,8 @@ struct VmRecord {
   char group[64] = {};
   rf_block block[RF_BLOCKS_MAX] = {};
   std::uint32_t flags = 0;  // may change later; the whole record is one write of less than a page
-  // A daemon that ended while a call of one of its threads on this VM's memory had not: that call
-  // may still take effect, as long as the process is there. 0: none.
+  // A daemon that was killed while a thread of it was in a call on this VM's memory. The call may
+  // still take effect while that process exists. 0: none.
   std::int32_t left_by_pid = 0;
   std::uint64_t left_by_start = 0;  // clock ticks since boot, as start_time
 };
@@ -52,7 +52,7 @@ Status write_record(sys::BorrowedFd file, VmRecord record);
 Result<VmRecord> read_record(sys::BorrowedFd file);
 // Sets and clears flags.
 Status note_flags(sys::BorrowedFd file, std::uint32_t set, std::uint32_t clear);
-// What the checks of its page table's words are mixed with: the same in every daemon.
+// The seed of the checks in its page table's words: the same in every daemon.
 std::uint64_t word_seed(const VmRecord& record) noexcept;
 // Sets VmRecord::left_by_pid and left_by_start.
 Status note_left_by(sys::BorrowedFd file, std::int32_t daemon, std::uint64_t start_ticks);

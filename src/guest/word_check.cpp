@@ -15,7 +15,7 @@ static_assert(std::popcount(WordCheck::kGenerator) % 2 == 0, "a multiple of x + 
 constexpr std::size_t kDataBytes = 6;  // the 46 bits above the check
 using Table = std::array<std::array<std::uint32_t, 256>, kDataBytes>;
 
-// kRemainders[k][b]: of b * x^(18 + 8k).
+// kRemainders[k][b] is the remainder of b * x^(18 + 8k).
 constexpr Table make_remainders() {
   Table table{};
   std::uint32_t power = 1;
@@ -63,7 +63,7 @@ std::uint64_t WordCheck::seal(PageIndex p, Word word) const noexcept {
 LoadedWord WordCheck::open(PageIndex p, std::uint64_t stored) const noexcept {
   if (stored == 0) return Word{};
   const Word word{stored & ~kCheckMask};
-  // An empty word is stored as 0, so that there is one way only to store each.
+  // An empty word is stored as 0, so that there is only one way to store each word.
   if (word == Word{} || static_cast<std::size_t>(word.tag()) >= kTags ||
       (remainder_of_data(stored) ^ (stored & kCheckMask)) != mark_of(p)) {
     return std::unexpected(DamagedWord{stored});

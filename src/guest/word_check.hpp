@@ -28,8 +28,7 @@
 
 namespace ramfold::guest {
 
-// A word that is damaged, as it lies in memory: says nothing but that it must be repaired
-// (PageTable::repair).
+// A damaged word, as it lies in memory. It is only good for PageTable::repair().
 struct DamagedWord {
   std::uint64_t stored;
 };
@@ -37,14 +36,14 @@ using LoadedWord = std::expected<Word, DamagedWord>;
 
 class WordCheck {
  public:
-  // x^18 + x^17 + x^9 + x^8 + x^7 + x^3 + x + 1; a multiple of x + 1. Of those whose code of 64
-  // bits has distance 6 it leaves the fewest damages of 6 bits undetected.
+  // x^18 + x^17 + x^9 + x^8 + x^7 + x^3 + x + 1; a multiple of x + 1. Of the polynomials whose code
+  // of 64 bits has distance 6, it leaves the fewest damages of 6 bits undetected.
   static constexpr std::uint32_t kGenerator = 0x6038b;
 
   // `seed`: the same for a table in every daemon, different for every VM.
   explicit WordCheck(std::uint64_t seed) noexcept : seed_(seed) {}
 
-  // What is stored for the page.
+  // The stored form of p's word; open() reads it back.
   std::uint64_t seal(PageIndex p, Word word) const noexcept;
   LoadedWord open(PageIndex p, std::uint64_t stored) const noexcept;
 

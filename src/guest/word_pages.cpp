@@ -2,10 +2,10 @@
 // The memory behind a page table's words: 8 bytes a page that was ever observed. A guest that
 // touches much RAM and gives it back would leave the daemon with the words of all of it.
 //
-// A page of the file is punched only while its 512 guest pages have one owner, this thread. Words
-// change in their page's owner's hands alone, so none can come to name a content between the look
-// at it and the punch. To whoever reads without owning, a word is what it was or says nothing; both
-// are true of it.
+// A page of the file is punched only while its 512 guest pages have one owner, this thread. Only
+// the owner of a page changes its word, so no word can come to name a content between the look at
+// it and the punch. A thread that reads a word without owning the page sees the old word or `none`;
+// both are true.
 #include "base/check.hpp"
 #include "base/test_points.hpp"
 #include "guest/vm.hpp"
@@ -23,7 +23,7 @@ bool may_go(const LoadedWord& word) noexcept {
 bool Vm::free_words(PageIndex first) noexcept {
   ENSURE(first.value % kWordsAPage == 0);
   const PageIndex end{std::min(first.value + kWordsAPage, pages().value)};
-  // The owners of a hole's pages are not touched for nothing.
+  // Where the file has a hole there is nothing to do, and the owners are not touched.
   if (first >= end || backed_from(first.value) >= end.value) return false;
   const auto all_may_go = [&] {
     for (PageIndex p = first; p < end; p = p + PageCount{1}) {

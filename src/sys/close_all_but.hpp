@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What a child of a process with threads does first: lets go of every descriptor that is not its
-// own.
+// Closes every descriptor of this process but the given ones. The child of a process with threads
+// does this first, so that it keeps nothing of its parent's open.
 // Threads: system calls only, no allocation, no locks.
 #pragma once
 

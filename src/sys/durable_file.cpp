@@ -59,7 +59,7 @@ Status replace_file(const std::string& directory, const std::string& name, std::
   if (!dir) return std::unexpected(dir.error());
   const std::string temporary = name + ".new";
   const std::string path = directory + "/" + temporary;
-  // What a crash has left of an earlier attempt is overwritten.
+  // Overwrites what a crash has left of an earlier attempt.
   const Fd file(::openat(dir->get(), temporary.c_str(),
                          O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!file) return fail_errno("open " + path);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Small files that outlast a crash of the process and of the host: a file is replaced as a whole or
 // stays as it was.
-// Threads: any. Two that replace one file at the same time are the caller's to prevent.
+// Threads: any. The caller prevents that two threads replace the same file at the same time.
 #pragma once
 
 #include <cstddef>

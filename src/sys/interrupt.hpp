@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Ends the system call in which another thread waits: that fails with EINTR. One that comes just
-// before the call is lost, so whoever interrupts does it again until the thread has answered.
+// Interrupts another thread: the system call in which it waits fails with EINTR. An interrupt that
+// arrives just before the call has no effect, so the caller repeats it until the thread has
+// answered.
 // Threads: let_interrupt_this_thread() on the one to be interrupted, interrupt() from any.
 #pragma once
 
@@ -9,11 +10,13 @@
 
 namespace ramfold::sys {
 
-// Ignored by whoever has not asked for it, as a thread that has only just begun; it stands for
-// urgent data at a socket, which none of ours has.
+// By default SIGURG is ignored, so it does no harm to a thread that has not yet called
+// let_interrupt_this_thread(). The kernel sends it for urgent data at a socket; no socket of ours
+// has any.
 inline constexpr int kInterrupt = SIGURG;
 
-// The handler is the process's and always the same, the mask this thread's.
+// Sets the handler for the whole process, always the same one, and unblocks the signal for this
+// thread.
 inline void let_interrupt_this_thread() noexcept {
   struct sigaction action{};
   action.sa_handler = [](int) {};  // and no SA_RESTART

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Whether the journal reads what this process writes to stderr: it stamps the time itself, and
-// takes a priority from "<N>" before a line (sd-daemon(3)).
-// Threads: before others are made; getenv(3).
+// Whether systemd's journal reads this process's stderr. The journal adds the time to each line
+// itself, and takes a line's priority from a leading "<N>" (sd-daemon(3)).
+// Threads: call it while there is only one, because it uses getenv(3).
 #pragma once
 
 #include <sys/stat.h>
@@ -13,7 +13,7 @@
 namespace ramfold::sys {
 
 // systemd.exec(5): $JOURNAL_STREAM holds device and inode of the stream that the journal reads.
-// Whoever redirects stderr leaves the variable as it is, so both are compared.
+// A redirection of stderr does not change the variable, so both are compared with stderr's.
 inline bool journal_reads_stderr() {
   const char* const stream = std::getenv("JOURNAL_STREAM");
   struct stat st{};

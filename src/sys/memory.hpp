@@ -13,8 +13,8 @@
 
 namespace ramfold::sys {
 
-// A sparse memory file of `size` bytes, not executable; `sealed`: it can neither shrink nor grow
-// (what is mapped from it can then never raise SIGBUS by a change of size).
+// A sparse memory file of `size` bytes, not executable. A sealed one can neither shrink nor grow,
+// so an access to a mapping of it never raises SIGBUS.
 enum class Sealed : bool { no, yes };
 Result<Fd> make_memfd(const char* name, ByteCount size, Sealed sealed);
 Result<ByteCount> file_size(BorrowedFd fd);

@@ -31,9 +31,9 @@ static_assert(sizeof(PageRegion) == 24);
 
 class Pagemap {
  public:
-  // The process's pagemap is opened at the first scan: a process can make who opens it wait.
-  // `pidfd` tells whether the process that was opened is still the one meant; -1: there is no other
-  // to be mistaken for it. REQUIRES: `pidfd` outlives this.
+  // Opens nothing. The first scan opens the pagemap, because the process can make that call wait.
+  // `pidfd` then tells whether the pid still names the same process; -1: the caller knows that it
+  // does. REQUIRES: `pidfd` outlives this.
   Pagemap(pid_t pid, BorrowedFd pidfd) noexcept : pid_(pid), pidfd_(pidfd.get()) {}
   ~Pagemap() { Fd(fd_.load()).reset(); }
   Pagemap(const Pagemap&) = delete;

@@ -6,10 +6,10 @@
 
 namespace ramfold::sys {
 
-// Guest threads wait for these: before everything that is not interactive. Needs CAP_SYS_NICE;
-// without it the thread stays as it is.
+// For threads that guests wait for: they run before ordinary work. Needs CAP_SYS_NICE; without it
+// nothing changes.
 inline void prefer_this_thread() noexcept { (void)::setpriority(PRIO_PROCESS, 0, -10); }
-// Nobody waits for these: they get what others leave, within their budget.
+// For threads that nobody waits for: they take the CPU time that others leave, within their budget.
 inline void yield_this_thread() noexcept { (void)::setpriority(PRIO_PROCESS, 0, 10); }
 
 }  // namespace ramfold::sys

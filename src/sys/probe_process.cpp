@@ -41,7 +41,7 @@ constexpr std::size_t kRamSize = kProbePages.value << kPageShift;
 
 std::int64_t failed() noexcept { return -std::int64_t{errno}; }
 
-// As a device's write: the kernel stores into the page.
+// The kernel stores into the page, as it does for a device's write.
 std::int64_t kernel_store(const int (&pipe_ends)[2], std::byte* page, std::uint64_t value) {
   if (::write(pipe_ends[1], &value, sizeof value) != sizeof value) return failed();
   const ssize_t n = ::read(pipe_ends[0], page, sizeof value);
@@ -120,7 +120,7 @@ bool is_readable(int fd, int wait_ms) {
   return n == 1 && (p.revents & POLLIN) != 0;
 }
 
-constexpr int kStartMs = 2000;  // a host under load
+constexpr int kStartMs = 2000;  // long, because the host may be under load
 
 }  // namespace
 

@@ -63,7 +63,8 @@ class ProbeProcess {
   std::uint64_t base_ = 0;
 };
 
-// The calls of the ways down and up, as folding makes them. Virtual so that tests can make one lie.
+// The calls that the daemon makes to fold a page and to bring it back. Virtual, so that a test can
+// let one of them do something else.
 class ProbeDriver {
  public:
   explicit ProbeDriver(const ProbeProcess& process) : process_(process), uffd_(process.uffd()) {}
@@ -89,7 +90,7 @@ class ProbeDriver {
   virtual Result<std::uint64_t> categories(PageIndex p);
   // The next event; nothing when there is none within `wait_ms`.
   virtual std::optional<uffd_msg> event(int wait_ms);
-  // How long to wait for what must happen; generous, for a host under load.
+  // How long to wait for an event that must come; long, because the host may be under load.
   virtual int patience_ms() const noexcept { return 1000; }
 
  protected:

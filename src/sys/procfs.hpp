@@ -5,8 +5,8 @@
 //
 // What is read belongs to processes that may be hostile: every list and file has a bound (below),
 // and a list that passes it ends as Seen::too_many. A process that ends while it is read is
-// Seen::gone, never an error. Nothing that a process holds open is opened here, only asked about
-// (fstat, statfs), and a file system that might not answer (FUSE, a network) is recognised by its
+// Seen::gone, never an error. No file that a process holds open is opened here; statx and statfs
+// only ask about it. A file system that might not answer (FUSE, a network) is recognised by its
 // mount, before it is asked.
 //
 // Threads: immutable; any thread may call it. Values returned are the caller's.
@@ -91,8 +91,8 @@ struct ProcessStatus {
 struct TaskState {
   pid_t id = -1;
   std::string name;    // at most 15 bytes
-  bool ended = false;  // a zombie, or on its way there: no call of it is under way any more
-  bool dying = false;  // or with SIGKILL before it: it makes no further call
+  bool ended = false;  // a zombie, or exiting: no system call of it is under way
+  bool dying = false;  // or SIGKILL is pending: it makes no further system call
 };
 // Mount id to file system type, e.g. "ext4", "fuse.sshfs".
 using Mounts = std::map<int, std::string>;
@@ -104,7 +104,7 @@ struct MemInfo {
   ByteCount shmem;
   ByteCount swap_total;
   ByteCount swap_free;
-  ByteCount disk_swap_free;  // without what lies on zram, which is RAM itself
+  ByteCount disk_swap_free;  // without swap on zram, which is RAM itself
   ByteCount page_tables;
 };
 // Share of wall time, in per mille, in the last 10 and 60 s, and the total of stalled microseconds.
@@ -122,7 +122,7 @@ struct KernelVersion {
     return major != want_major ? major > want_major : minor >= want_minor;
   }
 };
-// What large folios in shared memory may appear for: the chosen words of every shmem_enabled.
+// When the kernel makes large folios of shared memory: the chosen words of every shmem_enabled.
 struct ShmemHuge {
   bool possible = false;  // some setting is not never/deny
   bool forced = false;    // "force": even where the mapping asked for none
@@ -147,18 +147,18 @@ class Procfs {
   // All threads of a process, also of one whose first thread has ended.
   Seen tasks(pid_t pid, const std::function<bool(const TaskState&)>& visit) const;
   Result<FdInfo> fd_info(pid_t pid, int fd) const;
-  // Registered buffers of an io_uring; nothing when the kernel left them out because the ring is
-  // busy.
+  // The number of registered buffers of an io_uring; nothing when the kernel left it out because
+  // the ring is busy.
   Result<std::optional<std::uint32_t>> ring_buffers(pid_t pid, int fd) const;
-  // Type and identity of what a descriptor names, without asking a file system that may have to
-  // fetch it.
+  // Type and identity of a descriptor's file, as the kernel knows them: a network file system is
+  // not asked.
   virtual Result<FileStat> fd_stat(pid_t pid, int fd) const;
-  // statfs's f_type of the file system behind a descriptor. It can block on a dead network mount:
-  // REQUIRES: the descriptor's mount is not one that mounts() names otherwise.
+  // statfs's f_type of the file system behind a descriptor. It can block on a dead network mount.
+  // REQUIRES: neither mounts() nor own_mounts() lists the descriptor's mount.
   virtual Result<std::uint64_t> fd_filesystem(pid_t pid, int fd) const;
   Result<ProcessStatus> status(pid_t pid) const;
-  // Start time in clock ticks since boot: with the pid, names a process for ever. A process that
-  // has ended but was not waited for is gone.
+  // Start time in clock ticks since boot. Pid and start time together are never used twice. ESRCH
+  // also for a process that has ended but was not waited for.
   Result<std::uint64_t> start_ticks(pid_t pid) const;
   Result<std::string> command(pid_t pid) const;                 // comm
   Result<std::vector<std::string>> arguments(pid_t pid) const;  // cmdline
@@ -197,8 +197,8 @@ class Procfs {
   std::string root_;
 };
 
-// What a descriptor of this process names: "/memfd:x (deleted)", "anon_inode:[userfaultfd]". Asks
-// the kernel only.
+// The name of the file behind a descriptor of this process: "/memfd:x (deleted)",
+// "anon_inode:[userfaultfd]". The kernel answers by itself; no file system is asked.
 Result<std::string> own_link(int fd);
 
 // The parsers of single lines, for tests and fuzzing. `line` has no newline.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The parts of Procfs that speak of the host: mounts, cgroups, memory, kernel.
+// The part of Procfs that reads about the host: mounts, cgroups, memory, kernel.
 #include <dirent.h>
 #include <sys/sysmacros.h>
 
@@ -15,7 +15,7 @@
 namespace ramfold::sys {
 namespace {
 
-// A cgroup deeper than this is nobody's arrangement.
+// Nobody nests cgroups deeper than this.
 constexpr std::size_t kCgroupDepthMax = 64;
 // v1 says "no limit" as the largest whole number of pages.
 constexpr std::uint64_t kCgroupUnlimited = std::uint64_t{1} << 62;
@@ -83,7 +83,7 @@ bool has_option(std::string_view options, std::string_view wanted) noexcept {
   return false;
 }
 
-// Where a memory cgroup's files lie, and what they are called there.
+// The names of a memory cgroup's files.
 struct CgroupFiles {
   std::string_view limit;
   std::string_view usage;
@@ -105,7 +105,7 @@ std::optional<std::uint64_t> read_number(const std::string& path) {
   return text::number<std::uint64_t>(text::word(rest));
 }
 
-// What one cgroup still allows; nothing when it has no limit ("max" is no number).
+// Bytes that one cgroup still allows; nothing when it has no limit ("max" is no number).
 std::optional<std::uint64_t> headroom_of(const std::string& cgroup, const CgroupFiles& files) {
   const auto limit = read_number(cgroup + "/" + std::string(files.limit));
   if (!limit || *limit >= kCgroupUnlimited) return std::nullopt;
@@ -160,7 +160,7 @@ Result<std::optional<ByteCount>> Procfs::memory_headroom(pid_t pid) const {
     const bool is_2 = hierarchy == "0" && controllers.empty();
     if (!is_2 && !has_option(controllers, "memory")) continue;
     const auto& mount = is_2 ? version2 : version1;
-    if (!mount) continue;  // a hierarchy that is mounted nowhere limits nothing we could read
+    if (!mount) continue;  // a hierarchy that is not mounted shows no limits
     if (path.find("/..") != std::string_view::npos) {
       return fail("the VM's cgroup lies outside this daemon's cgroup namespace", EXDEV);
     }
@@ -264,7 +264,7 @@ Result<ShmemHuge> Procfs::shmem_huge() const {
   for (const std::string& size : sizes) {
     const auto content = text::read_file(base + size + "/shmem_enabled", kSmallFileMax);
     if (!content) {
-      any = any || huge.possible;  // before 6.10 the overall setting speaks for all sizes
+      any = any || huge.possible;  // before Linux 6.10 the overall setting holds for all sizes
       continue;
     }
     const std::string_view choice = text::chosen(*content);

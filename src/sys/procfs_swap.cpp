@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Which swap is memory of a disk, and which is RAM under another name (zram).
-// proc(5), "/proc/swaps"; Documentation/admin-guide/blockdev/zram.rst.
+// Tells swap on a disk from swap on zram, which is compressed RAM. proc(5), "/proc/swaps";
+// Documentation/admin-guide/blockdev/zram.rst.
 #include <dirent.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
@@ -14,7 +14,7 @@
 namespace ramfold::sys {
 namespace {
 
-// A device that lies on another, which lies on another: more than anybody stacks.
+// Block devices lie on other block devices (device mapper, md). Nobody stacks more than this.
 constexpr unsigned kStackedMax = 8;
 
 struct CloseDir {
@@ -47,7 +47,7 @@ bool has_zram(std::string_view path) {
   return false;
 }
 
-// A block device by its kernel name, or what it lies on (device mapper, md).
+// The block device with this kernel name, or a device that it lies on, is zram.
 bool lies_on_zram(const std::string& root, const std::string& name, unsigned depth) {
   if (is_zram(name)) return true;
   const std::string device = root + "/sys/class/block/" + name;
@@ -60,7 +60,8 @@ bool lies_on_zram(const std::string& root, const std::string& name, unsigned dep
   return false;
 }
 
-// The kernel name of the device that a path is, or that its file lies on; empty: not known.
+// The kernel name of the block device at `path`, or of the one that holds the file at `path`;
+// empty: not known.
 std::string device_of(const std::string& root, const std::string& path) {
   struct stat st{};
   if (::stat(path.c_str(), &st) != 0) return {};

@@ -111,7 +111,7 @@ Result<std::string> read_file(const std::string& path, ByteCount max) {
     content.resize(had + *n);
     if (*n == 0) return content;
   }
-  return fail(path + " is longer than is read here", E2BIG);
+  return fail(path + " is too long to read", E2BIG);
 }
 
 }  // namespace ramfold::sys::text

@@ -58,8 +58,8 @@ std::string_view chosen(std::string_view text) noexcept;
 // hold any byte, parentheses too: it ends at the last one. Empty: there is none.
 std::string_view after_command(std::string_view stat) noexcept;
 
-// Lines of a file that may be longer than memory should be: a fixed buffer, over-long lines cut
-// short.
+// Reads a file of any length line by line, through a buffer of fixed size. A line that is longer
+// than the buffer is cut short.
 class LineReader {
  public:
   static Result<LineReader> open(const std::string& path);

@@ -19,7 +19,8 @@
 namespace ramfold::sys {
 namespace {
 
-// The child makes a handful of system calls, none of which waits: a host under load.
+// How long to wait for a child. It makes a few system calls, and none of them waits; the host may
+// be under load.
 constexpr int kChildMs = 2000;
 constexpr std::size_t kScmMaxFd = 253;  // the kernel's SCM_MAX_FD
 // More than the queue of any socket holds (net.core.wmem_max is some MiB on a host that was tuned).
@@ -30,8 +31,8 @@ struct Peeked {
   bool has_descriptors = false;
 };
 
-// Never of a message with descriptors, unless to peek: without room for them the kernel drops them
-// here.
+// Receives without room for descriptors. The kernel then drops the descriptors of a message in this
+// thread, so a message that has some may only be peeked at.
 Result<ssize_t> receive_plain(BorrowedFd socket, std::span<std::byte> buffer, int flags,
                               int& seen) {
   iovec part{buffer.data(), buffer.size()};
@@ -59,12 +60,13 @@ Result<Peeked> peek(BorrowedFd socket) {
   return Peeked{*n == 0 ? Received::closed : Received::message, (seen & MSG_CTRUNC) != 0};
 }
 
-// The child: system calls only, as its parent has threads. Receives the message, looks at what came
-// with it, and sends both on when all of it is the kernel's own; one byte otherwise.
+// The child. It makes system calls only, because its parent has threads. It receives the message
+// and looks at the descriptors. If the kernel alone answers for all of them, the child sends the
+// message on with its descriptors; else it sends one byte.
 [[noreturn]] void child_main(int socket, int reply, std::span<std::byte> buffer) {
   close_all_but(std::array{std::min(socket, reply), std::max(socket, reply)});
-  // Room for all that a message can carry: what does not fit would be dropped, and hold this child
-  // before it has answered.
+  // Room for as many descriptors as a message can carry. The kernel would drop further ones at
+  // once, and that could hold this child before it has answered.
   alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int) * kScmMaxFd)> control{};
   iovec part{buffer.data(), buffer.size()};
   msghdr header{};
@@ -81,7 +83,8 @@ Result<Peeked> peek(BorrowedFd socket) {
     for (std::size_t i = 0; i < (c->cmsg_len - CMSG_LEN(0)) / sizeof(int); ++i) {
       int fd = -1;
       std::memcpy(&fd, CMSG_DATA(c) + i * sizeof(int), sizeof fd);
-      // More than the parent has room for, the kernel would drop there: it has to be here.
+      // The kernel would drop in the parent the descriptors for which the parent has no room. So a
+      // message with more than that is not sent on.
       good = is_kernels_own(BorrowedFd(fd)) && ++count <= kMessageFdsMax && good;
     }
   }
@@ -94,7 +97,7 @@ Result<Peeked> peek(BorrowedFd socket) {
   }
   ::sendmsg(reply, &header, MSG_NOSIGNAL);
   ::close(reply);
-  ::_exit(good ? 0 : 1);  // with a trap in hand, this is where it is held
+  ::_exit(good ? 0 : 1);  // a child that has a trap is held here
 }
 
 bool is_readable(int fd) {
@@ -131,7 +134,8 @@ bool is_kernels_own(BorrowedFd fd) noexcept {
 }
 
 Receptionist::~Receptionist() {
-  // Without a bound now: what is dropped here may hold this process.
+  // Without a bound: this process closes the sockets that are left in waiting_, and that may hold
+  // it.
   while (!waiting_.empty() && close_by_child(waiting_.front().uid, Bound::none)) {
   }
   (void)held();
@@ -194,7 +198,7 @@ Result<Message> Receptionist::receive_by_child(BorrowedFd socket, std::span<std:
 }
 
 void Receptionist::close(Fd socket, uid_t uid) {
-  // From here on nothing more arrives: what is in the queue is all there will be.
+  // After this, nothing more arrives in the queue.
   ::shutdown(socket.get(), SHUT_RDWR);
   std::array<std::byte, 1> cut;
   for (unsigned i = 0; i < kQueuedMax; ++i) {
@@ -237,13 +241,15 @@ bool Receptionist::close_by_child(uid_t uid, Bound bound) {
     close_all_but(kept);
     char byte = 0;
     ::send(theirs.get(), &byte, 1, MSG_NOSIGNAL);
-    // Until the parent has let go: then the last is this one, which ends here, or is held here.
+    // Waits until the parent has closed its sockets. Then this child drops the last references, and
+    // a trap holds the child.
     (void)!::read(theirs.get(), &byte, 1);
     ::_exit(0);
   }
   children_.push_back({child, uid, true});
   theirs.reset();
-  // Not before it has let go of the others' sockets: it must not be held in their place.
+  // Waits until the child has closed the sockets of other users. Otherwise it could drop the last
+  // reference to one of those.
   (void)is_readable(ours.get());
   std::erase_if(waiting_, [uid](const Waiting& one) { return one.uid == uid; });
   return true;

@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Receives messages from a process that may be hostile. A descriptor of its FUSE file system is a
-// trap: whoever drops the last reference waits for the file system's server, uninterruptibly,
-// SIGKILL included. close(2) asks it to flush; and with pages of the file dirty, even a descriptor
-// that was never received is a trap: for who receives its message without room for descriptors, and
-// for who closes the socket in whose queue it lies. So a message with descriptors is received by a
-// child process, which looks at them and hands on only those that the kernel alone answers for, and
-// a socket with such messages in its queue is closed by one. What they cannot let go of holds them
-// in the daemon's place.
+// Receives messages from a process that may be hostile. A descriptor of that process's FUSE file
+// system is a trap: close(2) asks the file system's server to flush, and the process that drops the
+// last reference waits for the server's answer, without end and even against SIGKILL. When pages of
+// the file are dirty, a descriptor that was never received is a trap too: for a process that
+// receives its message without room for descriptors, and for a process that closes the socket in
+// whose queue the message lies.
 //
-// Threads: one at a time. A child that is held stays until the trap's server dies; it holds nothing
-// of ours, its memory goes before its descriptors, and few of them are let exist.
+// So a child process receives each message with descriptors. It looks at them, and sends on only
+// descriptors for which the kernel alone answers. A child also closes each socket that has such
+// messages in its queue. A trap then holds the child, not the daemon.
+//
+// Threads: one at a time. A held child stays until the trap's server dies. It has no descriptor of
+// the daemon's, its memory is freed before its descriptors are closed, and the number of children
+// is bounded.
 #pragma once
 
 #include <sys/types.h>
@@ -29,12 +32,12 @@ bool is_kernels_own(BorrowedFd fd) noexcept;
 
 class Receptionist {
  public:
-  // Children that traps may hold: of one sender's user, and of all. Beyond them descriptors are not
-  // received at all, and sockets wait to be closed.
+  // Most children that have not ended: for one sender's user, and for all. Beyond that no
+  // descriptors are received, and sockets wait to be closed.
   static constexpr std::size_t kHeldOfUserMax = 2;
   static constexpr std::size_t kHeldMax = 64;
-  // Sockets that wait: a child more, which weighs next to nothing, is less than a table of
-  // descriptors that is full.
+  // Most sockets that wait to be closed: for one user, and for all. Beyond that a child is started
+  // in spite of the bounds on children: a child costs little, and the daemon needs its descriptors.
   static constexpr std::size_t kWaitingOfUserMax = 256;
   static constexpr std::size_t kWaitingMax = 4096;
 
@@ -43,16 +46,16 @@ class Receptionist {
   Receptionist(const Receptionist&) = delete;
   Receptionist& operator=(const Receptionist&) = delete;
 
-  // As sys::receive with MSG_DONTWAIT, from a sender who runs as `uid`. Every descriptor of the
-  // message is the kernel's own; one that was not, or more than fit, makes the message `truncated`
-  // and gives it no descriptor at all. Received::no_room: there is a message with descriptors and
-  // no child to receive it; it stays in the queue.
+  // As sys::receive with MSG_DONTWAIT, from a sender who runs as `uid`. is_kernels_own() holds for
+  // every descriptor of the result. If it does not hold for one, or if there are more than
+  // kMessageFdsMax, the message is `truncated` and has no descriptor. Received::no_room: a message
+  // with descriptors stays in the queue, because no child may be started.
   Result<Message> receive(BorrowedFd socket, std::span<std::byte> buffer, uid_t uid);
 
-  // Closes a socket that a stranger could send to. The peer sees its end at once; where descriptors
-  // lie in its queue and no child may take it, it stays ours until tend() finds one that may.
+  // Closes a socket to which a hostile process could send. The peer sees the end at once. If
+  // descriptors lie in the queue and no child may be started, the socket waits for tend().
   void close(Fd socket, uid_t uid);
-  // Forgets children that have ended, and closes what waits for it.
+  // Forgets children that have ended, and starts children that close the sockets that wait.
   void tend();
 
   // Children that have not ended yet, and sockets that wait to be closed.
@@ -63,7 +66,7 @@ class Receptionist {
   struct Child {
     pid_t pid;
     uid_t uid;
-    bool closes;  // children that close have the same bounds, apart from those that receive
+    bool closes;  // closes sockets; such children are counted apart from those that receive
   };
   struct Waiting {
     Fd socket;
@@ -71,7 +74,8 @@ class Receptionist {
   };
   bool has_room(uid_t uid, bool closes) noexcept;
   Result<Message> receive_by_child(BorrowedFd socket, std::span<std::byte> buffer, uid_t uid);
-  // All sockets of the user that wait; false: they still do.
+  // Starts a child that closes all sockets of the user that wait. False: there is no child, and
+  // they still wait.
   enum class Bound : bool { none, held };
   bool close_by_child(uid_t uid, Bound bound = Bound::held);
 

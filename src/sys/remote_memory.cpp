@@ -21,7 +21,7 @@ Result<std::size_t> RemoteMemory::entries(HostVirt first, std::span<std::uint64_
   const auto at = static_cast<off_t>(first.value / kPageSize * sizeof(std::uint64_t));
   const ssize_t n = ::pread(pagemap_.get(), into.data(), into.size_bytes(), at);
   if (n < 0) return fail_errno("read /proc/PID/pagemap");
-  // Of a process that has ended nothing is left to read.
+  // The pagemap of a process that has ended is empty.
   if (n == 0 && !into.empty()) return fail("read /proc/PID/pagemap", ESRCH);
   return static_cast<std::size_t>(n) / sizeof(std::uint64_t);
 }

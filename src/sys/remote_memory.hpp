@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Another process's memory, read from outside without making any of it present: first
-// /proc/PID/pagemap tells which pages are, then process_vm_readv(2) copies those. Needs the right
-// to ptrace the process (root, or its own user); stops nothing in it. A page that is paged out
-// between the two calls comes back: so ask and read close together.
-// Documentation/admin-guide/mm/pagemap.rst. Threads: stateless over a descriptor.
+// Reads another process's memory without making any of it present: first /proc/PID/pagemap tells
+// which pages are present, then process_vm_readv(2) copies those. Needs the right to ptrace the
+// process (root, or its own user); stops nothing in it. A page that is paged out between the two
+// calls is brought back, so the second call should follow the first soon.
+// Documentation/admin-guide/mm/pagemap.rst.
+// Threads: stateless over a descriptor.
 #pragma once
 
 #include <sys/types.h>
@@ -21,7 +22,7 @@ namespace ramfold::sys {
 // Bits of a pagemap entry.
 inline constexpr std::uint64_t kEntryPresent = 1ull << 63;
 inline constexpr std::uint64_t kEntrySwapped = 1ull << 62;
-// Mapped by nobody else. The kernel's own page of zeros is not.
+// No other process maps the page. Not set for the kernel's own page of zeros.
 inline constexpr std::uint64_t kEntryExclusive = 1ull << 56;
 
 class RemoteMemory {
@@ -31,9 +32,10 @@ class RemoteMemory {
   // ESRCH: no such process. EACCES, EPERM: not ours to read.
   static Result<RemoteMemory> open(pid_t pid);
 
-  // The entries of the pages from `first` on; how many there were. ESRCH: the process is gone.
+  // Reads the entries of the pages from `first` on. Returns how many it read. ESRCH: the process is
+  // gone.
   Result<std::size_t> entries(HostVirt first, std::span<std::uint64_t> into) const;
-  // Copies at most kPagesMax pages. Gives how many of the first ones were copied: less than all
+  // Copies at most kPagesMax pages. Returns how many of the first ones were copied: fewer than all
   // when the next one is not mapped any more. REQUIRES: `into` is as long as `at`.
   Result<std::size_t> read(std::span<const HostVirt> at, std::span<PageCopy> into) const;
 

@@ -17,7 +17,7 @@
 namespace ramfold::sys {
 namespace {
 
-// How long is watched for what must not happen. (A wrong wake shows within microseconds.)
+// How long to watch that an access does not end. (A wrong wake-up shows within microseconds.)
 constexpr int kStaysAwayMs = 3;
 
 constexpr std::uint64_t kOld = 0x1111'2222'3333'4444;
@@ -26,8 +26,8 @@ constexpr std::uint64_t kOther = 0x0102'0304'0506'0708;
 
 enum class Fault : std::uint8_t { missing_read, missing_write, guarded };
 
-// One probe's hands: each step says whether it went as it must; the first that did not leaves its
-// detail.
+// The steps that a probe is made of. Each returns whether it went as it must; the first one that
+// did not sets the detail.
 class Probe {
  public:
   Probe(const ProbeProcess& process, ProbeDriver& driver, PageIndex page, std::uint64_t offered)
@@ -191,7 +191,7 @@ bool punch_under_waiter(Probe& p) {
          p.copy(kOld, Guard::yes, Wake::no) && p.lift(Wake::no) && p.sleeps() && p.wake() &&
          p.answers(0) && p.file_holds(kNew);
 }
-// What recovery stands on: an event that a dead daemon had read comes again after a wake.
+// Recovery depends on this: an event that a dead daemon had read comes again after a wake-up.
 bool wake_repeats_event(Probe& p) {
   return p.ask(ProbeOp::load) && p.faults(Fault::missing_read) && p.wake() &&
          p.faults(Fault::missing_read) && p.copy(kNew, Guard::yes, Wake::yes) && p.answers(kNew);
@@ -243,7 +243,7 @@ struct Fact {
 constexpr std::array kFacts{
     Fact{"missing-fault", missing_fault,
          "a read of a hole waits for UFFDIO_COPY from another process"},
-    Fact{"missing-write-fault", missing_write_fault, "so does a write, which then goes on"},
+    Fact{"missing-write-fault", missing_write_fault, "a write to a hole waits too, then goes on"},
     Fact{"copy-dontwake", copy_without_wake, "UFFDIO_COPY with DONTWAKE leaves the waiter asleep"},
     Fact{"copy-guarded", copy_is_guarded,
          "UFFDIO_COPY with MODE_WP leaves no moment without a guard"},
@@ -251,7 +251,7 @@ constexpr std::array kFacts{
          "UFFDIO_COPY leaves a present page alone and says EEXIST"},
     Fact{"zeropage", zero_page, "UFFDIO_ZEROPAGE fills shared memory"},
     Fact{"guard-blocks-write", guard_blocks_write, "a guard stops a write and lets reads through"},
-    Fact{"guard-untouched", guard_before_touch, "also on a page that the process has not touched"},
+    Fact{"guard-untouched", guard_before_touch, "a guard stops a write to a page not yet touched"},
     Fact{"guard-survives-forget", guard_survives_forget, "a guard survives MADV_DONTNEED"},
     Fact{"guard-survives-register", guard_survives_register,
          "a guard survives a second registration"},
@@ -262,7 +262,8 @@ constexpr std::array kFacts{
     Fact{"wake-repeats-event", wake_repeats_event,
          "a waiter that is woken without an answer faults again"},
     Fact{"kernel-missing", kernel_mode_missing, "a system call of the process waits at a hole too"},
-    Fact{"kernel-guarded", kernel_mode_guarded, "and at a guard"},
+    Fact{"kernel-guarded", kernel_mode_guarded,
+         "a system call of the process waits at a guard too"},
     Fact{"pagemap-guard", pagemap_tells_guard, "PAGEMAP_SCAN tells present and guard from outside"},
     Fact{"pread-hole", reading_leaves_holes,
          "pread does not make a hole resident, SEEK_DATA tells"},
@@ -330,7 +331,7 @@ class Run {
                 std::move(problem));
   }
 
-  // A process that is ready to be probed; the last one, unless a probe failed in it.
+  // Makes a process to probe, unless there is one in which no probe has failed.
   Status prepare() {
     if (driver_) return {};
     auto process = ProbeProcess::start(device_);

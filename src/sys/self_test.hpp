@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The start-up self-test: proves on the running kernel every fact of docs/design.md section 2 that
-// folding stands on, on memory of a child process of ours, before anything of a guest's is folded.
-// A fact that does not hold means observe-only, with the fact named: a back-ported or patched
-// kernel is judged by what it does, not by its number. Below the versions where a failure could not
-// even be seen the number decides.
+// The start-up self-test. It tries each fact about the kernel that folding depends on, in the
+// memory of a child process, before any page of a guest is folded. If a needed fact does not hold,
+// VMs are only observed, and the reason names the fact. So a back-ported or patched kernel is
+// judged by what it does. Only on kernels that are too old for a failure to be seen does the
+// version number decide.
 //
 // Threads: run_self_test() from one thread; it forks once (again after a failure) and takes about
 // 50 ms. The child touches nothing of ours and ends with us.
@@ -25,10 +25,10 @@ namespace ramfold::sys {
 struct KernelFact {
   std::string_view name;      // stable, for JSON: "guard-survives-forget"
   std::string_view sentence;  // what must be so
-  bool needed = true;         // not needed ones are told, and stand against nothing
-  bool tried = false;         // false: not reached, because the kernel is too old
+  bool needed = true;         // false: it is reported, and does not stop folding
+  bool tried = false;         // false: the kernel is too old, or lacks a feature
   bool holds = false;
-  std::string detail{};  // what was seen instead
+  std::string detail{};  // what was seen when it does not hold
 };
 
 struct SelfTest {
@@ -44,8 +44,8 @@ struct SelfTest {
 inline constexpr std::string_view kSelfTestRemedy =
     "boot the host with an unmodified Linux 6.7 or newer; VMs are only observed meanwhile";
 
-// `device`: /dev/userfaultfd. `make_driver` makes what carries out the calls; tests pass one that
-// lies.
+// `device`: /dev/userfaultfd. `make_driver` makes the driver that carries out the calls; tests pass
+// one that does something else.
 using DriverFactory = std::function<std::unique_ptr<ProbeDriver>(const ProbeProcess&)>;
 SelfTest run_self_test(const Procfs& procfs, BorrowedFd device);
 SelfTest run_self_test(const Procfs& procfs, BorrowedFd device, const DriverFactory& make_driver);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Which user ids belong to one account: subuid(5). A user may run processes under every id of the
-// ranges that /etc/subuid gives it (newuidmap(1)), so a bound on what a user may take is one on all
-// of these together.
+// ranges that /etc/subuid gives it (newuidmap(1)), so a bound for a user must count all of these
+// ids together.
 // Threads: one.
 #pragma once
 
@@ -26,8 +26,9 @@ class SubordinateIds {
  public:
   explicit SubordinateIds(std::string path = "/etc/subuid") : path_(std::move(path)) {}
 
-  // The same for all ids of the ranges of one name; `uid` itself where no range has it. Reads the
-  // file again when it has changed; one that cannot be read has no ranges.
+  // The account of a user id: the same value for all ids in the ranges of one name; `uid` itself
+  // when no range has it. Reads the file again when it has changed. A file that cannot be read
+  // counts as one without ranges.
   uid_t account_of(uid_t uid);
   // All ids of that account.
   std::vector<IdRange> ids_of(uid_t account);

@@ -20,7 +20,7 @@ void* begin(void* given) {
   std::unique_ptr<Begin> what(static_cast<Begin*>(given));
   name_this_thread(what->name.data());
   what->run();
-  return nullptr;  // what it captured goes here, on this thread
+  return nullptr;  // `run` and what it captured are destroyed here, on this thread
 }
 
 #ifdef RAMFOLD_TEST_POINTS

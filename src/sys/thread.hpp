@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // A thread whose start can fail without an exception. The kernel refuses a thread when the unit has
 // as many tasks as it may have, or when there is no memory for a stack; std::thread throws then,
-// and that would end the daemon. Whoever starts a thread decides what happens when there is none.
+// and that would end the daemon. The caller decides what to do when there is no thread.
 // Threads: a Thread belongs to one owner; handle() may be used by any thread before join().
 #pragma once
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Names of threads, as ps(1) shows them. A thread that makes calls on a VM's memory carries that
-// VM's number: when its process has been killed and such a call has not ended, the next daemon
-// knows by the name whose memory it may still change (daemon/custody/predecessor.hpp).
+// VM's number: when a daemon was killed and such a call has not ended, the next daemon knows by the
+// name which VM's memory the call may still change (daemon/custody/predecessor.hpp).
 // Threads: each names itself.
 #pragma once
 
@@ -27,7 +27,7 @@ inline void name_this_thread(VmId vm, const char* what) noexcept {
   name_this_thread(name.data());
 }
 
-// Nothing: the thread makes no calls on a VM's memory.
+// The VM in a thread's name. Nothing: the thread makes no calls on a VM's memory.
 inline std::optional<VmId> vm_of_thread(std::string_view name) noexcept {
   if (!name.starts_with("rf")) return std::nullopt;
   name.remove_prefix(2);

@@ -29,7 +29,7 @@ namespace {
 std::atomic<Injector> g_injector{nullptr};
 #endif
 
-// The kernel's own mark among the features: the handshake was made.
+// The kernel sets this bit among the features once the handshake was made.
 constexpr std::uint64_t kInitialized = std::uint64_t{1} << 31;
 
 // Linux before 6.10 has no RWF_NOWAIT for a userfaultfd; found out at the first read.
@@ -50,7 +50,8 @@ Outcome outcome_of(int error) noexcept {
   }
 }
 
-// One call, with what it had done in `progress` (negative values are an errno of the kernel's).
+// Makes one call. `progress` is the field in which the kernel says how many bytes it has done, or a
+// negative errno.
 template <typename Arg>
 UffdResult call(int fd, unsigned long request, Arg& arg, Call which,
                 const __s64* progress = nullptr) noexcept {
@@ -82,7 +83,8 @@ Result<std::uint64_t> Uffd::offered_features(BorrowedFd probe) {
 
 Status Uffd::handshake(std::uint64_t features) const {
   uffdio_api api{.api = UFFD_API, .features = features, .ioctls = 0};
-  // EINVAL: done before, or features that the kernel has not got; what came of it tells them apart.
+  // EINVAL: the handshake was made before, or the kernel lacks a feature. The features that the
+  // userfaultfd has now tell which.
   if (::ioctl(fd_, UFFDIO_API, &api) != 0 && errno != EINVAL) return fail_errno("UFFDIO_API");
   const auto has = this->features();
   if (!has) return std::unexpected(has.error());

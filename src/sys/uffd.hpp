@@ -53,14 +53,16 @@ class Uffd {
       UFFD_FEATURE_WP_HUGETLBFS_SHMEM | UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_EXACT_ADDRESS |
       UFFD_FEATURE_THREAD_ID | UFFD_FEATURE_PAGEFAULT_FLAG_WP;
   static constexpr std::uint64_t kFeaturePoison = std::uint64_t{1} << 14;
-  // What `probe`, a uffd of ours that is used for nothing else, offers.
+  // The features that the kernel offers. `probe`: a userfaultfd that is used for nothing else.
   static Result<std::uint64_t> offered_features(BorrowedFd probe);
-  // The handshake, once in a uffd's life: of one that was detached and comes back it is over
-  // already. Either way the kernel is asked what the uffd really has, and that must be `features`,
-  // neither less (it would not guard) nor more (an event that nobody awaits; a fork event opens a
-  // descriptor in its reader).
+  // Makes the handshake, unless it was made before: it can be made once in a userfaultfd's life,
+  // and a VM that was detached may come back with the same one. In both cases the kernel is asked
+  // for the features that the userfaultfd has, and they must equal `features`. With fewer it would
+  // not guard. With more there could be events that nobody awaits; a fork event opens a descriptor
+  // in the process that reads it. Errors: EOPNOTSUPP, the kernel refuses `features`; EPROTO, there
+  // are others.
   Status handshake(std::uint64_t features) const;
-  // What a uffd of ours or an agent's has negotiated, from its fdinfo; 0 before the handshake.
+  // The features of a userfaultfd, from its fdinfo; 0 before the handshake.
   Result<std::uint64_t> features() const;
 
   // MISSING | WP. Registering again is harmless.
@@ -76,12 +78,15 @@ class Uffd {
   UffdResult poison(UffdRange range, Wake wake) const noexcept;
   UffdResult wake(UffdRange range) const noexcept;
 
-  // For the proof of whose memory it drives: registers for guards alone, so that nobody ever waits.
+  // For the proof that this userfaultfd drives the memory of a certain process
+  // (guest::prove_owner). Registers the range for guards alone. While nothing is guarded there, no
+  // thread waits.
   UffdResult register_for_proof(UffdRange range) const noexcept;
 
-  // Reads as many events as fit; 0 when there are none. Never waits, though the agent shares the
-  // description and may clear O_NONBLOCK or take the events itself. Before Linux 6.10 (no
-  // RWF_NOWAIT here) it may wait where the agent does that; a signal then ends it.
+  // Reads as many events as fit; 0 when there are none. Never waits, although the agent shares the
+  // open file description and may clear O_NONBLOCK or read the events itself. Before Linux 6.10,
+  // which has no RWF_NOWAIT for a userfaultfd, it may wait when the agent does that; a signal then
+  // ends the wait.
   Result<std::size_t> read_events(std::span<uffd_msg> events) const;
 
   int fd() const noexcept { return fd_; }
@@ -90,8 +95,8 @@ class Uffd {
   int fd_;
 };
 
-// The calls of Uffd and what fold and fault do with RAM files, as the error-injection tests name
-// them.
+// Names of calls for the error-injection tests: those of Uffd, and the calls of fold and fault on
+// RAM files.
 enum class Call : std::uint8_t {
   reg,
   unreg,

@@ -9,7 +9,7 @@
 #include <stdbool.h>
 #include <sys/mman.h>
 
-/* Where a run is in this process; null: not inside one block that is mapped as it was offered. */
+/* The address of a run; null: it is not inside one block that is mapped as it was offered. */
 static void *address_of(const struct rf_run *run) {
   for (uint32_t i = 0; i < rf_ram_count(); ++i) {
     const struct rf_ram_block *block = rf_ram_block(i);
@@ -49,7 +49,7 @@ void rf_command_run(const struct rf_command *command, struct rf_answer *answer) 
   if (command->act != RF_ACT_FORGET) {
     answer->error = ENOSYS;
   } else if (rf_unfold_is_released()) {
-    /* QEMU may unmap RAM now without asking: what lies at its address may be another's. */
+    /* QEMU may unmap RAM now without asking, and something else may be at its address. */
     answer->error = EBUSY;
   } else if (!may_run(command)) {
     answer->error = EINVAL;

@@ -25,7 +25,7 @@
 
 /* Outlives every connection. */
 static struct {
-  int uffd; /* for ever (L1) */
+  int uffd; /* kept for ever (L1) */
   uint8_t instance[16];
 } kept = {.uffd = -1};
 
@@ -107,18 +107,19 @@ static void advise_blocks(void) {
 static void attach(struct rf_connection *c, int shared, uint64_t pages, const uint8_t *instance) {
   if (shared < 0 || !rf_ram_frozen() || pages != rf_ram_pages()) {
     rf_own_drop(shared);
-    rf_say(RF_SAY_SHARED, "ramfold: the daemon's idea of the RAM differs; not attached");
+    rf_say(RF_SAY_SHARED,
+           "ramfold: the daemon's description of the RAM does not fit; not attached");
     c->refused = c->over = true;
     return;
   }
   rf_gate_serving(false);
   c->serving = c->fenced = false;
-  /* A promise was made for the attachment that it was made in. Before the new one is there to be
-     seen, or a call could pass by the old promise and happen beside folding. */
+  /* The promise to fold no more holds for one attachment. It must end before the new attachment is
+     published, or a call could rely on it and happen beside folding. */
   if (memcmp(kept.instance, instance, sizeof kept.instance) != 0) rf_unfold_released(false);
   switch (rf_gate_publish(shared, pages, c->generation)) {
     case RF_PUBLISHED: break;
-    case RF_PUBLISH_BUSY: /* threads still inside older mappings: they end with the connection */
+    case RF_PUBLISH_BUSY: /* threads are inside all older mappings; they leave when it ends */
       c->over = true;
       return;
     case RF_PUBLISH_INVALID:
@@ -134,7 +135,7 @@ static void attach(struct rf_connection *c, int shared, uint64_t pages, const ui
 
 void rf_connection_ready(struct rf_connection *c) {
   if (!rf_gate_quiet()) return;
-  if (c->small && !rf_ram_small()) { /* RAM found since the hello: that is said anew */
+  if (c->small && !rf_ram_small()) { /* more RAM since the hello: it must be said anew */
     c->over = true;
     return;
   }
@@ -199,8 +200,8 @@ static void detached(struct rf_connection *c) {
 static void unfolded(const struct rf_unfolded *m) {
   const uint32_t hazard = rf_unfold_hazard(m->token);
   if (m->ok == 1 && hazard != 0) {
-    /* Recorded before who waits goes on: the daemon may die now, and the next one must not fold
-       beside what is about to happen. */
+    /* Recorded before the waiting thread goes on: the daemon may die now, and the next one must not
+       fold beside the hazard that is about to begin. */
     rf_facts_add(hazard);
     rf_gate_sticky(hazard);
     rf_unfold_released(true);
@@ -216,8 +217,8 @@ static void refused(struct rf_connection *c, struct rf_refused *m) {
   c->refused = c->over = true;
 }
 
-/* Commands run on this thread, one after the other, and only one connection is heard: whatever an
-   older daemon said has run or never will. */
+/* Commands run on this thread, one after the other, and it reads only one connection. So each
+   command of an older daemon has ended, or will never run. */
 static void fence(struct rf_connection *c) {
   struct rf_bare fenced;
   memset(&fenced, 0, sizeof fenced);
@@ -229,7 +230,7 @@ static void fence(struct rf_connection *c) {
 }
 
 static void command(struct rf_connection *c, const struct rf_command *m) {
-  /* What somebody asked for who is gone, or whose VM is another daemon's now (D10). */
+  /* Dropped: its sender is gone, or another daemon has this VM now (D10). */
   if (m->h.generation != c->generation || rf_gate_session() != c->generation ||
       rf_closed(c->socket))
     return;
@@ -250,8 +251,8 @@ void rf_connection_path(const char *path, uint64_t at[2]) {
 void rf_connection_look(struct rf_connection *c, const char *path) {
   bool taken_over;
   if (c->attached) {
-    /* The next daemon writes 0 when it takes the VM over, and only then is nothing of the last one
-       under way in it. */
+    /* The next daemon writes 0 when it takes the VM over. It does that only when nothing of the
+       last one is under way in the VM. */
     taken_over = rf_gate_session() != c->generation;
   } else {
     uint64_t now[2];
@@ -289,7 +290,7 @@ static void handle(struct rf_connection *c, struct rf_received *received) {
   } else if (m->h.length < needed) {
     protocol_error(c);
   } else if (c->welcomed && (int32_t)(m->h.generation - c->generation) < 0) {
-    /* a command of a session that is over (D10) */
+    /* a message of a session that is over (D10) */
   } else if (m->h.type == RF_WELCOME) {
     welcome(c, &m->welcome, fd);
     fd = -1;
@@ -315,7 +316,7 @@ static void handle(struct rf_connection *c, struct rf_received *received) {
 }
 
 void rf_connection_receive(struct rf_connection *c) {
-  static union rf_message message; /* this thread's alone; too large for its stack's taste */
+  static union rf_message message; /* used by this thread alone; too large for its stack */
   struct rf_received received = {.message = &message};
   switch (rf_receive(c->socket, &received)) {
     case 1: handle(c, &received); return;

@@ -7,9 +7,9 @@
 #include <errno.h>
 #include <sys/mman.h>
 
-/* Pages discarded by one system call. Only bits that the step itself set are cleared when its call
-   fails: others are an older discard's. Remembering them bounds the step; so does the time that one
-   call may hold locks in the kernel (4 MiB). */
+/* Pages discarded by one system call (4 MiB). When the call fails, only the bits that this step set
+   are cleared; the others belong to an older discard. Two things bound a step: the room for its
+   bits, and the time that one call may hold locks in the kernel. */
 #define STEP_PAGES 1024u
 #define STEP_WORDS (STEP_PAGES / 64 + 1) /* a step that starts within a word touches one more */
 
@@ -44,7 +44,8 @@ static void clear_fresh(struct step *step) {
       atomic_fetch_and(&step->words[run][i], ~step->fresh[run][i]);
 }
 
-/* The pages of a block that [from, to) meets, given where the block begins in the same terms. */
+/* Sets the bits of the block's pages in [from, to). `begin` is where the block begins. All three
+   are addresses, or all three are offsets in the file. */
 static void set_block(struct step *step, const struct rf_gate *gate,
                       const struct rf_ram_block *block, uint64_t begin, uint64_t from,
                       uint64_t to) {

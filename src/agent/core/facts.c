@@ -14,8 +14,8 @@
 
 static _Atomic uint32_t lasting;
 
-/* A userfaultfd of QEMU's own lasts no longer than its descriptor, which the daemon sees in /proc.
-   The attachment that it began in is unfolded for good: the shared memory says so. */
+/* A userfaultfd of QEMU's own ends with its descriptor, which the daemon sees in /proc. So it is
+   not noted here. The attachment in which it began stays unfolded: rf_shared.sticky says so. */
 void rf_facts_add(uint32_t hazards) {
   atomic_fetch_or(&lasting, hazards & ~(uint32_t)RF_HAZARD_OTHER_UFFD);
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What is known to speak against folding, by descriptors that are open and by what has happened.
+ * The hazards that are known: of open descriptors, and of calls that were made.
  * Threads: any; no locks.
  */
 #ifndef RAMFOLD_AGENT_CORE_FACTS_H
@@ -8,7 +8,7 @@
 
 #include <stdint.h>
 
-/* Hazards that happened; those that cannot end while the process lives are kept. */
+/* Notes hazards that have begun. rf_facts_lasting(): those that cannot end in this process. */
 void rf_facts_add(uint32_t hazards);
 uint32_t rf_facts_lasting(void);
 

@@ -40,7 +40,7 @@ int rf_own_keep(int fd) {
 
 void rf_own_drop(int fd) {
   if (fd < 0) return;
-  /* Closed first: were the slot freed first, QEMU could meet the number unprotected. */
+  /* Closed first: if the slot were freed first, QEMU could close the number before. */
   rf_sys_close(fd);
   for (unsigned i = 0; i < OWN_MAX; ++i) {
     int number = fd + 1;
@@ -65,7 +65,7 @@ int rf_own_in(unsigned first, unsigned last) {
   return found;
 }
 
-/* These are copies; the numbers are QEMU's to use. */
+/* A child has copies, and may use the numbers for itself. */
 static void in_child(void) {
   for (unsigned i = 0; i < OWN_MAX; ++i) {
     const int number = atomic_exchange(&own[i], 0);

@@ -4,8 +4,8 @@
  * (L1), so they are moved to high numbers, out of the way of loops that close everything and of
  * code that counts on small numbers, and close, close_range, dup2 and dup3 refuse to touch them.
  *
- * Also remembers which of QEMU's descriptors were found hazardous, so that closing one can be told
- * to the daemon without a look at every descriptor that is ever closed.
+ * Also remembers which of QEMU's descriptors were found hazardous. So the agent can tell the daemon
+ * when one is closed, and need not look at each descriptor that is closed.
  *
  * Threads: any; no locks.
  */

@@ -12,10 +12,10 @@
 
 #define HOLD_PAUSE_US_MIN 50u
 #define HOLD_PAUSE_US_MAX 1000u
-/* A fill takes some microseconds, a sleep at least fifty: looks before the first. */
+/* Looks before the first sleep: a fill takes some microseconds, a sleep at least fifty. */
 #define FILL_LOOKS 200
 
-/* A daemon that came back with new memory leaves the former mapping to those still inside it. */
+/* When a daemon comes back with new memory, threads may still be inside the former mapping. */
 #define MAPS_MAX 4
 
 struct rf_gate_map {
@@ -23,8 +23,8 @@ struct rf_gate_map {
   size_t bytes;
   uint64_t device, inode;
   _Atomic uint32_t users;
-  /* Values of filling words that a discard waited for in vain. Once is enough: a stopped daemon
-     does not cost every discard the whole wait. Even: none. */
+  /* Odd values of filling words for which a discard has waited in vain. No discard waits again for
+     the same value, so a stopped daemon costs the whole wait only once. Even: none. */
   _Atomic uint32_t given_up[RF_FILLINGS];
 };
 
@@ -95,8 +95,8 @@ void rf_gate_began(struct rf_gate *gate) {
   atomic_fetch_sub(&gate->shared->pending, 1);
 }
 
-/* Is what the filling words say a dead daemon's? A daemon that began meanwhile wrote another
-   session before it wrote its first word, so REQUIRES: the word was read before. */
+/* Has a dead daemon written the filling words? A daemon that begins changes `session` before it
+   writes its first word. So REQUIRES: the caller has read the word before. */
 static bool left_behind(const struct rf_shared *shared) {
   const uint32_t last = atomic_load(&dead);
   return last != 0 && atomic_load(&shared->session) == last;
@@ -130,8 +130,8 @@ int rf_gate_await_fills(struct rf_gate *gate, long *until) {
 
 void rf_gate_hung_up(uint32_t generation) {
   const struct rf_gate_map *map = atomic_load(&current);
-  /* A living daemon that closes a connection fills on, and has said so before; a dead one's system
-     calls ended before its socket closed. */
+  /* A living daemon that closes a connection may still fill; it has changed `session` before. A
+     dead daemon's system calls ended before its socket closed. */
   if (map != NULL && atomic_load(&map->shared->session) == generation)
     atomic_store(&dead, generation);
 }
@@ -185,7 +185,7 @@ enum rf_published rf_gate_publish(int fd, uint64_t pages, uint32_t generation) {
       shared->version > RF_VERSION_MAX || shared->pages != pages || map->bytes < bytes ||
       (session != 0 && (int32_t)(generation - session) < 0))
     return RF_PUBLISH_INVALID;
-  uint32_t same = generation; /* two daemons of one number: the clock was set back */
+  uint32_t same = generation; /* two daemons have one generation: the clock was set back */
   (void)atomic_compare_exchange_strong(&dead, &same, 0);
   atomic_store(&current, map);
   return RF_PUBLISHED;

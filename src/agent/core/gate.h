@@ -2,9 +2,10 @@
 /*
  * The gate between QEMU's calls and the daemon's folding, over the memory they share (wire.h).
  *
- * A call that matters enters, asks whether the agent stands (a daemon attached to this VM, now or
- * before it died), and leaves when it is done. Calls that entered while the agent did not stand are
- * waited for before RF_READY is sent, so no call straddles the beginning of folding.
+ * A call of QEMU's that matters enters the gate, asks whether the agent stands, and leaves when it
+ * is done. The agent stands while a daemon has attached this VM, also when that daemon has died
+ * since; it then delays hazards. RF_READY is sent when every call that entered before the agent
+ * stood has left, so no such call is under way when folding begins.
  *
  * Threads: enter, hold and leave any; the rest the session's. No lock is held while waiting.
  */
@@ -39,14 +40,14 @@ int rf_gate_await_fills(struct rf_gate *gate, long *until);
 
 /* The session's side. */
 enum rf_published { RF_PUBLISHED, RF_PUBLISH_INVALID, RF_PUBLISH_BUSY };
-/* Maps `fd` (taken over) and stands on it from now on. */
+/* Maps `fd` and closes it. From now on the agent stands. */
 enum rf_published rf_gate_publish(int fd, uint64_t pages, uint32_t generation);
 bool rf_gate_quiet(void);           /* every call from before the publication has ended */
 void rf_gate_serving(bool serving); /* a daemon is connected and may fold */
-/* The daemon of this generation has closed the connection. If it died, what its filling words say
-   holds no longer. */
+/* The daemon of this generation has closed the connection. If it died, its fills have ended,
+   whatever its filling words say. */
 void rf_gate_hung_up(uint32_t generation);
-/* The daemon whose the VM is, as rf_shared.session; 0: none's, or not standing. */
+/* The daemon that has the VM, as rf_shared.session; 0: none, or not standing. */
 uint32_t rf_gate_session(void);
 bool rf_gate_standing(void);
 bool rf_gate_folded(void); /* pages may be folded */

@@ -7,7 +7,7 @@
 
 #include <errno.h>
 
-/* Lasting hazards that were held for once: the daemon has seen their sticky bit, runs no more. */
+/* Lasting hazards that have waited once: the daemon has seen their sticky bit and folds no more. */
 static _Atomic uint32_t held_for;
 
 int rf_hazard_descriptor(int fd) {
@@ -24,7 +24,7 @@ int rf_hazard_descriptor(int fd) {
     failed = rf_gate_hold(&gate, hazard, lasting);
     if (failed == 0) rf_gate_began(&gate);
   }
-  rf_gate_leave(&gate); /* before the unfolding: that may take a reconnection, which waits for us */
+  rf_gate_leave(&gate); /* before the unfolding: that may need a reconnection, which waits here */
   if (stands && (hazard & RF_HAZARD_DEVICE) != 0) failed = rf_unfold_wait(RF_HAZARD_DEVICE);
   if (failed != 0) (void)rf_hazardous_clear(fd);
   return failed;
@@ -54,11 +54,11 @@ int rf_hazard_unfold(struct rf_hazard_call *call, uint32_t hazard) {
   *call = (struct rf_hazard_call){.hazard = hazard};
   for (;;) {
     rf_gate_enter(&call->gate);
-    /* Counted: no folding begins before the call is done. */
+    /* This call has entered: no folding begins before it leaves. */
     if (!rf_gate_stands(&call->gate) || rf_unfold_is_released()) return 0;
     rf_gate_leave(&call->gate);
-    /* This answer may be about an attachment that is over, and another may have begun: so it is
-       looked at again, inside the gate. */
+    /* This answer may concern an attachment that is over, and another may have begun. So the loop
+       looks again, inside the gate. */
     const int failed = rf_unfold_wait(hazard);
     if (failed != 0) return failed;
   }

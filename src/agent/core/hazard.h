@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The two ways to let a hazard begin, in the shape in which the host needs them.
+ * The two ways to let a hazard begin, as the host calls them: wait for the daemon's runs under way,
+ * or have everything unfolded.
  * Threads: any. errno is left alone.
  */
 #ifndef RAMFOLD_AGENT_CORE_HAZARD_H
@@ -10,8 +11,9 @@
 
 #include <stdbool.h>
 
-/* A descriptor that QEMU is about to see. It is in the descriptor table already, so whoever reads
-   the facts after the sequence moved finds it. 0, or EBUSY: QEMU must not get it. */
+/* For a descriptor that QEMU is about to get. It is in the descriptor table already, so the daemon
+   finds it when it reads the facts after the sequence has moved. 0, or EBUSY: QEMU must not get
+   it. */
 int rf_hazard_descriptor(int fd);
 
 /* For a hazard that the caller is about to begin with a call of its own: */
@@ -20,12 +22,12 @@ struct rf_hazard_call {
   uint32_t hazard;
   bool held;
 };
-/* ... which only in-flight reads make dangerous (waits for runs under way; `lasting`: it cannot end
-   in this process, and only its first time waits). */
+/* ... that is dangerous only to runs under way: waits for them. `lasting`: the hazard cannot end in
+   this process, and only its first call waits. */
 int rf_hazard_hold(struct rf_hazard_call *call, uint32_t hazard, bool lasting);
-/* ... which may only begin with nothing folded. */
+/* ... that may begin only when nothing is folded: has everything unfolded. */
 int rf_hazard_unfold(struct rf_hazard_call *call, uint32_t hazard);
-/* After the call; `happened`: it did not fail. */
+/* After the call. `happened`: the hazard has begun; it is noted if the agent does not stand. */
 void rf_hazard_done(struct rf_hazard_call *call, bool happened);
 
 #endif

@@ -50,7 +50,7 @@ int rf_send(int socket, void *message, size_t length, uint16_t type, uint16_t fl
 
 bool rf_closed(int socket) {
   struct pollfd event = {socket, POLLRDHUP, 0};
-  return rf_sys_poll(&event, 1, 0) != 0; /* an error leaves it open, and speaks against it */
+  return rf_sys_poll(&event, 1, 0) != 0; /* an error counts as closed */
 }
 
 static void take_fds(struct msghdr *packet, struct rf_received *received) {

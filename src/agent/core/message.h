@@ -11,7 +11,7 @@
 #include <errno.h>
 #include <stdbool.h>
 
-/* What the daemon may send along with one message. */
+/* Most descriptors that the daemon may send with one message. */
 #define RF_RECEIVED_FDS_MAX 2
 
 union rf_message {
@@ -27,7 +27,7 @@ union rf_message {
 
 struct rf_received {
   union rf_message *message;
-  int fd; /* -1: none. The agent's own already (fds.h); whoever handles the message takes it */
+  int fd; /* -1: none. Kept already (fds.h); the handler of the message takes it over */
 };
 
 /* Returns the socket (kept, see fds.h) or -errno. */
@@ -37,10 +37,10 @@ int rf_connect(const char *path);
 int rf_send(int socket, void *message, size_t length, uint16_t type, uint16_t flags,
             uint32_t generation, const int *fds, unsigned fd_count);
 
-/* Does a read say so when the other end has closed, or died? Any other error leaves that open. */
+/* Does a read's result say that the other end has closed, or died? Other errors do not tell. */
 static inline bool rf_hung_up(long length) { return length == 0 || length == -ECONNRESET; }
 
-/* Has the other end closed, or died, whatever it sent before? */
+/* Has the other end closed, or died? Also when messages of it are not read yet. */
 bool rf_closed(int socket);
 
 /* 1: received, 0: nothing there, -1: the other end has closed, -2: not the protocol, -3: not a

@@ -75,8 +75,8 @@ bool rf_ram_is_file(int fd, uint64_t *device, uint64_t *inode) {
 bool rf_ram_add(void *at, size_t size, int fd, off_t offset) {
   struct stat s = {0};
   if (rf_sys_fstat(fd, &s) != 0) return false;
-  /* Before the first page: nobody but the caller knows the address. Asked after the mapping, which
-     may have brought pages itself. */
+  /* Set before the first page: only the caller knows the address. st_blocks is read after mmap,
+     which may have made pages itself. */
   const bool small = !frozen && rf_sys_madvise(at, size, MADV_NOHUGEPAGE) == 0 && s.st_blocks == 0;
   bool listed = false;
   lock();
@@ -128,8 +128,8 @@ void rf_ram_lost(const void *at, size_t size) {
       ++i;
       continue;
     }
-    /* Nobody has been told of it: the last one takes its place. A reader that looks at this moment
-       sees either; the blocks are not relied on before the freeze. */
+    /* The daemon does not know the table yet, so the last block takes the place of this one. A
+       reader may see either of them now; nobody relies on the blocks before the freeze. */
     const uint32_t last = atomic_load(&count) - 1;
     rf_own_drop(blocks[i].fd);
     if (i != last) {

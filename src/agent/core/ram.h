@@ -28,7 +28,7 @@ struct rf_ram_block {
 /* A shared mapping of a memfd in pages of the usual size, which the host says is RAM. True when it
    was listed. */
 bool rf_ram_add(void *at, size_t size, int fd, off_t offset);
-/* The range is no longer what it was. Before the freeze its blocks are dropped, then marked. */
+/* The range was unmapped or mapped over. Its blocks are dropped; after the freeze, marked. */
 void rf_ram_lost(const void *at, size_t size);
 void rf_ram_freeze(void);
 bool rf_ram_frozen(void);
@@ -39,7 +39,7 @@ uint64_t rf_ram_pages(void);
 
 /* No block can hold a large folio (D7). */
 bool rf_ram_small(void);
-/* The file gets pages by its descriptor, which no mapping's advice keeps small. */
+/* The file gets pages by its descriptor: advice on a mapping does not keep those small. */
 void rf_ram_filled(uint64_t device, uint64_t inode);
 
 bool rf_ram_overlaps(const void *at, size_t size);

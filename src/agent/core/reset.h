@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What a part of the agent does when its life begins anew. Each part registers its own functions,
- * so that nobody has a list of all. They are called in no particular order.
+ * What each part of the agent does when it must begin anew. Each part registers its own functions,
+ * so that there is no list of all. They are called in no particular order.
  *
  *   child      this process is a fork child: only one thread is left, any lock may be held by one
  *              that no longer exists, nothing here is ours. Atomics and system calls only.
- *   detached   the daemon keeps nothing of this VM: stand before nothing. On the session's thread.
+ *   detached   the daemon keeps nothing of this VM: delay no call. On the session's thread.
  *
  * Threads: registering any, before main() as well; the rest as said.
  */
@@ -18,12 +18,12 @@ struct rf_reset {
   struct rf_reset *next;  /* the list's */
 };
 
-/* Once for each; it is never taken out. */
+/* Call it once for each part. A part is never removed. */
 void rf_reset_register(struct rf_reset *part);
 void rf_reset_child(void);
 void rf_reset_detached(void);
 
-/* The functions of the part that this file is. */
+/* Registers the functions of the part that is in this file. */
 #define RF_RESET(child_function, detached_function)                           \
   __attribute__((constructor)) static void register_reset(void) {             \
     static struct rf_reset part = {(child_function), (detached_function), 0}; \

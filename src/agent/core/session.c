@@ -24,11 +24,11 @@
 #define BACKOFF_MS_MIN 100
 #define BACKOFF_MS_MAX 2000
 #define STACK_BYTES (256 * 1024)
-/* How often a thing that another thread must bring about is looked at. */
+/* How often to look whether another thread has done its part. */
 #define POLL_MS_READY 1
 #define POLL_MS_UNSENT 10
-/* How often it is looked whether the daemon that is connected has a successor. A daemon that ends
-   closes its connections, so this is for one that cannot. */
+/* How often to look whether another daemon has replaced the connected one. A daemon that ends
+   closes its connections, so this is for a daemon that cannot. */
 #define LOOK_MS_ATTACHED 1000
 #define LOOK_MS_WAITING 10000
 
@@ -88,7 +88,7 @@ void rf_session_start(void) {
     rf_session_wake(); /* a further block: the settling starts anew */
     return;
   }
-  /* The environment is read here, in a thread of QEMU's: the agent's could meet a setenv. */
+  /* Read here, on a thread of QEMU's: on the agent's, getenv could race with a setenv. */
   const char *path = rf_host.setting("RAMFOLD_AGENT_SOCKET");
   if (path == NULL) path = RF_DEFAULT_SOCKET;
   if (*path == 0) return; /* switched off */
@@ -145,9 +145,10 @@ static void settle(void) {
   }
 }
 
-/* The agent ends the connection to a daemon that may have runs under way, and its closing of the
-   socket is what says that they are over: threads that hold must wait for it. No error ends it; a
-   successor does, which knows that nothing of the last daemon is under way. */
+/* The agent ends a connection, and the daemon may have runs under way. The daemon closes the socket
+   when they are over, and threads in rf_gate_hold() must wait for that, so it is awaited here. An
+   error of the socket does not end the wait. A successor does: it begins only when nothing of the
+   last daemon is under way. */
 static void drain(const struct rf_connection *c) {
   static char dropped[64];
   const int socket = c->socket;
@@ -194,7 +195,7 @@ static enum ended serve(int socket, const uint64_t at[2], bool *welcomed) {
   return c.refused ? ENDED_REFUSED : ENDED;
 }
 
-/* A restart of the daemon is nothing to speak of; a long absence with pages folded is. */
+/* A restart of the daemon is not worth a line; a long absence while the agent stands is. */
 static void say_absent(int error, bool seen_before, bool long_since) {
   if (!seen_before && error == EACCES) {
     rf_say(RF_SAY_NO_DAEMON,
@@ -219,7 +220,7 @@ static void *run(void *unused) {
   unsigned unheard = 0; /* connections in a row that ended without a welcome */
   for (;;) {
     uint64_t at[2];
-    rf_connection_path(session.path, at); /* before: a file that is replaced now is another */
+    rf_connection_path(session.path, at); /* first: a file that replaces it now differs */
     const int socket = rf_connect(session.path);
     if (socket < 0) {
       say_absent(-socket, seen_before, backoff_ms == BACKOFF_MS_MAX);
@@ -234,8 +235,8 @@ static void *run(void *unused) {
       unheard = welcomed || how == ENDED_REFUSED ? 0 : unheard + 1;
       if (unheard == UNHEARD_MAX)
         rf_say(RF_SAY_SILENT,
-               "ramfold: the daemon at %s hangs up unheard (its log says why); running "
-               "without folding",
+               "ramfold: the daemon at %s closes each connection without an answer (its log says "
+               "why); running without folding",
                session.path);
       if (how == ENDED_REFUSED) backoff_ms = BACKOFF_MS_MAX;
     }

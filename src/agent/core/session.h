@@ -13,9 +13,10 @@
 
 void rf_session_start(void); /* once a process, and again in a fork child that became a home */
 void rf_session_wake(void);
-/* 1: QEMU began something that says it is still starting, -1: ended. The offer waits for it. */
+/* 1: QEMU has begun a call which shows that it is still starting. -1: that call has ended. The
+   offer waits until all have ended. */
 void rf_session_unsettled(int change);
-/* RF_HOLD or RF_CHANGED, to be sent when there is somebody to send it to. Never waits. */
+/* RF_HOLD or RF_CHANGED, to be sent when a daemon serves this VM. Never waits. */
 void rf_session_hint(uint16_t type, uint32_t hazards);
 
 #endif

@@ -19,8 +19,8 @@ enum state { FREE, CLAIMED, WANTED, SENT, YES, NO };
 static struct {
   _Atomic uint64_t word; /* token << 8 | state */
   _Atomic uint32_t hazard;
-  /* token << 32 | the low half of rf_now_ms(): when its time began to count, at first or anew.
-     With the token in it, news of an older request cannot prolong this one. */
+  /* token << 32 | the low half of rf_now_ms(): since when its time counts, at first or anew. The
+     token is in it so that progress of an older request cannot prolong this one. */
   _Atomic uint64_t since;
 } requests[REQUESTS_MAX];
 
@@ -57,7 +57,7 @@ static int claim(void) {
   return -1;
 }
 
-/* What a request that took too long comes to: the answer may arrive at the last moment. */
+/* Ends a request. Its answer may have arrived at the last moment. */
 static int give_up(int slot, uint32_t token) {
   for (;;) {
     uint64_t word = atomic_load(&requests[slot].word);
@@ -158,7 +158,7 @@ void rf_unfold_again(void) {
   }
 }
 
-/* Nothing is folded, whatever it is asked for. */
+/* The VM is detached: nothing is folded, so every request is fulfilled. */
 static void all_ok(void) {
   for (int i = 0; i < REQUESTS_MAX; ++i) {
     const uint64_t word = atomic_load(&requests[i].word);

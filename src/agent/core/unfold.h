@@ -24,8 +24,8 @@ bool rf_unfold_wanted(void);
 bool rf_unfold_is_released(void); /* the daemon has promised to fold no more; also any thread */
 uint32_t rf_unfold_hazard(uint32_t token);           /* of a request that was sent; 0: unknown */
 void rf_unfold_moved(uint32_t token, uint64_t done); /* so many pages have come back */
-void rf_unfold_answer(uint32_t token, bool ok);      /* lets go who waits for it */
-void rf_unfold_again(void); /* the connection ended: what was sent is to be sent again */
+void rf_unfold_answer(uint32_t token, bool ok);      /* the thread that waits for it goes on */
+void rf_unfold_again(void);             /* the connection ended: sent requests must be sent again */
 void rf_unfold_released(bool released); /* a new attachment starts with false */
 
 void rf_unfold_limit_ms(unsigned ms); /* shortens RF_UNFOLD_MS_MAX */

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * exec in the VM's own process ends its mappings and the agent with them: nothing may be folded
- * then. libc's variants call each other inside, unseen from here, so each is stood before. Children
- * made by fork, vfork or posix_spawn are not home and pass.
+ * then. libc's variants call each other inside libc, where no call can be interposed, so each
+ * variant is interposed. Calls of children made by fork, vfork or posix_spawn pass: those are not
+ * at home.
  */
 #include "agent/core/raw.h"
 #include "agent/preload/interpose.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Calls on descriptors: the agent's own are not QEMU's to close or replace, O_DIRECT may be
- * switched on later, and the end of a hazard is worth a hint.
+ * Calls on descriptors. QEMU must not close or replace the agent's own. O_DIRECT may be switched on
+ * later. When a hazardous descriptor is closed, the daemon gets a hint.
  */
 #include "agent/core/fds.h"
 #include "agent/core/session.h"

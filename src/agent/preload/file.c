@@ -14,7 +14,7 @@ static bool whole_pages(off_t offset, off_t size) {
          offset <= INT64_MAX - size;
 }
 
-/* Filling a hole, zeroing a part of it, moving it: the hole may be a folded page. */
+/* For calls that fill a hole, zero a part of it, or move it: the hole may be a folded page. */
 static int change_unfolded(int fd, int mode, off_t offset, off_t size) {
   struct rf_hazard_call call;
   if (rf_hazard_unfold(&call, RF_HAZARD_REMAP) != 0) {
@@ -55,7 +55,7 @@ RF_EXPORT int fallocate64(int fd, int mode, off64_t offset, off64_t size) {
   return allocate(fd, mode, offset, size);
 }
 
-/* Returns the error and leaves errno alone, unlike its sister. */
+/* Returns the error and leaves errno alone, unlike fallocate. */
 static int posix_allocate(int fd, off_t offset, off_t size) {
   const int saved = errno;
   int failed;

@@ -34,7 +34,7 @@ bool rf_found_ram(void *at, size_t size, int flags, int fd, off_t offset) {
   if (type != MAP_SHARED && type != MAP_SHARED_VALIDATE && type != MAP_PRIVATE) return false;
   if (size == 0 || size % RF_SHARED_PAGE != 0 || !is_backend(fd)) return false;
   if (type == MAP_PRIVATE) {
-    if (rf_ram_count() != 0) return false; /* another use of what is known already */
+    if (rf_ram_count() != 0) return false; /* a further mapping, and RAM is known already */
     rf_say(RF_SAY_RAM,
            "ramfold: RAM is private (memory-backend-memfd needs share=on); running "
            "without folding");

@@ -7,7 +7,7 @@
 #include <stddef.h>
 #include <sys/types.h>
 
-/* Is this new mapping RAM? Then the core is told. True when it was. */
+/* Tells the core of a new mapping, if it is RAM. True when the core has listed it. */
 bool rf_found_ram(void *at, size_t size, int flags, int fd, off_t offset);
 
 #endif

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Ways to have a device write into RAM that no descriptor's kind tells of: SG_IO and its relatives,
- * io_uring's registered buffers, another userfaultfd. Also libc's syscall(), by which several of
- * these are reached.
+ * Hazards that the kind of a descriptor does not show: SG_IO and similar requests, io_uring's
+ * registered buffers, a further userfaultfd. Also libc's syscall(), which can make several of these
+ * calls.
  */
 #include "agent/core/raw.h"
 #include "agent/preload/interpose.h"

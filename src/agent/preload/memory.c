@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * mmap and its kin: where RAM is found, and where it may be lost, remapped, locked or discarded by
+ * mmap and similar calls: they show where RAM is, and may unmap, remap, lock or discard it by
  * address. mprotect passes: it changes no byte.
  */
 #include "agent/core/discard.h"
@@ -53,8 +53,8 @@ static void *map(void *at, size_t size, int prot, int flags, int fd, off_t offse
       rf_facts_add(RF_HAZARD_REMAP);
     }
   }
-  /* Before RAM is frozen, mapping over it is what QEMU does at its start, not a fact against it;
-     ram.c knows which mappings are. */
+  /* Before RAM is frozen, QEMU maps over it as part of its start, and that is no hazard to note;
+     rf_ram_lost() notes those that are. */
   if (hazard) rf_hazard_done(&call, false);
   errno = result;
   return mapped;
@@ -152,8 +152,8 @@ RF_EXPORT int madvise(void *at, size_t size, int advice) {
   return rf_real_madvise(at, size, advice);
 }
 
-/* None of posix_madvise's advice loses anything or makes pages huge; stood before only so that what
-   it becomes inside libc is known. */
+/* No advice of posix_madvise loses data or makes pages huge. It is interposed only so that no call
+   inside libc bypasses madvise() above. */
 RF_EXPORT int posix_madvise(void *at, size_t size, int advice) {
   if (advice == POSIX_MADV_DONTNEED) return 0; /* as in glibc: it may not lose data */
   const int saved = errno;

@@ -12,7 +12,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-/* Of libc's checked variants, which its headers declare only for callers that are built so. */
+/* libc's checked variants; its headers declare them only for callers that are built so. */
 int __open_2(const char *path, int flags);
 int __open64_2(const char *path, int flags);
 int __openat_2(int dir, const char *path, int flags);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Whose process this is. The agent lives in the one process that mapped the RAM; in everything that
- * was forked from it the interposers are transparent, because a child's descriptors and its exec
- * are no business of the VM's. A child that maps RAM of its own becomes a home in its turn, which
- * is how `-daemonize` works.
+ * Is this process the agent's home? The home is the one process that mapped the RAM. In processes
+ * forked from it the interposers are transparent, because a child's descriptors and its exec do not
+ * concern the VM. A child that maps RAM of its own becomes a home in its turn, which is how
+ * `-daemonize` works.
  */
 #ifndef RAMFOLD_AGENT_PRELOAD_PROCESS_H
 #define RAMFOLD_AGENT_PRELOAD_PROCESS_H

@@ -195,7 +195,7 @@ int rf_real_execve(const char *path, char *const arguments[], char *const enviro
   return (int)rf_result(rf_raw3(SYS_execve, (long)path, (long)arguments, (long)environment));
 }
 
-/* These are more than a system call: before they are resolved there is no doing without them. */
+/* These are more than a system call, so they fail while they are not resolved. */
 int rf_real_execvpe(const char *file, char *const arguments[], char *const environment[]) {
   if (real.execvpe != NULL) return real.execvpe(file, arguments, environment);
   errno = ENOSYS;

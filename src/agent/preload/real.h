@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The functions that the agent stands in front of. They are looked up once, in the library's
+ * The functions of libc that the agent interposes. They are looked up once, in the library's
  * constructor; a call that comes before (from another library's constructor, or from inside the
  * look-up itself) goes straight to the kernel, so nothing here can recurse or wait.
  *

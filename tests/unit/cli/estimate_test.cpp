@@ -82,7 +82,7 @@ TEST_CASE("a sample is used when there is more RAM than it, and says so") {
   const json& sharing = found["vms"][0]["alone"]["sharing"];
   CHECK(sharing["saved_bytes"] == 1024 * kPageSize);  // every page is there twice
   CHECK(found["vms"][0]["sampled_bytes"] < 512 * kPageSize);
-  CHECK(has(run({"--sample", "1", dir / "ram"}).out, "one of 8 groups"));
+  CHECK(has(run({"--sample", "1", dir / "ram"}).out, "One of 8 clusters"));
   CHECK(json::parse(run({"--json", "--all", dir / "ram"}).out)["estimate"]["sampled_one_of"] == 1);
 }
 
@@ -180,11 +180,13 @@ TEST_CASE("a VM's row stands above what would have to change for it") {
   passed.text = "its memory limit holds all of its RAM";
   const Style plain(false);
   const std::string text = render_estimate({{"web (pid 7)", 7, {failed, passed}}}, census, plain);
-  CHECK(has(text, "web (pid 7): to have it\n  it runs without the agent\n"));
+  CHECK(has(text, "web (pid 7): what to change\n  it runs without the agent\n"));
   CHECK(has(text, "remedy: start it with the agent"));
   CHECK_FALSE(has(text, "memory limit"));
-  CHECK(has(render_estimate({{"web", 7, {passed}}}, census, plain), "nothing stands against it"));
-  CHECK_FALSE(has(render_estimate({{"ram.dump", std::nullopt, {}}}, census, plain), "to have it"));
+  CHECK(has(render_estimate({{"web", 7, {passed}}}, census, plain),
+            "nothing, as far as can be seen"));
+  CHECK_FALSE(
+      has(render_estimate({{"ram.dump", std::nullopt, {}}}, census, plain), "what to change"));
   const json vm =
       json::parse(cli::json_of({{"web", 7, {failed, passed}}}, census))["estimate"]["vms"][0];
   CHECK(vm["pid"] == 7);

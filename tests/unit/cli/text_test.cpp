@@ -108,7 +108,8 @@ TEST_CASE("list says why a VM saves nothing, and where the other reasons are") {
     s.vms[2].reasons.clear();
   });
   const std::string young = render_list(service.snapshot(), kPlain);
-  CHECK(has(young, "why: 136 MiB saved so far is less than its share of what is spent"));
+  CHECK(has(young,
+            "why: 136 MiB saved so far is less than its share of the memory that ramfold uses"));
   CHECK(has(young, "why: no cold page was found yet"));
 }
 
