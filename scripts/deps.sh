@@ -13,7 +13,7 @@ build=(g++ meson ninja-build pkg-config ccache git
 image=(debootstrap debian-archive-keyring cpio e2fsprogs gcc kmod libc6-dev xz-utils zstd)
 guest=(python3 qemu-system-x86 util-linux)
 demo=("${image[@]}" "${guest[@]}")
-# Real QEMU, real systemd, real FUSE; spin for the model; clang for the fuzzers.
+# Real QEMU, real systemd, real FUSE; spin for the model; clang for the fuzzers and the locks.
 test=("${image[@]}" "${guest[@]}" busybox-static catch2 clang-19 libclang-rt-19-dev fuse3 iproute2
   libfuse3-dev librapidcheck-dev libvirt-clients libvirt-daemon-driver-qemu libvirt-daemon-system
   procps spin systemd

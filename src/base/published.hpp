@@ -14,8 +14,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <mutex>
 #include <type_traits>
+
+#include "base/thread_annotations.hpp"
 
 namespace ramfold {
 
@@ -42,7 +43,7 @@ class Published {
   }
 
   void store(const T& value) noexcept {
-    const std::lock_guard lock(writing_);
+    const MutexLock lock(writing_);
     number_.fetch_add(1, std::memory_order_acquire);
     put(value);
     number_.fetch_add(1, std::memory_order_release);
@@ -53,14 +54,14 @@ class Published {
   using Bytes = std::array<std::byte, sizeof(T)>;
   using Words = std::array<std::uint64_t, kWords>;
 
-  void put(const T& value) noexcept {
+  void put(const T& value) noexcept REQUIRES(writing_) {
     Words words{};
     const auto bytes = std::bit_cast<Bytes>(value);
     std::memcpy(words.data(), bytes.data(), bytes.size());
     for (std::size_t i = 0; i < kWords; ++i) words_[i].store(words[i], std::memory_order_release);
   }
 
-  std::mutex writing_;
+  Mutex writing_;
   std::atomic<std::uint64_t> number_{0};
   std::array<std::atomic<std::uint64_t>, kWords> words_{};
 };

@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Clang's thread-safety attributes and a mutex that carries them: which lock guards what is written
-// where the data is declared and checked by clang -Wthread-safety (other compilers see nothing).
+// Clang's thread-safety attributes, and the mutex, lock and condition variable that carry them. A
+// declaration says which mutex guards it, a function which mutex its caller holds, and a mutex
+// which mutex is locked after it. clang checks this (tests/tidy/locks.py); gcc ignores it.
 // https://clang.llvm.org/docs/ThreadSafetyAnalysis.html
+// Threads: any.
 #pragma once
 
+#include <chrono>
+#include <condition_variable>
 #include <mutex>
 
 #ifdef __clang__
@@ -12,17 +16,20 @@
 #define RAMFOLD_ATTRIBUTE(x)
 #endif
 
+// GUARDED_BY(&Owner::mutex_) names the mutex of whichever Owner it is: for the parts of an Owner,
+// which cannot name the object. ACQUIRED_BEFORE(&Other::mutex) names that of another class. The
+// order is checked where one function locks both, not through calls (src/README.md, "Locks").
 #define CAPABILITY(name) RAMFOLD_ATTRIBUTE(capability(name))
 #define SCOPED_CAPABILITY RAMFOLD_ATTRIBUTE(scoped_lockable)
 #define GUARDED_BY(lock) RAMFOLD_ATTRIBUTE(guarded_by(lock))
-#define PT_GUARDED_BY(lock) RAMFOLD_ATTRIBUTE(pt_guarded_by(lock))
+#define ACQUIRED_BEFORE(...) RAMFOLD_ATTRIBUTE(acquired_before(__VA_ARGS__))
 #define REQUIRES(...) RAMFOLD_ATTRIBUTE(requires_capability(__VA_ARGS__))
 #define EXCLUDES(...) RAMFOLD_ATTRIBUTE(locks_excluded(__VA_ARGS__))
 #define ACQUIRE(...) RAMFOLD_ATTRIBUTE(acquire_capability(__VA_ARGS__))
 #define TRY_ACQUIRE(...) RAMFOLD_ATTRIBUTE(try_acquire_capability(__VA_ARGS__))
 #define RELEASE(...) RAMFOLD_ATTRIBUTE(release_capability(__VA_ARGS__))
+#define ASSERT_CAPABILITY(lock) RAMFOLD_ATTRIBUTE(assert_capability(lock))
 #define RETURN_CAPABILITY(lock) RAMFOLD_ATTRIBUTE(lock_returned(lock))
-#define NO_THREAD_SAFETY_ANALYSIS RAMFOLD_ATTRIBUTE(no_thread_safety_analysis)
 
 namespace ramfold {
 
@@ -31,20 +38,69 @@ class CAPABILITY("mutex") Mutex {
   void lock() ACQUIRE() { mutex_.lock(); }
   void unlock() RELEASE() { mutex_.unlock(); }
   bool try_lock() TRY_ACQUIRE(true) { return mutex_.try_lock(); }
+  // The first statement of a lambda that runs under the mutex: the analysis looks at a lambda as at
+  // a function of its own, which holds nothing. Does nothing.
+  void is_held() const noexcept ASSERT_CAPABILITY(this) {}
 
  private:
+  friend class CondVar;
   std::mutex mutex_;
 };
 
+// Holds a mutex for its scope. unlock() and lock() let work run in between without it.
 class SCOPED_CAPABILITY MutexLock {
  public:
   explicit MutexLock(Mutex& mutex) ACQUIRE(mutex) : mutex_(mutex) { mutex_.lock(); }
-  ~MutexLock() RELEASE() { mutex_.unlock(); }
+  // The caller holds it, after try_lock().
+  MutexLock(Mutex& mutex, std::adopt_lock_t) REQUIRES(mutex) : mutex_(mutex) {}
+  ~MutexLock() RELEASE() {
+    if (held_) mutex_.unlock();
+  }
   MutexLock(const MutexLock&) = delete;
   MutexLock& operator=(const MutexLock&) = delete;
 
+  void unlock() RELEASE() {
+    held_ = false;
+    mutex_.unlock();
+  }
+  void lock() ACQUIRE() {
+    mutex_.lock();
+    held_ = true;
+  }
+
  private:
   Mutex& mutex_;
+  bool held_ = true;
+};
+
+// A condition variable for a Mutex. A wait may end early, so the caller waits in a loop. There are
+// no waits with a predicate: in a lambda the analysis does not see that the mutex is held.
+class CondVar {
+ public:
+  using Clock = std::chrono::steady_clock;
+
+  void wait(Mutex& mutex) REQUIRES(mutex) {
+    std::unique_lock lock(mutex.mutex_, std::adopt_lock);
+    changed_.wait(lock);
+    lock.release();
+  }
+  void wait_for(Mutex& mutex, std::chrono::nanoseconds most) REQUIRES(mutex) {
+    std::unique_lock lock(mutex.mutex_, std::adopt_lock);
+    changed_.wait_for(lock, most);
+    lock.release();
+  }
+  // False: `end` has passed.
+  bool wait_until(Mutex& mutex, Clock::time_point end) REQUIRES(mutex) {
+    std::unique_lock lock(mutex.mutex_, std::adopt_lock);
+    const bool in_time = changed_.wait_until(lock, end) == std::cv_status::no_timeout;
+    lock.release();
+    return in_time;
+  }
+  void notify_one() noexcept { changed_.notify_one(); }
+  void notify_all() noexcept { changed_.notify_all(); }
+
+ private:
+  std::condition_variable changed_;
 };
 
 }  // namespace ramfold

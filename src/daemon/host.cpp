@@ -258,7 +258,7 @@ void Host::make_way() noexcept {
   for (const VmHandle& vm : vms_.all()) {
     bool in_work = false;
     {
-      const std::lock_guard lock(vm->cursor.mutex);
+      const MutexLock lock(vm->cursor.mutex);
       in_work = vm->cursor.in_work != 0;
     }
     if (!in_work && !vm->unfolding && vm->faults_stopped) continue;  // a look changes nothing

@@ -114,7 +114,7 @@ HostInputs Loop::sense(const std::vector<VmHandle>& vms, const store::Stats& sta
 }
 
 void Loop::judge() {
-  const std::lock_guard judging(judging_);
+  const MutexLock judging(judging_);
   const std::vector<VmHandle> vms = p_.vms.all();
   const store::Stats stats = p_.contents.stats();
   const HostInputs in = sense(vms, stats);

@@ -5,10 +5,10 @@
 #pragma once
 
 #include <atomic>
-#include <mutex>
 #include <string>
 #include <vector>
 
+#include "base/thread_annotations.hpp"
 #include "daemon/bring_back/off_switch.hpp"
 #include "daemon/custody/configuration.hpp"
 #include "daemon/custody/decisions.hpp"
@@ -54,7 +54,7 @@ class Loop {
   // Until `stopping`.
   void run();
   // Senses the host, judges it and publishes the verdict, at once.
-  void judge();
+  void judge() EXCLUDES(judging_);
 
  private:
   void prove_kernel();
@@ -68,8 +68,8 @@ class Loop {
   enum class SelfTest : std::uint8_t { not_run, passed, failed };
   std::atomic<SelfTest> self_test_{SelfTest::not_run};
   bool fault_threads_short_ = false;  // said once
-  std::mutex judging_;  // from the first look on: a verdict must not replace a later one
-  KeepsJudge keeps_;    // under judging_
+  Mutex judging_;  // from the first look on: a verdict must not replace a later one
+  KeepsJudge keeps_ GUARDED_BY(judging_);
 };
 
 }  // namespace ramfold::daemon

@@ -14,14 +14,14 @@
 
 namespace ramfold::fault {
 
-struct Client::Worker {
-  sys::Thread thread;  // the manager's
-  // Under the pool's mutex:
-  pthread_t handle{};
-  bool has_begun = false;  // `handle` is set
-  bool ends = false;       // as soon as it finds nothing to do; it does not count as idle
-  bool has_ended = false;
-  Client* at = nullptr;
+struct Pool::Worker {
+  sys::Thread thread GUARDED_BY(&Pool::mutex_);
+  pthread_t handle GUARDED_BY(&Pool::mutex_){};
+  bool has_begun GUARDED_BY(&Pool::mutex_) = false;  // `handle` is set
+  // As soon as it finds nothing to do; it does not count as idle.
+  bool ends GUARDED_BY(&Pool::mutex_) = false;
+  bool has_ended GUARDED_BY(&Pool::mutex_) = false;
+  Client* at GUARDED_BY(&Pool::mutex_) = nullptr;
 };
 
 namespace {
@@ -59,25 +59,25 @@ Result<std::shared_ptr<Pool>> Pool::make() {
 
 Pool::~Pool() {
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     ENSURE(clients_.empty());
     stopping_ = true;
   }
   changed_.notify_one();
   manager_.join();
-  Lock lock(mutex_);
+  const MutexLock lock(mutex_);
   while (!workers_.empty()) {
     for (const auto& worker : workers_) {
       worker->ends = true;
       if (worker->has_begun && !worker->has_ended) sys::interrupt(worker->handle);
     }
-    changed_.wait_for(lock, std::chrono::nanoseconds(kAskSoonNs));
-    join_ended(lock);
+    changed_.wait_for(mutex_, std::chrono::nanoseconds(kAskSoonNs));
+    join_ended();
   }
 }
 
 Status Pool::begin() {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   if (manager_ || stopping_) return {};
   auto thread = sys::Thread::start("rf-faults", [this] { manage(); });
   if (!thread) return std::unexpected(thread.error());
@@ -87,7 +87,7 @@ Status Pool::begin() {
 
 Status Pool::add(Client& client, int events, int wake, unsigned places) {
   ENSURE(places >= 1 && places <= Client::kPlacesMax);
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   client.pool_ = this;
   client.places_ = places;
   client.events_ = events;
@@ -107,7 +107,7 @@ Status Pool::add(Client& client, int events, int wake, unsigned places) {
 }
 
 bool Pool::remove(Client& client, std::uint64_t patience_ns) noexcept {
-  Lock lock(mutex_);
+  const MutexLock lock(mutex_);
   const auto it = clients_.find(client.key_);
   if (it == clients_.end() || it->second != &client) return true;
   if (!client.stopping_) {
@@ -124,14 +124,14 @@ bool Pool::remove(Client& client, std::uint64_t patience_ns) noexcept {
     ask_to_leave(client);
     const std::uint64_t spent_ns = monotonic_ns() - began_ns;
     if (spent_ns >= patience_ns) return false;
-    left_.wait_for(lock, std::chrono::nanoseconds(std::min(pause_ns, patience_ns - spent_ns)));
+    left_.wait_for(mutex_, std::chrono::nanoseconds(std::min(pause_ns, patience_ns - spent_ns)));
   }
   clients_.erase(client.key_);
   return true;
 }
 
 std::uint64_t Pool::cpu_ns(const Client& client) const noexcept {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   std::uint64_t sum = client.cpu_left_ns_;
   for (const Client::Place& place : client.at_) {
     // Nobody leaves a place without the mutex, so the thread is there.
@@ -141,9 +141,11 @@ std::uint64_t Pool::cpu_ns(const Client& client) const noexcept {
 }
 
 Pool::Figures Pool::figures() const {
-  const std::lock_guard lock(mutex_);
-  const auto serving =
-      std::ranges::count_if(workers_, [](const auto& worker) { return worker->at != nullptr; });
+  const MutexLock lock(mutex_);
+  const auto serving = std::ranges::count_if(workers_, [this](const auto& worker) {
+    mutex_.is_held();
+    return worker->at != nullptr;
+  });
   return {static_cast<unsigned>(workers_.size()), static_cast<unsigned>(serving), held_};
 }
 
@@ -151,14 +153,14 @@ Pool::Figures Pool::figures() const {
 
 void Pool::manage() {
   sys::prefer_this_thread();
-  Lock lock(mutex_);
+  const MutexLock lock(mutex_);
   std::uint64_t held_look_ns = monotonic_ns();
   std::uint64_t look_ns = held_look_ns;
   while (!stopping_) {
-    keep_spares(lock);
+    keep_spares();
     if (stopping_) break;
     // Only a thread that finds no idle one left behind tells.
-    changed_.wait_for(lock, std::chrono::nanoseconds(is_pressed() ? kHeldNs : kLookEveryNs));
+    changed_.wait_for(mutex_, std::chrono::nanoseconds(is_pressed() ? kHeldNs : kLookEveryNs));
     const std::uint64_t now = monotonic_ns();
     if (now - held_look_ns >= kHeldNs) {
       look_for_held();
@@ -168,7 +170,7 @@ void Pool::manage() {
     look_ns = now;
     send_quiet_ones_away();
     end_surplus();
-    join_ended(lock);
+    join_ended();
   }
 }
 
@@ -197,10 +199,10 @@ void Pool::send_quiet_ones_away() noexcept {
   }
 }
 
-void Pool::keep_spares(Lock& lock) {
+void Pool::keep_spares() {
   while (!stopping_ && idle_.load() < kSpareMin + held_ / kHeldPart &&
          workers_.size() < kFewMax + held_) {
-    if (!add_worker(lock)) {
+    if (!add_worker()) {
       short_.store(is_pressed());
       return;
     }
@@ -208,14 +210,14 @@ void Pool::keep_spares(Lock& lock) {
   short_.store(false);
 }
 
-bool Pool::add_worker(Lock& lock) {
+bool Pool::add_worker() {
   auto made = std::make_unique<Worker>();
   Worker* const worker = made.get();
   workers_.push_back(std::move(made));
   idle_.fetch_add(1);
-  lock.unlock();
+  mutex_.unlock();
   auto thread = sys::Thread::start("rf-fault", [this, worker] { work(*worker); });
-  lock.lock();
+  mutex_.lock();
   if (thread) {
     worker->thread = std::move(*thread);
     return true;
@@ -242,7 +244,7 @@ void Pool::end_surplus() noexcept {
   }
 }
 
-void Pool::join_ended(Lock& lock) {
+void Pool::join_ended() {
   std::vector<std::unique_ptr<Worker>> ended;
   for (auto& worker : workers_) {
     // Without `thread` it is still being started.
@@ -250,12 +252,12 @@ void Pool::join_ended(Lock& lock) {
   }
   if (ended.empty()) return;
   std::erase(workers_, nullptr);
-  lock.unlock();
+  mutex_.unlock();
   ended.clear();
-  lock.lock();
+  mutex_.lock();
 }
 
-void Pool::ask_to_leave(Client& client) noexcept {
+void Pool::ask_to_leave(Client& client) const noexcept {
   client.leave_.store(true, std::memory_order_relaxed);
   for (const Client::Place& place : client.at_) {
     if (place.worker != nullptr) sys::interrupt(place.worker->handle);
@@ -269,7 +271,7 @@ void Pool::work(Worker& me) noexcept {
   sys::prefer_this_thread();
   store::prepare_to_read();  // so that serving allocates nothing
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     me.handle = ::pthread_self();
     me.has_begun = true;
   }
@@ -279,7 +281,7 @@ void Pool::work(Worker& me) noexcept {
     Client* client = nullptr;
     unsigned place = 0;
     {
-      const std::lock_guard lock(mutex_);
+      const MutexLock lock(mutex_);
       if (n == 1) client = take(me, event.data.u64 & ~std::uint64_t{1}, place);
       if (client == nullptr && me.ends) {
         me.has_ended = true;
@@ -315,7 +317,7 @@ Client* Pool::take(Worker& me, std::uint64_t key, unsigned& place) noexcept {
 }
 
 void Pool::leave(Worker& me, Client& client, unsigned place) noexcept {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   Client::Place& left = client.at_[place];
   client.cpu_left_ns_ += thread_cpu_ns() - left.cpu_began_ns;
   if (left.held) --held_;

@@ -24,83 +24,19 @@
 
 #include <array>
 #include <atomic>
-#include <condition_variable>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <unordered_map>
 #include <vector>
 
 #include "base/result.hpp"
+#include "base/thread_annotations.hpp"
 #include "sys/fd.hpp"
 #include "sys/thread.hpp"
 
 namespace ramfold::fault {
 
-class Pool;
-
-// What the pool serves: one VM.
-class Client {
- public:
-  static constexpr unsigned kPlacesMax = 16;
-
-  virtual ~Client() = default;
-
- protected:
-  Client() = default;
-  // On a thread of the pool, which names itself for the VM first, and back in the end. Returns soon
-  // after stays() says no. `place` is its own until it returns, and less than `places`.
-  virtual void serve(unsigned place) noexcept = 0;
-
-  // Asked after each batch. False: leave the VM now.
-  bool stays() const noexcept;
-  // A batch was served: the VM is not quiet.
-  void note_served() noexcept {
-    served_.store(served_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
-  }
-  // A thread that waits for the VM's next event is not held, nor is one that moves on.
-  void begin_wait(unsigned place) noexcept { turns_[place].begin_wait(); }
-  void move_on(unsigned place) noexcept { turns_[place].move_on(); }
-  // The next event brings another thread, if there is a place for it.
-  void invite() const noexcept;
-  bool is_single() const noexcept { return places_ == 1; }
-
- private:
-  friend class Pool;
-  struct Worker;
-  // How far the thread at a place has come: odd while it waits for an event. That thread alone may
-  // write.
-  class alignas(64) Turn {
-   public:
-    void begin_wait() noexcept { count_.store(now() | 1, std::memory_order_relaxed); }
-    void move_on() noexcept { count_.store((now() | 1) + 1, std::memory_order_relaxed); }
-    std::uint64_t now() const noexcept { return count_.load(std::memory_order_relaxed); }
-
-   private:
-    std::atomic<std::uint64_t> count_{0};
-  };
-  struct Place {
-    Worker* worker = nullptr;
-    std::uint64_t cpu_began_ns = 0;
-    std::uint64_t turn_seen = 0;  // at the manager's last look
-    bool held = false;            // it has not moved since then
-  };
-
-  std::atomic<std::uint64_t> served_{0};
-  std::atomic<bool> leave_{false};
-  std::array<Turn, kPlacesMax> turns_;
-  const Pool* pool_ = nullptr;
-  // Under the pool's mutex, but for what is fixed by add():
-  unsigned places_ = 1;
-  int events_ = -1;
-  int wake_ = -1;
-  std::uint64_t key_ = 0;  // of `events_` in the epoll set; `wake_` has the next one
-  bool stopping_ = false;
-  unsigned taken_ = 0;
-  std::array<Place, kPlacesMax> at_{};
-  std::uint64_t served_seen_ = 0;
-  std::uint64_t cpu_left_ns_ = 0;  // of threads that have left
-};
+class Client;
 
 class Pool {
  public:
@@ -139,36 +75,97 @@ class Pool {
 
  private:
   friend class Client;
-  using Worker = Client::Worker;
-  using Lock = std::unique_lock<std::mutex>;
+  struct Worker;
 
   explicit Pool(sys::Fd epoll) noexcept;
   void manage();
-  void look_for_held() noexcept;
-  void send_quiet_ones_away() noexcept;
-  void keep_spares(Lock& lock);
-  bool add_worker(Lock& lock);
-  void end_surplus() noexcept;
-  void join_ended(Lock& lock);
+  void look_for_held() noexcept REQUIRES(mutex_);
+  void send_quiet_ones_away() noexcept REQUIRES(mutex_);
+  void keep_spares() REQUIRES(mutex_);
+  bool add_worker() REQUIRES(mutex_);
+  void end_surplus() noexcept REQUIRES(mutex_);
+  void join_ended() REQUIRES(mutex_);
   void work(Worker& me) noexcept;
-  Client* take(Worker& me, std::uint64_t key, unsigned& place) noexcept;
+  Client* take(Worker& me, std::uint64_t key, unsigned& place) noexcept REQUIRES(mutex_);
   void leave(Worker& me, Client& client, unsigned place) noexcept;
   void arm(const Client& client, int operation) const noexcept;
-  static void ask_to_leave(Client& client) noexcept;
+  void ask_to_leave(Client& client) const noexcept REQUIRES(mutex_);
 
   const sys::Fd epoll_;
-  mutable std::mutex mutex_;
-  std::condition_variable changed_;  // the manager's: a thread is needed, or all end
-  std::condition_variable left_;     // a thread has left a client that stops
-  std::unordered_map<std::uint64_t, Client*> clients_;
-  std::vector<std::unique_ptr<Worker>> workers_;
-  std::uint64_t next_key_ = 0;
-  unsigned held_ = 0;
-  unsigned surplus_looks_ = 0;  // in a row, with too many idle threads
-  bool stopping_ = false;
+  mutable Mutex mutex_;
+  CondVar changed_;  // the manager's: a thread is needed, or all end
+  CondVar left_;     // a thread has left a client that stops
+  std::unordered_map<std::uint64_t, Client*> clients_ GUARDED_BY(mutex_);
+  std::vector<std::unique_ptr<Worker>> workers_ GUARDED_BY(mutex_);
+  std::uint64_t next_key_ GUARDED_BY(mutex_) = 0;
+  unsigned held_ GUARDED_BY(mutex_) = 0;
+  unsigned surplus_looks_ GUARDED_BY(mutex_) = 0;  // in a row, with too many idle threads
+  bool stopping_ GUARDED_BY(mutex_) = false;
   std::atomic<unsigned> idle_{0};
   std::atomic<bool> short_{false};
   sys::Thread manager_;
+};
+
+// What the pool serves: one VM.
+class Client {
+ public:
+  static constexpr unsigned kPlacesMax = 16;
+
+  virtual ~Client() = default;
+
+ protected:
+  Client() = default;
+  // On a thread of the pool, which names itself for the VM first, and back in the end. Returns soon
+  // after stays() says no. `place` is its own until it returns, and less than `places`.
+  virtual void serve(unsigned place) noexcept = 0;
+
+  // Asked after each batch. False: leave the VM now.
+  bool stays() const noexcept;
+  // A batch was served: the VM is not quiet.
+  void note_served() noexcept {
+    served_.store(served_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+  }
+  // A thread that waits for the VM's next event is not held, nor is one that moves on.
+  void begin_wait(unsigned place) noexcept { turns_[place].begin_wait(); }
+  void move_on(unsigned place) noexcept { turns_[place].move_on(); }
+  // The next event brings another thread, if there is a place for it.
+  void invite() const noexcept;
+  bool is_single() const noexcept { return places_ == 1; }
+
+ private:
+  friend class Pool;
+  // How far the thread at a place has come: odd while it waits for an event. That thread alone may
+  // write.
+  class alignas(64) Turn {
+   public:
+    void begin_wait() noexcept { count_.store(now() | 1, std::memory_order_relaxed); }
+    void move_on() noexcept { count_.store((now() | 1) + 1, std::memory_order_relaxed); }
+    std::uint64_t now() const noexcept { return count_.load(std::memory_order_relaxed); }
+
+   private:
+    std::atomic<std::uint64_t> count_{0};
+  };
+  struct Place {
+    Pool::Worker* worker = nullptr;
+    std::uint64_t cpu_began_ns = 0;
+    std::uint64_t turn_seen = 0;  // at the manager's last look
+    bool held = false;            // it has not moved since then
+  };
+
+  std::atomic<std::uint64_t> served_{0};
+  std::atomic<bool> leave_{false};
+  std::array<Turn, kPlacesMax> turns_;
+  // Fixed by add():
+  const Pool* pool_ = nullptr;
+  unsigned places_ = 1;
+  int events_ = -1;
+  int wake_ = -1;
+  std::uint64_t key_ = 0;  // of `events_` in the epoll set; `wake_` has the next one
+  bool stopping_ GUARDED_BY(&Pool::mutex_) = false;
+  unsigned taken_ GUARDED_BY(&Pool::mutex_) = 0;
+  std::array<Place, kPlacesMax> at_ GUARDED_BY(&Pool::mutex_){};
+  std::uint64_t served_seen_ GUARDED_BY(&Pool::mutex_) = 0;
+  std::uint64_t cpu_left_ns_ GUARDED_BY(&Pool::mutex_) = 0;  // of threads that have left
 };
 
 }  // namespace ramfold::fault

@@ -205,6 +205,17 @@ def threads(file: File) -> Iterator[tuple[int, str]]:
             yield number, f"{found[0]}: threads are started with sys::Thread (sys/thread.hpp)"
 
 
+def locks(file: File) -> Iterator[tuple[int, str]]:
+    """clang's analysis knows only mutexes that carry its attributes."""
+    if not file.is_product or file.path == "src/base/thread_annotations.hpp":
+        return
+    for number, line in file.lines():
+        found = re.search(r"\bstd::(\w*mutex|lock_guard|(unique|scoped|shared)_lock"
+                          r"|condition_variable\w*)\b|\bNO_THREAD_SAFETY_ANALYSIS\b", code_of(line))
+        if found:
+            yield number, f"{found[0]}: locks are those of base/thread_annotations.hpp"
+
+
 def singletons(file: File) -> Iterator[tuple[int, str]]:
     if not file.is_product:
         return
@@ -293,6 +304,7 @@ RULES: dict[str, Rule] = {
     "bare-assert": bare_assert,
     "singletons": singletons,
     "threads": threads,
+    "locks": locks,
     "header-guard": header_guard,
     "header-opening": header_opening,
     "unfinished": unfinished,

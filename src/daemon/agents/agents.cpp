@@ -99,7 +99,7 @@ void Agents::stop() noexcept {
     const auto peer = sys::peer_of(socket);
     receptionist_.close(std::move(socket), peer ? ids_.account_of(peer->uid) : kNobody);
   }
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   for (Connection& c : connections_) {
     end_commands(c);
     receptionist_.close(std::move(c.socket), c.peer.account);
@@ -199,7 +199,7 @@ void Agents::accept_one(sys::Fd socket) {
   auto pidfd = sys::peer_pidfd(socket, peer->pid);
   const auto start = procfs_.start_ticks(peer->pid);
   if (!pidfd || !start || has_ended(*pidfd)) return give_up();
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   if (!has_place(*peer, account)) return give_up();
   Connection& c = connections_.emplace_back();
   c.socket = std::move(socket);
@@ -258,7 +258,7 @@ bool Agents::handle(Connection& c, sys::Message& message, std::span<const std::b
   VmHandle vm;
   Stage stage{};
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     vm = c.vm;
     stage = c.stage;
   }
@@ -284,14 +284,14 @@ bool Agents::handle(Connection& c, sys::Message& message, std::span<const std::b
       return !vm || stage != Stage::attached || agents.on_unfold(c, vm, m.wire);
     }
     bool operator()(const guest::Fenced& m) {
-      const std::lock_guard lock(agents.mutex_);
+      const MutexLock lock(agents.mutex_);
       if (c.commands && m.wire.h.generation == agents.generation_) {
         c.commands->open(c.socket, agents.generation_);
       }
       return true;
     }
     bool operator()(const guest::Answered& m) {
-      const std::lock_guard lock(agents.mutex_);
+      const MutexLock lock(agents.mutex_);
       if (c.commands) c.commands->answered(m.wire);
       return true;
     }
@@ -317,7 +317,7 @@ bool Agents::on_unfold(Connection& c, const VmHandle& vm, const rf_unfold& messa
 }
 
 void Agents::close(Connection& c) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   if (c.closing) return;
   if (c.vm && (c.stage == Stage::attached || c.stage == Stage::ready)) {
     // Nobody holds hazards back any more: nothing may leave until the agent is back.
@@ -336,7 +336,7 @@ void Agents::close(Connection& c) {
 void Agents::close_quiet() {
   if (!any_closing_) return;
   any_closing_ = false;
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   for (auto c = connections_.begin(); c != connections_.end();) {
     if (!c->closing || (c->vm && !c->vm->vm->gate().is_drained())) {
       any_closing_ = any_closing_ || c->closing;
@@ -356,7 +356,7 @@ void Agents::close_late() {
   const std::uint64_t now = monotonic_ns();
   std::vector<Connection*> late;
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     for (Connection& c : connections_) {
       if (c.deadline_ns != 0 && now > c.deadline_ns) late.push_back(&c);
     }
@@ -376,7 +376,7 @@ bool Agents::send_bytes(const Connection& c, std::span<const std::byte> bytes,
 }
 
 void Agents::send_to(const AttachedVm& vm, const std::function<void(Connection&)>& f) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   for (Connection& c : connections_) {
     if (c.vm.get() == &vm && !c.closing) f(c);
   }
@@ -404,6 +404,7 @@ void Agents::send_unfolding(const AttachedVm& vm, std::uint32_t token, std::uint
 
 void Agents::send_detached(const AttachedVm& vm) {
   send_to(vm, [&](Connection& c) {
+    mutex_.is_held();
     rf_bare message{};
     end_commands(c);
     (void)send(c, message, RF_DETACHED);
@@ -416,7 +417,7 @@ void Agents::send_detached(const AttachedVm& vm) {
 
 std::vector<WaitingAgent> Agents::waiting() const {
   std::vector<WaitingAgent> result;
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   for (const Connection& c : connections_) {
     if (c.stage != Stage::waiting || c.closing) continue;
     result.push_back({c.peer.pid, c.peer.uid, c.peer.start_ticks, c.identity});

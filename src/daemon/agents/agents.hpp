@@ -10,10 +10,10 @@
 #include <functional>
 #include <list>
 #include <memory>
-#include <mutex>
 #include <span>
 #include <string>
 
+#include "base/thread_annotations.hpp"
 #include "daemon/agents/attach.hpp"
 #include "daemon/agents/command_channel.hpp"
 #include "daemon/agents/complaints.hpp"
@@ -83,34 +83,38 @@ class Agents final : public AgentAnswers {
   void send_detached(const AttachedVm& vm) override;
   void call_back(pid_t pid) override;
   // The next VM meets what wanted() says by then.
-  void finish_offers() override { const std::lock_guard lock(offers_mutex_); }
+  void finish_offers() override EXCLUDES(offers_mutex_) { const MutexLock lock(offers_mutex_); }
   void invite_all() override;
   // For commands to its agent, open once that has answered the fence. Null: no agent is there, or
   // it knows no commands. Closed for ever when the connection ends.
   std::shared_ptr<guest::AgentPort> port(const AttachedVm& vm);
-  std::vector<WaitingAgent> waiting() const;
+  std::vector<WaitingAgent> waiting() const EXCLUDES(mutex_);
   // Asks a waiting agent for its RAM again; false: there is none of that pid.
-  bool invite(pid_t pid);
+  bool invite(pid_t pid) EXCLUDES(mutex_);
 
  private:
   enum class Stage : std::uint8_t { hello, waiting, offer, ready, attached };
+  // What is not guarded belongs to the agents' thread. `peer` never changes, and `identity` changes
+  // under mutex_: others read it there.
   struct Connection {
     sys::Fd socket;
     AgentPeer peer;
     VmIdentity identity;
-    Stage stage = Stage::hello;
-    std::uint64_t deadline_ns = 0;
+    Stage stage GUARDED_BY(&Agents::mutex_) = Stage::hello;
+    std::uint64_t deadline_ns GUARDED_BY(&Agents::mutex_) = 0;
     std::uint32_t hazards = 0;
     std::uint64_t capabilities = 0;
-    bool folded = false;  // by a daemon that left this one nothing of it
+    // By a daemon that left this one nothing of it.
+    bool folded GUARDED_BY(&Agents::mutex_) = false;
     // Its process is being looked at; meanwhile nothing is received.
     std::shared_ptr<Look> look;
     rf_hello hello{};
-    bool heard = true;     // in the epoll set
-    bool closing = false;  // as soon as no run of its VM is under way
+    bool heard = true;  // in the epoll set
+    // As soon as no run of its VM is under way.
+    bool closing GUARDED_BY(&Agents::mutex_) = false;
     // Made, and the fence sent, when the agent is ready.
-    std::shared_ptr<CommandChannel> commands;
-    VmHandle vm;
+    std::shared_ptr<CommandChannel> commands GUARDED_BY(&Agents::mutex_);
+    VmHandle vm GUARDED_BY(&Agents::mutex_);
   };
 
   Agents(sys::Fd listener, sys::SocketGroup group, sys::Fd epoll, std::shared_ptr<LookDesk> desk,
@@ -123,26 +127,26 @@ class Agents final : public AgentAnswers {
   // accept(2) found no descriptor or no memory: nobody is accepted for a while.
   void rest_from_accepting(int code);
   void listen_again();
-  bool has_place(const sys::Peer& peer, uid_t account);
+  bool has_place(const sys::Peer& peer, uid_t account) REQUIRES(mutex_);
   bool has_place_for_vm(uid_t account);
   bool receive(Connection& c);  // false: close it
   bool handle(Connection& c, sys::Message& message, std::span<const std::byte> bytes);
   void hear(Connection& c, bool heard);
-  void start_look(Connection& c, std::shared_ptr<Look> look);
+  void start_look(Connection& c, std::shared_ptr<Look> look) REQUIRES(mutex_);
   void take_looks();
   bool on_hello(Connection& c, const guest::Hello& message);
   bool after_hello(Connection& c, const Look& look);
   bool on_offer(Connection& c, const rf_offer& offer, sys::Message& message);
   bool after_offer(Connection& c, Look& look);
   void on_ready(Connection& c, const VmHandle& vm);
-  void begin_commands(Connection& c);
-  void end_commands(Connection& c) noexcept;
-  bool closes_another_of(const Connection& c) const;
+  void begin_commands(Connection& c) REQUIRES(mutex_);
+  void end_commands(Connection& c) noexcept REQUIRES(mutex_);
+  bool closes_another_of(const Connection& c) const EXCLUDES(mutex_);
   bool on_unfold(Connection& c, const VmHandle& vm, const rf_unfold& message);
-  void close(Connection& c);
+  void close(Connection& c) EXCLUDES(mutex_);
   void close_late();
   void close_quiet();
-  bool invite_now(Connection& c);
+  bool invite_now(Connection& c) REQUIRES(mutex_);
   bool welcome(Connection& c, std::uint16_t action, const std::uint8_t* instance, int fd);
   void refuse(Connection& c, std::string_view why);
   template <typename Message>
@@ -152,7 +156,8 @@ class Agents final : public AgentAnswers {
     return send_bytes(c, std::as_bytes(std::span(&message, 1)), fds);
   }
   bool send_bytes(const Connection& c, std::span<const std::byte> bytes, std::span<const int> fds);
-  void send_to(const AttachedVm& vm, const std::function<void(Connection&)>& f);
+  // f() runs under mutex_.
+  void send_to(const AttachedVm& vm, const std::function<void(Connection&)>& f) EXCLUDES(mutex_);
 
   sys::Fd listener_;
   const sys::SocketGroup group_;  // who may connect: WELCOME brings /dev/userfaultfd
@@ -172,9 +177,10 @@ class Agents final : public AgentAnswers {
   std::uint64_t accepts_again_ns_ = 0;  // 0: the listener is in the epoll set
   bool cannot_accept_said_ = false;
   std::atomic<bool> stopping_{false};
-  std::mutex offers_mutex_;   // from wanted() until the VM is in `vms_`
-  mutable std::mutex mutex_;  // the list and every Connection
-  std::list<Connection> connections_;
+  // From wanted() until the VM is in `vms_`.
+  Mutex offers_mutex_ ACQUIRED_BEFORE(mutex_, &FactState::mutex);
+  mutable Mutex mutex_ ACQUIRED_BEFORE(&FactState::mutex);
+  std::list<Connection> connections_ GUARDED_BY(mutex_);
   sys::Thread thread_;
 };
 

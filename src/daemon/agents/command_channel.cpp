@@ -22,7 +22,7 @@ guest::AgentAnswer meaning_of(const rf_answer& answer) noexcept {
 }  // namespace
 
 void CommandChannel::open(sys::BorrowedFd socket, std::uint32_t generation) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   if (phase_ != Phase::fencing) return;
   phase_ = Phase::open;
   socket_ = socket.get();
@@ -30,7 +30,7 @@ void CommandChannel::open(sys::BorrowedFd socket, std::uint32_t generation) {
 }
 
 void CommandChannel::close() noexcept {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   phase_ = Phase::closed;
   socket_ = -1;
   for (Place& place : places_) {
@@ -49,7 +49,7 @@ CommandChannel::Place* CommandChannel::place_of(std::uint32_t token) noexcept {
 }
 
 void CommandChannel::answered(const rf_answer& answer) noexcept {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   Place* const place = place_of(answer.token);
   if (place == nullptr || place->state == State::answered) return;
   place->answer = meaning_of(answer);
@@ -72,7 +72,7 @@ std::expected<guest::AgentToken, guest::NotSent> CommandChannel::send(
   }
   ENSURE(pages <= kPagesMax);
 
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   if (phase_ != Phase::open) return std::unexpected(guest::NotSent::closed);
   const auto place = std::ranges::find(places_, State::free, &Place::state);
   if (place == places_.end()) return std::unexpected(guest::NotSent::full);
@@ -91,20 +91,21 @@ std::expected<guest::AgentToken, guest::NotSent> CommandChannel::send(
 
 std::optional<guest::AgentAnswer> CommandChannel::take(guest::AgentToken token,
                                                        std::chrono::milliseconds wait) {
-  std::unique_lock lock(mutex_);
-  const auto answered = [&] {
-    const Place* const place = place_of(token.value);
-    return place == nullptr || place->state == State::answered;
-  };
-  if (!changed_.wait_for(lock, wait, answered)) return std::nullopt;
-  Place* const place = place_of(token.value);
+  const auto end = CondVar::Clock::now() + wait;
+  const MutexLock lock(mutex_);
+  Place* place = place_of(token.value);
+  for (bool in_time = true; place != nullptr && place->state != State::answered;) {
+    if (!in_time) return std::nullopt;
+    in_time = changed_.wait_until(mutex_, end);
+    place = place_of(token.value);
+  }
   ENSURE(place != nullptr);  // taken twice, or never sent
   place->state = State::free;
   return place->answer;
 }
 
 void CommandChannel::give_up(guest::AgentToken token) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   Place* const place = place_of(token.value);
   ENSURE(place != nullptr);
   place->state = place->state == State::under_way ? State::unwanted : State::free;

@@ -7,9 +7,8 @@
 #pragma once
 
 #include <array>
-#include <condition_variable>
-#include <mutex>
 
+#include "base/thread_annotations.hpp"
 #include "guest/agent_port.hpp"
 #include "sys/fd.hpp"
 
@@ -39,15 +38,16 @@ class CommandChannel final : public guest::AgentPort {
     guest::AgentAnswer answer = guest::AgentAnswer::lost;
   };
   enum class Phase : std::uint8_t { fencing, open, closed };
-  Place* place_of(std::uint32_t token) noexcept;  // null: no command that has a place
+  Place* place_of(std::uint32_t token) noexcept
+      REQUIRES(mutex_);  // null: no command that has a place
 
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  Phase phase_ = Phase::fencing;
-  int socket_ = -1;
-  std::uint32_t generation_ = 0;
-  std::uint32_t last_token_ = 0;
-  std::array<Place, kUnderWayMax> places_;
+  Mutex mutex_;
+  CondVar changed_;
+  Phase phase_ GUARDED_BY(mutex_) = Phase::fencing;
+  int socket_ GUARDED_BY(mutex_) = -1;
+  std::uint32_t generation_ GUARDED_BY(mutex_) = 0;
+  std::uint32_t last_token_ GUARDED_BY(mutex_) = 0;
+  std::array<Place, kUnderWayMax> places_ GUARDED_BY(mutex_);
 };
 
 }  // namespace ramfold::daemon

@@ -39,7 +39,7 @@ void Agents::take_looks() {
   for (std::shared_ptr<Look>& look : desk_->take()) {
     Connection* whose = nullptr;
     {
-      const std::lock_guard lock(mutex_);
+      const MutexLock lock(mutex_);
       for (Connection& c : connections_) {
         if (c.look == look && !c.closing) whose = &c;
       }
@@ -66,7 +66,7 @@ bool Agents::on_hello(Connection& c, const guest::Hello& message) {
   }
   // A run of its VM outlasts its last connection: it tries again.
   if (closes_another_of(c)) return false;
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   c.hazards = hello.hazards;
   c.capabilities = hello.capabilities;
   c.hello = hello;
@@ -77,7 +77,7 @@ bool Agents::on_hello(Connection& c, const guest::Hello& message) {
 bool Agents::after_hello(Connection& c, const Look& look) {
   const rf_hello& hello = c.hello;
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     c.identity = look.identity;
   }
   VmHandle vm = vms_.by_pid(c.peer.pid);
@@ -88,7 +88,7 @@ bool Agents::after_hello(Connection& c, const Look& look) {
       vm && std::memcmp(vm->vm->record().instance, hello.instance, sizeof hello.instance) != 0;
   if (other && hello.folded == 0 && events_.forget_unused(vm)) vm = nullptr;
   if (!vm) {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     c.folded = hello.folded != 0;
     if (c.folded) {
       complaints_.warn(
@@ -110,7 +110,7 @@ bool Agents::after_hello(Connection& c, const Look& look) {
     refuse(c, "this process is attached already, by another agent");
     return false;
   }
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   c.vm = vm;
   c.stage = Stage::ready;
   c.deadline_ns = monotonic_ns() + kHandshakeNs;
@@ -125,7 +125,7 @@ bool Agents::invite_now(Connection& c) {
 }
 
 bool Agents::invite(pid_t pid) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   for (Connection& c : connections_) {
     if (c.stage != Stage::waiting || c.closing || c.peer.pid != pid) continue;
     return !c.folded && invite_now(c);
@@ -140,7 +140,7 @@ void Agents::invite_all() {
 }
 
 void Agents::call_back(pid_t pid) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   for (const Connection& c : connections_) {
     if (c.peer.pid == pid && !c.vm && !c.closing) ::shutdown(c.socket.get(), SHUT_RDWR);
   }
@@ -154,7 +154,7 @@ bool Agents::on_offer(Connection& c, const rf_offer& offer, sys::Message& messag
   look->features = attacher_.features();
   for (std::size_t i = 0; i < message.fd_count; ++i) look->fds.push_back(std::move(message.fds[i]));
   message.fd_count = 0;
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   start_look(c, std::move(look));
   return true;
 }
@@ -166,9 +166,9 @@ bool Agents::after_offer(Connection& c, Look& look) {
   }
   // With the pidfd from before the look: the process that was looked at is the one that connected.
   if (has_ended(c.peer.pidfd)) return false;
-  const std::lock_guard offers(offers_mutex_);
+  const MutexLock offers(offers_mutex_);
   if (!events_.wanted(as_waiting(c.peer, look.identity))) {  // no longer
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     c.stage = Stage::waiting;
     c.deadline_ns = 0;
     return welcome(c, RF_ACTION_WAIT, nullptr, -1);
@@ -198,13 +198,13 @@ bool Agents::after_offer(Connection& c, Look& look) {
     return false;
   }
   {
-    const std::lock_guard lock((*vm)->facts.mutex);
+    const MutexLock lock((*vm)->facts.mutex);
     (*vm)->facts.hello_hazards = c.hazards;
     (*vm)->facts.capabilities = c.capabilities;
   }
   vms_.add(*vm);
   events_.attached(*vm);
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   c.vm = *vm;
   c.stage = Stage::ready;
   c.deadline_ns = monotonic_ns() + kHandshakeNs;
@@ -217,8 +217,9 @@ bool Agents::after_offer(Connection& c, Look& look) {
 }
 
 bool Agents::closes_another_of(const Connection& c) const {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   return std::ranges::any_of(connections_, [&](const Connection& other) {
+    mutex_.is_held();
     return other.closing && other.peer.pid == c.peer.pid;
   });
 }
@@ -237,11 +238,11 @@ bool Agents::has_place_for_vm(uid_t account) {
 
 void Agents::on_ready(Connection& c, const VmHandle& vm) {
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (c.vm != vm) return;  // detached meanwhile
     c.stage = Stage::attached;
     c.deadline_ns = 0;
-    const std::lock_guard facts(vm->facts.mutex);
+    const MutexLock facts(vm->facts.mutex);
     vm->facts.hello_hazards |= c.hazards;
     vm->facts.capabilities = c.capabilities;
     begin_commands(c);
@@ -265,7 +266,10 @@ void Agents::end_commands(Connection& c) noexcept {
 
 std::shared_ptr<guest::AgentPort> Agents::port(const AttachedVm& vm) {
   std::shared_ptr<guest::AgentPort> port;
-  send_to(vm, [&](Connection& c) { port = c.commands; });
+  send_to(vm, [&](Connection& c) {
+    mutex_.is_held();
+    port = c.commands;
+  });
   return port;
 }
 

@@ -58,13 +58,13 @@ bool LookDesk::has_room(const Look& look) const noexcept {
 
 void LookDesk::start(const std::shared_ptr<LookDesk>& desk, const sys::Procfs& procfs,
                      std::shared_ptr<Look> look) {
-  const std::lock_guard lock(desk->mutex_);
+  const MutexLock lock(desk->mutex_);
   desk->waiting_.push_back(std::move(look));
   desk->start_waiting(desk, procfs);
 }
 
 void LookDesk::tend(const std::shared_ptr<LookDesk>& desk, const sys::Procfs& procfs) {
-  const std::lock_guard lock(desk->mutex_);
+  const MutexLock lock(desk->mutex_);
   if (!desk->waiting_.empty()) desk->start_waiting(desk, procfs);
 }
 
@@ -82,7 +82,7 @@ void LookDesk::start_waiting(const std::shared_ptr<LookDesk>& self, const sys::P
       const bool runs = run_apart([self, look, key, &procfs] {
         look->identity = identify(procfs, look->pid);
         if (look->of_offer) look->status = check(*look, procfs);
-        const std::lock_guard lock(self->mutex_);
+        const MutexLock lock(self->mutex_);
         std::erase_if(self->running_, [key](const Running& one) { return one.look == key; });
         self->ended_.push_back(look);
         self->start_waiting(self, procfs);
@@ -98,7 +98,7 @@ void LookDesk::start_waiting(const std::shared_ptr<LookDesk>& self, const sys::P
 }
 
 std::vector<std::shared_ptr<Look>> LookDesk::take() {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   return std::exchange(ended_, {});
 }
 

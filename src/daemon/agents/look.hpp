@@ -8,10 +8,10 @@
 #pragma once
 
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <vector>
 
+#include "base/thread_annotations.hpp"
 #include "daemon/agents/attach.hpp"
 #include "guest/attach_check.hpp"
 #include "sys/procfs.hpp"
@@ -54,19 +54,20 @@ class LookDesk {
 
  private:
   explicit LookDesk(sys::Fd wake) noexcept : wake_(std::move(wake)) {}
-  bool has_room(const Look& look) const noexcept;
-  void start_waiting(const std::shared_ptr<LookDesk>& self, const sys::Procfs& procfs);
+  bool has_room(const Look& look) const noexcept REQUIRES(mutex_);
+  void start_waiting(const std::shared_ptr<LookDesk>& self, const sys::Procfs& procfs)
+      REQUIRES(mutex_);
 
   sys::Fd wake_;  // eventfd
-  std::mutex mutex_;
-  std::vector<std::shared_ptr<Look>> waiting_;  // bounded by the connections
+  Mutex mutex_;
+  std::vector<std::shared_ptr<Look>> waiting_ GUARDED_BY(mutex_);  // bounded by the connections
   struct Running {
     const Look* look;
     pid_t pid;
     uid_t account;
   };
-  std::vector<Running> running_;
-  std::vector<std::shared_ptr<Look>> ended_;
+  std::vector<Running> running_ GUARDED_BY(mutex_);
+  std::vector<std::shared_ptr<Look>> ended_ GUARDED_BY(mutex_);
 };
 
 }  // namespace ramfold::daemon

@@ -49,7 +49,7 @@ void Consumers::tell(const AttachedVm& vm) {
   };
   std::vector<News> news;
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     for (Waiting& w : waiting_) {
       if (w.vm != &vm || w.told == back || now - w.told_ns < kTellEveryNs) continue;
       w.told = back;
@@ -70,7 +70,7 @@ void Consumers::wants_to_begin(const VmHandle& vm, std::uint32_t token, std::uin
   std::list<Waiting>::iterator waiting;
   {
     const std::uint64_t back = vm->came_back.load();
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     waiting = waiting_.insert(waiting_.end(), {vm.get(), token, back, back, 0});
   }
   // One that does not know of lost pages would read zeros: it is refused.
@@ -79,7 +79,7 @@ void Consumers::wants_to_begin(const VmHandle& vm, std::uint32_t token, std::uin
                 [vm] { return vm->vm->alive() && !vm->detached && !vm->only_lost_left; },
                 [this, vm, token, waiting](bool back) {
                   {
-                    const std::lock_guard lock(mutex_);
+                    const MutexLock lock(mutex_);
                     waiting_.erase(waiting);
                   }
                   // A consumer that was let begin counts for good; one that was refused does not
@@ -94,7 +94,7 @@ void Consumers::wants_to_begin(const VmHandle& vm, std::uint32_t token, std::uin
 void Consumers::has_begun(const VmHandle& vm) {
   if (vm->consumer_found.exchange(true)) return;
   {
-    const std::lock_guard lock(vm->facts.mutex);
+    const MutexLock lock(vm->facts.mutex);
     log::warn("vm {}: {}: unfolding, it will not be folded again", vm->vm->name(),
               vm->facts.unfolded_for);
   }

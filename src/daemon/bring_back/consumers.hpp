@@ -8,9 +8,9 @@
 #include <atomic>
 #include <cstdint>
 #include <list>
-#include <mutex>
 #include <optional>
 
+#include "base/thread_annotations.hpp"
 #include "daemon/bring_back/retries.hpp"
 #include "daemon/bring_back/room.hpp"
 #include "daemon/fleet/agent_answers.hpp"
@@ -54,8 +54,8 @@ class Consumers {
   AgentAnswers& agents_;
   const std::atomic<bool>& stopping_;
   const std::uint64_t wait_ns_;
-  std::mutex mutex_;  // takes no other
-  std::list<Waiting> waiting_;
+  Mutex mutex_;  // takes no other
+  std::list<Waiting> waiting_ GUARDED_BY(mutex_);
 };
 
 }  // namespace ramfold::daemon

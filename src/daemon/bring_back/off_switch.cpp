@@ -65,7 +65,7 @@ void OffSwitch::go_on() {
 }
 
 Answer<void> OffSwitch::bring_all_back(const control::ProgressSink& progress) {
-  const std::lock_guard lock(bringing_back_);
+  const MutexLock lock(bringing_back_);
   if (!p_.state.off) return control::refuse(Failure::conflict, "folding was resumed meanwhile", "");
   if (p_.state.off_done) return {};
   for (unsigned waits = 0; p_.vms.size() != 0; ++waits) {
@@ -117,11 +117,11 @@ Answer<void> OffSwitch::bring_all_back(const control::ProgressSink& progress) {
 }
 
 Answer<void> OffSwitch::resume() {
-  const std::unique_lock lock(bringing_back_, std::try_to_lock);
-  if (!lock) {
+  if (!bringing_back_.try_lock()) {
     return control::refuse(Failure::conflict, "everything is being brought back",
                            "wait for `ramfold off` to end");
   }
+  const MutexLock lock(bringing_back_, std::adopt_lock);
   if (Status written = p_.decisions.take_back_host(); !written) {
     return not_taken_back(written.error());
   }

@@ -6,9 +6,9 @@
 
 #include <atomic>
 #include <functional>
-#include <mutex>
 #include <optional>
 
+#include "base/thread_annotations.hpp"
 #include "control/service.hpp"
 #include "daemon/bring_back/detach.hpp"
 #include "daemon/bring_back/retries.hpp"
@@ -56,10 +56,11 @@ class OffSwitch {
   std::optional<std::string> trouble() const;
 
  private:
-  control::Answer<void> bring_all_back(const control::ProgressSink& progress);
+  control::Answer<void> bring_all_back(const control::ProgressSink& progress)
+      EXCLUDES(bringing_back_);
 
   Parts p_;
-  std::mutex bringing_back_;  // held while everything is brought back
+  Mutex bringing_back_;  // held while everything is brought back
   std::atomic<bool> retried_{false};
 };
 

@@ -12,7 +12,7 @@
 namespace ramfold::daemon {
 
 Status Retries::begin() {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   if (thread_ || stopping_) return {};
   auto thread = sys::Thread::start("rf-retries", [this] { run(); });
   if (!thread) return std::unexpected(thread.error());
@@ -22,7 +22,7 @@ Status Retries::begin() {
 
 void Retries::add(Task task) {
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     const std::uint64_t now = monotonic_ns();
     entries_.push_back({std::move(task), now, now, pauses_.first_ns, 0, {}});
   }
@@ -30,7 +30,7 @@ void Retries::add(Task task) {
 }
 
 std::optional<Retries::Trouble> Retries::trouble(std::string_view name) const {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   for (const Entry& entry : entries_) {
     if (entry.task.name != name || entry.attempts == 0) continue;
     const std::uint64_t now = monotonic_ns();
@@ -41,49 +41,46 @@ std::optional<Retries::Trouble> Retries::trouble(std::string_view name) const {
 }
 
 void Retries::stop() noexcept {
-  std::unique_lock lock(mutex_);
+  MutexLock lock(mutex_);
   stopping_ = true;
   changed_.notify_all();
   lock.unlock();
   thread_.join();
   lock.lock();
-  changed_.wait(lock, [this] { return under_way_ == 0; });
+  while (under_way_ != 0) changed_.wait(mutex_);
 }
 
 bool Retries::may_begin(const Entry& entry) const {
   if (entry.under_way || under_way_ >= kAtOnceMax) return false;
   return std::ranges::none_of(entries_, [&](const Entry& other) {
+    mutex_.is_held();
     return other.under_way && other.task.name == entry.task.name;
   });
 }
 
 void Retries::run() {
-  std::unique_lock lock(mutex_);
+  MutexLock lock(mutex_);
   while (!stopping_) {
     auto due = entries_.end();
     for (auto e = entries_.begin(); e != entries_.end(); ++e) {
       if (may_begin(*e) && (due == entries_.end() || e->next_ns < due->next_ns)) due = e;
     }
     if (due == entries_.end()) {
-      changed_.wait(lock);
+      changed_.wait(mutex_);
       continue;
     }
     const std::uint64_t now = monotonic_ns();
     if (due->next_ns > now) {
-      changed_.wait_for(lock, std::chrono::nanoseconds(due->next_ns - now));
+      changed_.wait_for(mutex_, std::chrono::nanoseconds(due->next_ns - now));
       continue;
     }
-    begin_attempt(due, lock);
+    due->under_way = true;
+    ++under_way_;
+    lock.unlock();
+    // Without a thread to be had it runs here, and the others wait.
+    if (!run_apart([this, due] { attempt(due); })) attempt(due);
+    lock.lock();
   }
-}
-
-void Retries::begin_attempt(Entries::iterator entry, std::unique_lock<std::mutex>& lock) {
-  entry->under_way = true;
-  ++under_way_;
-  lock.unlock();
-  // Without a thread to be had it runs here, and the others wait.
-  if (!run_apart([this, entry] { attempt(entry); })) attempt(entry);
-  lock.lock();
 }
 
 void Retries::attempt(Entries::iterator entry) {
@@ -91,7 +88,7 @@ void Retries::attempt(Entries::iterator entry) {
   const Task& task = entry->task;
   const bool wanted = !task.wanted || task.wanted();
   const Status done = wanted ? task.attempt() : Status{};
-  std::unique_lock lock(mutex_);
+  MutexLock lock(mutex_);
   const std::uint64_t now = monotonic_ns();
   bool over = true;
   if (wanted && !done) {

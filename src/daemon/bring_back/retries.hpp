@@ -6,16 +6,15 @@
 // Threads: add(), trouble() and begin() from any; tasks on threads of their own; stop() from one.
 #pragma once
 
-#include <condition_variable>
 #include <cstdint>
 #include <functional>
 #include <list>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
 
 #include "base/result.hpp"
+#include "base/thread_annotations.hpp"
 #include "sys/thread.hpp"
 
 namespace ramfold::daemon {
@@ -62,25 +61,24 @@ class Retries {
   struct Entry {
     Task task;
     std::uint64_t began_ns = 0;
-    std::uint64_t next_ns = 0;
-    std::uint64_t pause_ns = 0;
-    std::uint64_t attempts = 0;  // that failed
-    std::string why;
-    bool under_way = false;
+    std::uint64_t next_ns GUARDED_BY(&Retries::mutex_) = 0;
+    std::uint64_t pause_ns GUARDED_BY(&Retries::mutex_) = 0;
+    std::uint64_t attempts GUARDED_BY(&Retries::mutex_) = 0;  // that failed
+    std::string why GUARDED_BY(&Retries::mutex_);
+    bool under_way GUARDED_BY(&Retries::mutex_) = false;
   };
   using Entries = std::list<Entry>;
 
   void run();
-  bool may_begin(const Entry& entry) const;
-  void begin_attempt(Entries::iterator entry, std::unique_lock<std::mutex>& lock);
-  void attempt(Entries::iterator entry);
+  bool may_begin(const Entry& entry) const REQUIRES(mutex_);
+  void attempt(Entries::iterator entry) EXCLUDES(mutex_);
 
   const Pauses pauses_;
-  mutable std::mutex mutex_;
-  std::condition_variable changed_;
-  Entries entries_;  // an entry that is under way is erased by its attempt only
-  unsigned under_way_ = 0;
-  bool stopping_ = false;
+  mutable Mutex mutex_;
+  CondVar changed_;
+  Entries entries_ GUARDED_BY(mutex_);  // an entry that is under way is erased by its attempt only
+  unsigned under_way_ GUARDED_BY(mutex_) = 0;
+  bool stopping_ GUARDED_BY(mutex_) = false;
   sys::Thread thread_;
 };
 

@@ -5,11 +5,10 @@
 
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
-#include <mutex>
 #include <optional>
 
 #include "base/clock.hpp"
+#include "base/thread_annotations.hpp"
 #include "daemon/threads/apart.hpp"
 #include "sys/thread_name.hpp"
 
@@ -108,11 +107,19 @@ namespace {
 
 struct Course {
   std::atomic<std::uint64_t> done{0};  // pages
-  std::mutex mutex;
-  std::condition_variable changed;
-  std::optional<Status> status;
-  bool given_up = false;
+  Mutex mutex;
+  CondVar changed;
+  std::optional<Status> status GUARDED_BY(mutex);
+  bool given_up GUARDED_BY(mutex) = false;
 };
+
+// Waits for the status until it is time to tell how far it has come; false: there is none yet.
+bool wait_for_status(Course& course) REQUIRES(course.mutex) {
+  const auto end = CondVar::Clock::now() + kTellEvery;
+  while (!course.status && course.changed.wait_until(course.mutex, end)) {
+  }
+  return course.status.has_value();
+}
 
 }  // namespace
 
@@ -125,16 +132,16 @@ Status unfold_apart(const std::shared_ptr<Unfolding>& unfolding, std::uint64_t p
     sys::name_this_thread(vm.vm->id(), "unfold");
     Status status = unfold(
         vm, [&](std::uint64_t done) { course->done.store(done, std::memory_order_relaxed); }, stop);
-    const std::lock_guard lock(course->mutex);
+    const MutexLock lock(course->mutex);
     if (course->given_up) vm.held.fetch_sub(1);
     course->status = std::move(status);
     course->changed.notify_all();
   });
   if (!runs) return fail("there is no thread to unfold it", EAGAIN);
-  std::unique_lock lock(course->mutex);
+  MutexLock lock(course->mutex);
   std::uint64_t told = 0;
   std::uint64_t moved_ns = monotonic_ns();
-  while (!course->changed.wait_for(lock, kTellEvery, [&] { return course->status.has_value(); })) {
+  while (!wait_for_status(*course)) {
     const std::uint64_t now = monotonic_ns();
     const std::uint64_t done = course->done.load(std::memory_order_relaxed);
     // However slow it is: while pages come back nothing is wrong.

@@ -72,7 +72,11 @@ Result<VmHandle> Adopter::finish(const guest::VmRecord& record, guest::Vm::Files
     attached->vm->begin_uncounted();
     attached->vm->gate().reset_runs();
   }
-  attached->cursor.next = scan::chunk_count(*attached->vm);  // the first pass begins as any other
+  {
+    // The first pass begins as any other.
+    const MutexLock lock(attached->cursor.mutex);
+    attached->cursor.next = scan::chunk_count(*attached->vm);
+  }
   auto faults = fault::Server::start(fault_pool_, *attached->vm, contents_, attached->group,
                                      config_.fault.threads_per_vm);
   if (!faults) return std::unexpected(faults.error());

@@ -188,7 +188,7 @@ std::string Decisions::boot_id() {
 
 void Decisions::load() {
   const auto file = sys::read_small_file(path(), kFileBytesMax);
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   if (!file) {
     unreadable_ = file.error().text();
     return;
@@ -215,22 +215,22 @@ VmKey Decisions::key_of(std::string_view name, std::string_view uuid, std::uint3
 }
 
 std::optional<std::string> Decisions::unreadable() const {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   return unreadable_;
 }
 
 std::optional<std::string> Decisions::unsaved() const {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   return unsaved_;
 }
 
 std::optional<std::int64_t> Decisions::since(HostDecision what) const {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   return what == HostDecision::off ? book_.off : book_.paused;
 }
 
 std::optional<std::int64_t> Decisions::since(VmDecision what, const VmKey& vm) const {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   const auto found = std::ranges::find_if(book_.vms, is_about(what, vm));
   return found == book_.vms.end() ? std::nullopt : std::optional(found->since);
 }
@@ -243,15 +243,15 @@ Status Decisions::write(const DecisionBook& book) {
 // In force first, then written.
 template <typename Change>
 Status Decisions::change_first(Change change) {
-  const std::lock_guard writing(writing_);
+  const MutexLock writing(writing_);
   DecisionBook changed;
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (Status done = change(book_); !done) return done;
     changed = book_;
   }
   const Status written = write(changed);
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   unsaved_ = written ? std::nullopt : std::optional(written.error().text());
   return written;
 }
@@ -259,15 +259,15 @@ Status Decisions::change_first(Change change) {
 // Written first, then in force. False: `change` changed nothing.
 template <typename Change>
 Result<bool> Decisions::change_when_written(Change change) {
-  const std::lock_guard writing(writing_);
+  const MutexLock writing(writing_);
   DecisionBook changed;
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     changed = book_;
   }
   if (!change(changed)) return false;
   if (Status written = write(changed); !written) return std::unexpected(written.error());
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   book_ = std::move(changed);
   unsaved_.reset();
   return true;
@@ -322,11 +322,11 @@ bool Decisions::write_again() {
 }
 
 Status Decisions::begin_anew() {
-  const std::lock_guard writing(writing_);
+  const MutexLock writing(writing_);
   if (std::rename(path().c_str(), (path() + ".unreadable").c_str()) != 0 && errno != ENOENT) {
     return fail_errno("rename " + path());
   }
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   unreadable_.reset();
   return {};
 }

@@ -23,13 +23,13 @@
 #include <sys/types.h>
 
 #include <cstdint>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "base/result.hpp"
+#include "base/thread_annotations.hpp"
 
 namespace ramfold::daemon {
 
@@ -85,9 +85,9 @@ class Decisions {
                std::uint64_t start_ticks) const;
 
   // Why the file cannot be read; then nothing is known of what was decided.
-  std::optional<std::string> unreadable() const;
+  std::optional<std::string> unreadable() const EXCLUDES(mutex_);
   // Why what is decided is not in the file.
-  std::optional<std::string> unsaved() const;
+  std::optional<std::string> unsaved() const EXCLUDES(mutex_);
   // Since when; nothing: it is not decided.
   std::optional<std::int64_t> since(HostDecision what) const;
   std::optional<std::int64_t> since(VmDecision what, const VmKey& vm) const;
@@ -107,20 +107,20 @@ class Decisions {
   Status begin_anew();
 
  private:
-  Status write(const DecisionBook& book);  // under writing_
+  Status write(const DecisionBook& book) REQUIRES(writing_);
   template <typename Change>
-  Status change_first(Change change);
+  Status change_first(Change change) EXCLUDES(writing_);
   template <typename Change>
-  Result<bool> change_when_written(Change change);
+  Result<bool> change_when_written(Change change) EXCLUDES(writing_);
   std::string path() const { return directory_ + "/decisions"; }
 
   const std::string directory_;
   const std::string boot_;
-  std::mutex writing_;  // held while a file is written; before mutex_
-  mutable std::mutex mutex_;
-  DecisionBook book_;
-  std::optional<std::string> unreadable_;
-  std::optional<std::string> unsaved_;
+  Mutex writing_ ACQUIRED_BEFORE(mutex_);  // held while a file is written
+  mutable Mutex mutex_;
+  DecisionBook book_ GUARDED_BY(mutex_);
+  std::optional<std::string> unreadable_ GUARDED_BY(mutex_);
+  std::optional<std::string> unsaved_ GUARDED_BY(mutex_);
 };
 
 }  // namespace ramfold::daemon

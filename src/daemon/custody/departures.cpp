@@ -35,7 +35,7 @@ void Departures::bury_dead() {
     vm->vm->gate().close();
     if (vm->unfolding) continue;
     {
-      const std::lock_guard lock(vm->cursor.mutex);
+      const MutexLock lock(vm->cursor.mutex);
       if (vm->cursor.in_work != 0) continue;
     }
     vm->detached.store(true);

@@ -146,7 +146,7 @@ Status Keeping::connect_patiently(std::uint64_t patience_ns, const std::function
 }
 
 bool Keeping::silent() const {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   return silent_;
 }
 
@@ -293,6 +293,7 @@ Status Keeping::keep_store(keeper::Client& client, const store::Contents& conten
 
 Status Keeping::keep_vm(const guest::Vm& vm, const store::Contents& contents) {
   return call([&](keeper::Client& client) -> Status {
+    mutex_.is_held();
     if (anothers_store_) return fail("the keeper holds another daemon's store", EBUSY);
     if (Status kept = keep_store(client, contents); !kept) return kept;
     const guest::Vm::Files& files = vm.files();
@@ -340,6 +341,7 @@ Status Keeping::drop_store() {
   }
   if (Status connected = connect(); !connected) return connected;
   return call([&](keeper::Client& client) -> Status {
+    mutex_.is_held();
     if (!vms_kept_.empty() || !vms_to_drop_.empty()) {
       return fail("the keeper holds VMs whose pages may be in the store", EBUSY);
     }

@@ -12,7 +12,6 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <set>
 #include <string>
@@ -100,17 +99,21 @@ class Keeping {
     std::uint64_t held = 0;
     bool connected() const noexcept;
   };
-  // Holds mutex_; at its end the copy says how things are.
-  class Working {
+  // Holds mutex_. At its end the copy says how things are.
+  class SCOPED_CAPABILITY Working {
    public:
-    explicit Working(Keeping& keeping) : keeping_(keeping), lock_(keeping.mutex_) {}
-    ~Working() { keeping_.publish(); }
+    explicit Working(Keeping& keeping) ACQUIRE(keeping.mutex_) : keeping_(keeping) {
+      keeping_.mutex_.lock();
+    }
+    ~Working() RELEASE() {
+      keeping_.publish();
+      keeping_.mutex_.unlock();
+    }
     Working(const Working&) = delete;
     Working& operator=(const Working&) = delete;
 
    private:
     Keeping& keeping_;
-    const std::lock_guard<std::mutex> lock_;
   };
   // Of the keeper's: descriptors, and bytes of their names.
   struct Places {
@@ -118,26 +121,26 @@ class Keeping {
     std::size_t bytes = 0;
     uid_t account = 0;
   };
-  void publish();  // under mutex_
-  void note_owner(const KeptVm& vm);
-  Status check_share(const Places& wanted) const;  // under mutex_, connected
-  Status call(auto&& request);
-  Status keep_store(keeper::Client& client, const store::Contents& contents);
+  void publish() REQUIRES(mutex_);
+  void note_owner(const KeptVm& vm) EXCLUDES(mutex_);
+  Status check_share(const Places& wanted) const REQUIRES(mutex_);  // connected
+  Status call(auto&& request) EXCLUDES(mutex_);
+  Status keep_store(keeper::Client& client, const store::Contents& contents) REQUIRES(mutex_);
 
   const std::string socket_;
-  sys::SubordinateIds ids_;  // under mutex_
+  sys::SubordinateIds ids_ GUARDED_BY(mutex_);
   pid_t replaces_ = 0;
-  mutable std::mutex mutex_;  // for as long as a call takes; before known_mutex_
-  std::optional<keeper::Client> client_;
-  std::shared_ptr<const sys::Fd> watched_;  // its socket once more
-  bool silent_ = false;
+  mutable Mutex mutex_ ACQUIRED_BEFORE(known_mutex_);  // for as long as a call takes
+  std::optional<keeper::Client> client_ GUARDED_BY(mutex_);
+  std::shared_ptr<const sys::Fd> watched_ GUARDED_BY(mutex_);  // its socket once more
+  bool silent_ GUARDED_BY(mutex_) = false;
   // Of this connection.
-  bool store_kept_ = false;
-  std::map<std::uint32_t, Places> vms_kept_;  // what each has
-  std::set<std::uint32_t> vms_to_drop_;       // while the keeper was away
-  bool anothers_store_ = false;
+  bool store_kept_ GUARDED_BY(mutex_) = false;
+  std::map<std::uint32_t, Places> vms_kept_ GUARDED_BY(mutex_);  // what each has
+  std::set<std::uint32_t> vms_to_drop_ GUARDED_BY(mutex_);       // while the keeper was away
+  bool anothers_store_ GUARDED_BY(mutex_) = false;
   // Ever since the start: a keeper that comes back has it from its service manager.
-  bool store_handed_over_ = false;
+  bool store_handed_over_ GUARDED_BY(mutex_) = false;
   mutable Mutex known_mutex_;  // for a moment
   Known known_ GUARDED_BY(known_mutex_);
 };

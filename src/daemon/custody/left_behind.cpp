@@ -20,7 +20,7 @@ bool LeftBehind::is_held(const guest::VmRecord& record) const {
 
 void LeftBehind::add(UnusableVm vm) {
   log::error("vm {}: not taken over: {}", vm.id.value, vm.why);
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   vms_.push_back(std::move(vm));
 }
 
@@ -33,14 +33,14 @@ void LeftBehind::add_held(KeptVm kept) {
 }
 
 bool LeftBehind::has(pid_t pid, std::uint64_t start_ticks) const {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   return std::ranges::any_of(vms_, [&](const UnusableVm& vm) {
     return vm.held && vm.held->record.pid == pid && vm.held->record.start_time == start_ticks;
   });
 }
 
 std::vector<LeftBehind::View> LeftBehind::views() const {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   std::vector<View> views;
   for (const UnusableVm& vm : vms_) views.push_back({vm.id, vm.why, vm.held.has_value()});
   return views;
@@ -53,7 +53,7 @@ bool LeftBehind::wait_until_none(Keeping& keeping, const Adopt& adopt,
     std::vector<VmId> let_go;
     bool none = false;
     {
-      const std::lock_guard lock(mutex_);
+      const MutexLock lock(mutex_);
       std::erase_if(vms_, [&](const UnusableVm& vm) {
         if (!vm.pidfd || !has_ended(vm.pidfd)) return false;
         ended.push_back(vm.id);
@@ -79,7 +79,7 @@ bool LeftBehind::wait_until_none(Keeping& keeping, const Adopt& adopt,
 void LeftBehind::adopt_late(VmId id, const Adopt& adopt) {
   KeptVm kept;
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     // Its record stays here: until the VM is one of the fleet this is what keeps its agent from
     // being asked for an offer.
     kept = std::move(*std::ranges::find(vms_, id, &UnusableVm::id)->held);
@@ -87,7 +87,7 @@ void LeftBehind::adopt_late(VmId id, const Adopt& adopt) {
   const pid_t pid = kept.record.pid;
   const auto vm = adopt(std::move(kept));
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     const auto it = std::ranges::find(vms_, id, &UnusableVm::id);
     if (vm) {
       vms_.erase(it);

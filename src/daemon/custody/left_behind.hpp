@@ -7,10 +7,10 @@
 
 #include <atomic>
 #include <functional>
-#include <mutex>
 #include <optional>
 #include <vector>
 
+#include "base/thread_annotations.hpp"
 #include "daemon/custody/keeping.hpp"
 #include "daemon/custody/predecessor.hpp"
 #include "daemon/fleet/attached_vm.hpp"
@@ -42,11 +42,11 @@ class LeftBehind {
   bool wait_until_none(Keeping& keeping, const Adopt& adopt, const std::atomic<bool>& stopping);
 
  private:
-  void adopt_late(VmId id, const Adopt& adopt);
+  void adopt_late(VmId id, const Adopt& adopt) EXCLUDES(mutex_);
 
   const sys::Procfs& procfs_;
-  mutable std::mutex mutex_;
-  std::vector<UnusableVm> vms_;
+  mutable Mutex mutex_;
+  std::vector<UnusableVm> vms_ GUARDED_BY(mutex_);
 };
 
 }  // namespace ramfold::daemon

@@ -132,7 +132,7 @@ bool Recovery::recover_store() {
       log::error("store: not recovered, nothing is folded until it is: {}: trying again", why);
     }
     {
-      const std::lock_guard lock(mutex_);
+      const MutexLock lock(mutex_);
       trouble_ = why;
     }
     stopping_.sleep(pause_ns);
@@ -142,7 +142,7 @@ bool Recovery::recover_store() {
 }
 
 std::string Recovery::trouble() const {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   return trouble_;
 }
 

@@ -5,9 +5,9 @@
 #pragma once
 
 #include <atomic>
-#include <mutex>
 #include <string>
 
+#include "base/thread_annotations.hpp"
 #include "daemon/custody/adopter.hpp"
 #include "daemon/custody/left_behind.hpp"
 #include "daemon/fleet/agent_answers.hpp"
@@ -51,8 +51,8 @@ class Recovery {
   Adopter& adopter_;
   AgentAnswers& agents_;
   const StopFlag& stopping_;
-  mutable std::mutex mutex_;
-  std::string trouble_;
+  mutable Mutex mutex_;
+  std::string trouble_ GUARDED_BY(mutex_);
 };
 
 }  // namespace ramfold::daemon

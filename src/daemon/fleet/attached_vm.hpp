@@ -9,12 +9,12 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "base/published.hpp"
+#include "base/thread_annotations.hpp"
 #include "fault/server.hpp"
 #include "guest/facts.hpp"
 #include "guest/vm.hpp"
@@ -34,32 +34,32 @@ inline bool has_ended(sys::BorrowedFd pidfd) noexcept {
 // skipped because its RAM file holds nothing there; a chunk is worked on by one worker at a time
 // because a new pass begins only then.
 struct ScanCursor {
-  std::mutex mutex;
-  std::size_t next = 0;
-  std::size_t in_work = 0;
-  std::uint64_t began_ns = 0;
-  scan::Met met;              // so far in this pass
-  scan::Met met_last;         // in the last whole pass
-  std::uint64_t pass_ns = 0;  // how long that took
-  std::uint64_t passes = 0;
-  std::uint64_t chunks = 0;  // that were looked at, in all passes
+  Mutex mutex;
+  std::size_t next GUARDED_BY(mutex) = 0;
+  std::size_t in_work GUARDED_BY(mutex) = 0;
+  std::uint64_t began_ns GUARDED_BY(mutex) = 0;
+  scan::Met met GUARDED_BY(mutex);              // so far in this pass
+  scan::Met met_last GUARDED_BY(mutex);         // in the last whole pass
+  std::uint64_t pass_ns GUARDED_BY(mutex) = 0;  // how long that took
+  std::uint64_t passes GUARDED_BY(mutex) = 0;
+  std::uint64_t chunks GUARDED_BY(mutex) = 0;  // that were looked at, in all passes
 };
 
 struct FactState {
-  std::mutex looking;                                // one look at a time; before `mutex`
+  Mutex looking ACQUIRED_BEFORE(mutex);              // one look at a time
   std::atomic<std::uint64_t> looked_at_since_ns{0};  // by the housekeeper; 0: no look is under way
-  std::mutex mutex;
-  bool held_said = false;  // that its process cannot be looked at
-  std::vector<guest::Reason> reasons;
+  Mutex mutex;
+  bool held_said GUARDED_BY(mutex) = false;  // that its process cannot be looked at
+  std::vector<guest::Reason> reasons GUARDED_BY(mutex);
   // The first reason that demanded that everything comes back; may be gone by now.
-  std::string unfolded_for;
-  ByteCount ram_beside;  // guest::Facts
-  guest::SlowFacts slow;
-  bool slow_known = false;
-  bool read_once = false;
-  std::uint32_t hello_hazards = 0;  // RF_HAZARD_* from before the attach
-  std::uint64_t capabilities = 0;   // RF_CAP_*
-  guest::Gate::Mode opened_as =
+  std::string unfolded_for GUARDED_BY(mutex);
+  ByteCount ram_beside GUARDED_BY(mutex);  // guest::Facts
+  guest::SlowFacts slow GUARDED_BY(mutex);
+  bool slow_known GUARDED_BY(mutex) = false;
+  bool read_once GUARDED_BY(mutex) = false;
+  std::uint32_t hello_hazards GUARDED_BY(mutex) = 0;  // RF_HAZARD_* from before the attach
+  std::uint64_t capabilities GUARDED_BY(mutex) = 0;   // RF_CAP_*
+  guest::Gate::Mode opened_as GUARDED_BY(looking) =
       guest::Gate::Mode::closed;  // the last time that the gate was opened
 };
 

@@ -7,12 +7,12 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
-#include <mutex>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include "base/clock.hpp"
+#include "base/thread_annotations.hpp"
 #include "control/views.hpp"
 
 namespace ramfold::daemon {
@@ -54,23 +54,23 @@ class HostState {
   }
 
   void publish_self_test(std::vector<control::SelfTestView> views) {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     self_test_ = std::move(views);
   }
   // Fact by fact; empty while the self-test has not run.
   std::vector<control::SelfTestView> self_test() const {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     return self_test_;
   }
   void publish(HostVerdict verdict) {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     may_fold_.store(verdict.may_fold);
     may_observe_.store(verdict.may_observe);
     may_reform_.store(verdict.may_reform);
     verdict_ = std::move(verdict);
   }
   HostVerdict verdict() const {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     return verdict_;
   }
 
@@ -83,9 +83,9 @@ class HostState {
   std::atomic<bool> may_observe_{false};
   std::atomic<bool> may_reform_{false};
   std::atomic<std::uint64_t> store_full_until_ns_{0};
-  mutable std::mutex mutex_;
-  HostVerdict verdict_;
-  std::vector<control::SelfTestView> self_test_;
+  mutable Mutex mutex_;
+  HostVerdict verdict_ GUARDED_BY(mutex_);
+  std::vector<control::SelfTestView> self_test_ GUARDED_BY(mutex_);
 };
 
 }  // namespace ramfold::daemon

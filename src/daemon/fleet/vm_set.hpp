@@ -5,10 +5,10 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
-#include <mutex>
 #include <utility>
 #include <vector>
 
+#include "base/thread_annotations.hpp"
 #include "daemon/fleet/attached_vm.hpp"
 
 namespace ramfold::daemon {
@@ -16,26 +16,26 @@ namespace ramfold::daemon {
 class VmSet {
  public:
   std::vector<VmHandle> all() const {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     return vms_;
   }
   void add(VmHandle vm) {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     vms_.push_back(std::move(vm));
     changes_.fetch_add(1, std::memory_order_release);
   }
   void remove(VmId id) {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     changes_.fetch_add(1, std::memory_order_release);
     std::erase_if(vms_, [id](const VmHandle& v) { return v->vm->id() == id; });
   }
   VmHandle by_pid(pid_t pid) const {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     const auto found = std::ranges::find(vms_, pid, [](const VmHandle& v) { return v->vm->pid(); });
     return found == vms_.end() ? nullptr : *found;
   }
   std::size_t size() const {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     return vms_.size();
   }
   // Moves with every add() and remove(); whoever reads it before all() misses none.
@@ -43,8 +43,8 @@ class VmSet {
 
  private:
   std::atomic<std::uint64_t> changes_{1};
-  mutable std::mutex mutex_;
-  std::vector<VmHandle> vms_;
+  mutable Mutex mutex_;
+  std::vector<VmHandle> vms_ GUARDED_BY(mutex_);
 };
 
 }  // namespace ramfold::daemon

@@ -20,7 +20,7 @@ constexpr std::uint64_t kMomentNs = 20'000'000;
 // The VM's facts are not known, and while they are not it is not folded.
 void note_held(AttachedVm& vm) {
   vm.vm->gate().close();
-  const std::lock_guard lock(vm.facts.mutex);
+  const MutexLock lock(vm.facts.mutex);
   vm.facts.reasons = {
       {guest::ReasonCode::unreadable, "its process does not let itself be looked at",
        "end the VM, or what holds its memory map: a file system that does not answer?"}};
@@ -89,7 +89,7 @@ void FactWatch::look_apart(const VmHandle& vm, guest::Depth depth, std::uint64_t
 
 void FactWatch::look(const VmHandle& vm, guest::Depth depth) {
   Sight& sight = *sight_.load();
-  const std::lock_guard looking(vm->facts.looking);
+  const MutexLock looking(vm->facts.looking);
   const std::uint64_t began_ns = monotonic_ns();
   guest::Gate& gate = vm->vm->gate();
   // Both are read before the facts. A hazard that begins meanwhile moves the sequence, and a gate
@@ -102,7 +102,7 @@ void FactWatch::look(const VmHandle& vm, guest::Depth depth) {
   guest::VmToCheck what;
   guest::SlowFacts last;
   {
-    const std::lock_guard lock(state.mutex);
+    const MutexLock lock(state.mutex);
     last = state.slow;
     what.agent_hazards = state.hello_hazards | gate.sticky_hazards();
     what.agent_capabilities = state.capabilities;
@@ -141,13 +141,13 @@ void FactWatch::look(const VmHandle& vm, guest::Depth depth) {
   }
   const bool unfold = facts.must_unfold();
   // Nobody sees a gate that is open beside facts that do not allow it, or not in that mode.
-  if (mode != state.opened_as) {
+  if (mode != vm->facts.opened_as) {
     const auto closed = gate.close_at(epoch);
     if (!closed) mode = Mode::closed;
     epoch = closed.value_or(epoch);
   }
   {
-    const std::lock_guard lock(state.mutex);
+    const MutexLock lock(state.mutex);
     const auto demanding = std::ranges::find_if(
         facts.reasons, [](const guest::Reason& r) { return guest::demands_unfold(r.code); });
     if (state.unfolded_for.empty() && demanding != facts.reasons.end())

@@ -49,7 +49,7 @@ class FactWatch {
   void look(const VmHandle& vm, guest::Depth depth);
   // The verdict of a look that began at `epoch` and `sequence` of the gate.
   static void open_gate(AttachedVm& vm, guest::Gate::Mode mode, std::uint32_t epoch,
-                        std::uint32_t sequence);
+                        std::uint32_t sequence) REQUIRES(vm.facts.looking);
 
   const VmSet& vms_;
   const sys::Procfs& procfs_;

@@ -17,7 +17,7 @@ constexpr std::uint64_t kStaleNs =
 }  // namespace
 
 std::shared_ptr<const guest::OtherUses> OthersWatch::known() const {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   return uses_ && monotonic_ns() - began_ns_ < kStaleNs ? uses_ : nullptr;
 }
 
@@ -57,7 +57,7 @@ void OthersWatch::tend(const std::vector<VmHandle>& vms, std::uint64_t patience_
   if (under_way) {
     give_up_stranger();
   } else {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (uses_ && now - began_ns_ < kEveryNs) return;
   }
   if (strangers_.size() >= kStrangersMax) return;
@@ -73,7 +73,7 @@ void OthersWatch::tend(const std::vector<VmHandle>& vms, std::uint64_t patience_
             facts_.other_uses(files, custody_, look.get()));
         cpu->fetch_add(thread_cpu_ns() - began);
         {
-          const std::lock_guard lock(mutex_);
+          const MutexLock lock(mutex_);
           if (now > began_ns_) {
             uses_ = std::move(found);
             began_ns_ = now;

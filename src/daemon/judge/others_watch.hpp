@@ -10,9 +10,9 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <vector>
 
+#include "base/thread_annotations.hpp"
 #include "daemon/fleet/attached_vm.hpp"
 #include "guest/facts.hpp"
 #include "sys/procfs.hpp"
@@ -53,10 +53,10 @@ class OthersWatch {
   const guest::ProcFacts& facts_;
   const sys::Procfs& procfs_;
   const guest::Custody custody_;
-  mutable std::mutex mutex_;
-  std::shared_ptr<const guest::OtherUses> uses_;
-  std::uint64_t began_ns_ = 0;              // of the look that found it
-  std::shared_ptr<guest::LookAt> looking_;  // under way, or the last one
+  mutable Mutex mutex_;
+  std::shared_ptr<const guest::OtherUses> uses_ GUARDED_BY(mutex_);
+  std::uint64_t began_ns_ GUARDED_BY(mutex_) = 0;  // of the look that found it
+  std::shared_ptr<guest::LookAt> looking_;         // under way, or the last one
   std::vector<Stranger> strangers_;
   sys::SubordinateIds ids_;  // who calls tend()
 };

@@ -107,7 +107,7 @@ Answer<control::VmView> HostService::attach(const control::VmSelector& selector,
     const auto given_up = p_.decisions.take_back(VmDecision::detached, key);
     if (!given_up) return not_taken_back(given_up.error());
     if (*given_up) {
-      const std::lock_guard deciding(deciding_);
+      const MutexLock deciding(deciding_);
       vm->paused.store(p_.decisions.since(VmDecision::paused, key).has_value());
       p_.facts.look_again(vm);
     }
@@ -205,7 +205,7 @@ Answer<void> HostService::detach(const control::VmSelector& selector,
 Answer<void> HostService::off(const control::ProgressSink& progress) {
   Status written;
   {
-    const std::lock_guard deciding(deciding_);
+    const MutexLock deciding(deciding_);
     written = p_.off.decide();
   }
   if (auto done = p_.off.off(progress); !done) return done;
@@ -221,7 +221,7 @@ Answer<void> HostService::lasting(const Status& written, std::string_view what) 
 }
 
 Answer<void> HostService::pause(const control::VmsSelector& vms) {
-  const std::lock_guard deciding(deciding_);
+  const MutexLock deciding(deciding_);
   if (!vms) {
     p_.state.paused.store(true);
     const Status written = p_.decisions.decide(HostDecision::paused);
@@ -253,7 +253,7 @@ Answer<void> HostService::resume_vm(const control::VmSelector& selector) {
 }
 
 Answer<void> HostService::resume(const control::VmsSelector& vms) {
-  const std::lock_guard deciding(deciding_);
+  const MutexLock deciding(deciding_);
   if (vms) return resume_vm(*vms);
   if (const auto& broken = p_.configuration.broken) {
     return control::refuse(Failure::conflict, broken->text, broken->remedy);

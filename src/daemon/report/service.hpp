@@ -4,11 +4,11 @@
 #pragma once
 
 #include <functional>
-#include <mutex>
 #include <optional>
 #include <string_view>
 #include <vector>
 
+#include "base/thread_annotations.hpp"
 #include "control/service.hpp"
 #include "daemon/agents/agents.hpp"
 #include "daemon/bring_back/consumers.hpp"
@@ -67,7 +67,7 @@ class HostService final : public control::Service {
   static control::Answer<void> lasting(const Status& written, std::string_view what);
   // What stands against every attaching.
   std::optional<control::OperationError> no_attaching() const;
-  control::Answer<void> resume_vm(const control::VmSelector& selector);
+  control::Answer<void> resume_vm(const control::VmSelector& selector) REQUIRES(deciding_);
   control::VmView waiting_view(const WaitingAgent& agent, const control::HostView& host) const;
   control::Answer<VmHandle> find(const control::VmSelector& selector) const;
   Account account(const std::vector<VmHandle>& vms) const;
@@ -78,7 +78,7 @@ class HostService final : public control::Service {
                           const std::vector<VmHandle>& vms) const;
 
   Parts p_;
-  std::mutex deciding_;  // one decision after the other, with its effect; before any other lock
+  Mutex deciding_;  // one decision after the other, with its effect; before any other lock
 };
 
 }  // namespace ramfold::daemon

@@ -148,7 +148,7 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
   view.pages.touched =
       PageCount{view.pages.resident.value + c.folded_zero.get() + c.folded_content.get()};
   {
-    const std::lock_guard lock(vm->cursor.mutex);
+    const MutexLock lock(vm->cursor.mutex);
     view.pass_seconds = seconds(vm->cursor.pass_ns);
     view.passes = vm->cursor.passes;
     view.pages.observed = PageCount{vm->cursor.met_last.present};
@@ -179,7 +179,7 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
   bool stays_unfolded = false;
   {
     // Together: the gate closes before the facts change that it was opened for.
-    const std::lock_guard lock(vm->facts.mutex);
+    const MutexLock lock(vm->facts.mutex);
     mode = vm->vm->gate().mode();
     facts_reasons = vm->facts.reasons;
     unfolded_for = vm->facts.unfolded_for;

@@ -3,11 +3,10 @@
 
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <deque>
-#include <mutex>
 #include <utility>
 
+#include "base/thread_annotations.hpp"
 #include "sys/thread.hpp"
 
 namespace ramfold::daemon {
@@ -20,8 +19,8 @@ struct Kept {
 
 std::atomic<unsigned> g_running{0};
 std::atomic<unsigned> g_kept_count{0};
-std::mutex g_kept_mutex;
-std::deque<Kept> g_kept;  // what waits for a thread to be destroyed on
+Mutex g_kept_mutex;
+std::deque<Kept> g_kept GUARDED_BY(g_kept_mutex);  // what waits for a thread to be destroyed on
 
 bool begin_to_destroy(Kept kept) {
   return run_apart([kept] { kept.destroy(kept.what); });
@@ -46,37 +45,37 @@ bool run_apart(std::function<void()> errand) {
 
 Ended run_apart_for(std::uint64_t patience_ns, std::function<void()> errand) {
   struct End {
-    std::mutex mutex;
-    std::condition_variable changed;
-    bool ended = false;
+    Mutex mutex;
+    CondVar changed;
+    bool ended GUARDED_BY(mutex) = false;
   };
   const auto end = std::make_shared<End>();
   const bool runs = run_apart([end, run = std::move(errand)]() mutable {
     run();
     run = nullptr;
-    const std::lock_guard lock(end->mutex);
+    const MutexLock lock(end->mutex);
     end->ended = true;
     end->changed.notify_all();
   });
   if (!runs) return Ended::never_ran;
-  std::unique_lock lock(end->mutex);
-  return end->changed.wait_for(lock, std::chrono::nanoseconds(patience_ns),
-                               [&] { return end->ended; })
-             ? Ended::yes
-             : Ended::goes_on;
+  const auto until = CondVar::Clock::now() + std::chrono::nanoseconds(patience_ns);
+  const MutexLock lock(end->mutex);
+  while (!end->ended && end->changed.wait_until(end->mutex, until)) {
+  }
+  return end->ended ? Ended::yes : Ended::goes_on;
 }
 
 void destroy_apart(void* what, void (*destroy)(void* what) noexcept) {
   const Kept kept{what, destroy};
   if (begin_to_destroy(kept)) return;
-  const std::lock_guard lock(g_kept_mutex);
+  const MutexLock lock(g_kept_mutex);
   if (g_kept.size() == kKeptMax) return;  // leaked
   g_kept.push_back(kept);
   g_kept_count.fetch_add(1);
 }
 
 std::size_t tend_apart() {
-  const std::lock_guard lock(g_kept_mutex);
+  const MutexLock lock(g_kept_mutex);
   while (!g_kept.empty() && begin_to_destroy(g_kept.front())) {
     g_kept.pop_front();
     g_kept_count.fetch_sub(1);

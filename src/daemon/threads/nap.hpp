@@ -5,11 +5,10 @@
 
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <cstdint>
-#include <mutex>
 
 #include "base/clock.hpp"
+#include "base/thread_annotations.hpp"
 
 namespace ramfold::daemon {
 
@@ -17,7 +16,7 @@ class StopFlag {
  public:
   // True when it was raised already.
   bool raise() noexcept {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     const bool before = raised_.exchange(true);
     heard_.notify_all();
     return before;
@@ -30,15 +29,16 @@ class StopFlag {
   void sleep_until(std::uint64_t end_ns) const noexcept {
     const std::uint64_t now = monotonic_ns();
     if (now >= end_ns) return;
-    const auto left = std::chrono::nanoseconds(end_ns - now);
-    std::unique_lock lock(mutex_);
-    heard_.wait_for(lock, left, [&] { return raised_.load(); });
+    const auto end = CondVar::Clock::now() + std::chrono::nanoseconds(end_ns - now);
+    const MutexLock lock(mutex_);
+    while (!raised_.load() && heard_.wait_until(mutex_, end)) {
+    }
   }
   void sleep(std::uint64_t ns) const noexcept { sleep_until(monotonic_ns() + ns); }
 
  private:
-  mutable std::mutex mutex_;
-  mutable std::condition_variable heard_;
+  mutable Mutex mutex_;
+  mutable CondVar heard_;
   std::atomic<bool> raised_{false};
 };
 

@@ -6,7 +6,7 @@
 namespace ramfold::daemon {
 
 Status TaskThread::begin() {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   if (thread_ || stopping_) return {};
   auto thread = sys::Thread::start(name_, [this] { run(); });
   if (!thread) return std::unexpected(thread.error());
@@ -16,7 +16,7 @@ Status TaskThread::begin() {
 
 void TaskThread::post(Task task) {
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     tasks_.push_back(std::move(task));
     ++posted_;
   }
@@ -24,14 +24,14 @@ void TaskThread::post(Task task) {
 }
 
 void TaskThread::drain() {
-  std::unique_lock lock(mutex_);
+  const MutexLock lock(mutex_);
   const std::uint64_t until = posted_;
-  done_.wait(lock, [&] { return stopping_ || ended_ >= until; });
+  while (!stopping_ && ended_ < until) done_.wait(mutex_);
 }
 
 void TaskThread::stop() noexcept {
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     stopping_ = true;
   }
   changed_.notify_one();
@@ -40,10 +40,10 @@ void TaskThread::stop() noexcept {
 }
 
 void TaskThread::run() {
-  std::unique_lock lock(mutex_);
+  MutexLock lock(mutex_);
   while (!stopping_) {
     if (tasks_.empty()) {
-      changed_.wait(lock);
+      changed_.wait(mutex_);
       continue;
     }
     Task task = std::exchange(tasks_.front(), nullptr);

@@ -4,12 +4,11 @@
 // stop() are dropped.
 #pragma once
 
-#include <condition_variable>
 #include <cstdint>
 #include <deque>
 #include <functional>
-#include <mutex>
 
+#include "base/thread_annotations.hpp"
 #include "sys/thread.hpp"
 
 namespace ramfold::daemon {
@@ -34,13 +33,13 @@ class TaskThread {
   void run();
 
   const char* const name_;
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::condition_variable done_;
-  std::deque<Task> tasks_;
-  std::uint64_t posted_ = 0;
-  std::uint64_t ended_ = 0;
-  bool stopping_ = false;
+  Mutex mutex_;
+  CondVar changed_;
+  CondVar done_;
+  std::deque<Task> tasks_ GUARDED_BY(mutex_);
+  std::uint64_t posted_ GUARDED_BY(mutex_) = 0;
+  std::uint64_t ended_ GUARDED_BY(mutex_) = 0;
+  bool stopping_ GUARDED_BY(mutex_) = false;
   sys::Thread thread_;
 };
 

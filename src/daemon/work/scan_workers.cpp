@@ -49,7 +49,7 @@ ScanWorkers::ScanWorkers(VmSet& vms, store::Contents& contents, HostState& host,
 ScanWorkers::~ScanWorkers() { stop(); }
 
 void ScanWorkers::start() {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   while (workers_.size() < config_.scan.threads && add_worker()) {
   }
 }
@@ -77,7 +77,7 @@ void ScanWorkers::stop() noexcept {
 }
 
 void ScanWorkers::tend() {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   if (stopping_) return;
   const std::uint64_t now = monotonic_ns();
   for (const auto& worker : workers_) {
@@ -95,13 +95,16 @@ void ScanWorkers::tend() {
         "vm {} (pid {}): holds up a thread of the daemon's: it is not folded until it lets go",
         vm.vm->name(), vm.vm->pid());
   }
-  std::erase_if(workers_, [](const auto& worker) { return worker->replaced; });
+  std::erase_if(workers_, [this](const auto& worker) {
+    mutex_.is_held();
+    return worker->replaced;
+  });
   while (workers_.size() < config_.scan.threads && add_worker()) {
   }
 }
 
 bool ScanWorkers::at(Worker& self, const VmHandle& vm, const scan::Turns::Member& turn) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   if (self.replaced && self.at) self.at->held.fetch_sub(1);
   self.at = self.replaced ? nullptr : vm;
   self.turn = turn;
@@ -167,7 +170,8 @@ void ScanWorkers::meet_new_vms() {
 bool ScanWorkers::claim(Claim& claim) {
   const MutexLock lock(turns_mutex_);
   meet_new_vms();
-  return turns_.next([&](VmId id) NO_THREAD_SAFETY_ANALYSIS {
+  return turns_.next([&](VmId id) {
+    turns_mutex_.is_held();
     const Turn& turn = met_.at(id);
     const VmHandle vm = turn.vm.lock();
     if (!vm || !claim_of(vm, claim)) return false;
@@ -179,7 +183,7 @@ bool ScanWorkers::claim(Claim& claim) {
 bool ScanWorkers::claim_of(const VmHandle& vm, Claim& claim) {
   if (!vm->wants_folding() || !vm->vm->gate().is_open()) return false;
   ScanCursor& cursor = vm->cursor;
-  const std::lock_guard lock(cursor.mutex);
+  const MutexLock lock(cursor.mutex);
   if (cursor.next == scan::chunk_count(*vm->vm)) {
     if (cursor.in_work != 0) return false;
     const std::uint64_t now = monotonic_ns();
@@ -207,14 +211,14 @@ void ScanWorkers::skip_holes(const Claim& claim) {
   for (unsigned i = 0; i < kFreedChunksMax; ++i) {
     std::size_t from = 0;
     {
-      const std::lock_guard lock(cursor.mutex);
+      const MutexLock lock(cursor.mutex);
       from = cursor.next;
     }
     if (from >= backed) return;
     const std::size_t noted = std::min(scan::next_noted_chunk(vm, from), backed);
     {
       // Taken like any other chunk, so that nobody else works on it.
-      const std::lock_guard lock(cursor.mutex);
+      const MutexLock lock(cursor.mutex);
       if (cursor.next != from) return;
       cursor.next = std::min(noted + 1, backed);
     }
@@ -224,7 +228,7 @@ void ScanWorkers::skip_holes(const Claim& claim) {
 
 void ScanWorkers::give_back(const Claim& claim, scan::Met met) {
   ScanCursor& cursor = claim.vm->cursor;
-  const std::lock_guard lock(cursor.mutex);
+  const MutexLock lock(cursor.mutex);
   --cursor.in_work;
   cursor.met.present += met.present;
   cursor.met.held += met.held;

@@ -7,7 +7,6 @@
 #include <atomic>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <vector>
 
 #include "base/thread_annotations.hpp"
@@ -57,19 +56,19 @@ class ScanWorkers {
     std::size_t chunk = 0;
   };
   struct Worker {
-    VmHandle at;  // and since when; null: at none. Under mutex_, as all of it
-    std::uint64_t since_ns = 0;
-    scan::Turns::Member turn;
-    bool replaced = false;  // its time there is charged
+    VmHandle at GUARDED_BY(&ScanWorkers::mutex_);  // since when; null: at none
+    std::uint64_t since_ns GUARDED_BY(&ScanWorkers::mutex_) = 0;
+    scan::Turns::Member turn GUARDED_BY(&ScanWorkers::mutex_);
+    bool replaced GUARDED_BY(&ScanWorkers::mutex_) = false;  // its time there is charged
   };
-  bool add_worker();
+  bool add_worker() REQUIRES(mutex_);
   void run(Worker& self) noexcept;
   // Says where a worker is; false: it was replaced meanwhile.
-  bool at(Worker& self, const VmHandle& vm, const scan::Turns::Member& turn);
+  bool at(Worker& self, const VmHandle& vm, const scan::Turns::Member& turn) EXCLUDES(mutex_);
   // A chunk of the VM whose turn it is, of those whose pass is under way or due; nothing when all
   // rest.
-  bool claim(Claim& claim);
-  bool claim_of(const VmHandle& vm, Claim& claim);
+  bool claim(Claim& claim) EXCLUDES(turns_mutex_);
+  bool claim_of(const VmHandle& vm, Claim& claim) REQUIRES(turns_mutex_);
   void meet_new_vms() REQUIRES(turns_mutex_);
   // From an empty chunk on, those of which the RAM file holds nothing: their words are given back.
   void skip_holes(const Claim& claim);
@@ -90,7 +89,7 @@ class ScanWorkers {
   std::atomic<std::uint64_t> scan_cpu_ns_{0};
   std::atomic<std::uint64_t> fold_cpu_ns_{0};
   std::atomic<std::uint64_t> budget_until_ns_{0};  // wall time up to which the CPU used is paid for
-  Mutex turns_mutex_;
+  Mutex turns_mutex_ ACQUIRED_BEFORE(&ScanCursor::mutex);
   scan::Turns turns_ GUARDED_BY(turns_mutex_);
   struct Turn {
     std::weak_ptr<AttachedVm> vm;
@@ -99,9 +98,10 @@ class ScanWorkers {
   std::map<VmId, Turn> met_ GUARDED_BY(turns_mutex_);
   std::uint64_t met_changes_ GUARDED_BY(turns_mutex_) = 0;  // VmSet::changes() of `met_`
   sys::SubordinateIds ids_ GUARDED_BY(turns_mutex_);
-  std::mutex mutex_;
-  std::vector<std::shared_ptr<Worker>> workers_;  // without those that were replaced
-  std::atomic<unsigned> running_{0};              // with them
+  Mutex mutex_ ACQUIRED_BEFORE(turns_mutex_);
+  // Without those that were replaced; `running_` counts these too.
+  std::vector<std::shared_ptr<Worker>> workers_ GUARDED_BY(mutex_);
+  std::atomic<unsigned> running_{0};
 };
 
 }  // namespace ramfold::daemon

@@ -96,7 +96,10 @@ class Index {
   Bucket* buckets_of(std::uint32_t segment) const noexcept {
     return reinterpret_cast<Bucket*>(buckets_.data() + segment * kSegmentBytes);
   }
-  Mutex& lock_of(std::uint32_t segment) noexcept { return stripes_[segment % kStripes].mutex; }
+  Mutex& lock_of(std::uint32_t segment) noexcept
+      RETURN_CAPABILITY(stripes_[segment % kStripes].mutex) {
+    return stripes_[segment % kStripes].mutex;
+  }
   std::uint32_t segment_of(std::uint64_t hash) const noexcept;
   bool covers(const Segment& segment, std::uint64_t hash) const noexcept;
   template <typename Action>
@@ -125,7 +128,7 @@ class Index {
   std::unique_ptr<std::array<Stripe, kStripes>> stripe_memory_;
   Stripe* stripes_;
 
-  Mutex grow_mutex_;
+  Mutex grow_mutex_ ACQUIRED_BEFORE(&Stripe::mutex);
   std::vector<Entry> moving_ GUARDED_BY(grow_mutex_);
 
   std::atomic<std::uint32_t> segment_count_{0};
