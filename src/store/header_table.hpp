@@ -7,8 +7,8 @@
 //   kDead  the id is free, is being filled or freed, or is set aside because its header is damaged
 //   n > 0  live, with n references; a thread that finds it in the index may take more (take)
 //   0      nobody owns it; the one thread that changes 0 to kDead (claim_dead) frees it
-// The daemon's own memory has a check of each `where`: a `where` that changed by itself is not freed
-// and not moved (is_intact).
+// The daemon's own memory has a check of each `where`: a `where` that changed by itself is neither
+// freed nor moved (is_intact).
 // Invariants: `where` is published last. It is cleared before its bytes can be reused, so a crash
 // never leaves two headers that name one place. An id is reused only after its `where` was cleared.
 #pragma once

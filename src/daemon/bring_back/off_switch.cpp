@@ -69,8 +69,9 @@ void OffSwitch::go_on() {
 
 void OffSwitch::tend() {
   if (!p_.state.off || p_.state.off_done || !lost_left().empty()) return;
-  const std::unique_lock lock(bringing_back_, std::try_to_lock);
-  if (lock) go_on();  // else it is being done
+  if (!bringing_back_.try_lock()) return;  // it is being done
+  const MutexLock lock(bringing_back_, std::adopt_lock);
+  go_on();
 }
 
 std::vector<VmHandle> OffSwitch::lost_left() const {
