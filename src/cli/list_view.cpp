@@ -17,8 +17,27 @@ using namespace ramfold::control;
 
 bool saves(const VmView& vm) { return vm.saved.net_bytes > 0; }
 
+// What it saved before does not hide why it is not folded any more.
+bool needs_why(const VmView& vm) { return !saves(vm) || vm.state == VmState::failed; }
+
+// Of a VM that failed all that is damaged, of any other the first reason.
+std::vector<Reason> told_in_list(const VmView& vm) {
+  std::vector<Reason> told;
+  for (const Reason& reason : vm.reasons) {
+    if (vm.state != VmState::failed) break;
+    if (reason.code == "lost_pages" || reason.code == "inconsistent") told.push_back(reason);
+  }
+  if (told.empty() && !vm.reasons.empty()) told.push_back(vm.reasons.front());
+  return told;
+}
+
 std::string why_of(const VmView& vm, const Style& style) {
-  if (!vm.reasons.empty()) return reason_line(vm.reasons.front(), style);
+  std::string text;
+  for (const Reason& reason : told_in_list(vm)) {
+    if (!text.empty()) text += ". ";
+    text += reason_line(reason, style);
+  }
+  if (!text.empty()) return text;
   return vm.saved.folded_pages() > PageCount{0}
              ? fmt::format("{} saved so far is less than its share of the memory that ramfold uses",
                            human(vm.saved.gross()))
@@ -97,9 +116,10 @@ constexpr std::array kFields{
           }},
     Field{"STALL", "share of wall time that it waited for ramfold", Align::right, Cut::never, true,
           [](const VmView& vm, Amounts) -> Table::Cell { return {human_share(vm.stall_share)}; }},
-    Field{"WHY", "the first reason why it saves nothing", Align::left, Cut::when_narrow, false,
+    Field{"WHY", "the first reason why it saves nothing, or what is damaged", Align::left,
+          Cut::when_narrow, false,
           [](const VmView& vm, Amounts) -> Table::Cell {
-            return {saves(vm) ? "-" : why_of(vm, Style(false))};
+            return {needs_why(vm) ? why_of(vm, Style(false)) : "-"};
           }},
 };
 
@@ -114,8 +134,9 @@ const Field* field_of(std::string_view name) {
 
 std::string note_of(const VmView& vm, const Style& style) {
   std::string text = "why: " + why_of(vm, style);
-  if (vm.reasons.size() > 1) {
-    text += fmt::format(" (+{} more: `ramfold show {}`)", vm.reasons.size() - 1,
+  const std::size_t told = told_in_list(vm).size();
+  if (vm.reasons.size() > told) {
+    text += fmt::format(" (+{} more: `ramfold show {}`)", vm.reasons.size() - told,
                         vm.name.empty() ? std::to_string(vm.id.value) : printable(vm.name));
   }
   constexpr std::size_t kIndent = 4;
@@ -179,7 +200,7 @@ std::string render_list(const Snapshot& snapshot, const Style& style, const List
     std::vector<Table::Cell> cells;
     for (const Field* field : fields) cells.push_back(field->cell(vm, {options.bytes}));
     table.row(std::move(cells));
-    if (for_people && !saves(vm)) table.note(note_of(vm, style));
+    if (for_people && needs_why(vm)) table.note(note_of(vm, style));
   }
   return table.text(style, options.writing);
 }

@@ -49,6 +49,7 @@ void Loop::run() {
       ::kill(::getpid(), SIGTERM);
     }
     p_.departures.bury_dead();
+    p_.off.tend();
     for (const VmHandle& vm : p_.vms.all()) tend_damage(*vm, p_.contents);
     judge();
     tell_status();
@@ -107,6 +108,7 @@ HostInputs Loop::sense(const std::vector<VmHandle>& vms, const store::Stats& sta
   in.paused = p_.state.paused;
   in.off = p_.state.off;
   if (in.off) in.off_trouble = p_.off.trouble();
+  if (const auto left = p_.off.lost_left(); !left.empty()) in.off_but_lost = tell_lost(left);
   in.store_full = p_.state.store_full();
   if (const auto memory = p_.procfs.memory_info()) in.memory = *memory;
   in.needed_if_all_back = needed_if_all_back(vms, stats);

@@ -75,7 +75,7 @@ class Operators {
   std::unique_ptr<control::Server> server_;
 };
 
-// Until everything is `whole`, that is tried again meanwhile.
+// The signal that came. Until everything is `whole`, that is tried again meanwhile.
 int wait_for_signal(const sigset_t& signals, const std::function<bool()>& whole) {
   constexpr timespec kTryEvery{0, 250'000'000};
   for (;;) {
@@ -94,6 +94,7 @@ int serve(daemon::Configuration configuration) {
   sigemptyset(&signals);
   sigaddset(&signals, SIGINT);
   sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGHUP);
   // Before any thread is made, so that all of them inherit it and only this one hears.
   ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   std::signal(SIGPIPE, SIG_IGN);
@@ -112,16 +113,19 @@ int serve(daemon::Configuration configuration) {
   (void)whole();
   daemon::log::info("ramfoldd {} is ready", kVersion);
   (void)::sd_notify(0, "READY=1");
-  (void)wait_for_signal(signals, whole);
+  const int signal = wait_for_signal(signals, whole);
   // No STOPPING=1: of a service that says so, systemd takes no other main process (EndWatch).
   // Before the server ends: it waits for operations under way, which may be an `off` of minutes.
   (*host)->begin_stop();
   operators.close();
   (*host)->stop();
   const bool off = (*host)->is_off();
-  daemon::log::info("stopped; {}", off ? "switched off, no VM needs a ramfoldd"
+  // On SIGHUP the next one is wanted, though it will be off as well.
+  const int status = off && signal != SIGHUP ? kExitOff : 0;
+  daemon::log::info("stopped; {}", status == kExitOff ? "switched off, no VM needs a ramfoldd"
+                                   : off
+                                       ? "makes way for the next ramfoldd, which is off as well"
                                        : "folded pages stay with the keeper for the next ramfoldd");
-  const int status = off ? kExitOff : 0;
   const unsigned left = (*host)->count_held();
   if (left == 0) return status;
   // Threads that a VM's process holds up still use what would be destroyed now.

@@ -212,9 +212,19 @@ void Parts::note_underflow(GroupId group, ContentId id) noexcept {
   headers->pin(id);
   miscounted.add();
   if (phase.load(std::memory_order_seq_cst) == Phase::recovering) return;
+  stop(group);
+}
+
+void Parts::stop(GroupId group) noexcept {
   const std::size_t word = group.value / 64;
   if (word >= stopped_groups.size()) return;
   stopped_groups[word].fetch_or(std::uint64_t{1} << (group.value % 64), std::memory_order_seq_cst);
+}
+
+void Parts::free(Extent at, GroupId group) noexcept {
+  if (arena->free(at)) return;
+  miscounted.add();
+  stop(group);
 }
 
 void Parts::account(Where where, GroupId group, std::int64_t references) noexcept {
@@ -238,6 +248,7 @@ void Parts::release_if_unused(ContentId id) noexcept {
   // A content with a damaged header keeps its id and its bytes: they may help to find the cause,
   // and the bytes that the header names may be those of another content.
   if (!readable(where)) return;
+  if (!headers->is_intact(id, where)) return corrupt.add();
   const GroupId group = headers->group(id);
   if (groups->hasher(group) == nullptr) return;
   const ContentId reference = where.has_reference() ? headers->reference(id) : kZeroContent;
@@ -246,7 +257,7 @@ void Parts::release_if_unused(ContentId id) noexcept {
   TEST_POINT("store.drop");
   headers->clear(id);
   TEST_POINT("store.drop.cleared");
-  arena->free(where.extent());
+  free(where.extent(), group);
   headers->give_back(id);
   if (reference != kZeroContent) drop_dependence(reference);
   groups->release(group);

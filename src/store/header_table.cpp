@@ -12,6 +12,7 @@ namespace ramfold::store {
 namespace {
 
 static_assert(sizeof(std::atomic<std::uint16_t>) == 2);
+static_assert(sizeof(std::atomic<std::uint8_t>) == 1 && kIdChunk % kPageSize == 0);
 
 std::uint64_t checksum_of(const Superblock& block) noexcept {
   return plain_checksum(
@@ -73,18 +74,24 @@ Result<std::unique_ptr<HeaderTable>> HeaderTable::open(sys::BorrowedFd file) {
   auto notes =
       sys::Mapping::anonymous(ByteCount{std::uint64_t{block.contents_max} * sizeof(ContentNotes)});
   if (!notes) return std::unexpected(notes.error());
-  return std::unique_ptr<HeaderTable>(new HeaderTable(file, std::move(*whole), std::move(*notes)));
+  auto checks = sys::Mapping::anonymous(ByteCount{block.contents_max});
+  if (!checks) return std::unexpected(checks.error());
+  return std::unique_ptr<HeaderTable>(
+      new HeaderTable(file, std::move(*whole), std::move(*notes), std::move(*checks)));
 }
 
-HeaderTable::HeaderTable(sys::BorrowedFd fd, sys::Mapping file, sys::Mapping notes)
+HeaderTable::HeaderTable(sys::BorrowedFd fd, sys::Mapping file, sys::Mapping notes,
+                         sys::Mapping checks)
     : fd_(fd.get()),
       file_(std::move(file)),
       note_memory_(std::move(notes)),
+      check_memory_(std::move(checks)),
       layout_(superblock().contents_max),
       headers_(reinterpret_cast<Header*>(file_.data() + layout_.headers)),
       groups_(reinterpret_cast<std::atomic<std::uint16_t>*>(file_.data() + layout_.groups)),
       references_(reinterpret_cast<std::atomic<std::uint32_t>*>(file_.data() + layout_.references)),
       notes_(note_memory_.as<ContentNotes>()),
+      where_checks_(check_memory_.as<std::atomic<std::uint8_t>>()),
       has_references_(superblock().contents_max / kIdChunk),
       counted_references_(has_references_.size()) {
   const auto limit =
@@ -120,7 +127,8 @@ Status HeaderTable::grow(std::uint32_t seen_limit) {
   backed = back_with_memory(fd_, layout_.groups + std::uint64_t{limit} * sizeof(std::uint16_t),
                             kIdChunk * sizeof(std::uint16_t));
   if (!backed) return backed;
-  if (::madvise(&notes_[limit], kIdChunk * sizeof(ContentNotes), MADV_POPULATE_WRITE) != 0) {
+  if (::madvise(&notes_[limit], kIdChunk * sizeof(ContentNotes), MADV_POPULATE_WRITE) != 0 ||
+      ::madvise(&where_checks_[limit], kIdChunk, MADV_POPULATE_WRITE) != 0) {
     return fail_errno("memory for the store's reference counts");
   }
   file_.as<Superblock>()->id_limit.store(self_checked(limit + kIdChunk), std::memory_order_release);
@@ -164,6 +172,7 @@ void HeaderTable::publish(ContentId id, std::uint64_t hash, GroupId group, Where
   groups_[id.value].store(group.value, std::memory_order_relaxed);
   notes_[id.value].begin(now());
   notes_[id.value].count.store(1, std::memory_order_relaxed);
+  believe_where(id, where);
   TEST_POINT("store.publish");
   header.where.store(where.bits(), std::memory_order_release);
 }
@@ -211,8 +220,10 @@ void HeaderTable::count_references(std::size_t chunk) noexcept {
 
 bool HeaderTable::switch_where(ContentId id, Where seen, Where next) noexcept {
   std::uint64_t bits = seen.bits();
-  return headers_[id.value].where.compare_exchange_strong(bits, next.bits(),
-                                                          std::memory_order_acq_rel);
+  const bool switched = headers_[id.value].where.compare_exchange_strong(bits, next.bits(),
+                                                                         std::memory_order_acq_rel);
+  if (switched) believe_where(id, next);
+  return switched;
 }
 
 HeaderTable::Dropped HeaderTable::drop_reference(ContentId id) noexcept {

@@ -7,6 +7,8 @@
 //   kDead  the id is free, is being filled or freed, or is set aside because its header is damaged
 //   n > 0  live, with n references; a thread that finds it in the index may take more (take)
 //   0      nobody owns it; the one thread that changes 0 to kDead (claim_dead) frees it
+// The daemon's own memory has a check of each `where`: a `where` that changed by itself is neither
+// freed nor moved (is_intact).
 // Invariants: `where` is published last. It is cleared before its bytes can be reused, so a crash
 // never leaves two headers that name one place. An id is reused only after its `where` was cleared.
 #pragma once
@@ -21,6 +23,7 @@
 #include "base/types.hpp"
 #include "store/content_notes.hpp"
 #include "store/layout.hpp"
+#include "store/where_check.hpp"
 #include "sys/fd.hpp"
 #include "sys/memory.hpp"
 
@@ -97,6 +100,15 @@ class HeaderTable {
   }
   // Changes `where` from `seen` to `next` in one step; false when it is no longer `seen`.
   bool switch_where(ContentId id, Where seen, Where next) noexcept;
+  // `where` is what was published or switched to last. REQUIRES: a reference, or that the caller
+  // claimed the id, so that nobody switches meanwhile.
+  bool is_intact(ContentId id, Where where) const noexcept {
+    return where_checks_[id.value].load(std::memory_order_relaxed) == check_of(where);
+  }
+  // Recovery: `where` has its place on the arena's map, and is believed from now on.
+  void believe_where(ContentId id, Where where) noexcept {
+    where_checks_[id.value].store(check_of(where), std::memory_order_relaxed);
+  }
   // True when this call has set the mark.
   bool mark_bad(ContentId id, Where seen) noexcept;
 
@@ -126,11 +138,11 @@ class HeaderTable {
                          sizeof(std::uint32_t)};
   }
   ByteCount note_bytes() const noexcept {
-    return ByteCount{std::uint64_t{limit()} * sizeof(ContentNotes)};
+    return ByteCount{std::uint64_t{limit()} * (sizeof(ContentNotes) + sizeof(std::uint8_t))};
   }
 
  private:
-  HeaderTable(sys::BorrowedFd fd, sys::Mapping file, sys::Mapping notes);
+  HeaderTable(sys::BorrowedFd fd, sys::Mapping file, sys::Mapping notes, sys::Mapping checks);
   Status grow(std::uint32_t seen_limit);
   bool pop_free(ContentId& id) noexcept;
   void count_references(std::size_t chunk) noexcept;
@@ -138,11 +150,13 @@ class HeaderTable {
   int fd_;
   sys::Mapping file_;
   sys::Mapping note_memory_;
+  sys::Mapping check_memory_;
   ContentsLayout layout_;
   Header* headers_;
   std::atomic<std::uint16_t>* groups_;
   std::atomic<std::uint32_t>* references_;
   ContentNotes* notes_;
+  std::atomic<std::uint8_t>* where_checks_;
   // By chunk of ids, for one caller at a time: chunks for which back_references() got memory in
   // this process; and chunks that chunks_with_references_ counts, whose memory may be older.
   std::vector<bool> has_references_;

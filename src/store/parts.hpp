@@ -83,6 +83,11 @@ struct Parts {
   }
   // The content's count is, or may be, too low: from now on nothing of its group is freed.
   void note_underflow(GroupId group, ContentId id) noexcept;
+  // Nothing is put into the group, and nothing of it is freed, before the next recovery.
+  void stop(GroupId group) noexcept;
+  // Gives a slot back that a content of the group, or what was to become one, had for itself. Where
+  // no such slot is in use nothing changes and the group is stopped: something of it is damaged.
+  void free(Extent at, GroupId group) noexcept;
   bool is_stopped(GroupId group) const noexcept {
     const std::size_t word = group.value / 64;
     return word < stopped_groups.size() &&

@@ -155,18 +155,18 @@ Result<PutResult> Putter::store(Admit admit) {
   if (!at) return std::unexpected(at.error());
   const auto id = parts_.headers->allocate();
   if (!id) {
-    parts_.arena->free(*at);
+    parts_.free(*at, group_);
     return std::unexpected(id.error());
   }
   TEST_POINT("store.alloc");
   if (auto written = write(*at, encoded); !written) {
     parts_.headers->give_back(*id);
-    parts_.arena->free(*at);
+    parts_.free(*at, group_);
     return std::unexpected(written.error());
   }
   if (!parts_.groups->add_use(group_)) {
     parts_.headers->give_back(*id);
-    parts_.arena->free(*at);
+    parts_.free(*at, group_);
     return fail("nobody uses the group", EINVAL);
   }
   const Where where(*at, encoded.form);

@@ -100,6 +100,7 @@ void Rebuild::one(ContentId id) {
     return;
   }
   if (!claim(id, where)) return;
+  headers.believe_where(id, where);
   parts_.index->insert(headers.hash(id), group, id, Index::OnEqual::insert_anyway);
   parts_.usage.add_content(group, where.form(), where.extent().length);
 }

@@ -2,8 +2,10 @@
 // What the store tells of itself. Threads: values.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
+#include <ranges>
 #include <string>
 #include <vector>
 
@@ -22,9 +24,18 @@ struct GroupStats {
   std::string name;
   std::array<FormStats, kForms> forms;
 };
+// The group of this number; null: there is none. `groups` are in the order of their numbers, so
+// that a look at each VM's group costs no pass over all groups.
+template <std::ranges::random_access_range Groups>
+constexpr auto find_group(Groups& groups, GroupId id) noexcept {
+  const auto found =
+      std::ranges::lower_bound(groups, id.value, {}, [](const auto& g) { return g.group.value; });
+  return found != std::ranges::end(groups) && (*found).group == id ? &*found : nullptr;
+}
+
 struct Stats {
   std::array<FormStats, kForms> forms;  // sums over the groups; zeros are not counted here
-  std::vector<GroupStats> groups;
+  std::vector<GroupStats> groups;       // in the order of their numbers
   ByteCount arena_max{};
   ByteCount arena_allocated{};  // the memory behind it, what is kept for reuse included
   ByteCount arena_in_slots{};   // slots in use, at the size of their class

@@ -2,11 +2,10 @@
 // What the daemon's workers fold while the store has no room, and of a VM without lz4.
 #include <unistd.h>
 #include <catch2/catch.hpp>
-#include <functional>
 
-#include "base/clock.hpp"
 #include "daemon/work/scan_workers.hpp"
 #include "kernel/fold_rig.hpp"
+#include "patience.hpp"
 #include "store/arena/size_classes.hpp"
 #include "store/stats.hpp"
 
@@ -14,6 +13,7 @@ using namespace ramfold;
 using guest::Tag;
 using test::GuestProcess;
 using test::Rig;
+using test::soon;
 
 namespace {
 
@@ -44,11 +44,6 @@ class Working {
   }
   Tag tag(std::uint64_t p) const { return vm().table().load(PageIndex{p})->tag(); }
   guest::Vm& vm() const { return *attached_->vm; }
-  bool soon(const std::function<bool()>& condition) const {
-    const std::uint64_t began = monotonic_ns();
-    while (!condition() && monotonic_ns() - began < 20'000'000'000) ::usleep(1000);
-    return condition();
-  }
   void passes(std::uint64_t n) {
     const auto now = [this] {
       const std::lock_guard lock(attached_->cursor.mutex);
@@ -94,12 +89,12 @@ TEST_CASE("while the store is full, zeros and pages that it has are folded, with
   {
     Working working(rig, {});
     for (const std::uint64_t p : {40u, 48u, 49u, 50u, 51u})
-      CHECK(working.soon([&] { return working.tag(p) == Tag::folded; }));
+      CHECK(soon([&] { return working.tag(p) == Tag::folded; }));
     working.passes(5);
     CHECK(working.tag(5) == Tag::observed);
     CHECK(working.vm().counters().errors.get() == 0);
     kept.clear();
-    CHECK(working.soon([&] { return working.tag(5) == Tag::folded; }));  // there is room again
+    CHECK(soon([&] { return working.tag(5) == Tag::folded; }));  // there is room again
   }
   CHECK(rig.process->load(PageIndex{5}) == GuestProcess::checksum(50));
   for (std::uint64_t p = 48; p < 52; ++p)
@@ -116,7 +111,7 @@ TEST_CASE("without lz4, pages that nobody shares stay, and those of two leave ra
   {
     Working working(rig, targets);
     for (const std::uint64_t p : {2u, 40u, 41u})
-      CHECK(working.soon([&] { return working.tag(p) == Tag::folded; }));
+      CHECK(soon([&] { return working.tag(p) == Tag::folded; }));
     working.passes(5);
     for (const std::uint64_t p : {0u, 1u, 3u, 7u}) CHECK(working.tag(p) == Tag::observed);
     CHECK(working.vm().counters().errors.get() == 0);

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/clock.hpp"
+#include "base/printable.hpp"
 #include "daemon/bring_back/unfold.hpp"
 #include "daemon/log.hpp"
 
@@ -19,10 +20,19 @@ namespace {
 constexpr std::uint64_t kPatienceNs = 20'000'000'000;
 constexpr std::uint64_t kNapNs = 50'000'000;
 constexpr unsigned kCountWaits = 1200;  // of kNapNs: a minute
+constexpr std::size_t kVmsToldMax = 8;  // `ramfold list` has all
+constexpr const char* kLostRemedy =
+    "restart the VMs that have lost pages; until they end, ramfold has to run and serve them";
 
 std::unexpected<control::OperationError> still_counting() {
   return control::refuse(Failure::conflict, "its pages are still being counted after a restart",
                          "try again");
+}
+
+std::unexpected<control::OperationError> cut_short() {
+  return control::refuse(Failure::failed,
+                         "the daemon was told to end before everything was back; nothing is lost",
+                         "the next daemon goes on with it");
 }
 
 // It stays attached and served: a hole that nobody serves reads as zeros.
@@ -44,14 +54,29 @@ void take_up(AttachedVm& vm) {
     log::error("vm {}: {}", vm.vm->name(), noted.error().text());
 }
 
-std::unexpected<control::OperationError> all_but_lost(std::uint64_t lost, std::uint64_t vms) {
-  return control::refuse(
-      Failure::failed,
-      fmt::format("everything is back but {} pages of {} VM{}, which were lost: what touches them "
-                  "gets a memory error",
-                  lost, vms, vms == 1 ? "" : "s"),
-      "restart the VMs that `ramfold list` shows with lost pages; until they end, ramfold has to "
-      "run and serve them");
+std::string tell_lost(const std::vector<VmHandle>& vms) {
+  std::uint64_t sum = 0;
+  std::string each;
+  for (std::size_t i = 0; i < vms.size(); ++i) {
+    const AttachedVm& vm = *vms[i];
+    const std::uint64_t lost = vm.lost();
+    sum += lost;
+    if (i >= kVmsToldMax) continue;
+    each += fmt::format("{}{} of vm {} (id {})", each.empty() ? "" : ", ", lost,
+                        printable(vm.vm->name()), vm.vm->id().value);
+  }
+  if (vms.size() > kVmsToldMax) {
+    each += fmt::format(", the rest of {} more VMs", vms.size() - kVmsToldMax);
+  }
+  return fmt::format("{} pages, which are lost: {}", sum, each);
+}
+
+std::unexpected<control::OperationError> all_but_lost(const std::vector<VmHandle>& vms) {
+  return control::refuse(Failure::failed,
+                         fmt::format("everything is back but {}; what touches them gets a memory "
+                                     "error",
+                                     tell_lost(vms)),
+                         kLostRemedy);
 }
 
 std::unexpected<control::OperationError> held_up() {
@@ -78,7 +103,7 @@ Answer<void> Detach::run(const VmHandle& vm, const control::ProgressSink& progre
     return control::refuse(Failure::conflict, "the VM is being unfolded already",
                            "wait for it to end");
   }
-  if (!wait_counted(*vm)) return still_counting();
+  if (!wait_counted(*vm)) return stopping_ ? cut_short() : still_counting();
   if (auto no = room_.lacking(*vm, Reserve::left_alone)) return std::unexpected(std::move(*no));
   const PageCount pages{vm->vm->counters().folded_content.get()};
   const std::uint64_t began = monotonic_ns();
@@ -94,8 +119,9 @@ Answer<void> Detach::run(const VmHandle& vm, const control::ProgressSink& progre
     if (done.error().code == ETIMEDOUT) return held_up();
     if (done.error().code == EIO && vm->only_lost_left) {
       let_go(*vm);
-      return all_but_lost(vm->lost(), 1);
+      return all_but_lost({vm});
     }
+    if (stopping_) return cut_short();
     return control::refuse(Failure::failed, done.error().text(),
                            "the VM is attached and served as before");
   }

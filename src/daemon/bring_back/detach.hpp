@@ -5,6 +5,8 @@
 
 #include <atomic>
 #include <functional>
+#include <string>
+#include <vector>
 
 #include "control/service.hpp"
 #include "daemon/bring_back/room.hpp"
@@ -22,6 +24,8 @@ class Detach {
 
   control::Answer<control::UnfoldPlan> plan(const VmHandle& vm) const;
   control::Answer<void> run(const VmHandle& vm, const control::ProgressSink& progress);
+  // The daemon ends. What run() did not bring about is for the next one.
+  bool is_cut_short() const noexcept { return stopping_; }
 
  private:
   // How many pages are folded is known soon after a restart; false: not within the time for it.
@@ -33,8 +37,10 @@ class Detach {
   const std::atomic<bool>& stopping_;
 };
 
-// Of `vms` VMs all is back but `lost` pages, whose bytes cannot be had any more.
-std::unexpected<control::OperationError> all_but_lost(std::uint64_t lost, std::uint64_t vms);
+// How many pages of these VMs are lost, and of which VM how many.
+std::string tell_lost(const std::vector<VmHandle>& vms);
+// Of these VMs all is back but the pages that are lost.
+std::unexpected<control::OperationError> all_but_lost(const std::vector<VmHandle>& vms);
 // A VM that was detached but for its lost pages may be folded again, once it has none.
 void take_up(AttachedVm& vm);
 

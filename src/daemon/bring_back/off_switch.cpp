@@ -17,6 +17,8 @@ constexpr const char* kTask = "off";
 constexpr unsigned kBusyWaits = 400;
 constexpr std::uint64_t kNapNs = 50'000'000;
 
+bool only_lost_left(const AttachedVm& vm) { return vm.let_go && vm.lost() != 0; }
+
 }  // namespace
 
 std::unexpected<control::OperationError> not_taken_back(const Error& error) {
@@ -47,7 +49,7 @@ Answer<void> OffSwitch::off(const control::ProgressSink& progress) {
   p_.judge();
   p_.agents.finish_offers();
   Answer<void> done = bring_all_back(progress);
-  if (!done && p_.state.off) go_on();
+  if (!done && p_.state.off && lost_left().empty()) go_on();
   p_.judge();
   return done;
 }
@@ -57,11 +59,30 @@ void OffSwitch::go_on() {
   p_.retries.add({kTask,
                   [this]() -> Status {
                     const auto again = bring_all_back([](const control::UnfoldProgress&) {});
-                    return again ? Status{}
-                                 : fail(again.error().text + ": " + again.error().remedy);
+                    // What is lost does not come back by trying again.
+                    if (again || !lost_left().empty()) return {};
+                    return fail(again.error().text + ": " + again.error().remedy);
                   },
                   [this] { return p_.state.off && !p_.state.off_done; },
                   [this](bool) { retried_.store(false); }, 0});
+}
+
+void OffSwitch::tend() {
+  if (!p_.state.off || p_.state.off_done || !lost_left().empty()) return;
+  if (!bringing_back_.try_lock()) return;  // it is being done
+  const MutexLock lock(bringing_back_, std::adopt_lock);
+  go_on();
+}
+
+std::vector<VmHandle> OffSwitch::lost_left() const {
+  std::vector<VmHandle> left;
+  if (!p_.state.off) return left;
+  for (const VmHandle& vm : p_.vms.all()) {
+    if (has_ended(vm->vm->files().pidfd)) continue;
+    if (!only_lost_left(*vm)) return {};
+    left.push_back(vm);
+  }
+  return left;
 }
 
 Answer<void> OffSwitch::bring_all_back(const control::ProgressSink& progress) {
@@ -70,28 +91,29 @@ Answer<void> OffSwitch::bring_all_back(const control::ProgressSink& progress) {
   if (p_.state.off_done) return {};
   for (unsigned waits = 0; p_.vms.size() != 0; ++waits) {
     std::size_t held = 0;
-    std::size_t let_go = 0;
-    std::uint64_t lost = 0;
+    std::vector<VmHandle> let_go;
     for (const VmHandle& vm : p_.vms.all()) {
       if (has_ended(vm->vm->files().pidfd)) continue;
       // What came back stays back; the rest is attached and served, and nothing more is folded.
-      const auto only_lost_left = [&vm] { return vm->let_go && vm->lost() != 0; };
-      if (!only_lost_left()) {
+      if (!only_lost_left(*vm)) {
         auto done = p_.detach.run(vm, progress);
         if (done || !vm->vm->alive()) continue;
-        if (vm->held == 0 && !only_lost_left() && done.error().failure != Failure::conflict)
+        if (vm->held == 0 && !only_lost_left(*vm) && done.error().failure != Failure::conflict)
           return done;
       }
       if (vm->held != 0) {
         ++held;  // the others need not wait for it
-      } else if (only_lost_left()) {
-        ++let_go;
-        lost += vm->lost();
+      } else if (only_lost_left(*vm)) {
+        let_go.push_back(vm);
       }
     }
-    if (held != 0 && held + let_go == p_.vms.size()) return held_up();
+    if (held != 0 && held + let_go.size() == p_.vms.size()) return held_up();
     // They need nothing of the store, but the keeper keeps no VM without one.
-    if (let_go != 0 && let_go == p_.vms.size()) return all_but_lost(lost, let_go);
+    if (!let_go.empty() && let_go.size() == p_.vms.size()) {
+      if (!p_.state.recovering) p_.contents.trim_all();
+      log::warn("off: everything is back but {}", tell_lost(let_go));
+      return all_but_lost(let_go);
+    }
     if (p_.stopping || waits == kBusyWaits) {
       return control::refuse(Failure::failed,
                              "some VMs are busy: being unfolded, or cleared away after their end",

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // `off`: everything of every VM comes back, and the keeper lets go of the store; tried again by
-// itself until that is so, or until folding is resumed.
+// itself until that is so, or until folding is resumed. Pages that are lost cannot come back: `off`
+// holds without them. Their VMs are served until they end; then the keeper lets go of the store.
 // Threads: any.
 #pragma once
 
 #include <atomic>
 #include <functional>
 #include <optional>
+#include <string>
+#include <vector>
 
 #include "base/thread_annotations.hpp"
 #include "control/service.hpp"
@@ -50,10 +53,15 @@ class OffSwitch {
   control::Answer<void> off(const control::ProgressSink& progress);
   // A predecessor has decided it, and may not have ended it.
   void go_on();
+  // Goes on where it holds but for lost pages, and the last VM that had some has ended. For the
+  // loop.
+  void tend();
   // Folding begins again; also ends `pause`. Refused where it cannot be written that it does.
   control::Answer<void> resume();
   // Why not everything is back yet.
   std::optional<std::string> trouble() const;
+  // It holds but for pages that are lost: the VMs that have them. Else none.
+  std::vector<VmHandle> lost_left() const;
 
  private:
   control::Answer<void> bring_all_back(const control::ProgressSink& progress)

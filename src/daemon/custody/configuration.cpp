@@ -19,7 +19,7 @@ namespace {
 constexpr const char* kGoodName = "ramfold.toml.good";
 constexpr std::string_view kGoodHead = "# ramfold: the last good configuration; ";
 constexpr std::size_t kHeadBytesMax = 8192;  // a path has 4095 at most
-constexpr std::string_view kRemedy = "mend the file, then `systemctl kill ramfold`";
+constexpr std::string_view kRemedy = "mend the file, then `systemctl reload ramfold`";
 
 std::string shown_time(std::time_t seconds) {
   std::tm parts{};

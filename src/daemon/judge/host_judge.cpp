@@ -54,6 +54,10 @@ void judge_daemon(const HostInputs& in, std::vector<Reason>& reasons) {
     reasons.push_back({"off", "switched off, and not everything is back: " + *in.off_trouble,
                        "free memory or add swap, it is tried again by itself; or fold again: "
                        "`ramfold resume`"});
+  } else if (in.off && in.off_but_lost) {
+    reasons.push_back({"off", "switched off; everything is back but " + *in.off_but_lost,
+                       "restart those VMs; until they end, ramfold has to run and serve them. Or "
+                       "fold the others again: `ramfold resume`"});
   } else if (in.off) {
     reasons.push_back({"off", "switched off by the operator", "`ramfold resume`"});
   }

@@ -33,7 +33,8 @@ struct HostInputs {
   std::vector<UnservedVm> unserved;
   bool paused = false;
   bool off = false;
-  std::optional<std::string> off_trouble;  // why not everything is back
+  std::optional<std::string> off_trouble;   // why not everything is back
+  std::optional<std::string> off_but_lost;  // all is back but these pages, which are lost
   bool store_full = false;
   std::optional<sys::MemInfo> memory;  // nothing: it cannot be read
   ByteCount needed_if_all_back;

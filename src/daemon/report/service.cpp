@@ -192,6 +192,7 @@ Answer<void> HostService::detach(const control::VmSelector& selector,
   const VmKey key = key_of(p_.decisions, **vm);
   const Status written = p_.decisions.decide(VmDecision::detached, key);
   if (auto done = p_.detach.run(*vm, progress); !done) {
+    if (p_.detach.is_cut_short()) return done;
     if (const auto back = p_.decisions.take_back(VmDecision::detached, key); !back) {
       log::error("vm {}: it stays decided that it is detached: {}", (*vm)->vm->name(),
                  back.error().text());

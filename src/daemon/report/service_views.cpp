@@ -49,7 +49,8 @@ control::HostView HostService::host_view(const std::vector<VmHandle>& vms,
   view.self_test = p_.state.self_test();
   const bool cannot = verdict.has("self-test") || verdict.has("no-keeper") ||
                       verdict.has("config") || verdict.has("state");
-  view.state = p_.state.off_done                                ? control::HostState::off
+  const bool is_off = p_.state.off_done || !p_.off.lost_left().empty();
+  view.state = is_off                                           ? control::HostState::off
                : p_.state.recovering || verdict.has("starting") ? control::HostState::starting
                : p_.state.off                                   ? control::HostState::unfolding
                : cannot                                         ? control::HostState::observe_only
@@ -93,8 +94,7 @@ control::ReformView HostService::reform_view(const store::Stats& stats,
   control::ReformView view;
   const auto* kept_of = &stats.forms;
   if (group) {
-    const auto own = std::ranges::find(stats.groups, *group, &store::GroupStats::group);
-    if (own != stats.groups.end()) kept_of = &own->forms;
+    if (const auto* own = store::find_group(stats.groups, *group)) kept_of = &own->forms;
   }
   const auto& kept = *kept_of;
   const auto reform = p_.work.reform();

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "daemon/work/work.hpp"
 
-#include <algorithm>
-
 #include "daemon/log.hpp"
 #include "daemon/work/read_cost.hpp"
 #include "store/contents.hpp"
@@ -50,8 +48,8 @@ std::optional<Work::Reform> Work::reform() const {
 
 double Work::mean_read_ns(GroupId group) const {
   const store::Stats stats = contents_.stats();
-  const auto found = std::ranges::find(stats.groups, group, &store::GroupStats::group);
-  if (found == stats.groups.end()) return 0;
+  const auto* found = store::find_group(stats.groups, group);
+  if (found == nullptr) return 0;
   const ReformWorker* const reform = reform_.load();
   const auto costs = reform != nullptr ? reform->figures().costs : store::CostModel().figures();
   return daemon::mean_read_ns(found->forms, costs.decode_ns);

@@ -203,11 +203,12 @@ Extent Arena::take_slot(ClassLists& lists, std::uint32_t index, std::uint32_t le
   return {std::uint64_t{index} * kSlabBytes + slot * c.bytes, length};
 }
 
-void Arena::free(Extent at) noexcept {
+bool Arena::free(Extent at) noexcept {
   const std::size_t size_class = class_of(at.length);
   const SizeClass c = kSizeClasses.of[size_class];
   const std::uint32_t index = slab_of(at);
   const std::size_t slot = slot_of(at, c);
+  if (at.offset % kSlabBytes != slot * c.bytes || slot >= c.slots) return false;
   ClassLists& lists = classes_[size_class];
   State state = State::active;
   std::uint32_t keep = 0;  // steps
@@ -215,18 +216,21 @@ void Arena::free(Extent at) noexcept {
     const MutexLock lock(lists.mutex);
     Slab& slab = slabs_[index];
     state = slab.state.load(std::memory_order_relaxed);
-    if (state == State::frozen) return;
-    ENSURE((state == State::active || state == State::changing) &&
-           slab.size_class.load(std::memory_order_relaxed) == size_class);
+    if (state == State::frozen) return true;
+    // A slab changes its class under the lock of either.
+    if ((state != State::active && state != State::changing) ||
+        slab.size_class.load(std::memory_order_relaxed) != size_class) {
+      return false;
+    }
     std::uint64_t& word = bits_of(slab, c)[slot / 64];
     const std::uint64_t bit = std::uint64_t{1} << (slot % 64);
-    ENSURE((word & bit) != 0);
+    if ((word & bit) == 0) return false;
     unlink(lists, index);
     word &= ~bit;
     slab.first_word = std::min(slab.first_word, static_cast<std::uint8_t>(slot / 64));
     --slab.used;
     slot_bytes_.fetch_sub(c.bytes, std::memory_order_relaxed);
-    if (state == State::changing) return;
+    if (state == State::changing) return true;
     if (slab.used == 0) {
       state = State::empty;
     } else if ((std::size_t{slab.usable} - slab.used) * c.bytes >= kStepsSlack * kStepBytes) {
@@ -236,8 +240,11 @@ void Arena::free(Extent at) noexcept {
     slab.state.store(state, std::memory_order_release);
     link(lists, index);
   }
-  if (state == State::changing) return shrink(lists, index, keep + kStepsFirst);
-  if (state != State::empty) return;
+  if (state == State::changing) {
+    shrink(lists, index, keep + kStepsFirst);
+    return true;
+  }
+  if (state != State::empty) return true;
   retire(index);
   bool too_many = false;
   {
@@ -245,6 +252,7 @@ void Arena::free(Extent at) noexcept {
     too_many = empty_steps_ > kEmptyMax;
   }
   if (too_many) release_empty(kEmptyMax);
+  return true;
 }
 
 }  // namespace ramfold::store

@@ -67,8 +67,9 @@ class Arena {
   // same slab. Only if such moves could free steps of the slab of `at`, and the content in `at`
   // must move for that; empty otherwise. Takes no new memory. REQUIRES: `at` is in use.
   std::optional<Extent> allocate_denser(Extent at) noexcept;
-  // REQUIRES: the extent is from an allocation or claim(), and no header names it any more.
-  void free(Extent at) noexcept;
+  // False: no slot of that length is in use there, and nothing has changed. REQUIRES: the extent
+  // lies in the arena and in one slab; no header names it any more.
+  [[nodiscard]] bool free(Extent at) noexcept;
   // Gives unused memory back to the host: steps of empty slabs beyond kEmptyKept, and steps that
   // were unused for kTrimsAPeriod calls. For a housekeeping thread, a few times a second.
   void trim() noexcept;

@@ -28,7 +28,7 @@ bool Reformer::give(const Visit& visit) {
   const auto at = parts_.arena->allocate(found.length);
   if (!at) return false;
   if ((needs && !parts_.may_refer(reference, visit.group)) || !write(*at)) {
-    parts_.arena->free(*at);
+    parts_.free(*at, visit.group);
     return false;
   }
   if (needs && !has) {
@@ -40,7 +40,7 @@ bool Reformer::give(const Visit& visit) {
   const Where next(*at, found.shape.form, found.shape.transpose);
   if (!headers.switch_where(visit.id, visit.where, next)) {  // marked bad meanwhile
     if (needs && !has) headers.notes(reference).remove_dependent();
-    parts_.arena->free(*at);
+    parts_.free(*at, visit.group);
     return false;
   }
   TEST_POINT("reform.switch");
@@ -88,6 +88,7 @@ bool Reformer::write(Extent at) noexcept {
 // holds a reference to `id`. True: settle() will give it up.
 bool Reformer::move(ContentId id) {
   const Where where = parts_.headers->where(id);
+  if (!parts_.headers->is_intact(id, where)) return false;
   const Extent from = where.extent();
   const auto to = parts_.arena->allocate_denser(from);
   if (!to) return false;
@@ -97,7 +98,7 @@ bool Reformer::move(ContentId id) {
   TEST_POINT("reform.moved");
   if (!equal ||
       !parts_.headers->switch_where(id, where, Where(*to, where.form(), where.transpose()))) {
-    parts_.arena->free(*to);
+    parts_.free(*to, parts_.headers->group(id));
     return false;
   }
   TEST_POINT("reform.switch");
@@ -112,7 +113,7 @@ void Reformer::settle() noexcept {
   parts_.readers.wait();
   for (const Left& left : left_) {
     TEST_POINT("reform.free");
-    parts_.arena->free(left.bytes);
+    parts_.free(left.bytes, parts_.headers->group(left.id));
     if (left.reference != kZeroContent) parts_.drop_dependence(left.reference);
     parts_.drop_uncounted(left.id);
   }

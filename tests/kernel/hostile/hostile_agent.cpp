@@ -26,10 +26,10 @@
 #include <vector>
 
 #include "agent/wire.h"
+#include "kernel/by_hand.hpp"
 #include "silent_fuse.hpp"
 
-using ramfold::test::Silent;
-using ramfold::test::SilentFuse;
+using namespace ramfold::test;
 
 namespace {
 
@@ -54,10 +54,7 @@ int must(int result, const char* what) {
   return result;
 }
 
-struct Answer {
-  std::uint16_t type = 0;  // 0: the connection has ended
-  std::array<char, RF_MESSAGE_MAX> bytes{};
-  int fd = -1;
+struct Answer : HeardByHand {
   std::string text() const {
     if (type == 0) return "closed";
     if (type != RF_REFUSED) return "answer " + std::to_string(type);
@@ -67,55 +64,18 @@ struct Answer {
 
 class Connection {
  public:
-  Connection() : fd_(must(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0), "socket")) {
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    std::strncpy(address.sun_path, socket_path, sizeof address.sun_path - 1);
-    must(::connect(fd_, reinterpret_cast<const sockaddr*>(&address), sizeof address), "connect");
-  }
+  Connection() : fd_(must(connect_by_hand(socket_path), "connect")) {}
 
   template <typename Message>
-  bool send(std::uint16_t type, Message message, const std::vector<int>& fds = {},
+  bool send(std::uint16_t type, const Message& message, const std::vector<int>& fds = {},
             int flags = 0) const {
-    message.h = {RF_MAGIC, type, 0, sizeof message, generation_};
-    alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int) * 253)> control{};
-    iovec part{&message, sizeof message};
-    msghdr header{};
-    header.msg_iov = &part;
-    header.msg_iovlen = 1;
-    if (!fds.empty()) {
-      header.msg_control = control.data();
-      header.msg_controllen = CMSG_SPACE(sizeof(int) * fds.size());
-      cmsghdr* c = CMSG_FIRSTHDR(&header);
-      c->cmsg_level = SOL_SOCKET;
-      c->cmsg_type = SCM_RIGHTS;
-      c->cmsg_len = CMSG_LEN(sizeof(int) * fds.size());
-      std::memcpy(CMSG_DATA(c), fds.data(), sizeof(int) * fds.size());
-    }
-    return ::sendmsg(fd_, &header, MSG_NOSIGNAL | flags) >= 0;
+    return send_by_hand(fd_, type, generation_, message, fds, flags);
   }
 
   Answer receive() {
-    Answer answer;
-    pollfd p{fd_, POLLIN, 0};
-    if (::poll(&p, 1, kAnswerMs) != 1) {
-      say("no answer");
-      return answer;
-    }
-    alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
-    iovec part{answer.bytes.data(), answer.bytes.size()};
-    msghdr header{};
-    header.msg_iov = &part;
-    header.msg_iovlen = 1;
-    header.msg_control = control.data();
-    header.msg_controllen = control.size();
-    if (::recvmsg(fd_, &header, MSG_CMSG_CLOEXEC) <= 0) return answer;
-    rf_header h;
-    std::memcpy(&h, answer.bytes.data(), sizeof h);
-    generation_ = h.generation;
-    answer.type = h.type;
-    if (const cmsghdr* c = CMSG_FIRSTHDR(&header))
-      std::memcpy(&answer.fd, CMSG_DATA(c), sizeof answer.fd);
+    Answer answer{receive_by_hand(fd_, kAnswerMs)};
+    if (!answer.in_time) say("no answer");
+    if (answer.type != 0) generation_ = answer.generation;
     return answer;
   }
 

@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "keeper/client.hpp"
+#include "patience.hpp"
 
 namespace ramfold::keeper::test {
 
@@ -32,15 +33,7 @@ inline sys::Fd pidfd_of(pid_t pid) {
   return sys::Fd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
 }
 
-// Until `done` or for ten seconds; what it returned last.
-inline bool eventually(const std::function<bool()>& done) {
-  const auto until = std::chrono::steady_clock::now() + 10s;
-  while (!done()) {
-    if (std::chrono::steady_clock::now() > until) return done();
-    std::this_thread::sleep_for(2ms);
-  }
-  return true;
-}
+inline bool eventually(const std::function<bool()>& done) { return ramfold::test::soon(done); }
 
 // A pipe whose write end somebody else is given: `closed()` when nobody holds it any more.
 struct Token {

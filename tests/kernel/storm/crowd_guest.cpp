@@ -6,13 +6,10 @@
 // The VMs have USERS uids. Threads: one a process.
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
-#include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -26,6 +23,9 @@
 #include <vector>
 
 #include "agent/wire.h"
+#include "kernel/by_hand.hpp"
+
+using namespace ramfold::test;
 
 namespace {
 
@@ -71,12 +71,8 @@ class Vm {
  private:
   bool try_to_attach() {
     if (connection_ >= 0) ::close(connection_);
-    connection_ = ::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    std::strncpy(address.sun_path, socket_, sizeof address.sun_path - 1);
-    if (::connect(connection_, reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0)
-      return false;
+    connection_ = connect_by_hand(socket_);
+    if (connection_ < 0) return false;
     rf_hello hello{};
     hello.version_min = RF_VERSION_MIN;
     hello.version_max = RF_VERSION_MAX;
@@ -126,41 +122,17 @@ class Vm {
   }
   template <typename Message>
   bool send(std::uint16_t type, Message message, const std::vector<int>& fds) const {
-    message.h = {RF_MAGIC, type, 0, sizeof message, generation_};
-    alignas(cmsghdr) std::array<char, CMSG_SPACE(2 * sizeof(int))> control{};
-    iovec part{&message, sizeof message};
-    msghdr header{};
-    header.msg_iov = &part;
-    header.msg_iovlen = 1;
-    if (!fds.empty()) {
-      header.msg_control = control.data();
-      header.msg_controllen = CMSG_SPACE(sizeof(int) * fds.size());
-      cmsghdr* const c = CMSG_FIRSTHDR(&header);
-      c->cmsg_level = SOL_SOCKET;
-      c->cmsg_type = SCM_RIGHTS;
-      c->cmsg_len = CMSG_LEN(sizeof(int) * fds.size());
-      std::memcpy(CMSG_DATA(c), fds.data(), sizeof(int) * fds.size());
-    }
-    return ::sendmsg(connection_, &header, MSG_NOSIGNAL) >= 0;
+    return send_by_hand(connection_, type, generation_, message, fds);
   }
   bool receive(std::uint16_t type, int& fd) {
-    pollfd p{connection_, POLLIN, 0};
-    if (::poll(&p, 1, kAnswerMs) != 1) return false;
-    alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
-    iovec part{bytes_.data(), bytes_.size()};
-    msghdr header{};
-    header.msg_iov = &part;
-    header.msg_iovlen = 1;
-    header.msg_control = control.data();
-    header.msg_controllen = control.size();
-    if (::recvmsg(connection_, &header, MSG_CMSG_CLOEXEC) <= 0) return false;
-    rf_header h{};
-    std::memcpy(&h, bytes_.data(), sizeof h);
-    generation_ = h.generation;
-    if (const cmsghdr* c = CMSG_FIRSTHDR(&header)) std::memcpy(&fd, CMSG_DATA(c), sizeof fd);
-    if (h.type == type) return true;
-    if (h.type == RF_REFUSED)
-      std::fprintf(stderr, "vm %u: refused: %s\n", number_, bytes_.data() + sizeof h);
+    const HeardByHand heard = receive_by_hand(connection_, kAnswerMs);
+    if (heard.type == 0) return false;
+    generation_ = heard.generation;
+    bytes_ = heard.bytes;
+    if (heard.fd >= 0) fd = heard.fd;
+    if (heard.type == type) return true;
+    if (heard.type == RF_REFUSED)
+      std::fprintf(stderr, "vm %u: refused: %s\n", number_, bytes_.data() + sizeof(rf_header));
     return false;
   }
 

@@ -3,15 +3,16 @@
 """What holds across the end of a daemon: what the operator has decided, the configuration that was
 good, and what a keeper holds that is slow to answer.
 
-decisions.py kept|half-done|unreadable|broken|keeper. Exits 77 where a userfaultfd cannot be driven
-from outside."""
+decisions.py kept|half-done|told-to-end|unreadable|broken|keeper. Exits 77 where a userfaultfd
+cannot be driven from outside."""
 import os
 import signal
 import sys
+import threading
 import time
 
 from off import QuietGuest, cli, must_succeed, wait
-from rig import Failed, Rig, need_userfaultfd, say
+from rig import Failed, Rig, binary, need_userfaultfd, say
 from patience import deadline
 
 FOLDED = 3000  # of 4096 pages
@@ -173,6 +174,51 @@ def half_done():
         rig.close(keep=sys.exc_info()[0] is not None)
 
 
+def told_to_end():
+    """Told to end in the middle of `off` and of `detach`, the daemon ends and leaves the rest to
+    the next one, for which what was decided holds."""
+    rig = Rig(seed=16)
+    rig.daemon_preloads = [binary('RAMFOLD_SLOWS_COPIES')]
+    slow = f'{rig.dir}/slow'
+    os.environ['RAMFOLD_COPIES_SLOW'] = slow
+    try:
+        rig.start_daemon()
+        with QuietGuest(rig, 16, '-name', 'web') as web:
+            for op, fields, back in (('detach', {'vm': 'web'}, 'attach'), ('off', {}, 'resume')):
+                all_of_it = wait('it is folded', lambda: (v := web.view()) and
+                                 (n := v['saved'].get('folded_pages', 0)) >= FOLDED and n, 60)
+                with open(slow, 'w', encoding='ascii'):
+                    pass
+                answer = []
+                asks = threading.Thread(
+                    target=lambda: answer.append(rig.request(op, 120, **fields)))
+                asks.start()
+                wait('it is begun', lambda: (v := web.view()) and
+                     0 < v['saved'].get('folded_pages', 0) < all_of_it, 60)
+                # Status 10 would be that of a daemon that waited until everything was back.
+                if (status := rig.stop_daemon(60)) != 0:
+                    raise Failed(f'in the middle of {op} it ended with {status}')
+                asks.join()
+                if answer[0] and 'next daemon' not in answer[0].get('error', {}).get('remedy', ''):
+                    raise Failed(f'{op}: {answer}')
+                rig.start_daemon()
+                left = wait('the rest is folded', lambda: (v := web.view()) and
+                            v['saved'].get('folded_pages', 0), 60)
+                say(f'{op}: ended with {left} of {all_of_it} pages still folded')
+                os.unlink(slow)
+                if op == 'off':
+                    wait('it is off', lambda: rig.snapshot()['host']['state'] == 'off', 60)
+                else:
+                    wait_vm(rig, web, 'detached')
+                stays_unfolded(rig, web)
+                web.check()
+                must_succeed(back, rig.request(back, **fields))
+            wait('folded again', is_folded(web), 60)
+            web.check()
+    finally:
+        rig.close(keep=sys.exc_info()[0] is not None)
+
+
 def unreadable():
     """A file of decisions that is torn is told and folds nothing; one that cannot be written does
     not undo what stops, and does not let go on what was stopped."""
@@ -300,8 +346,8 @@ def keeper():
 
 def main():
     need_userfaultfd()
-    tests = {'kept': kept, 'half-done': half_done, 'unreadable': unreadable, 'broken': broken,
-             'keeper': keeper}
+    tests = {'kept': kept, 'half-done': half_done, 'told-to-end': told_to_end,
+             'unreadable': unreadable, 'broken': broken, 'keeper': keeper}
     try:
         tests[sys.argv[1]]()
     except Failed as e:

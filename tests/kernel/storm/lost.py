@@ -3,12 +3,15 @@
 """Pages that are lost stay lost, are counted and told, and never read as zeros: through detach and
 attach, a restart of the daemon, off and resume.
 
-lost.py detach|restart|off. Exits 77 where a userfaultfd cannot be driven from outside."""
+lost.py detach|restart|off|inconsistent. Exits 77 where a userfaultfd cannot be driven from
+outside."""
 import os
+import re
 import subprocess
 import sys
 import time
 
+from off import cli
 from rig import Failed, Rig, binary, need_userfaultfd, say, wait
 
 PAGES = 2048
@@ -70,8 +73,8 @@ class Lost:
         wait('most is folded', lambda: (vm := self.vm()) and
              vm['saved'].get('folded_pages', 0) > PAGES * 3 // 4, 60)
 
-    def damage(self):
-        """One bit each of the words of some folded pages that lie apart."""
+    def damage(self, flips=tuple(1 << (20 + n) for n in range(LOST))):
+        """The words of some folded pages that lie apart: one of these flips each."""
         folder = f'/proc/{self.rig.daemon.pid}/fd'
         tables = [fd for fd in os.listdir(folder)
                   if 'ramfold-page-table' in os.readlink(f'{folder}/{fd}')]
@@ -83,18 +86,18 @@ class Lost:
                 if word >> 18 & 7 != 3:
                     continue
                 table.seek(page * 8)
-                table.write((word ^ 1 << (20 + done)).to_bytes(8, 'little'))
+                table.write((word ^ flips[done]).to_bytes(8, 'little'))
                 done += 1
-                if done == LOST:
+                if done == len(flips):
                     return
         raise Failed(f'only {done} pages were folded')
 
-    def must_read(self):
+    def must_read(self, lost=LOST):
         """All pages as they were, but for those that are lost."""
         self.guest.stdin.write('\n')
         self.guest.stdin.flush()
         read = self.guest.stdout.readline().split()
-        if read != [str(PAGES - LOST), str(LOST), '0']:
+        if read != [str(PAGES - lost), str(lost), '0']:
             raise Failed(f'good, lost, wrong: {read}')
 
     def must_be_told(self, state):
@@ -114,6 +117,21 @@ class Lost:
         text = answer.get('error', {}).get('text', '') if answer else ''
         if f'but {LOST} pages' not in text:
             raise Failed(f'{op}: {answer}')
+
+    def must_be_off(self):
+        """Off holds, and what is lost is told by count and VM."""
+        def off():
+            host = (self.rig.snapshot() or {'host': {}})['host']
+            return host.get('state') == 'off' and host
+        host = wait('off', off, 20)
+        mine = f'{LOST} of vm {self.vm()["name"]} '
+        if not any(r['code'] == 'off' and mine in r['text'] for r in host['reasons']):
+            raise Failed(f'off, and {mine!r} is not told: {host["reasons"]}')
+        listed = cli(self.rig, 'list', '-o', 'PID,STATE,WHY')
+        if not re.search(rf'\b{LOST} (lost pages|of its pages are lost)', listed.stdout):
+            raise Failed(f'not in list: {listed}')
+        if f'but {LOST} pages' not in (shown := cli(self.rig, 'status')).stdout:
+            raise Failed(f'not in status: {shown}')
 
     def must_not_fold(self):
         before = self.vm()['saved'].get('folded_pages', 0)
@@ -180,9 +198,17 @@ def off():
         lost.fold()
         lost.damage()
         lost.must_say('off')  # nobody has touched them before
+        lost.must_be_off()
         lost.must_be_told('detached')
         lost.must_read()
         lost.must_say('off')
+        # It holds over the end of the daemon, which goes on serving what is lost.
+        if (status := lost.rig.stop_daemon()) != 0:
+            raise Failed(f'a VM depends on it, and it ended with {status}')
+        lost.rig.start_daemon()
+        lost.must_be_off()
+        lost.must_be_told('detached')
+        lost.must_read()
         answer = lost.rig.request('resume', 30)
         if not answer or 'error' in answer:
             raise Failed(f'resume: {answer}')
@@ -192,6 +218,9 @@ def off():
         lost.must_say('off')
         lost.guest.kill()
         lost.guest.wait()
+        with open(f'{lost.rig.dir}/daemon.log', encoding='utf-8') as log:
+            if 'trying again' in log.read():
+                raise Failed('what is lost does not come back by trying again')
         # What is left to do is done by itself.
         wait('off', lambda: (s := lost.rig.snapshot()) and s['host']['state'] == 'off', 90)
         wait('the keeper holds nothing',
@@ -201,10 +230,47 @@ def off():
         lost.close(failed)
 
 
+def inconsistent():
+    """A VM whose page state does not add up is served, and in `list` with its why; also by the next
+    daemon."""
+    lost = Lost()
+    failed = True
+
+    def must_be_listed(why):
+        def listed():
+            shown = ' '.join(cli(lost.rig, 'list', '-o', 'PID,STATE,WHY').stdout.split())
+            return f'{lost.guest.pid} failed' in shown and why in shown
+        try:
+            wait('listed', listed, 20)
+        except Failed:
+            raise Failed(f'{why!r} is not in list: {cli(lost.rig, "list", "-o", "PID,STATE,WHY")}, '
+                         f'{lost.vm()["reasons"]}')
+        codes = [reason['code'] for reason in lost.vm()['reasons']]
+        if lost.vm()['state'] != 'failed' or 'inconsistent' not in codes:
+            raise Failed(f'inconsistent is not told: {lost.vm()["state"]}, {codes}')
+
+    try:
+        lost.fold()
+        # A content that nobody has, in a word whose check fits: a multiple of its polynomial.
+        lost.damage([0x6038b << 45])
+        lost.must_read(lost=1)
+        must_be_listed('names contents that its group has not got')
+        lost.must_not_fold()
+        lost.rig.kill_daemon()
+        lost.rig.start_daemon()
+        must_be_listed('found its page state inconsistent')
+        lost.must_not_fold()
+        lost.must_read(lost=1)
+        failed = False
+    finally:
+        lost.close(failed)
+
+
 if __name__ == '__main__':
     need_userfaultfd()
     try:
-        {'detach': detach, 'restart': restart, 'off': off}[sys.argv[1]]()
+        {'detach': detach, 'restart': restart, 'off': off,
+         'inconsistent': inconsistent}[sys.argv[1]]()
     except Failed as e:
         say(f'FAILED: {e}')
         sys.exit(1)

@@ -7,6 +7,7 @@ off.py off|refused|consumer|incoming|ended. Exits 77 where a userfaultfd cannot 
 outside."""
 import mmap
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -136,6 +137,12 @@ def off():
         rig.start_daemon()
         rig.wait_folded(50, 30)
         must_succeed('off', rig.request('off', 60))
+        is_off(rig, manager)
+        # Reloaded, a daemon that is off is started anew, and is off.
+        if (status := rig.stop_daemon(how=signal.SIGHUP)) != 0:
+            raise Failed(f'reloaded while off it ended with {status}: its unit would not start it')
+        rig.start_daemon()
+        wait('it is off again', lambda: (s := rig.snapshot()) and s['host']['state'] == 'off', 30)
         is_off(rig, manager)
         if (status := rig.stop_daemon()) != 10:
             raise Failed(f'after off it ended with {status}, its unit waits for 10')

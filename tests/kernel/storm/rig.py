@@ -234,9 +234,9 @@ class Rig:
     def daemon_died(self):
         return self.daemon.poll() is not None
 
-    def stop_daemon(self, seconds=20):
-        """As systemd would; the exit status."""
-        self.daemon.terminate()
+    def stop_daemon(self, seconds=20, how=signal.SIGTERM):
+        """As systemd would, with SIGHUP as `systemctl reload` would; the exit status."""
+        self.daemon.send_signal(how)
         return self.daemon.wait(seconds * slower())
 
     def kill_daemon(self):

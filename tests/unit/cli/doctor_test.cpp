@@ -15,8 +15,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
-#include "../control/fake_service.hpp"
-#include "../temp_dir.hpp"
+#include "fake_host.hpp"
 
 using namespace ramfold;
 using namespace ramfold::cli;
@@ -25,30 +24,13 @@ namespace {
 
 constexpr const char* kThp = "sys/kernel/mm/transparent_hugepage/";
 
-const std::vector<std::string> kQemu{"/usr/bin/qemu-system-x86_64",
-                                     "-name",
-                                     "guest=web",
-                                     "-object",
-                                     "memory-backend-memfd,id=r,size=1G,share=on",
-                                     "-machine",
-                                     "q35,memory-backend=r",
-                                     "-drive",
-                                     "file=/img/web.qcow2"};
-
-std::string cmdline(const std::vector<std::string>& arguments) {
-  std::string text;
-  for (const auto& argument : arguments) text += argument + '\0';
-  return text;
-}
-
 // A host that has nothing to complain about, with one VM.
-struct Host {
+struct Host : FakeHost {
   Host() {
     tree.write("proc/sys/kernel/osrelease", "6.12.5-amd64\n");
     tree.write("dev/userfaultfd", "");
     tree.write("proc/misc", "126 userfaultfd\n235 autofs\n");
     tree.write("proc/sys/vm/unprivileged_userfaultfd", "0\n");
-    tree.write("proc/sys/vm/max_map_count", "65530\n");
     tree.write("proc/sys/fs/file-nr", "1000\t0\t100000\n");
     tree.write(std::string(kThp) + "shmem_enabled",
                "always within_size advise [never] deny force\n");
@@ -63,19 +45,11 @@ struct Host {
     tree.write("proc/50/limits",
                "Limit  Soft  Hard  Units\nMax open files    16384   16384   files\n");
     tree.write("proc/101/comm", "qemu-system-x86\n");
-    tree.write("proc/101/cmdline", cmdline(kQemu));
-    tree.write("proc/101/cgroup", "0::/machine.slice/web.scope\n");
     tree.write("sys/fs/cgroup/machine.slice/memory.max", "max\n");
     tree.write("sys/fs/cgroup/machine.slice/web.scope/memory.max", "max\n");
     tree.write("proc/101/environ", std::string("A=b\0LD_PRELOAD=x\0", 17));
-    member();
-    tree.write("run/ramfold/agent.sock", "");
-    ::chmod((tree / "run/ramfold/agent.sock").c_str(), 0660);
     tree.write("etc/group", fmt::format("root:x:0:\nkvm:x:{}:\n", ::getegid()));
     tree.write("etc/passwd", "root:x:0:0::/:/bin/sh\nlibvirt-qemu:x:64055:64055::/:/bin/sh\n");
-    tree.write("proc/101/maps", "7f00-7f01 r-xp 0 08:01 5 /usr/lib/ramfold/libramfold-agent.so\n");
-    control::FakeService service;
-    daemon = service.snapshot();
   }
   std::vector<Check> checks() const {
     const HostFiles files(tree.path());
@@ -87,19 +61,7 @@ struct Host {
     for (Check& check : check_vms(files)) all.push_back(check);
     return all;
   }
-  // Its user is a member of the agents' group, or is not.
-  void member(bool is = true) const {
-    tree.write("proc/101/status",
-               fmt::format("Name:\tqemu\nUid:\t64055\t64055\t64055\t64055\n"
-                           "Gid:\t64055\t64055\t64055\t64055\nGroups:\t{} 64055\n",
-                           is ? ::getegid() : 64056));
-  }
-  void arguments(std::vector<std::string> change) const {
-    tree.write("proc/101/cmdline", cmdline(change));
-  }
 
-  TempDir tree;
-  control::Snapshot daemon;
   bool running = true;
 };
 

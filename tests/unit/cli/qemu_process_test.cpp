@@ -10,44 +10,16 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
-#include "../control/fake_service.hpp"
-#include "../temp_dir.hpp"
 #include "cli/unattached.hpp"
+#include "fake_host.hpp"
 
 using namespace ramfold;
 using namespace ramfold::cli;
 
 namespace {
 
-const std::vector<std::string> kQemu{"/usr/bin/qemu-system-x86_64",
-                                     "-name",
-                                     "guest=web",
-                                     "-object",
-                                     "memory-backend-memfd,id=r,size=1G,share=on",
-                                     "-machine",
-                                     "q35,memory-backend=r"};
-
-// A host with one VM, against which nothing stands.
-struct Host {
-  Host() {
-    tree.write("proc/sys/vm/max_map_count", "65530\n");
-    tree.write("proc/101/cgroup", "0::/machine.slice/web.scope\n");
-    tree.write("proc/101/status", "Name:\tqemu\nUid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\nGroups:\t0\n");
-    tree.write("run/ramfold/agent.sock", "");
-    tree.write("proc/101/maps", "7f00-7f01 r-xp 0 08:01 5 /usr/lib/ramfold/libramfold-agent.so\n");
-    arguments(kQemu);
-    control::FakeService service;
-    daemon = service.snapshot();
-  }
-  void arguments(const std::vector<std::string>& all) const {
-    std::string text;
-    for (const auto& argument : all) text += argument + '\0';
-    tree.write("proc/101/cmdline", text);
-  }
-
-  TempDir tree;
+struct Host : FakeHost {
   HostFiles files{tree.path()};
-  control::Snapshot daemon;
 };
 
 }  // namespace

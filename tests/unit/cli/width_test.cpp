@@ -146,6 +146,26 @@ TEST_CASE("a long name is cut on a terminal, and whole for who reads it from a p
                    "`)\n") != std::string::npos);
 }
 
+TEST_CASE("a VM that failed is listed with all that is damaged, also while it saves memory") {
+  FakeService service;
+  Snapshot snapshot = service.snapshot();
+  VmView& vm = snapshot.vms[0];
+  REQUIRE(vm.saved.net_bytes > 0);
+  vm.reasons = {{"agent-silent", "its agent does not answer", "wait"},
+                {"lost_pages", "3 of its pages are lost", "restart the VM"},
+                {"inconsistent", "its page state does not add up", "restart the VM"}};
+  CHECK(render_list(snapshot, Style(false)).find("3 of its pages") == std::string::npos);
+  vm.state = VmState::failed;
+  const std::string list = render_list(snapshot, Style(false));
+  INFO(list);
+  CHECK(list.find("why: 3 of its pages are lost; restart the VM. its page state does not add up; "
+                  "restart the VM (+1 more: `ramfold show web`)") != std::string::npos);
+  ListOptions options;
+  options.columns = parse_columns("name,state,why").value();
+  CHECK(render_list(snapshot, Style(false), options).find("its page state does not add up") !=
+        std::string::npos);
+}
+
 TEST_CASE("columns that are asked for, raw and without headings, as zramctl has them") {
   FakeService service;
   const Snapshot snapshot = service.snapshot();

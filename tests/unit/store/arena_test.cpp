@@ -73,11 +73,11 @@ TEST_CASE("slots never overlap and what is freed is used again") {
     } else {
       auto victim = live.lower_bound((state >> 8) % room.arena->allocated().value);
       if (victim == live.end()) victim = live.begin();
-      room.arena->free(victim->second);
+      REQUIRE(room.arena->free(victim->second));
       live.erase(victim);
     }
   }
-  for (const auto& [offset, at] : live) room.arena->free(at);
+  for (const auto& [offset, at] : live) REQUIRE(room.arena->free(at));
   room.arena->trim();
   CHECK(room.arena->in_slots().value == 0);
   CHECK(room.arena->allocated().value <= (1u << 20));
@@ -87,7 +87,7 @@ TEST_CASE("a map rebuilt from claims is the map that was") {
   Room room;
   std::vector<Extent> live;
   for (std::uint32_t i = 0; i < 5000; ++i) live.push_back(must(room.arena->allocate(i % 4096 + 1)));
-  for (std::size_t i = 0; i < live.size(); i += 3) room.arena->free(live[i]);
+  for (std::size_t i = 0; i < live.size(); i += 3) REQUIRE(room.arena->free(live[i]));
   auto again = must(Arena::open(room.file, kSize));
   for (std::size_t i = 0; i < live.size(); ++i) {
     if (i % 3 != 0) REQUIRE(again->claim(live[i]) == Arena::Claimed::yes);
@@ -96,7 +96,7 @@ TEST_CASE("a map rebuilt from claims is the map that was") {
   must(again->finish_claims());
   CHECK(again->in_slots() == room.arena->in_slots());
   for (std::size_t i = 0; i < live.size(); ++i) {
-    if (i % 3 != 0) again->free(live[i]);
+    if (i % 3 != 0) REQUIRE(again->free(live[i]));
   }
   again->trim();
   CHECK(again->allocated().value <= (1u << 20));
@@ -131,7 +131,7 @@ TEST_CASE("empty slabs are kept while they are wanted again, and only then") {
   const auto churn = [&] {
     std::vector<Extent> live;
     for (int i = 0; i < 100; ++i) live.push_back(must(room.arena->allocate(4096)));
-    for (const Extent at : live) room.arena->free(at);
+    for (const Extent at : live) REQUIRE(room.arena->free(at));
   };
   for (unsigned i = 0; i < 4 * Arena::kTrimsAPeriod; ++i) {
     churn();
@@ -153,7 +153,7 @@ TEST_CASE("the end of a slab that has room before it is emptied and given back")
   }
   // Of each slab every third stays, so that neither takes all of the other's.
   for (std::size_t i = 0; i < live.size(); ++i) {
-    if (i % 3 != 0) room.arena->free(live[i]);
+    if (i % 3 != 0) REQUIRE(room.arena->free(live[i]));
   }
   std::size_t kept = 0;
   for (std::size_t i = 0; i < live.size(); i += 3) live[kept++] = live[i];
@@ -169,7 +169,7 @@ TEST_CASE("the end of a slab that has room before it is emptied and given back")
       REQUIRE(may == to.has_value());
       if (!to) continue;
       REQUIRE(to->length == length);
-      room.arena->free(at);
+      REQUIRE(room.arena->free(at));
       at = *to;
       fill(*room.arena, at, 1);
       moved = true;
@@ -206,6 +206,23 @@ TEST_CASE("memory behind what nobody claimed goes, also in a slab that is in use
   CHECK(room.held() == again->allocated().value);
 }
 
+TEST_CASE("a place where no slot of its length is in use is not freed, and nothing changes") {
+  Room room;
+  std::vector<Extent> live;
+  for (int i = 0; i < 100; ++i) live.push_back(must(room.arena->allocate(700)));
+  const Extent at = live[50];
+  const std::uint64_t in_slots = room.arena->in_slots().value;
+  CHECK_FALSE(room.arena->free({at.offset + 16, at.length}));        // no beginning of a slot
+  CHECK_FALSE(room.arena->free({at.offset, 100}));                   // a slab of another class
+  CHECK_FALSE(room.arena->free({at.offset + 8 * kSlabBytes, 700}));  // an unused slab
+  CHECK_FALSE(room.arena->free({live.back().offset + kSizeClasses.of[class_of(700)].bytes, 700}));
+  CHECK_FALSE(room.arena->free({kSlabBytes - 700 / 16 * 16, 700}));  // behind the last slot
+  CHECK(room.arena->in_slots().value == in_slots);
+  for (const Extent each : live) CHECK(room.arena->free(each));
+  CHECK_FALSE(room.arena->free(at));
+  CHECK(room.arena->in_slots().value == 0);
+}
+
 TEST_CASE("what is written stays while others take, free, move and trim") {
   Room room;
   std::atomic<bool> stop{false};
@@ -238,13 +255,13 @@ TEST_CASE("what is written stays while others take, free, move and trim") {
           live.push_back(*to);
         }
       }
-      room.arena->free(victim);
+      if (!room.arena->free(victim)) ++lost;
       victim = live.back();
       live.pop_back();
     }
     for (const Extent at : live) {
       if (!filled(*room.arena, at, 3)) ++lost;
-      room.arena->free(at);
+      if (!room.arena->free(at)) ++lost;
     }
   };
   std::thread other([&] { work(11); });

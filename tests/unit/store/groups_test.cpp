@@ -3,7 +3,9 @@
 #include <unistd.h>
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <catch2/catch.hpp>
+#include <ranges>
 #include <string>
 #include <vector>
 
@@ -225,4 +227,35 @@ TEST_CASE("a store that was handed over frees nothing and wipes no group") {
   empty.reset();
   CHECK_FALSE(is_wiped(*next, b));
   CHECK(holds(*next, id, page_of(1), GroupId{0}));
+}
+
+TEST_CASE("one look at each of N groups takes N times few steps, not N times N") {
+  for (const std::uint64_t n : {200u, 2000u}) {
+    std::vector<GroupStats> groups(n);
+    for (std::uint64_t i = 0; i < n; ++i) {
+      groups[i].group = GroupId{static_cast<std::uint16_t>(2 * i + 1)};  // some were freed
+    }
+    std::uint64_t steps = 0;
+    auto counted = groups | std::views::transform([&](const GroupStats& g) -> const GroupStats& {
+                     ++steps;
+                     return g;
+                   });
+    for (const GroupStats& group : groups) {
+      REQUIRE(find_group(counted, group.group) == &group);
+    }
+    CHECK(steps <= n * (2 + static_cast<std::uint64_t>(std::bit_width(n))));
+    CHECK(find_group(groups, GroupId{2}) == nullptr);
+    CHECK(find_group(groups, GroupId{60'000}) == nullptr);
+  }
+  // The order that it counts on.
+  auto store = must(Contents::create(ByteCount{8u << 20}));
+  std::vector<GroupUse> uses;
+  for (int i = 0; i < 40; ++i) uses.push_back(must(store->group("g" + std::to_string(i))));
+  for (std::size_t i = 0; i < uses.size(); i += 3) uses[i] = GroupUse();
+  for (int i = 0; i < 5; ++i) uses.push_back(must(store->group("h" + std::to_string(i))));
+  const Stats stats = store->stats();
+  CHECK(std::ranges::is_sorted(stats.groups, {}, [](const auto& g) { return g.group.value; }));
+  for (std::size_t i = 0; i < uses.size(); ++i) {
+    if (i >= 40 || i % 3 != 0) CHECK(find_group(stats.groups, uses[i].id()) != nullptr);
+  }
 }

@@ -2,6 +2,7 @@
 #include <unistd.h>
 #include <catch2/catch.hpp>
 #include <map>
+#include <vector>
 
 #include "pages.hpp"
 #include "store/layout.hpp"
@@ -208,4 +209,55 @@ TEST_CASE("damaged headers are corrupt and leave the others alone") {
     REQUIRE(holds(*store, refs[i - 1000].id(), page_of(i)));
   }
   for (const auto& [number, id] : left.words) store->drop(kFirstGroup, id);
+}
+
+TEST_CASE("a where that changed by itself frees nothing, whichever bit it is") {
+  constexpr std::uint64_t kEach = 20;
+  for (const std::size_t noise : {std::size_t{900}, kPageSize}) {
+    for (unsigned bit = 0; bit < 64; ++bit) {
+      INFO("bit " << bit << ", noise " << noise);
+      auto store = must(Contents::create(ByteCount{8u << 20}));
+      GroupUse a = must(store->group("a"));
+      GroupUse b = must(store->group("b"));
+      std::vector<ContentId> mine, others;
+      // In turns, so that the neighbours of a slot are another group's.
+      for (std::uint64_t i = 0; i < kEach; ++i) {
+        mine.push_back(put(*store, a, page_of(i, noise)).ref.release());
+        others.push_back(put(*store, b, page_of(100 + i, noise)).ref.release());
+      }
+      const sys::Fd& file = store->files().contents;
+      const ContentId damaged = mine[kEach / 2];
+      const std::uint64_t at = where_offset(damaged);
+      write_u64(file, at, read_u64(file, at) ^ std::uint64_t{1} << bit);
+      CHECK(store->drop(a, damaged) == Booked::done);
+      mine.erase(mine.begin() + kEach / 2);
+      const auto others_are_there = [&](Contents& in) {
+        for (std::uint64_t i = 0; i < kEach; ++i) {
+          REQUIRE(holds(in, others[i], page_of(100 + i, noise), b));
+        }
+        for (std::uint64_t i = 0; i + 1 < kEach; ++i) {
+          REQUIRE(holds(in, mine[i], page_of(i < kEach / 2 ? i : i + 1, noise), a));
+        }
+      };
+      // What was freed would be given out and written over.
+      for (std::uint64_t i = 0; i < 3 * kEach; ++i) {
+        others.push_back(put(*store, b, page_of(100 + kEach + i, noise)).ref.release());
+      }
+      others_are_there(*store);
+      CHECK_FALSE(store->is_stopped(b));
+      // The next daemon builds its maps from the headers.
+      auto next = must(Contents::adopt(same_files(*store)));
+      a = must(next->group("a"));
+      b = must(next->group("b"));
+      for (const ContentId id : mine) CHECK(next->count(a, id) == Booked::done);
+      for (const ContentId id : others) CHECK(next->count(b, id) == Booked::done);
+      must(next->finish_recovery());
+      others_are_there(*next);
+      for (const ContentId id : mine) CHECK(next->drop(a, id) == Booked::done);
+      for (const ContentId id : others) CHECK(next->drop(b, id) == Booked::done);
+      CHECK(next->stats().arena_in_slots.value == 0);
+      CHECK_FALSE(next->is_stopped(a));
+      CHECK_FALSE(next->is_stopped(b));
+    }
+  }
 }

@@ -158,6 +158,17 @@ def body(box):
     wait('folding', lambda: folds(box), 60)
     ok('once it lets go, the old daemon ends and everything is folded again')
 
+    box.run(f'{BIN}/ramfold', 'off')
+    old = box.daemon()
+    box.run('systemctl', 'reload', 'ramfold')
+    wait('the daemon after a reload while off', lambda: box.is_back(old))
+    if '"state":"off"' not in box.run(f'{BIN}/ramfold', 'status', '--json').replace(' ', ''):
+        raise Failed('it is off no more')
+    box.run('systemctl', 'kill', 'ramfold')
+    wait('the end', lambda: box.property('ActiveState', 'ramfold') == 'inactive')
+    guest.check()
+    ok('off: a reload starts it anew, `systemctl kill` ends it for good')
+
 
 def main():
     source, *programs = sys.argv[1:]

@@ -53,7 +53,7 @@ TEST_CASE("the first configuration is broken: nothing is folded, and what is val
   REQUIRE(read.broken);
   CHECK(read.broken->code == "config");
   CHECK(read.broken->text.find(place.path() + ":4: fold.pases: unknown key") != std::string::npos);
-  CHECK(read.broken->remedy.find("systemctl kill ramfold") != std::string::npos);
+  CHECK(read.broken->remedy.find("systemctl reload ramfold") != std::string::npos);
   CHECK(read.config.runtime_dir == "/run/mine");
   CHECK(read.config.control_group == "kvm");
 }

@@ -119,3 +119,14 @@ TEST_CASE("under pressure only: folding waits until less than keep_available is 
   in.memory->available = ByteCount{plentiful.keep_available.value - 1};
   CHECK_FALSE(judge_host(in, config).has("memory-plentiful"));
 }
+
+TEST_CASE("off that holds but for lost pages tells them, and a remedy that helps") {
+  HostInputs in = good();
+  in.off = true;
+  in.off_but_lost = "20 pages, which are lost: 20 of vm web (id 1)";
+  const HostVerdict verdict = judge_host(in, {});
+  CHECK_FALSE(verdict.may_fold);
+  REQUIRE(verdict.has("off"));
+  CHECK(verdict.reasons[0].text.find("20 of vm web") != std::string::npos);
+  CHECK(verdict.reasons[0].remedy.find("restart those VMs") != std::string::npos);
+}
