@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// How a struct describes its members to whoever walks them. Beside the struct stands one function,
-// and it is the only place that names a member for the world outside:
+// How a struct describes its members. Beside the struct stands one function. It is the only place
+// that gives a member its exported name:
 //
 //   struct CacheCounters {
 //     Counter hits;
@@ -14,11 +14,11 @@
 //
 // A visitor has up to three members:
 //   operator()(Metric, member)       one member
-//   derived(Metric, function)        what the function gives: it follows from members and is never
-//                                    read back
+//   derived(Metric, function)        a value that the function computes from members; it is written
+//                                    and never read back
 //   elsewhere(members...)            members that another description tells
-// Where a struct is walked, static_assert(kVisitsAll<S>) refuses one with a member that its
-// description leaves out.
+// Code that walks a struct says static_assert(kVisitsAll<S>): a description that leaves a member
+// out does not compile.
 // Threads: values and pure functions.
 #pragma once
 

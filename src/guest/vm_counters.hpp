@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What is counted of one VM. A new counter is a member and its line in visit(); it is exported from
-// there (docs/control-protocol.md, "Counters").
+// The counters of one VM. A new counter is a member and its line in visit(), which exports it
+// (docs/control-protocol.md, "Counters").
 // Threads: any.
 #pragma once
 

@@ -72,7 +72,7 @@ constexpr void visit(V& v, S& s) {
   v(counter("reform_attempts", "Contents that were tried in another form."), s.tried);
   v(counter("reform_moved", "Contents that were moved to denser slabs."), s.moved);
   v(counter("reform_rewritten",
-            "Contents that were rewritten because only they needed their reference any more."),
+            "Contents that were rewritten because only patches still needed their reference."),
     s.rewritten);
   v(counter("reform_rounds", "Times that every content had been looked at."), s.rounds);
   v(counter("reform_saved_bytes", "Bytes of slots that new forms and places have saved."),
