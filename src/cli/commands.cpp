@@ -143,7 +143,8 @@ ExitCode run_status(const CommandOptions& options, const Console& console) {
           if (options.output == Output::json) {
             print_json(console, {{"host", to_json(snapshot.host)}}, indent_of(options));
           } else {
-            console.print(render_status(snapshot, console.style));
+            console.print(options.counters ? render_counters(snapshot.host.counters, console.style)
+                                           : render_status(snapshot, console.style));
           }
         });
   });
@@ -167,14 +168,15 @@ ExitCode run_list(const CommandOptions& options, const Console& console, const L
 }
 
 ExitCode run_show(const CommandOptions& options, const Console& console, const std::string& vm) {
-  return ask_and_show<VmView>(options, console, {0, Operation::show, VmSelector{vm}, false},
-                              [&](const VmView& view) {
-                                if (options.output == Output::json) {
-                                  print_json(console, {{"vm", to_json(view)}});
-                                } else {
-                                  console.print(render_vm(view, console.style));
-                                }
-                              });
+  return ask_and_show<VmView>(
+      options, console, {0, Operation::show, VmSelector{vm}, false}, [&](const VmView& view) {
+        if (options.output == Output::json) {
+          print_json(console, {{"vm", to_json(view)}});
+        } else {
+          console.print(options.counters ? render_counters(view.counters, console.style)
+                                         : render_vm(view, console.style));
+        }
+      });
 }
 
 ExitCode run_attach(const CommandOptions& options, const Console& console, const std::string& vm,

@@ -20,6 +20,7 @@ struct CommandOptions {
   std::string socket = kControlSocketDefault;
   Output output = Output::text;
   std::optional<double> watch_seconds;  // status and list: again and again
+  bool counters = false;                // status and show: all counters, and nothing else
 };
 
 ExitCode run_status(const CommandOptions& options, const Console& console);

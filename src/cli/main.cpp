@@ -154,12 +154,17 @@ class Parser {
   }
 
   void add_looks() {
-    watched(add("status", "the host: what is saved, spent and promised",
-                [this] { return run_status(arguments_.options, console_); }));
+    CLI::App* status = add("status", "the host: what is saved, spent and promised",
+                           [this] { return run_status(arguments_.options, console_); });
+    watched(status);
     add_list();
     CLI::App* show = add("show", "one VM in full",
                          [this] { return run_show(arguments_.options, console_, arguments_.vm); });
     show->add_option("VM", arguments_.vm, "id, pid, name or uuid")->required();
+    for (CLI::App* command : {status, show}) {
+      command->add_flag("--counters", arguments_.options.counters, "all counters, one a line")
+          ->excludes(command->get_option("--json"));  // which has them beside the rest
+    }
   }
 
   void add_list() {

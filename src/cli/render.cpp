@@ -7,6 +7,7 @@
 
 #include "cli/table.hpp"
 #include "control/names.hpp"
+#include "control/view_fields.hpp"
 
 namespace ramfold::cli {
 namespace {
@@ -83,18 +84,25 @@ std::string savings_of(const Savings& saved, const Style& style) {
   return table.text(style);
 }
 
+// A row for each amount, labelled with its sentence.
+class AmountRows {
+ public:
+  explicit AmountRows(Table& table) : table_(table) {}
+  void operator()(const Metric& metric, ByteCount bytes) {
+    table_.row(
+        {{"  " + std::string(metric.help.substr(0, metric.help.rfind('.')))}, {human(bytes)}});
+  }
+  template <typename F>
+  void derived(const Metric&, const F&) {}
+
+ private:
+  Table& table_;
+};
+
 std::string spent_of(const Spent& spent, const Style& style) {
-  Table table({{"spent"}, {"memory", Align::right}});
-  const auto row = [&](const char* name, ByteCount bytes) { table.row({{name}, {human(bytes)}}); };
-  row("  stored pages", spent.arena_used);
-  row("  arena, allocated", spent.arena_allocated);
-  row("  content headers", spent.content_headers);
-  row("  index", spent.index);
-  row("  page tables", spent.page_tables);
-  row("  discard bitmaps", spent.discard_bitmaps);
-  row("  kernel page tables", spent.kernel_page_tables);
-  row("  kernel mappings", spent.kernel_mappings);
-  row("  processes", spent.processes);
+  Table table({{"spent", Align::left, Cut::when_narrow}, {"memory", Align::right}});
+  AmountRows rows(table);
+  visit(rows, spent);
   return table.text(style);
 }
 
@@ -312,6 +320,14 @@ std::string render_vm(const VmView& vm, const Style& style) {
   out += reform_of(vm.reform, style);
   return out + "\n" + savings_of(vm.saved, style) + faults_of(vm, style) + "\n" +
          forms_of(vm.reform, style) + blocks_of(vm, style);
+}
+
+std::string render_counters(const std::vector<CounterView>& counters, const Style& style) {
+  Table table({{"COUNTER"}, {"VALUE", Align::right}});
+  for (const CounterView& one : counters) {
+    table.row({{printable(one.name)}, {std::to_string(one.value)}});
+  }
+  return table.text(style);
 }
 
 std::string render_plan(const UnfoldPlan& plan, std::string_view what, const Style& style) {

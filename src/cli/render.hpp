@@ -4,6 +4,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "cli/text.hpp"
 #include "control/service.hpp"
@@ -13,6 +14,8 @@ namespace ramfold::cli {
 
 std::string render_status(const control::Snapshot& snapshot, const Style& style);
 std::string render_vm(const control::VmView& vm, const Style& style);
+// All of them, a line each, as plain numbers.
+std::string render_counters(const std::vector<control::CounterView>& counters, const Style& style);
 std::string render_plan(const control::UnfoldPlan& plan, std::string_view what, const Style& style);
 std::string render_progress(const control::UnfoldProgress& progress);
 // Two lines: what went wrong, and what to do.

@@ -88,6 +88,14 @@ struct Promise {
   friend bool operator==(const Promise&, const Promise&) = default;
 };
 
+// A figure that a part of the daemon counts, by the name that this part has given it. Programs find
+// kind and meaning in docs/control-protocol.md, "Counters".
+struct CounterView {
+  std::string name;
+  std::uint64_t value = 0;
+  friend bool operator==(const CounterView&, const CounterView&) = default;
+};
+
 enum class HostState : std::uint8_t {
   starting,  // recovering or testing; faults are served
   idle,      // nothing needs folding now; the reason says why
@@ -170,7 +178,8 @@ struct HostView {
   std::uint64_t restarts = 0;  // times a daemon took VMs over from its predecessor
   std::uint64_t vms_attached = 0;
   std::uint64_t vms_observe_only = 0;
-  std::uint64_t contents = 0;  // distinct contents kept
+  std::uint64_t contents = 0;         // distinct contents kept
+  std::vector<CounterView> counters;  // by name; events of VMs that have left are in the sums
   friend bool operator==(const HostView&, const HostView&) = default;
 };
 
@@ -195,7 +204,7 @@ enum class GateState : std::uint8_t {
 };
 
 struct FaultKindView {
-  std::string kind;  // "zero", "shared", "compressed", "write", "untouched", ...
+  std::string kind;  // "zero", "content", "write"
   std::uint64_t count = 0;
   std::uint64_t p50_ns = 0;
   std::uint64_t p99_ns = 0;
@@ -264,6 +273,7 @@ struct VmView {
   double pass_seconds = 0;  // how long the last scan pass took
   std::uint64_t passes = 0;
   std::vector<RamBlockView> blocks;
+  std::vector<CounterView> counters;  // by name
   friend bool operator==(const VmView&, const VmView&) = default;
 };
 

@@ -280,7 +280,7 @@ std::unique_ptr<control::Service> Host::make_service() {
   return std::make_unique<HostService>(
       HostService::Parts{configuration_, decisions_, procfs_, state_, vms_, *contents_, keeping_,
                          r.departures, *agents_, r.facts, r.work, r.detach, r.off, r.consumers,
-                         [&r] { r.loop.judge(); }, started_ns_, restarts_});
+                         *fault_pool_, [&r] { r.loop.judge(); }, started_ns_, restarts_});
 }
 
 bool Host::wanted(const WaitingAgent& agent) {

@@ -29,6 +29,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "base/metric.hpp"
 #include "base/result.hpp"
 #include "base/thread_annotations.hpp"
 #include "sys/fd.hpp"
@@ -167,5 +168,12 @@ class Client {
   std::uint64_t served_seen_ GUARDED_BY(&Pool::mutex_) = 0;
   std::uint64_t cpu_left_ns_ GUARDED_BY(&Pool::mutex_) = 0;  // of threads that have left
 };
+
+template <typename V, ConstOr<Pool::Figures> S>
+constexpr void visit(V& v, S& s) {
+  v(gauge("fault_threads", "Threads that serve faults, or wait to serve some."), s.threads);
+  v(gauge("fault_threads_serving", "Threads that are at a VM now."), s.serving);
+  v(gauge("fault_threads_held", "Threads that a VM's process holds up."), s.held);
+}
 
 }  // namespace ramfold::fault

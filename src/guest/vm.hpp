@@ -14,11 +14,11 @@
 #include <string>
 #include <vector>
 
-#include "base/counters.hpp"
 #include "guest/fillings.hpp"
 #include "guest/gate.hpp"
 #include "guest/grace.hpp"
 #include "guest/page_table.hpp"
+#include "guest/vm_counters.hpp"
 #include "guest/vm_record.hpp"
 #include "sys/pagemap.hpp"
 #include "sys/uffd.hpp"
@@ -47,19 +47,6 @@ enum class Inconsistency : std::uint8_t {
   references,  // a reference was given up that the store does not know
   group,       // the same for another VM of its group
   earlier,     // a daemon before this one found one of these
-};
-
-struct VmCounters {
-  // Pages now, by kind. Derived; rebuilt after a restart.
-  Counter folded_zero, folded_content, clean, poisoned;
-  // Events.
-  Counter folds_zero, folds_shared, folds_stored, folds_again;
-  Counter observed, aborted_by_write, aborted_by_gate, aborted_by_discard, changed_while_cold;
-  Counter faults_zero, faults_content, faults_write_guarded, faults_late, faults_busy,
-      faults_pending;
-  Counter returned_soon, zero_filled, errors, no_memory_waits, corrupt, damaged_words,
-      discards_seen, unregistered_chunks;
-  LatencyHistogram latency_zero, latency_content, latency_guarded;
 };
 
 class Vm {

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What the store tells of itself. Threads: values.
+// What the store tells of itself. A new figure is a member and its line in visit(); it is exported
+// from there (docs/control-protocol.md, "Counters").
+// Threads: values.
 #pragma once
 
 #include <algorithm>
@@ -9,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "base/metric.hpp"
 #include "base/types.hpp"
 #include "store/form.hpp"
 
@@ -48,8 +51,8 @@ struct Stats {
   std::uint64_t corrupt = 0;     // contents marked bad; never freed before the next recovery
   std::uint64_t unindexed = 0;   // contents kept but not found as duplicates (index bounds)
   std::uint64_t collisions = 0;  // equal hash, different bytes
-  std::uint64_t miscounted =
-      0;  // references counted or dropped that no content had: a bug or damage
+  // References counted or dropped that no content had: a bug or damage.
+  std::uint64_t miscounted = 0;
 
   ByteCount metadata() const noexcept {
     return ByteCount{header_bytes.value + note_bytes.value + index_bytes.value +
@@ -61,5 +64,29 @@ struct Stats {
     return 1 - static_cast<double>(arena_stored.value) / static_cast<double>(arena_allocated.value);
   }
 };
+
+template <typename V, ConstOr<Stats> S>
+constexpr void visit(V& v, S& s) {
+  v.elsewhere(s.forms, s.groups);
+  v(gauge("store_arena_max_bytes", "The most that the arena of stored pages may take."),
+    s.arena_max);
+  v(gauge("store_arena_allocated_bytes", "Memory behind the arena, with what it keeps for reuse."),
+    s.arena_allocated);
+  v(gauge("store_arena_in_slots_bytes", "Slots of the arena in use, at the size of their class."),
+    s.arena_in_slots);
+  v(gauge("store_arena_stored_bytes", "Encoded bytes of all contents."), s.arena_stored);
+  v(gauge("store_content_headers_bytes", "Memory behind the headers of contents."), s.header_bytes);
+  v(gauge("store_content_notes_bytes", "Reference counts and notes of contents."), s.note_bytes);
+  v(gauge("store_index_bytes", "The index that finds equal pages."), s.index_bytes);
+  v(gauge("store_slab_maps_bytes", "Maps of the slots of the arena."), s.slab_map_bytes);
+  v(gauge("store_similarity_bytes", "The index that finds similar pages."), s.similarity_bytes);
+  v(counter("store_contents_damaged", "Contents that were found damaged; they are shared no more."),
+    s.corrupt);
+  v(counter("store_contents_unindexed", "Contents that the index had no room for."), s.unindexed);
+  v(counter("store_hash_collisions", "Times that two different pages had the same hash."),
+    s.collisions);
+  v(counter("store_references_miscounted", "References taken or given up that no content had."),
+    s.miscounted);
+}
 
 }  // namespace ramfold::store

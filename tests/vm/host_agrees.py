@@ -62,6 +62,32 @@ def agree(rig, guests):
     return view["host"]["saved"]["net_bytes"], touched - resident - spent
 
 
+# Events of a VM, and amounts of it, by the beginnings of their names.
+EVENTS = ("folds_", "faults_", "pages_", "zero_filled_")
+AMOUNTS = ("folded_", "clean_", "poisoned_")
+
+
+def counters_add_up(rig):
+    """The host's counters are the sums over its VMs; the guests go on between two reads of them."""
+    view = rig.snapshot()
+    host = view["host"]["counters"]
+    if host["folds_stored"] == 0 or host["folded_content_pages"] == 0:
+        raise vm.VmError(f"two guests are folded, and the host counts {host}")
+    for name in view["vms"][0]["counters"]:
+        parts = sum(one["counters"][name] for one in view["vms"])
+        if name.startswith(EVENTS) and parts < host[name]:
+            raise vm.VmError(f"{name}: the host says {host[name]}, its VMs {parts} later")
+
+
+def events_stay(last, now):
+    """The VMs have left: their events stay in the host's sums, their pages do not."""
+    for name, value in last.items():
+        if name.startswith(EVENTS) and now[name] < value:
+            raise vm.VmError(f"{name} fell from {value} to {now[name]} when the VMs left")
+        if name.startswith(AMOUNTS) and now[name] != 0:
+            raise vm.VmError(f"{name} is {now[name]} although no VM is attached")
+
+
 def test(run_dir, options):
     with rig_of(options, run_dir) as rig:
         rig.ask("pause")
@@ -100,6 +126,10 @@ def test(run_dir, options):
             grew = before_ram - after_ram - after_spent
             if ours < 0.9 * grew:
                 raise vm.VmError(f"{grew} bytes came free, {ours} are reported")
+            counters_add_up(rig)
+            last = rig.host()["counters"]
+        rig.wait("none attached", lambda: rig.host()["vms_attached"] == 0, 30)
+        events_stay(last, rig.host()["counters"])
 
 
 vm_tests.run(test, vm_tests.rig_parser(__doc__).parse_args())

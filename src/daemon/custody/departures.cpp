@@ -17,8 +17,17 @@ constexpr unsigned kLastLookWaits = 20;            // of kNapNs
 }  // namespace
 
 void Departures::take_out(const AttachedVm& vm) {
-  vms_.remove(vm.vm->id());
+  {
+    const MutexLock lock(leaving_mutex_);
+    if (vms_.remove(vm.vm->id())) guest::add_events(vm.vm->counters(), gone_);
+  }
   (void)keeping_.drop_vm(vm.vm->id());
+}
+
+std::vector<VmHandle> Departures::all(guest::VmCounters& gone) const {
+  const MutexLock lock(leaving_mutex_);
+  guest::add_events(gone_, gone);
+  return vms_.all();
 }
 
 void Departures::tend() {

@@ -6,10 +6,13 @@
 
 #include <atomic>
 #include <cstdint>
+#include <vector>
 
+#include "base/thread_annotations.hpp"
 #include "daemon/custody/keeping.hpp"
 #include "daemon/fleet/vm_set.hpp"
 #include "daemon/threads/task_thread.hpp"
+#include "guest/vm_counters.hpp"
 
 namespace ramfold::store {
 class Contents;
@@ -37,6 +40,9 @@ class Departures {
   // Waits until every VM that was buried before is cleared away.
   void drain() { undertaker_.drain(); }
   void stop() noexcept { undertaker_.stop(); }
+  // The VMs in the set; the events of all that were in it before are added to `gone`. Each VM is in
+  // one of the two.
+  std::vector<VmHandle> all(guest::VmCounters& gone) const;
   // CPU time that the fault services of VMs took that are not in the set any more.
   std::uint64_t fault_cpu_ns() const noexcept { return fault_cpu_ns_.load(); }
 
@@ -48,6 +54,8 @@ class Departures {
   Keeping& keeping_;
   store::Contents& contents_;
   const std::atomic<bool>& stopping_;
+  mutable Mutex leaving_mutex_;  // while a VM goes from the set to `gone_`; before VmSet's
+  guest::VmCounters gone_ GUARDED_BY(leaving_mutex_);
   std::atomic<std::uint64_t> fault_cpu_ns_{0};
   bool keeps_said_ = false;
   TaskThread undertaker_{"rf-undertaker"};

@@ -24,10 +24,11 @@ class VmSet {
     vms_.push_back(std::move(vm));
     changes_.fetch_add(1, std::memory_order_release);
   }
-  void remove(VmId id) {
+  // False: it was not there.
+  bool remove(VmId id) {
     const MutexLock lock(mutex_);
     changes_.fetch_add(1, std::memory_order_release);
-    std::erase_if(vms_, [id](const VmHandle& v) { return v->vm->id() == id; });
+    return std::erase_if(vms_, [id](const VmHandle& v) { return v->vm->id() == id; }) != 0;
   }
   VmHandle by_pid(pid_t pid) const {
     const MutexLock lock(mutex_);

@@ -50,10 +50,11 @@ Account HostService::account(const std::vector<VmHandle>& vms) const {
 }
 
 control::Snapshot HostService::snapshot() {
-  const std::vector<VmHandle> vms = p_.vms.all();
+  guest::VmCounters gone;
+  const std::vector<VmHandle> vms = p_.departures.all(gone);
   const Account host = account(vms);
   control::Snapshot snapshot;
-  snapshot.host = host_view(vms, host);
+  snapshot.host = host_view(vms, gone, host);
   for (const VmHandle& vm : vms) snapshot.vms.push_back(vm_view(vm, host, vms));
   for (const WaitingAgent& agent : p_.agents.waiting()) {
     snapshot.vms.push_back(waiting_view(agent, snapshot.host));
@@ -83,13 +84,14 @@ control::VmView HostService::waiting_view(const WaitingAgent& agent,
 }
 
 Answer<control::VmView> HostService::show(const control::VmSelector& selector) {
-  const std::vector<VmHandle> vms = p_.vms.all();
+  guest::VmCounters gone;
+  const std::vector<VmHandle> vms = p_.departures.all(gone);
   const std::vector<WaitingAgent> waiting = p_.agents.waiting();
   const auto chosen = select_vm(labels_of(vms, waiting), selector.text);
   if (!chosen) return std::unexpected(chosen.error());
   const Account host = account(vms);
   if (*chosen < vms.size()) return vm_view(vms[*chosen], host, vms);
-  return waiting_view(waiting[*chosen - vms.size()], host_view(vms, host));
+  return waiting_view(waiting[*chosen - vms.size()], host_view(vms, gone, host));
 }
 
 Answer<control::VmView> HostService::attach(const control::VmSelector& selector,

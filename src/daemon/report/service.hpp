@@ -22,6 +22,7 @@
 #include "daemon/judge/fact_watch.hpp"
 #include "daemon/report/accounting.hpp"
 #include "daemon/work/work.hpp"
+#include "fault/pool.hpp"
 
 namespace ramfold::daemon {
 
@@ -42,6 +43,7 @@ class HostService final : public control::Service {
     Detach& detach;
     OffSwitch& off;
     const Consumers& consumers;
+    const fault::Pool& fault_pool;
     std::function<void()> judge;  // publishes a new verdict about the host
     std::uint64_t started_ns = 0;
     std::uint64_t restarts = 0;
@@ -71,7 +73,9 @@ class HostService final : public control::Service {
   control::VmView waiting_view(const WaitingAgent& agent, const control::HostView& host) const;
   control::Answer<VmHandle> find(const control::VmSelector& selector) const;
   Account account(const std::vector<VmHandle>& vms) const;
-  control::HostView host_view(const std::vector<VmHandle>& vms, const Account& account) const;
+  // `gone`: the events of VMs that have left.
+  control::HostView host_view(const std::vector<VmHandle>& vms, const guest::VmCounters& gone,
+                              const Account& account) const;
   // Of one group, or of all.
   control::ReformView reform_view(const store::Stats& stats, std::optional<GroupId> group) const;
   control::VmView vm_view(const VmHandle& vm, const Account& account,

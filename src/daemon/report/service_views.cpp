@@ -7,6 +7,7 @@
 #include "base/clock.hpp"
 #include "daemon/custody/hand_over.hpp"
 #include "daemon/judge/quota.hpp"
+#include "daemon/report/figures.hpp"
 #include "daemon/report/service.hpp"
 #include "store/contents.hpp"
 #include "store/stats.hpp"
@@ -23,15 +24,10 @@ constexpr std::uint64_t kKeptBesideRam = 5;
 
 double seconds(std::uint64_t ns) { return static_cast<double>(ns) / 1e9; }
 
-control::FaultKindView fault_kind(std::string kind, const Counter& count,
-                                  const LatencyHistogram& latency) {
-  return {std::move(kind), count.get(), latency.quantile_ns(0.5), latency.quantile_ns(0.99),
-          latency.max_ns()};
-}
-
 }  // namespace
 
 control::HostView HostService::host_view(const std::vector<VmHandle>& vms,
+                                         const guest::VmCounters& gone,
                                          const Account& account) const {
   control::HostView view;
   view.version = kVersion;
@@ -86,6 +82,11 @@ control::HostView HostService::host_view(const std::vector<VmHandle>& vms,
       vms.begin(), vms.end(), [](const VmHandle& vm) { return !vm->vm->gate().is_open(); }));
   view.contents = account.contents;
   view.reform = reform_view(account.store, std::nullopt);
+  const auto reform = p_.work.reform();
+  const store::ReformFigures reformed = reform ? reform->figures : store::ReformFigures{};
+  std::vector<const guest::VmCounters*> counted;
+  for (const VmHandle& vm : vms) counted.push_back(&vm->vm->counters());
+  view.counters = counters_of({account.store, reformed, p_.fault_pool.figures()}, counted, gone);
   return view;
 }
 
@@ -155,9 +156,8 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
     view.backoff.held = PageCount{vm->cursor.met_last.held};
   }
   view.backoff.returns = c.returned_soon.get();
-  view.faults = {fault_kind("zero", c.faults_zero, c.latency_zero),
-                 fault_kind("content", c.faults_content, c.latency_content),
-                 fault_kind("write", c.faults_write_guarded, c.latency_guarded)};
+  view.faults = faults_of(c);
+  view.counters = counters_of(c);
   view.fault_events = c.faults_zero.get() + c.faults_content.get() + c.faults_write_guarded.get() +
                       c.faults_late.get() + c.faults_busy.get();
   view.fault_errors = c.errors.get();

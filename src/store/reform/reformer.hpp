@@ -38,6 +38,7 @@
 #include <vector>
 
 #include "base/counters.hpp"
+#include "base/metric.hpp"
 #include "store/form.hpp"
 #include "store/reform/form_search.hpp"
 #include "store/similarity/overlap.hpp"
@@ -65,6 +66,18 @@ struct ReformFigures {
   std::uint64_t saved_bytes = 0;  // of slots, over all changes
   CostModel::Figures costs;
 };
+template <typename V, ConstOr<ReformFigures> S>
+constexpr void visit(V& v, S& s) {
+  v.elsewhere(s.given, s.costs);
+  v(counter("reform_attempts", "Contents that were tried in another form."), s.tried);
+  v(counter("reform_moved", "Contents that were moved to denser slabs."), s.moved);
+  v(counter("reform_rewritten",
+            "Contents that were rewritten because only patches still needed their reference."),
+    s.rewritten);
+  v(counter("reform_rounds", "Times that every content had been looked at."), s.rounds);
+  v(counter("reform_saved_bytes", "Bytes of slots that new forms and places have saved."),
+    s.saved_bytes);
+}
 
 class Reformer {
  public:

@@ -82,6 +82,21 @@ TEST_CASE("show by id, pid, name and uuid; no such VM fails with a remedy") {
   CHECK(json::parse(none_json.out)["error"]["failure"] == "not-found");
 }
 
+TEST_CASE("status and show tell all counters, one a line, as plain numbers") {
+  const Host host;
+  const Ran status = host.run({"status", "--counters"});
+  CHECK(status.status == 0);
+  CHECK(status.out ==
+        "COUNTER                  VALUE\n"
+        "folds_zero            23456789\n"
+        "store_hash_collisions        2\n");
+  const Ran show = host.run({"show", "web", "--counters"});
+  CHECK(show.status == 0);
+  CHECK(has(show.out, "folds_zero  12345678\n"));
+  CHECK(json::parse(host.run({"show", "web", "--json"}).out)["vm"]["counters"]["faults_late"] == 3);
+  CHECK(host.run({"status", "--counters", "--json"}).status == 2);
+}
+
 TEST_CASE("detach tells its plan, and attach takes the VM back") {
   Host host;
   const Ran dry = host.run({"detach", "web", "--dry-run"});

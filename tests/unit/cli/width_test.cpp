@@ -99,6 +99,7 @@ Snapshot large_host() {
                             "the page was written to although it was guarded, as of 22 tries",
                             "boot another kernel; until then ramfold only observes"});
   host.contents = ~0ull >> 1;
+  host.counters = {{"folds_that_were_given_up_because_of_something", ~0ull}};
   host.uptime_seconds = 1e9;
   return snapshot;
 }
@@ -112,6 +113,7 @@ TEST_CASE("what is shown fits 80 columns, whatever names and figures are") {
     check_fits(render_status(shown, kNarrow));
     check_fits(render_list(shown, kNarrow));
     for (const VmView& vm : shown.vms) check_fits(render_vm(vm, kNarrow));
+    check_fits(render_counters(shown.host.counters, kNarrow));
   }
   check_fits(render_error({Failure::refused,
                            std::string(5, 'x') + " no memory for what should come "

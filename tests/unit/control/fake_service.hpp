@@ -43,6 +43,7 @@ inline VmView fake_vm(std::uint32_t id, const char* name, VmState state) {
   vm.fault_events = 164;
   vm.passes = 12;
   vm.pass_seconds = 30.2;
+  vm.counters = {{"faults_late", 3}, {"folds_zero", 12'345'678}};
   vm.blocks = {{"pc.ram", HostVirt{0x7f0000000000}, ByteCount{512ull << 20}, ByteCount{0}, 77}};
   return vm;
 }
@@ -76,6 +77,7 @@ class FakeService : public Service {
     host.vms_attached = 3;
     host.vms_observe_only = 1;
     host.contents = 8100;
+    host.counters = {{"folds_zero", 23'456'789}, {"store_hash_collisions", 2}};
   }
 
   Snapshot snapshot() override {
