@@ -21,6 +21,12 @@ void Departures::take_out(const AttachedVm& vm) {
   (void)keeping_.drop_vm(vm.vm->id());
 }
 
+void Departures::take_out_apart(const AttachedVm& vm) {
+  vms_.remove(vm.vm->id());
+  const auto drop = [this, id = vm.vm->id()] { (void)keeping_.drop_vm(id); };
+  if (!run_apart(drop)) drop();
+}
+
 void Departures::tend() {
   const bool keeps = tend_apart() != 0;
   if (keeps && !keeps_said_) log::warn("no thread is to be had: what VMs have left stays for now");
@@ -39,9 +45,10 @@ void Departures::bury_dead() {
       if (vm->cursor.in_work != 0) continue;
     }
     vm->detached.store(true);
-    take_out(*vm);
+    vms_.remove(vm->vm->id());
     // Moved on, not shared: bury() waits until it is the only owner.
     undertaker_.post([this, dead = std::make_shared<VmHandle>(vm)] {
+      (void)keeping_.drop_vm((*dead)->vm->id());  // may wait for the keeper
       // Who shares the memory of a process that has ended may still hold its locks.
       const auto bury_it = [this, dead] { bury(std::move(*dead)); };
       while (run_apart_for(kBuryNs, bury_it) == Ended::never_ran && !stopping_) sleep_ns(kNapNs);
@@ -88,7 +95,7 @@ bool Departures::forget_unused(const VmHandle& vm) {
   // The next to be attached may have the same userfaultfd: one service may read its events.
   if (!stop_faults(vm, kMomentNs)) return false;
   vm->detached.store(true);
-  take_out(*vm);
+  take_out_apart(*vm);
   return true;
 }
 
