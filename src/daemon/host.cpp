@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "base/clock.hpp"
+#include "daemon/bring_back/renewal.hpp"
 #include "daemon/log.hpp"
 #include "daemon/report/service.hpp"
 #include "daemon/threads/apart.hpp"
@@ -58,9 +59,10 @@ struct Host::Rooms {
         detach(room, departures, *h.agents_, h.stopping_),
         off({h.state_, h.decisions_, h.vms_, h.keeping_, *h.contents_, departures, detach, room,
              h.retries_, *h.agents_, [this] { loop.judge(); }, h.stopping_}),
+        renewal(h.retries_, detach, *h.agents_),
         facts(
             h.vms_, h.procfs_, [this](const VmHandle& vm) { consumers.has_begun(vm); },
-            h.stopping_),
+            [this](const VmHandle& vm) { renewal.begin(vm); }, h.stopping_),
         recovery(h.vms_, h.keeping_, h.left_behind_, *h.adopter_, *h.agents_, h.stopping_),
         work(h.vms_, *h.contents_, h.state_, h.config_),
         loop({h.configuration_, h.decisions_, h.procfs_, h.device_, h.state_, h.vms_, *h.contents_,
@@ -73,6 +75,7 @@ struct Host::Rooms {
   Consumers consumers;
   Detach detach;
   OffSwitch off;
+  Renewal renewal;
   FactWatch facts;
   Recovery recovery;
   Work work;

@@ -35,6 +35,13 @@ void drop_apart(sys::Message& message) {
   message.fd_count = 0;
 }
 
+std::shared_ptr<const Former> former_of(const AttachedVm& vm) {
+  auto former = std::make_unique<Former>();
+  former->incoming_finished = vm.incoming_finished;
+  if (auto copy = vm.vm->files().uffd.duplicate()) former->uffd = std::move(*copy);
+  return share_apart(std::move(former));
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Agents>> Agents::make(const std::string& socket, const std::string& group,
@@ -342,12 +349,13 @@ void Agents::send_unfolding(const AttachedVm& vm, std::uint32_t token, std::uint
   });
 }
 
-void Agents::send_detached(const AttachedVm& vm) {
+void Agents::send_detached(const AttachedVm& vm, Afterwards afterwards) {
   send_to(vm, [&](Connection& c) {
     mutex_.is_held();
     rf_bare message{};
     end_commands(c);
     (void)send(c, message, RF_DETACHED);
+    c.former = afterwards == Afterwards::attached_anew ? former_of(vm) : nullptr;
     c.vm.reset();
     c.folded = false;
     c.stage = Stage::waiting;

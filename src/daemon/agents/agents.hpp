@@ -69,16 +69,13 @@ class Agents final : public AgentAnswers {
   void send_unfolded(const AttachedVm& vm, std::uint32_t token, bool ok) override;
   void send_unfolding(const AttachedVm& vm, std::uint32_t token, std::uint64_t done,
                       std::uint64_t all) override;
-  void send_detached(const AttachedVm& vm) override;
+  void send_detached(const AttachedVm& vm, Afterwards afterwards) override;
   void call_back(pid_t pid) override;
   // The next VM meets what wanted() says by then.
   void finish_offers() override EXCLUDES(offers_mutex_) { const MutexLock lock(offers_mutex_); }
   void invite_all() override;
-  // For commands to its agent, open once that has answered the fence. Null: no agent is there, or
-  // it knows no commands. Closed for ever when the connection ends.
-  std::shared_ptr<guest::AgentPort> port(const AttachedVm& vm);
-  // Asks a waiting agent for its RAM again; false: there is none of that pid.
-  bool invite(pid_t pid) EXCLUDES(mutex_);
+  std::shared_ptr<guest::AgentPort> port(const AttachedVm& vm) override;
+  bool invite(pid_t pid) override EXCLUDES(mutex_);
   // Agents that are told to wait, and those that are refused whenever they ask.
   std::vector<WaitingAgent> waiting() EXCLUDES(mutex_);
 
@@ -105,6 +102,8 @@ class Agents final : public AgentAnswers {
     // Made, and the fence sent, when the agent is ready.
     std::shared_ptr<CommandChannel> commands GUARDED_BY(&Agents::mutex_);
     VmHandle vm GUARDED_BY(&Agents::mutex_);
+    std::shared_ptr<const Former> former
+        GUARDED_BY(&Agents::mutex_);  // of a VM that is being attached anew
   };
 
   Agents(Door::Socket listening, sys::Fd epoll, std::shared_ptr<LookDesk> desk,

@@ -8,6 +8,7 @@
 #include "base/clock.hpp"
 #include "base/owner_share.hpp"
 #include "daemon/agents/agents.hpp"
+#include "daemon/log.hpp"
 #include "daemon/threads/apart.hpp"
 #include "store/group.hpp"
 
@@ -160,6 +161,7 @@ bool Agents::on_offer(Connection& c, const rf_offer& offer, sys::Message& messag
   for (std::size_t i = 0; i < message.fd_count; ++i) look->fds.push_back(std::move(message.fds[i]));
   message.fd_count = 0;
   const MutexLock lock(mutex_);
+  look->former = c.former;
   start_look(c, std::move(look));
   return true;
 }
@@ -205,10 +207,16 @@ bool Agents::after_offer(Connection& c, Look& look) {
     (*vm)->facts.hello_hazards = c.hazards;
     (*vm)->facts.capabilities = c.capabilities;
   }
+  if (look.former && look.former->incoming_finished) {
+    (*vm)->incoming_finished.store(true);
+    if (Status noted = (*vm)->vm->note_flags(guest::kRecordIncomingFinished); !noted)
+      log::error("vm {}: {}", (*vm)->vm->name(), noted.error().text());
+  }
   refusals_.forget(c.peer.pid);
   vms_.add(*vm);
   events_.attached(*vm);
   const MutexLock lock(mutex_);
+  c.former.reset();
   c.vm = *vm;
   c.stage = Stage::ready;
   c.deadline_ns = monotonic_ns() + kHandshakeNs;

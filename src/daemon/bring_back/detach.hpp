@@ -21,7 +21,8 @@ class Detach {
       : room_(room), departures_(departures), agents_(agents), stopping_(stopping) {}
 
   control::Answer<control::UnfoldPlan> plan(const VmHandle& vm) const;
-  control::Answer<void> run(const VmHandle& vm, const control::ProgressSink& progress);
+  control::Answer<void> run(const VmHandle& vm, const control::ProgressSink& progress,
+                            Afterwards afterwards = Afterwards::stays_away);
 
  private:
   // How many pages are folded is known soon after a restart; false: not within the time for it.
