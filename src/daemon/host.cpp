@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "base/clock.hpp"
+#include "daemon/bring_back/renewal.hpp"
 #include "daemon/log.hpp"
 #include "daemon/report/service.hpp"
 #include "daemon/threads/apart.hpp"
@@ -51,15 +52,17 @@ std::uint32_t new_generation() noexcept {
 struct Host::Rooms {
   explicit Rooms(Host& h)
       : departures(h.vms_, h.keeping_, *h.contents_, h.stopping_),
-        hand_over(h.vms_, h.keeping_, *h.contents_),
+        hand_over(h.vms_, h.keeping_, *h.contents_,
+                  [this](const VmHandle& vm) { facts.look_again(vm); }),
         room(h.procfs_, h.config_, [this](GroupId group) { return work.mean_read_ns(group); }),
         consumers(h.retries_, room, *h.agents_, h.stopping_),
         detach(room, departures, *h.agents_, h.stopping_),
         off({h.state_, h.decisions_, h.vms_, h.keeping_, *h.contents_, departures, detach, room,
              h.retries_, *h.agents_, [this] { loop.judge(); }, h.stopping_}),
+        renewal(h.retries_, detach, *h.agents_),
         facts(
             h.vms_, h.procfs_, [this](const VmHandle& vm) { consumers.has_begun(vm); },
-            h.stopping_),
+            [this](const VmHandle& vm) { renewal.begin(vm); }, h.stopping_),
         recovery(h.vms_, h.keeping_, h.left_behind_, *h.adopter_, *h.agents_, h.stopping_),
         work(h.vms_, *h.contents_, h.state_, h.config_),
         loop({h.configuration_, h.decisions_, h.procfs_, h.device_, h.state_, h.vms_, *h.contents_,
@@ -72,6 +75,7 @@ struct Host::Rooms {
   Consumers consumers;
   Detach detach;
   OffSwitch off;
+  Renewal renewal;
   FactWatch facts;
   Recovery recovery;
   Work work;
@@ -161,7 +165,7 @@ Status Host::take_over_guests() {
   if (!taken) return std::unexpected(taken.error());
   contents_ = std::move(taken->contents);
   adopter_ = std::make_unique<Adopter>(*contents_, config_, decisions_, fault_pool_);
-  attacher_ = std::make_unique<Attacher>(*adopter_, keeping_, features_);
+  attacher_ = std::make_unique<Attacher>(*adopter_, features_);
   attacher_->number_after(taken->left.last);
   const std::size_t served =
       adopt_all(std::move(taken->left), lock_.remains, *adopter_, vms_, left_behind_);
@@ -295,6 +299,7 @@ void Host::attached(const VmHandle& vm) {
   log::info("vm {} (id {}, pid {}): attached, {} MiB in {} blocks, group {}", vm->vm->name(),
             vm->vm->id().value, vm->vm->pid(), bytes(vm->vm->pages()).value >> 20, vm->ram.size(),
             vm->vm->record().group);
+  (void)rooms_->hand_over.begin();  // else the loop does
 }
 
 bool Host::forget_unused(const VmHandle& vm) { return rooms_->departures.forget_unused(vm); }

@@ -60,7 +60,8 @@ class VmRead {
     check_large_folios_and_locks();
     const DescriptorFacts descriptors = check_descriptors(procfs_, vm_.pid, reasons_);
     if (descriptors.seen != sys::Seen::all) seen("its descriptors", descriptors.seen);
-    if (descriptors.userfaultfds > vm_.agent_uffds) {
+    const bool own_userfaultfd = descriptors.userfaultfds > vm_.agent_uffds;
+    if (own_userfaultfd) {
       reasons_.add(ReasonCode::other_userfaultfd,
                    "QEMU has " + std::to_string(descriptors.userfaultfds - vm_.agent_uffds) +
                        " userfaultfd beside the agent's (postcopy or a background snapshot)");
@@ -71,11 +72,16 @@ class VmRead {
     return Facts{.gone = false,
                  .reasons = reasons_.take(),
                  .slow = std::move(slow_),
-                 .ram_beside = ram_beside_};
+                 .ram_beside = ram_beside_,
+                 .own_userfaultfd = own_userfaultfd || descriptors.seen != sys::Seen::all};
   }
 
  private:
-  static Facts gone() { return Facts{.gone = true, .reasons = {}, .slow = {}, .ram_beside = {}}; }
+  static Facts gone() {
+    Facts facts;
+    facts.gone = true;
+    return facts;
+  }
 
   bool same_process() const {
     const auto ticks = procfs_.start_ticks(vm_.pid);

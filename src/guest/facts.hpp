@@ -162,12 +162,16 @@ struct Facts {
   std::vector<Reason> reasons;  // at most one a code and subject, at most kReasonsMax
   SlowFacts slow;               // to be handed in as `last` next time
   ByteCount ram_beside;         // RAM that was plugged in after the offer: it is not folded
+  // QEMU has a userfaultfd of its own open at this moment, or that is not known.
+  bool own_userfaultfd = true;
 
   bool foldable() const noexcept { return !gone && reasons.empty(); }
   // Only device writes in flight stand against folding: `grace` may accept that risk.
   bool foldable_with_grace() const noexcept;
   // Another consumer of RAM exists or is about to (D13): unfold everything, then stay observe-only.
   bool must_unfold() const noexcept;
+  // The same, for more than a userfaultfd of QEMU's own, which lasts as long as its descriptor.
+  bool must_stay_unfolded() const noexcept;
 };
 inline constexpr std::size_t kReasonsMax = 64;
 

@@ -2,6 +2,7 @@
 // What each reason is called, what follows from it, and what the operator can do about it.
 #include "guest/reasons.hpp"
 
+#include <algorithm>
 #include <array>
 
 #include "base/printable.hpp"
@@ -49,8 +50,7 @@ constexpr std::array<Row, kReasonCodes> kRows{{
     {ReasonCode::incoming_migration, Follows::stop_folding, "incoming_migration",
      "when the migration has ended, say so: `ramfold attach VM --incoming-finished`"},
     {ReasonCode::other_userfaultfd, Follows::unfold, "other_userfaultfd",
-     "let postcopy or the background snapshot end, then `ramfold detach VM` and `ramfold attach "
-     "VM` to fold it again"},
+     "let postcopy or the background snapshot end: then it is folded again by itself"},
     {ReasonCode::nested_guest, Follows::unfold, "nested_guest",
      "hide virtualisation from the guest (-cpu ...,vmx=off,svm=off) or load the KVM module with "
      "nested=0"},
@@ -115,6 +115,12 @@ bool Facts::must_unfold() const noexcept {
     if (demands_unfold(reason.code)) return true;
   }
   return false;
+}
+
+bool Facts::must_stay_unfolded() const noexcept {
+  return std::ranges::any_of(reasons, [](const Reason& reason) {
+    return demands_unfold(reason.code) && reason.code != ReasonCode::other_userfaultfd;
+  });
 }
 
 void ReasonList::add(ReasonCode code, std::string_view text) {

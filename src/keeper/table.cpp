@@ -2,10 +2,8 @@
 #include "keeper/table.hpp"
 
 #include <fcntl.h>
-#include <linux/kcmp.h>
 #include <poll.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <algorithm>
 #include <array>
 #include <cstdio>
@@ -14,17 +12,13 @@
 #include <tuple>
 
 #include "base/check.hpp"
+#include "sys/open_file.hpp"
 
 namespace ramfold::keeper {
 namespace {
 
 // How systemd passes the name to the next keeper: kind, dot, name, colon.
 std::size_t stored_bytes(std::string_view name) noexcept { return name.size() + 3; }
-
-bool same_open_file(int a, int b) noexcept {
-  const pid_t self = ::getpid();
-  return ::syscall(SYS_kcmp, self, self, KCMP_FILE, a, b) == 0;
-}
 
 // The pid of a pidfd's process, from /proc/self/fdinfo. -1: the process is gone. 0: `pidfd` is no
 // pidfd.
@@ -47,7 +41,7 @@ long pid_of(int pidfd) noexcept {
 bool same_thing(const Entry& held, const Entry& candidate, sys::BorrowedFd fd) noexcept {
   const int a = held.fd.get();
   const int b = fd.get();
-  if (same_open_file(a, b)) return true;
+  if (sys::same_open_file(held.fd, fd)) return true;
   if (held.kind == Kind::watch) return pid_of(a) > 0 && pid_of(a) == pid_of(b);
   struct stat st{};
   if (::fstat(b, &st) != 0 || !S_ISREG(st.st_mode)) return false;
@@ -112,7 +106,7 @@ Result<bool> Table::check(const Entry& candidate, sys::BorrowedFd fd) {
   }
   for (const Entry& e : entries_) {
     if (e.device != candidate.device || e.inode != candidate.inode) continue;
-    if (!same_open_file(e.fd.get(), fd.get())) continue;
+    if (!sys::same_open_file(e.fd, fd)) continue;
     return refuse(name, ("is already kept as '" + std::string(e.name()) + "'").c_str(), EEXIST);
   }
   return false;
@@ -140,7 +134,7 @@ Result<std::size_t> Table::keep(std::span<const Item> items, std::span<sys::Fd> 
     if (!entry) return std::unexpected(entry.error());
     for (std::size_t j = 0; j < i; ++j) {
       const bool same_name = items[j].kind == items[i].kind && items[j].name == items[i].name;
-      if (same_name || same_open_file(fds[j].get(), fds[i].get())) {
+      if (same_name || sys::same_open_file(fds[j], fds[i])) {
         return refuse(items[i].name, "or its descriptor is twice in one request", EINVAL);
       }
     }

@@ -4,6 +4,7 @@
 // nothing of the agent, so what it prints without it is what it must print with it.
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <scsi/sg.h>
 #include <stdio.h>
@@ -207,6 +208,50 @@ static long storm(int shared_fd) {
   return 0;
 }
 
+// What QEMU does for a background snapshot, but for the snapshot: a userfaultfd of its own, all RAM
+// registered with it, and for `ms` nothing else. 0, or the first call that failed, with its errno.
+static long snapshot(int id, long ms) {
+  const int uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+  if (uffd < 0) return -1;
+  struct uffdio_api api = {.api = UFFD_API, .features = UFFD_FEATURE_MISSING_SHMEM};
+  struct uffdio_register whole = {.range = {(__u64)ram[id].at, ram[id].bytes},
+                                  .mode = UFFDIO_REGISTER_MODE_MISSING};
+  long result = ioctl(uffd, UFFDIO_API, &api) == 0 ? 0 : -2;
+  if (result == 0 && ioctl(uffd, UFFDIO_REGISTER, &whole) != 0) result = -3;
+  const int error = errno;
+  if (result == 0) {
+    usleep((useconds_t)ms * 1000);
+    ioctl(uffd, UFFDIO_UNREGISTER, &whole.range);
+  }
+  close(uffd);
+  errno = error;
+  return result;
+}
+
+// A page's bytes all go by its number; `fill` writes `count` pages, `verify` counts those that are
+// not so any more.
+static unsigned char byte_of(long page, size_t at) {
+  return (unsigned char)((unsigned long)page * 31 + at * 7 + (at >> 8) + 1);
+}
+
+static long fill(int id, long count) {
+  for (long page = 0; page < count; ++page)
+    for (size_t at = 0; at < 4096; ++at)
+      ram[id].at[page * 4096 + (long)at] = (char)byte_of(page, at);
+  return 0;
+}
+
+static long verify(int id, long count) {
+  long wrong = 0;
+  for (long page = 0; page < count; ++page) {
+    int differs = 0;
+    for (size_t at = 0; at < 4096; ++at)
+      differs |= (unsigned char)ram[id].at[page * 4096 + (long)at] != byte_of(page, at);
+    wrong += differs;
+  }
+  return wrong;
+}
+
 static int lock_page(const void* at) {
 #ifdef RUNTIME_KEEPS_MLOCK
   return mlock2(at, 4096, 0);
@@ -280,6 +325,12 @@ int main(void) {
       result = syscall(SYS_io_uring_register, (int)a, 0, NULL, 0);
     else if (strcmp(verb, "userfaultfd") == 0)
       result = syscall(SYS_userfaultfd, O_CLOEXEC);
+    else if (strcmp(verb, "snapshot") == 0)
+      result = snapshot((int)a, b);
+    else if (strcmp(verb, "fill") == 0)
+      result = fill((int)a, b);
+    else if (strcmp(verb, "verify") == 0)
+      result = verify((int)a, b);
     else if (strcmp(verb, "child") == 0)
       result = run_child();
     else if (strcmp(verb, "exec") == 0)

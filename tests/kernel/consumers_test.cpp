@@ -32,7 +32,9 @@ class Answers final : public AgentAnswers {
     const std::lock_guard lock(mutex_);
     news_.push_back({token, done, all});
   }
-  void send_detached(const AttachedVm&) override {}
+  void send_detached(const AttachedVm&, Afterwards) override {}
+  bool invite(pid_t) override { return false; }
+  std::shared_ptr<guest::AgentPort> port(const AttachedVm&) override { return nullptr; }
   void finish_offers() override {}
   void invite_all() override {}
   void call_back(pid_t) override {}

@@ -21,9 +21,7 @@ constexpr int kEventsMax = 64;
 constexpr int kTickMs = 500;
 constexpr int kClosingTickMs = 2;  // a run ends well within a millisecond
 constexpr std::uint64_t kTendEveryNs = 100'000'000;
-constexpr std::uint64_t kAcceptRestNs = 200'000'000;
 constexpr std::uint32_t kUnfoldsAtOnceMax = 16;  // QEMU's threads that wait at a hazard
-constexpr auto kNobody = static_cast<uid_t>(-1);
 
 std::string agent_text(const AgentPeer& peer) {
   return fmt::format("agent of pid {} (uid {})", peer.pid, peer.uid);
@@ -37,45 +35,47 @@ void drop_apart(sys::Message& message) {
   message.fd_count = 0;
 }
 
+std::shared_ptr<const Former> former_of(const AttachedVm& vm) {
+  auto former = std::make_unique<Former>();
+  former->incoming_finished = vm.incoming_finished;
+  if (auto copy = vm.vm->files().uffd.duplicate()) former->uffd = std::move(*copy);
+  return share_apart(std::move(former));
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Agents>> Agents::make(const std::string& socket, const std::string& group,
                                              std::uint32_t generation, sys::Fd userfault_device,
                                              const sys::Procfs& procfs, VmSet& vms,
                                              Attacher& attacher, AgentEvents& events) {
-  auto listener = sys::listen_seqpacket(socket, 0600);
-  if (!listener) return std::unexpected(listener.error());
-  auto may_connect = sys::give_to_group(socket, socket, group, [](std::string_view line) {
-    log::error("agents: {} (agent_group in the configuration)", line);
-  });
-  if (!may_connect) return std::unexpected(may_connect.error());
+  auto listening = Door::listen(socket, group);
+  if (!listening) return std::unexpected(listening.error());
   sys::Fd epoll(::epoll_create1(EPOLL_CLOEXEC));
   auto desk = LookDesk::make();
   if (!desk) return std::unexpected(desk.error());
   if (!epoll) return fail_errno("epoll");
-  epoll_event listen_event{EPOLLIN, {.ptr = nullptr}};
-  if (::epoll_ctl(epoll.get(), EPOLL_CTL_ADD, listener->get(), &listen_event) != 0 ||
-      ::epoll_ctl(epoll.get(), EPOLL_CTL_ADD, (*desk)->wake_fd(), &listen_event) != 0) {
+  epoll_event event{EPOLLIN, {.ptr = nullptr}};
+  if (::epoll_ctl(epoll.get(), EPOLL_CTL_ADD, (*desk)->wake_fd(), &event) != 0)
     return fail_errno("epoll_ctl");
-  }
-  return std::unique_ptr<Agents>(
-      new Agents(std::move(*listener), std::move(*may_connect), std::move(epoll), std::move(*desk),
-                 generation, std::move(userfault_device), procfs, vms, attacher, events));
+  std::unique_ptr<Agents> agents(
+      new Agents(std::move(*listening), std::move(epoll), std::move(*desk), generation,
+                 std::move(userfault_device), procfs, vms, attacher, events));
+  if (Status opened = agents->door_.open(); !opened) return std::unexpected(opened.error());
+  return agents;
 }
 
-Agents::Agents(sys::Fd listener, sys::SocketGroup group, sys::Fd epoll,
-               std::shared_ptr<LookDesk> desk, std::uint32_t generation, sys::Fd device,
-               const sys::Procfs& procfs, VmSet& vms, Attacher& attacher, AgentEvents& events)
-    : listener_(std::move(listener)),
-      group_(std::move(group)),
-      epoll_(std::move(epoll)),
+Agents::Agents(Door::Socket listening, sys::Fd epoll, std::shared_ptr<LookDesk> desk,
+               std::uint32_t generation, sys::Fd device, const sys::Procfs& procfs, VmSet& vms,
+               Attacher& attacher, AgentEvents& events)
+    : epoll_(std::move(epoll)),
       desk_(std::move(desk)),
       generation_(generation),
       device_(std::move(device)),
       procfs_(procfs),
       vms_(vms),
       attacher_(attacher),
-      events_(events) {}
+      events_(events),
+      door_(std::move(listening), epoll_, procfs, ids_, receptionist_, complaints_) {}
 
 Agents::~Agents() { stop(); }
 
@@ -91,14 +91,7 @@ void Agents::stop() noexcept {
   if (stopping_.exchange(true)) return;
   desk_->poke();
   thread_.join();
-  // Queues may hold what must not be dropped here, those of sockets that nobody accepted as well.
-  ::shutdown(listener_.get(), SHUT_RDWR);
-  for (;;) {
-    sys::Fd socket(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-    if (!socket) break;
-    const auto peer = sys::peer_of(socket);
-    receptionist_.close(std::move(socket), peer ? ids_.account_of(peer->uid) : kNobody);
-  }
+  door_.close();
   const MutexLock lock(mutex_);
   for (Connection& c : connections_) {
     end_commands(c);
@@ -115,7 +108,7 @@ void Agents::run() {
     for (int i = 0; i < n; ++i) {
       auto* c = static_cast<Connection*>(events[static_cast<std::size_t>(i)].data.ptr);
       if (c == nullptr) {
-        accept_all();
+        door_.accept([this](Door::Visitor visitor) { enter(std::move(visitor)); });
         continue;
       }
       // One message a turn: an agent that never stops talking does not keep the others waiting.
@@ -126,19 +119,19 @@ void Agents::run() {
     close_late();
     close_quiet();
     const std::uint64_t now = monotonic_ns();
-    if (accepts_again_ns_ != 0 && now >= accepts_again_ns_) listen_again();
+    door_.tend(now);
     if (now - tended_ns_ < kTendEveryNs) continue;
     receptionist_.tend();
     tended_ns_ = now;
   }
 }
 
-bool Agents::has_place(const sys::Peer& peer, uid_t account) {
+bool Agents::has_place(const AgentPeer& peer) {
   std::size_t of_process = 0;
   std::size_t of_user = 0;
   for (const Connection& c : connections_) {
     of_process += c.peer.pid == peer.pid ? 1 : 0;
-    of_user += c.peer.account == account ? 1 : 0;
+    of_user += c.peer.account == peer.account ? 1 : 0;
   }
   constexpr OwnerShare kShare(kConnectionsMax, OwnerShare::kHalf);
   const char* const whose = of_process >= kOfProcessMax              ? "its process"
@@ -146,65 +139,19 @@ bool Agents::has_place(const sys::Peer& peer, uid_t account) {
                             : !kShare.allows(connections_.size() - of_user, of_user, 1) ? "its user"
                                                                                         : nullptr;
   if (whose == nullptr) return true;
-  complaints_.warn(account,
-                   fmt::format("agent of pid {} (uid {}): refused: too many connections of {}",
-                               peer.pid, peer.uid, whose));
+  complaints_.warn(peer.account,
+                   fmt::format("{}: refused: too many connections of {}", agent_text(peer), whose));
   return false;
 }
 
-void Agents::accept_all() {
-  // A bound on a turn: agents that are connected already want to be heard too.
-  for (std::size_t i = 0; i < kConnectionsMax; ++i) {
-    sys::Fd socket(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-    if (!socket) {
-      if (sys::lacks_resources(errno)) return rest_from_accepting(errno);
-      if (errno != EAGAIN) continue;  // one that has gone already
-      cannot_accept_said_ = false;
-      return;
-    }
-    accept_one(std::move(socket));
-  }
-}
-
-// The device that a welcome brings makes userfaultfds for kernel faults, which the host may keep
-// from unprivileged users (vm.unprivileged_userfaultfd=0). So a stranger is not even heard.
-bool Agents::may_connect(const sys::Fd& socket, const sys::Peer& peer, uid_t account) {
-  if (sys::may_use(socket, peer, group_)) return true;
-  complaints_.warn(account, fmt::format("agent of pid {} (uid {}): not heard: its user is not in "
-                                        "the group '{}' (agent_group); add it, and start its VM "
-                                        "anew",
-                                        peer.pid, peer.uid, group_.name));
-  return false;
-}
-
-// Who waits to be accepted stays readable: in the epoll set the listener would wake this thread
-// again and again. Out of it, it waits for the next tick.
-void Agents::rest_from_accepting(int code) {
-  (void)::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, listener_.get(), nullptr);
-  accepts_again_ns_ = monotonic_ns() + kAcceptRestNs;
-  if (std::exchange(cannot_accept_said_, true)) return;
-  log::error("agents cannot be accepted: {}: trying again", std::strerror(code));
-}
-
-void Agents::listen_again() {
-  epoll_event event{EPOLLIN, {.ptr = nullptr}};
-  if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, listener_.get(), &event) == 0) accepts_again_ns_ = 0;
-}
-
-void Agents::accept_one(sys::Fd socket) {
-  const auto peer = sys::peer_of(socket);
-  const uid_t account = peer ? ids_.account_of(peer->uid) : kNobody;
-  const auto give_up = [&] { receptionist_.close(std::move(socket), account); };
-  if (!peer || peer->pid <= 0 || !may_connect(socket, *peer, account)) return give_up();
-  auto pidfd = sys::peer_pidfd(socket, peer->pid);
-  const auto start = procfs_.start_ticks(peer->pid);
-  if (!pidfd || !start || has_ended(*pidfd)) return give_up();
+void Agents::enter(Door::Visitor visitor) {
   const MutexLock lock(mutex_);
-  if (!has_place(*peer, account)) return give_up();
+  const uid_t account = visitor.peer.account;
+  if (!has_place(visitor.peer)) return receptionist_.close(std::move(visitor.socket), account);
   Connection& c = connections_.emplace_back();
-  c.socket = std::move(socket);
-  c.peer = {peer->pid, peer->uid, account, *start, std::move(*pidfd)};
-  c.identity.name = fmt::format("qemu-{}", peer->pid);
+  c.socket = std::move(visitor.socket);
+  c.peer = std::move(visitor.peer);
+  c.identity.name = fmt::format("qemu-{}", c.peer.pid);
   c.deadline_ns = monotonic_ns() + kHandshakeNs;
   epoll_event event{EPOLLIN, {.ptr = &c}};
   if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, c.socket.get(), &event) != 0) {
@@ -402,12 +349,13 @@ void Agents::send_unfolding(const AttachedVm& vm, std::uint32_t token, std::uint
   });
 }
 
-void Agents::send_detached(const AttachedVm& vm) {
+void Agents::send_detached(const AttachedVm& vm, Afterwards afterwards) {
   send_to(vm, [&](Connection& c) {
     mutex_.is_held();
     rf_bare message{};
     end_commands(c);
     (void)send(c, message, RF_DETACHED);
+    c.former = afterwards == Afterwards::attached_anew ? former_of(vm) : nullptr;
     c.vm.reset();
     c.folded = false;
     c.stage = Stage::waiting;
@@ -415,12 +363,12 @@ void Agents::send_detached(const AttachedVm& vm) {
   });
 }
 
-std::vector<WaitingAgent> Agents::waiting() const {
-  std::vector<WaitingAgent> result;
+std::vector<WaitingAgent> Agents::waiting() {
+  std::vector<WaitingAgent> result = refusals_.all(procfs_, monotonic_ns());
   const MutexLock lock(mutex_);
   for (const Connection& c : connections_) {
     if (c.stage != Stage::waiting || c.closing) continue;
-    result.push_back({c.peer.pid, c.peer.uid, c.peer.start_ticks, c.identity});
+    result.push_back(as_waiting(c.peer, c.identity));
   }
   return result;
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The daemon's end of the agents' socket: hears the members of the operator's group, checks who is
-// there, attaches VMs, relays holds and unfold requests. Treats every agent as hostile: bounded
+// The agents' connections: hears who came in by the door, attaches VMs, relays holds and requests
+// to unfold. Treats every agent as hostile: bounded
 // connections a process and a user, deadlines, a child to receive what it sends, and nothing waits
 // for an agent or its process: whatever can be held up is done apart (daemon/agents/look.hpp).
 // Threads: one thread of its own; begin() from one; send_* and forget() from any.
@@ -17,29 +17,18 @@
 #include "daemon/agents/attach.hpp"
 #include "daemon/agents/command_channel.hpp"
 #include "daemon/agents/complaints.hpp"
+#include "daemon/agents/door.hpp"
 #include "daemon/agents/look.hpp"
+#include "daemon/agents/refusals.hpp"
+#include "daemon/agents/waiting_agent.hpp"
 #include "daemon/fleet/agent_answers.hpp"
 #include "daemon/fleet/vm_set.hpp"
 #include "guest/agent_messages.hpp"
-#include "sys/peer_group.hpp"
 #include "sys/receptionist.hpp"
 #include "sys/subordinate_ids.hpp"
 #include "sys/thread.hpp"
 
 namespace ramfold::daemon {
-
-// An agent that is connected without being attached.
-struct WaitingAgent {
-  pid_t pid = -1;
-  uid_t uid = 0;
-  std::uint64_t start_ticks = 0;
-  VmIdentity identity;
-};
-
-inline VmKey key_of(const Decisions& decisions, const WaitingAgent& agent) {
-  return decisions.key_of(agent.identity.name, agent.identity.uuid, agent.uid, agent.pid,
-                          agent.start_ticks);
-}
 
 // What the agents' thread asks of the rest of the daemon.
 class AgentEvents {
@@ -80,17 +69,15 @@ class Agents final : public AgentAnswers {
   void send_unfolded(const AttachedVm& vm, std::uint32_t token, bool ok) override;
   void send_unfolding(const AttachedVm& vm, std::uint32_t token, std::uint64_t done,
                       std::uint64_t all) override;
-  void send_detached(const AttachedVm& vm) override;
+  void send_detached(const AttachedVm& vm, Afterwards afterwards) override;
   void call_back(pid_t pid) override;
   // The next VM meets what wanted() says by then.
   void finish_offers() override EXCLUDES(offers_mutex_) { const MutexLock lock(offers_mutex_); }
   void invite_all() override;
-  // For commands to its agent, open once that has answered the fence. Null: no agent is there, or
-  // it knows no commands. Closed for ever when the connection ends.
-  std::shared_ptr<guest::AgentPort> port(const AttachedVm& vm);
-  std::vector<WaitingAgent> waiting() const EXCLUDES(mutex_);
-  // Asks a waiting agent for its RAM again; false: there is none of that pid.
-  bool invite(pid_t pid) EXCLUDES(mutex_);
+  std::shared_ptr<guest::AgentPort> port(const AttachedVm& vm) override;
+  bool invite(pid_t pid) override EXCLUDES(mutex_);
+  // Agents that are told to wait, and those that are refused whenever they ask.
+  std::vector<WaitingAgent> waiting() EXCLUDES(mutex_);
 
  private:
   enum class Stage : std::uint8_t { hello, waiting, offer, ready, attached };
@@ -115,19 +102,16 @@ class Agents final : public AgentAnswers {
     // Made, and the fence sent, when the agent is ready.
     std::shared_ptr<CommandChannel> commands GUARDED_BY(&Agents::mutex_);
     VmHandle vm GUARDED_BY(&Agents::mutex_);
+    std::shared_ptr<const Former> former
+        GUARDED_BY(&Agents::mutex_);  // of a VM that is being attached anew
   };
 
-  Agents(sys::Fd listener, sys::SocketGroup group, sys::Fd epoll, std::shared_ptr<LookDesk> desk,
+  Agents(Door::Socket listening, sys::Fd epoll, std::shared_ptr<LookDesk> desk,
          std::uint32_t generation, sys::Fd device, const sys::Procfs& procfs, VmSet& vms,
          Attacher& attacher, AgentEvents& events);
   void run();
-  void accept_all();
-  bool may_connect(const sys::Fd& socket, const sys::Peer& peer, uid_t account);
-  void accept_one(sys::Fd socket);
-  // accept(2) found no descriptor or no memory: nobody is accepted for a while.
-  void rest_from_accepting(int code);
-  void listen_again();
-  bool has_place(const sys::Peer& peer, uid_t account) REQUIRES(mutex_);
+  void enter(Door::Visitor visitor) EXCLUDES(mutex_);
+  bool has_place(const AgentPeer& peer) REQUIRES(mutex_);
   bool has_place_for_vm(uid_t account);
   bool receive(Connection& c);  // false: close it
   bool handle(Connection& c, sys::Message& message, std::span<const std::byte> bytes);
@@ -147,6 +131,8 @@ class Agents final : public AgentAnswers {
   void close_late();
   void close_quiet();
   bool invite_now(Connection& c) REQUIRES(mutex_);
+  static WaitingAgent as_waiting(const AgentPeer& peer, const VmIdentity& identity);
+  bool told_to_wait(Connection& c) REQUIRES(mutex_);
   bool welcome(Connection& c, std::uint16_t action, const std::uint8_t* instance, int fd);
   void refuse(Connection& c, std::string_view why);
   template <typename Message>
@@ -159,8 +145,6 @@ class Agents final : public AgentAnswers {
   // f() runs under mutex_.
   void send_to(const AttachedVm& vm, const std::function<void(Connection&)>& f) EXCLUDES(mutex_);
 
-  sys::Fd listener_;
-  const sys::SocketGroup group_;  // who may connect: WELCOME brings /dev/userfaultfd
   sys::Fd epoll_;
   std::shared_ptr<LookDesk> desk_;  // its eventfd wakes the thread for whatever reason
   const std::uint32_t generation_;
@@ -172,10 +156,10 @@ class Agents final : public AgentAnswers {
   sys::SubordinateIds ids_;         // the agents' thread's
   sys::Receptionist receptionist_;  // the thread's alone, as are the complaints
   Complaints complaints_;
+  Door door_;  // after what it uses; the thread's too
+  Refusals refusals_;
   std::uint64_t tended_ns_ = 0;
   bool any_closing_ = false;
-  std::uint64_t accepts_again_ns_ = 0;  // 0: the listener is in the epoll set
-  bool cannot_accept_said_ = false;
   std::atomic<bool> stopping_{false};
   // From wanted() until the VM is in `vms_`.
   Mutex offers_mutex_ ACQUIRED_BEFORE(mutex_, &FactState::mutex);

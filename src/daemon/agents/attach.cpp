@@ -8,7 +8,6 @@
 #include <cstring>
 
 #include "base/printable.hpp"
-#include "daemon/custody/hand_over.hpp"
 #include "policy/targets.hpp"
 
 namespace ramfold::daemon {
@@ -136,8 +135,6 @@ Result<VmHandle> Attacher::attach(const AgentPeer& peer, const VmIdentity& ident
   memory.version = RF_VERSION_MAX;
   std::memcpy(memory.instance, record.instance, sizeof record.instance);
   memory.magic = RF_MAGIC;
-  // Nothing is punched before the keeper has all of it; without a keeper the VM is only observed.
-  (void)hand_over(**vm, keeping_, adopter_.contents());
   return vm;
 }
 

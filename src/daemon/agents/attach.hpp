@@ -45,14 +45,14 @@ std::optional<std::string> too_much_ram(const policy::HostConfig& host, PageCoun
 
 class Attacher {
  public:
-  Attacher(Adopter& adopter, Keeping& keeping, std::uint64_t uffd_features) noexcept
-      : adopter_(adopter), keeping_(keeping), features_(uffd_features) {}
+  Attacher(Adopter& adopter, std::uint64_t uffd_features) noexcept
+      : adopter_(adopter), features_(uffd_features) {}
 
   // What every userfaultfd is to have negotiated.
   std::uint64_t features() const noexcept { return features_; }
-  // `offer`, `uffd` and `rams` (one a block) were checked, see Look. The VM is kept and its faults
-  // are served on return; whether the keeper took it is in AttachedVm::kept. Does not wait for the
-  // process.
+  // `offer`, `uffd` and `rams` (one a block) were checked, see Look. Its faults are served on
+  // return; nothing of it is punched before the keeper has it (custody/hand_over.hpp). Does not
+  // wait for the process, nor for the keeper.
   Result<VmHandle> attach(const AgentPeer& peer, const VmIdentity& identity, const rf_offer& offer,
                           sys::Fd uffd, std::vector<sys::Fd> rams);
   // Later VMs get higher numbers. Before the first attach().
@@ -60,7 +60,6 @@ class Attacher {
 
  private:
   Adopter& adopter_;
-  Keeping& keeping_;
   const std::uint64_t features_;
   std::uint32_t next_id_ = 1;
 };

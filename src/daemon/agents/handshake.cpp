@@ -8,6 +8,7 @@
 #include "base/clock.hpp"
 #include "base/owner_share.hpp"
 #include "daemon/agents/agents.hpp"
+#include "daemon/log.hpp"
 #include "daemon/threads/apart.hpp"
 #include "store/group.hpp"
 
@@ -19,11 +20,18 @@ bool is_zero(const std::uint8_t (&instance)[16]) {
                      [](std::uint8_t b) { return b == 0; });
 }
 
-WaitingAgent as_waiting(const AgentPeer& peer, const VmIdentity& identity) {
-  return {peer.pid, peer.uid, peer.start_ticks, identity};
+}  // namespace
+
+WaitingAgent Agents::as_waiting(const AgentPeer& peer, const VmIdentity& identity) {
+  return {peer.pid, peer.uid, peer.start_ticks, identity, {}};
 }
 
-}  // namespace
+bool Agents::told_to_wait(Connection& c) {
+  refusals_.forget(c.peer.pid);
+  c.stage = Stage::waiting;
+  c.deadline_ns = 0;
+  return welcome(c, RF_ACTION_WAIT, nullptr, -1);
+}
 
 void Agents::start_look(Connection& c, std::shared_ptr<Look> look) {
   look->pid = c.peer.pid;
@@ -100,9 +108,7 @@ bool Agents::after_hello(Connection& c, const Look& look) {
     } else if (events_.wanted(as_waiting(c.peer, look.identity))) {
       return invite_now(c);
     }
-    c.stage = Stage::waiting;
-    c.deadline_ns = 0;
-    return welcome(c, RF_ACTION_WAIT, nullptr, -1);
+    return told_to_wait(c);
   }
   const guest::VmRecord& record = vm->vm->record();
   if (record.start_time != c.peer.start_ticks || is_zero(hello.instance) ||
@@ -155,6 +161,7 @@ bool Agents::on_offer(Connection& c, const rf_offer& offer, sys::Message& messag
   for (std::size_t i = 0; i < message.fd_count; ++i) look->fds.push_back(std::move(message.fds[i]));
   message.fd_count = 0;
   const MutexLock lock(mutex_);
+  look->former = c.former;
   start_look(c, std::move(look));
   return true;
 }
@@ -169,9 +176,7 @@ bool Agents::after_offer(Connection& c, Look& look) {
   const MutexLock offers(offers_mutex_);
   if (!events_.wanted(as_waiting(c.peer, look.identity))) {  // no longer
     const MutexLock lock(mutex_);
-    c.stage = Stage::waiting;
-    c.deadline_ns = 0;
-    return welcome(c, RF_ACTION_WAIT, nullptr, -1);
+    return told_to_wait(c);
   }
   // After wanted(): what a predecessor left is added before it is wanted no more than others.
   if (vms_.by_pid(c.peer.pid)) return false;
@@ -202,9 +207,16 @@ bool Agents::after_offer(Connection& c, Look& look) {
     (*vm)->facts.hello_hazards = c.hazards;
     (*vm)->facts.capabilities = c.capabilities;
   }
+  if (look.former && look.former->incoming_finished) {
+    (*vm)->incoming_finished.store(true);
+    if (Status noted = (*vm)->vm->note_flags(guest::kRecordIncomingFinished); !noted)
+      log::error("vm {}: {}", (*vm)->vm->name(), noted.error().text());
+  }
+  refusals_.forget(c.peer.pid);
   vms_.add(*vm);
   events_.attached(*vm);
   const MutexLock lock(mutex_);
+  c.former.reset();
   c.vm = *vm;
   c.stage = Stage::ready;
   c.deadline_ns = monotonic_ns() + kHandshakeNs;
@@ -287,6 +299,11 @@ bool Agents::welcome(Connection& c, std::uint16_t action, const std::uint8_t* in
 void Agents::refuse(Connection& c, std::string_view why) {
   complaints_.warn(c.peer.account, fmt::format("agent of pid {} (uid {}): refused: {}", c.peer.pid,
                                                c.peer.uid, why));
+  if (!vms_.by_pid(c.peer.pid)) {
+    WaitingAgent agent = as_waiting(c.peer, c.identity);
+    agent.refused = why;
+    refusals_.note(std::move(agent), c.peer.account, monotonic_ns());
+  }
   rf_refused answer{};
   std::memcpy(answer.text, why.data(), std::min(why.size(), sizeof answer.text - 1));
   (void)send(c, answer, RF_REFUSED);

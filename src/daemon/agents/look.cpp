@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "daemon/threads/apart.hpp"
+#include "sys/open_file.hpp"
 
 namespace ramfold::daemon {
 namespace {
@@ -22,6 +23,12 @@ Status check(const Look& look, const sys::Procfs& procfs) {
     return fail("the agent's process has changed its user: connect again", EPROTO);
   const sys::Uffd uffd(look.fds[0]);
   if (Status ok = uffd.handshake(look.features); !ok) return ok;
+  // For the proof some RAM is registered for a moment. A registration of QEMU's own, for a postcopy
+  // or a background snapshot that begins right now, would fail meanwhile.
+  if (look.former && look.former->uffd &&
+      sys::same_open_file(look.former->uffd, look.fds.front())) {
+    return {};
+  }
   // RAM in several adjacent mappings may have a border of its own within the range that is tried.
   Status proved;
   for (unsigned i = 0; i < kProofsMax; ++i) {

@@ -18,6 +18,13 @@
 
 namespace ramfold::daemon {
 
+// What is known of a process from its last attachment, when the daemon itself attaches it anew. One
+// of share_apart()'s.
+struct Former {
+  sys::Fd uffd;  // it was proved to be the process's; none: no descriptor was to be had
+  bool incoming_finished = false;
+};
+
 struct Look {
   pid_t pid = -1;
   uid_t uid = static_cast<uid_t>(-1);
@@ -27,7 +34,8 @@ struct Look {
   bool of_offer = false;
   std::uint64_t features = 0;  // what its userfaultfd is to have
   rf_offer offer{};
-  std::vector<sys::Fd> fds;  // userfaultfd, then a RAM file a block
+  std::vector<sys::Fd> fds;              // userfaultfd, then a RAM file a block
+  std::shared_ptr<const Former> former;  // null: it was not attached before, or was detached
   // The answers:
   VmIdentity identity;
   Status status;  // of the offer

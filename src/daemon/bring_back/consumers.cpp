@@ -77,7 +77,7 @@ void Consumers::wants_to_begin(const VmHandle& vm, std::uint32_t token, std::uin
   vm->only_lost_left.store(false);
   retries_.add({task_name(*vm), [this, vm] { return bring_back(vm, Reserve::left_alone); },
                 [vm] { return vm->vm->alive() && !vm->detached && !vm->only_lost_left; },
-                [this, vm, token, waiting](bool back) {
+                [this, vm, token, hazard, waiting](bool back) {
                   {
                     const MutexLock lock(mutex_);
                     waiting_.erase(waiting);
@@ -85,6 +85,7 @@ void Consumers::wants_to_begin(const VmHandle& vm, std::uint32_t token, std::uin
                   // A consumer that was let begin counts for good; one that was refused does not
                   // begin. What a look at the facts finds is another matter.
                   if (!back) vm->consumers.fetch_sub(1);
+                  if (back && hazard != RF_HAZARD_OTHER_UFFD) vm->consumer_lasts.store(true);
                   agents_.send_unfolded(*vm, token, back);
                   vm->unfolds_asked.fetch_sub(1);
                 },
@@ -95,8 +96,8 @@ void Consumers::has_begun(const VmHandle& vm) {
   if (vm->consumer_found.exchange(true)) return;
   {
     const MutexLock lock(vm->facts.mutex);
-    log::warn("vm {}: {}: unfolding, it will not be folded again", vm->vm->name(),
-              vm->facts.unfolded_for);
+    log::warn("vm {}: {}: unfolding, it will not be folded {}", vm->vm->name(),
+              vm->facts.unfolded_for, vm->consumer_lasts ? "again" : "until that has ended");
   }
   // It is there already, so this is what the reserve is for.
   vm->only_lost_left.store(false);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Another consumer of a VM's RAM (D13), which would read holes as zeros: everything of that VM is
-// brought back, and it is not folded again. A consumer that its agent announces waits for that; one
-// that a look finds is there already.
+// brought back, and it is not folded again before it is attached anew. A consumer that its agent
+// announces waits for that; one that a look finds is there already.
 // Threads: any.
 #pragma once
 

@@ -96,7 +96,8 @@ Answer<control::UnfoldPlan> Detach::plan(const VmHandle& vm) const {
   return room_.plan(*vm, Reserve::left_alone);
 }
 
-Answer<void> Detach::run(const VmHandle& vm, const control::ProgressSink& progress) {
+Answer<void> Detach::run(const VmHandle& vm, const control::ProgressSink& progress,
+                         Afterwards afterwards) {
   const auto unfolding = std::make_shared<Unfolding>(vm);
   if (!unfolding->first()) {
     if (vm->held != 0) return held_up();
@@ -128,9 +129,9 @@ Answer<void> Detach::run(const VmHandle& vm, const control::ProgressSink& progre
   // Its words still name contents; who buries it gives those up.
   if (!vm->vm->alive()) return control::refuse(Failure::conflict, "the VM has ended", "");
   vm->detached.store(true);
-  agents_.send_detached(*vm);
+  agents_.send_detached(*vm, afterwards);
   departures_.let_go(vm, kPatienceNs);
-  log::info("vm {}: detached", vm->vm->name());
+  if (afterwards == Afterwards::stays_away) log::info("vm {}: detached", vm->vm->name());
   return {};
 }
 

@@ -23,7 +23,8 @@ class Detach {
       : room_(room), departures_(departures), agents_(agents), stopping_(stopping) {}
 
   control::Answer<control::UnfoldPlan> plan(const VmHandle& vm) const;
-  control::Answer<void> run(const VmHandle& vm, const control::ProgressSink& progress);
+  control::Answer<void> run(const VmHandle& vm, const control::ProgressSink& progress,
+                            Afterwards afterwards = Afterwards::stays_away);
   // The daemon ends. What run() did not bring about is for the next one.
   bool is_cut_short() const noexcept { return stopping_; }
 

@@ -15,6 +15,7 @@ namespace {
 constexpr const char* kTask = "off";
 // For VMs that end, or are unfolded by somebody else, meanwhile.
 constexpr unsigned kBusyWaits = 400;
+constexpr unsigned kKeptWaits = 20;
 constexpr std::uint64_t kNapNs = 50'000'000;
 
 bool only_lost_left(const AttachedVm& vm) { return vm.let_go && vm.lost() != 0; }
@@ -126,7 +127,13 @@ Answer<void> OffSwitch::bring_all_back(const control::ProgressSink& progress) {
     sleep_ns(kNapNs);
   }
   p_.departures.drain();
-  if (Status dropped = p_.keeping.drop_store(); !dropped) {
+  Status dropped = p_.keeping.drop_store();
+  // A VM may be with the keeper for a moment still that was handed over as it was let go of.
+  for (unsigned i = 0; i < kKeptWaits && !dropped && dropped.error().code == EBUSY; ++i) {
+    sleep_ns(kNapNs);
+    dropped = p_.keeping.drop_store();
+  }
+  if (!dropped) {
     return control::refuse(
         Failure::failed,
         "everything is back, but the keeper still holds the store: " + dropped.error().text(),

@@ -16,12 +16,20 @@ constexpr unsigned kLastLookWaits = 20;            // of kNapNs
 
 }  // namespace
 
+void Departures::leave_set(const AttachedVm& vm) {
+  const MutexLock lock(leaving_mutex_);
+  if (vms_.remove(vm.vm->id())) guest::add_events(vm.vm->counters(), gone_);
+}
+
 void Departures::take_out(const AttachedVm& vm) {
-  {
-    const MutexLock lock(leaving_mutex_);
-    if (vms_.remove(vm.vm->id())) guest::add_events(vm.vm->counters(), gone_);
-  }
+  leave_set(vm);
   (void)keeping_.drop_vm(vm.vm->id());
+}
+
+void Departures::take_out_apart(const AttachedVm& vm) {
+  leave_set(vm);
+  const auto drop = [this, id = vm.vm->id()] { (void)keeping_.drop_vm(id); };
+  if (!run_apart(drop)) drop();
 }
 
 std::vector<VmHandle> Departures::all(guest::VmCounters& gone) const {
@@ -48,9 +56,10 @@ void Departures::bury_dead() {
       if (vm->cursor.in_work != 0) continue;
     }
     vm->detached.store(true);
-    take_out(*vm);
+    leave_set(*vm);
     // Moved on, not shared: bury() waits until it is the only owner.
     undertaker_.post([this, dead = std::make_shared<VmHandle>(vm)] {
+      (void)keeping_.drop_vm((*dead)->vm->id());  // may wait for the keeper
       // Who shares the memory of a process that has ended may still hold its locks.
       const auto bury_it = [this, dead] { bury(std::move(*dead)); };
       while (run_apart_for(kBuryNs, bury_it) == Ended::never_ran && !stopping_) sleep_ns(kNapNs);
@@ -97,7 +106,7 @@ bool Departures::forget_unused(const VmHandle& vm) {
   // The next to be attached may have the same userfaultfd: one service may read its events.
   if (!stop_faults(vm, kMomentNs)) return false;
   vm->detached.store(true);
-  take_out(*vm);
+  take_out_apart(*vm);
   return true;
 }
 

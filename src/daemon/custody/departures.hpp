@@ -35,7 +35,8 @@ class Departures {
   void bury_dead();
   // A VM of which everything is back. Waits for its fault service at most `patience_ns`.
   void let_go(const VmHandle& vm, std::uint64_t patience_ns);
-  // A VM of which nothing is folded; false: something is, or that is not known yet.
+  // A VM of which nothing is folded; false: something is, or that is not known yet. Does not wait
+  // for the keeper.
   bool forget_unused(const VmHandle& vm);
   // Waits until every VM that was buried before is cleared away.
   void drain() { undertaker_.drain(); }
@@ -47,7 +48,9 @@ class Departures {
   std::uint64_t fault_cpu_ns() const noexcept { return fault_cpu_ns_.load(); }
 
  private:
-  void take_out(const AttachedVm& vm);
+  void leave_set(const AttachedVm& vm);  // what it counted goes to `gone_`
+  void take_out(const AttachedVm& vm);   // waits for the keeper
+  void take_out_apart(const AttachedVm& vm);
   void bury(VmHandle vm);
 
   VmSet& vms_;

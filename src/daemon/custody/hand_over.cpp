@@ -5,6 +5,7 @@
 #include <cerrno>
 
 #include "daemon/log.hpp"
+#include "daemon/threads/apart.hpp"
 #include "store/contents.hpp"
 
 namespace ramfold::daemon {
@@ -36,22 +37,50 @@ control::Reason why_not_kept(const AttachedVm& vm) {
   }
 }
 
+bool HandOver::begin() {
+  if (under_way_.exchange(true)) return true;
+  const bool runs = run_apart([this] {
+    work();
+    under_way_.store(false);
+  });
+  if (!runs) under_way_.store(false);
+  return runs;
+}
+
 HandOver::Keeper HandOver::tend() {
+  if (has_work() && !begin() && !under_way_.exchange(true)) {
+    work();
+    under_way_.store(false);
+  }
+  if (!keeping_.connected()) return Keeper::absent;
+  return keeping_.holds_anothers_store() ? Keeper::anothers : Keeper::ours;
+}
+
+bool HandOver::has_work() const {
+  if (!keeping_.connected()) return true;
+  return std::ranges::any_of(
+      vms_.all(), [](const VmHandle& vm) { return !vm->kept && !vm->detached && vm->vm->alive(); });
+}
+
+void HandOver::work() {
   if (!keeping_.connected()) {
     for (const VmHandle& vm : vms_.all()) {
       if (vm->kept.exchange(false)) vm->vm->gate().close();
     }
-    if (!keeping_.connect()) return Keeper::absent;
+    if (!keeping_.connect()) return;
     log::info("keeper: connected");
   }
-  if (keeping_.holds_anothers_store()) return Keeper::anothers;
+  if (keeping_.holds_anothers_store()) return;
   for (const VmHandle& vm : vms_.all()) {
     if (vm->kept || vm->detached || !vm->vm->alive()) continue;
     if (!hand_over(*vm, keeping_, contents_)) continue;
     // It may have been let go of meanwhile.
-    if (vm->detached) (void)keeping_.drop_vm(vm->vm->id());
+    if (vm->detached) {
+      (void)keeping_.drop_vm(vm->vm->id());
+    } else {
+      kept_(vm);
+    }
   }
-  return Keeper::ours;
 }
 
 }  // namespace ramfold::daemon

@@ -145,10 +145,7 @@ Status Keeping::connect_patiently(std::uint64_t patience_ns, const std::function
   }
 }
 
-bool Keeping::silent() const {
-  const MutexLock lock(mutex_);
-  return silent_;
-}
+bool Keeping::silent() const { return silent_; }
 
 void Keeping::disconnect() {
   const Working working(*this);

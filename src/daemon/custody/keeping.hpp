@@ -9,6 +9,7 @@
 // places than its share (base/owner_share.hpp), so that none keeps the others' VMs out.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
@@ -133,7 +134,7 @@ class Keeping {
   mutable Mutex mutex_ ACQUIRED_BEFORE(known_mutex_);  // for as long as a call takes
   std::optional<keeper::Client> client_ GUARDED_BY(mutex_);
   std::shared_ptr<const sys::Fd> watched_ GUARDED_BY(mutex_);  // its socket once more
-  bool silent_ GUARDED_BY(mutex_) = false;
+  std::atomic<bool> silent_{false};
   // Of this connection.
   bool store_kept_ GUARDED_BY(mutex_) = false;
   std::map<std::uint32_t, Places> vms_kept_ GUARDED_BY(mutex_);  // what each has

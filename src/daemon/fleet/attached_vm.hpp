@@ -61,6 +61,9 @@ struct FactState {
   std::uint64_t capabilities GUARDED_BY(mutex) = 0;   // RF_CAP_*
   guest::Gate::Mode opened_as GUARDED_BY(looking) =
       guest::Gate::Mode::closed;  // the last time that the gate was opened
+  // Since when every look, one after the other, has found that it could be attached anew; 0: the
+  // last one has not.
+  std::uint64_t renewable_since_ns GUARDED_BY(looking) = 0;
 };
 
 // What it makes the daemon keep in memory, in bytes, and whether that is too much.
@@ -101,7 +104,10 @@ struct AttachedVm {
   // found one. With any of them it is not folded until it is attached anew.
   std::atomic<std::uint32_t> consumers{0};
   std::atomic<bool> consumer_found{false};
-  std::atomic<bool> detached{false};  // nothing is folded, the range is unregistered
+  // One of them was more than a userfaultfd of QEMU's own, whose end /proc shows.
+  std::atomic<bool> consumer_lasts{false};
+  std::atomic<bool> renewal_due{false};  // it is to be attached anew (bring_back/renewal.hpp)
+  std::atomic<bool> detached{false};     // nothing is folded, the range is unregistered
   // Detached, but some of its pages are lost: it is served for their sake, and not folded before it
   // is attached again. In its record too.
   std::atomic<bool> let_go{false};
@@ -125,6 +131,12 @@ struct AttachedVm {
   Keeps keeps;
 
   bool stays_unfolded() const noexcept { return consumers != 0 || consumer_found; }
+  // It stays unfolded for nothing but userfaultfds of QEMU's own, and nobody waits for an answer:
+  // once they are closed it may be attached anew.
+  bool is_renewable() const noexcept {
+    return stays_unfolded() && !consumer_lasts && unfolds_asked == 0 && agent_ready && counted &&
+           !unfolding && !detached && !let_go && held == 0 && lost() == 0 && vm->alive();
+  }
   // Nothing but the facts stands against folding.
   bool wants_folding() const noexcept {
     return kept && agent_ready && counted && !paused && !unfolding && !stays_unfolded() &&

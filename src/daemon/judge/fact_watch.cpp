@@ -140,6 +140,14 @@ void FactWatch::look(const VmHandle& vm, guest::Depth depth) {
     }
   }
   const bool unfold = facts.must_unfold();
+  if (facts.must_stay_unfolded()) vm->consumer_lasts.store(true);
+  if (stale || facts.own_userfaultfd || !vm->is_renewable()) {
+    vm->facts.renewable_since_ns = 0;
+  } else if (vm->facts.renewable_since_ns == 0) {
+    vm->facts.renewable_since_ns = began_ns;
+  }
+  const std::uint64_t renewable_since_ns = vm->facts.renewable_since_ns;
+  const bool renew = renewable_since_ns != 0 && began_ns - renewable_since_ns >= kRenewAfterNs;
   // Nobody sees a gate that is open beside facts that do not allow it, or not in that mode.
   if (mode != vm->facts.opened_as) {
     const auto closed = gate.close_at(epoch);
@@ -160,6 +168,7 @@ void FactWatch::look(const VmHandle& vm, guest::Depth depth) {
   }
   open_gate(*vm, mode, epoch, sequence);
   if (unfold) must_unfold_(vm);
+  if (renew) may_renew_(vm);
 }
 
 void FactWatch::open_gate(AttachedVm& vm, guest::Gate::Mode mode, std::uint32_t epoch,

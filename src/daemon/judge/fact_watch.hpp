@@ -19,12 +19,21 @@ namespace ramfold::daemon {
 
 class FactWatch {
  public:
-  // Called, on whatever thread, for a VM whose RAM somebody else uses.
-  using MustUnfold = std::function<void(const VmHandle&)>;
+  // How long no userfaultfd of QEMU's own is seen before the VM is attached anew. Who asks QEMU for
+  // a background snapshot sets the capability first, for which QEMU opens and closes one.
+  static constexpr std::uint64_t kRenewAfterNs = 10'000'000'000;
 
-  FactWatch(const VmSet& vms, const sys::Procfs& procfs, MustUnfold must_unfold,
+  // Called, on whatever thread, for a VM whose RAM somebody else uses, and for one that was
+  // unfolded for userfaultfds of QEMU's own, all of which are closed.
+  using Sink = std::function<void(const VmHandle&)>;
+
+  FactWatch(const VmSet& vms, const sys::Procfs& procfs, Sink must_unfold, Sink may_renew,
             const std::atomic<bool>& stopping)
-      : vms_(vms), procfs_(procfs), must_unfold_(std::move(must_unfold)), stopping_(stopping) {}
+      : vms_(vms),
+        procfs_(procfs),
+        must_unfold_(std::move(must_unfold)),
+        may_renew_(std::move(may_renew)),
+        stopping_(stopping) {}
 
   // Once, when the kernel was proved; before that no gate opens.
   void begin(guest::HostFacts host, const guest::Custody& custody);
@@ -53,7 +62,8 @@ class FactWatch {
 
   const VmSet& vms_;
   const sys::Procfs& procfs_;
-  const MustUnfold must_unfold_;
+  const Sink must_unfold_;
+  const Sink may_renew_;
   const std::atomic<bool>& stopping_;
   std::unique_ptr<Sight> owned_sight_;
   std::atomic<Sight*> sight_{nullptr};  // once begun, for good

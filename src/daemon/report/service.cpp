@@ -76,6 +76,8 @@ control::VmView HostService::waiting_view(const WaitingAgent& agent,
     view.reasons.push_back({"detached", "detached by the operator", remedy});
   } else if (p_.state.off || p_.configuration.broken || p_.decisions.unreadable()) {
     view.reasons = host.reasons;
+  } else if (!agent.refused.empty()) {
+    view.reasons.push_back({"refused", agent.refused, "its agent asks again by itself"});
   } else {
     view.reasons.push_back(
         {"not-attached", "its agent is connected, its RAM is not attached", remedy});
@@ -136,6 +138,10 @@ Answer<control::VmView> HostService::attach(const control::VmSelector& selector,
   const pid_t pid = agent.pid;
   const auto done = p_.decisions.take_back(VmDecision::detached, key_of(p_.decisions, agent));
   if (!done) return not_taken_back(done.error());
+  if (!agent.refused.empty()) {
+    return control::refuse(Failure::conflict, "it is refused: " + agent.refused,
+                           "its agent asks again by itself");
+  }
   if (!p_.agents.invite(pid)) {
     return control::refuse(Failure::not_found,
                            fmt::format("no connected agent of '{}'", selector.text),

@@ -177,6 +177,7 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
   ByteCount ram_beside;
   bool facts_known = false;
   bool stays_unfolded = false;
+  bool is_renewable = false;
   {
     // Together: the gate closes before the facts change that it was opened for.
     const MutexLock lock(vm->facts.mutex);
@@ -186,6 +187,7 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
     ram_beside = vm->facts.ram_beside;
     facts_known = vm->facts.read_once;
     stays_unfolded = vm->stays_unfolded();
+    is_renewable = vm->is_renewable();
   }
   const bool open = mode != guest::Gate::Mode::closed;
   view.gate = mode == guest::Gate::Mode::grace ? control::GateState::grace
@@ -219,7 +221,10 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
   }
   const bool shown = std::ranges::any_of(
       facts_reasons, [](const guest::Reason& r) { return guest::demands_unfold(r.code); });
-  if (stays_unfolded && !shown) {
+  if (stays_unfolded && !shown && is_renewable) {
+    because("other_userfaultfd", "it was unfolded for a userfaultfd of QEMU's own, which is closed",
+            "wait: it is folded again soon");
+  } else if (stays_unfolded && !shown) {
     because("other-consumer",
             fmt::format("it was unfolded for good: {}",
                         unfolded_for.empty() ? "its RAM was wanted by a device" : unfolded_for),

@@ -326,8 +326,20 @@ TEST_CASE("migration, snapshots and confidential guests") {
     vm.object(7, "anon_inode:[userfaultfd]");
     CHECK(codes(vm.read(check)) == "other_userfaultfd");
     CHECK(vm.read(check).must_unfold());
+    CHECK(vm.read(check).own_userfaultfd);
+    CHECK_FALSE(vm.read(check).must_stay_unfolded());
     check.agent_uffds = 2;
     CHECK(codes(vm.read(check)).empty());
+    CHECK_FALSE(vm.read(check).own_userfaultfd);
+  }
+  SECTION("a userfaultfd of QEMU's own that is closed") {
+    check.agent_hazards = RF_HAZARD_OTHER_UFFD;
+    CHECK(codes(vm.read(check)) == "other_userfaultfd");
+    CHECK(vm.read(check).must_unfold());
+    CHECK_FALSE(vm.read(check).own_userfaultfd);
+    CHECK_FALSE(vm.read(check).must_stay_unfolded());
+    check.agent_hazards |= RF_HAZARD_DEVICE;
+    CHECK(vm.read(check).must_stay_unfolded());
   }
   SECTION("SEV") {
     vm.arguments({"qemu", "--machine", "q35,confidential-guest-support=sev0", "-object",

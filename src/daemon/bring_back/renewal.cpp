@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "daemon/bring_back/renewal.hpp"
+
+#include <fmt/format.h>
+
+#include "daemon/log.hpp"
+
+namespace ramfold::daemon {
+
+void Renewal::begin(const VmHandle& vm) {
+  if (vm->renewal_due.exchange(true)) return;
+  retries_.add({fmt::format("vm {} (id {}): attaching it anew", vm->vm->name(), vm->vm->id().value),
+                [this, vm] { return attach_anew(vm); }, [vm] { return vm->is_renewable(); },
+                [vm](bool) { vm->renewal_due.store(false); }, 0});
+}
+
+Status Renewal::attach_anew(const VmHandle& vm) {
+  log::info("vm {}: QEMU has closed its own userfaultfd: attaching the VM anew", vm->vm->name());
+  const pid_t pid = vm->vm->pid();
+  const auto gone =
+      detach_.run(vm, [](const control::UnfoldProgress&) {}, Afterwards::attached_anew);
+  if (!gone) return fail(gone.error().text + ": " + gone.error().remedy);
+  // An agent whose connection has ended meanwhile connects again, and is asked then.
+  (void)agents_.invite(pid);
+  return {};
+}
+
+}  // namespace ramfold::daemon

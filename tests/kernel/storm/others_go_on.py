@@ -1,0 +1,113 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What one thing comes to is told, and holds up nobody else.
+
+others_go_on.py keeper|refused. Exits 77 where a userfaultfd cannot be driven from outside."""
+import signal
+import sys
+import time
+
+from rig import Failed, Rig, need_userfaultfd, say, wait
+from off import QuietGuest, cli
+from patience import slower
+
+STOPPED_S = 30  # the daemon gives up on an answer of the keeper's after ten seconds
+FACTOR_MAX = 0.01
+ANSWER_S = 4    # of the daemon's, with a keeper that does not answer
+
+
+def folded(guest, pages):
+    return lambda: (v := guest.view()) and v['saved'].get('folded_pages', 0) >= pages
+
+
+def attached(guest):
+    return lambda: (v := guest.view()) and v['state'] not in ('connected', 'attaching')
+
+
+def too_much_mib():
+    with open('/proc/meminfo', encoding='ascii') as lines:
+        total_kib = next(int(line.split()[1]) for line in lines if line.startswith('MemTotal'))
+    return int(total_kib * FACTOR_MAX / 1024 * 1.2) + 1
+
+
+def keeper():
+    """VMs are attached and their agents are answered while the keeper is stopped; what it has not
+    got is not folded, and is once it goes on."""
+    rig = Rig(seed=31)
+    try:
+        rig.start_daemon()
+        with QuietGuest(rig, 16) as first:
+            wait('it is folded', folded(first, 4000), 60)
+            rig.keeper.send_signal(signal.SIGSTOP)
+            stopped = time.monotonic()
+            with QuietGuest(rig, 16) as second, QuietGuest(rig, 16) as third:
+                for guest in (second, third):
+                    wait('it is attached beside a stopped keeper', attached(guest), ANSWER_S)
+                say(f'two more are attached {time.monotonic() - stopped:.1f} s after the keeper '
+                    'stopped')
+                while time.monotonic() - stopped < STOPPED_S:
+                    began = time.monotonic()
+                    views = [guest.view() for guest in (first, second, third)]
+                    if time.monotonic() - began > ANSWER_S * slower():
+                        raise Failed(f'no answer for {time.monotonic() - began:.1f} s')
+                    if not all(views):
+                        raise Failed(f'one of them is gone: {views}')
+                    for view in views[1:]:
+                        if view['saved'].get('folded_pages', 0) != 0:
+                            raise Failed(f'folded, and the keeper has not got it: {view}')
+                        if 'no-keeper' not in [reason['code'] for reason in view['reasons']]:
+                            raise Failed(f'it is not told why: {view["reasons"]}')
+                    time.sleep(0.5)
+                with QuietGuest(rig, 16) as late:
+                    wait('another is attached, after the daemon gave up on the keeper',
+                         attached(late), ANSWER_S)
+                    rig.keeper.send_signal(signal.SIGCONT)
+                    for guest in (first, second, third, late):
+                        wait('it is folded', folded(guest, 4000), 60)
+                        guest.check()
+    finally:
+        rig.keeper.send_signal(signal.SIGCONT)
+        rig.close(keep=sys.exc_info()[0] is not None)
+
+
+def refused():
+    """A VM that is refused is in the list, with its why, and goes from there when it ends."""
+    rig = Rig(seed=32, host=f'reserve = "1%"\nvm_ram_factor_max = {FACTOR_MAX}')
+    try:
+        rig.start_daemon()
+        with QuietGuest(rig, too_much_mib(), '-name', 'vast') as vast, QuietGuest(rig, 16) as small:
+            view = wait('it is told', vast.view, 60)
+            if view['name'] != 'vast' or view['state'] != 'connected' \
+                    or [reason['code'] for reason in view['reasons']] != ['refused'] \
+                    or 'vm_ram_factor_max' not in view['reasons'][0]['text']:
+                raise Failed(f'what is the matter with it? {view}')
+            say(view['reasons'][0]['text'])
+            wait('the other is folded', folded(small, 4000), 60)
+            for _ in range(20):  # it asks again and again, and stays in the list
+                pids = [vm['pid'] for vm in rig.snapshot()['vms']]
+                if sorted(pids) != sorted([int(vast.pid), int(small.pid)]):
+                    raise Failed(f'the list has {pids}')
+                time.sleep(0.3)
+            if (listed := cli(rig, 'list')).returncode != 0 or 'vast' not in listed.stdout:
+                raise Failed(f'list: {listed}')
+            no = cli(rig, 'attach', vast.pid)
+            if no.returncode == 0 or 'vm_ram_factor_max' not in no.stderr:
+                raise Failed(f'attach: {no}')
+            vast.end()
+            wait('it has ended', lambda: len(rig.snapshot()['vms']) == 1, 10)
+    finally:
+        rig.close(keep=sys.exc_info()[0] is not None)
+
+
+def main():
+    need_userfaultfd()
+    try:
+        {'keeper': keeper, 'refused': refused}[sys.argv[1]]()
+    except Failed as e:
+        say(f'FAILED: {e}')
+        return 1
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
