@@ -154,15 +154,16 @@ ExitCode run_list(const CommandOptions& options, const Console& console, const L
   return watch(options, console, [&] {
     return ask_and_show<Snapshot>(
         options, console, {0, Operation::snapshot, {}, false}, [&](const Snapshot& snapshot) {
-          const std::vector<Unattached> others = unattached(HostFiles(""), snapshot);
+          const auto others = [&] { return unattached(HostFiles(""), snapshot); };
           if (options.output == Output::json) {
             print_json(console,
-                       {{"vms", to_json(snapshot)["vms"]}, {"unattached", json_of(others)}},
+                       {{"vms", to_json(snapshot)["vms"]}, {"unattached", json_of(others())}},
                        indent_of(options));
-          } else {
-            console.print(render_list(snapshot, console.style, shown) +
-                          render_unattached(others, console.style));
+            return;
           }
+          std::string text = render_list(snapshot, console.style, shown);
+          if (shown.for_people()) text += render_unattached(others(), console.style);
+          console.print(text);
         });
   });
 }

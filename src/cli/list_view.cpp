@@ -177,7 +177,7 @@ std::string describe_columns() {
 }
 
 std::string render_list(const Snapshot& snapshot, const Style& style, const ListOptions& options) {
-  const bool for_people = options.columns.empty() && !options.writing.raw;
+  const bool for_people = options.for_people();
   if (snapshot.vms.empty() && for_people) {
     return wrap(
                "No VM has connected. Start QEMU with the agent: "

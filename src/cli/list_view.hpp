@@ -17,6 +17,9 @@ struct ListOptions {
   std::vector<std::string> columns;  // empty: the usual, and a reason below a VM that saves nothing
   Writing writing;
   bool bytes = false;  // amounts of memory as plain numbers
+
+  // Otherwise a program reads the table: it gets rows only.
+  bool for_people() const noexcept { return columns.empty() && !writing.raw; }
 };
 
 // Names of columns, separated by commas: "ID,NAME". The error names a column that is unknown, and
