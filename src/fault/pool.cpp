@@ -2,6 +2,8 @@
 #include "fault/pool.hpp"
 
 #include <sys/epoll.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <chrono>
 #include <utility>
@@ -17,7 +19,8 @@ namespace ramfold::fault {
 struct Pool::Worker {
   sys::Thread thread GUARDED_BY(&Pool::mutex_);
   pthread_t handle GUARDED_BY(&Pool::mutex_){};
-  bool has_begun GUARDED_BY(&Pool::mutex_) = false;  // `handle` is set
+  pid_t tid GUARDED_BY(&Pool::mutex_) = 0;
+  bool has_begun GUARDED_BY(&Pool::mutex_) = false;  // `handle` and `tid` are set
   // As soon as it finds nothing to do; it does not count as idle.
   bool ends GUARDED_BY(&Pool::mutex_) = false;
   bool has_ended GUARDED_BY(&Pool::mutex_) = false;
@@ -26,9 +29,10 @@ struct Pool::Worker {
 
 namespace {
 
-constexpr std::uint64_t kLookEveryNs = 100'000'000;  // for who is quiet, and for idle threads
-constexpr std::uint64_t kHeldNs = 5'000'000;         // without a move: held
-constexpr unsigned kHeldPart = 4;                    // a spare for so many that are held
+constexpr std::uint64_t kLookEveryNs = 100'000'000;    // for who is quiet, and for idle threads
+constexpr std::uint64_t kHeldNs = 5'000'000;           // asleep, without a move: held
+constexpr std::uint64_t kHeldAwakeNs = 1'000'000'000;  // runnable: on a busy machine it only waits
+constexpr unsigned kHeldPart = 4;                      // a spare for so many that are held
 constexpr unsigned kSurplusLooks = 10;
 constexpr std::uint64_t kAskSoonNs = 1'000'000, kAskSeldomNs = 256'000'000;
 constexpr std::uint64_t kUnseen = ~std::uint64_t{0};
@@ -175,6 +179,7 @@ void Pool::manage() {
 }
 
 void Pool::look_for_held() noexcept {
+  const std::uint64_t now_ns = monotonic_ns();
   held_ = 0;
   for (const auto& [key, client] : clients_) {
     if (client->taken_ == 0) continue;
@@ -183,7 +188,10 @@ void Pool::look_for_held() noexcept {
       if (place.worker == nullptr) continue;
       const std::uint64_t turn = client->turns_[i].now();
       const bool waits = (turn & 1) != 0;
-      place.held = !waits && turn == place.turn_seen;
+      if (turn != place.turn_seen) place.moved_ns = now_ns;
+      place.held =
+          !waits && turn == place.turn_seen &&
+          (now_ns - place.moved_ns >= kHeldAwakeNs || !sys::is_runnable(place.worker->tid));
       place.turn_seen = turn;
       held_ += place.held ? 1 : 0;
     }
@@ -273,6 +281,7 @@ void Pool::work(Worker& me) noexcept {
   {
     const MutexLock lock(mutex_);
     me.handle = ::pthread_self();
+    me.tid = ::gettid();
     me.has_begun = true;
   }
   for (;;) {
@@ -303,7 +312,7 @@ Client* Pool::take(Worker& me, std::uint64_t key, unsigned& place) noexcept {
   if (client.stopping_ || client.taken_ == client.places_) return nullptr;
   if (client.taken_ != 0 && workers_.size() > kFewMax) return nullptr;
   while (client.at_[place].worker != nullptr) ++place;
-  client.at_[place] = {&me, thread_cpu_ns(), kUnseen, false};
+  client.at_[place] = {&me, thread_cpu_ns(), kUnseen, 0, false};
   if (client.taken_++ == 0) {
     client.leave_.store(false, std::memory_order_relaxed);
     client.served_seen_ = kUnseen;

@@ -150,7 +150,8 @@ class Client {
     Pool::Worker* worker = nullptr;
     std::uint64_t cpu_began_ns = 0;
     std::uint64_t turn_seen = 0;  // at the manager's last look
-    bool held = false;            // it has not moved since then
+    std::uint64_t moved_ns = 0;   // when a look first saw that turn
+    bool held = false;
   };
 
   std::atomic<std::uint64_t> served_{0};

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <pthread.h>
+#include <sys/types.h>
 
 #include <functional>
 #include <utility>
@@ -46,6 +47,10 @@ class Thread {
   pthread_t handle_{};
   bool is_there_ = false;
 };
+
+// The thread `tid` of this process runs, or waits for a processor (state R, proc_pid_stat(5)).
+// False: it sleeps, has ended, or cannot be asked. Takes some microseconds; allocates nothing.
+bool is_runnable(pid_t tid) noexcept;
 
 // Test-only (builds with RAMFOLD_TEST_POINTS): returns an errno to fail a start with, or 0.
 using ThreadInjector = int (*)(const char* name) noexcept;

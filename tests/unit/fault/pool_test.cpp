@@ -16,19 +16,14 @@
 #include <vector>
 
 #include "base/clock.hpp"
+#include "patience.hpp"
 #include "sys/thread.hpp"
 
 using namespace ramfold;
 using fault::Pool;
+using test::soon;
 
 namespace {
-
-// Bounds of waits that end as soon as what they wait for has come.
-template <typename Condition>
-bool soon(Condition condition) {
-  for (int i = 0; i < 30'000 && !condition(); ++i) ::usleep(1000);
-  return condition();
-}
 
 class Latch {
  public:
@@ -187,7 +182,7 @@ TEST_CASE("more clients that are busy than there are threads are served in turn"
   const auto all = fakes(pool, 3 * Pool::kFewMax);
   for (const auto& one : all) one->keep_busy();
   CHECK(soon([&] { return all_served(all, 20); }));
-  // What waits for a processor on a machine that is busy may look held for a moment.
+  // A thread that naps for long on a busy machine may look held for a moment.
   CHECK(soon([&] { return pool->figures().threads <= Pool::kFewMax + Pool::kSpareMin; }));
   for (const auto& one : all) one->is_busy = false;
 }
