@@ -10,6 +10,8 @@
 #include <condition_variable>
 #include <mutex>
 
+#include "base/lock_order.hpp"
+
 #ifdef __clang__
 #define RAMFOLD_ATTRIBUTE(x) __attribute__((x))
 #else
@@ -18,7 +20,8 @@
 
 // GUARDED_BY(&Owner::mutex_) names the mutex of whichever Owner it is: for the parts of an Owner,
 // which cannot name the object. ACQUIRED_BEFORE(&Other::mutex) names that of another class. The
-// order is checked where one function locks both, not through calls (src/README.md, "Locks").
+// order is checked where one function locks both; what goes through calls is checked while tests
+// run, between mutexes that have a name (base/lock_order.hpp).
 #define CAPABILITY(name) RAMFOLD_ATTRIBUTE(capability(name))
 #define SCOPED_CAPABILITY RAMFOLD_ATTRIBUTE(scoped_lockable)
 #define GUARDED_BY(lock) RAMFOLD_ATTRIBUTE(guarded_by(lock))
@@ -35,9 +38,25 @@ namespace ramfold {
 
 class CAPABILITY("mutex") Mutex {
  public:
-  void lock() ACQUIRE() { mutex_.lock(); }
-  void unlock() RELEASE() { mutex_.unlock(); }
-  bool try_lock() TRY_ACQUIRE(true) { return mutex_.try_lock(); }
+  constexpr Mutex() noexcept : Mutex(nullptr) {}
+  // Takes part in the check of the lock order under this name.
+  explicit constexpr Mutex(const char* name) noexcept : order_(name) {}
+
+  void lock() ACQUIRE() {
+    order_.check();
+    mutex_.lock();
+    order_.locked();
+  }
+  void unlock() RELEASE() {
+    order_.unlocked();
+    mutex_.unlock();
+  }
+  // Waits for nobody, so any order is right.
+  bool try_lock() TRY_ACQUIRE(true) {
+    if (!mutex_.try_lock()) return false;
+    order_.locked();
+    return true;
+  }
   // The first statement of a lambda that runs under the mutex: the analysis looks at a lambda as at
   // a function of its own, which holds nothing. Does nothing.
   void is_held() const noexcept ASSERT_CAPABILITY(this) {}
@@ -45,6 +64,7 @@ class CAPABILITY("mutex") Mutex {
  private:
   friend class CondVar;
   std::mutex mutex_;
+  [[no_unique_address]] LockOrder order_;
 };
 
 // Holds a mutex for its scope. unlock() and lock() let work run in between without it.

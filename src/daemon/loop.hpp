@@ -68,7 +68,8 @@ class Loop {
   enum class SelfTest : std::uint8_t { not_run, passed, failed };
   std::atomic<SelfTest> self_test_{SelfTest::not_run};
   bool fault_threads_short_ = false;  // said once
-  Mutex judging_;  // from the first look on: a verdict must not replace a later one
+  Mutex judging_{
+      "Loop::judging"};  // from the first look on: a verdict must not replace a later one
   KeepsJudge keeps_ GUARDED_BY(judging_);
 };
 

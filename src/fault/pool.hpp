@@ -93,7 +93,7 @@ class Pool {
   void ask_to_leave(Client& client) const noexcept REQUIRES(mutex_);
 
   const sys::Fd epoll_;
-  mutable Mutex mutex_;
+  mutable Mutex mutex_{"fault::Pool"};
   CondVar changed_;  // the manager's: a thread is needed, or all end
   CondVar left_;     // a thread has left a client that stops
   std::unordered_map<std::uint64_t, Client*> clients_ GUARDED_BY(mutex_);

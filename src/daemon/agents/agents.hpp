@@ -162,8 +162,8 @@ class Agents final : public AgentAnswers {
   bool any_closing_ = false;
   std::atomic<bool> stopping_{false};
   // From wanted() until the VM is in `vms_`.
-  Mutex offers_mutex_ ACQUIRED_BEFORE(mutex_, &FactState::mutex);
-  mutable Mutex mutex_ ACQUIRED_BEFORE(&FactState::mutex);
+  Mutex offers_mutex_ ACQUIRED_BEFORE(mutex_, &FactState::mutex){"Agents::offers"};
+  mutable Mutex mutex_ ACQUIRED_BEFORE(&FactState::mutex){"Agents"};
   std::list<Connection> connections_ GUARDED_BY(mutex_);
   sys::Thread thread_;
 };

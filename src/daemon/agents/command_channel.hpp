@@ -41,7 +41,7 @@ class CommandChannel final : public guest::AgentPort {
   Place* place_of(std::uint32_t token) noexcept
       REQUIRES(mutex_);  // null: no command that has a place
 
-  Mutex mutex_;
+  Mutex mutex_{"CommandChannel"};
   CondVar changed_;
   Phase phase_ GUARDED_BY(mutex_) = Phase::fencing;
   int socket_ GUARDED_BY(mutex_) = -1;

@@ -67,7 +67,7 @@ class LookDesk {
       REQUIRES(mutex_);
 
   sys::Fd wake_;  // eventfd
-  Mutex mutex_;
+  Mutex mutex_{"LookDesk"};
   std::vector<std::shared_ptr<Look>> waiting_ GUARDED_BY(mutex_);  // bounded by the connections
   struct Running {
     const Look* look;

@@ -31,7 +31,7 @@ class Refusals {
     uid_t account;
     std::uint64_t heard_ns;
   };
-  Mutex mutex_;  // takes no other
+  Mutex mutex_{"Refusals"};  // takes no other
   std::vector<Entry> entries_ GUARDED_BY(mutex_);
 };
 

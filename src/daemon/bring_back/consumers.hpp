@@ -54,7 +54,7 @@ class Consumers {
   AgentAnswers& agents_;
   const std::atomic<bool>& stopping_;
   const std::uint64_t wait_ns_;
-  Mutex mutex_;  // takes no other
+  Mutex mutex_{"Consumers"};  // takes no other
   std::list<Waiting> waiting_ GUARDED_BY(mutex_);
 };
 

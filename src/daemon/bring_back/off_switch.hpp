@@ -68,7 +68,7 @@ class OffSwitch {
       EXCLUDES(bringing_back_);
 
   Parts p_;
-  Mutex bringing_back_;  // held while everything is brought back
+  Mutex bringing_back_{"OffSwitch::bringing_back"};  // held while everything is brought back
   std::atomic<bool> retried_{false};
 };
 

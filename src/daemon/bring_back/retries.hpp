@@ -74,7 +74,7 @@ class Retries {
   void attempt(Entries::iterator entry) EXCLUDES(mutex_);
 
   const Pauses pauses_;
-  mutable Mutex mutex_;
+  mutable Mutex mutex_{"Retries"};
   CondVar changed_;
   Entries entries_ GUARDED_BY(mutex_);  // an entry that is under way is erased by its attempt only
   unsigned under_way_ GUARDED_BY(mutex_) = 0;

@@ -116,8 +116,8 @@ class Decisions {
 
   const std::string directory_;
   const std::string boot_;
-  Mutex writing_ ACQUIRED_BEFORE(mutex_);  // held while a file is written
-  mutable Mutex mutex_;
+  Mutex writing_ ACQUIRED_BEFORE(mutex_){"Decisions::writing"};  // held while a file is written
+  mutable Mutex mutex_{"Decisions"};
   DecisionBook book_ GUARDED_BY(mutex_);
   std::optional<std::string> unreadable_ GUARDED_BY(mutex_);
   std::optional<std::string> unsaved_ GUARDED_BY(mutex_);

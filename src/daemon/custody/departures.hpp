@@ -57,7 +57,8 @@ class Departures {
   Keeping& keeping_;
   store::Contents& contents_;
   const std::atomic<bool>& stopping_;
-  mutable Mutex leaving_mutex_;  // while a VM goes from the set to `gone_`; before VmSet's
+  mutable Mutex leaving_mutex_{
+      "Departures::leaving"};  // while a VM goes from the set to `gone_`; before VmSet's
   guest::VmCounters gone_ GUARDED_BY(leaving_mutex_);
   std::atomic<std::uint64_t> fault_cpu_ns_{0};
   bool keeps_said_ = false;

@@ -131,7 +131,7 @@ class Keeping {
   const std::string socket_;
   sys::SubordinateIds ids_ GUARDED_BY(mutex_);
   pid_t replaces_ = 0;
-  mutable Mutex mutex_ ACQUIRED_BEFORE(known_mutex_);  // for as long as a call takes
+  mutable Mutex mutex_ ACQUIRED_BEFORE(known_mutex_){"Keeping"};  // for as long as a call takes
   std::optional<keeper::Client> client_ GUARDED_BY(mutex_);
   std::shared_ptr<const sys::Fd> watched_ GUARDED_BY(mutex_);  // its socket once more
   std::atomic<bool> silent_{false};
@@ -142,7 +142,7 @@ class Keeping {
   bool anothers_store_ GUARDED_BY(mutex_) = false;
   // Ever since the start: a keeper that comes back has it from its service manager.
   bool store_handed_over_ GUARDED_BY(mutex_) = false;
-  mutable Mutex known_mutex_;  // for a moment
+  mutable Mutex known_mutex_{"Keeping::known"};  // for a moment
   Known known_ GUARDED_BY(known_mutex_);
 };
 

@@ -45,7 +45,7 @@ class LeftBehind {
   void adopt_late(VmId id, const Adopt& adopt) EXCLUDES(mutex_);
 
   const sys::Procfs& procfs_;
-  mutable Mutex mutex_;
+  mutable Mutex mutex_{"LeftBehind"};
   std::vector<UnusableVm> vms_ GUARDED_BY(mutex_);
 };
 

@@ -51,7 +51,7 @@ class Recovery {
   Adopter& adopter_;
   AgentAnswers& agents_;
   const StopFlag& stopping_;
-  mutable Mutex mutex_;
+  mutable Mutex mutex_{"Recovery"};
   std::string trouble_ GUARDED_BY(mutex_);
 };
 

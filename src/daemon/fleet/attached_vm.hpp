@@ -34,7 +34,7 @@ inline bool has_ended(sys::BorrowedFd pidfd) noexcept {
 // skipped because its RAM file holds nothing there; a chunk is worked on by one worker at a time
 // because a new pass begins only then.
 struct ScanCursor {
-  Mutex mutex;
+  Mutex mutex{"ScanCursor"};
   std::size_t next GUARDED_BY(mutex) = 0;
   std::size_t in_work GUARDED_BY(mutex) = 0;
   std::uint64_t began_ns GUARDED_BY(mutex) = 0;
@@ -46,9 +46,9 @@ struct ScanCursor {
 };
 
 struct FactState {
-  Mutex looking ACQUIRED_BEFORE(mutex);              // one look at a time
+  Mutex looking ACQUIRED_BEFORE(mutex){"FactState::looking"};  // one look at a time
   std::atomic<std::uint64_t> looked_at_since_ns{0};  // by the housekeeper; 0: no look is under way
-  Mutex mutex;
+  Mutex mutex{"FactState"};
   bool held_said GUARDED_BY(mutex) = false;  // that its process cannot be looked at
   std::vector<guest::Reason> reasons GUARDED_BY(mutex);
   // The first reason that demanded that everything comes back; may be gone by now.

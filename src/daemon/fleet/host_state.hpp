@@ -83,7 +83,7 @@ class HostState {
   std::atomic<bool> may_observe_{false};
   std::atomic<bool> may_reform_{false};
   std::atomic<std::uint64_t> store_full_until_ns_{0};
-  mutable Mutex mutex_;
+  mutable Mutex mutex_{"HostState"};
   HostVerdict verdict_ GUARDED_BY(mutex_);
   std::vector<control::SelfTestView> self_test_ GUARDED_BY(mutex_);
 };

@@ -44,7 +44,7 @@ class VmSet {
 
  private:
   std::atomic<std::uint64_t> changes_{1};
-  mutable Mutex mutex_;
+  mutable Mutex mutex_{"VmSet"};
   std::vector<VmHandle> vms_ GUARDED_BY(mutex_);
 };
 

@@ -53,7 +53,7 @@ class OthersWatch {
   const guest::ProcFacts& facts_;
   const sys::Procfs& procfs_;
   const guest::Custody custody_;
-  mutable Mutex mutex_;
+  mutable Mutex mutex_{"OthersWatch"};
   std::shared_ptr<const guest::OtherUses> uses_ GUARDED_BY(mutex_);
   std::uint64_t began_ns_ GUARDED_BY(mutex_) = 0;  // of the look that found it
   std::shared_ptr<guest::LookAt> looking_;         // under way, or the last one

@@ -82,7 +82,8 @@ class HostService final : public control::Service {
                           const std::vector<VmHandle>& vms) const;
 
   Parts p_;
-  Mutex deciding_;  // one decision after the other, with its effect; before any other lock
+  // One decision after the other, with its effect; before any other lock.
+  Mutex deciding_{"HostService::deciding"};
 };
 
 }  // namespace ramfold::daemon

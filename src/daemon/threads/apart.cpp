@@ -19,7 +19,7 @@ struct Kept {
 
 std::atomic<unsigned> g_running{0};
 std::atomic<unsigned> g_kept_count{0};
-Mutex g_kept_mutex;
+Mutex g_kept_mutex("apart");
 std::deque<Kept> g_kept GUARDED_BY(g_kept_mutex);  // what waits for a thread to be destroyed on
 
 bool begin_to_destroy(Kept kept) {

@@ -33,7 +33,7 @@ class TaskThread {
   void run();
 
   const char* const name_;
-  Mutex mutex_;
+  Mutex mutex_{"TaskThread"};
   CondVar changed_;
   CondVar done_;
   std::deque<Task> tasks_ GUARDED_BY(mutex_);

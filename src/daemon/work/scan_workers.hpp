@@ -89,7 +89,7 @@ class ScanWorkers {
   std::atomic<std::uint64_t> scan_cpu_ns_{0};
   std::atomic<std::uint64_t> fold_cpu_ns_{0};
   std::atomic<std::uint64_t> budget_until_ns_{0};  // wall time up to which the CPU used is paid for
-  Mutex turns_mutex_ ACQUIRED_BEFORE(&ScanCursor::mutex);
+  Mutex turns_mutex_ ACQUIRED_BEFORE(&ScanCursor::mutex){"ScanWorkers::turns"};
   scan::Turns turns_ GUARDED_BY(turns_mutex_);
   struct Turn {
     std::weak_ptr<AttachedVm> vm;
@@ -98,7 +98,7 @@ class ScanWorkers {
   std::map<VmId, Turn> met_ GUARDED_BY(turns_mutex_);
   std::uint64_t met_changes_ GUARDED_BY(turns_mutex_) = 0;  // VmSet::changes() of `met_`
   sys::SubordinateIds ids_ GUARDED_BY(turns_mutex_);
-  Mutex mutex_ ACQUIRED_BEFORE(turns_mutex_);
+  Mutex mutex_ ACQUIRED_BEFORE(turns_mutex_){"ScanWorkers"};
   // Without those that were replaced; `running_` counts these too.
   std::vector<std::shared_ptr<Worker>> workers_ GUARDED_BY(mutex_);
   std::atomic<unsigned> running_{0};
