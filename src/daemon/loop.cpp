@@ -20,15 +20,15 @@ namespace ramfold::daemon {
 namespace {
 
 constexpr std::uint64_t kTickNs = 250'000'000;
-// Facts are read once a second, on a host with many VMs less often, so that it costs no more than a
-// fiftieth of a core: the agent holds what must not begin unseen, and asks for a look at what
-// changed.
+// Facts are read once a second; on a host with many VMs less often, so that it costs at most
+// 1/kFactsPart of a core. That is safe: the agent stops dangerous operations before they begin, and
+// asks for a look when something changed.
 constexpr std::uint64_t kFactsEveryNs = 1'000'000'000;
 constexpr std::uint64_t kFactsEveryMaxNs = 15'000'000'000;
 constexpr std::uint64_t kFactsPart = 50;
-constexpr std::uint64_t kWriteAgainNs = 10'000'000'000;  // of what could not be written
+constexpr std::uint64_t kWriteAgainNs = 10'000'000'000;  // between attempts to write decisions
 
-// Nothing is known as {0, 0}.
+// {0, 0} if fstat fails.
 guest::RamFileId file_of(sys::BorrowedFd fd) {
   struct stat st{};
   if (::fstat(fd.get(), &st) != 0) return {};
