@@ -49,7 +49,7 @@ struct Good {
   std::time_t read = 0;
 };
 
-// Nothing: there is no copy, it is another file's, it is torn, or it is not valid (any more).
+// nullopt: there is no copy, it is a copy of another file, it is torn, or it is not valid.
 std::optional<Good> last_good(const std::string& directory, std::string_view path,
                               policy::DataLossRisk risk) {
   const auto copy =
@@ -70,7 +70,7 @@ std::optional<Good> last_good(const std::string& directory, std::string_view pat
   return Good{std::move(*config), static_cast<std::time_t>(*read)};
 }
 
-// The path as it is known from anywhere; a newline would end the copy's first line.
+// The absolute path. Empty if it contains a newline, which would end the first line of the copy.
 std::string known_path(const std::string& path) {
   std::error_code error;
   std::string whole = std::filesystem::absolute(path, error).string();

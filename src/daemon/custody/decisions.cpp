@@ -17,7 +17,7 @@ namespace {
 
 constexpr const char* kName = "decisions";
 constexpr std::string_view kHead = "ramfold-decisions 1";
-// A line has at most 63 bytes of name, each as %XX, and some 200 others.
+// A line has a name of at most 63 bytes, each written as %XX, and about 200 other bytes.
 constexpr std::size_t kFileBytesMax = (kDecidedVmsMax + 8) * 512;
 constexpr std::size_t kNameBytesMax = 256;
 constexpr std::array<std::pair<VmDecision, std::string_view>, 2> kVmWords{
@@ -240,7 +240,7 @@ Status Decisions::write(const DecisionBook& book) {
   return sys::replace_file(directory_, kName, text_of(book));
 }
 
-// In force first, then written.
+// The change is in force at once, then it is written.
 template <typename Change>
 Status Decisions::change_first(Change change) {
   const MutexLock writing(writing_);
@@ -256,7 +256,7 @@ Status Decisions::change_first(Change change) {
   return written;
 }
 
-// Written first, then in force. False: `change` changed nothing.
+// The change is written, then it is in force. False: `change` changed nothing.
 template <typename Change>
 Result<bool> Decisions::change_when_written(Change change) {
   const MutexLock writing(writing_);

@@ -26,7 +26,8 @@ constexpr std::uint64_t kBarrierUs = 5'000'000;
 constexpr std::uint64_t kNapNs = 10'000'000;
 constexpr unsigned kNaps = 500;
 
-// systemd hears of the end of its own children only; a process whose parent has ended becomes one.
+// systemd sees the end of its own children only. A process becomes its child when its parent has
+// ended.
 [[noreturn]] void be_the_main_process(pid_t parent, pid_t held, int status) {
   for (unsigned i = 0; ::getppid() == parent && i < kNaps; ++i) sleep_ns(kNapNs);
   std::fprintf(stderr,

@@ -74,7 +74,7 @@ void HandOver::work() {
   for (const VmHandle& vm : vms_.all()) {
     if (vm->kept || vm->detached || !vm->vm->alive()) continue;
     if (!hand_over(*vm, keeping_, contents_)) continue;
-    // It may have been let go of meanwhile.
+    // It may have been detached meanwhile.
     if (vm->detached) {
       (void)keeping_.drop_vm(vm->vm->id());
     } else {

@@ -75,13 +75,13 @@ bool LeftBehind::wait_until_none(Keeping& keeping, const Adopt& adopt,
   return false;
 }
 
-// What was left of the daemon before has ended, and with it what it did to this VM.
+// The rest of the earlier daemon has ended, so none of its calls can change this VM any more.
 void LeftBehind::adopt_late(VmId id, const Adopt& adopt) {
   KeptVm kept;
   {
     const MutexLock lock(mutex_);
-    // Its record stays here: until the VM is one of the fleet this is what keeps its agent from
-    // being asked for an offer.
+    // Its record stays here until the VM is in the fleet: has() reads it, so that the VM's agent is
+    // not asked for an offer.
     kept = std::move(*std::ranges::find(vms_, id, &UnusableVm::id)->held);
   }
   const pid_t pid = kept.record.pid;
