@@ -61,8 +61,8 @@ void tend_damage(AttachedVm& vm, const store::Contents& contents) {
   if (what == Inconsistency::none || vm.inconsistent_said.exchange(true)) return;
   log::error("vm {} (pid {}): {}: it is served and not folded any more", state.name(), state.pid(),
              text_of(what));
-  // The next daemon counts the group's references anew; what was found of the VM alone it may not
-  // meet again.
+  // The next daemon counts the group's references anew, so `group` needs no note. Damage of one
+  // VM's table it may not find again, so the VM's record notes it.
   if (what == Inconsistency::group || what == Inconsistency::earlier) return;
   if (Status noted = state.note_flags(guest::kRecordInconsistent); !noted)
     log::error("vm {}: {}", state.name(), noted.error().text());
