@@ -16,10 +16,10 @@ using control::Failure;
 
 namespace {
 
-// Without a page that came back: on a host that swaps one takes some ms.
+// A detach fails if no page comes back for this time. On a host that swaps one page takes some ms.
 constexpr std::uint64_t kPatienceNs = 20'000'000'000;
 constexpr std::uint64_t kNapNs = 50'000'000;
-constexpr unsigned kCountWaits = 1200;  // of kNapNs: a minute
+constexpr unsigned kCountWaits = 1200;  // of kNapNs: one minute
 constexpr std::size_t kVmsToldMax = 8;  // `ramfold list` has all
 constexpr const char* kLostRemedy =
     "restart the VMs that have lost pages; until they end, ramfold has to run and serve them";
@@ -35,7 +35,7 @@ std::unexpected<control::OperationError> cut_short() {
                          "the next daemon goes on with it");
 }
 
-// It stays attached and served: a hole that nobody serves reads as zeros.
+// The VM stays attached and its faults are served: a hole that nobody serves reads as zeros.
 void let_go(AttachedVm& vm) {
   if (vm.let_go.exchange(true)) return;
   log::warn(
@@ -126,7 +126,7 @@ Answer<void> Detach::run(const VmHandle& vm, const control::ProgressSink& progre
     return control::refuse(Failure::failed, done.error().text(),
                            "the VM is attached and served as before");
   }
-  // Its words still name contents; who buries it gives those up.
+  // The words of an ended VM still name contents; Departures::bury_dead() gives them up.
   if (!vm->vm->alive()) return control::refuse(Failure::conflict, "the VM has ended", "");
   vm->detached.store(true);
   agents_.send_detached(*vm, afterwards);
