@@ -21,7 +21,7 @@ constexpr std::uint64_t kLookWaitNs = 2'000'000'000;
 constexpr unsigned kAttachWaits = 100;  // of 50 ms
 constexpr auto kAttachNap = std::chrono::milliseconds(50);
 
-// Of VMs, and of agents behind them in the same order.
+// The labels of the VMs, then of the waiting agents, in the same order.
 std::vector<VmLabel> labels_of(const std::vector<VmHandle>& vms,
                                const std::vector<WaitingAgent>& waiting = {}) {
   std::vector<VmLabel> labels;
@@ -106,7 +106,7 @@ Answer<control::VmView> HostService::attach(const control::VmSelector& selector,
   }
   if (chosen && *chosen < vms.size()) {
     const VmHandle& vm = vms[*chosen];
-    // A detaching that did not come about yet is given up.
+    // Gives up a detach that was decided and is not done yet.
     const VmKey key = key_of(p_.decisions, *vm);
     const auto given_up = p_.decisions.take_back(VmDecision::detached, key);
     if (!given_up) return not_taken_back(given_up.error());
@@ -196,7 +196,7 @@ Answer<void> HostService::detach(const control::VmSelector& selector,
                                  const control::ProgressSink& progress) {
   const auto vm = find(selector);
   if (!vm) return std::unexpected(vm.error());
-  // Before it is begun: a daemon that takes over in the middle of it goes on with it.
+  // Written before the detach begins: if this daemon ends in the middle, the next one continues it.
   const VmKey key = key_of(p_.decisions, **vm);
   const Status written = p_.decisions.decide(VmDecision::detached, key);
   if (auto done = p_.detach.run(*vm, progress); !done) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What the operator is shown: host, VMs and stored forms, as the daemon knows them at this moment.
+// Makes the views for the operator: host, VMs and stored forms at this moment.
 #include <fmt/format.h>
 #include <algorithm>
 #include <cmath>
@@ -19,7 +19,8 @@ using control::VmState;
 
 namespace {
 
-// With the keeper: userfaultfd, page table, shared memory, record and watch.
+// Descriptors of a VM with the keeper beside its RAM: userfaultfd, page table, shared memory,
+// record, watch.
 constexpr std::uint64_t kKeptBesideRam = 5;
 
 double seconds(std::uint64_t ns) { return static_cast<double>(ns) / 1e9; }
@@ -104,7 +105,7 @@ control::ReformView HostService::reform_view(const store::Stats& stats,
   view.attempts = figures.tried;
   view.moved = figures.moved;
   view.rewritten = figures.rewritten;
-  // For a content of the form's mean length.
+  // Computed for a content with the mean length of its form.
   const auto after = [&](store::Stage stage, std::size_t form) {
     const std::uint64_t mean =
         kept[form].contents == 0 ? kPageSize / 2 : kept[form].stored.value / kept[form].contents;
@@ -179,7 +180,8 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
   bool stays_unfolded = false;
   bool is_renewable = false;
   {
-    // Together: the gate closes before the facts change that it was opened for.
+    // Read under one lock, so that the gate and the facts belong together: the gate is closed
+    // before the facts that opened it change.
     const MutexLock lock(vm->facts.mutex);
     mode = vm->vm->gate().mode();
     facts_reasons = vm->facts.reasons;
@@ -255,7 +257,7 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
                : !open        ? VmState::observe_only
                : folding      ? VmState::folding
                               : VmState::idle;
-  if (open) {  // also while it folds: the store may be full
+  if (open) {  // also while it is folded: the store may be full
     for (control::Reason& r : p_.state.verdict().reasons) view.reasons.push_back(std::move(r));
   }
   if (ram_beside.value != 0) {
