@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What each reason is called, what follows from it, and what the operator can do about it.
+// The table of reasons: the name of each, its consequence, and the remedy for the operator.
 #include "guest/reasons.hpp"
 
 #include <algorithm>
