@@ -84,7 +84,7 @@ std::string savings_of(const Savings& saved, const Style& style) {
   return table.text(style);
 }
 
-// A row for each amount, labelled with its sentence.
+// One table row per amount; its label is the sentence of its Metric.
 class AmountRows {
  public:
   explicit AmountRows(Table& table) : table_(table) {}
