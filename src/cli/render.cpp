@@ -147,7 +147,7 @@ std::string forms_of(const ReformView& reform, const Style& style) {
 
 std::string reform_of(const ReformView& reform, const Style& style) {
   if (!reform.active()) {
-    return line_of("reform", "off: what is stored keeps its form", style);
+    return line_of("reform", "off: stored contents keep their forms", style);
   }
   return line_of("reform",
                  fmt::format("a GiB kept free for an hour is worth {:.0f} s of CPU; {} attempts, "

@@ -139,7 +139,7 @@ bool Host::begin_threads() {
   need(retries_.begin());
   if (!all && thread_complaint_.empty()) {
     thread_complaint_ = all.error().text();
-    log::error("{}: trying again; what that thread does waits", thread_complaint_);
+    log::error("{}: trying again; the work of that thread waits", thread_complaint_);
   } else if (all && !thread_complaint_.empty()) {
     thread_complaint_.clear();
     log::info("all threads run");
@@ -270,8 +270,8 @@ void Host::make_way() noexcept {
     // If only a look at /proc is held up, nothing of the VM can change.
     if (!in_work && !vm->unfolding && vm->faults_stopped) continue;
     log::warn(
-        "vm {} (pid {}): holds up a thread of this process, which ends when that VM does; nobody "
-        "serves it until then",
+        "vm {} (pid {}): holds up a thread of this daemon, so this daemon cannot end; no daemon "
+        "serves the VM until it releases the thread",
         vm->vm->name(), vm->vm->pid());
     const Status noted =
         guest::note_left_by(vm->vm->files().record, ::getpid(), start_ticks.value_or(0));

@@ -61,7 +61,7 @@ void Loop::run() {
     }
     if (!p_.state.recovering) p_.contents.trim();
     if (monotonic_ns() >= decisions_due_ns) {
-      if (p_.decisions.write_again()) log::info("what the operator has decided is on the disk now");
+      if (p_.decisions.write_again()) log::info("the operator's decisions are on the disk now");
       decisions_due_ns = monotonic_ns() + kWriteAgainNs;
     }
     p_.stopping.sleep(kTickNs);
@@ -73,7 +73,7 @@ void Loop::tend_threads() {
   p_.work.tend();
   const bool is_short = p_.fault_pool.is_short();
   if (is_short && !fault_threads_short_) {
-    log::error("no further thread for faults is to be had: VMs that fault wait for each other");
+    log::error("the kernel gives no further thread for faults: VMs that fault wait for each other");
   }
   fault_threads_short_ = is_short;
 }

@@ -61,7 +61,7 @@ class Operators {
       server_ = std::move(*started);
     } else if (started.error().text() != complaint_) {
       complaint_ = started.error().text();
-      daemon::log::error("operators are not heard: {}: trying again", complaint_);
+      daemon::log::error("the control socket does not work: {}: trying again", complaint_);
     }
     return server_ != nullptr;
   }
@@ -126,12 +126,12 @@ int serve(daemon::Configuration configuration) {
   const int status = off && signal != SIGHUP ? kExitOff : 0;
   daemon::log::info("stopped; {}", status == kExitOff ? "switched off, no VM needs a ramfoldd"
                                    : off
-                                       ? "makes way for the next ramfoldd, which is off as well"
+                                       ? "the next ramfoldd may start; it is switched off as well"
                                        : "folded pages stay with the keeper for the next ramfoldd");
   const unsigned left = (*host)->count_held();
   if (left == 0) return status;
   // Threads that a VM's process holds up still use the objects that a normal end would destroy.
-  daemon::log::warn("{} threads are held up by processes of VMs, and left", left);
+  daemon::log::warn("processes of VMs hold up {} threads, which are abandoned", left);
   (*host)->make_way();
   watch.will_end_with(status);
   ::_exit(status);

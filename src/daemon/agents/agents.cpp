@@ -179,10 +179,9 @@ bool Agents::receive(Connection& c) {
   if (!message || message->outcome == sys::Received::closed) return false;
   if (message->outcome == sys::Received::nothing_yet) return true;
   if (message->outcome == sys::Received::no_room) {
-    refuse(
-        c,
-        "descriptors of this user are not received any more: those it sent before still hold who "
-        "received them; end what serves their file system");
+    refuse(c,
+           "descriptors of this user are not received any more: earlier ones still hold up their "
+           "receivers; end the process that serves their file system");
     return false;
   }
   if (message->truncated) {

@@ -104,8 +104,8 @@ bool Agents::after_hello(Connection& c, const Look& look) {
       complaints_.warn(
           c.peer.account,
           fmt::format(
-              "vm {} (pid {}): its pages were folded by a daemon that left nothing of it here: "
-              "they wait, and what touches them",
+              "vm {} (pid {}): its pages were folded by an earlier daemon, which left nothing of "
+              "the VM here: accesses to these pages wait",
               c.identity.name, c.peer.pid));
     } else if (events_.wanted(as_waiting(c.peer, look.identity))) {
       return invite_now(c);

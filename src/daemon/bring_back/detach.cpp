@@ -38,9 +38,8 @@ std::unexpected<control::OperationError> cut_short() {
 // The VM stays attached and its faults are served: a hole that nobody serves reads as zeros.
 void let_go(AttachedVm& vm) {
   if (vm.let_go.exchange(true)) return;
-  log::warn(
-      "vm {}: detached, but {} of its pages are lost: it is served for their sake until it ends",
-      vm.vm->name(), vm.lost());
+  log::warn("vm {}: detached, but {} of its pages are lost: the daemon serves it until it ends",
+            vm.vm->name(), vm.lost());
   if (Status noted = vm.vm->note_flags(guest::kRecordLetGo); !noted)
     log::error("vm {}: {}", vm.vm->name(), noted.error().text());
 }
@@ -73,7 +72,7 @@ std::string tell_lost(const std::vector<VmHandle>& vms) {
 
 std::unexpected<control::OperationError> all_but_lost(const std::vector<VmHandle>& vms) {
   return control::refuse(Failure::failed,
-                         fmt::format("everything is back but {}; what touches them gets a memory "
+                         fmt::format("everything is back but {}; an access to them gets a memory "
                                      "error",
                                      tell_lost(vms)),
                          kLostRemedy);

@@ -23,9 +23,10 @@ bool only_lost_left(const AttachedVm& vm) { return vm.let_go && vm.lost() != 0; 
 }  // namespace
 
 std::unexpected<control::OperationError> not_taken_back(const Error& error) {
-  return control::refuse(Failure::failed,
-                         "it cannot be written that this is taken back: " + error.text(),
-                         "see to it that state_dir can be written, then try again");
+  return control::refuse(
+      Failure::failed,
+      "the decision stays in force, because its end cannot be written: " + error.text(),
+      "make state_dir writable, then try again");
 }
 
 Answer<control::UnfoldPlan> OffSwitch::plan() const {

@@ -125,8 +125,8 @@ Configuration load_configuration(const ConfigurationSource& source) {
     if (!kept) {
       result.notices.push_back(
           {"state",
-           "no copy of the configuration is kept, for when it is broken: " + kept.error().text(),
-           "see to it that state_dir can be written"});
+           "the configuration cannot be copied, for use when it is broken: " + kept.error().text(),
+           "make state_dir writable"});
     }
     return result;
   }
@@ -138,7 +138,7 @@ Configuration load_configuration(const ConfigurationSource& source) {
     result.notices.push_back(
         {"config",
          fmt::format("the configuration is broken since {}: {}; the one that was read at {} is "
-                     "gone by",
+                     "used",
                      changed_at(source.path), problem, shown_time(good->read)),
          std::string(kRemedy)});
     return result;

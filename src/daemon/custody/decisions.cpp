@@ -162,7 +162,7 @@ std::string text_of(const DecisionBook& book) {
 
 Result<DecisionBook> read_decisions(std::string_view text) {
   const std::string_view whole = text;
-  if (word(text, '\n') != kHead) return fail("it begins as none of this version's does");
+  if (word(text, '\n') != kHead) return fail("its first line is not that of this version");
   DecisionBook book;
   for (;;) {
     const auto before = static_cast<std::size_t>(text.data() - whole.data());
@@ -170,12 +170,12 @@ Result<DecisionBook> read_decisions(std::string_view text) {
     const std::string_view line = word(text, '\n');
     if (line.starts_with("end ")) {
       if (line != fmt::format("end {:016x}", fnv1a(whole.substr(0, before)))) {
-        return fail("its sum is wrong");
+        return fail("its checksum is wrong");
       }
       if (!text.empty()) return fail("something follows its end");
       return book;
     }
-    if (!read_line(line, book)) return fail("a line of it is not understood");
+    if (!read_line(line, book)) return fail("it has a line that this version does not know");
   }
 }
 
@@ -236,7 +236,7 @@ std::optional<std::int64_t> Decisions::since(VmDecision what, const VmKey& vm) c
 }
 
 Status Decisions::write(const DecisionBook& book) {
-  if (const auto why = unreadable()) return fail("what was decided before cannot be read: " + *why);
+  if (const auto why = unreadable()) return fail("the earlier decisions cannot be read: " + *why);
   return sys::replace_file(directory_, kName, text_of(book));
 }
 

@@ -40,7 +40,8 @@ std::vector<VmHandle> Departures::all(guest::VmCounters& gone) const {
 
 void Departures::tend() {
   const bool keeps = tend_apart() != 0;
-  if (keeps && !keeps_said_) log::warn("no thread is to be had: what VMs have left stays for now");
+  if (keeps && !keeps_said_)
+    log::warn("the kernel gives no thread: memory of VMs that have left stays in use for now");
   keeps_said_ = keeps;
 }
 

@@ -30,10 +30,11 @@ constexpr unsigned kNaps = 500;
 // ended.
 [[noreturn]] void be_the_main_process(pid_t parent, pid_t held, int status) {
   for (unsigned i = 0; ::getppid() == parent && i < kNaps; ++i) sleep_ns(kNapNs);
-  std::fprintf(stderr,
-               "ramfoldd (pid %d) has ended but for threads that VMs hold up; the next one goes on "
-               "beside it\n",
-               held);
+  std::fprintf(
+      stderr,
+      "ramfoldd (pid %d) has ended, except for threads that VMs hold up; the next ramfoldd "
+      "runs beside it\n",
+      held);
   (void)::sd_notifyf(0, "MAINPID=%d", ::getpid());
   (void)::sd_notify_barrier(0, kBarrierUs);
   ::_exit(status);

@@ -230,7 +230,8 @@ Result<Inheritance> Keeping::inherit() {
   if (!vms.empty()) result.last = VmId{vms.rbegin()->first};
   for (auto& [id, parts] : vms) {
     if (!parts.contains("record")) {
-      result.dropped.push_back(fmt::format("vm {}: its hand-over never ended", id));
+      result.dropped.push_back(
+          fmt::format("vm {}: its hand-over to the keeper was not complete", id));
       (void)drop_vm(VmId{id});
       continue;
     }

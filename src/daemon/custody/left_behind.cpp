@@ -27,7 +27,7 @@ void LeftBehind::add(UnusableVm vm) {
 void LeftBehind::add_held(KeptVm kept) {
   auto pidfd = kept.files.pidfd.duplicate();
   add({VmId{kept.record.vm},
-       fmt::format("it holds up a thread of a daemon that has ended but for that (pid {})",
+       fmt::format("it holds up the last thread of an earlier daemon (pid {})",
                    kept.record.left_by_pid),
        pidfd ? std::move(*pidfd) : sys::Fd{}, std::move(kept)});
 }

@@ -15,15 +15,15 @@ void judge_daemon(const HostInputs& in, std::vector<Reason>& reasons) {
   if (in.config_broken) reasons.push_back(*in.config_broken);
   if (in.decisions_unreadable) {
     reasons.push_back(
-        {"state",
-         "what the operator has decided before cannot be read: " + *in.decisions_unreadable,
+        {"state", "the operator's earlier decisions cannot be read: " + *in.decisions_unreadable,
          "`ramfold resume` puts that file aside and folds again, also VMs that were paused or "
          "detached"});
   }
   if (!in.self_test_passed) {
-    reasons.push_back({"starting", "what folding needs of the kernel is being tried", "wait"});
+    reasons.push_back({"starting", "the self-test of the kernel is running", "wait"});
   } else if (!*in.self_test_passed) {
-    reasons.push_back({"self-test", "a kernel fact that folding stands on does not hold here",
+    reasons.push_back({"self-test",
+                       "a fact about the kernel that folding relies on does not hold here",
                        "see `ramfold doctor`; Linux 6.7 or newer is needed"});
   }
   if (!in.keeper_connected) {

@@ -164,7 +164,7 @@ std::optional<control::OperationError> HostService::no_attaching() const {
   }
   if (const auto why = p_.decisions.unreadable()) {
     return control::OperationError{Failure::conflict,
-                                   "what the operator has decided before cannot be read: " + *why,
+                                   "the operator's earlier decisions cannot be read: " + *why,
                                    "`ramfold resume` attaches all VMs",
                                    {}};
   }
@@ -202,7 +202,7 @@ Answer<void> HostService::detach(const control::VmSelector& selector,
   if (auto done = p_.detach.run(*vm, progress); !done) {
     if (p_.detach.is_cut_short()) return done;
     if (const auto back = p_.decisions.take_back(VmDecision::detached, key); !back) {
-      log::error("vm {}: it stays decided that it is detached: {}", (*vm)->vm->name(),
+      log::error("vm {}: the decision to detach it stays in force: {}", (*vm)->vm->name(),
                  back.error().text());
     }
     return done;
@@ -225,8 +225,8 @@ Answer<void> HostService::lasting(const Status& written, std::string_view what) 
   if (written) return {};
   return control::refuse(
       Failure::failed,
-      fmt::format("{}, but that does not outlast this daemon: {}", what, written.error().text()),
-      "see to it that state_dir can be written; it is tried again by itself");
+      fmt::format("{}, but only until this daemon ends: {}", what, written.error().text()),
+      "make state_dir writable; the daemon tries again by itself");
 }
 
 Answer<void> HostService::pause(const control::VmsSelector& vms) {

@@ -56,9 +56,8 @@ control::HostView HostService::host_view(const std::vector<VmHandle>& vms,
                                                                 : control::HostState::folding;
   view.notices = p_.configuration.notices;
   if (const auto why = p_.decisions.unsaved()) {
-    view.notices.push_back(
-        {"state", "what the operator has decided is not on the disk: " + *why,
-         "see to it that state_dir can be written; it is tried again by itself"});
+    view.notices.push_back({"state", "the operator's decisions are not on the disk: " + *why,
+                            "make state_dir writable; the daemon tries again by itself"});
   }
   view.keeper.state = !p_.keeping.connected()  ? control::KeeperState::absent
                       : p_.keeping.held() != 0 ? control::KeeperState::holding
@@ -204,11 +203,11 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
   }
   if (!vm->kept) view.reasons.push_back(why_not_kept(*vm));
   if (!vm->agent_ready) {
-    because("agent-silent", "its agent does not answer, so nothing may leave",
+    because("agent-silent", "its agent does not answer, so nothing is folded",
             "see the VM's log; the agent reconnects by itself");
   }
   if (vm->held != 0) {
-    because("held-up", "its process holds up a thread of the daemon's",
+    because("held-up", "its process holds up a thread of the daemon",
             "end the VM, or what holds its memory map or its RAM file: a file system that does not "
             "answer?");
   }
@@ -230,23 +229,22 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
     because("other-consumer",
             fmt::format("it was unfolded for good: {}",
                         unfolded_for.empty() ? "its RAM was wanted by a device" : unfolded_for),
-            "restart the VM without that to have it folded again");
+            "restart the VM without this use of its RAM to have it folded again");
   }
   if (const auto trouble = p_.consumers.trouble(*vm)) {
     because("unfold-failed",
             fmt::format("another consumer of its RAM is there or waits, and its pages could not be "
-                        "brought back "
-                        "({} attempts): {}",
+                        "brought back ({} attempts): {}",
                         trouble->attempts, trouble->why),
             fmt::format("it is tried again by itself, in {:.0f} s at the latest",
                         std::ceil(trouble->next_seconds)));
   }
   const bool folding = p_.state.may_fold();
   if (vm->let_go) {
-    because(
-        "let-go",
-        fmt::format("it was detached, and is served for the sake of its {} lost pages", vm->lost()),
-        "restart the VM");
+    because("let-go",
+            fmt::format("it was detached, but has {} lost pages, so the daemon still serves it",
+                        vm->lost()),
+            "restart the VM");
   }
   const bool failed = vm->lost() != 0 || vm->vm->inconsistency() != guest::Inconsistency::none;
   view.state = vm->unfolding  ? VmState::unfolding

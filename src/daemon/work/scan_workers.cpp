@@ -93,7 +93,7 @@ void ScanWorkers::tend() {
     vm.held.fetch_add(1);
     if (vm.held_said.exchange(true)) continue;
     log::warn(
-        "vm {} (pid {}): holds up a thread of the daemon's: it is not folded until it lets go",
+        "vm {} (pid {}): holds up a thread of the daemon: not folded until it releases the thread",
         vm.vm->name(), vm.vm->pid());
   }
   std::erase_if(workers_, [this](const auto& worker) {

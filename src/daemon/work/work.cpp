@@ -17,7 +17,7 @@ void Work::start() {
   if (config_.reform.policy == policy::ReformPreset::off) return;
   auto reform = ReformWorker::make(contents_, state_, config_.reform);
   if (!reform) {
-    log::error("what is stored keeps its form: {}", reform.error().text());
+    log::error("stored contents keep their forms: {}", reform.error().text());
     return;
   }
   owned_reform_ = std::move(*reform);
