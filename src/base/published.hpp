@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// A small value that is replaced as a whole while others read it: a reader gets all of one value,
-// never a part of two, and waits for nobody but a writer in the middle of its few stores.
-// Threads: load() from any; store() from any, one after the other.
+// A small value that is replaced as a whole while other threads read it. A reader gets one whole
+// value, never parts of two. It waits only while a writer is between its few stores.
+// Threads: any; concurrent store() calls wait for each other.
 //
 // A sequence lock (Boehm, "Can seqlocks get along with programming language memory models?", 2012).
-// The words are atomics, so no read races; the number is odd while a value is being stored, and a
-// reader that saw it odd, or changed, reads again.
+// The words are atomics, so reads are no data race. The number is odd while a value is being
+// stored. A reader reads again if the number was odd, or changed during the read.
 #pragma once
 
 #include <array>

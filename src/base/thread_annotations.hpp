@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Clang's thread-safety attributes, and the mutex, lock and condition variable that carry them. A
-// declaration says which mutex guards it, a function which mutex its caller holds, and a mutex
-// which mutex is locked after it. clang checks this (tests/tidy/locks.py); gcc ignores it.
+// Clang's thread-safety attributes, and a mutex, a lock and a condition variable with these
+// attributes. A member names the mutex that guards it. A function names the mutex that its caller
+// holds. A mutex names the mutex that is locked after it. clang checks this (tests/tidy/locks.py);
+// gcc ignores it.
 // https://clang.llvm.org/docs/ThreadSafetyAnalysis.html
 // Threads: any.
 #pragma once
@@ -18,10 +19,10 @@
 #define RAMFOLD_ATTRIBUTE(x)
 #endif
 
-// GUARDED_BY(&Owner::mutex_) names the mutex of whichever Owner it is: for the parts of an Owner,
-// which cannot name the object. ACQUIRED_BEFORE(&Other::mutex) names that of another class. The
-// order is checked where one function locks both; what goes through calls is checked while tests
-// run, between mutexes that have a name (base/lock_order.hpp).
+// GUARDED_BY(&Owner::mutex_) is for structs inside a class Owner, which cannot name the Owner
+// object: it means the mutex of any Owner. ACQUIRED_BEFORE(&Other::mutex) names a mutex of another
+// class. clang checks the order only inside one function. The order through calls is checked while
+// tests run, between mutexes that have a name (base/lock_order.hpp).
 #define CAPABILITY(name) RAMFOLD_ATTRIBUTE(capability(name))
 #define SCOPED_CAPABILITY RAMFOLD_ATTRIBUTE(scoped_lockable)
 #define GUARDED_BY(lock) RAMFOLD_ATTRIBUTE(guarded_by(lock))
@@ -51,14 +52,14 @@ class CAPABILITY("mutex") Mutex {
     order_.unlocked();
     mutex_.unlock();
   }
-  // Waits for nobody, so any order is right.
+  // Never waits, so any order is right.
   bool try_lock() TRY_ACQUIRE(true) {
     if (!mutex_.try_lock()) return false;
     order_.locked();
     return true;
   }
-  // The first statement of a lambda that runs under the mutex: the analysis looks at a lambda as at
-  // a function of its own, which holds nothing. Does nothing.
+  // Does nothing at run time. Call it first in a lambda that runs under the mutex: the analysis
+  // treats a lambda as a function of its own, which holds no mutex.
   void is_held() const noexcept ASSERT_CAPABILITY(this) {}
 
  private:
@@ -67,11 +68,11 @@ class CAPABILITY("mutex") Mutex {
   [[no_unique_address]] LockOrder order_;
 };
 
-// Holds a mutex for its scope. unlock() and lock() let work run in between without it.
+// Holds a mutex for its scope. Work between unlock() and lock() runs without the mutex.
 class SCOPED_CAPABILITY MutexLock {
  public:
   explicit MutexLock(Mutex& mutex) ACQUIRE(mutex) : mutex_(mutex) { mutex_.lock(); }
-  // The caller holds it, after try_lock().
+  // For a mutex that the caller holds already, after try_lock().
   MutexLock(Mutex& mutex, std::adopt_lock_t) REQUIRES(mutex) : mutex_(mutex) {}
   ~MutexLock() RELEASE() {
     if (held_) mutex_.unlock();
@@ -94,7 +95,7 @@ class SCOPED_CAPABILITY MutexLock {
 };
 
 // A condition variable for a Mutex. A wait may end early, so the caller waits in a loop. There are
-// no waits with a predicate: in a lambda the analysis does not see that the mutex is held.
+// no waits with a predicate, because in a lambda the analysis does not see that the mutex is held.
 class CondVar {
  public:
   using Clock = std::chrono::steady_clock;

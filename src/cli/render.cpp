@@ -84,7 +84,7 @@ std::string savings_of(const Savings& saved, const Style& style) {
   return table.text(style);
 }
 
-// A row for each amount, labelled with its sentence.
+// One table row per amount; its label is the sentence of its Metric.
 class AmountRows {
  public:
   explicit AmountRows(Table& table) : table_(table) {}
@@ -147,7 +147,7 @@ std::string forms_of(const ReformView& reform, const Style& style) {
 
 std::string reform_of(const ReformView& reform, const Style& style) {
   if (!reform.active()) {
-    return line_of("reform", "off: what is stored keeps its form", style);
+    return line_of("reform", "off: stored contents keep their forms", style);
   }
   return line_of("reform",
                  fmt::format("a GiB kept free for an hour is worth {:.0f} s of CPU; {} attempts, "

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The views as text for people. What they show is documented in ramfold(1).
+// Makes text for people from the views. ramfold(1) documents the output.
 // Threads: pure functions.
 #pragma once
 
@@ -14,14 +14,14 @@ namespace ramfold::cli {
 
 std::string render_status(const control::Snapshot& snapshot, const Style& style);
 std::string render_vm(const control::VmView& vm, const Style& style);
-// All of them, a line each, as plain numbers.
+// One line per counter, with plain numbers.
 std::string render_counters(const std::vector<control::CounterView>& counters, const Style& style);
 std::string render_plan(const control::UnfoldPlan& plan, std::string_view what, const Style& style);
 std::string render_progress(const control::UnfoldProgress& progress);
-// Two lines: what went wrong, and what to do.
+// The error, the missing memory if any, and the remedy.
 std::string render_error(const control::OperationError& error, const Style& style);
 
-// Parts that list_view.cpp shows too.
+// Also used by list_view.cpp.
 Colour colour_of(control::VmState state);
 std::string reason_line(const control::Reason& reason, const Style& style);
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The fields of the views, each with its name in JSON and, where it is a figure, its kind and one
-// sentence. JSON in both directions, tables and docs/control-protocol.md go by this description.
+// Describes the fields of the views: for each its name in JSON, and for a figure also its kind and
+// one sentence. JSON in both directions and tables are made from this description; a test compares
+// it with docs/control-protocol.md.
 // Threads: pure functions.
 #pragma once
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The views as JSON and back: docs/control-protocol.md lists the fields. One description of each
-// struct serves both directions, so what is written is what is read.
+// Converts views to JSON and back. docs/control-protocol.md lists the fields. Both directions use
+// one description of each struct (view_fields.hpp), so they agree.
 // Threads: pure functions.
 #pragma once
 
@@ -19,15 +19,16 @@ nlohmann::json to_json(const UnfoldPlan& view);
 nlohmann::json to_json(const UnfoldProgress& view);
 nlohmann::json to_json(const OperationError& view);
 
-// Fields that are absent keep their defaults, unknown ones are skipped (a later daemon adds some);
-// a field of another type or an unknown enumerator is an error that names it.
+// An absent field keeps its default. An unknown field is skipped: a later daemon may add one. A
+// field of a wrong type, or an unknown enumerator, is an error that names the field.
 Status from_json(const nlohmann::json& json, Snapshot& view);
 Status from_json(const nlohmann::json& json, VmView& view);
 Status from_json(const nlohmann::json& json, UnfoldPlan& view);
 Status from_json(const nlohmann::json& json, UnfoldProgress& view);
 Status from_json(const nlohmann::json& json, OperationError& view);
 
-// One line (indent < 0) or pretty. Names that are not UTF-8 are shown with replacement characters.
+// One line if indent < 0, else indented lines. Bytes that are not UTF-8 become replacement
+// characters.
 std::string text_of(const nlohmann::json& json, int indent);
 
 }  // namespace ramfold::control

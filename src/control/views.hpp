@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What the daemon tells an operator: plain snapshots, filled by the daemon, carried as JSON
-// (docs/control-protocol.md), shown by the `ramfold` command. Every figure states its unit by its
-// type or its name. A field the daemon does not know stays at its default.
+// The data that the daemon shows to an operator. The daemon fills these structs; they travel as
+// JSON (docs/control-protocol.md); the command `ramfold` shows them. The type or the name of each
+// figure states its unit. A field that the daemon does not know keeps its default.
 // Threads: values.
 #pragma once
 
@@ -13,7 +13,7 @@
 
 namespace ramfold::control {
 
-// Why something is as it is, and what the operator can do about it.
+// The reason for a state, and the operator's remedy.
 struct Reason {
   std::string code;    // stable, for programs: "direct_io", "agent_silent", "memory_plentiful", ...
   std::string text;    // one sentence for people
@@ -21,8 +21,8 @@ struct Reason {
   friend bool operator==(const Reason&, const Reason&) = default;
 };
 
-// What one mechanism achieves: folded pages it accounts for, and the bytes saved by it before
-// anything that ramfold spends on tables is subtracted. Every folded page counts under exactly one:
+// The folded pages that one mechanism accounts for, and the bytes that it saves, before ramfold's
+// own memory is subtracted. Every folded page counts under exactly one mechanism:
 //   zero        its bytes are zeros: 4096 bytes each
 //   shared      another folded page names the same content and stands for it: 4096 bytes each. Of n
 //               pages that name one content, n-1 count here.
@@ -36,7 +36,7 @@ struct Savings {
   Mechanism zero;
   Mechanism shared;
   Mechanism compressed;
-  std::int64_t net_bytes = 0;  // all of the above minus what is spent; may be negative
+  std::int64_t net_bytes = 0;  // gross() minus ramfold's own memory; may be negative
 
   PageCount folded_pages() const noexcept {
     return PageCount{zero.pages.value + shared.pages.value + compressed.pages.value};
@@ -47,14 +47,14 @@ struct Savings {
   friend bool operator==(const Savings&, const Savings&) = default;
 };
 
-// What ramfold spends. arena_allocated - arena_used is fragmentation; only what savings.compressed
-// does not already count (it subtracts the blobs themselves) is subtracted for `net`.
+// Memory that ramfold uses. arena_allocated - arena_used is fragmentation. Savings.compressed has
+// subtracted the blobs (arena_used) already, so `net` subtracts only overhead().
 struct Spent {
   ByteCount arena_used;       // bytes of blobs
   ByteCount arena_allocated;  // bytes of memory behind them
   ByteCount content_headers;
   ByteCount index;
-  ByteCount page_tables;  // ramfold's words
+  ByteCount page_tables;  // ramfold's page tables
   ByteCount discard_bitmaps;
   ByteCount kernel_page_tables;
   ByteCount kernel_mappings;
@@ -73,11 +73,11 @@ struct Spent {
 
 // The no-OOM contract: needed_if_all_back <= available - reserve + unbacked_max.
 struct Promise {
-  ByteCount
-      needed_if_all_back;  // memory that unfolding everything would take, net of what it frees
+  // Memory that unfolding everything needs, minus memory that it frees.
+  ByteCount needed_if_all_back;
   ByteCount available;     // MemAvailable now, and free swap that is not on zram
   ByteCount reserve;       // never counted on
-  ByteCount unbacked_max;  // what the operator allows beyond
+  ByteCount unbacked_max;  // memory that the operator allows beyond that
 
   ByteCount limit() const noexcept {
     const std::uint64_t backed =
@@ -88,8 +88,8 @@ struct Promise {
   friend bool operator==(const Promise&, const Promise&) = default;
 };
 
-// A figure that a part of the daemon counts, by the name that this part has given it. Programs find
-// kind and meaning in docs/control-protocol.md, "Counters".
+// A counter or gauge of a part of the daemon. docs/control-protocol.md, "Counters", tells its kind
+// and meaning.
 struct CounterView {
   std::string name;
   std::uint64_t value = 0;
@@ -107,7 +107,7 @@ enum class HostState : std::uint8_t {
 };
 
 enum class CheckOutcome : std::uint8_t { passed, failed, skipped, not_run };
-// One fact of the kernel that the start-up self-test proved or did not.
+// The result of the start-up self-test for one fact about the kernel.
 struct SelfTestView {
   std::string name;
   CheckOutcome outcome = CheckOutcome::not_run;
@@ -132,27 +132,28 @@ struct CpuView {
   friend bool operator==(const CpuView&, const CpuView&) = default;
 };
 
-// Contents that are kept in one form.
+// The contents that are stored in one form.
 struct FormView {
   std::string form;  // "raw", "lz4", "zstd", "patch", "delta", "mix", "mix_delta"
   std::uint64_t contents = 0;
   ByteCount stored;              // encoded, before rounding to slots
-  double decode_ns = 0;          // as learnt; without what the reference takes
-  double decode_columns_ns = 0;  // of pages that were encoded by columns; 0: none in this form
-  std::uint64_t given = 0;       // times since the start that a stored content was given it
-  double patch_after_s = 0;      // a content in this form is tried as a patch after so long
+  double decode_ns = 0;          // measured; without the time to decode the reference
+  double decode_columns_ns = 0;  // for pages encoded by columns; 0: this form has none
+  std::uint64_t given = 0;       // how often a stored content got this form, since the start
+  double patch_after_s = 0;      // a content of this form is tried as a patch after so long
   double dense_after_s = 0;      // with zstd
-  double densest_after_s = 0;    // at zstd's dearest level
+  double densest_after_s = 0;    // with zstd's slowest level
   double mixed_after_s = 0;      // mixed
   friend bool operator==(const FormView&, const FormView&) = default;
 };
-// How stored contents become smaller as they stay cold.
+// The work that gives cold contents smaller forms.
 struct ReformView {
-  double cpu_s_per_gib_hour = 0;  // what memory is worth; 0: everything keeps its form
-  std::vector<FormView> forms;    // of a VM: of its group
+  // CPU time that a GiB freed for an hour is worth; 0: contents keep their forms.
+  double cpu_s_per_gib_hour = 0;
+  std::vector<FormView> forms;  // in a VmView: those of its group
   std::uint64_t attempts = 0;
-  std::uint64_t moved = 0;      // to denser slabs of the arena
-  std::uint64_t rewritten = 0;  // because only they needed their reference any more
+  std::uint64_t moved = 0;      // contents moved to denser slabs of the arena
+  std::uint64_t rewritten = 0;  // contents of which only patches still needed the reference
 
   bool active() const noexcept { return cpu_s_per_gib_hour > 0; }
   friend bool operator==(const ReformView&, const ReformView&) = default;
@@ -161,7 +162,7 @@ struct ReformView {
 struct HostView {
   HostState state = HostState::starting;
   std::vector<Reason> reasons;  // the first is the one that matters most
-  std::vector<Reason> notices;  // to be mended, though none of them keeps memory from being folded
+  std::vector<Reason> notices;  // problems that do not stop folding
   std::string version;
   std::string kernel;  // uname -r
   std::vector<SelfTestView> self_test;
@@ -175,31 +176,31 @@ struct HostView {
   CpuView cpu;
   ReformView reform;
   double uptime_seconds = 0;
-  std::uint64_t restarts = 0;  // times a daemon took VMs over from its predecessor
+  std::uint64_t restarts = 0;  // how often a daemon took VMs over from the one before
   std::uint64_t vms_attached = 0;
   std::uint64_t vms_observe_only = 0;
-  std::uint64_t contents = 0;         // distinct contents kept
-  std::vector<CounterView> counters;  // by name; events of VMs that have left are in the sums
+  std::uint64_t contents = 0;         // distinct contents stored
+  std::vector<CounterView> counters;  // sorted by name; with the events of VMs that have left
   friend bool operator==(const HostView&, const HostView&) = default;
 };
 
 enum class VmState : std::uint8_t {
-  connected,  // an agent is there, RAM is not attached
+  connected,  // its agent is connected, its RAM is not attached
   attaching,
-  observe_only,  // attached, may not be folded: see the reasons
-  idle,          // foldable, nothing is being folded now: see the reasons
+  observe_only,  // attached, must not be folded: see the reasons
+  idle,          // may be folded, but is not folded now: see the reasons
   folding,
   paused,
   unfolding,
   detached,  // by the operator
-  failed,    // pages of it are lost, or its page state does not add up: see the reasons
+  failed,    // it has lost pages, or its page state is inconsistent: see the reasons
 };
 
 enum class GateState : std::uint8_t {
   unknown,
   buffered,  // device writes go through the page cache
   tracked,   // device writes in flight are counted
-  grace,     // a wait instead of a proof: the operator accepted the risk
+  grace,     // a waiting time instead of a proof: the operator accepted the risk
   closed,    // nothing may leave: see the reasons
 };
 
@@ -214,7 +215,7 @@ struct FaultKindView {
 
 struct PagesView {
   PageCount total;
-  PageCount touched;  // ever: resident now or folded
+  PageCount touched;  // resident now, or folded
   PageCount resident;
   PageCount observed;
   PageCount clean;
@@ -223,7 +224,7 @@ struct PagesView {
 };
 
 struct RamBlockView {
-  std::string name;  // may be empty: QEMU's id when it is known
+  std::string name;  // QEMU's id; empty if unknown
   HostVirt address;
   ByteCount size;
   ByteCount file_offset;
@@ -237,12 +238,12 @@ struct BackoffView {
   friend bool operator==(const BackoffView&, const BackoffView&) = default;
 };
 
-// What a VM makes ramfold keep for it, and how much that may be.
+// The memory that ramfold keeps for one VM, and its limit.
 struct KeptView {
   ByteCount page_table;
   ByteCount discard_bitmap;
-  ByteCount stored;         // its part of the stored pages of its group
-  ByteCount limit;          // of the three together
+  ByteCount stored;         // its part of the stored bytes of its group
+  ByteCount limit;          // for the sum of the three
   std::uint64_t names = 0;  // descriptors with the keeper
 
   ByteCount total() const noexcept {
@@ -260,14 +261,14 @@ struct VmView {
   std::string group;
   VmState state = VmState::connected;
   GateState gate = GateState::unknown;
-  std::vector<Reason> reasons;  // why it saves nothing, or less than it could; most important first
+  std::vector<Reason> reasons;  // why it saves nothing or too little; most important first
   PagesView pages;
-  Savings saved;  // net: with this VM's share of what is spent
+  Savings saved;  // net_bytes: with this VM's share of the memory spent
   std::vector<FaultKindView> faults;
   KeptView kept;
   BackoffView backoff{};
   ReformView reform;
-  double stall_share = 0;  // of wall time since the attach that its threads waited for ramfold
+  double stall_share = 0;  // time that its threads waited for ramfold / wall time since the attach
   std::uint64_t fault_events = 0;
   std::uint64_t fault_errors = 0;
   double pass_seconds = 0;  // how long the last scan pass took
@@ -283,10 +284,10 @@ struct Snapshot {
   friend bool operator==(const Snapshot&, const Snapshot&) = default;
 };
 
-// What unfolding (one VM, or everything) would take; told before it begins.
+// The estimate for unfolding one VM, or all VMs, before it begins.
 struct UnfoldPlan {
   PageCount pages;
-  ByteCount needed;     // memory it takes, net of what it frees on the way
+  ByteCount needed;     // memory that it needs, minus memory that it frees meanwhile
   ByteCount available;  // memory that may be used for it: available - reserve
   double seconds = 0;   // estimate
 

@@ -27,7 +27,8 @@ namespace {
 constexpr std::uint64_t kStopNapNs = 1'000'000;
 constexpr unsigned kStopWaits = 2000;  // of kStopNapNs
 
-// The features to ask every VM's uffd for: what folding needs, and POISON where the kernel has it.
+// The features to ask for at every VM's userfaultfd: those that folding needs, and POISON if the
+// kernel has it.
 Result<std::uint64_t> choose_features(sys::BorrowedFd device) {
   sys::Fd probe(::ioctl(device.get(), USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK));
   if (!probe) return fail_errno("make a userfaultfd");
@@ -40,7 +41,7 @@ Result<std::uint64_t> choose_features(sys::BorrowedFd device) {
   return sys::Uffd::kFeaturesNeeded | (*offered & sys::Uffd::kFeaturePoison);
 }
 
-// A session's number only has to differ from its predecessor's and from 0.
+// Numbers this run of the daemon. It must differ from the number of the run before, and from 0.
 std::uint32_t new_generation() noexcept {
   return std::max<std::uint32_t>(1,
                                  static_cast<std::uint32_t>(clock_ns(CLOCK_REALTIME) / 1'000'000));
@@ -48,7 +49,7 @@ std::uint32_t new_generation() noexcept {
 
 }  // namespace
 
-// In the order in which they need each other.
+// The order matters: a room uses only rooms declared before it.
 struct Host::Rooms {
   explicit Rooms(Host& h)
       : departures(h.vms_, h.keeping_, *h.contents_, h.stopping_),
@@ -106,12 +107,12 @@ Result<std::unique_ptr<Host>> Host::start(Configuration configuration) {
   auto pool = fault::Pool::make();
   if (!pool) return std::unexpected(pool.error());
   host->fault_pool_ = std::move(*pool);
-  // Before there are VMs to serve. Where it fails, begin_threads() tries again.
+  // The pool starts before any VM needs it. If this fails, begin_threads() tries again.
   (void)host->fault_pool_->begin();
   if (Status taken = host->take_over_guests(); !taken) return std::unexpected(taken.error());
   if (Status opened = host->open_agents(); !opened) return std::unexpected(opened.error());
   host->rooms_ = std::make_unique<Rooms>(*host);
-  host->rooms_->loop.judge();  // the reasons are true from the first answer on
+  host->rooms_->loop.judge();  // so that the first answer of the control socket tells true reasons
   host->go_on_with_decisions();
   (void)host->begin_threads();
   return host;
@@ -138,7 +139,7 @@ bool Host::begin_threads() {
   need(retries_.begin());
   if (!all && thread_complaint_.empty()) {
     thread_complaint_ = all.error().text();
-    log::error("{}: trying again; what that thread does waits", thread_complaint_);
+    log::error("{}: trying again; the work of that thread waits", thread_complaint_);
   } else if (all && !thread_complaint_.empty()) {
     thread_complaint_.clear();
     log::info("all threads run");
@@ -238,15 +239,16 @@ void Host::stop() noexcept {
   retries_.stop();
   rooms_->departures.stop();
   agents_->stop();
-  // Without the loop nothing that is kept would find a thread.
+  // The loop has ended, so this loop does its work: it finds threads for tasks that still wait for
+  // one.
   for (unsigned i = 0; i < kStopWaits; ++i) {
     rooms_->departures.tend();
     for (const VmHandle& vm : vms_.all()) (void)stop_faults(vm, 0);
     if (count_held() == 0) break;
     sleep_ns(kStopNapNs);
   }
-  // What those do that are held up, and the end of VMs here, is not to change what the next daemon
-  // finds, and may use already.
+  // From here on this process must not change the store: the next daemon may use it already.
+  // Threads that are held up, and the destructors of VMs, would otherwise release references.
   if (contents_) contents_->hand_over();
 }
 
@@ -265,16 +267,17 @@ void Host::make_way() noexcept {
       const MutexLock lock(vm->cursor.mutex);
       in_work = vm->cursor.in_work != 0;
     }
-    if (!in_work && !vm->unfolding && vm->faults_stopped) continue;  // a look changes nothing
+    // If only a look at /proc is held up, nothing of the VM can change.
+    if (!in_work && !vm->unfolding && vm->faults_stopped) continue;
     log::warn(
-        "vm {} (pid {}): holds up a thread of this process, which ends when that VM does; nobody "
-        "serves it until then",
+        "vm {} (pid {}): holds up a thread of this daemon, so this daemon cannot end; no daemon "
+        "serves the VM until it releases the thread",
         vm->vm->name(), vm->vm->pid());
     const Status noted =
         guest::note_left_by(vm->vm->files().record, ::getpid(), start_ticks.value_or(0));
     if (!noted) log::error("vm {}: {}", vm->vm->name(), noted.error().text());
   }
-  // What the end of the process does where threads do not keep it from that.
+  // The end of the process would do this, but held threads delay that end.
   keeping_.disconnect();
   lock_.file.reset();
 }
@@ -288,10 +291,10 @@ std::unique_ptr<control::Service> Host::make_service() {
 }
 
 bool Host::wanted(const WaitingAgent& agent) {
-  // Where a VM belongs, and what was decided about it, has to be known.
+  // The VM's group and the operator's decisions about it must be known.
   if (state_.off || configuration_.broken || decisions_.unreadable()) return false;
   if (decisions_.since(VmDecision::detached, key_of(decisions_, agent))) return false;
-  // A VM that was left behind will be what it was, once it can be taken over.
+  // A VM that was left behind is taken over later, with its old state.
   return !left_behind_.has(agent.pid, agent.start_ticks);
 }
 
@@ -299,7 +302,7 @@ void Host::attached(const VmHandle& vm) {
   log::info("vm {} (id {}, pid {}): attached, {} MiB in {} blocks, group {}", vm->vm->name(),
             vm->vm->id().value, vm->vm->pid(), bytes(vm->vm->pages()).value >> 20, vm->ram.size(),
             vm->vm->record().group);
-  (void)rooms_->hand_over.begin();  // else the loop does
+  (void)rooms_->hand_over.begin();  // if it fails, the loop tries again
 }
 
 bool Host::forget_unused(const VmHandle& vm) { return rooms_->departures.forget_unused(vm); }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The daemon's composition: which parts there are, who is given whom, and in which order they begin
-// and end. What happens when is read in loop.cpp.
+// The composition of the daemon: it makes the parts, gives them references to each other, and
+// starts and stops them in order. The control loop is in loop.cpp.
 // Threads: see src/README.md for the list. start() and stop() on one thread.
 #pragma once
 
@@ -27,41 +27,43 @@ namespace ramfold::daemon {
 
 class Host final : private AgentEvents {
  public:
-  // Faults of inherited VMs are served when this returns; nothing slow comes before that.
+  // When this returns, the faults of inherited VMs are served. Slow work starts only after that.
   static Result<std::unique_ptr<Host>> start(Configuration configuration);
   ~Host() override;
   Host(const Host&) = delete;
   Host& operator=(const Host&) = delete;
 
-  // Starts those threads that every daemon has and that do not run yet: the kernel may refuse some,
-  // and the rest works meanwhile. False: some are still missing; call it again soon.
+  // Starts the threads that every daemon has, unless they run already. The kernel may refuse a
+  // thread; the others work meanwhile. False: a thread is still missing, call this again soon.
   bool begin_threads();
-  // Operations under way give up soon; faults are still served. Before stop().
+  // Call it before stop(). Running operations give up soon; faults are still served.
   void begin_stop() noexcept { (void)stopping_.raise(); }
   // Folded pages stay folded: the keeper holds them for the next daemon.
   void stop() noexcept;
-  // After stop(): threads that processes of VMs hold up.
+  // After stop(): the number of threads that processes of VMs hold up.
   unsigned count_held() const;
-  // After stop(), when threads of this process are held up by VMs' processes and it can only
-  // _exit(), which lasts as long as they are: makes way for the next daemon. VMs on whose memory
-  // such a thread works are marked, so that nobody serves them beside it.
+  // Call it after stop() if count_held() is not 0. This process can then end only by _exit(), and
+  // its end waits for those threads. Disconnects from the keeper and gives up the host's lock, so
+  // that the next daemon can start. Marks the VMs on whose memory such a thread works: no daemon
+  // may serve them until that thread has ended.
   void make_way() noexcept;
-  // `ramfold off` has ended well: nothing of any guest is held here or by the keeper.
+  // `ramfold off` is complete: neither this process nor the keeper holds anything of a guest.
   bool is_off() const noexcept { return state_.off && state_.off_done; }
   std::unique_ptr<control::Service> make_service();
   const policy::Config& config() const noexcept { return config_; }
 
  private:
-  struct Rooms;  // what is made once the store and the agents' socket are there
+  struct Rooms;  // made after the store and the agents' socket
 
   explicit Host(Configuration configuration);
   Status open_device();
   Status take_over_guests();
-  // A VM's contents stay in the group that it was attached to.
+  // Warns of VMs whose configured group has changed. They stay in the group in which they were
+  // attached.
   void warn_of_groups() const;
   Status open_agents();
   void load_decisions();
-  // A predecessor may have ended in the middle of what the operator had decided.
+  // Continues the `off` or `detach` during which the last daemon ended.
   void go_on_with_decisions();
   void recover();
 
@@ -96,7 +98,7 @@ class Host final : private AgentEvents {
   std::unique_ptr<Attacher> attacher_;
   std::unique_ptr<Agents> agents_;
   std::unique_ptr<Rooms> rooms_;
-  std::string thread_complaint_;  // the main thread's: said once
+  std::string thread_complaint_;  // the last message about missing threads; main thread only
   sys::Thread looper_;
   sys::Thread recoverer_;
 };

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// For crash tests, in builds with test points alone: RAMFOLD_KILL_AT="fold.word:3" in the
-// environment ends the daemon by SIGKILL when it reaches that point for the third time.
-// Threads: main, before any other.
+// For crash tests; only in builds with test points. RAMFOLD_KILL_AT="fold.word:3" in the
+// environment kills the daemon (SIGKILL) when it reaches the test point fold.word for the third
+// time.
+// Threads: the main thread, before it starts others.
 #pragma once
 
 namespace ramfold::daemon {

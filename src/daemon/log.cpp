@@ -44,7 +44,7 @@ void write(Level level, std::string_view line) noexcept {
     } else {
       spdlog::log(kLevels[i], line);
     }
-  } catch (...) {  // a full disk or no memory must not end the daemon
+  } catch (...) {  // a failed write (disk full, no memory) must not end the daemon
   }
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The daemon's log: lines to stderr, with a priority for the journal where it reads them, else with
-// a timestamp. The library behind it stays out of this header: it takes seconds to compile.
-// Threads: any, after set_up_log().
+// The daemon's log: lines on stderr. If the journal reads stderr, each line begins with a priority,
+// else with a timestamp. This header does not include spdlog, which takes seconds to compile.
+// Threads: any, after set_up().
 #pragma once
 
 #include <fmt/core.h>
@@ -18,12 +18,12 @@ namespace ramfold::daemon::log {
 
 enum class Level : std::uint8_t { critical, error, warn, info, debug };
 
-// Once, before the first line.
+// Call it once, before the first line.
 void set_up();
 // Lines below this level are left out from now on.
 void set_level(policy::LogLevel least);
 void write(Level level, std::string_view line) noexcept;
-// Formats and writes. A line that cannot be formatted is told as such; nothing is thrown.
+// Formats and writes. If formatting fails, writes the format text itself. Never throws.
 void format(Level level, fmt::string_view text, fmt::format_args args) noexcept;
 
 template <typename... Args>

@@ -20,15 +20,15 @@ namespace ramfold::daemon {
 namespace {
 
 constexpr std::uint64_t kTickNs = 250'000'000;
-// Facts are read once a second, on a host with many VMs less often, so that it costs no more than a
-// fiftieth of a core: the agent holds what must not begin unseen, and asks for a look at what
-// changed.
+// Facts are read once a second; on a host with many VMs less often, so that it costs at most
+// 1/kFactsPart of a core. That is safe: the agent stops dangerous operations before they begin, and
+// asks for a look when something changed.
 constexpr std::uint64_t kFactsEveryNs = 1'000'000'000;
 constexpr std::uint64_t kFactsEveryMaxNs = 15'000'000'000;
 constexpr std::uint64_t kFactsPart = 50;
-constexpr std::uint64_t kWriteAgainNs = 10'000'000'000;  // of what could not be written
+constexpr std::uint64_t kWriteAgainNs = 10'000'000'000;  // between attempts to write decisions
 
-// Nothing is known as {0, 0}.
+// {0, 0} if fstat fails.
 guest::RamFileId file_of(sys::BorrowedFd fd) {
   struct stat st{};
   if (::fstat(fd.get(), &st) != 0) return {};
@@ -61,7 +61,7 @@ void Loop::run() {
     }
     if (!p_.state.recovering) p_.contents.trim();
     if (monotonic_ns() >= decisions_due_ns) {
-      if (p_.decisions.write_again()) log::info("what the operator has decided is on the disk now");
+      if (p_.decisions.write_again()) log::info("the operator's decisions are on the disk now");
       decisions_due_ns = monotonic_ns() + kWriteAgainNs;
     }
     p_.stopping.sleep(kTickNs);
@@ -73,7 +73,7 @@ void Loop::tend_threads() {
   p_.work.tend();
   const bool is_short = p_.fault_pool.is_short();
   if (is_short && !fault_threads_short_) {
-    log::error("no further thread for faults is to be had: VMs that fault wait for each other");
+    log::error("the kernel gives no further thread for faults: VMs that fault wait for each other");
   }
   fault_threads_short_ = is_short;
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The control loop: senses what is so (the keeper, deaths, the host's memory), judges it, publishes
-// the verdict, and acts on it. Workers and guests go on meanwhile.
+// The control loop. It reads the state of the host (keeper, ended VMs, memory), judges it,
+// publishes the verdict, and acts on it. Workers and guests do not wait for it.
 // Threads: run() on one of its own; judge() from any.
 #pragma once
 
@@ -51,25 +51,25 @@ class Loop {
   // REQUIRES: all parts outlive this.
   explicit Loop(Parts parts) : p_(parts) {}
 
-  // Until `stopping`.
+  // Returns when `stopping` is raised.
   void run();
-  // Senses the host, judges it and publishes the verdict, at once.
+  // Reads the state of the host, judges it and publishes the verdict, at once.
   void judge() EXCLUDES(judging_);
 
  private:
   void prove_kernel();
-  // What found no thread when it asked for one asks again.
+  // Starts threads that the kernel refused before.
   void tend_threads();
   HostInputs sense(const std::vector<VmHandle>& vms, const store::Stats& stats) const;
-  void tell_status();  // to the service manager
+  void tell_status();  // tells the service manager
 
   Parts p_;
   std::string status_told_;
   enum class SelfTest : std::uint8_t { not_run, passed, failed };
   std::atomic<SelfTest> self_test_{SelfTest::not_run};
-  bool fault_threads_short_ = false;  // said once
-  Mutex judging_{
-      "Loop::judging"};  // from the first look on: a verdict must not replace a later one
+  bool fault_threads_short_ = false;  // the error is logged already
+  // Held from sense() to publish(): an older verdict must not replace a newer one.
+  Mutex judging_{"Loop::judging"};
   KeepsJudge keeps_ GUARDED_BY(judging_);
 };
 

@@ -22,7 +22,7 @@ namespace {
 using namespace ramfold;
 
 constexpr rlim_t kFilesWanted = 65'536;
-// Nothing depends on this daemon any more: its unit does not start it again.
+// Exit status after a complete `off`: no VM needs the daemon. The unit does not start it again.
 constexpr int kExitOff = 10;
 
 void raise_file_limit() {
@@ -42,12 +42,12 @@ void tell(const daemon::Configuration& configuration) {
   }
 }
 
-// The socket for operators. Without it guests are served and folded all the same.
+// The socket for operators. If it cannot be opened, guests are served and folded all the same.
 class Operators {
  public:
   Operators(const policy::Config& config, control::Service& service)
       : config_(config), service_(service) {}
-  // Listens, if it does not yet. False: it cannot, which is said once.
+  // Listens, unless it does already. False: it cannot; the reason is logged once.
   bool listen() {
     if (server_) return true;
     auto started = control::Server::start({config_.control_socket(), config_.control_group,
@@ -61,7 +61,7 @@ class Operators {
       server_ = std::move(*started);
     } else if (started.error().text() != complaint_) {
       complaint_ = started.error().text();
-      daemon::log::error("operators are not heard: {}: trying again", complaint_);
+      daemon::log::error("the control socket does not work: {}: trying again", complaint_);
     }
     return server_ != nullptr;
   }
@@ -71,11 +71,11 @@ class Operators {
   const policy::Config& config_;
   control::Service& service_;
   std::string complaint_;
-  std::atomic<bool> tries_again_{false};  // what it says as it starts was said
+  std::atomic<bool> tries_again_{false};  // then its messages at the start are not repeated
   std::unique_ptr<control::Server> server_;
 };
 
-// The signal that came. Until everything is `whole`, that is tried again meanwhile.
+// Waits for a signal and returns it. Calls whole() again and again until it returns true.
 int wait_for_signal(const sigset_t& signals, const std::function<bool()>& whole) {
   constexpr timespec kTryEvery{0, 250'000'000};
   for (;;) {
@@ -95,7 +95,8 @@ int serve(daemon::Configuration configuration) {
   sigaddset(&signals, SIGINT);
   sigaddset(&signals, SIGTERM);
   sigaddset(&signals, SIGHUP);
-  // Before any thread is made, so that all of them inherit it and only this one hears.
+  // Before the first thread starts: all threads inherit the mask, so only this thread gets the
+  // signals.
   ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   std::signal(SIGPIPE, SIG_IGN);
   const daemon::EndWatch watch = daemon::EndWatch::start();
@@ -114,22 +115,23 @@ int serve(daemon::Configuration configuration) {
   daemon::log::info("ramfoldd {} is ready", kVersion);
   (void)::sd_notify(0, "READY=1");
   const int signal = wait_for_signal(signals, whole);
-  // No STOPPING=1: of a service that says so, systemd takes no other main process (EndWatch).
-  // Before the server ends: it waits for operations under way, which may be an `off` of minutes.
+  // No STOPPING=1: after it, systemd accepts no other main process (EndWatch).
+  // begin_stop() before close(): close() waits for running operations, and an `off` may take
+  // minutes.
   (*host)->begin_stop();
   operators.close();
   (*host)->stop();
   const bool off = (*host)->is_off();
-  // On SIGHUP the next one is wanted, though it will be off as well.
+  // SIGHUP asks for a new daemon, even though that one will be off too.
   const int status = off && signal != SIGHUP ? kExitOff : 0;
   daemon::log::info("stopped; {}", status == kExitOff ? "switched off, no VM needs a ramfoldd"
                                    : off
-                                       ? "makes way for the next ramfoldd, which is off as well"
+                                       ? "the next ramfoldd may start; it is switched off as well"
                                        : "folded pages stay with the keeper for the next ramfoldd");
   const unsigned left = (*host)->count_held();
   if (left == 0) return status;
-  // Threads that a VM's process holds up still use what would be destroyed now.
-  daemon::log::warn("{} threads are held up by processes of VMs, and left", left);
+  // Threads that a VM's process holds up still use the objects that a normal end would destroy.
+  daemon::log::warn("processes of VMs hold up {} threads, which are abandoned", left);
   (*host)->make_way();
   watch.will_end_with(status);
   ::_exit(status);
@@ -160,7 +162,7 @@ int main(int argc, char** argv) {
 #endif
   source.named = named->count() != 0;
   source.risk = accepts_risk ? policy::DataLossRisk::accepted : policy::DataLossRisk::refused;
-  // Two daemons on one host have not decided the same.
+  // A second daemon on the host must not use the decisions of the first.
   if (!source.runtime_dir.empty() && source.state_dir.empty()) {
     source.state_dir = source.runtime_dir + "/state";
   }

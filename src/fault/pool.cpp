@@ -21,7 +21,7 @@ struct Pool::Worker {
   pthread_t handle GUARDED_BY(&Pool::mutex_){};
   pid_t tid GUARDED_BY(&Pool::mutex_) = 0;
   bool has_begun GUARDED_BY(&Pool::mutex_) = false;  // `handle` and `tid` are set
-  // As soon as it finds nothing to do; it does not count as idle.
+  // The thread ends when it is next idle, unless an event comes first. It does not count as idle.
   bool ends GUARDED_BY(&Pool::mutex_) = false;
   bool has_ended GUARDED_BY(&Pool::mutex_) = false;
   Client* at GUARDED_BY(&Pool::mutex_) = nullptr;
@@ -29,10 +29,12 @@ struct Pool::Worker {
 
 namespace {
 
-constexpr std::uint64_t kLookEveryNs = 100'000'000;    // for who is quiet, and for idle threads
-constexpr std::uint64_t kHeldNs = 5'000'000;           // asleep, without a move: held
-constexpr std::uint64_t kHeldAwakeNs = 1'000'000'000;  // runnable: on a busy machine it only waits
-constexpr unsigned kHeldPart = 4;                      // a spare for so many that are held
+constexpr std::uint64_t kLookEveryNs = 100'000'000;  // for quiet VMs and surplus threads
+// A thread without progress is held: after kHeldNs if it sleeps, after kHeldAwakeNs if it is
+// runnable (on a busy machine it may only wait for a processor).
+constexpr std::uint64_t kHeldNs = 5'000'000;
+constexpr std::uint64_t kHeldAwakeNs = 1'000'000'000;
+constexpr unsigned kHeldPart = 4;  // one more spare per so many held threads
 constexpr unsigned kSurplusLooks = 10;
 constexpr std::uint64_t kAskSoonNs = 1'000'000, kAskSeldomNs = 256'000'000;
 constexpr std::uint64_t kUnseen = ~std::uint64_t{0};
@@ -115,14 +117,15 @@ bool Pool::remove(Client& client, std::uint64_t patience_ns) noexcept {
   const auto it = clients_.find(client.key_);
   if (it == clients_.end() || it->second != &client) return true;
   if (!client.stopping_) {
-    // The agent shares the open file: closing our descriptor would not take it out of the set.
+    // Closing our descriptor would not remove it from the set, because the agent shares the open
+    // file.
     (void)::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, client.events_, nullptr);
     (void)::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, client.wake_, nullptr);
     client.stopping_ = true;
   }
   const std::uint64_t began_ns = monotonic_ns();
-  // Again and again: a thread that has asked whether it stays, and does not sleep yet, misses it.
-  // Less and less often: a VM may hold one for as long as it lives.
+  // Asks again and again: a thread misses the request if it has just called stays() and does not
+  // sleep yet. The pauses grow, because a VM may hold a thread as long as it lives.
   for (std::uint64_t pause_ns = kAskSoonNs; client.taken_ != 0;
        pause_ns = std::min(pause_ns * 2, kAskSeldomNs)) {
     ask_to_leave(client);
@@ -138,7 +141,7 @@ std::uint64_t Pool::cpu_ns(const Client& client) const noexcept {
   const MutexLock lock(mutex_);
   std::uint64_t sum = client.cpu_left_ns_;
   for (const Client::Place& place : client.at_) {
-    // Nobody leaves a place without the mutex, so the thread is there.
+    // A thread leaves its place only under the mutex, so this thread exists.
     if (place.worker != nullptr) sum += cpu_of(place.worker->handle) - place.cpu_began_ns;
   }
   return sum;
@@ -163,7 +166,7 @@ void Pool::manage() {
   while (!stopping_) {
     keep_spares();
     if (stopping_) break;
-    // Only a thread that finds no idle one left behind tells.
+    // The manager is notified only by a thread that leaves no idle thread behind.
     changed_.wait_for(mutex_, std::chrono::nanoseconds(is_pressed() ? kHeldNs : kLookEveryNs));
     const std::uint64_t now = monotonic_ns();
     if (now - held_look_ns >= kHeldNs) {
@@ -255,7 +258,7 @@ void Pool::end_surplus() noexcept {
 void Pool::join_ended() {
   std::vector<std::unique_ptr<Worker>> ended;
   for (auto& worker : workers_) {
-    // Without `thread` it is still being started.
+    // `thread` is empty while add_worker() is still starting it.
     if (worker->has_ended && worker->thread) ended.push_back(std::move(worker));
   }
   if (ended.empty()) return;
@@ -277,7 +280,7 @@ void Pool::ask_to_leave(Client& client) const noexcept {
 void Pool::work(Worker& me) noexcept {
   sys::let_interrupt_this_thread();
   sys::prefer_this_thread();
-  store::prepare_to_read();  // so that serving allocates nothing
+  store::prepare_to_read();  // so that serving a fault allocates nothing
   {
     const MutexLock lock(mutex_);
     me.handle = ::pthread_self();
@@ -304,7 +307,8 @@ void Pool::work(Worker& me) noexcept {
   }
 }
 
-// Nothing: the client stops, or has no place. Then who leaves it arms it again.
+// Null: the client stops, or all its places are taken. In the second case the next thread that
+// leaves it arms it again.
 Client* Pool::take(Worker& me, std::uint64_t key, unsigned& place) noexcept {
   const auto it = clients_.find(key);
   if (it == clients_.end()) return nullptr;
@@ -319,7 +323,7 @@ Client* Pool::take(Worker& me, std::uint64_t key, unsigned& place) noexcept {
   }
   client.turns_[place].move_on();
   me.at = &client;
-  // One that was to end did not count as idle.
+  // A thread with `ends` set did not count as idle.
   if (std::exchange(me.ends, false)) return &client;
   if (idle_.fetch_sub(1) == 1) changed_.notify_one();
   return &client;

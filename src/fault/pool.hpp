@@ -1,25 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The threads that serve faults, shared by all VMs. The userfaultfds of VMs that nobody serves are
-// in one epoll set, and idle threads wait there. A thread that gets an event takes that VM: then it
-// polls the userfaultfd of that VM alone, and makes calls on that VM's memory. It leaves the VM
-// when there was no event for a while, and waits in the set again.
+// The threads that serve faults, shared by all VMs. Idle threads wait in one epoll set, with the
+// userfaultfds of all VMs that no thread serves. A thread that gets an event takes a place at that
+// VM. From then on it polls the userfaultfd of this VM alone, and makes calls on this VM's memory.
+// If no event comes for a while, it leaves the VM and waits in the set again.
 //
 //   idle thread --event--> takes a place at the VM --quiet, asked, or pressed--> idle thread
 //
-// A VM can hold the threads that have its places, in a system call on its memory, for ever. So idle
-// threads make no call that can wait for a VM: they wait in epoll_wait(2), and the kernel asks a
-// userfaultfd for events under spinlocks only. A thread that is held counts as none: the manager
-// starts another one in its place, and one more for every four that are held.
+// A VM can hold a thread at one of its places for ever, in a system call on its memory. Idle
+// threads make no call that can wait for a VM: they wait in epoll_wait(2), which asks a userfaultfd
+// for events under spinlocks only. For each held thread the manager starts another one, and for
+// every four held threads one more.
 //
-// How many threads there are: kSpareMin idle ones are wanted, as long as at most kFewMax threads
-// are at work without being held. Where more VMs than that fault at once, a thread leaves its VM
-// after every batch, so all of them are served in turn (`pressed`). A VM has one place for certain;
-// the further ones (fault.threads_per_vm) it gets only while there are few threads.
+// The number of threads: the manager keeps kSpareMin threads idle, while the pool has at most
+// kFewMax threads that are not held. If more VMs fault at once, no thread is idle (`pressed`): a
+// thread leaves its VM after every batch, so that all VMs are served in turn. A VM always has one
+// place; it gets further places (fault.threads_per_vm) only while the pool has at most kFewMax
+// threads.
 //
-// No event is lost: an event that nobody could take stays in the userfaultfd, unread. A descriptor
-// is armed for one event (EPOLLONESHOT); arming it again reports what is pending.
+// No event is lost: an event that no thread could take stays unread in the userfaultfd. A
+// descriptor is armed for one event (EPOLLONESHOT); arming it again reports an event that is
+// pending.
 //
-// Threads: any. The pool outlives its clients: they share it.
+// Threads: any. Each client shares the ownership of the pool, so the pool outlives its clients.
 #pragma once
 
 #include <array>
@@ -46,31 +48,33 @@ class Pool {
   static constexpr unsigned kFewMax = 64;
 
   static Result<std::shared_ptr<Pool>> make();
-  // REQUIRES: it has no clients any more.
+  // REQUIRES: all clients were removed.
   ~Pool();
   Pool(const Pool&) = delete;
   Pool& operator=(const Pool&) = delete;
 
-  // Starts the manager, which starts the others, when it does not run. Clients wait until it does.
+  // Starts the manager unless it runs already; the manager starts the other threads. Clients wait
+  // until it runs.
   Status begin();
 
-  // `events` (a userfaultfd) and `wake` bring threads to the client, `places` at once at most. They
-  // stay open until remove() has said true. REQUIRES: places <= kPlacesMax.
+  // Events on `events` (a userfaultfd) and `wake` bring threads to the client, at most `places` at
+  // a time. REQUIRES: 1 <= places <= kPlacesMax; both descriptors stay open until remove() has
+  // returned true.
   Status add(Client& client, int events, int wake, unsigned places);
-  // No thread comes to it any more, and those that are there are asked to leave; waits for them,
-  // for `patience_ns` at most. False: some are there still.
+  // No thread takes this client any more, and its threads are asked to leave. Waits for them, at
+  // most `patience_ns`. False: some have not left; call it again.
   bool remove(Client& client, std::uint64_t patience_ns) noexcept;
-  // CPU time that was spent on the client.
+  // CPU time that threads have spent at the client.
   std::uint64_t cpu_ns(const Client& client) const noexcept;
 
-  // All idle threads have work, and more should be served at once.
+  // No thread is idle; the threads should serve the VMs in turn.
   bool is_pressed() const noexcept { return idle_.load(std::memory_order_relaxed) == 0; }
-  // The kernel refuses a thread that is needed.
+  // The kernel has refused a thread, and no thread is idle.
   bool is_short() const noexcept { return short_.load(std::memory_order_relaxed); }
   struct Figures {
     unsigned threads;  // without the manager
     unsigned serving;
-    unsigned held;  // of these
+    unsigned held;  // of those that serve
   };
   Figures figures() const;
 
@@ -94,20 +98,20 @@ class Pool {
 
   const sys::Fd epoll_;
   mutable Mutex mutex_{"fault::Pool"};
-  CondVar changed_;  // the manager's: a thread is needed, or all end
+  CondVar changed_;  // wakes the manager: a thread is needed, a thread has ended, or all must end
   CondVar left_;     // a thread has left a client that stops
   std::unordered_map<std::uint64_t, Client*> clients_ GUARDED_BY(mutex_);
   std::vector<std::unique_ptr<Worker>> workers_ GUARDED_BY(mutex_);
   std::uint64_t next_key_ GUARDED_BY(mutex_) = 0;
   unsigned held_ GUARDED_BY(mutex_) = 0;
-  unsigned surplus_looks_ GUARDED_BY(mutex_) = 0;  // in a row, with too many idle threads
+  unsigned surplus_looks_ GUARDED_BY(mutex_) = 0;  // successive, with too many idle threads
   bool stopping_ GUARDED_BY(mutex_) = false;
   std::atomic<unsigned> idle_{0};
   std::atomic<bool> short_{false};
   sys::Thread manager_;
 };
 
-// What the pool serves: one VM.
+// One VM, as the pool sees it.
 class Client {
  public:
   static constexpr unsigned kPlacesMax = 16;
@@ -116,27 +120,29 @@ class Client {
 
  protected:
   Client() = default;
-  // On a thread of the pool, which names itself for the VM first, and back in the end. Returns soon
-  // after stays() says no. `place` is its own until it returns, and less than `places`.
+  // Runs on a thread of the pool. First names the thread after the VM; at the end restores the
+  // name. Must return soon after stays() is false. `place` < `places`; no other thread has this
+  // place until serve() returns.
   virtual void serve(unsigned place) noexcept = 0;
 
-  // Asked after each batch. False: leave the VM now.
+  // Call it after each batch. False: return from serve() now.
   bool stays() const noexcept;
-  // A batch was served: the VM is not quiet.
+  // Call it after a batch of faults: the VM is not quiet.
   void note_served() noexcept {
     served_.store(served_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
   }
-  // A thread that waits for the VM's next event is not held, nor is one that moves on.
+  // Tell the manager that the thread at `place` is not held: it waits for the next event, or it
+  // goes on.
   void begin_wait(unsigned place) noexcept { turns_[place].begin_wait(); }
   void move_on(unsigned place) noexcept { turns_[place].move_on(); }
-  // The next event brings another thread, if there is a place for it.
+  // The next event brings another thread, if a place is free.
   void invite() const noexcept;
   bool is_single() const noexcept { return places_ == 1; }
 
  private:
   friend class Pool;
-  // How far the thread at a place has come: odd while it waits for an event. That thread alone may
-  // write.
+  // The progress of the thread at a place; odd while it waits for an event. Only that thread writes
+  // it.
   class alignas(64) Turn {
    public:
     void begin_wait() noexcept { count_.store(now() | 1, std::memory_order_relaxed); }
@@ -149,8 +155,8 @@ class Client {
   struct Place {
     Pool::Worker* worker = nullptr;
     std::uint64_t cpu_began_ns = 0;
-    std::uint64_t turn_seen = 0;  // at the manager's last look
-    std::uint64_t moved_ns = 0;   // when a look first saw that turn
+    std::uint64_t turn_seen = 0;  // the Turn at the manager's last look
+    std::uint64_t moved_ns = 0;   // when a look first saw that Turn
     bool held = false;
   };
 
@@ -162,12 +168,12 @@ class Client {
   unsigned places_ = 1;
   int events_ = -1;
   int wake_ = -1;
-  std::uint64_t key_ = 0;  // of `events_` in the epoll set; `wake_` has the next one
+  std::uint64_t key_ = 0;  // key of `events_` in the epoll set; `wake_` has key_ + 1
   bool stopping_ GUARDED_BY(&Pool::mutex_) = false;
   unsigned taken_ GUARDED_BY(&Pool::mutex_) = 0;
   std::array<Place, kPlacesMax> at_ GUARDED_BY(&Pool::mutex_){};
   std::uint64_t served_seen_ GUARDED_BY(&Pool::mutex_) = 0;
-  std::uint64_t cpu_left_ns_ GUARDED_BY(&Pool::mutex_) = 0;  // of threads that have left
+  std::uint64_t cpu_left_ns_ GUARDED_BY(&Pool::mutex_) = 0;  // CPU time of threads that have left
 };
 
 template <typename V, ConstOr<Pool::Figures> S>

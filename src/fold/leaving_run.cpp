@@ -50,7 +50,7 @@ void LeavingRun::own(Mask wanted, bool fresh) noexcept {
     const PageIndex p = page(i);
     if (!table.take_for_fold(p)) return;
     const guest::LoadedWord loaded = table.load(p);
-    if (!loaded) {  // the scan's next look repairs it
+    if (!loaded) {  // a damaged word: the scan's next look repairs it
       table.give_up_fold(p);
       return;
     }
@@ -77,8 +77,8 @@ bool LeavingRun::fits(Word word, PageIndex p, bool fresh) const noexcept {
 void LeavingRun::guard() noexcept {
   if (fresh_ == 0) return;
   if (pass_.in_grace() && purpose_ == Purpose::fold) {
-    // A guard made now would look as if it had been there all the time. Those without one are
-    // sorted out next.
+    // Makes no new guard: a page guarded now would look as if it had waited under its guard all the
+    // time. verify_present() drops pages without a guard.
     guarded_ = fresh_;
     return;
   }
@@ -90,7 +90,7 @@ void LeavingRun::guard() noexcept {
   }
   for_each_run(fresh_, [&](unsigned first, unsigned count) {
     const PageRun run{page(first), PageCount{count}};
-    // What a failed call guarded counts as unguarded and is lifted with the rest (D8).
+    // A failed call may have guarded some of the pages, so all of them are lifted (D8).
     const auto result = vm_.uffd().guard(vm_.range_of(run));
     const auto pages = static_cast<Mask>(((1u << count) - 1u) << first);
     guarded_ |= pages;
@@ -143,8 +143,8 @@ void LeavingRun::stage(unsigned i, store::Ref ref) noexcept {
 void LeavingRun::keep_observed(unsigned i, std::uint32_t hash_bits) noexcept {
   guest::PageTable& table = vm_.table();
   if ((fresh_ & bit(i)) == 0 || table.owner(page(i)) != Owner::folding) return;
-  // Only an owner that cannot be interrupted may write the word: a fault may be taking the page
-  // right now.
+  // The word may be written only as `punching`, because a fault can take a page that is `folding`
+  // at any time. commit() makes it `punching`, unless a fault was faster.
   if (!table.commit(page(i))) {
     fresh_ = without(fresh_, bit(i));
     return;
@@ -160,7 +160,7 @@ void LeavingRun::keep_observed(unsigned i, std::uint32_t hash_bits) noexcept {
 }
 
 void LeavingRun::keep_guarded(unsigned i) noexcept {
-  // Nothing to do when a fault took it: its guard is gone or the fault's to lift.
+  // If a fault has taken the page, give_up_fold() does nothing: the fault lifts the guard.
   vm_.table().give_up_fold(page(i));
   fresh_ = without(fresh_, bit(i));
   copied_ = without(copied_, bit(i));
@@ -183,7 +183,7 @@ Committed LeavingRun::commit() noexcept {
     const PageIndex p = page(i);
     if (table.discarded(p)) {
       counters.aborted_by_discard.add();
-      return;  // undone with the rest
+      return;  // the destructor undoes it
     }
     if (!table.commit(p)) {
       counters.aborted_by_write.add();
@@ -215,8 +215,8 @@ Committed LeavingRun::commit() noexcept {
   again_ = without(again_, static_cast<Mask>(won | kept));
   lift_and_release(kept);
   for_each_run(won, [&](unsigned first, unsigned count) {
-    // A page whose punch fails stays resident, guarded and equal: T1 and T4 read it rightly, and
-    // the next pass punches it again.
+    // If a punch fails, the page stays resident, guarded and equal to its content. Faults on it
+    // read right bytes (T1, T4), and the next pass punches it again.
     if (!vm_.punch_pages({page(first), PageCount{count}})) counters.errors.add();
     TEST_POINT("fold.punch");
   });
@@ -232,7 +232,8 @@ void LeavingRun::undo(Mask pages) noexcept {
   again_ = without(again_, ours);
   copied_ = without(copied_, ours);
   staged_ = without(staged_, ours);
-  // Lifting is the owner's: as `punching` no fault can take the page while its guard goes.
+  // Only the owner may lift a guard. A page is made `punching` first, so that no fault takes it in
+  // the meantime.
   Mask held = 0;
   for_each_bit(ours, [&](unsigned i) {
     refs_[i].reset();

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The way down for up to 16 neighbouring pages: own -> guard -> gate -> private copies -> (the
-// caller puts the bytes into the store) -> gate -> commit -> word -> punch -> release, wake losers.
-// What was not committed is undone by the destructor: its guard lifted, its owner let go.
-// Threads: one thread a run; a chunk of a VM is worked on by one thread at a time, which is what
-// makes a stolen and re-owned page impossible to confuse. Fault threads may take any page away
-// until its commit.
+// Folds up to 16 neighbouring pages. The steps: own -> guard -> check the gate -> copy -> (the
+// caller puts the bytes into the store) -> check the gate -> commit -> word -> punch -> release,
+// and wake waiting faults. The destructor undoes every page that was not committed: it lifts the
+// guard and releases the page.
+// Threads: one thread per run. Until its commit, a fault thread may take a page away from the run.
+// Only one thread at a time works on a chunk of a VM, so no other run can own a page that was taken
+// away.
 #pragma once
 
 #include <array>
@@ -22,37 +23,40 @@ using Mask = std::uint16_t;
 using Copies = std::array<PageCopy, scan::kWindowPages>;
 
 struct Committed {
-  unsigned pages = 0;   // left guest RAM
-  unsigned stolen = 0;  // a fault took them away
+  unsigned pages = 0;   // pages that left guest RAM
+  unsigned stolen = 0;  // pages that faults took away
   bool gate = true;     // false: the gate closed, nothing was punched
 };
 
-// hold: pages are guarded and left so, to wait for what may be in flight (guest/grace.hpp).
+// fold: pages leave. hold: pages are only guarded, and wait under their guard for device writes
+// that may be in flight (guest/grace.hpp).
 enum class Purpose : std::uint8_t { fold, hold };
 
 class LeavingRun {
  public:
-  // Owns the pages of `fresh` (to be guarded and read) and `again` (clean: guarded since they came
-  // back) that nobody else owns and whose word still fits, guards and reads `fresh` into `copies`.
-  // In the grace mode `fold` takes only those of `fresh` that have waited under their guard, `hold`
-  // does nothing in any other.
+  // Owns pages that nobody else owns and whose word still fits: of `fresh` (which it guards and
+  // reads into `copies`), and of `again` (clean pages, guarded since they came back, and folded
+  // pages whose punch failed). In the grace mode, `fold` takes of `fresh` only pages that have
+  // waited long enough under their guard. `hold` does nothing outside the grace mode.
   LeavingRun(guest::Vm& vm, const scan::Window& window, Mask fresh, Mask again, Copies& copies,
              Purpose purpose = Purpose::fold) noexcept;
   ~LeavingRun();
   LeavingRun(const LeavingRun&) = delete;
   LeavingRun& operator=(const LeavingRun&) = delete;
 
-  // Pages that are guarded, copied and still ours as far as is known.
+  // The pages of `fresh` that were guarded and copied. A fault may have taken some of them away
+  // since.
   Mask copied() const noexcept { return copied_; }
   guest::Word word(unsigned i) const noexcept { return words_[i]; }
   PageIndex page(unsigned i) const noexcept { return PageIndex{window_.pages.first.value + i}; }
-  // The bytes of page i are safe in the store.
+  // Page i may leave: `ref` is a reference to its bytes in the store.
   void stage(unsigned i, store::Ref ref) noexcept;
-  // Page i does not leave; its word becomes `observed` with these hash bits.
+  // Page i does not leave, and its guard is lifted. If its word is `observed`, it gets these hash
+  // bits.
   void keep_observed(unsigned i, std::uint32_t hash_bits) noexcept;
-  // Page i waits under its guard.
+  // Page i does not leave now, and stays under its guard.
   void keep_guarded(unsigned i) noexcept;
-  // The gate once more, then every staged and clean page.
+  // Checks the gate again, then folds every staged page and every page of `again`.
   Committed commit() noexcept;
 
  private:
@@ -61,7 +65,7 @@ class LeavingRun {
   void guard() noexcept;
   void verify_present() noexcept;
   void read(Copies& copies) noexcept;
-  void undo(Mask pages) noexcept;             // lifts and lets go
+  void undo(Mask pages) noexcept;             // lifts their guards and releases them
   void lift_and_release(Mask held) noexcept;  // REQUIRES: owned as `punching`
 
   guest::Vm& vm_;
@@ -70,7 +74,7 @@ class LeavingRun {
   Purpose purpose_;
   Mask fresh_ = 0;    // owned, to be read
   Mask again_ = 0;    // owned, clean
-  Mask guarded_ = 0;  // by this run
+  Mask guarded_ = 0;  // guarded by this run
   Mask copied_ = 0;
   Mask staged_ = 0;
   std::array<guest::Word, scan::kWindowPages> words_{};

@@ -9,10 +9,11 @@
 namespace ramfold::guest {
 namespace {
 
-// All processes together: at 0.2 us a line a pass ends within some seconds, whatever they do.
+// Bound over all processes. A line takes 0.2 us, so a pass ends after some seconds, whatever the
+// processes do.
 constexpr std::size_t kPassLinesMax = 16'000'000;
 constexpr pid_t kInit = 1;
-// How long after the pass a child of QEMU's is looked at again, each time after the one before.
+// The waits before each further look at a child of QEMU, after the pass.
 constexpr std::array<std::uint64_t, 3> kExecWaitsNs{20'000'000, 100'000'000, 400'000'000};
 
 class Pass {
@@ -23,17 +24,17 @@ class Pass {
 
   void look_at(pid_t pid) {
     ++found_.processes;
-    // Some hosts shield init even from root; it was there before every RAM file and is nobody's
-    // helper.
+    // Some hosts protect init even from root. That is safe: init is older than every RAM file and
+    // helps no VM.
     if (pid == kInit &&
         procfs_.mappings(pid, [](const auto&) { return false; }) == sys::Seen::denied) {
       return;
     }
     Look look = look_once(pid);
     if (!look.uses.empty()) {
-      // A keeper that is being killed, or a child of the service manager before its exec, may have
-      // lost the store between two descriptors of the first look; by now it has lost the others
-      // too.
+      // Looks twice. A keeper that is being killed, or a child of the service manager before its
+      // exec, may have closed the store's file before the RAM files in the middle of the first
+      // look. The second look finds these closed too.
       if (Look again = look_once(pid); again.whole) look = std::move(again);
     }
     if (is_child_of_owner(pid, look) && children_.size() < kUsesMax) {
@@ -43,8 +44,8 @@ class Pass {
     }
   }
 
-  // A child of QEMU's shares its memory between vfork and exec, and its descriptors after a fork.
-  // Only one that keeps them is a user of RAM.
+  // A child of QEMU shares QEMU's memory between vfork and exec, and its descriptors after a fork.
+  // It is a user of RAM only if it keeps them.
   void look_at_children(LookAt* at) {
     for (std::size_t i = 0; i < kExecWaitsNs.size() && !children_.empty(); ++i) {
       sleep_ns(kExecWaitsNs[i]);
@@ -66,7 +67,7 @@ class Pass {
     at->pid.store(pid);
   }
 
-  // Its status is told without its mmap_lock.
+  // Reading /proc/PID/status does not take the mmap_lock.
   void leave_out(pid_t pid) {
     const auto status = procfs_.status(pid);
     if (!status) return;  // gone
@@ -77,7 +78,7 @@ class Pass {
   OtherUses take() { return std::move(found_); }
 
  private:
-  // What one process uses.
+  // The RAM files that one process uses.
   struct Look {
     std::vector<OtherUse> uses;
     bool whole = false;
@@ -92,7 +93,7 @@ class Pass {
     if (!look.whole) leave_out(pid);
   }
 
-  // It uses RAM of its parent's only.
+  // True: it uses RAM files of its parent only.
   bool is_child_of_owner(pid_t pid, const Look& look) const {
     if (look.uses.empty() || !look.whole) return false;
     const auto status = procfs_.status(pid);
@@ -114,7 +115,7 @@ class Pass {
     }
     if (look.whole) {
       look.whole = is_whole(procfs_.descriptors(pid, [&](const sys::FdEntry& entry) {
-        // Only a memory file has such a link, or a file of that name, which the inode tells apart.
+        // Only a memfd has such a link, or a file with such a name; the inode shows which.
         if (entry.link.starts_with("/memfd:")) {
           if (const auto stat = procfs_.fd_stat(pid, entry.number)) {
             const RamFileId file{stat->device, stat->inode};
@@ -126,7 +127,8 @@ class Pass {
       }));
     }
     look.whole = look.whole && lines_ < kPassLinesMax;
-    // Who keeps RAM files for us maps none.
+    // A process that holds the store's file is the keeper or the service manager. It may hold RAM
+    // files, but may not map them.
     if (holds_store)
       std::erase_if(look.uses, [](const OtherUse& use) { return use.how != OtherUse::How::maps; });
     return look;
@@ -139,10 +141,10 @@ class Pass {
   void note(Look& look, pid_t pid, RamFileId file, OtherUse::How how) const {
     const auto owned = std::ranges::find(files_, file, &ProcFacts::OwnedFile::file);
     if (owned == files_.end() || owned->owner == pid) return;
-    // systemd's descriptor store holds all that the keeper holds. A mapping would be another
-    // matter.
+    // The descriptor store of systemd holds all that the keeper holds. A mapping would not be
+    // harmless.
     if (pid == kInit && how == OtherUse::How::holds_descriptor) return;
-    // Its mapping is found before its descriptor.
+    // One use per file: mappings are looked at before descriptors.
     if (std::ranges::find(look.uses, file, &OtherUse::file) != look.uses.end()) return;
     if (look.uses.size() < kUsesMax) look.uses.push_back({file, pid, {}, how});
   }
@@ -152,7 +154,7 @@ class Pass {
   std::span<const ProcFacts::OwnedFile> files_;
   const RamFileId store_;
   OtherUses found_;
-  std::vector<pid_t> children_;  // of QEMU processes, that have RAM and may be about to exec
+  std::vector<pid_t> children_;  // children of QEMU that use RAM and may be about to exec
   std::size_t lines_ = 0;
 };
 

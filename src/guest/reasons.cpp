@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What each reason is called, what follows from it, and what the operator can do about it.
+// The table of reasons: the name of each, its consequence, and the remedy for the operator.
 #include "guest/reasons.hpp"
 
 #include <algorithm>
@@ -48,7 +48,7 @@ constexpr std::array<Row, kReasonCodes> kRows{{
     {ReasonCode::confidential_guest, Follows::unfold, "confidential_guest",
      "the memory of SEV and TDX guests cannot be folded; nothing to do"},
     {ReasonCode::incoming_migration, Follows::stop_folding, "incoming_migration",
-     "when the migration has ended, say so: `ramfold attach VM --incoming-finished`"},
+     "after the migration has ended, run `ramfold attach VM --incoming-finished`"},
     {ReasonCode::other_userfaultfd, Follows::unfold, "other_userfaultfd",
      "let postcopy or the background snapshot end: then it is folded again by itself"},
     {ReasonCode::nested_guest, Follows::unfold, "nested_guest",
@@ -73,9 +73,8 @@ constexpr std::array<Row, kReasonCodes> kRows{{
     {ReasonCode::unknown_descriptor, Follows::stop_folding, "unknown_descriptor",
      "remove the device that uses it, or report it so that it can be judged"},
     {ReasonCode::lost_pages, Follows::stop_folding, "lost_pages",
-     "restart the VM: as long as it runs, what touches these pages gets a memory error; and look "
-     "for "
-     "memory errors of the host"},
+     "restart the VM: as long as it runs, an access to these pages gets a memory error; and look "
+     "for memory errors of the host"},
     {ReasonCode::inconsistent, Follows::stop_folding, "inconsistent",
      "restart the VM to have it folded again; report it with the daemon's log, and look for memory "
      "errors of the host"},

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Building the list of reasons of one VM. For the facts*.cpp only; users see Facts::reasons.
+// Builds the list of reasons of one VM. Only for facts*.cpp; others use Facts::reasons.
 // Threads: values.
 #pragma once
 
@@ -14,8 +14,8 @@ namespace ramfold::guest {
 
 class ReasonList {
  public:
-  // Adds a reason with its code's remedy; the same text twice counts once, more than kReasonsMax
-  // are left out (one is enough not to fold).
+  // Adds a reason with the remedy of its code. Ignores a reason that the list has already, and
+  // reasons beyond kReasonsMax (one is enough not to fold).
   void add(ReasonCode code, std::string_view text);
   bool empty() const noexcept { return reasons_.empty(); }
   std::vector<Reason> take() { return std::exchange(reasons_, {}); }
@@ -24,8 +24,8 @@ class ReasonList {
   std::vector<Reason> reasons_;
 };
 
-// A name from a hostile process, fit for a terminal and a log (base/printable.hpp); long ones are
-// cut.
+// Makes a name from a hostile process fit for a terminal and a log (base/printable.hpp), and cuts
+// it if it is long.
 std::string printable(std::string_view name);
 
 }  // namespace ramfold::guest

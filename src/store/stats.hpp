@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What the store tells of itself. A new figure is a member and its line in visit(); it is exported
-// from there (docs/control-protocol.md, "Counters").
+// The figures of the store. A new figure is a member and a line in visit(), which exports it
+// (docs/control-protocol.md, "Counters").
 // Threads: values.
 #pragma once
 
@@ -27,8 +27,8 @@ struct GroupStats {
   std::string name;
   std::array<FormStats, kForms> forms;
 };
-// The group of this number; null: there is none. `groups` are in the order of their numbers, so
-// that a look at each VM's group costs no pass over all groups.
+// The group with this number; null: there is none. REQUIRES: `groups` are in the order of their
+// numbers. The search is binary, so looking up the groups of all VMs stays cheap.
 template <std::ranges::random_access_range Groups>
 constexpr auto find_group(Groups& groups, GroupId id) noexcept {
   const auto found =
@@ -40,18 +40,18 @@ struct Stats {
   std::array<FormStats, kForms> forms;  // sums over the groups; zeros are not counted here
   std::vector<GroupStats> groups;       // in the order of their numbers
   ByteCount arena_max{};
-  ByteCount arena_allocated{};  // the memory behind it, what is kept for reuse included
-  ByteCount arena_in_slots{};   // slots in use, at the size of their class
+  ByteCount arena_allocated{};  // its memory, including memory kept for reuse
+  ByteCount arena_in_slots{};   // slots in use, each at the size of its class
   ByteCount arena_stored{};     // encoded bytes in them
   ByteCount header_bytes{};     // persistent metadata backed by host memory
   ByteCount note_bytes{};       // volatile reference counts and notes
   ByteCount index_bytes{};
   ByteCount slab_map_bytes{};
-  ByteCount similarity_bytes{};  // index of references, see Reformer
-  std::uint64_t corrupt = 0;     // contents marked bad; never freed before the next recovery
-  std::uint64_t unindexed = 0;   // contents kept but not found as duplicates (index bounds)
+  ByteCount similarity_bytes{};  // index that finds similar pages, see Reformer
+  std::uint64_t corrupt = 0;     // contents found damaged; freed only by the next recovery
+  std::uint64_t unindexed = 0;   // contents for which the index had no room
   std::uint64_t collisions = 0;  // equal hash, different bytes
-  // References counted or dropped that no content had: a bug or damage.
+  // References taken or given up that no content had: a bug or damage.
   std::uint64_t miscounted = 0;
 
   ByteCount metadata() const noexcept {

@@ -19,15 +19,16 @@ namespace {
 
 constexpr int kEventsMax = 64;
 constexpr int kTickMs = 500;
-constexpr int kClosingTickMs = 2;  // a run ends well within a millisecond
+constexpr int kClosingTickMs = 2;  // a run takes much less than a millisecond
 constexpr std::uint64_t kTendEveryNs = 100'000'000;
-constexpr std::uint32_t kUnfoldsAtOnceMax = 16;  // QEMU's threads that wait at a hazard
+constexpr std::uint32_t kUnfoldsAtOnceMax = 16;  // for each a QEMU thread waits
 
 std::string agent_text(const AgentPeer& peer) {
   return fmt::format("agent of pid {} (uid {})", peer.pid, peer.uid);
 }
 
-// What came with a message and is not wanted. Closing a userfaultfd waits for its process.
+// Closes descriptors that came with a message and are not used. Closing a userfaultfd can wait for
+// its process.
 void drop_apart(sys::Message& message) {
   if (message.fd_count == 0) return;
   using Fds = std::array<sys::Fd, sys::kMessageFdsMax>;
@@ -111,7 +112,7 @@ void Agents::run() {
         door_.accept([this](Door::Visitor visitor) { enter(std::move(visitor)); });
         continue;
       }
-      // One message a turn: an agent that never stops talking does not keep the others waiting.
+      // One message per turn: an agent that sends without a pause does not block the others.
       if (!receive(*c)) close(*c);
     }
     desk_->drain();
@@ -160,8 +161,8 @@ void Agents::enter(Door::Visitor visitor) {
   }
 }
 
-// A connection that is not heard is out of the set altogether: its hang-up would be reported for
-// ever.
+// Adds the connection to the epoll set, or removes it. A connection that is not read must not stay
+// in the set: epoll would report its hang-up again and again.
 void Agents::hear(Connection& c, bool heard) {
   if (c.heard == heard) return;
   epoll_event event{EPOLLIN, {.ptr = &c}};
@@ -171,17 +172,16 @@ void Agents::hear(Connection& c, bool heard) {
 }
 
 bool Agents::receive(Connection& c) {
-  // An earlier event of the same turn may have closed it, or begun a look.
+  // An earlier event of this turn may have closed the connection or begun a look.
   if (!c.heard) return true;
   std::array<std::byte, RF_MESSAGE_MAX> buffer;
   auto message = receptionist_.receive(c.socket, buffer, c.peer.account);
   if (!message || message->outcome == sys::Received::closed) return false;
   if (message->outcome == sys::Received::nothing_yet) return true;
   if (message->outcome == sys::Received::no_room) {
-    refuse(
-        c,
-        "descriptors of this user are not received any more: those it sent before still hold who "
-        "received them; end what serves their file system");
+    refuse(c,
+           "descriptors of this user are not received any more: earlier ones still hold up their "
+           "receivers; end the process that serves their file system");
     return false;
   }
   if (message->truncated) {
@@ -201,7 +201,7 @@ bool Agents::handle(Connection& c, sys::Message& message, std::span<const std::b
     refuse(c, parsed.error().what);
     return false;
   }
-  // The operator's commands move vm and stage from other threads.
+  // Operator's commands change `vm` and `stage` on other threads.
   VmHandle vm;
   Stage stage{};
   {
@@ -267,7 +267,7 @@ void Agents::close(Connection& c) {
   const MutexLock lock(mutex_);
   if (c.closing) return;
   if (c.vm && (c.stage == Stage::attached || c.stage == Stage::ready)) {
-    // Nobody holds hazards back any more: nothing may leave until the agent is back.
+    // No agent stops dangerous calls now, so nothing may be folded until the agent is back.
     c.vm->agent_ready.store(false);
     c.vm->vm->gate().close();
   }
@@ -278,8 +278,9 @@ void Agents::close(Connection& c) {
   c.closing = any_closing_ = true;
 }
 
-// The agent takes the end of the connection to mean that no run is under way, so that must be so
-// before the socket closes. A process can hold a run up: nobody waits for it here.
+// Closes connections whose VM has no run under way. For the agent, the end of the connection means
+// that no run is under way, so the socket stays open until this is true. The VM's process can hold
+// a run up; this thread does not wait for it but tries again later.
 void Agents::close_quiet() {
   if (!any_closing_) return;
   any_closing_ = false;
@@ -290,7 +291,8 @@ void Agents::close_quiet() {
       ++c;
       continue;
     }
-    // Its fills go on, and what says so may not look like what a dead daemon left.
+    // Fills of pages go on after this. So the agent must not take the end of this connection for
+    // the death of the daemon.
     if (c->vm && (c->stage == Stage::attached || c->stage == Stage::ready)) {
       c->vm->vm->fillings().agent_is_away();
     }
@@ -318,7 +320,8 @@ void Agents::close_late() {
 
 bool Agents::send_bytes(const Connection& c, std::span<const std::byte> bytes,
                         std::span<const int> fds) {
-  // Nobody waits for an agent that does not read: what has no room is not sent.
+  // Never waits for an agent that does not read: a message that finds no room in the socket is
+  // dropped.
   return sys::send(c.socket, bytes, fds, MSG_DONTWAIT).has_value();
 }
 

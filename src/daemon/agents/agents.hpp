@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The agents' connections: hears who came in by the door, attaches VMs, relays holds and requests
-// to unfold. Treats every agent as hostile: bounded
-// connections a process and a user, deadlines, a child to receive what it sends, and nothing waits
-// for an agent or its process: whatever can be held up is done apart (daemon/agents/look.hpp).
-// Threads: one thread of its own; begin() from one; send_* and forget() from any.
+// The connections with agents: reads their messages, attaches VMs, passes on requests for a look or
+// to unfold. Treats every agent as hostile: bounds connections per process and per user, sets
+// deadlines, receives messages with a child process, and never waits for an agent or its process:
+// calls that it can hold up run on other threads (daemon/agents/look.hpp).
+// Threads: one thread of its own; begin() from one; the public functions, send_* too, from any.
 #pragma once
 
 #include <atomic>
@@ -30,31 +30,31 @@
 
 namespace ramfold::daemon {
 
-// What the agents' thread asks of the rest of the daemon.
+// Questions and messages of the agents' thread to the rest of the daemon.
 class AgentEvents {
  public:
   virtual ~AgentEvents() = default;
-  // Is this VM to be attached now? False: it may be attached by the operator later.
+  // True: attach this VM now. False: the operator may attach it later.
   virtual bool wanted(const WaitingAgent& agent) = 0;
-  // The agent of an attached VM answers, or has something new to be looked at.
+  // The agent of an attached VM is ready; or it asks for a look at changed facts.
   virtual void agent_ready(const VmHandle& vm) = 0;
   virtual void look_again(const VmHandle& vm) = 0;
-  // A consumer of RAM waits until nothing is folded: answered by Agents::send_unfolded.
+  // A consumer of RAM waits until nothing is folded. Agents::send_unfolded() answers it.
   virtual void unfold_wanted(const VmHandle& vm, std::uint32_t token, std::uint32_t hazard) = 0;
   virtual void attached(const VmHandle& vm) = 0;
-  // Lets go of a VM of which nothing is folded; false: something is, or that is not known yet.
+  // Removes a VM that has nothing folded. False: it has, or that is not known yet.
   virtual bool forget_unused(const VmHandle& vm) = 0;
 };
 
 class Agents final : public AgentAnswers {
  public:
-  // Of both, one user has no more than its share (base/owner_share.hpp).
+  // Of each of the first two, one user gets at most its share (base/owner_share.hpp).
   static constexpr std::size_t kConnectionsMax = 2048;
   static constexpr std::size_t kVmsMax = 2048;
   static constexpr std::size_t kOfProcessMax = 2;
   static constexpr std::uint64_t kHandshakeNs = 5'000'000'000;
 
-  // Agents may connect when this returns; they are heard from begin() on.
+  // Agents may connect when this returns; their messages are read after begin().
   static Result<std::unique_ptr<Agents>> make(const std::string& socket, const std::string& group,
                                               std::uint32_t generation, sys::Fd userfault_device,
                                               const sys::Procfs& procfs, VmSet& vms,
@@ -63,7 +63,7 @@ class Agents final : public AgentAnswers {
   Agents(const Agents&) = delete;
   Agents& operator=(const Agents&) = delete;
 
-  // Starts the thread when it does not run.
+  // Starts the thread unless it runs already.
   Status begin();
   void stop() noexcept;
   void send_unfolded(const AttachedVm& vm, std::uint32_t token, bool ok) override;
@@ -71,18 +71,18 @@ class Agents final : public AgentAnswers {
                       std::uint64_t all) override;
   void send_detached(const AttachedVm& vm, Afterwards afterwards) override;
   void call_back(pid_t pid) override;
-  // The next VM meets what wanted() says by then.
+  // A VM whose attaching begins after this gets the answer that wanted() gives then.
   void finish_offers() override EXCLUDES(offers_mutex_) { const MutexLock lock(offers_mutex_); }
   void invite_all() override;
   std::shared_ptr<guest::AgentPort> port(const AttachedVm& vm) override;
   bool invite(pid_t pid) override EXCLUDES(mutex_);
-  // Agents that are told to wait, and those that are refused whenever they ask.
+  // Agents that wait, and agents that were refused a short time ago.
   std::vector<WaitingAgent> waiting() EXCLUDES(mutex_);
 
  private:
   enum class Stage : std::uint8_t { hello, waiting, offer, ready, attached };
-  // What is not guarded belongs to the agents' thread. `peer` never changes, and `identity` changes
-  // under mutex_: others read it there.
+  // Members without GUARDED_BY belong to the agents' thread. Two of them are read by other threads
+  // under mutex_: `peer`, which never changes, and `identity`, which changes only under mutex_.
   struct Connection {
     sys::Fd socket;
     AgentPeer peer;
@@ -91,19 +91,19 @@ class Agents final : public AgentAnswers {
     std::uint64_t deadline_ns GUARDED_BY(&Agents::mutex_) = 0;
     std::uint32_t hazards = 0;
     std::uint64_t capabilities = 0;
-    // By a daemon that left this one nothing of it.
+    // Its pages were folded by an earlier daemon, which left nothing of the VM to this one.
     bool folded GUARDED_BY(&Agents::mutex_) = false;
-    // Its process is being looked at; meanwhile nothing is received.
+    // The look at its process that runs now; meanwhile nothing is received.
     std::shared_ptr<Look> look;
     rf_hello hello{};
     bool heard = true;  // in the epoll set
-    // As soon as no run of its VM is under way.
+    // Is closed as soon as its VM has no run under way.
     bool closing GUARDED_BY(&Agents::mutex_) = false;
-    // Made, and the fence sent, when the agent is ready.
+    // Made when the agent is ready and the fence was sent; else null.
     std::shared_ptr<CommandChannel> commands GUARDED_BY(&Agents::mutex_);
     VmHandle vm GUARDED_BY(&Agents::mutex_);
     std::shared_ptr<const Former> former
-        GUARDED_BY(&Agents::mutex_);  // of a VM that is being attached anew
+        GUARDED_BY(&Agents::mutex_);  // set while the VM is attached anew
   };
 
   Agents(Door::Socket listening, sys::Fd epoll, std::shared_ptr<LookDesk> desk,
@@ -146,22 +146,22 @@ class Agents final : public AgentAnswers {
   void send_to(const AttachedVm& vm, const std::function<void(Connection&)>& f) EXCLUDES(mutex_);
 
   sys::Fd epoll_;
-  std::shared_ptr<LookDesk> desk_;  // its eventfd wakes the thread for whatever reason
+  std::shared_ptr<LookDesk> desk_;  // its eventfd wakes this thread, also for stop()
   const std::uint32_t generation_;
   sys::Fd device_;
   const sys::Procfs& procfs_;
   VmSet& vms_;
   Attacher& attacher_;
   AgentEvents& events_;
-  sys::SubordinateIds ids_;         // the agents' thread's
-  sys::Receptionist receptionist_;  // the thread's alone, as are the complaints
+  sys::SubordinateIds ids_;         // only for the agents' thread
+  sys::Receptionist receptionist_;  // only for the agents' thread, as complaints_
   Complaints complaints_;
-  Door door_;  // after what it uses; the thread's too
+  Door door_;  // declared after the members that it uses; agents' thread
   Refusals refusals_;
   std::uint64_t tended_ns_ = 0;
   bool any_closing_ = false;
   std::atomic<bool> stopping_{false};
-  // From wanted() until the VM is in `vms_`.
+  // Held from wanted() until the VM is in `vms_`.
   Mutex offers_mutex_ ACQUIRED_BEFORE(mutex_, &FactState::mutex){"Agents::offers"};
   mutable Mutex mutex_ ACQUIRED_BEFORE(&FactState::mutex){"Agents"};
   std::list<Connection> connections_ GUARDED_BY(mutex_);

@@ -13,7 +13,7 @@
 namespace ramfold::daemon {
 namespace {
 
-// Value of `key=` in a comma-separated option, or the whole of it when it has none of `key=`.
+// The value of `key=` in a comma-separated option; without `key=`, its first part.
 std::string option_value(std::string_view option, std::string_view key) {
   std::string_view rest = option;
   while (!rest.empty()) {
@@ -41,7 +41,7 @@ void copy_text(char* to, std::size_t size, std::string_view text) {
   to[n] = 0;
 }
 
-// As it is kept in a record, whose field has `size` bytes with the final zero.
+// The text as a record stores it: printable, at most `size` bytes with the final zero.
 std::string shown(std::string_view text, std::size_t size) {
   return std::string(cut_text(printable(text), size - 1));
 }
@@ -57,7 +57,7 @@ VmIdentity identify(const sys::Procfs& procfs, pid_t pid) {
     if (a == "-name" || a == "--name") identity.name = option_value((*arguments)[i + 1], "guest=");
     if (a == "-uuid" || a == "--uuid") identity.uuid = policy::normal_uuid((*arguments)[i + 1]);
   }
-  // They come from the VM's command line and go to terminals and logs.
+  // Both come from the VM's command line, and are shown on terminals and in logs.
   identity.name = shown(identity.name, sizeof guest::VmRecord::name);
   identity.uuid = shown(identity.uuid, sizeof guest::VmRecord::uuid);
   if (identity.name.empty()) identity.name = fmt::format("qemu-{}", pid);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Who an agent is, and a VM made out of its checked offer.
+// Identifies an agent, and makes a VM from its checked offer.
 // Threads: Attacher by the agents' thread only; the functions by any.
 #pragma once
 
@@ -18,28 +18,28 @@ class Contents;
 
 namespace ramfold::daemon {
 
-// Who is at the other end of an agent's socket, as the kernel says.
+// The process at the other end of an agent's socket, as the kernel reports it.
 struct AgentPeer {
   pid_t pid = -1;
   uid_t uid = static_cast<uid_t>(-1);
-  uid_t account = static_cast<uid_t>(-1);  // sys::SubordinateIds; what bounds on a user go by
+  uid_t account = static_cast<uid_t>(-1);  // sys::SubordinateIds; bounds per user count by this
   std::uint64_t start_ticks = 0;
   sys::Fd pidfd;
 };
 
-// QEMU's -name and -uuid: "qemu-PID" where there is no name; the uuid in lower case, empty where
-// there is none. Its own process says so: a claim.
+// QEMU's -name and -uuid. Without a name: "qemu-PID". The uuid is in lower case; empty if there is
+// none. The VM's own process says this, so it is only a claim.
 struct VmIdentity {
   std::string name;
   std::string uuid;
 };
-// Reads its command line: the process can make that wait.
+// Reads the command line of the process, which can make this call wait.
 VmIdentity identify(const sys::Procfs& procfs, pid_t pid);
-// The trust group (docs/design.md, Groups): the operator's, else the owner's; VMs that a management
-// layer starts under one account are a group each.
+// The trust group (docs/design.md, Groups): the configured one, else the group of the owner. Each
+// VM that a management layer starts under one common account is a group of its own.
 std::string group_of(const policy::Config& config, const VmIdentity& identity, uid_t uid, VmId id);
 
-// Why a VM with so much RAM is not attached; nothing: it may be.
+// Why a VM with `declared` pages of RAM is not attached; nullopt: it may be.
 std::optional<std::string> too_much_ram(const policy::HostConfig& host, PageCount declared,
                                         ByteCount host_ram);
 
@@ -48,14 +48,15 @@ class Attacher {
   Attacher(Adopter& adopter, std::uint64_t uffd_features) noexcept
       : adopter_(adopter), features_(uffd_features) {}
 
-  // What every userfaultfd is to have negotiated.
+  // The features that every userfaultfd must have negotiated.
   std::uint64_t features() const noexcept { return features_; }
-  // `offer`, `uffd` and `rams` (one a block) were checked, see Look. Its faults are served on
-  // return; nothing of it is punched before the keeper has it (custody/hand_over.hpp). Does not
-  // wait for the process, nor for the keeper.
+  // `offer`, `uffd` and `rams` (one per block) were checked, see Look. On return the VM's faults
+  // are served. Nothing of it is punched before the keeper holds it (custody/hand_over.hpp). Waits
+  // neither for the process nor for the keeper. Errors: E2BIG, too much RAM; others from the
+  // kernel.
   Result<VmHandle> attach(const AgentPeer& peer, const VmIdentity& identity, const rf_offer& offer,
                           sys::Fd uffd, std::vector<sys::Fd> rams);
-  // Later VMs get higher numbers. Before the first attach().
+  // New VMs get higher numbers than `last`. Call it before the first attach().
   void number_after(VmId last) noexcept { next_id_ = last.value + 1; }
 
  private:

@@ -76,14 +76,15 @@ std::expected<guest::AgentToken, guest::NotSent> CommandChannel::send(
   if (phase_ != Phase::open) return std::unexpected(guest::NotSent::closed);
   const auto place = std::ranges::find(places_, State::free, &Place::state);
   if (place == places_.end()) return std::unexpected(guest::NotSent::full);
-  // Of so few under way the last one with this number has long been taken.
+  // Skips tokens that are in use after a wrap-around; at most kUnderWayMax are.
   while (place_of(++last_token_) != nullptr) {
   }
   command.token = last_token_;
   command.h = {RF_MAGIC, RF_COMMAND, 0, sizeof command, generation_};
   if (!sys::send(sys::BorrowedFd(socket_), std::as_bytes(std::span(&command, 1)), {},
                  MSG_DONTWAIT)) {
-    return std::unexpected(guest::NotSent::full);  // the agent does not read, or its end is near
+    // The agent does not read, or its connection has just ended.
+    return std::unexpected(guest::NotSent::full);
   }
   *place = {State::under_way, last_token_, guest::AgentAnswer::lost};
   return guest::AgentToken{last_token_};
@@ -99,7 +100,7 @@ std::optional<guest::AgentAnswer> CommandChannel::take(guest::AgentToken token,
     in_time = changed_.wait_until(mutex_, end);
     place = place_of(token.value);
   }
-  ENSURE(place != nullptr);  // taken twice, or never sent
+  ENSURE(place != nullptr);  // else: taken twice, or never sent
   place->state = State::free;
   return place->answer;
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The commands of one connection with an agent: sends them, and matches the answers by their token.
-// The daemon's guest::AgentPort. A fixed number of places: a command has one from send() until its
-// answer was taken, or came and nobody wants it.
+// Sends commands over one connection with an agent, and matches the answers by their token.
+// Implements guest::AgentPort. There is a fixed number of places. A command occupies a place from
+// send() until its answer was taken, or arrived after give_up().
 // Threads: any; open(), close() and answered() under Agents::mutex_ or on the agents' thread. Its
 // own lock comes after Agents::mutex_, and no other is taken under it.
 #pragma once
@@ -16,12 +16,13 @@ namespace ramfold::daemon {
 
 class CommandChannel final : public guest::AgentPort {
  public:
-  // The agent of this session has answered the fence. `socket` is used until close(), and not
-  // owned: a duplicate would keep the agent from seeing the connection's end.
+  // Call it when the agent has answered the fence of this connection. `socket` is used until
+  // close() and not owned: with a duplicate the agent would not see the end of the connection.
   void open(sys::BorrowedFd socket, std::uint32_t generation);
-  // Before the socket is closed. What is under way is lost; it cannot be opened again.
+  // Call it before the socket is closed. Commands under way end as `lost`. The channel cannot be
+  // opened again.
   void close() noexcept;
-  // One that nobody waits for is ignored.
+  // Ignores an answer with an unknown token.
   void answered(const rf_answer& answer) noexcept;
 
   std::expected<guest::AgentToken, guest::NotSent> send(guest::AgentAct act,
@@ -39,7 +40,7 @@ class CommandChannel final : public guest::AgentPort {
   };
   enum class Phase : std::uint8_t { fencing, open, closed };
   Place* place_of(std::uint32_t token) noexcept
-      REQUIRES(mutex_);  // null: no command that has a place
+      REQUIRES(mutex_);  // null: no command has this token
 
   Mutex mutex_{"CommandChannel"};
   CondVar changed_;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Log lines that strangers can cause: a few a user, then one that counts what was left out.
+// Log lines that other users can cause: a few per user and period, then one line with the number of
+// lines left out.
 // Threads: one.
 #pragma once
 
@@ -13,9 +14,9 @@ namespace ramfold::daemon {
 
 class Complaints {
  public:
-  static constexpr unsigned kLinesMax = 10;  // a user in each of
+  static constexpr unsigned kLinesMax = 10;  // per user and kPeriodNs
   static constexpr std::uint64_t kPeriodNs = 10'000'000'000;
-  static constexpr std::size_t kUsersMax = 256;  // more than that are one
+  static constexpr std::size_t kUsersMax = 256;  // more users share one budget
 
   void warn(uid_t uid, const std::string& line) noexcept;
 

@@ -15,7 +15,7 @@
 namespace ramfold::daemon {
 namespace {
 
-// Of one turn: agents that are connected already want to be heard too.
+// Per turn, so that connected agents are served too.
 constexpr unsigned kAtOnceMax = 2048;
 constexpr std::uint64_t kRestNs = 200'000'000;
 constexpr auto kNobody = static_cast<uid_t>(-1);
@@ -46,7 +46,7 @@ void Door::accept(const Receive& receive) {
         ::accept4(socket_.listener.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
     if (!socket) {
       if (sys::lacks_resources(errno)) return rest(errno);
-      if (errno != EAGAIN) continue;  // one that has gone already
+      if (errno != EAGAIN) continue;  // the peer has gone already
       cannot_accept_said_ = false;
       return;
     }
@@ -65,8 +65,9 @@ void Door::admit(sys::Fd socket, const Receive& receive) {
   receive({std::move(socket), {peer->pid, peer->uid, account, *start, std::move(*pidfd)}});
 }
 
-// The device that a welcome brings makes userfaultfds for kernel faults, which the host may keep
-// from unprivileged users (vm.unprivileged_userfaultfd=0). So a stranger is not even heard.
+// WELCOME gives the agent a device that makes userfaultfds for kernel faults. The host may forbid
+// these for unprivileged users (vm.unprivileged_userfaultfd=0), so a user outside the group may not
+// connect.
 bool Door::may_connect(const sys::Fd& socket, const sys::Peer& peer, uid_t account) {
   if (sys::may_use(socket, peer, socket_.group)) return true;
   complaints_.warn(account, fmt::format("agent of pid {} (uid {}): not heard: its user is not in "
@@ -76,8 +77,8 @@ bool Door::may_connect(const sys::Fd& socket, const sys::Peer& peer, uid_t accou
   return false;
 }
 
-// Who waits to be accepted stays readable: in the epoll set the listener would wake this thread
-// again and again. Out of it, it waits for the next tick.
+// While connections wait, the listener stays readable and epoll would wake this thread again and
+// again. So the listener leaves the epoll set until tend() adds it again.
 void Door::rest(int code) {
   (void)::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, socket_.listener.get(), nullptr);
   accepts_again_ns_ = monotonic_ns() + kRestNs;
@@ -90,7 +91,8 @@ void Door::tend(std::uint64_t now_ns) {
 }
 
 void Door::close() noexcept {
-  // Queues may hold what must not be dropped here.
+  // Waiting connections may hold descriptors whose closing can block, so the receptionist closes
+  // them.
   ::shutdown(socket_.listener.get(), SHUT_RDWR);
   for (;;) {
     sys::Fd socket(

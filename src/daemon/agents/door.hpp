@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The agents' socket, and who comes in by it: members of the operator's group whose process is
-// there. While no descriptor or memory is to be had nobody is accepted, for a moment.
+// The agents' listening socket. Accepts members of the configured group whose process runs. If
+// descriptors or memory are short, accepts nobody for a moment.
 // Threads: one, the agents'.
 #pragma once
 
@@ -20,7 +20,7 @@ class Door {
  public:
   struct Socket {
     sys::Fd listener;
-    sys::SocketGroup group;  // who may connect: WELCOME brings /dev/userfaultfd
+    sys::SocketGroup group;  // the group that may connect: WELCOME passes /dev/userfaultfd
   };
   // Agents may connect when this returns.
   static Result<Socket> listen(const std::string& path, const std::string& group);
@@ -29,7 +29,7 @@ class Door {
     sys::Fd socket;
     AgentPeer peer;
   };
-  // Gets each visitor that came in.
+  // Called with each accepted connection.
   using Receive = std::function<void(Visitor visitor)>;
 
   // REQUIRES: all outlive this.
@@ -42,13 +42,13 @@ class Door {
         receptionist_(receptionist),
         complaints_(complaints) {}
 
-  // Wakes the epoll set, with a null pointer, for who wants to come in.
+  // Adds the listener to the epoll set, with a null pointer as its data.
   Status open();
-  // Those who wait, a bounded number of them.
+  // Accepts waiting connections, a bounded number per call.
   void accept(const Receive& receive);
-  // Now and then: accepts again after a rest.
+  // Call it regularly: ends the pause after a shortage.
   void tend(std::uint64_t now_ns);
-  // For good; those whom nobody accepted are sent away.
+  // Closes for good, and closes connections that were not accepted.
   void close() noexcept;
 
  private:

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// From an agent's first message to its VM being attached.
+// The part of Agents from an agent's first message until its VM is attached.
 #include <fmt/format.h>
 #include <sys/socket.h>
 #include <algorithm>
@@ -61,7 +61,7 @@ void Agents::take_looks() {
       if (!good) close(*whose);
     }
   }
-  // Those for which no thread was to be had.
+  // Begins looks for which the kernel gave no thread before.
   LookDesk::tend(desk_, procfs_);
 }
 
@@ -72,7 +72,8 @@ bool Agents::on_hello(Connection& c, const guest::Hello& message) {
            "agent and daemon are of different versions: restart the VM with this version's agent");
     return false;
   }
-  // A run of its VM outlasts its last connection: it tries again.
+  // The last connection of this process is still closing, because a run of its VM is under way. The
+  // agent connects again later.
   if (closes_another_of(c)) return false;
   const MutexLock lock(mutex_);
   c.hazards = hello.hazards;
@@ -90,8 +91,9 @@ bool Agents::after_hello(Connection& c, const Look& look) {
   }
   VmHandle vm = vms_.by_pid(c.peer.pid);
   if (vm && vm->detached) vm = nullptr;
-  // A daemon that died between the keeper's hand-over and RF_ATTACHED left a VM that its agent does
-  // not know, and one that had no keeper attached it anew: of neither was anything folded.
+  // The agent may know another VM than the one that is here: a daemon died after it gave the VM to
+  // the keeper and before it sent RF_ATTACHED; or a daemon without a keeper attached the VM anew.
+  // In both cases nothing was folded.
   const bool other =
       vm && std::memcmp(vm->vm->record().instance, hello.instance, sizeof hello.instance) != 0;
   if (other && hello.folded == 0 && events_.forget_unused(vm)) vm = nullptr;
@@ -102,8 +104,8 @@ bool Agents::after_hello(Connection& c, const Look& look) {
       complaints_.warn(
           c.peer.account,
           fmt::format(
-              "vm {} (pid {}): its pages were folded by a daemon that left nothing of it here: "
-              "they wait, and what touches them",
+              "vm {} (pid {}): its pages were folded by an earlier daemon, which left nothing of "
+              "the VM here: accesses to these pages wait",
               c.identity.name, c.peer.pid));
     } else if (events_.wanted(as_waiting(c.peer, look.identity))) {
       return invite_now(c);
@@ -171,21 +173,23 @@ bool Agents::after_offer(Connection& c, Look& look) {
     refuse(c, look.status.error().what);
     return false;
   }
-  // With the pidfd from before the look: the process that was looked at is the one that connected.
+  // The pidfd is older than the look. If its process has not ended, the look was at the process
+  // that connected.
   if (has_ended(c.peer.pidfd)) return false;
   const MutexLock offers(offers_mutex_);
   if (!events_.wanted(as_waiting(c.peer, look.identity))) {  // no longer
     const MutexLock lock(mutex_);
     return told_to_wait(c);
   }
-  // After wanted(): what a predecessor left is added before it is wanted no more than others.
+  // Looked up after wanted(): a VM that was left behind is first added to `vms_`, and only then can
+  // wanted() return true for it.
   if (vms_.by_pid(c.peer.pid)) return false;
   if (!has_place_for_vm(c.peer.account)) {
     refuse(c, "too many VMs of its user, or of all together, are attached: run fewer VMs");
     return false;
   }
-  // Duplicates: when the VM is not attached after all, they close here, and the look, which is
-  // destroyed apart, has what its process may hold up.
+  // Duplicates can be closed on this thread if attaching fails. The last reference is in the look,
+  // which is destroyed on a thread of its own.
   std::vector<sys::Fd> rams;
   for (const sys::Fd& fd : look.fds) {
     auto copy = fd.duplicate();
@@ -243,7 +247,7 @@ bool Agents::has_place_for_vm(uid_t account) {
     return std::ranges::any_of(ids,
                                [&](const sys::IdRange& r) { return r.has(vm->vm->record().uid); });
   }));
-  // A VM is in one group, so an owner has no more than its share of those either.
+  // A VM is in one group, so this also bounds the owner's share of groups.
   static_assert(kVmsMax <= store::kGroupsMax);
   return OwnerShare(kVmsMax, OwnerShare::kHalf).allows(vms.size() - of_user, of_user, 1);
 }
@@ -263,8 +267,8 @@ void Agents::on_ready(Connection& c, const VmHandle& vm) {
   events_.agent_ready(vm);
 }
 
-// What an older daemon asked for may still be under way in the agent. Commands wait until the agent
-// has answered that nothing of it is.
+// The agent may still execute a command of an earlier daemon. No command is sent until the agent
+// has answered the fence: then none is executed any more.
 void Agents::begin_commands(Connection& c) {
   if ((c.capabilities & RF_CAP_COMMANDS) == 0) return;
   rf_bare fence{};

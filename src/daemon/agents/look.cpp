@@ -18,18 +18,20 @@ Status check(const Look& look, const sys::Procfs& procfs) {
   if (!checked) return std::unexpected(checked.error());
   if (checked->start_ticks != look.start_ticks)
     return fail("the agent's process is another now", ESRCH);
-  // QEMU's -runas: a group for what it was, shared with what it is now, would be wrong.
+  // QEMU's -runas changes the user. The VM must not join the trust group of its earlier user.
   if (checked->uid != look.uid)
     return fail("the agent's process has changed its user: connect again", EPROTO);
   const sys::Uffd uffd(look.fds[0]);
   if (Status ok = uffd.handshake(look.features); !ok) return ok;
-  // For the proof some RAM is registered for a moment. A registration of QEMU's own, for a postcopy
-  // or a background snapshot that begins right now, would fail meanwhile.
+  // If the ownership of this userfaultfd was proved before, skip the proof. The proof registers
+  // some RAM for a moment; in that moment QEMU could not register it for a postcopy or a background
+  // snapshot.
   if (look.former && look.former->uffd &&
       sys::same_open_file(look.former->uffd, look.fds.front())) {
     return {};
   }
-  // RAM in several adjacent mappings may have a border of its own within the range that is tried.
+  // Several tries: if a block consists of several mappings, the range of a try may contain a border
+  // between two of them.
   Status proved;
   for (unsigned i = 0; i < kProofsMax; ++i) {
     proved = guest::prove_owner(uffd, look.pid, checked->blocks, procfs);
@@ -76,7 +78,7 @@ void LookDesk::tend(const std::shared_ptr<LookDesk>& desk, const sys::Procfs& pr
 }
 
 void LookDesk::start_waiting(const std::shared_ptr<LookDesk>& self, const sys::Procfs& procfs) {
-  // One that only the desk still knows was given up.
+  // A look that only the desk references was given up by its connection.
   for (std::size_t i = 0; i < waiting_.size();) {
     if (waiting_[i].use_count() != 1) {
       if (!has_room(*waiting_[i])) {

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What the agents' thread wants to know about a process and must not wait for: who it is, and
-// whether its offer is true. Looked up on a thread of its own, which a hostile process may hold
-// (daemon/threads/apart.hpp); few of one process or user are let be held. A Look is one of
-// share_apart()'s: it holds a userfaultfd. Threads: a Look belongs
-// to its thread from start() until take() gives it back; the desk's functions may be called from
-// any.
+// Looks at an agent's process: reads its identity and checks its offer. A hostile process can hold
+// such a look up, so it runs on a thread of its own (daemon/threads/apart.hpp); the number of looks
+// is bounded per process and per user. A Look holds a userfaultfd, so make it with share_apart().
+// Threads: a Look belongs to its thread from start() until take() returns it; the functions of the
+// desk from any.
 #pragma once
 
 #include <memory>
@@ -18,10 +17,10 @@
 
 namespace ramfold::daemon {
 
-// What is known of a process from its last attachment, when the daemon itself attaches it anew. One
-// of share_apart()'s.
+// Facts from the last attachment, used if the daemon itself attaches the VM anew. Make it with
+// share_apart().
 struct Former {
-  sys::Fd uffd;  // it was proved to be the process's; none: no descriptor was to be had
+  sys::Fd uffd;  // proved to be the process's own; absent: duplicating it failed
   bool incoming_finished = false;
 };
 
@@ -30,15 +29,15 @@ struct Look {
   uid_t uid = static_cast<uid_t>(-1);
   uid_t account = static_cast<uid_t>(-1);  // AgentPeer::account
   std::uint64_t start_ticks = 0;
-  // Only of an offer:
+  // Only for an offer:
   bool of_offer = false;
-  std::uint64_t features = 0;  // what its userfaultfd is to have
+  std::uint64_t features = 0;  // the features that its userfaultfd must have
   rf_offer offer{};
-  std::vector<sys::Fd> fds;              // userfaultfd, then a RAM file a block
-  std::shared_ptr<const Former> former;  // null: it was not attached before, or was detached
-  // The answers:
+  std::vector<sys::Fd> fds;              // userfaultfd, then one RAM file per block
+  std::shared_ptr<const Former> former;  // null: it is not being attached anew by the daemon
+  // The results:
   VmIdentity identity;
-  Status status;  // of the offer
+  Status status;  // is the offer good
 };
 
 class LookDesk {
@@ -51,11 +50,11 @@ class LookDesk {
   // REQUIRES: `procfs` outlives every look, or the process ends by _exit.
   static void start(const std::shared_ptr<LookDesk>& desk, const sys::Procfs& procfs,
                     std::shared_ptr<Look> look);
-  // Begins looks for which no thread was to be had before.
+  // Begins looks for which the kernel gave no thread before.
   static void tend(const std::shared_ptr<LookDesk>& desk, const sys::Procfs& procfs);
-  // Looks that have ended since.
+  // Looks that have ended since the last call.
   std::vector<std::shared_ptr<Look>> take();
-  // Wakes who polls wake_fd().
+  // Makes wake_fd() readable, until drain().
   void poke() noexcept;
   void drain() noexcept;
   int wake_fd() const noexcept { return wake_.get(); }
@@ -68,7 +67,7 @@ class LookDesk {
 
   sys::Fd wake_;  // eventfd
   Mutex mutex_{"LookDesk"};
-  std::vector<std::shared_ptr<Look>> waiting_ GUARDED_BY(mutex_);  // bounded by the connections
+  std::vector<std::shared_ptr<Look>> waiting_ GUARDED_BY(mutex_);  // at most one per connection
   struct Running {
     const Look* look;
     pid_t pid;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// VMs that are refused: their agents ask again every two seconds, and in between nothing is left of
-// them but this. Threads: any.
+// The VMs whose agents were refused. A refused agent disconnects and asks again every two seconds;
+// in between only this list knows it.
+// Threads: any.
 #pragma once
 
 #include <cstddef>
@@ -14,15 +15,16 @@ namespace ramfold::daemon {
 
 class Refusals {
  public:
-  // Of which an account has no more than its share (base/owner_share.hpp); more are not told of.
+  // One account gets at most its share (base/owner_share.hpp). Further VMs are not listed.
   static constexpr std::size_t kMax = 512;
-  // An agent that has not asked for so long has gone, or is not refused any more.
+  // An entry is dropped if its agent has not asked again for this time: the agent has gone, or is
+  // no longer refused.
   static constexpr std::uint64_t kForNs = 20'000'000'000;
 
   // `account`: sys::SubordinateIds of the agent's user.
   void note(WaitingAgent agent, uid_t account, std::uint64_t now_ns);
   void forget(pid_t pid);
-  // Of processes that are there.
+  // The entries whose process still runs.
   std::vector<WaitingAgent> all(const sys::Procfs& procfs, std::uint64_t now_ns);
 
  private:
@@ -31,7 +33,7 @@ class Refusals {
     uid_t account;
     std::uint64_t heard_ns;
   };
-  Mutex mutex_{"Refusals"};  // takes no other
+  Mutex mutex_{"Refusals"};  // no other lock is taken under it
   std::vector<Entry> entries_ GUARDED_BY(mutex_);
 };
 

@@ -12,9 +12,9 @@
 namespace ramfold::daemon {
 namespace {
 
-// The agent waits somewhat longer, so that it hears of the refusal.
+// The agent waits longer than the daemon, so that it gets the refusal.
 static_assert(Consumers::kWaitNs < RF_UNFOLD_MS_MAX * 1'000'000ull);
-// Without a page that came back: then it is tried again later.
+// An attempt ends if no page comes back for this time; it is tried again later.
 constexpr std::uint64_t kPatienceNs = 3'000'000'000;
 constexpr std::uint64_t kTellEveryNs = 1'000'000'000;
 
@@ -28,7 +28,7 @@ std::string task_name(const AttachedVm& vm) {
 Status Consumers::bring_back(const VmHandle& vm, Reserve reserve) {
   const auto unfolding = std::make_shared<Unfolding>(vm);
   if (!unfolding->first()) {
-    tell(*vm);  // of what others bring back
+    tell(*vm);  // tells of the progress of the unfold that runs already
     return fail("its pages are being brought back already", EAGAIN);
   }
   if (!vm->counted) return fail("its pages are still being counted after a restart", EAGAIN);
@@ -57,12 +57,12 @@ void Consumers::tell(const AttachedVm& vm) {
       news.push_back({w.token, back - w.before});
     }
   }
-  // One that has been answered meanwhile is nobody's: its agent does not mind.
+  // A request may have been answered meanwhile; the agent ignores news of such a token.
   for (const News& n : news) agents_.send_unfolding(vm, n.token, n.done, n.done + left);
 }
 
 void Consumers::wants_to_begin(const VmHandle& vm, std::uint32_t token, std::uint32_t hazard) {
-  // Each request counts by itself: one that is refused leaves the others as they are.
+  // Each request counts as one consumer: the refusal of one does not change the others.
   if (vm->consumers.fetch_add(1) == 0) {
     log::warn("vm {}: another consumer of its RAM waits (hazard {:#x}): unfolding", vm->vm->name(),
               hazard);
@@ -73,7 +73,7 @@ void Consumers::wants_to_begin(const VmHandle& vm, std::uint32_t token, std::uin
     const MutexLock lock(mutex_);
     waiting = waiting_.insert(waiting_.end(), {vm.get(), token, back, back, 0});
   }
-  // One that does not know of lost pages would read zeros: it is refused.
+  // A consumer would read lost pages as zeros, so it is refused if only lost pages are left.
   vm->only_lost_left.store(false);
   retries_.add({task_name(*vm), [this, vm] { return bring_back(vm, Reserve::left_alone); },
                 [vm] { return vm->vm->alive() && !vm->detached && !vm->only_lost_left; },
@@ -82,8 +82,8 @@ void Consumers::wants_to_begin(const VmHandle& vm, std::uint32_t token, std::uin
                     const MutexLock lock(mutex_);
                     waiting_.erase(waiting);
                   }
-                  // A consumer that was let begin counts for good; one that was refused does not
-                  // begin. What a look at the facts finds is another matter.
+                  // A consumer that was allowed counts until the VM is attached anew; a refused one
+                  // counts no more. A look at the facts sets consumer_found, not this count.
                   if (!back) vm->consumers.fetch_sub(1);
                   if (back && hazard != RF_HAZARD_OTHER_UFFD) vm->consumer_lasts.store(true);
                   agents_.send_unfolded(*vm, token, back);
@@ -99,7 +99,7 @@ void Consumers::has_begun(const VmHandle& vm) {
     log::warn("vm {}: {}: unfolding, it will not be folded {}", vm->vm->name(),
               vm->facts.unfolded_for, vm->consumer_lasts ? "again" : "until that has ended");
   }
-  // It is there already, so this is what the reserve is for.
+  // The consumer runs already, so pages are brought back with the reserve too.
   vm->only_lost_left.store(false);
   retries_.add({task_name(*vm), [this, vm] { return bring_back(vm, Reserve::used); },
                 [vm] { return vm->vm->alive() && !vm->detached && !vm->only_lost_left; }, nullptr,

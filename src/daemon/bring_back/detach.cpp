@@ -16,10 +16,10 @@ using control::Failure;
 
 namespace {
 
-// Without a page that came back: on a host that swaps one takes some ms.
+// A detach fails if no page comes back for this time. On a host that swaps one page takes some ms.
 constexpr std::uint64_t kPatienceNs = 20'000'000'000;
 constexpr std::uint64_t kNapNs = 50'000'000;
-constexpr unsigned kCountWaits = 1200;  // of kNapNs: a minute
+constexpr unsigned kCountWaits = 1200;  // of kNapNs: one minute
 constexpr std::size_t kVmsToldMax = 8;  // `ramfold list` has all
 constexpr const char* kLostRemedy =
     "restart the VMs that have lost pages; until they end, ramfold has to run and serve them";
@@ -35,12 +35,11 @@ std::unexpected<control::OperationError> cut_short() {
                          "the next daemon goes on with it");
 }
 
-// It stays attached and served: a hole that nobody serves reads as zeros.
+// The VM stays attached and its faults are served: a hole that nobody serves reads as zeros.
 void let_go(AttachedVm& vm) {
   if (vm.let_go.exchange(true)) return;
-  log::warn(
-      "vm {}: detached, but {} of its pages are lost: it is served for their sake until it ends",
-      vm.vm->name(), vm.lost());
+  log::warn("vm {}: detached, but {} of its pages are lost: the daemon serves it until it ends",
+            vm.vm->name(), vm.lost());
   if (Status noted = vm.vm->note_flags(guest::kRecordLetGo); !noted)
     log::error("vm {}: {}", vm.vm->name(), noted.error().text());
 }
@@ -73,7 +72,7 @@ std::string tell_lost(const std::vector<VmHandle>& vms) {
 
 std::unexpected<control::OperationError> all_but_lost(const std::vector<VmHandle>& vms) {
   return control::refuse(Failure::failed,
-                         fmt::format("everything is back but {}; what touches them gets a memory "
+                         fmt::format("everything is back but {}; an access to them gets a memory "
                                      "error",
                                      tell_lost(vms)),
                          kLostRemedy);
@@ -126,7 +125,7 @@ Answer<void> Detach::run(const VmHandle& vm, const control::ProgressSink& progre
     return control::refuse(Failure::failed, done.error().text(),
                            "the VM is attached and served as before");
   }
-  // Its words still name contents; who buries it gives those up.
+  // The words of an ended VM still name contents; Departures::bury_dead() gives them up.
   if (!vm->vm->alive()) return control::refuse(Failure::conflict, "the VM has ended", "");
   vm->detached.store(true);
   agents_.send_detached(*vm, afterwards);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// `detach`: everything of a VM comes back, and the VM is let go of.
+// `detach`: brings all pages of a VM back, then removes the VM.
 // Threads: any.
 #pragma once
 
@@ -25,11 +25,12 @@ class Detach {
   control::Answer<control::UnfoldPlan> plan(const VmHandle& vm) const;
   control::Answer<void> run(const VmHandle& vm, const control::ProgressSink& progress,
                             Afterwards afterwards = Afterwards::stays_away);
-  // The daemon ends. What run() did not bring about is for the next one.
+  // The daemon is ending. If run() was not complete, the next daemon continues it.
   bool is_cut_short() const noexcept { return stopping_; }
 
  private:
-  // How many pages are folded is known soon after a restart; false: not within the time for it.
+  // Waits until the VM's references are counted after a restart. False: not within a minute, or the
+  // daemon ends.
   bool wait_counted(const AttachedVm& vm) const;
 
   const Room& room_;
@@ -38,14 +39,15 @@ class Detach {
   const std::atomic<bool>& stopping_;
 };
 
-// How many pages of these VMs are lost, and of which VM how many.
+// Text: the number of lost pages of these VMs, in all and per VM.
 std::string tell_lost(const std::vector<VmHandle>& vms);
-// Of these VMs all is back but the pages that are lost.
+// The error: all pages of these VMs are back, except lost ones.
 std::unexpected<control::OperationError> all_but_lost(const std::vector<VmHandle>& vms);
-// A VM that was detached but for its lost pages may be folded again, once it has none.
+// Attaches a VM again that was detached and stayed because of lost pages. It is folded again when
+// it has no lost page.
 void take_up(AttachedVm& vm);
 
-// The VM's process holds up the threads that bring its pages back.
+// The error: the VM's process holds up the threads that bring its pages back.
 std::unexpected<control::OperationError> held_up();
 
 }  // namespace ramfold::daemon

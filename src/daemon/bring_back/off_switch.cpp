@@ -13,7 +13,7 @@ using control::Failure;
 namespace {
 
 constexpr const char* kTask = "off";
-// For VMs that end, or are unfolded by somebody else, meanwhile.
+// Waits for VMs that are ending, or that another operation unfolds.
 constexpr unsigned kBusyWaits = 400;
 constexpr unsigned kKeptWaits = 20;
 constexpr std::uint64_t kNapNs = 50'000'000;
@@ -23,9 +23,10 @@ bool only_lost_left(const AttachedVm& vm) { return vm.let_go && vm.lost() != 0; 
 }  // namespace
 
 std::unexpected<control::OperationError> not_taken_back(const Error& error) {
-  return control::refuse(Failure::failed,
-                         "it cannot be written that this is taken back: " + error.text(),
-                         "see to it that state_dir can be written, then try again");
+  return control::refuse(
+      Failure::failed,
+      "the decision stays in force, because its end cannot be written: " + error.text(),
+      "make state_dir writable, then try again");
 }
 
 Answer<control::UnfoldPlan> OffSwitch::plan() const {
@@ -60,7 +61,7 @@ void OffSwitch::go_on() {
   p_.retries.add({kTask,
                   [this]() -> Status {
                     const auto again = bring_all_back([](const control::UnfoldProgress&) {});
-                    // What is lost does not come back by trying again.
+                    // Trying again does not bring lost pages back.
                     if (again || !lost_left().empty()) return {};
                     return fail(again.error().text + ": " + again.error().remedy);
                   },
@@ -70,7 +71,7 @@ void OffSwitch::go_on() {
 
 void OffSwitch::tend() {
   if (!p_.state.off || p_.state.off_done || !lost_left().empty()) return;
-  if (!bringing_back_.try_lock()) return;  // it is being done
+  if (!bringing_back_.try_lock()) return;  // bring_all_back() runs
   const MutexLock lock(bringing_back_, std::adopt_lock);
   go_on();
 }
@@ -95,7 +96,8 @@ Answer<void> OffSwitch::bring_all_back(const control::ProgressSink& progress) {
     std::vector<VmHandle> let_go;
     for (const VmHandle& vm : p_.vms.all()) {
       if (has_ended(vm->vm->files().pidfd)) continue;
-      // What came back stays back; the rest is attached and served, and nothing more is folded.
+      // If an error ends this, pages that are back stay back. The other VMs stay attached and
+      // served, and nothing more is folded.
       if (!only_lost_left(*vm)) {
         auto done = p_.detach.run(vm, progress);
         if (done || !vm->vm->alive()) continue;
@@ -103,13 +105,14 @@ Answer<void> OffSwitch::bring_all_back(const control::ProgressSink& progress) {
           return done;
       }
       if (vm->held != 0) {
-        ++held;  // the others need not wait for it
+        ++held;  // goes on with the other VMs
       } else if (only_lost_left(*vm)) {
         let_go.push_back(vm);
       }
     }
     if (held != 0 && held + let_go.size() == p_.vms.size()) return held_up();
-    // They need nothing of the store, but the keeper keeps no VM without one.
+    // These VMs need nothing of the store. But the keeper holds no VM without a store, so the store
+    // stays.
     if (!let_go.empty() && let_go.size() == p_.vms.size()) {
       if (!p_.state.recovering) p_.contents.trim_all();
       log::warn("off: everything is back but {}", tell_lost(let_go));
@@ -122,13 +125,13 @@ Answer<void> OffSwitch::bring_all_back(const control::ProgressSink& progress) {
     }
     if (p_.vms.size() != 0) sleep_ns(kNapNs);
   }
-  // The store is not given up while its indexes are being rebuilt.
+  // Waits for the recovery: the store cannot be given up while its indexes are rebuilt.
   for (unsigned i = 0; i < kBusyWaits && p_.state.recovering && !p_.stopping; ++i) {
     sleep_ns(kNapNs);
   }
   p_.departures.drain();
   Status dropped = p_.keeping.drop_store();
-  // A VM may be with the keeper for a moment still that was handed over as it was let go of.
+  // A VM that was handed over just as it was detached may stay with the keeper for a moment.
   for (unsigned i = 0; i < kKeptWaits && !dropped && dropped.error().code == EBUSY; ++i) {
     sleep_ns(kNapNs);
     dropped = p_.keeping.drop_store();

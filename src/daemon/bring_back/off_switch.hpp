@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// `off`: everything of every VM comes back, and the keeper lets go of the store; tried again by
-// itself until that is so, or until folding is resumed. Pages that are lost cannot come back: `off`
-// holds without them. Their VMs are served until they end; then the keeper lets go of the store.
+// `off`: brings all pages of all VMs back, then the keeper gives up the store. This is tried again
+// until it succeeds, or until folding is resumed. Lost pages cannot come back: `off` succeeds
+// without them. VMs with lost pages are served until they end; after that the keeper gives up the
+// store.
 // Threads: any.
 #pragma once
 
@@ -47,20 +48,21 @@ class OffSwitch {
   explicit OffSwitch(Parts parts) : p_(std::move(parts)) {}
 
   control::Answer<control::UnfoldPlan> plan() const;
-  // From now on nothing is folded or attached. Error: that does not outlast this daemon.
+  // From now on nothing is folded or attached. Error: the decision is in force, but not on the
+  // disk, so it ends with this daemon.
   Status decide();
   // REQUIRES: decide() was called.
   control::Answer<void> off(const control::ProgressSink& progress);
-  // A predecessor has decided it, and may not have ended it.
+  // Continues an `off` that an earlier daemon began, or that failed.
   void go_on();
-  // Goes on where it holds but for lost pages, and the last VM that had some has ended. For the
-  // loop.
+  // For the loop. Continues `off` after the last VM with lost pages has ended.
   void tend();
-  // Folding begins again; also ends `pause`. Refused where it cannot be written that it does.
+  // Takes `off` and `pause` back, and begins to fold again. Refused if this cannot be written to
+  // the disk.
   control::Answer<void> resume();
-  // Why not everything is back yet.
+  // Why the last attempt failed; nullopt: none failed.
   std::optional<std::string> trouble() const;
-  // It holds but for pages that are lost: the VMs that have them. Else none.
+  // If only lost pages are left of all VMs, the VMs that have them. Else empty.
   std::vector<VmHandle> lost_left() const;
 
  private:
@@ -68,11 +70,11 @@ class OffSwitch {
       EXCLUDES(bringing_back_);
 
   Parts p_;
-  Mutex bringing_back_{"OffSwitch::bringing_back"};  // held while everything is brought back
+  Mutex bringing_back_{"OffSwitch::bringing_back"};  // held during bring_all_back()
   std::atomic<bool> retried_{false};
 };
 
-// A decision holds on, since it cannot be written that it does not.
+// The error: a decision stays in force, because taking it back could not be written.
 std::unexpected<control::OperationError> not_taken_back(const Error& error);
 
 }  // namespace ramfold::daemon

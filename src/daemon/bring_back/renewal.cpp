@@ -20,7 +20,8 @@ Status Renewal::attach_anew(const VmHandle& vm) {
   const auto gone =
       detach_.run(vm, [](const control::UnfoldProgress&) {}, Afterwards::attached_anew);
   if (!gone) return fail(gone.error().text + ": " + gone.error().remedy);
-  // An agent whose connection has ended meanwhile connects again, and is asked then.
+  // If the agent's connection has ended meanwhile, the agent connects again, and is asked for its
+  // RAM then.
   (void)agents_.invite(pid);
   return {};
 }

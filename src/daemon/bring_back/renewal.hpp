@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// A VM that was unfolded for a userfaultfd of QEMU's own (postcopy, a background snapshot, or a
-// probe for them) is attached anew once none is open: only that takes back the promise, made to its
-// agent, that nothing will be folded. While its agent stands before nothing, QEMU may open another
-// one: the first look of the new attachment finds that one in /proc, and folds nothing.
+// A VM may be unfolded because QEMU opens a userfaultfd of its own (for postcopy, a background
+// snapshot, or a probe for them). The daemon then promises the agent that nothing will be folded.
+// Only a new attachment ends this promise, so the VM is attached anew after QEMU has closed that
+// userfaultfd. Between the two attachments the agent stops no calls, and QEMU may open another
+// userfaultfd. The first look of the new attachment finds it in /proc, and then nothing is folded.
 // Threads: any.
 #pragma once
 
@@ -18,8 +19,8 @@ class Renewal {
   Renewal(Retries& retries, Detach& detach, AgentAnswers& agents) noexcept
       : retries_(retries), detach_(detach), agents_(agents) {}
 
-  // Looks have found for a while that the VM is_renewable(), and that QEMU has no userfaultfd of
-  // its own open.
+  // Call it when looks have found for a while that the VM is_renewable() and that QEMU has no
+  // userfaultfd of its own open.
   void begin(const VmHandle& vm);
 
  private:

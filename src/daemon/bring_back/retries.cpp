@@ -77,7 +77,7 @@ void Retries::run() {
     due->under_way = true;
     ++under_way_;
     lock.unlock();
-    // Without a thread to be had it runs here, and the others wait.
+    // If the kernel gives no thread, the attempt runs here, and other tasks wait.
     if (!run_apart([this, due] { attempt(due); })) attempt(due);
     lock.lock();
   }
@@ -99,7 +99,7 @@ void Retries::attempt(Entries::iterator entry) {
       const std::uint64_t moved = task.moved_ns ? task.moved_ns() : 0;
       const std::uint64_t ends = std::max(entry->began_ns, moved) + task.give_up_after_ns;
       over = now >= ends;
-      // The last attempt is at the end of its time, not a pause later.
+      // The last attempt is when the task's time ends, not one pause later.
       entry->next_ns = std::min(entry->next_ns, ends);
     } else {
       over = false;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What must come about in the end: tried at once, and again with growing pauses until it holds. The
-// log has one line when it first fails and one when it holds after that. Tasks of different names
-// run side by side, so that one that takes long does not make another late; those of one name run
-// one after another.
+// Tasks that must succeed in the end: each is tried at once, then again after growing pauses until
+// it succeeds. The log gets one line at the first failure, and one at the success after it. Tasks
+// with different names run in parallel, so a slow task does not delay another. Tasks with the same
+// name run one after another.
 // Threads: add(), trouble() and begin() from any; tasks on threads of their own; stop() from one.
 #pragma once
 
@@ -21,22 +21,22 @@ namespace ramfold::daemon {
 
 class Retries {
  public:
-  static constexpr unsigned kAtOnceMax = 16;  // attempts under way; more wait
+  static constexpr unsigned kAtOnceMax = 16;  // attempts that run at the same time; more wait
   struct Pauses {
     std::uint64_t first_ns = 250'000'000;
     std::uint64_t most_ns =
-        30'000'000'000;  // an operator who frees memory sees it work within half a minute
+        30'000'000'000;  // so that freeing memory has its effect within half a minute
   };
   struct Task {
     std::string name;  // "vm web: bring its pages back"; need not be unique
     std::function<Status()> attempt;
-    std::function<bool()> wanted;          // false: it is given up without a word
-    std::function<void(bool held)> ended;  // once, on a thread of an attempt; may be empty
-    std::uint64_t give_up_after_ns = 0;    // without an attempt that held; 0: never
-    // When it last came nearer (monotonic_ns(); 0: never did): its time counts from there.
+    std::function<bool()> wanted;          // false: the task ends without a log line
+    std::function<void(bool held)> ended;  // called once, on a thread of an attempt; may be empty
+    std::uint64_t give_up_after_ns = 0;    // give up after this time without success; 0: never
+    // The time of the last progress (monotonic_ns(); 0: none). give_up_after_ns counts from there.
     std::function<std::uint64_t()> moved_ns = {};
   };
-  // Why a task has not come about yet.
+  // Why a task has not succeeded yet.
   struct Trouble {
     std::string why;
     std::uint64_t attempts = 0;
@@ -49,12 +49,12 @@ class Retries {
   Retries(const Retries&) = delete;
   Retries& operator=(const Retries&) = delete;
 
-  // Starts the thread when it does not run. Tasks wait until it does.
+  // Starts the thread unless it runs already. Tasks wait until it runs.
   Status begin();
   void add(Task task);
-  // Of a task of that name that has failed; nothing when there is none.
+  // For a task of this name that has failed; nullopt if there is none.
   std::optional<Trouble> trouble(std::string_view name) const;
-  // Tasks are dropped; one that is being tried is waited for.
+  // Drops all tasks, and waits for running attempts.
   void stop() noexcept;
 
  private:
@@ -63,7 +63,7 @@ class Retries {
     std::uint64_t began_ns = 0;
     std::uint64_t next_ns GUARDED_BY(&Retries::mutex_) = 0;
     std::uint64_t pause_ns GUARDED_BY(&Retries::mutex_) = 0;
-    std::uint64_t attempts GUARDED_BY(&Retries::mutex_) = 0;  // that failed
+    std::uint64_t attempts GUARDED_BY(&Retries::mutex_) = 0;  // failed ones
     std::string why GUARDED_BY(&Retries::mutex_);
     bool under_way GUARDED_BY(&Retries::mutex_) = false;
   };
@@ -76,7 +76,7 @@ class Retries {
   const Pauses pauses_;
   mutable Mutex mutex_{"Retries"};
   CondVar changed_;
-  Entries entries_ GUARDED_BY(mutex_);  // an entry that is under way is erased by its attempt only
+  Entries entries_ GUARDED_BY(mutex_);  // only its own attempt erases an entry that is under way
   unsigned under_way_ GUARDED_BY(mutex_) = 0;
   bool stopping_ GUARDED_BY(mutex_) = false;
   sys::Thread thread_;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Is there memory to bring pages back? Of the host, and of the VM's own memory cgroup: a vCPU waits
-// for memory that a fill does not get, and a full cgroup kills its VM.
+// Checks that there is memory to bring pages back: memory of the host, and room in the VM's memory
+// cgroup. If a fill gets no memory, its vCPU waits; if the cgroup is full, the kernel kills the VM.
 // Threads: any.
 #pragma once
 
@@ -15,21 +15,21 @@
 
 namespace ramfold::daemon {
 
-using policy::Reserve;  // may bringing pages back take host.reserve too?
+using policy::Reserve;  // whether bringing pages back may use host.reserve too
 
 class Room {
  public:
-  // `read_ns`: what reading a page of a group from the store takes on the average.
+  // `read_ns`: the mean time to read a page of a group from the store, in nanoseconds.
   Room(const sys::Procfs& procfs, const policy::Config& config,
        std::function<double(GroupId)> read_ns)
       : procfs_(procfs), config_(config), read_ns_(std::move(read_ns)) {}
 
-  // Memory and swap of the host that bringing back may take.
+  // The host's memory and swap that bringing pages back may use.
   ByteCount available(Reserve reserve) const;
-  // What bringing this VM back takes, and what there is for it: the host's, or the VM's cgroup's
-  // where that is less. Errors: the cgroup has not enough room, when the host has.
+  // The memory and time that bringing this VM back needs, and the host's memory available for it.
+  // Error: the host has enough, but the VM's cgroup has not.
   control::Answer<control::UnfoldPlan> plan(const AttachedVm& vm, Reserve reserve) const;
-  // Why it cannot be done now; nothing: it can.
+  // Why the VM cannot be brought back now; nullopt: it can.
   std::optional<control::OperationError> lacking(const AttachedVm& vm, Reserve reserve) const;
 
  private:

@@ -18,14 +18,15 @@ using fault::Served;
 
 namespace {
 
-constexpr double kPageNs = 6'700;       // of a page, without reading it; measured, for plans only
-constexpr unsigned kRoundsMax = 2'000;  // of pages that faults held at the moment
+// To bring one page back, without reading it from the store. Measured; only for plans.
+constexpr double kPageNs = 6'700;
+constexpr unsigned kRoundsMax = 2'000;  // later rounds try the pages that a fault owned before
 constexpr std::uint64_t kNapNs = 1'000'000;
 constexpr auto kTellEvery = std::chrono::milliseconds(50);
 
 struct Round {
-  std::uint64_t left = 0;  // pages that could not be brought back this time
-  std::uint64_t lost = 0;  // that cannot be brought back at all
+  std::uint64_t left = 0;  // pages that could not be brought back in this round
+  std::uint64_t lost = 0;  // lost pages
   Status status;
 };
 
@@ -87,12 +88,12 @@ Status unfold(AttachedVm& vm, const std::function<void(std::uint64_t)>& progress
     if (round.left == 0) {
       progress(done);
       if (Status gone = vm.vm->unregister_all(); !gone) return gone;
-      // Words that were damaged were counted as something before.
+      // Damaged words may still be counted, as what they were before the damage.
       guest::VmCounters& counters = vm.vm->counters();
       for (Counter* now : {&counters.folded_zero, &counters.folded_content, &counters.clean})
         now->set(0);
       vm.only_lost_left.store(round.lost != 0);
-      // An agent that is not connected now is not told of the detach: it reads it here.
+      // The agent may be disconnected and miss the message of a detach; it reads this note instead.
       if (round.lost == 0) vm.vm->note_all_back();
       vm.vm->wake_all();
       if (round.lost == 0) return {};
@@ -106,14 +107,14 @@ Status unfold(AttachedVm& vm, const std::function<void(std::uint64_t)>& progress
 namespace {
 
 struct Course {
-  std::atomic<std::uint64_t> done{0};  // pages
+  std::atomic<std::uint64_t> done{0};  // pages that are back
   Mutex mutex;
   CondVar changed;
   std::optional<Status> status GUARDED_BY(mutex);
   bool given_up GUARDED_BY(mutex) = false;
 };
 
-// Waits for the status until it is time to tell how far it has come; false: there is none yet.
+// Waits for the status, at most kTellEvery. False: there is none yet; report progress.
 bool wait_for_status(Course& course) REQUIRES(course.mutex) {
   const auto end = CondVar::Clock::now() + kTellEvery;
   while (!course.status && course.changed.wait_until(course.mutex, end)) {
@@ -144,7 +145,7 @@ Status unfold_apart(const std::shared_ptr<Unfolding>& unfolding, std::uint64_t p
   while (!wait_for_status(*course)) {
     const std::uint64_t now = monotonic_ns();
     const std::uint64_t done = course->done.load(std::memory_order_relaxed);
-    // However slow it is: while pages come back nothing is wrong.
+    // While pages come back, however slowly, the VM is not held up.
     if (done == told && now - moved_ns >= patience_ns) {
       course->given_up = true;
       unfolding->vm()->held.fetch_add(1);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Brings everything of a VM back: for detach, for off, and for another consumer of its RAM (D13).
-// Whoever asks lets go of the VM afterwards, or not.
-// Threads: one call a VM at a time (AttachedVm::unfolding says so).
+// Brings all pages of a VM back: for detach, for off, and for another consumer of its RAM (D13).
+// The VM stays attached; the caller may remove it afterwards.
+// Threads: one call per VM at a time (AttachedVm::unfolding).
 #pragma once
 
 #include <atomic>
@@ -15,20 +15,21 @@
 
 namespace ramfold::daemon {
 
-// What it would take. `pages` counts those whose bytes come back; zeros need none until they are
-// touched. `read_ns`: what reading one of them from the store takes.
+// Estimates memory and time. `pages` does not count zero pages: they need no memory until they are
+// touched. `read_ns`: the mean time to read one page from the store.
 control::UnfoldPlan plan_unfold(const AttachedVm& vm, ByteCount available, double read_ns);
 
-// `progress` is called after every page.
-// Complete on success: nothing is folded, no page is guarded, nothing is registered; or the VM has
-// ended. EIO: the same but for pages that are lost. Their words say so and they stay
-// registered, so they must be served: a hole that nobody serves reads as zeros. On any other Error
-// (ENOMEM, ECANCELED `stop` was set) the VM stays as it is and served; the gate stays closed while
-// `unfolding` is set, which is the caller's to clear. REQUIRES: vm.unfolding was set by the caller.
+// `progress` is called after every page, with the number of pages that are back.
+// On success nothing of the VM is folded, guarded or registered; or the VM has ended. The gate
+// stays closed while vm.unfolding is set; the caller clears that.
+// Errors: EIO, as success except for lost pages, which stay registered and must be served (a hole
+// that nobody serves reads as zeros). ENOMEM; ECANCELED, `stop` was set; EAGAIN, pages were busy
+// for too long: the pages that are not back yet stay folded and served. REQUIRES: the caller has
+// set vm.unfolding.
 Status unfold(AttachedVm& vm, const std::function<void(std::uint64_t done)>& progress,
               const std::atomic<bool>& stop);
 
-// Says of a VM that it is being unfolded, until the last who knows of it has let go.
+// Sets AttachedVm::unfolding, and clears it when the last owner of this object is gone.
 class Unfolding {
  public:
   explicit Unfolding(VmHandle vm) : vm_(std::move(vm)), first_(!vm_->unfolding.exchange(true)) {}
@@ -37,7 +38,7 @@ class Unfolding {
   }
   Unfolding(const Unfolding&) = delete;
   Unfolding& operator=(const Unfolding&) = delete;
-  bool first() const noexcept { return first_; }  // nobody else does it
+  bool first() const noexcept { return first_; }  // true: this object has set the flag
   const VmHandle& vm() const noexcept { return vm_; }
 
  private:
@@ -45,8 +46,9 @@ class Unfolding {
   bool first_;
 };
 
-// unfold() on a thread that the VM's process may hold up. ETIMEDOUT: nothing has come back for
-// `patience_ns`; it goes on, the VM stays `unfolding` and counts as `held` until it ends.
+// Runs unfold() on a thread of its own, because the VM's process may hold it up. ETIMEDOUT: no page
+// came back for `patience_ns`. Then unfold() goes on, and until it ends the VM stays `unfolding`
+// and counts as `held`.
 // REQUIRES: unfolding->first().
 Status unfold_apart(const std::shared_ptr<Unfolding>& unfolding, std::uint64_t patience_ns,
                     const std::function<void(std::uint64_t done)>& progress,

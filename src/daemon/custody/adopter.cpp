@@ -13,7 +13,7 @@
 namespace ramfold::daemon {
 namespace {
 
-// A text of a record, in its place.
+// Makes a text of a record printable, in place.
 template <std::size_t size>
 void make_printable(char (&text)[size]) {
   text[size - 1] = 0;
@@ -28,7 +28,7 @@ Result<VmHandle> Adopter::make(const guest::VmRecord& record, guest::Vm::Files f
 }
 
 Result<VmHandle> Adopter::adopt(KeptVm kept) {
-  // A predecessor of an older version took names as they came.
+  // An older version stored names without a check.
   make_printable(kept.record.name);
   make_printable(kept.record.uuid);
   auto vm = finish(kept.record, std::move(kept.files), History::served_before);
@@ -41,14 +41,15 @@ Result<VmHandle> Adopter::finish(const guest::VmRecord& record, guest::Vm::Files
   const bool recovering = history == History::served_before;
   auto vm = guest::Vm::make(record, std::move(files));
   if (!vm) return std::unexpected(vm.error());
-  // Its userfaultfd may wait for the process when it is closed.
+  // Closing its userfaultfd may wait for the process.
   VmHandle attached(new AttachedVm,
                     [](AttachedVm* ended) { let_go_apart(std::unique_ptr<AttachedVm>(ended)); });
   attached->vm = std::move(*vm);
   attached->uuid = policy::normal_uuid(record.uuid);
   attached->targets.store(
       policy::vm_targets(config_, {record.name, attached->uuid, record.uid, policy::Vouched::no}));
-  // A VM that is to be detached is not folded until it is, or until that is taken back.
+  // If the operator decided to detach it, it is not folded until the detach is done or the decision
+  // is taken back.
   const VmKey key = key_of(decisions_, *attached);
   attached->paused.store(decisions_.since(VmDecision::paused, key) ||
                          decisions_.since(VmDecision::detached, key));
@@ -73,7 +74,7 @@ Result<VmHandle> Adopter::finish(const guest::VmRecord& record, guest::Vm::Files
     attached->vm->gate().reset_runs();
   }
   {
-    // The first pass begins as any other.
+    // Makes claim_of() begin the first pass.
     const MutexLock lock(attached->cursor.mutex);
     attached->cursor.next = scan::chunk_count(*attached->vm);
   }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Makes an attached VM out of its record and its files, whether an agent offered them a moment ago
-// or the keeper held them. Faults are served on return; neither function waits for the process.
+// Makes an AttachedVm from a VM's record and files, which come from an agent or from the keeper. On
+// return its faults are served. Neither function waits for the VM's process.
 // Threads: any.
 #pragma once
 
@@ -27,7 +27,7 @@ class Adopter {
         decisions_(decisions),
         fault_pool_(std::move(fault_pool)) {}
 
-  // A VM of which nothing was ever folded.
+  // A VM that was never folded.
   Result<VmHandle> make(const guest::VmRecord& record, guest::Vm::Files files);
   // A VM that a predecessor served: its references are not counted yet.
   Result<VmHandle> adopt(KeptVm kept);

@@ -49,7 +49,7 @@ struct Good {
   std::time_t read = 0;
 };
 
-// Nothing: there is no copy, it is another file's, it is torn, or it is not valid (any more).
+// nullopt: there is no copy, it is a copy of another file, it is torn, or it is not valid.
 std::optional<Good> last_good(const std::string& directory, std::string_view path,
                               policy::DataLossRisk risk) {
   const auto copy =
@@ -70,7 +70,7 @@ std::optional<Good> last_good(const std::string& directory, std::string_view pat
   return Good{std::move(*config), static_cast<std::time_t>(*read)};
 }
 
-// The path as it is known from anywhere; a newline would end the copy's first line.
+// The absolute path. Empty if it contains a newline, which would end the first line of the copy.
 std::string known_path(const std::string& path) {
   std::error_code error;
   std::string whole = std::filesystem::absolute(path, error).string();
@@ -125,8 +125,8 @@ Configuration load_configuration(const ConfigurationSource& source) {
     if (!kept) {
       result.notices.push_back(
           {"state",
-           "no copy of the configuration is kept, for when it is broken: " + kept.error().text(),
-           "see to it that state_dir can be written"});
+           "the configuration cannot be copied, for use when it is broken: " + kept.error().text(),
+           "make state_dir writable"});
     }
     return result;
   }
@@ -138,7 +138,7 @@ Configuration load_configuration(const ConfigurationSource& source) {
     result.notices.push_back(
         {"config",
          fmt::format("the configuration is broken since {}: {}; the one that was read at {} is "
-                     "gone by",
+                     "used",
                      changed_at(source.path), problem, shown_time(good->read)),
          std::string(kRemedy)});
     return result;

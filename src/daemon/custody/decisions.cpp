@@ -17,7 +17,7 @@ namespace {
 
 constexpr const char* kName = "decisions";
 constexpr std::string_view kHead = "ramfold-decisions 1";
-// A line has at most 63 bytes of name, each as %XX, and some 200 others.
+// A line has a name of at most 63 bytes, each written as %XX, and about 200 other bytes.
 constexpr std::size_t kFileBytesMax = (kDecidedVmsMax + 8) * 512;
 constexpr std::size_t kNameBytesMax = 256;
 constexpr std::array<std::pair<VmDecision, std::string_view>, 2> kVmWords{
@@ -162,7 +162,7 @@ std::string text_of(const DecisionBook& book) {
 
 Result<DecisionBook> read_decisions(std::string_view text) {
   const std::string_view whole = text;
-  if (word(text, '\n') != kHead) return fail("it begins as none of this version's does");
+  if (word(text, '\n') != kHead) return fail("its first line is not that of this version");
   DecisionBook book;
   for (;;) {
     const auto before = static_cast<std::size_t>(text.data() - whole.data());
@@ -170,12 +170,12 @@ Result<DecisionBook> read_decisions(std::string_view text) {
     const std::string_view line = word(text, '\n');
     if (line.starts_with("end ")) {
       if (line != fmt::format("end {:016x}", fnv1a(whole.substr(0, before)))) {
-        return fail("its sum is wrong");
+        return fail("its checksum is wrong");
       }
       if (!text.empty()) return fail("something follows its end");
       return book;
     }
-    if (!read_line(line, book)) return fail("a line of it is not understood");
+    if (!read_line(line, book)) return fail("it has a line that this version does not know");
   }
 }
 
@@ -236,11 +236,11 @@ std::optional<std::int64_t> Decisions::since(VmDecision what, const VmKey& vm) c
 }
 
 Status Decisions::write(const DecisionBook& book) {
-  if (const auto why = unreadable()) return fail("what was decided before cannot be read: " + *why);
+  if (const auto why = unreadable()) return fail("the earlier decisions cannot be read: " + *why);
   return sys::replace_file(directory_, kName, text_of(book));
 }
 
-// In force first, then written.
+// The change is in force at once, then it is written.
 template <typename Change>
 Status Decisions::change_first(Change change) {
   const MutexLock writing(writing_);
@@ -256,7 +256,7 @@ Status Decisions::change_first(Change change) {
   return written;
 }
 
-// Written first, then in force. False: `change` changed nothing.
+// The change is written, then it is in force. False: `change` changed nothing.
 template <typename Change>
 Result<bool> Decisions::change_when_written(Change change) {
   const MutexLock writing(writing_);

@@ -1,22 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What the operator has decided, and what holds until it is taken back: `off`, `pause`, `pause VM`,
-// `detach VM`. Kept in the file `decisions` of the state directory, so that it outlasts the daemon,
-// an upgrade and a reboot.
+// The operator's decisions `off`, `pause`, `pause VM`, `detach VM`. Each is in force until the
+// operator takes it back. They are stored in the file `decisions` of the state directory, so they
+// outlive the daemon, an upgrade and a reboot.
 //
-// Safe way out: a decision that stops something holds at once, also where it cannot be written (the
-// caller is told). One that lets folding go on again holds only once it is written. A file that is
-// there and cannot be read stops folding and attaching as a whole, until begin_anew().
+// The safe order: a decision that stops something is in force at once, even if it cannot be written
+// (the caller gets the error). A decision that allows folding again is in force only after it is
+// written. If the file exists and cannot be read, nothing is folded or attached until begin_anew().
 //
-// A VM is known again by its owner and its uuid, or by its name where it or the decision has no
-// uuid. One with neither is known by its process, and forgotten with it.
+// A decision finds its VM by owner and uuid; if the VM or the decision has no uuid, by owner and
+// name. A VM with neither uuid nor name is found by its process; the decision ends with the
+// process.
 //
 // The file, version 1, is lines of text:
 //   ramfold-decisions 1
 //   off SINCE                     seconds since 1970
 //   paused SINCE
 //   vm paused|detached SINCE uid=N uuid=U name=X [process=PID,START,BOOT]
-//   end SUM                       FNV-1a of all that is before, 16 hexadecimal digits
-// Bytes of a name that are none of [A-Za-z0-9._-] are written as %XX.
+//   end SUM                       FNV-1a of all bytes before this line, 16 hexadecimal digits
+// Bytes of a name outside [A-Za-z0-9._-] are written as %XX.
 // Threads: any. No other lock is taken under either of its own.
 #pragma once
 
@@ -37,7 +38,7 @@ enum class HostDecision : std::uint8_t { off, paused };
 enum class VmDecision : std::uint8_t { paused, detached };
 
 struct VmKey {
-  // Of a VM that has neither a name of its own nor a uuid.
+  // Set for a VM that has neither a name of its own nor a uuid.
   struct Process {
     pid_t pid = 0;
     std::uint64_t start_ticks = 0;
@@ -52,7 +53,7 @@ struct VmKey {
   bool is(const VmKey& other) const;
 };
 
-// What the file says.
+// The content of the file.
 struct DecisionBook {
   struct OfVm {
     VmDecision what;
@@ -63,7 +64,7 @@ struct DecisionBook {
   std::optional<std::int64_t> paused;
   std::vector<OfVm> vms;
 };
-// More VMs than run on any host; then a decision about another is refused.
+// More than any host runs. A decision about one more VM is refused (ENOSPC).
 inline constexpr std::size_t kDecidedVmsMax = 4096;
 std::string text_of(const DecisionBook& book);
 // Error: torn, damaged, or written by another version.
@@ -76,34 +77,37 @@ class Decisions {
       : directory_(std::move(directory)), boot_(std::move(boot)) {}
   static std::string boot_id();
 
-  // Reads the file; none is no decision. Decisions about processes that cannot be there any more
-  // are left out. Before any other call.
+  // Reads the file. No file: no decisions. Leaves out decisions about processes of an earlier boot.
+  // Call it before any other function.
   void load();
 
-  // The key of a VM as the daemon knows it.
+  // Makes the key of a VM.
   VmKey key_of(std::string_view name, std::string_view uuid, std::uint32_t uid, pid_t pid,
                std::uint64_t start_ticks) const;
 
-  // Why the file cannot be read; then nothing is known of what was decided.
+  // Why the file cannot be read; the decisions are then unknown. nullopt: it was read.
   std::optional<std::string> unreadable() const EXCLUDES(mutex_);
-  // Why what is decided is not in the file.
+  // Why the last decision is not in the file. nullopt: the file is up to date.
   std::optional<std::string> unsaved() const EXCLUDES(mutex_);
-  // Since when; nothing: it is not decided.
+  // The time of the decision, in seconds since 1970; nullopt: not decided.
   std::optional<std::int64_t> since(HostDecision what) const;
   std::optional<std::int64_t> since(VmDecision what, const VmKey& vm) const;
 
-  // On success it is on the disk. On an Error it holds as long as this process lives.
+  // On success the decision is on the disk. On an Error of writing it is in force while this
+  // process lives.
   Status decide(HostDecision what);
   Status decide(VmDecision what, const VmKey& vm);
-  // On success it is off the disk. On an Error it holds on. False: it was not decided.
+  // On success the decision is gone from the disk too. On an Error it stays in force. False: there
+  // was no such decision.
   Status take_back_host();
   Result<bool> take_back(VmDecision what, const VmKey& vm);
-  // Of VMs that do not run, by the name or uuid that the operator gives: of every owner.
+  // For VMs that do not run: by name or uuid, for every owner.
   Result<bool> take_back(VmDecision what, std::string_view name_or_uuid);
 
-  // Writes what could not be written. REQUIRES: called now and then. True: it is written by now.
+  // Tries again to write decisions that are not in the file. True: they are written now. REQUIRES:
+  // called regularly.
   bool write_again();
-  // Puts a file that cannot be read aside (`decisions.unreadable`); nothing is decided any more.
+  // Renames a file that cannot be read to `decisions.unreadable`. No decision is in force then.
   Status begin_anew();
 
  private:

@@ -11,7 +11,7 @@ namespace {
 
 constexpr std::uint64_t kNapNs = 250'000'000;
 constexpr std::uint64_t kMomentNs = 100'000'000;
-constexpr std::uint64_t kBuryNs = 60'000'000'000;  // of the largest VM
+constexpr std::uint64_t kBuryNs = 60'000'000'000;  // enough for the largest VM
 constexpr unsigned kLastLookWaits = 20;            // of kNapNs
 
 }  // namespace
@@ -40,7 +40,8 @@ std::vector<VmHandle> Departures::all(guest::VmCounters& gone) const {
 
 void Departures::tend() {
   const bool keeps = tend_apart() != 0;
-  if (keeps && !keeps_said_) log::warn("no thread is to be had: what VMs have left stays for now");
+  if (keeps && !keeps_said_)
+    log::warn("the kernel gives no thread: memory of VMs that have left stays in use for now");
   keeps_said_ = keeps;
 }
 
@@ -60,15 +61,15 @@ void Departures::bury_dead() {
     // Moved on, not shared: bury() waits until it is the only owner.
     undertaker_.post([this, dead = std::make_shared<VmHandle>(vm)] {
       (void)keeping_.drop_vm((*dead)->vm->id());  // may wait for the keeper
-      // Who shares the memory of a process that has ended may still hold its locks.
+      // A process that shares the memory of the ended process may still hold its locks.
       const auto bury_it = [this, dead] { bury(std::move(*dead)); };
       while (run_apart_for(kBuryNs, bury_it) == Ended::never_ran && !stopping_) sleep_ns(kNapNs);
     });
   }
 }
 
-// On the undertaker's thread: walking the page table and closing the RAM files, which frees their
-// memory, take 0.3 to 0.6 s a GiB together, and nobody should wait for it.
+// On the undertaker's thread, because it is slow: walking the page table and closing the RAM files
+// (which frees their memory) take 0.3 to 0.6 s per GiB.
 void Departures::bury(VmHandle vm) {
   vm->faults->stop();
   fault_cpu_ns_.fetch_add(vm->faults->cpu_ns());
@@ -87,7 +88,7 @@ void Departures::bury(VmHandle vm) {
   }
   log::info("vm {} (pid {}): ended; {} references given up", vm->vm->name(), vm->vm->pid(),
             dropped);
-  // Whoever still looks at it would close the files in its stead.
+  // Waits for other owners: the last owner closes the files, and that should be this thread.
   for (unsigned i = 0; vm.use_count() > 1 && i < kLastLookWaits && !stopping_; ++i)
     sleep_ns(kNapNs);
 }
@@ -103,7 +104,8 @@ bool Departures::forget_unused(const VmHandle& vm) {
   if (!vm->counted || vm->agent_ready || vm->unfolding) return false;
   if (c.folded_zero.get() + c.folded_content.get() + c.clean.get() + c.poisoned.get() != 0)
     return false;
-  // The next to be attached may have the same userfaultfd: one service may read its events.
+  // The next VM may be attached with the same userfaultfd, and only one service may read its
+  // events.
   if (!stop_faults(vm, kMomentNs)) return false;
   vm->detached.store(true);
   take_out_apart(*vm);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// VMs that leave: because their process has ended, because everything of them is back, or because
-// nothing of them was ever folded. Each way ends with the VM out of the set and out of the keeper.
-// Threads: any; bury_dead() by one. The rest of a dead VM is cleared away on a thread of its own.
+// Removes VMs: after the end of their process, after all their pages are back, or if they were
+// never folded. In each case the VM leaves the set and the keeper.
+// Threads: any; bury_dead() by one. A dead VM is cleared away on a thread of its own.
 #pragma once
 
 #include <atomic>
@@ -27,28 +27,29 @@ class Departures {
              const std::atomic<bool>& stopping) noexcept
       : vms_(vms), keeping_(keeping), contents_(contents), stopping_(stopping) {}
 
-  // Starts the undertaker when it does not run; the dead wait for it.
+  // Starts the undertaker's thread unless it runs. Dead VMs wait for it.
   Status begin() { return undertaker_.begin(); }
-  // What was left of VMs, and found no thread to be destroyed on, is destroyed. Called by one.
+  // Destroys objects of VMs that still wait for a thread (daemon/threads/apart.hpp). Called by one
+  // thread.
   void tend();
-  // VMs whose process has ended: their references are given up and their RAM is closed.
+  // For VMs whose process has ended: gives up their references and closes their RAM.
   void bury_dead();
-  // A VM of which everything is back. Waits for its fault service at most `patience_ns`.
+  // Removes a VM whose pages are all back. Waits at most `patience_ns` for its fault service.
   void let_go(const VmHandle& vm, std::uint64_t patience_ns);
-  // A VM of which nothing is folded; false: something is, or that is not known yet. Does not wait
-  // for the keeper.
+  // Removes a VM that has no folded, clean or lost page. False: it has one, that is not known yet,
+  // its agent is ready, or it is being unfolded. Does not wait for the keeper.
   bool forget_unused(const VmHandle& vm);
-  // Waits until every VM that was buried before is cleared away.
+  // Waits until every VM buried before this call is cleared away.
   void drain() { undertaker_.drain(); }
   void stop() noexcept { undertaker_.stop(); }
-  // The VMs in the set; the events of all that were in it before are added to `gone`. Each VM is in
-  // one of the two.
+  // Returns the VMs in the set, and adds the events of all VMs that have left to `gone`. Each VM is
+  // counted in exactly one of the two.
   std::vector<VmHandle> all(guest::VmCounters& gone) const;
-  // CPU time that the fault services of VMs took that are not in the set any more.
+  // CPU time of the fault services of VMs that have left the set.
   std::uint64_t fault_cpu_ns() const noexcept { return fault_cpu_ns_.load(); }
 
  private:
-  void leave_set(const AttachedVm& vm);  // what it counted goes to `gone_`
+  void leave_set(const AttachedVm& vm);  // adds its events to `gone_`
   void take_out(const AttachedVm& vm);   // waits for the keeper
   void take_out_apart(const AttachedVm& vm);
   void bury(VmHandle vm);
@@ -57,8 +58,8 @@ class Departures {
   Keeping& keeping_;
   store::Contents& contents_;
   const std::atomic<bool>& stopping_;
-  mutable Mutex leaving_mutex_{
-      "Departures::leaving"};  // while a VM goes from the set to `gone_`; before VmSet's
+  // Held while a VM moves from the set to `gone_`. Locked before the mutex of VmSet.
+  mutable Mutex leaving_mutex_{"Departures::leaving"};
   guest::VmCounters gone_ GUARDED_BY(leaving_mutex_);
   std::atomic<std::uint64_t> fault_cpu_ns_{0};
   bool keeps_said_ = false;

@@ -26,13 +26,15 @@ constexpr std::uint64_t kBarrierUs = 5'000'000;
 constexpr std::uint64_t kNapNs = 10'000'000;
 constexpr unsigned kNaps = 500;
 
-// systemd hears of the end of its own children only; a process whose parent has ended becomes one.
+// systemd sees the end of its own children only. A process becomes its child when its parent has
+// ended.
 [[noreturn]] void be_the_main_process(pid_t parent, pid_t held, int status) {
   for (unsigned i = 0; ::getppid() == parent && i < kNaps; ++i) sleep_ns(kNapNs);
-  std::fprintf(stderr,
-               "ramfoldd (pid %d) has ended but for threads that VMs hold up; the next one goes on "
-               "beside it\n",
-               held);
+  std::fprintf(
+      stderr,
+      "ramfoldd (pid %d) has ended, except for threads that VMs hold up; the next ramfoldd "
+      "runs beside it\n",
+      held);
   (void)::sd_notifyf(0, "MAINPID=%d", ::getpid());
   (void)::sd_notify_barrier(0, kBarrierUs);
   ::_exit(status);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// A child that tells systemd of the end of this process where systemd cannot see it. It sees a
-// main process end when the last thread has, and a VM's process can hold a thread of a killed
-// daemon in a system call for as long as it likes: the service would not be started again. The
-// child hears of the first thread's end; when the others have not followed after a moment, a
-// process of its makes itself the service's main process, and ends.
+// A child process that tells systemd that the daemon has ended, when systemd cannot see it. systemd
+// sees the end of a main process when its last thread has ended. A VM's process can hold a thread
+// of a killed daemon in a system call as long as it likes; then the service would not be started
+// again. The child gets a signal when the daemon's first thread ends. If the other threads have not
+// ended 2 s later, a child of this child makes itself the main process of the service, and ends.
 // Threads: one.
 #pragma once
 
@@ -11,10 +11,10 @@ namespace ramfold::daemon {
 
 class EndWatch {
  public:
-  // Without a service manager ($NOTIFY_SOCKET), or a process to be had, there is none, and nothing
-  // is lost but that. REQUIRES: called by the first thread, while there is no other.
+  // Starts the child. Without a service manager ($NOTIFY_SOCKET), or if no process can be made, the
+  // daemon goes on without it. REQUIRES: called by the first thread, before it starts others.
   static EndWatch start() noexcept;
-  // Instead of 1, as of one that was killed.
+  // Sets the exit status that systemd will see. Default: 1, as for a daemon that was killed.
   void will_end_with(int status) const noexcept;
 
  private:

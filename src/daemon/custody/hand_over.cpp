@@ -27,9 +27,10 @@ bool hand_over(AttachedVm& vm, Keeping& keeping, const store::Contents& contents
 control::Reason why_not_kept(const AttachedVm& vm) {
   switch (vm.keep_error.load()) {
     case EDQUOT:
-      return {"owner-share",
-              "its owner has its share of the keeper's places; the rest is for other owners",
-              "run fewer VMs as this user"};
+      return {
+          "owner-share",
+          "its owner has used up its share of the keeper's places; the rest is for other owners",
+          "run fewer VMs as this user"};
     case ENOSPC:
       return {"keeper-full", "all places of the keeper are taken", "run fewer VMs on this host"};
     default:
@@ -74,7 +75,7 @@ void HandOver::work() {
   for (const VmHandle& vm : vms_.all()) {
     if (vm->kept || vm->detached || !vm->vm->alive()) continue;
     if (!hand_over(*vm, keeping_, contents_)) continue;
-    // It may have been let go of meanwhile.
+    // It may have been detached meanwhile.
     if (vm->detached) {
       (void)keeping_.drop_vm(vm->vm->id());
     } else {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Sees to it that the keeper is there and holds every VM. While it is not there nothing leaves:
-// what was punched then would be lost with this process. A keeper that is stopped holds up whoever
-// asks it for ten seconds, so that is done apart.
+// Connects to the keeper and gives it every VM. Without the keeper nothing is folded: the bytes of
+// punched pages would be lost with this process. A call to a stopped keeper takes ten seconds, so
+// it runs on a thread of its own.
 // Threads: begin() and the free functions any; tend() one.
 #pragma once
 
@@ -18,27 +18,28 @@ class Contents;
 
 namespace ramfold::daemon {
 
-// Nothing of the VM is punched before this returned true. Says in the log why it did not, when that
-// is a new reason for this VM; that there is no keeper is the host's reason. One at a time for one
-// VM.
+// Gives the VM to the keeper. Nothing of the VM may be punched before this returns true. Logs a
+// failure if its reason is new for this VM (an absent keeper is a reason of the host, not of the
+// VM). REQUIRES: one call at a time for one VM.
 bool hand_over(AttachedVm& vm, Keeping& keeping, const store::Contents& contents);
 // Why the keeper does not hold this VM. REQUIRES: it does not.
 control::Reason why_not_kept(const AttachedVm& vm);
 
 class HandOver {
  public:
-  // `kept` is called for each VM that the keeper has taken, by who handed it over.
+  // `kept` is called for each VM that the keeper has taken, on the thread that handed it over.
   HandOver(VmSet& vms, Keeping& keeping, const store::Contents& contents,
            std::function<void(const VmHandle&)> kept)
       : vms_(vms), keeping_(keeping), contents_(contents), kept_(std::move(kept)) {}
 
-  // Connects and hands over, apart, what the keeper has not got. False: there is no thread for it.
+  // On a thread of its own: connects, and gives the keeper the VMs that it does not hold. False:
+  // the kernel gave no thread.
   bool begin();
   enum class Keeper { ours, absent, anothers };
-  // Now and then: begins when there is something to do, and says how things are. `anothers`: the
-  // keeper came after this daemon and holds what a predecessor left; this daemon, which has folded
-  // nothing, has to end so that the next start takes that over. Waits for the keeper only where no
-  // thread is to be had.
+  // Call it regularly. Calls begin() if there is work, and returns the state of the keeper.
+  // `anothers`: the keeper came after the start of this daemon, and holds the store of an earlier
+  // daemon. This daemon has folded nothing; it must end, so that the next start takes that store
+  // over. Waits for the keeper only if the kernel gives no thread.
   Keeper tend();
 
  private:

@@ -20,13 +20,13 @@ constexpr std::string_view kVmPrefix = "vm.";
 constexpr std::size_t kStoreParts = 3;
 constexpr auto kNobody = static_cast<uid_t>(-1);
 
-// As the keeper counts them (keeper/table.cpp): kind, dot, name, colon.
+// As the keeper counts (keeper/table.cpp): kind, dot, name, colon.
 std::size_t stored_bytes(std::string_view name) noexcept { return name.size() + 3; }
 
 constexpr std::uint64_t kSilentNapNs = 100'000'000;
 
-// Of a failed connect(): a keeper has the socket, and may answer yet. It is stopped or slow, it
-// ends or begins right now, or a daemon that is ending is still connected.
+// True if connect() failed but a keeper exists and may answer later: it is stopped or slow, it is
+// just ending or starting, or a daemon that is ending is still connected to it.
 bool may_answer_yet(const Error& error) {
   return error.code == ETIMEDOUT || error.code == EBUSY || error.code == EPIPE ||
          error.code == ECONNRESET || error.code == EAGAIN;
@@ -34,8 +34,9 @@ bool may_answer_yet(const Error& error) {
 
 std::string vm_prefix(VmId id) { return fmt::format("vm.{}.", id.value); }
 
-// The record first, as it came last: a keeper that is killed in between leaves its service manager
-// a VM without one, which the next daemon drops, and not one that it can neither read nor drop.
+// Drops the record first, because it was stored last. If the keeper is killed in between, its
+// service manager has a VM without a record, which the next daemon drops. A record without the
+// other parts could neither be served nor dropped.
 Status drop_parts(keeper::Client& client, VmId id) {
   if (Status dropped = client.drop(vm_prefix(id) + "record"); !dropped) return dropped;
   return client.drop_prefix(vm_prefix(id));
@@ -81,7 +82,7 @@ Result<KeptVm> assemble(Named& parts) {
 
 bool Keeping::Known::connected() const noexcept {
   if (!socket) return false;
-  pollfd p{socket->get(), POLLRDHUP, 0};  // an answer that lies there is no end
+  pollfd p{socket->get(), POLLRDHUP, 0};  // not POLLIN: an unread answer does not mean the end
   return ::poll(&p, 1, 0) == 0;
 }
 
@@ -106,7 +107,7 @@ Status Keeping::connect() {
   const Working working(*this);
   if (client_ && client_->alive()) return {};
   client_.reset();
-  publish();  // the copy's socket would look to the keeper like a daemon that is there
+  publish();  // closes the copy of the socket: for the keeper it would be a second daemon
   auto client = keeper::Client::connect(socket_, keeper::Client::kAnswerWithin, replaces_);
   silent_ = !client && may_answer_yet(client.error());
   if (!client) return std::unexpected(client.error());
@@ -123,9 +124,9 @@ Status Keeping::connect() {
     anothers_store_ = std::ranges::any_of(
         *kept, [](const keeper::Kept& k) { return k.name.starts_with(kStorePrefix); });
   }
-  // What it has under the numbers of our VMs is then another's.
+  // Then the keeper's VMs with these numbers belong to the earlier daemon.
   if (anothers_store_) vms_to_drop_.clear();
-  // Its service manager gave it back all that it had held.
+  // Drops VMs that left while the keeper was away: its service manager has given them back to it.
   while (!vms_to_drop_.empty()) {
     const std::uint32_t id = *vms_to_drop_.begin();
     if (Status dropped = drop_parts(*client_, VmId{id}); !dropped) return dropped;
@@ -229,7 +230,8 @@ Result<Inheritance> Keeping::inherit() {
   if (!vms.empty()) result.last = VmId{vms.rbegin()->first};
   for (auto& [id, parts] : vms) {
     if (!parts.contains("record")) {
-      result.dropped.push_back(fmt::format("vm {}: its hand-over never ended", id));
+      result.dropped.push_back(
+          fmt::format("vm {}: its hand-over to the keeper was not complete", id));
       (void)drop_vm(VmId{id});
       continue;
     }
@@ -311,7 +313,7 @@ Status Keeping::keep_vm(const guest::Vm& vm, const store::Contents& contents) {
     if (!vms_kept_.contains(vm.id().value)) {
       if (Status allowed = check_share(wanted); !allowed) return allowed;
     }
-    // Entered before it is tried: a call that fails half-way leaves something there.
+    // Noted before the call: a call that fails half-way leaves parts with the keeper.
     vms_kept_[vm.id().value] = wanted;
     if (Status kept = client.keep_together(set); !kept) return kept;
     return client.keep(record, files.record);

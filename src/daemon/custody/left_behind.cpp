@@ -27,7 +27,7 @@ void LeftBehind::add(UnusableVm vm) {
 void LeftBehind::add_held(KeptVm kept) {
   auto pidfd = kept.files.pidfd.duplicate();
   add({VmId{kept.record.vm},
-       fmt::format("it holds up a thread of a daemon that has ended but for that (pid {})",
+       fmt::format("it holds up the last thread of an earlier daemon (pid {})",
                    kept.record.left_by_pid),
        pidfd ? std::move(*pidfd) : sys::Fd{}, std::move(kept)});
 }
@@ -75,13 +75,13 @@ bool LeftBehind::wait_until_none(Keeping& keeping, const Adopt& adopt,
   return false;
 }
 
-// What was left of the daemon before has ended, and with it what it did to this VM.
+// The rest of the earlier daemon has ended, so none of its calls can change this VM any more.
 void LeftBehind::adopt_late(VmId id, const Adopt& adopt) {
   KeptVm kept;
   {
     const MutexLock lock(mutex_);
-    // Its record stays here: until the VM is one of the fleet this is what keeps its agent from
-    // being asked for an offer.
+    // Its record stays here until the VM is in the fleet: has() reads it, so that the VM's agent is
+    // not asked for an offer.
     kept = std::move(*std::ranges::find(vms_, id, &UnusableVm::id)->held);
   }
   const pid_t pid = kept.record.pid;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// VMs that a predecessor folded and that this daemon cannot serve, or not yet: what is left of that
-// predecessor may still change their memory, or their record cannot be read. They stay with the
-// keeper, and what their pages name stays in the store. Their faults wait; they never read zeros.
+// VMs that an earlier daemon folded and that this daemon cannot serve, or not yet: the rest of that
+// daemon may still change their memory, or their record cannot be read. They stay with the keeper,
+// and their contents stay in the store. Their faults wait; they never read zeros.
 // Threads: any; wait_until_none() by one.
 #pragma once
 
@@ -25,20 +25,21 @@ class LeftBehind {
   struct View {
     VmId id;
     std::string why;
-    bool held = false;  // it can be served when what is left of the predecessor has ended
+    bool held = false;  // it can be served after the rest of the earlier daemon has ended
   };
 
-  // A call of a daemon that has not ended may still change this VM's memory.
+  // True: the rest of an earlier daemon has not ended, and may still change this VM's memory.
   bool is_held(const guest::VmRecord& record) const;
   void add(UnusableVm vm);
   void add_held(KeptVm kept);
-  // It will be served as the VM it was: it must not be attached anew.
+  // True: the VM of this process will be taken over later with its old state, so it must not be
+  // attached anew.
   bool has(pid_t pid, std::uint64_t start_ticks) const;
   std::vector<View> views() const;
 
-  // Adopts a VM that was held, and makes it one of the fleet.
+  // Adopts a VM and adds it to the fleet.
   using Adopt = std::function<Result<VmHandle>(KeptVm kept)>;
-  // Waits until each has ended or was adopted; false: `stopping` was set.
+  // Waits until each VM has ended or was adopted. False: `stopping` was set.
   bool wait_until_none(Keeping& keeping, const Adopt& adopt, const std::atomic<bool>& stopping);
 
  private:

@@ -22,7 +22,7 @@ struct flock whole_file() noexcept {
   return lock;
 }
 
-// `remains` is filled in where it ends.
+// Looks at the process that holds the lock. `remains` is complete if this returns `ends`.
 Holder look_at(const sys::Procfs& procfs, pid_t pid, Remains& remains) {
   remains = {.pid = pid, .start_ticks = procfs.start_ticks(pid).value_or(0), .vms = {}};
   bool lives = false;
@@ -38,7 +38,7 @@ Holder look_at(const sys::Procfs& procfs, pid_t pid, Remains& remains) {
   return lives || seen != sys::Seen::all ? Holder::lives : Holder::ends;
 }
 
-// So that two that find the same remains do not both put a file in the place of theirs.
+// Two daemons that start together must not both replace the lock file of the same remains.
 Result<sys::Fd> one_at_a_time(const std::string& dir) {
   const std::string path = dir + "/ramfoldd.start.lock";
   sys::Fd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
@@ -64,7 +64,7 @@ Result<HostLock> take_host_lock(const std::string& dir, const sys::Procfs& procf
     if (errno != EAGAIN && errno != EACCES) return fail_errno("lock " + path);
     struct flock held = whole_file();
     if (::fcntl(file.get(), F_GETLK, &held) != 0) return fail_errno("ask for the lock of " + path);
-    if (held.l_type == F_UNLCK) continue;  // it has ended just now
+    if (held.l_type == F_UNLCK) continue;  // its holder has ended just now
     Remains remains;
     const Holder holder = look_at(procfs, held.l_pid, remains);
     const bool late = monotonic_ns() - began_ns >= kEndingNs;
@@ -85,7 +85,8 @@ Result<HostLock> take_host_lock(const std::string& dir, const sys::Procfs& procf
 bool is_there(const sys::Procfs& procfs, pid_t pid, std::uint64_t start_ticks) {
   const auto now = procfs.start_ticks(pid);
   if (now) return *now == start_ticks;
-  // It has ended, but for a thread: then its first is there too, as a zombie.
+  // If another thread has not ended, /proc lists two threads or more: that one, and the first as a
+  // zombie.
   std::size_t threads = 0;
   (void)procfs.thread_ids(pid, [&](pid_t) { return ++threads < 2; });
   return threads >= 2;

@@ -19,11 +19,11 @@ namespace {
 constexpr std::uint64_t kPauseFirstNs = 250'000'000;
 constexpr std::uint64_t kPauseMaxNs = 30'000'000'000;
 
-constexpr std::uint64_t kFirstNapNs = 20'000;  // a fault has a page for about as long
+constexpr std::uint64_t kFirstNapNs = 20'000;  // about the time for which a fault owns a page
 constexpr std::uint64_t kNapMaxNs = 20'000'000;
 
-// Waits while a fault has p. That takes long where the fault waits for memory or for the store, so
-// the naps between two tries grow.
+// Takes ownership of p. Waits while a fault owns it; that can take long if the fault waits for
+// memory or for the store, so the naps get longer.
 bool own(guest::PageTable& table, PageIndex p, const std::atomic<bool>& stop) {
   for (std::uint64_t nap_ns = kFirstNapNs; !table.take_idle_for_fill(p);
        nap_ns = std::min(nap_ns * 2, kNapMaxNs)) {
@@ -73,8 +73,8 @@ void tell(const AttachedVm& vm, const Found& found) {
 
 bool count_references(AttachedVm& vm, store::Contents& contents, const std::atomic<bool>& stop) {
   guest::PageTable& table = vm.vm->table();
-  // Nothing is written to a hole of the table while nothing is folded, but for faults on pages
-  // whose word says nothing; those hold no reference.
+  // It is enough to walk the backed parts of the table. Nothing is folded meanwhile, so only faults
+  // on pages with an empty word write into a hole, and such words hold no reference.
   Found found;
   const bool whole = vm.vm->each_speaking([&](PageIndex p) {
     if (stop.load(std::memory_order_relaxed) || !own(table, p, stop)) return false;
@@ -92,14 +92,14 @@ bool count_references(AttachedVm& vm, store::Contents& contents, const std::atom
 
 bool Recovery::run() {
   const std::uint64_t began_ns = monotonic_ns();
-  // Also a store without VMs is swept: nobody names what a dead daemon put last.
+  // A store without VMs is swept too: no word names the last contents that a dead daemon stored.
   bool complete = true;
   for (VmHandle& vm : vms_.all()) {
     if (!vm->counted) complete = count_references(*vm, adopter_.contents(), stopping_) && complete;
-    vm.reset();  // from here on it may be buried
+    vm.reset();  // gives up this reference, so that the VM may be buried
   }
   TEST_POINT("recovery.counted");
-  // The sweep frees whatever no counted word names: all VMs must be counted before it.
+  // The sweep frees every content that no counted word names, so all VMs must be counted before it.
   if (!complete) return false;
   const auto adopt = [this](KeptVm kept) { return adopt_late(std::move(kept)); };
   if (!left_behind_.wait_until_none(keeping_, adopt, stopping_)) return false;

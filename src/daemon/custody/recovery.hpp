@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Behind the fault path after a restart: counts which contents the words of all VMs name, then lets
-// the store rebuild its indexes. Faults are served meanwhile; nothing is folded until it ends.
+// Recovery after a restart: counts the references from the words of all VMs, then lets the store
+// rebuild its indexes. Meanwhile faults are served and nothing is folded.
 // Threads: run() once, on a thread of its own; trouble() from any.
 #pragma once
 
@@ -20,8 +20,8 @@ class Contents;
 
 namespace ramfold::daemon {
 
-// Counts the references of one VM, page by page, each under its owner; sets vm.counted at the end.
-// False: `stop` was set.
+// Counts the references of one VM, page by page; owns each page while it counts it. Sets vm.counted
+// at the end. False: `stop` was set.
 bool count_references(AttachedVm& vm, store::Contents& contents, const std::atomic<bool>& stop);
 
 class Recovery {
@@ -36,9 +36,9 @@ class Recovery {
         agents_(agents),
         stopping_(stopping) {}
 
-  // Until everything is counted and the store is whole; false: `stopping` was set.
+  // Returns when all references are counted and the store is whole. False: `stopping` was set.
   bool run();
-  // Why the store's recovery has to be tried again; empty: it has not failed.
+  // Why the store's recovery failed and is tried again; empty: no failure.
   std::string trouble() const;
 
  private:

@@ -11,11 +11,11 @@
 namespace ramfold::daemon {
 namespace {
 
-// Less than its unit's TimeoutStartSec.
+// Less than TimeoutStartSec of ramfoldd's unit.
 constexpr std::uint64_t kKeeperPatienceNs = 60'000'000'000;
-constexpr std::uint64_t kArenaMax = std::uint64_t{1} << 40;  // what the store's format allows
+constexpr std::uint64_t kArenaMax = std::uint64_t{1} << 40;  // limit of the store's format
 
-// In the record, so that the daemon after this one knows it too.
+// Notes the remains in the VM's record, so that the next daemon knows of them too.
 void note_remains(KeptVm& kept, const std::optional<Remains>& remains) {
   if (!remains || std::ranges::count(remains->vms, VmId{kept.record.vm}) == 0) return;
   kept.record.left_by_pid = remains->pid;

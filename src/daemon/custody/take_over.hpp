@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The path to the first fault after a start: the keeper, the store, the VMs. Nothing here grows
-// with the size of RAM.
+// The steps before the first fault is served after a start: the keeper, the store, the VMs. Their
+// time does not depend on the size of RAM.
 // Threads: the one that starts the daemon.
 #pragma once
 
@@ -19,16 +19,17 @@
 namespace ramfold::daemon {
 
 struct TakenOver {
-  std::unique_ptr<store::Contents> contents;  // the predecessor's, or a new one
-  Inheritance left;                           // its VMs; the store is taken out of it
+  std::unique_ptr<store::Contents> contents;  // the store of the last daemon, or a new one
+  Inheritance left;                           // its VMs; its `store` is moved to `contents`
 };
 
-// What the keeper has; one that is there and does not answer is waited for. Without a keeper: a new
-// store, and nothing is folded until there is one.
+// Takes what the keeper holds. Waits up to 60 s for a keeper that runs and does not answer. Without
+// a keeper: makes a new store, and nothing is folded until there is a keeper.
 Result<TakenOver> take_over(Keeping& keeping, const sys::Procfs& procfs,
                             const policy::Config& config);
 
-// Serves those VMs that can be served; the others go to `left_behind`. Returns how many are served.
+// Begins to serve the VMs that can be served; adds the others to `left_behind`. Returns the number
+// of VMs in `vms`.
 std::size_t adopt_all(Inheritance left, const std::optional<Remains>& remains, Adopter& adopter,
                       VmSet& vms, LeftBehind& left_behind);
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What the rest of the daemon has to say to agents. The agents' room implements it.
+// Messages from other rooms to agents. The agents' room implements this interface.
 // Threads: any.
 #pragma once
 
@@ -13,10 +13,10 @@
 
 namespace ramfold::daemon {
 
-// What becomes of a VM that was let go of.
+// What follows a detach.
 enum class Afterwards : std::uint8_t {
-  stays_away,     // until the operator attaches it
-  attached_anew,  // at once: what was proved and said of its process holds
+  stays_away,     // it is attached again only when the operator says so
+  attached_anew,  // it is attached again at once; facts proved about its process stay valid
 };
 
 class AgentAnswers {
@@ -24,21 +24,21 @@ class AgentAnswers {
   virtual ~AgentAnswers() = default;
   // Answers the request to unfold that carried `token`.
   virtual void send_unfolded(const AttachedVm& vm, std::uint32_t token, bool ok) = 0;
-  // Of that request `done` pages of `all` have come back: it is worth waiting for.
+  // Reports progress of the request `token`: `done` of `all` pages are back. The agent then waits
+  // longer.
   virtual void send_unfolding(const AttachedVm& vm, std::uint32_t token, std::uint64_t done,
                               std::uint64_t all) = 0;
   virtual void send_detached(const AttachedVm& vm, Afterwards afterwards) = 0;
-  // Asks an agent that waits for its RAM; false: there is none of that pid.
+  // Asks the waiting agent of process `pid` for its RAM. False: no such agent waits.
   virtual bool invite(pid_t pid) = 0;
-  // Waits for a VM that is being attached right now.
+  // If a VM is being attached right now, waits until that has ended.
   virtual void finish_offers() = 0;
-  // Asks every agent that waits, and whose VM is wanted, for its RAM again.
+  // Asks every waiting agent whose VM is wanted for its RAM.
   virtual void invite_all() = 0;
-  // The VM of this process can be served now: has its agent, which was told to wait, say hello
-  // again.
+  // The VM of this process can be served now. Tells its agent, which waits, to say hello again.
   virtual void call_back(pid_t pid) = 0;
-  // For commands to the VM's agent, open once that has answered the fence. Null: no agent is there,
-  // or it knows no commands. Closed for ever when the connection ends.
+  // The port for commands to the VM's agent. It is open after the agent has answered the fence, and
+  // closed for ever when the connection ends. Null: there is no agent, or it knows no commands.
   virtual std::shared_ptr<guest::AgentPort> port(const AttachedVm& vm) = 0;
 };
 

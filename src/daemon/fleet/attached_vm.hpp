@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// A VM as the daemon runs it: its page state, its fault service, why it may or may not be folded,
-// and where the scan stands. Plain parts; the modules of daemon/ each work on one of them.
+// The daemon's data about one VM: page state, fault service, reasons against folding, position of
+// the scan. Each room of daemon/ works on its own part.
 // Threads: flags are atomic; `facts` and `cursor` have locks of their own.
 #pragma once
 
@@ -30,48 +30,47 @@ inline bool has_ended(sys::BorrowedFd pidfd) noexcept {
   return ::poll(&p, 1, 0) == 1 && (p.revents & POLLIN) != 0;
 }
 
-// Which chunk a worker takes next. A pass ends when every chunk was taken and given back, or
-// skipped because its RAM file holds nothing there; a chunk is worked on by one worker at a time
-// because a new pass begins only then.
+// The chunk that a worker takes next. A pass ends when every chunk was taken and given back, or was
+// skipped because the RAM file has a hole there. A new pass begins only after that, so only one
+// worker at a time works on a chunk.
 struct ScanCursor {
   Mutex mutex{"ScanCursor"};
   std::size_t next GUARDED_BY(mutex) = 0;
   std::size_t in_work GUARDED_BY(mutex) = 0;
   std::uint64_t began_ns GUARDED_BY(mutex) = 0;
-  scan::Met met GUARDED_BY(mutex);              // so far in this pass
+  scan::Met met GUARDED_BY(mutex);              // in this pass so far
   scan::Met met_last GUARDED_BY(mutex);         // in the last whole pass
-  std::uint64_t pass_ns GUARDED_BY(mutex) = 0;  // how long that took
+  std::uint64_t pass_ns GUARDED_BY(mutex) = 0;  // duration of the last whole pass
   std::uint64_t passes GUARDED_BY(mutex) = 0;
-  std::uint64_t chunks GUARDED_BY(mutex) = 0;  // that were looked at, in all passes
+  std::uint64_t chunks GUARDED_BY(mutex) = 0;  // taken by workers, in all passes
 };
 
 struct FactState {
   Mutex looking ACQUIRED_BEFORE(mutex){"FactState::looking"};  // one look at a time
-  std::atomic<std::uint64_t> looked_at_since_ns{0};  // by the housekeeper; 0: no look is under way
+  std::atomic<std::uint64_t> looked_at_since_ns{0};  // when the running look began; 0: no look runs
   Mutex mutex{"FactState"};
-  bool held_said GUARDED_BY(mutex) = false;  // that its process cannot be looked at
+  bool held_said GUARDED_BY(mutex) = false;  // logged: its process holds up looks
   std::vector<guest::Reason> reasons GUARDED_BY(mutex);
-  // The first reason that demanded that everything comes back; may be gone by now.
+  // The first reason for which everything had to come back. It may no longer hold.
   std::string unfolded_for GUARDED_BY(mutex);
-  ByteCount ram_beside GUARDED_BY(mutex);  // guest::Facts
+  ByteCount ram_beside GUARDED_BY(mutex);  // as in guest::Facts
   guest::SlowFacts slow GUARDED_BY(mutex);
   bool slow_known GUARDED_BY(mutex) = false;
   bool read_once GUARDED_BY(mutex) = false;
   std::uint32_t hello_hazards GUARDED_BY(mutex) = 0;  // RF_HAZARD_* from before the attach
   std::uint64_t capabilities GUARDED_BY(mutex) = 0;   // RF_CAP_*
   guest::Gate::Mode opened_as GUARDED_BY(looking) =
-      guest::Gate::Mode::closed;  // the last time that the gate was opened
-  // Since when every look, one after the other, has found that it could be attached anew; 0: the
-  // last one has not.
+      guest::Gate::Mode::closed;  // the gate's mode when it was last opened
+  // Every look since this time found that the VM can be attached anew. 0: the last look did not.
   std::uint64_t renewable_since_ns GUARDED_BY(looking) = 0;
 };
 
-// What it makes the daemon keep in memory, in bytes, and whether that is too much.
+// The memory that the daemon keeps for one VM, in bytes, compared with its limits.
 enum class TooMuch : std::uint8_t {
   nothing,
-  of_vm,     // nothing more is stored for it: pages of zeros leave all the same
-  of_owner,  // the same
-  of_tables  // nothing leaves: what is folded keeps its word, also a page of zeros
+  of_vm,     // the VM's quota is used up: only its pages of zeros are folded
+  of_owner,  // the owner's share of the store is used up: only pages of zeros are folded
+  of_tables  // the owner's share for page tables is used up: nothing is folded
 };
 struct Keeps {
   std::atomic<std::uint64_t> page_table{0};
@@ -84,46 +83,47 @@ struct Keeps {
 
 struct AttachedVm {
   std::unique_ptr<guest::Vm> vm;
-  std::unique_ptr<fault::Server> faults;  // ends before the Vm does
+  std::unique_ptr<fault::Server> faults;  // destroyed before the Vm
   store::GroupUse group;
   Published<policy::VmTargets> targets;
   std::vector<guest::RamBlock> ram;
   std::string uuid;
   std::uint64_t attached_ns = 0;
 
-  std::atomic<bool> kept{false};         // the keeper has acknowledged all of it
-  std::atomic<int> keep_error{0};        // why not, at the last try: an errno; 0: none failed
-  std::atomic<bool> agent_ready{false};  // the agent stands before every hazard now
-  std::atomic<bool> counted{true};       // its references are known (false during recovery)
+  std::atomic<bool> kept{false};         // the keeper holds all of its descriptors
+  std::atomic<int> keep_error{0};        // errno of the last failed attempt; 0: none
+  std::atomic<bool> agent_ready{false};  // the agent now stops every dangerous call
+  std::atomic<bool> counted{true};       // its references are counted (false during recovery)
   std::atomic<bool> paused{false};
   std::atomic<bool> unfolding{false};
-  // Pages that unfolding has brought back, in all attempts, and when the last one came.
+  // Pages that unfolding has brought back, over all attempts, and the time of the last one.
   std::atomic<std::uint64_t> came_back{0};
   std::atomic<std::uint64_t> came_back_ns{0};
-  // Other consumers of its RAM (D13): how many wait to begin, or were let begin, and whether a look
-  // found one. With any of them it is not folded until it is attached anew.
+  // Other consumers of its RAM (D13): how many wait for permission or have it, and whether a look
+  // found one. After any of these the VM is not folded until it is attached anew.
   std::atomic<std::uint32_t> consumers{0};
   std::atomic<bool> consumer_found{false};
-  // One of them was more than a userfaultfd of QEMU's own, whose end /proc shows.
+  // One consumer was not a userfaultfd of QEMU's own. /proc shows the end of such a userfaultfd,
+  // but of no other consumer.
   std::atomic<bool> consumer_lasts{false};
-  std::atomic<bool> renewal_due{false};  // it is to be attached anew (bring_back/renewal.hpp)
-  std::atomic<bool> detached{false};     // nothing is folded, the range is unregistered
-  // Detached, but some of its pages are lost: it is served for their sake, and not folded before it
-  // is attached again. In its record too.
+  std::atomic<bool> renewal_due{false};  // it will be attached anew (bring_back/renewal.hpp)
+  std::atomic<bool> detached{false};     // nothing is folded, its RAM is unregistered
+  // Detached, but it has lost pages. It is still served, so that these pages stay unreadable, and
+  // not folded until it is attached again. The VM's record says so too.
   std::atomic<bool> let_go{false};
-  std::atomic<bool> only_lost_left{false};  // what the last unfolding came to
+  std::atomic<bool> only_lost_left{false};  // the last unfolding brought back all but lost pages
   std::atomic<bool> lost_said{false}, damaged_said{false}, inconsistent_said{false};
 
-  // Threads of ours that its process holds up and that were given up; said once.
+  // Threads of this daemon that its process holds up, and that were replaced. `held_said`: logged.
   std::atomic<std::uint32_t> held{0};
   std::atomic<bool> held_said{false};
   std::atomic<bool> faults_stopped{false};
 
-  // Bounds on what an agent's messages make us do.
+  // Bounds on the work that an agent's messages can cause.
   std::atomic<std::uint32_t> unfolds_asked{0};  // not answered yet
-  std::atomic<bool> look_asked{false};          // a look at its facts is due and has not begun
+  std::atomic<bool> look_asked{false};  // a look at its facts was asked for and has not begun
 
-  // The operator says so of the migration it began with.
+  // The VM started with -incoming, and the operator says that this migration has finished.
   std::atomic<bool> incoming_finished{false};
 
   FactState facts;
@@ -131,29 +131,29 @@ struct AttachedVm {
   Keeps keeps;
 
   bool stays_unfolded() const noexcept { return consumers != 0 || consumer_found; }
-  // It stays unfolded for nothing but userfaultfds of QEMU's own, and nobody waits for an answer:
-  // once they are closed it may be attached anew.
+  // It stays unfolded only because of userfaultfds of QEMU's own, and no agent waits for an answer.
+  // After these are closed it may be attached anew.
   bool is_renewable() const noexcept {
     return stays_unfolded() && !consumer_lasts && unfolds_asked == 0 && agent_ready && counted &&
            !unfolding && !detached && !let_go && held == 0 && lost() == 0 && vm->alive();
   }
-  // Nothing but the facts stands against folding.
+  // Folding is wanted; only the facts (the gate) may still forbid it.
   bool wants_folding() const noexcept {
     return kept && agent_ready && counted && !paused && !unfolding && !stays_unfolded() &&
            !detached && !let_go && held == 0 && targets.load().fold && vm->alive() && lost() == 0 &&
            vm->inconsistency() == guest::Inconsistency::none;
   }
-  // Pages whose bytes cannot be had any more. They stay so until QEMU discards them or ends.
+  // Pages whose bytes are lost. A page stays lost until QEMU discards it or ends.
   std::uint64_t lost() const noexcept { return vm->counters().poisoned.get(); }
 };
 
 using VmHandle = std::shared_ptr<AttachedVm>;
 
-// Memory of a file in tmpfs that the host really backs.
+// The memory allocated for a file in tmpfs.
 ByteCount backed(sys::BorrowedFd file) noexcept;
 
-// Ends its fault service; waits for its threads at most `patience_ns`. False: its process holds one
-// up there, which leaves when it may.
+// Ends the VM's fault service. Waits at most `patience_ns` for its threads. False: the VM's process
+// holds a thread up; that thread leaves later.
 bool stop_faults(const VmHandle& vm, std::uint64_t patience_ns);
 
 }  // namespace ramfold::daemon

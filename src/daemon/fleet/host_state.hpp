@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What holds for the whole host: the operator's switches, which take effect at once, and the last
-// verdict (judge/host_judge.hpp) on whether anything may be folded, and if not, why.
+// State of the whole host: the operator's switches, which take effect at once, and the last verdict
+// (judge/host_judge.hpp): whether the daemon may fold, and the reasons if not.
 // Threads: any.
 #pragma once
 
@@ -18,10 +18,10 @@
 namespace ramfold::daemon {
 
 struct HostVerdict {
-  bool may_observe = false;  // scanning at all makes sense
+  bool may_observe = false;  // VMs may be scanned
   bool may_fold = false;
   bool may_reform = false;
-  std::vector<control::Reason> reasons;  // against folding, or some of it
+  std::vector<control::Reason> reasons;  // against folding, or against part of it
   control::Promise promise;
   ByteCount keep_available;
 
@@ -32,20 +32,20 @@ struct HostVerdict {
 
 class HostState {
  public:
-  // The operator's.
+  // The operator's switches.
   std::atomic<bool> paused{false};
   std::atomic<bool> off{false};
-  std::atomic<bool> off_done{false};  // everything is back, and the keeper has let go of the store
-  // Pages are still being counted after a start.
+  std::atomic<bool> off_done{false};  // everything is back, and the keeper has given up the store
+  // After a start, until all references are counted.
   std::atomic<bool> recovering{true};
 
   bool may_fold() const noexcept { return may_fold_ && switched_on(); }
   bool may_observe() const noexcept { return may_observe_ && switched_on(); }
-  // What is stored may be given other forms.
+  // Stored contents may get other forms.
   bool may_reform() const noexcept { return may_reform_ && switched_on(); }
 
-  // The store had no room for a new content: for so long it is asked for none, and only zeros and
-  // pages that are stored already leave.
+  // Call it when the store had no room for a new content. For `for_ns` no new content is stored:
+  // only zeros, and pages whose content is stored already, are folded.
   void rest_store(std::uint64_t for_ns) noexcept {
     store_full_until_ns_.store(monotonic_ns() + for_ns, std::memory_order_relaxed);
   }
@@ -57,7 +57,7 @@ class HostState {
     const MutexLock lock(mutex_);
     self_test_ = std::move(views);
   }
-  // Fact by fact; empty while the self-test has not run.
+  // One entry per fact; empty until the self-test has run.
   std::vector<control::SelfTestView> self_test() const {
     const MutexLock lock(mutex_);
     return self_test_;

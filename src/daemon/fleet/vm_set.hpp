@@ -24,7 +24,7 @@ class VmSet {
     vms_.push_back(std::move(vm));
     changes_.fetch_add(1, std::memory_order_release);
   }
-  // False: it was not there.
+  // False: the set did not contain it.
   bool remove(VmId id) {
     const MutexLock lock(mutex_);
     changes_.fetch_add(1, std::memory_order_release);
@@ -39,7 +39,7 @@ class VmSet {
     const MutexLock lock(mutex_);
     return vms_.size();
   }
-  // Moves with every add() and remove(); whoever reads it before all() misses none.
+  // Changes with every add() and remove(). Read it before all(): then no change is missed.
   std::uint64_t changes() const noexcept { return changes_.load(std::memory_order_acquire); }
 
  private:

@@ -14,10 +14,11 @@ using guest::Inconsistency;
 std::string_view text_of(Inconsistency what) noexcept {
   switch (what) {
     case Inconsistency::none: break;
-    case Inconsistency::transition: return "a word of its page table was to change as none may";
+    case Inconsistency::transition:
+      return "a word of its page table was to make a forbidden change";
     case Inconsistency::moved: return "a word of its page table changed by itself";
     case Inconsistency::references:
-      return "its page table names contents that its group has not got";
+      return "its page table names contents that its group does not have";
     case Inconsistency::group: return "the references of its group do not add up";
     case Inconsistency::earlier:
       return "a daemon before this one found its page state inconsistent";
@@ -31,8 +32,8 @@ void add_damage(const AttachedVm& vm, std::vector<guest::Reason>& reasons) {
   if (const std::uint64_t lost = vm.lost(); lost != 0) {
     reasons.push_back(guest::reason_of(
         guest::ReasonCode::lost_pages,
-        fmt::format("{} of its pages are lost: what they held in the store, or what its page table "
-                    "said of them, was damaged",
+        fmt::format("{} of its pages are lost: their contents in the store, or their words in its "
+                    "page table, were damaged",
                     lost)));
   }
   if (const Inconsistency what = vm.vm->inconsistency(); what != Inconsistency::none) {
@@ -46,7 +47,7 @@ void tend_damage(AttachedVm& vm, const store::Contents& contents) {
   if (contents.is_stopped(vm.group)) state.stop_folding(Inconsistency::group);
   if (const std::uint64_t lost = vm.lost(); lost != 0 && !vm.lost_said.exchange(true)) {
     log::error(
-        "vm {} (pid {}): {} pages are lost so far: what touches them gets a memory error; it "
+        "vm {} (pid {}): {} pages are lost so far: an access to them gets a memory error; the VM "
         "is not folded any more",
         state.name(), state.pid(), lost);
   }
@@ -61,8 +62,8 @@ void tend_damage(AttachedVm& vm, const store::Contents& contents) {
   if (what == Inconsistency::none || vm.inconsistent_said.exchange(true)) return;
   log::error("vm {} (pid {}): {}: it is served and not folded any more", state.name(), state.pid(),
              text_of(what));
-  // The next daemon counts the group's references anew; what was found of the VM alone it may not
-  // meet again.
+  // The next daemon counts the group's references anew, so `group` needs no note. Damage of one
+  // VM's table it may not find again, so the VM's record notes it.
   if (what == Inconsistency::group || what == Inconsistency::earlier) return;
   if (Status noted = state.note_flags(guest::kRecordInconsistent); !noted)
     log::error("vm {}: {}", state.name(), noted.error().text());

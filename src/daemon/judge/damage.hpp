@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Damage of one VM's page state: pages that are lost, words that were repaired, what does not add
-// up. It stops that VM's folding, or its group's, and nobody else's.
+// Damage of one VM's page state: lost pages, damaged words, counts that do not add up. It stops the
+// folding of that VM, or of its group; other VMs go on.
 // Threads: any.
 #pragma once
 
@@ -12,11 +12,11 @@
 
 namespace ramfold::daemon {
 
-// Why it is not folded any more, if so.
+// Appends the reasons why damage forbids to fold this VM, if any.
 void add_damage(const AttachedVm& vm, std::vector<guest::Reason>& reasons);
 
-// Stops a VM whose group was stopped, tells the log what is new, once a VM each, and the VM's
-// record what the next daemon cannot find out.
+// Stops the folding of a VM whose group was stopped. Logs each kind of damage once per VM. Notes in
+// the VM's record what the next daemon cannot find out.
 void tend_damage(AttachedVm& vm, const store::Contents& contents);
 
 }  // namespace ramfold::daemon

@@ -10,20 +10,20 @@ namespace {
 
 using control::Reason;
 
-// What stands against scanning, too.
+// Reasons that forbid folding and also scanning.
 void judge_daemon(const HostInputs& in, std::vector<Reason>& reasons) {
   if (in.config_broken) reasons.push_back(*in.config_broken);
   if (in.decisions_unreadable) {
     reasons.push_back(
-        {"state",
-         "what the operator has decided before cannot be read: " + *in.decisions_unreadable,
+        {"state", "the operator's earlier decisions cannot be read: " + *in.decisions_unreadable,
          "`ramfold resume` puts that file aside and folds again, also VMs that were paused or "
          "detached"});
   }
   if (!in.self_test_passed) {
-    reasons.push_back({"starting", "what folding needs of the kernel is being tried", "wait"});
+    reasons.push_back({"starting", "the self-test of the kernel is running", "wait"});
   } else if (!*in.self_test_passed) {
-    reasons.push_back({"self-test", "a kernel fact that folding stands on does not hold here",
+    reasons.push_back({"self-test",
+                       "a fact about the kernel that folding relies on does not hold here",
                        "see `ramfold doctor`; Linux 6.7 or newer is needed"});
   }
   if (!in.keeper_connected) {
@@ -98,14 +98,14 @@ HostVerdict judge_host(const HostInputs& in, const policy::Config& config) {
         {"meminfo", "/proc/meminfo cannot be read", "check that /proc is mounted"});
   }
   verdict.may_fold = verdict.reasons.empty();
-  if (in.store_full) {  // told, but zeros and equal pages go on
+  if (in.store_full) {  // after `may_fold`: zeros and equal pages are still folded
     verdict.reasons.push_back({"store-full",
                                "the store has no room for new contents: only zeros and pages that "
                                "are stored already are folded",
                                "raise host.arena_max or free memory"});
   }
-  // A broken promise or a full store is a reason to reform. Plentiful memory is none against it:
-  // the contents are there, and should be small by the time that memory is needed.
+  // A broken promise or a full store is a reason to reform. Plentiful memory does not forbid it:
+  // the contents are stored already, and should be small when memory is needed.
   verdict.may_reform =
       !in.recovering && !in.off && !in.paused && !in.config_broken && !in.decisions_unreadable;
   return verdict;

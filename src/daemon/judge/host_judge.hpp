@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Whether the host as a whole may be folded: facts in, a verdict out, with a reason and a remedy
-// for whatever stands against it.
+// Decides from facts whether the daemon may fold on this host. Each obstacle gives a reason and a
+// remedy.
 // Threads: pure functions.
 #pragma once
 
@@ -14,29 +14,29 @@
 
 namespace ramfold::daemon {
 
-// A VM of a predecessor that this daemon does not serve.
+// A VM that a daemon before this one served, and that this one does not.
 struct UnservedVm {
   VmId id;
   std::string why;
-  bool held = false;  // it is served once what is left of the predecessor has ended
+  bool held = false;  // it will be served after the rest of the last daemon has ended
 };
 
-// What is so at this moment.
+// The facts at this moment.
 struct HostInputs {
-  std::optional<control::Reason> config_broken;     // and no good configuration is known
-  std::optional<std::string> decisions_unreadable;  // why it is not known what was decided
-  std::optional<bool> self_test_passed;             // nothing: it has not run
+  std::optional<control::Reason> config_broken;     // and there is no last good configuration
+  std::optional<std::string> decisions_unreadable;  // why the file of decisions cannot be read
+  std::optional<bool> self_test_passed;             // nullopt: it has not run
   bool keeper_connected = false;
-  bool keeper_silent = false;  // it is there, and does not answer
+  bool keeper_silent = false;  // it runs, and does not answer
   bool recovering = false;
-  std::string recovery_trouble;  // why recovery has to be tried again; empty: it has not failed
+  std::string recovery_trouble;  // why recovery failed and is tried again; empty: no failure
   std::vector<UnservedVm> unserved;
   bool paused = false;
   bool off = false;
   std::optional<std::string> off_trouble;   // why not everything is back
-  std::optional<std::string> off_but_lost;  // all is back but these pages, which are lost
+  std::optional<std::string> off_but_lost;  // everything is back but these lost pages
   bool store_full = false;
-  std::optional<sys::MemInfo> memory;  // nothing: it cannot be read
+  std::optional<sys::MemInfo> memory;  // nullopt: /proc/meminfo cannot be read
   ByteCount needed_if_all_back;
 };
 

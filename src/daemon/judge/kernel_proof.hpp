@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Proves, at the start, the facts about the running kernel that folding stands on.
-// Threads: pure but for the kernel; takes some tens of milliseconds.
+// Tests at the start the facts about the running kernel that folding relies on.
+// Threads: any; no state of its own. Takes some tens of milliseconds.
 #pragma once
 
 #include <vector>
@@ -14,7 +14,7 @@ namespace ramfold::daemon {
 
 struct KernelProof {
   guest::HostFacts facts;
-  std::vector<control::SelfTestView> views;  // fact by fact, for `doctor`
+  std::vector<control::SelfTestView> views;  // one per fact, for `doctor`
   bool passed = false;
 };
 

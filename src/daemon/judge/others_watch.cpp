@@ -10,9 +10,9 @@
 namespace ramfold::daemon {
 namespace {
 
-constexpr std::uint64_t kEveryNs = 5'000'000'000;  // a walk over all processes: an alarm only
-constexpr std::uint64_t kStaleNs =
-    60'000'000'000;  // above what an honest host takes from one to the next
+constexpr std::uint64_t kEveryNs = 5'000'000'000;  // seldom: a look walks over all processes
+// Longer than an honest host takes between two looks.
+constexpr std::uint64_t kStaleNs = 60'000'000'000;
 
 }  // namespace
 
@@ -21,7 +21,7 @@ std::shared_ptr<const guest::OtherUses> OthersWatch::known() const {
   return uses_ && monotonic_ns() - began_ns_ < kStaleNs ? uses_ : nullptr;
 }
 
-// Whom the look has come to holds it up.
+// The process at which the look stands holds it up.
 void OthersWatch::give_up_stranger() {
   const pid_t pid = looking_->pid.load();
   const auto status = procfs_.status(pid);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Who else uses the VMs' RAM, found by a look at every process now and then. Any of them can hold
-// the look up (daemon/threads/apart.hpp): it is left where it is, and the next one leaves that
-// process out, and all of a user who does that too often; VMs of that user are not folded then.
+// Finds other users of the VMs' RAM by a regular look at every process. Any process can hold the
+// look up (daemon/threads/apart.hpp). That look is then abandoned, and the next look leaves this
+// process out. If a user's processes do that too often, the look leaves out all processes of that
+// user, and VMs of that user are not folded.
 // Threads: tend() from one; known() from any.
 #pragma once
 
@@ -25,10 +26,10 @@ using LookCpu = std::shared_ptr<std::atomic<std::uint64_t>>;
 
 class OthersWatch {
  public:
-  // How long one process may take. A loaded host's is not held against it: the next look is due
-  // soon.
+  // How long a look may stay at one process before it is abandoned. On a loaded host this can hit
+  // an honest process, which is looked at again after the abandoned look has ended.
   static constexpr std::uint64_t kPatienceNs = 2'000'000'000;
-  // Threads that are left with processes: of one user, and of all.
+  // Bounds on abandoned threads: per user, and in all.
   static constexpr std::size_t kStrangersOfUserMax = 4;
   static constexpr std::size_t kStrangersMax = 64;
 
@@ -36,16 +37,16 @@ class OthersWatch {
               const guest::Custody& custody) noexcept
       : facts_(facts), procfs_(procfs), custody_(custody) {}
 
-  // Begins a look when one is due, and waits for its end until `patience_ns` have passed.
+  // Begins a look if one is due, and waits at most `patience_ns` for its end.
   void tend(const std::vector<VmHandle>& vms, std::uint64_t patience_ns, const LookCpu& cpu);
-  // What the last whole look found; null: none has ended for too long.
+  // Result of the last complete look; null: it is too old, or there is none.
   std::shared_ptr<const guest::OtherUses> known() const;
 
  private:
   struct Stranger {
     pid_t pid;
     uid_t account;
-    std::shared_ptr<guest::LookAt> look;  // which it holds up
+    std::shared_ptr<guest::LookAt> look;  // the look that it holds up
   };
   void give_up_stranger();
   std::shared_ptr<guest::LookAt> next_look();
@@ -55,10 +56,10 @@ class OthersWatch {
   const guest::Custody custody_;
   mutable Mutex mutex_{"OthersWatch"};
   std::shared_ptr<const guest::OtherUses> uses_ GUARDED_BY(mutex_);
-  std::uint64_t began_ns_ GUARDED_BY(mutex_) = 0;  // of the look that found it
-  std::shared_ptr<guest::LookAt> looking_;         // under way, or the last one
+  std::uint64_t began_ns_ GUARDED_BY(mutex_) = 0;  // begin of the look that found `uses_`
+  std::shared_ptr<guest::LookAt> looking_;         // the running look, or the last one
   std::vector<Stranger> strangers_;
-  sys::SubordinateIds ids_;  // who calls tend()
+  sys::SubordinateIds ids_;  // only for the thread that calls tend()
 };
 
 }  // namespace ramfold::daemon

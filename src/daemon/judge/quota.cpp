@@ -49,7 +49,7 @@ std::vector<KeepsVerdict> judge_keeps(std::span<const KeepsOf> vms, const store:
     }
     verdicts.push_back(verdict);
   }
-  // An eighth, not half: on most hosts one account runs all VMs.
+  // The reserve for other owners is an eighth, not half: on most hosts one account runs all VMs.
   const OwnerShare store(stats.arena_max.value, OwnerShare::kEighth);
   const OwnerShare tables(limits.host_ram.value / kTablesOneIn, OwnerShare::kHalf);
   for (std::size_t i = 0; i < vms.size(); ++i) {

@@ -16,8 +16,8 @@ namespace {
 
 ByteCount operator+(ByteCount a, ByteCount b) noexcept { return ByteCount{a.value + b.value}; }
 
-// 8 bytes of a kernel page table a page that is registered and was touched cannot be told from
-// those that the guest needs anyway; what folding adds is the tables of the daemon's own mappings.
+// Counts the kernel's page tables for the daemon's own mappings only. Tables of the guests (8 bytes
+// per page) are not counted: the guest needs most of them without folding too.
 ByteCount own_page_tables(const sys::Procfs& procfs) {
   const auto status = procfs.status(::getpid());
   return status ? status->page_tables : ByteCount{0};
@@ -69,8 +69,8 @@ Account host_account(const std::vector<VmHandle>& vms, const store::Contents& co
     account.spent.discard_bitmaps = account.spent.discard_bitmaps + backed(vm->vm->files().shared);
   }
   for (const store::FormStats& form : stats.forms) account.contents += form.contents;
-  // Of n pages that name one content, n - 1 are shared and one stands for it. A content named by
-  // clean pages only stands for no folded page; those are few and counted as if it did.
+  // If n pages name one content, n - 1 pages are shared and 1 is compressed. A content that only
+  // clean pages name has no folded page; these are few and counted like the others.
   const std::uint64_t standing = std::min(folded_content, account.contents);
   account.saved.shared.pages = PageCount{folded_content - standing};
   account.saved.compressed.pages = PageCount{standing};
@@ -85,7 +85,8 @@ Account host_account(const std::vector<VmHandle>& vms, const store::Contents& co
                                   stats.slab_map_bytes;
   account.spent.index = stats.index_bytes + stats.similarity_bytes;
   account.spent.kernel_page_tables = own_page_tables(procfs);
-  // Volatile arrays of the store are anonymous memory of the daemon too: counted once.
+  // Volatile arrays of the store are part of the daemon's anonymous memory: subtracted, so that
+  // they count once.
   const ByteCount anonymous = private_memory(procfs, ::getpid());
   const std::uint64_t counted =
       stats.note_bytes.value + stats.slab_map_bytes.value + account.spent.index.value;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What is saved and what it costs, honestly: pages that guests do not have resident, minus
-// everything that ramfold spends for it.
+// Memory saved, and memory spent for it. Net saving = folded pages that guests do not have resident
+// - all memory that ramfold needs for them.
 // Threads: any; reads counters.
 #pragma once
 
@@ -23,15 +23,15 @@ struct Account {
   store::Stats store;
 };
 
-// The daemon's and the keeper's processes, without the store's mappings.
+// The account of the host. `keeper`: the keeper's pid, 0 or less if it does not run.
 Account host_account(const std::vector<VmHandle>& vms, const store::Contents& contents,
                      const sys::Procfs& procfs, pid_t keeper);
-// One VM's savings. Who of several VMs "is" the content they share cannot be said page by page: the
-// forms are split as the host's are, in proportion to the VM's folded contents; its net bears its
-// own tables and its part of the rest.
+// One VM's savings. VMs share contents, so they are not measured per VM but split: with part = the
+// VM's pages folded to contents / those of the host, the VM gets `part` of the host's shared and
+// compressed savings. Its net saving = gross - its own tables - part of the other overhead.
 control::Savings vm_savings(const AttachedVm& vm, const Account& host,
                             const std::vector<VmHandle>& vms);
-// Memory that would be needed if every folded page came back, net of the arena that this frees.
+// The memory needed if every folded page came back, minus the arena that this would free.
 ByteCount needed_if_all_back(const std::vector<VmHandle>& vms, const store::Stats& stats) noexcept;
 PageCount resident(const guest::Vm& vm) noexcept;
 

@@ -30,10 +30,11 @@ void each_host_figure(const HostFigures& host, Figure figure) {
   each_figure(host.fault_threads, figure);
 }
 
-// Of one VM.
+// The figures of one VM.
 std::vector<control::CounterView> counters_of(const guest::VmCounters& vm);
 std::vector<control::FaultKindView> faults_of(const guest::VmCounters& vm);
-// Of the host: its own, and the sums over its VMs. `gone`: the events of VMs that have left.
+// The figures of the host: its own, and sums over its VMs. `gone`: the events of VMs that have
+// left.
 std::vector<control::CounterView> counters_of(const HostFigures& host,
                                               std::span<const guest::VmCounters* const> vms,
                                               const guest::VmCounters& gone);

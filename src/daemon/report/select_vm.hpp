@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Which VM an operator means by an id, a pid, a name or a uuid.
+// Finds the VM that an operator names by id, pid, name or uuid.
 // Threads: pure functions.
 #pragma once
 
@@ -16,15 +16,15 @@
 namespace ramfold::daemon {
 
 struct VmLabel {
-  std::optional<VmId> id;  // none of a VM that is not attached
+  std::optional<VmId> id;  // nullopt: the VM is not attached
   pid_t pid = 0;
   std::string name;
   std::string uuid;  // may be empty
 };
 
-// The place in `vms` of the one that `text` names. A number is an id, else a pid, else a name.
-// Several of that name or uuid are a conflict, whose text tells their pids: which one is meant is
-// for the operator to say.
+// Returns the index in `vms` of the VM that `text` names. A number is tried as id, then as pid,
+// then as name. If several VMs have that name or uuid, the error is `conflict`; its text lists
+// their pids.
 control::Answer<std::size_t> select_vm(std::span<const VmLabel> vms, std::string_view text);
 
 }  // namespace ramfold::daemon

@@ -21,7 +21,7 @@ constexpr std::uint64_t kLookWaitNs = 2'000'000'000;
 constexpr unsigned kAttachWaits = 100;  // of 50 ms
 constexpr auto kAttachNap = std::chrono::milliseconds(50);
 
-// Of VMs, and of agents behind them in the same order.
+// The labels of the VMs, then of the waiting agents, in the same order.
 std::vector<VmLabel> labels_of(const std::vector<VmHandle>& vms,
                                const std::vector<WaitingAgent>& waiting = {}) {
   std::vector<VmLabel> labels;
@@ -106,7 +106,7 @@ Answer<control::VmView> HostService::attach(const control::VmSelector& selector,
   }
   if (chosen && *chosen < vms.size()) {
     const VmHandle& vm = vms[*chosen];
-    // A detaching that did not come about yet is given up.
+    // Gives up a detach that was decided and is not done yet.
     const VmKey key = key_of(p_.decisions, *vm);
     const auto given_up = p_.decisions.take_back(VmDecision::detached, key);
     if (!given_up) return not_taken_back(given_up.error());
@@ -164,7 +164,7 @@ std::optional<control::OperationError> HostService::no_attaching() const {
   }
   if (const auto why = p_.decisions.unreadable()) {
     return control::OperationError{Failure::conflict,
-                                   "what the operator has decided before cannot be read: " + *why,
+                                   "the operator's earlier decisions cannot be read: " + *why,
                                    "`ramfold resume` attaches all VMs",
                                    {}};
   }
@@ -196,13 +196,13 @@ Answer<void> HostService::detach(const control::VmSelector& selector,
                                  const control::ProgressSink& progress) {
   const auto vm = find(selector);
   if (!vm) return std::unexpected(vm.error());
-  // Before it is begun: a daemon that takes over in the middle of it goes on with it.
+  // Written before the detach begins: if this daemon ends in the middle, the next one continues it.
   const VmKey key = key_of(p_.decisions, **vm);
   const Status written = p_.decisions.decide(VmDecision::detached, key);
   if (auto done = p_.detach.run(*vm, progress); !done) {
     if (p_.detach.is_cut_short()) return done;
     if (const auto back = p_.decisions.take_back(VmDecision::detached, key); !back) {
-      log::error("vm {}: it stays decided that it is detached: {}", (*vm)->vm->name(),
+      log::error("vm {}: the decision to detach it stays in force: {}", (*vm)->vm->name(),
                  back.error().text());
     }
     return done;
@@ -225,8 +225,8 @@ Answer<void> HostService::lasting(const Status& written, std::string_view what) 
   if (written) return {};
   return control::refuse(
       Failure::failed,
-      fmt::format("{}, but that does not outlast this daemon: {}", what, written.error().text()),
-      "see to it that state_dir can be written; it is tried again by itself");
+      fmt::format("{}, but only until this daemon ends: {}", what, written.error().text()),
+      "make state_dir writable; the daemon tries again by itself");
 }
 
 Answer<void> HostService::pause(const control::VmsSelector& vms) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What the control socket asks, answered from all rooms.
-// Threads: called from the control server's threads; locks for itself.
+// Answers the requests of the control socket, with data of all rooms.
+// Threads: called by the threads of the control server; takes its own locks.
 #pragma once
 
 #include <functional>
@@ -65,9 +65,10 @@ class HostService final : public control::Service {
 
  private:
   control::Answer<control::VmView> believe_incoming(const VmHandle& vm);
-  // What is carried out holds as long as this daemon; `written` says whether longer.
+  // The answer after a decision was carried out. If `written` is an error, the answer tells that
+  // the decision ends with this daemon.
   static control::Answer<void> lasting(const Status& written, std::string_view what);
-  // What stands against every attaching.
+  // Why no VM may be attached now; nullopt: VMs may be attached.
   std::optional<control::OperationError> no_attaching() const;
   control::Answer<void> resume_vm(const control::VmSelector& selector) REQUIRES(deciding_);
   control::VmView waiting_view(const WaitingAgent& agent, const control::HostView& host) const;
@@ -76,13 +77,13 @@ class HostService final : public control::Service {
   // `gone`: the events of VMs that have left.
   control::HostView host_view(const std::vector<VmHandle>& vms, const guest::VmCounters& gone,
                               const Account& account) const;
-  // Of one group, or of all.
+  // For one group; nullopt: for all.
   control::ReformView reform_view(const store::Stats& stats, std::optional<GroupId> group) const;
   control::VmView vm_view(const VmHandle& vm, const Account& account,
                           const std::vector<VmHandle>& vms) const;
 
   Parts p_;
-  // One decision after the other, with its effect; before any other lock.
+  // Held over one decision and its effect. Locked before any other lock.
   Mutex deciding_{"HostService::deciding"};
 };
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What the operator is shown: host, VMs and stored forms, as the daemon knows them at this moment.
+// Makes the views for the operator: host, VMs and stored forms at this moment.
 #include <fmt/format.h>
 #include <algorithm>
 #include <cmath>
@@ -19,7 +19,8 @@ using control::VmState;
 
 namespace {
 
-// With the keeper: userfaultfd, page table, shared memory, record and watch.
+// Descriptors of a VM with the keeper beside its RAM: userfaultfd, page table, shared memory,
+// record, watch.
 constexpr std::uint64_t kKeptBesideRam = 5;
 
 double seconds(std::uint64_t ns) { return static_cast<double>(ns) / 1e9; }
@@ -55,9 +56,8 @@ control::HostView HostService::host_view(const std::vector<VmHandle>& vms,
                                                                 : control::HostState::folding;
   view.notices = p_.configuration.notices;
   if (const auto why = p_.decisions.unsaved()) {
-    view.notices.push_back(
-        {"state", "what the operator has decided is not on the disk: " + *why,
-         "see to it that state_dir can be written; it is tried again by itself"});
+    view.notices.push_back({"state", "the operator's decisions are not on the disk: " + *why,
+                            "make state_dir writable; the daemon tries again by itself"});
   }
   view.keeper.state = !p_.keeping.connected()  ? control::KeeperState::absent
                       : p_.keeping.held() != 0 ? control::KeeperState::holding
@@ -104,7 +104,7 @@ control::ReformView HostService::reform_view(const store::Stats& stats,
   view.attempts = figures.tried;
   view.moved = figures.moved;
   view.rewritten = figures.rewritten;
-  // For a content of the form's mean length.
+  // Computed for a content with the mean length of its form.
   const auto after = [&](store::Stage stage, std::size_t form) {
     const std::uint64_t mean =
         kept[form].contents == 0 ? kPageSize / 2 : kept[form].stored.value / kept[form].contents;
@@ -179,7 +179,8 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
   bool stays_unfolded = false;
   bool is_renewable = false;
   {
-    // Together: the gate closes before the facts change that it was opened for.
+    // Read under one lock, so that the gate and the facts belong together: the gate is closed
+    // before the facts that opened it change.
     const MutexLock lock(vm->facts.mutex);
     mode = vm->vm->gate().mode();
     facts_reasons = vm->facts.reasons;
@@ -202,11 +203,11 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
   }
   if (!vm->kept) view.reasons.push_back(why_not_kept(*vm));
   if (!vm->agent_ready) {
-    because("agent-silent", "its agent does not answer, so nothing may leave",
+    because("agent-silent", "its agent does not answer, so nothing is folded",
             "see the VM's log; the agent reconnects by itself");
   }
   if (vm->held != 0) {
-    because("held-up", "its process holds up a thread of the daemon's",
+    because("held-up", "its process holds up a thread of the daemon",
             "end the VM, or what holds its memory map or its RAM file: a file system that does not "
             "answer?");
   }
@@ -228,23 +229,22 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
     because("other-consumer",
             fmt::format("it was unfolded for good: {}",
                         unfolded_for.empty() ? "its RAM was wanted by a device" : unfolded_for),
-            "restart the VM without that to have it folded again");
+            "restart the VM without this use of its RAM to have it folded again");
   }
   if (const auto trouble = p_.consumers.trouble(*vm)) {
     because("unfold-failed",
             fmt::format("another consumer of its RAM is there or waits, and its pages could not be "
-                        "brought back "
-                        "({} attempts): {}",
+                        "brought back ({} attempts): {}",
                         trouble->attempts, trouble->why),
             fmt::format("it is tried again by itself, in {:.0f} s at the latest",
                         std::ceil(trouble->next_seconds)));
   }
   const bool folding = p_.state.may_fold();
   if (vm->let_go) {
-    because(
-        "let-go",
-        fmt::format("it was detached, and is served for the sake of its {} lost pages", vm->lost()),
-        "restart the VM");
+    because("let-go",
+            fmt::format("it was detached, but has {} lost pages, so the daemon still serves it",
+                        vm->lost()),
+            "restart the VM");
   }
   const bool failed = vm->lost() != 0 || vm->vm->inconsistency() != guest::Inconsistency::none;
   view.state = vm->unfolding  ? VmState::unfolding
@@ -255,7 +255,7 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
                : !open        ? VmState::observe_only
                : folding      ? VmState::folding
                               : VmState::idle;
-  if (open) {  // also while it folds: the store may be full
+  if (open) {  // also while it is folded: the store may be full
     for (control::Reason& r : p_.state.verdict().reasons) view.reasons.push_back(std::move(r));
   }
   if (ram_beside.value != 0) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// One line for `systemctl status`: what the daemon does, and how it is replaced and ended, since
+// The line for `systemctl status`: what the daemon does, and how to replace and to end it, because
 // its unit refuses `stop` and `restart`.
 // Threads: pure functions.
 #pragma once
@@ -11,7 +11,7 @@
 
 namespace ramfold::daemon {
 
-// `reasons`: why nothing is folded; none where it is.
+// `reasons`: why nothing is folded; empty: VMs are folded.
 std::string status_line(std::size_t vms, const std::vector<control::Reason>& reasons);
 
 }  // namespace ramfold::daemon

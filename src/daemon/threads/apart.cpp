@@ -20,7 +20,7 @@ struct Kept {
 std::atomic<unsigned> g_running{0};
 std::atomic<unsigned> g_kept_count{0};
 Mutex g_kept_mutex("apart");
-std::deque<Kept> g_kept GUARDED_BY(g_kept_mutex);  // what waits for a thread to be destroyed on
+std::deque<Kept> g_kept GUARDED_BY(g_kept_mutex);  // objects that wait for a thread to destroy them
 
 bool begin_to_destroy(Kept kept) {
   return run_apart([kept] { kept.destroy(kept.what); });
@@ -32,7 +32,7 @@ bool run_apart(std::function<void()> errand) {
   g_running.fetch_add(1);
   auto thread = sys::Thread::start("rf-apart", [run = std::move(errand)]() mutable {
     run();
-    run = nullptr;  // what it owns goes here too, before it counts as ended
+    run = nullptr;  // destroys what the errand owns, before it counts as ended
     g_running.fetch_sub(1);
   });
   if (!thread) {

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Threads for what a hostile process can hold up for as long as it likes. Whoever reads its
-// mappings, drives or closes its userfaultfd waits for its mmap_lock, and a process can hold that
-// for ever (a page of a FUSE file whose server is silent does), uninterruptibly for who waits. Such
-// a thread is left where it is; nobody joins it, and what it uses it owns.
-// Threads: any; tend_apart() from one, now and then.
+// Threads for calls that a hostile process can hold up as long as it likes. To read the mappings of
+// a process, or to use or close its userfaultfd, a thread takes that process's mmap_lock. The
+// process can hold this lock for ever (for example by a fault on a FUSE file whose server does not
+// answer), and the wait cannot be interrupted. Such a thread is abandoned: nobody joins it, and it
+// owns everything that it uses.
+// Threads: any; tend_apart() from one, regularly.
 #pragma once
 
 #include <cstddef>
@@ -13,35 +14,35 @@
 
 namespace ramfold::daemon {
 
-// Runs `errand` on a thread of its own; false: there is no thread to be had, and nothing ran. Then
-// `errand` is destroyed on the calling thread: what it owns and a process may hold up is one of
-// share_apart()'s.
+// Runs `errand` on a thread of its own. False: the kernel gave no thread, and nothing ran; `errand`
+// is then destroyed on the calling thread. So objects in it whose destruction a process can hold up
+// must come from share_apart().
 bool run_apart(std::function<void()> errand);
-// The same, and waits for it, at most for `patience_ns`.
+// As run_apart(), and waits at most `patience_ns` for the end of `errand`.
 enum class Ended { yes, goes_on, never_ran };
 Ended run_apart_for(std::uint64_t patience_ns, std::function<void()> errand);
 
-// Calls destroy(what) on such a thread. While there is no thread to be had, `what` is kept, and
-// tend_apart() tries again. Bound: kKeptMax things are kept; what comes beyond that is leaked,
-// because descriptors can be spared and the calling thread cannot.
+// Calls destroy(what) on a thread of its own. If the kernel gives no thread, `what` is kept, and
+// tend_apart() tries again. At most kKeptMax objects are kept; more are leaked: a leaked descriptor
+// is better than a blocked calling thread.
 inline constexpr std::size_t kKeptMax = 4096;
 void destroy_apart(void* what, void (*destroy)(void* what) noexcept);
-// Returns how many things are kept still.
+// Returns the number of objects that are still kept.
 std::size_t tend_apart();
 
-// Destroys `what` on such a thread.
+// Destroys `what` on a thread of its own.
 template <typename T>
 void let_go_apart(std::unique_ptr<T> what) {
   if (what) destroy_apart(what.release(), [](void* p) noexcept { delete static_cast<T*>(p); });
 }
-// Whoever is the last to let go of it, it is destroyed on such a thread.
+// A shared pointer whose object is destroyed on a thread of its own, whichever owner is the last.
 template <typename T>
 std::shared_ptr<T> share_apart(std::unique_ptr<T> what) {
   return {what.release(), [](T* p) { let_go_apart(std::unique_ptr<T>(p)); }};
 }
 
-// Errands that have not ended, and what is kept. While there are any, what they refer to must stay:
-// the process may only end, by _exit.
+// The number of errands that have not ended, plus objects that are kept. While it is not 0, all
+// objects that they refer to must stay: the process may end only by _exit.
 unsigned count_apart() noexcept;
 
 }  // namespace ramfold::daemon

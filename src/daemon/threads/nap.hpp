@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Naps of background threads that a stop ends at once: guests may wait for the next daemon.
+// A flag that stops background threads, and ends their naps at once: guests may wait for the next
+// daemon.
 // Threads: any.
 #pragma once
 
@@ -14,7 +15,7 @@ namespace ramfold::daemon {
 
 class StopFlag {
  public:
-  // True when it was raised already.
+  // Returns true if it was raised before.
   bool raise() noexcept {
     const MutexLock lock(mutex_);
     const bool before = raised_.exchange(true);
@@ -22,10 +23,10 @@ class StopFlag {
     return before;
   }
   operator bool() const noexcept { return raised_.load(); }
-  // For who only looks at it.
+  // For code that only reads the flag.
   operator const std::atomic<bool>&() const noexcept { return raised_; }
 
-  // Until the monotonic clock says so, or it is raised.
+  // Sleeps until the monotonic clock reaches `end_ns` or the flag is raised.
   void sleep_until(std::uint64_t end_ns) const noexcept {
     const std::uint64_t now = monotonic_ns();
     if (now >= end_ns) return;

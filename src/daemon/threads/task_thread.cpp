@@ -50,7 +50,7 @@ void TaskThread::run() {
     tasks_.pop_front();
     lock.unlock();
     task();
-    task = nullptr;  // what it holds goes here, not under the lock
+    task = nullptr;  // destroys the task without the lock
     lock.lock();
     ++ended_;
     done_.notify_all();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// A thread that does one task after another, in the order in which they came.
+// A thread that runs one task after another, in the order of post().
 // Threads: post(), drain() and begin() from any; stop() from one. Tasks that had not begun at
 // stop() are dropped.
 #pragma once
@@ -22,10 +22,10 @@ class TaskThread {
   TaskThread(const TaskThread&) = delete;
   TaskThread& operator=(const TaskThread&) = delete;
 
-  // Starts the thread when it does not run. Tasks wait until it does.
+  // Starts the thread unless it runs already. Tasks wait until it runs.
   Status begin();
   void post(Task task);
-  // Waits for all that was posted before. REQUIRES: not called by a task.
+  // Waits for all tasks posted before the call, or for stop(). REQUIRES: no task calls this.
   void drain();
   void stop() noexcept;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What reading a stored page takes on the average, by the forms in which pages are kept: what an
-// unfold is expected to take goes by it.
+// The mean time to read a stored page, from the forms in which pages are stored. It is used to
+// estimate how long an unfold takes.
 // Threads: pure.
 #pragma once
 
@@ -11,8 +11,9 @@
 
 namespace ramfold::daemon {
 
-// In nanoseconds; 0 where nothing is stored. Every page that names a content counts. A form that
-// needs a reference takes, besides, what reading a content without one takes on the average.
+// Mean over all pages that name a content, in nanoseconds; 0 if nothing is stored. A page costs
+// decode_ns of its form. If that form needs a reference, it costs also the mean of all pages whose
+// form needs none.
 double mean_read_ns(const std::array<store::FormStats, store::kForms>& forms,
                     const store::CostModel::ByForm<double>& decode_ns) noexcept;
 

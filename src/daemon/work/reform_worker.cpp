@@ -10,9 +10,9 @@ namespace ramfold::daemon {
 namespace {
 
 constexpr std::uint64_t kSecondNs = 1'000'000'000;
-constexpr std::uint64_t kSliceNs = 10'000'000;     // of CPU, then its price is waited for
+constexpr std::uint64_t kSliceNs = 10'000'000;     // CPU time of one step; then the thread sleeps
 constexpr std::uint64_t kRoundNs = 2 * kSecondNs;  // from one round's end to the next
-constexpr unsigned kIdleMax = 3;                   // rounds that find nothing double that so often
+constexpr unsigned kIdleMax = 3;  // each round without a change doubles the pause, at most so often
 constexpr std::uint64_t kIdleNapNs = 200'000'000;
 
 store::ReformPolicy store_policy(const policy::ReformConfig& config) {

@@ -24,7 +24,7 @@ class ReformWorker {
   ReformWorker(const ReformWorker&) = delete;
   ReformWorker& operator=(const ReformWorker&) = delete;
 
-  // Starts the thread when it does not run.
+  // Starts the thread unless it runs already.
   Status begin();
   void stop() noexcept;
   std::uint64_t cpu_ns() const noexcept { return cpu_.ns(); }

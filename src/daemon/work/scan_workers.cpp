@@ -16,15 +16,15 @@ namespace ramfold::daemon {
 namespace {
 
 constexpr std::uint64_t kIdleNapNs = 20'000'000;
-constexpr std::uint64_t kBurstNs = 50'000'000;  // what an idle time may be saved up for
-// A chunk takes milliseconds; a host that swaps, or gives idle threads no time, loses nothing by
-// it.
+constexpr std::uint64_t kBurstNs = 50'000'000;  // unused budget that may be saved
+// A worker that is at one VM for longer is taken as held up. A chunk takes milliseconds. If the
+// host only swaps, or gives idle threads no time, replacing the worker does no harm.
 constexpr std::uint64_t kHeldNs = 5'000'000'000;
 constexpr std::uint64_t kStopNs = 3'000'000'000;
 constexpr std::uint64_t kStopNapNs = 1'000'000;
-// A store that was found full is asked to take nothing new for so long.
+// After the store was found full, no new content is stored for this time.
 constexpr std::uint64_t kStoreFullRestNs = 5'000'000'000;
-constexpr unsigned kFreedChunksMax = 128;  // a turn; 256 pages of words, some 5 ms
+constexpr unsigned kFreedChunksMax = 128;  // in one turn: 256 pages of words, about 5 ms
 
 void free_words(guest::Vm& vm, std::size_t chunk) noexcept {
   const std::uint64_t first = chunk * guest::kChunkPages.value;
@@ -34,7 +34,7 @@ void free_words(guest::Vm& vm, std::size_t chunk) noexcept {
   }
 }
 
-// How often this thread has slept for something: not how often it was made to give way.
+// The number of times that this thread has waited for something (voluntary context switches).
 long thread_sleeps() noexcept {
   rusage usage{};
   return ::getrusage(RUSAGE_THREAD, &usage) == 0 ? usage.ru_nvcsw : 0;
@@ -84,7 +84,8 @@ void ScanWorkers::tend() {
     if (!worker->at || now - worker->since_ns < kHeldNs) continue;
     worker->replaced = true;
     {
-      // Not only when it lets go: VMs of one owner could hold one thread after the other.
+      // Charged now, not when the thread is released: VMs of one owner could hold one thread after
+      // the other.
       const MutexLock turns(turns_mutex_);
       turns_.charge(worker->turn, now - worker->since_ns);
     }
@@ -92,7 +93,7 @@ void ScanWorkers::tend() {
     vm.held.fetch_add(1);
     if (vm.held_said.exchange(true)) continue;
     log::warn(
-        "vm {} (pid {}): holds up a thread of the daemon's: it is not folded until it lets go",
+        "vm {} (pid {}): holds up a thread of the daemon: not folded until it releases the thread",
         vm.vm->name(), vm.vm->pid());
   }
   std::erase_if(workers_, [this](const auto& worker) {
@@ -135,7 +136,8 @@ void ScanWorkers::run(Worker& self) noexcept {
     const std::uint64_t folding = work(next, *planner, *folder, *windows);
     if (planner->met().present == 0) skip_holes(next);
     give_back(next, planner->met());
-    // A VM whose process makes this thread wait is charged with the wait: it was the others' time.
+    // If the VM's process made this thread wait, the VM is charged for that time: other VMs lost
+    // it.
     const std::uint64_t waited_ns = thread_sleeps() == slept ? 0 : monotonic_ns() - began_ns;
     const bool goes_on = at(self, nullptr, {});
     next.vm = nullptr;
@@ -204,9 +206,9 @@ bool ScanWorkers::claim_of(const VmHandle& vm, Claim& claim) {
 void ScanWorkers::skip_holes(const Claim& claim) {
   guest::Vm& vm = *claim.vm->vm;
   ScanCursor& cursor = claim.vm->cursor;
-  // Not under the cursor's lock: the RAM file's may be held for long.
+  // Without the cursor's lock: the lock of the RAM file may be held for long.
   const std::size_t backed = scan::next_backed_chunk(vm, claim.chunk);
-  if (backed == claim.chunk) return;  // in swap, or in memory and not mapped
+  if (backed == claim.chunk) return;  // the pages are in swap, or in memory but not mapped
   free_words(vm, claim.chunk);
   for (unsigned i = 0; i < kFreedChunksMax; ++i) {
     std::size_t from = 0;
@@ -217,7 +219,7 @@ void ScanWorkers::skip_holes(const Claim& claim) {
     if (from >= backed) return;
     const std::size_t noted = std::min(scan::next_noted_chunk(vm, from), backed);
     {
-      // Taken like any other chunk, so that nobody else works on it.
+      // Takes the chunk like any other, so that no other worker works on it.
       const MutexLock lock(cursor.mutex);
       if (cursor.next != from) return;
       cursor.next = std::min(noted + 1, backed);
@@ -250,7 +252,8 @@ std::uint64_t ScanWorkers::work(const Claim& claim, scan::Planner& planner, fold
     vm.vm->counters().errors.add();
     return 0;
   }
-  // One after the other, so that the clock is read twice a chunk and not twice a window.
+  // First look at all windows, then fold all: so the clock is read twice per chunk, not twice per
+  // window.
   const std::span<const scan::Window> found = std::span(windows).first(*planned);
   for (const scan::Window& window : found) {
     if (stopping_ || !vm.wants_folding()) return 0;
@@ -261,7 +264,7 @@ std::uint64_t ScanWorkers::work(const Claim& claim, scan::Planner& planner, fold
   return thread_cpu_ns() - began;
 }
 
-// Without lz4 a page that nobody shares would be kept as it is, and save nothing.
+// Without lz4 a page with no equal page would be stored raw, and save nothing.
 store::Admit ScanWorkers::admitted(const AttachedVm& vm) const noexcept {
   if (host_.store_full()) return store::Admit::existing;
   return vm.targets.load().lz4 ? store::Admit::all : store::Admit::shared;

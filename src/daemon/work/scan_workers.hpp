@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The threads that scan and fold, within the CPU budget of scan.cpu over all of them together.
-// Whose chunk comes next: scan/turns.hpp; an owner is a user with its subordinate ids.
+// The threads that scan and fold. All of them together keep within the CPU budget scan.cpu.
+// scan/turns.hpp chooses the VM whose chunk comes next. An owner is a user with its subordinate
+// ids.
 // Threads: start/stop from one thread.
 #pragma once
 
@@ -34,14 +35,14 @@ class ScanWorkers {
   ScanWorkers& operator=(const ScanWorkers&) = delete;
 
   void start();
-  // Waits a moment for the threads; one that a process holds up is left (daemon/threads/apart.hpp).
+  // Waits up to 3 s for the threads. A thread that a process holds up is abandoned
+  // (daemon/threads/apart.hpp).
   void stop() noexcept;
-  // Replaces a thread that the VM at which it is holds up: a punch that waits for the RAM file's
-  // lock, a guard or a scan that waits for mmap_lock. That VM is left alone until it lets go, so
-  // that it holds as many threads as there are, at most. REQUIRES: called now and then, by one
-  // thread.
+  // Replaces each thread that a VM holds up: a punch waits for the lock of the RAM file, a guard or
+  // a scan waits for mmap_lock. That VM is not folded until it releases the thread, so one VM can
+  // hold at most scan.threads threads. REQUIRES: called regularly, by one thread.
   void tend();
-  // What looking at pages took, planning included, and what letting them go did.
+  // CPU time of planning and looking at pages, and CPU time of folding them.
   std::uint64_t scan_cpu_ns() const noexcept {
     return scan_cpu_ns_.load(std::memory_order_relaxed);
   }
@@ -56,29 +57,29 @@ class ScanWorkers {
     std::size_t chunk = 0;
   };
   struct Worker {
-    VmHandle at GUARDED_BY(&ScanWorkers::mutex_);  // since when; null: at none
+    VmHandle at GUARDED_BY(&ScanWorkers::mutex_);  // the VM, since since_ns; null: none
     std::uint64_t since_ns GUARDED_BY(&ScanWorkers::mutex_) = 0;
     scan::Turns::Member turn GUARDED_BY(&ScanWorkers::mutex_);
-    bool replaced GUARDED_BY(&ScanWorkers::mutex_) = false;  // its time there is charged
+    bool replaced GUARDED_BY(&ScanWorkers::mutex_) = false;  // tend() has charged its time
   };
   bool add_worker() REQUIRES(mutex_);
   void run(Worker& self) noexcept;
-  // Says where a worker is; false: it was replaced meanwhile.
+  // Records the VM on which a worker works. False: the worker was replaced meanwhile.
   bool at(Worker& self, const VmHandle& vm, const scan::Turns::Member& turn) EXCLUDES(mutex_);
-  // A chunk of the VM whose turn it is, of those whose pass is under way or due; nothing when all
-  // rest.
+  // Takes a chunk of the VM whose turn it is, among VMs whose pass runs or is due. False: no VM has
+  // one.
   bool claim(Claim& claim) EXCLUDES(turns_mutex_);
   bool claim_of(const VmHandle& vm, Claim& claim) REQUIRES(turns_mutex_);
   void meet_new_vms() REQUIRES(turns_mutex_);
-  // From an empty chunk on, those of which the RAM file holds nothing: their words are given back.
+  // After an empty chunk: skips the chunks in a hole of the RAM file, and frees their words.
   void skip_holes(const Claim& claim);
   void give_back(const Claim& claim, scan::Met met);
-  // Returns the CPU time that folding took of it.
+  // Returns the CPU time of folding alone, in nanoseconds.
   std::uint64_t work(const Claim& claim, scan::Planner& planner, fold::Folder& folder,
                      std::span<scan::Window, scan::kChunkWindows> windows);
   void fold(AttachedVm& vm, fold::Folder& folder, std::span<const scan::Window> windows);
   store::Admit admitted(const AttachedVm& vm) const noexcept;
-  // Sleeps as long as the threads together are ahead of their budget.
+  // Sleeps while the threads together have used more CPU time than their budget allows.
   void pay(std::uint64_t cpu_ns) noexcept;
 
   VmSet& vms_;
@@ -88,7 +89,8 @@ class ScanWorkers {
   StopFlag stopping_;
   std::atomic<std::uint64_t> scan_cpu_ns_{0};
   std::atomic<std::uint64_t> fold_cpu_ns_{0};
-  std::atomic<std::uint64_t> budget_until_ns_{0};  // wall time up to which the CPU used is paid for
+  std::atomic<std::uint64_t> budget_until_ns_{
+      0};  // the CPU time used so far is within the budget from this time on
   Mutex turns_mutex_ ACQUIRED_BEFORE(&ScanCursor::mutex){"ScanWorkers::turns"};
   scan::Turns turns_ GUARDED_BY(turns_mutex_);
   struct Turn {
@@ -96,10 +98,10 @@ class ScanWorkers {
     uid_t owner = 0;
   };
   std::map<VmId, Turn> met_ GUARDED_BY(turns_mutex_);
-  std::uint64_t met_changes_ GUARDED_BY(turns_mutex_) = 0;  // VmSet::changes() of `met_`
+  std::uint64_t met_changes_ GUARDED_BY(turns_mutex_) = 0;  // VmSet::changes() when `met_` was made
   sys::SubordinateIds ids_ GUARDED_BY(turns_mutex_);
   Mutex mutex_ ACQUIRED_BEFORE(turns_mutex_){"ScanWorkers"};
-  // Without those that were replaced; `running_` counts these too.
+  // Not the replaced ones; `running_` counts those too.
   std::vector<std::shared_ptr<Worker>> workers_ GUARDED_BY(mutex_);
   std::atomic<unsigned> running_{0};
 };

@@ -13,11 +13,11 @@ Work::Work(VmSet& vms, store::Contents& contents, HostState& state, const policy
 
 void Work::start() {
   scan_.start();
-  started_.store(true);  // tend() begins the threads that could not be had
+  started_.store(true);  // tend() starts the threads that the kernel refused
   if (config_.reform.policy == policy::ReformPreset::off) return;
   auto reform = ReformWorker::make(contents_, state_, config_.reform);
   if (!reform) {
-    log::error("what is stored keeps its form: {}", reform.error().text());
+    log::error("stored contents keep their forms: {}", reform.error().text());
     return;
   }
   owned_reform_ = std::move(*reform);

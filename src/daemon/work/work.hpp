@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What goes on behind the guests' backs once recovery is over: scanning and folding, and giving
-// stored contents cheaper forms.
-// Threads: start() and stop() from one; tend() from one; the figures from any, at any time.
+// The background work after recovery: scanning, folding, and giving stored contents cheaper forms.
+// Threads: start() and stop() from one; tend() from one; the const functions from any, at any time.
 #pragma once
 
 #include <atomic>
@@ -20,7 +19,7 @@ class Work {
 
   void start();
   void stop() noexcept;
-  // Now and then; see ScanWorkers::tend().
+  // Call it regularly; see ScanWorkers::tend().
   void tend();
 
   struct Cpu {
@@ -33,9 +32,10 @@ class Work {
     store::ReformFigures figures;
     double cpu_s_per_gib_hour = 0;
   };
-  // Nothing: contents keep their form.
+  // nullopt: contents keep their forms.
   std::optional<Reform> reform() const;
-  // What reading a page of this group takes, beyond what every page takes.
+  // Mean time to decode a page of this group, in nanoseconds (read_cost.hpp). The cost that every
+  // page has is not in it.
   double mean_read_ns(GroupId group) const;
 
  private:
@@ -44,7 +44,7 @@ class Work {
   const policy::Config& config_;
   ScanWorkers scan_;
   std::unique_ptr<ReformWorker> owned_reform_;
-  std::atomic<const ReformWorker*> reform_{nullptr};  // once made, for good
+  std::atomic<const ReformWorker*> reform_{nullptr};  // set once, then constant
   std::atomic<bool> started_{false};
 };
 

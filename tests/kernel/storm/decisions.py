@@ -246,7 +246,7 @@ def unreadable():
 
             os.mkdir(f'{path}.new')
             answer = rig.request('pause')
-            if 'error' not in answer or 'does not outlast' not in answer['error']['text']:
+            if 'error' not in answer or 'until this daemon ends' not in answer['error']['text']:
                 raise Failed(f'not written, and not told: {answer}')
             if rig.snapshot()['host']['state'] != 'paused':
                 raise Failed('not written is no reason to go on')

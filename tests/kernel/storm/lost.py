@@ -254,7 +254,7 @@ def inconsistent():
         # A content that nobody has, in a word whose check fits: a multiple of its polynomial.
         lost.damage([0x6038b << 45])
         lost.must_read(lost=1)
-        must_be_listed('names contents that its group has not got')
+        must_be_listed('names contents that its group does not have')
         lost.must_not_fold()
         lost.rig.kill_daemon()
         lost.rig.start_daemon()

@@ -50,13 +50,13 @@ def no_threads(rig):
     rig.kill_daemon()
     deny()
     rig.start_daemon()
-    rig.wait(lambda: said(rig, 'what that thread does waits') == 1, 20, 'the complaint')
+    rig.wait(lambda: said(rig, 'the work of that thread waits') == 1, 20, 'the complaint')
     time.sleep(DENIED_SECONDS)
     rig.must_be_well()
     allow()
     wait_for_progress(rig, progress_of(rig))
     rig.wait_folded(200, 60)
-    if said(rig, 'what that thread does waits') != 1 or said(rig, 'all threads run') != 1:
+    if said(rig, 'the work of that thread waits') != 1 or said(rig, 'all threads run') != 1:
         raise Failed(f'what is said: {rig.log_tail()}')
     say('one that was started without threads begins when there are some')
 
