@@ -40,7 +40,7 @@ enum class Lie {
   events_are_never_guards,
   events_are_always_guards,
   events_have_no_thread,
-  events_are_rounded,
+  events_are_of_another_page,
 };
 
 class LyingDriver : public ProbeDriver {
@@ -102,7 +102,7 @@ class LyingDriver : public ProbeDriver {
     if (lie_ == Lie::events_are_never_guards) event->arg.pagefault.flags &= ~UFFD_PAGEFAULT_FLAG_WP;
     if (lie_ == Lie::events_are_always_guards) event->arg.pagefault.flags |= UFFD_PAGEFAULT_FLAG_WP;
     if (lie_ == Lie::events_have_no_thread) event->arg.pagefault.feat.ptid = 0;
-    if (lie_ == Lie::events_are_rounded) event->arg.pagefault.address &= ~0xffffull;
+    if (lie_ == Lie::events_are_of_another_page) event->arg.pagefault.address ^= kPageSize;
     return event;
   }
 
@@ -198,7 +198,7 @@ TEST_CASE("each probe fails on a kernel that lies, and names what it saw") {
       {Lie::events_are_never_guards, {"guard-blocks-write", "guard-untouched"}},
       {Lie::events_are_always_guards, {"missing-fault", "punch-under-waiter"}},
       {Lie::events_have_no_thread, {"missing-fault", "kernel-missing"}},
-      {Lie::events_are_rounded, {"missing-write-fault"}},
+      {Lie::events_are_of_another_page, {"missing-write-fault"}},
   };
   std::set<std::string_view> all;
   for (const Case& c : cases) {
