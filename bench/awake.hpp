@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Keeps every core out of its idle states: a spinning thread a core, which runs only where nothing
-// else wants to. An idle core's own wake-up takes 20 to 60 us in a VM, more than a whole fault, and
-// comes and goes; with it in both figures a ratio says nothing of the work.
-// Threads: the constructor's and the destructor's are one.
+// Keeps every core out of its idle states: one spinning thread per core, which runs only if no
+// other thread wants the core. In a VM an idle core needs 20 to 60 us to wake up, more than a whole
+// fault, and this varies. If both figures contained it, their ratio would say nothing about the
+// work.
+// Threads: constructor and destructor on the same thread.
 #pragma once
 
 #include <sched.h>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// How long a guest thread waits for its pages, and the floor of that: a bare userfaultfd echo, a
-// thread that answers every event with one UFFDIO_COPY and does nothing else.
+// Measures how long a guest thread waits for its pages, and the floor of this time: a bare
+// userfaultfd echo, a thread that answers every event with one UFFDIO_COPY and does nothing else.
 // Threads: the bench's, and the echo's while it runs.
 #pragma once
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// How long a guest thread waits for a page in each form that the store keeps pages in, against a
-// bare userfaultfd echo (fault_echo.hpp); and what the chooser of forms believes that decoding
-// takes beside what it does. Pages of real guests (bench/corpus), each content in the form that the
-// reformer gave it: a store as pages come in, one that may make patches only, and one that may make
-// everything. Pages of a form that has fewer than kPagesMin are left out.
+// Measures how long a guest thread waits for a page in each form of the store, against a bare
+// userfaultfd echo (fault_echo.hpp). Also compares the decode time that the chooser of forms
+// assumes with the measured one. The pages are those of real guests (bench/corpus), each content in
+// the form that the reformer gave it. There are three stores: without reforming, with patches only,
+// and with all forms. Pages of a form that has fewer than kPagesMin are left out.
 // usage: bench_fault_forms NAME SET_DIRECTORY [NAME SET_DIRECTORY]...
 #include <unistd.h>
 #include <random>

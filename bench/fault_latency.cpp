@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // How long a guest thread waits for a folded page, against a bare userfaultfd echo: a thread that
-// answers every event with one UFFDIO_COPY and does nothing else. The cores are kept awake, for
+// answers every event with one UFFDIO_COPY and does nothing else. The cores are kept awake for
 // both.
 #include <atomic>
 #include <thread>

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// CPU a folded page takes, by kind, against the floor (guard, pread, hash, compare, punch and
-// nothing else) and against KSM on the same pages in the same run. The pages of the second guest
-// are laid out in runs as recorded from two real guests (bench/layouts: record_layout.py on guests
-// of 512 MiB that had answered requests), in shuffled order. What KSM spends a merged page depends
-// on how many others it looks at in vain, so a second pair, of one image, is shown beside the
-// first.
+// The CPU time per folded page, by kind of page, against the floor (guard, pread, hash, compare,
+// punch and nothing else) and against KSM on the same pages in the same run. The pages of the
+// second guest are laid out in runs as recorded from two real guests (bench/layouts:
+// record_layout.py on guests of 512 MiB that had answered requests), in shuffled order. KSM's time
+// per merged page depends on how many other pages it compares in vain, so a second pair, of guests
+// of one image, is shown too.
 // usage: bench_fold_cpu LAYOUT SAME_IMAGE_LAYOUT
 #include <fcntl.h>
 #include <signal.h>

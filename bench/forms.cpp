@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What forms and their chooser make of the RAM of real guests (bench/corpus): memory, by mechanism
-// switched on and off, beside exact sharing alone (what an ideal KSM reaches) and LZ4 of every page
-// by itself (as zram would); fragmentation and metadata; CPU; and what the chooser believes a read
-// costs beside what it does. Offline: every page is put once and stays cold; reading is in random
-// order. Every variant once: what is saved does not vary, and with two sets it takes half an hour.
+// Measures the store's forms on the RAM of real guests (bench/corpus): memory with each mechanism
+// on and off, against exact sharing alone (an ideal KSM) and against LZ4 of every page by itself
+// (as zram does); fragmentation and metadata; CPU; and the read time that the chooser of forms
+// assumes against the measured one. Offline: every page is put once and stays cold; pages are read
+// in random order. Each variant runs once: the saving does not vary, and two sets take half an
+// hour.
 // usage: bench_forms NAME SET_DIRECTORY [NAME SET_DIRECTORY]...
 #include <random>
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The pages of a set of bench/corpus: every distinct page that is not zero, once, and for each the
-// pages that resemble it. Offline and in no hurry: what a store can find at its speed is measured
-// against this. Threads: one.
+// pages that resemble it. The search is offline and slow; the store's fast search is measured
+// against it. Threads: one.
 #pragma once
 
 #include <fcntl.h>

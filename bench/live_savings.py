@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""live_savings.py BUILD [SET...]: what is saved of real guests' RAM while they run.
+"""live_savings.py BUILD [SET...]: measures how much of real guests' RAM is saved while they run.
 
 For each set of bench/guest_sets.py four VMs are booted under the daemon and given their load:
 
@@ -10,11 +10,11 @@ For each set of bench/guest_sets.py four VMs are booted under the daemon and giv
                every minute, and for some seconds hold what those touched
 
 Saved is 1 - (what the guests' RAM files hold, by the host's account, + all that ramfold spends) /
-(their pages that are not zero), in per cent. What is not zero is known from a picture of all RAM,
-taken at the end while the guests stand still; under load, from the daemon's count of pages. The
-oracle (bench/oracle.cpp) and the peers (bench/peers.cpp) work on the same picture. Pages fold as
-soon as they are cold: a host of tests has memory to spare, and by itself would fold nothing.
-"""
+(their pages that are not zero), in per cent. The number of pages that are not zero comes from a
+picture of all RAM, taken at the end while the guests are stopped; under load, from the daemon's
+count of pages. The oracle (bench/oracle.cpp) and the peers (bench/peers.cpp) work on the same
+picture. Pages are folded as soon as they are cold (fold.when = "eager"): a test host has memory to
+spare, and would fold nothing under the default."""
 import json
 import pathlib
 import subprocess

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What bookkeeping costs: bytes a guest page that was touched, and bytes a content, index included.
-// The blobs themselves are what is stored, not what is spent.
+// The memory of the bookkeeping: bytes per touched guest page, and bytes per content with its
+// index. Stored blobs are not counted.
 #include <sys/stat.h>
 #include <fstream>
 #include <string>

@@ -16,7 +16,7 @@ struct NamedSet {
   std::string directory;
 };
 
-// NAME SET_DIRECTORY [NAME SET_DIRECTORY]...; returns what `run` does, 2 when it throws or the
+// NAME SET_DIRECTORY [NAME SET_DIRECTORY]...; returns the result of `run`; 2 if it throws or the
 // arguments are wrong.
 inline int run_on_sets(int argc, char** argv,
                        const std::function<int(const std::vector<NamedSet>&)>& run) {

@@ -2,14 +2,15 @@
 // The best known saving of a set of guests' RAM: equal pages once, then for each distinct page the
 // smallest of LZ4-HC, zstd-19, and zstd-19 with each of 24 other pages of the set as prefix, the
 // page (and the prefix) as it is or *transposed*: all first bytes of its 8-byte words, then all
-// second ones, and so on. Offline, in no hurry and without any use for a store: a page may be told
-// by one that is told by another, and nothing is counted but bytes. It is what a store's saving is
-// compared with. Trying every other page of the set as prefix, for 40 pages and with zstd-1, gave
-// pages 2 % (four guests of one image) and 4 % (four different ones) smaller than the 24 did.
+// second ones, and so on. Offline and slow, and no store could use it: the reference of a page may
+// have a reference itself, without bound, and only bytes are counted. The saving of a store is
+// compared with it. Trying every other page of the set as prefix, for 40 pages and with zstd-1,
+// gave pages 2 % (four guests of one image) and 4 % (four different ones) smaller than the 24 did.
 //
 // Sharing is counted exactly; the sizes are those of a random sample of the distinct pages, so
 // every figure has a 95 % interval. `ordered` allows only prefixes that come before the page in the
-// set: so much can certainly be decoded again; without it two pages may each be told by the other.
+// set: this much can certainly be decoded. Without `ordered`, two pages may be the prefix of each
+// other.
 //
 // usage: bench_oracle PAGES SET_DIRECTORY   prints JSON. Threads: two.
 #include <lz4hc.h>

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// For a page of a set, the others that could tell most of it: an index of everything the pages have
-// in common, far too large and slow for a store. A page is known by *features*: each of its aligned
-// 64-byte blocks; each of them with only the lower 16 bits of every 8-byte word (what is left when
-// pointers differ by where something was loaded); and its 32-byte windows that a rolling hash
-// picks, which find bytes that have shifted. Every feature of two pages that agrees is a vote.
+// Finds, for a page of a set, the other pages that have most in common with it, with an index of
+// all common features. It is far too large and slow for a store. A page is known by *features*:
+// each of its aligned 64-byte blocks; each of them with only the lower 16 bits of every 8-byte word
+// (what is left when pointers differ by where something was loaded); and its 32-byte windows that a
+// rolling hash picks, which find bytes that have shifted. Each feature that two pages share is a
+// vote.
 // Threads: the index is read only once it is made; each thread has a Votes of its own.
 #pragma once
 

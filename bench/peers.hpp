@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What others could save of a set of guests' RAM, exactly, and without anything that they spend on
-// finding it. Threads: one.
+// The exact saving that other tools could reach on a set of guests' RAM, without the memory that
+// they spend. Threads: one.
 #pragma once
 
 #include <lz4.h>

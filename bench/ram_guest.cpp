@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// A process with RAM as QEMU's, for benches of the whole daemon: run it under the agent
+// A process with RAM like QEMU's, for benches of the whole daemon. Run it under the agent
 // (LD_PRELOAD).
 // usage: bench_ram_guest GIB TOUCHERS
 // Fills its RAM with pages of few distinct values (a quarter zeros), prints "ready", then reads
@@ -8,9 +8,9 @@
 //   wait       prints and forgets the longest access of the touchers, and the longest echo, since
 //              the last: "wait max_us echo_us"
 //   quit
-// TOUCHERS threads touch a random page every millisecond and time it. As many others are answered
-// through a pipe by a thread that has the fault service's priority: what the machine alone makes
-// them wait.
+// TOUCHERS threads touch a random page every millisecond and measure the time. As many other
+// threads send through a pipe to a thread with the priority of the fault service, and measure the
+// time until its answer: the wait that the machine alone causes.
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What every bench program prints: rows of medians over repeats, floor and peer measured in the
-// same run. `bench/run` turns the JSON into a table. A goal is "ours <= limit"; a row without one
-// is for reading.
+// The output of every bench program: rows with medians over repeats; floor and peer are measured in
+// the same run. `bench/run` turns the JSON into a table. A goal is "ours <= limit"; a row without
+// one is for reading.
 // Threads: one.
 #pragma once
 

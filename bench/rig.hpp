@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// One guest process with the ways down and up around it, as the daemon runs them, for benches that
-// must not measure anything else.
+// One guest process with folding and fault service as in the daemon, for benches that must measure
+// only these.
 // Threads: the bench's, and the fault service's.
 #pragma once
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Observing: GB/s of one core against a bare loop of pread and XXH3 over the same pages.
+// The speed of observing: GB/s of one core, against a bare loop of pread and XXH3 over the same
+// pages.
 #include <thread>
 
 #define XXH_INLINE_ALL

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Looking for pages that resemble each other, beside the paper's way and a plain vote of smallest
-// hashes, on the RAM of real guests (bench/corpus). As in a store: every distinct page that is not
-// zero comes once, in random order; what is found is tried with zstd at level 3, the page found as
-// prefix; the best is taken as reference if it is *useful*: if that is a tenth less than zstd takes
-// alone. A page that took one is no reference itself, all others are entered. So the ways differ in
-// what they find only; the store's own choice (bench/run forms) has more forms, and takes turns.
-// Each repeat has another order, other keys and other places. Times are medians of pages.
+// Compares the store's search for similar pages with the method of the paper and with a plain vote
+// of smallest hashes, on the RAM of real guests (bench/corpus). As in a store, every distinct page
+// that is not zero comes once, in random order. Each page found is tried as prefix for zstd at
+// level 3. The best becomes the reference if it is *useful*: length <= 0.9 * length of zstd without
+// prefix. A page with a reference is not entered; all others are. So the methods differ only in the
+// pages that they find. The store itself (bench/run forms) has more forms, and works in turns. Each
+// repeat has another order, other keys and other places. Times are medians of pages.
 // usage: bench_similarity NAME SET_DIRECTORY [NAME SET_DIRECTORY]...
 #include <functional>
 #include <random>

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Other ways to find a page that resembles another, for the bench of ours. Each is given one page
-// at a time: look() says what to try, the likeliest first, enter() makes the page of the last
-// look() one that may be found. Their tables are the standard library's, so their size is told as
-// the least that holds the same entries, a hash and a page each. Threads: one.
+// Other methods to find similar pages, to compare the store's with. Each gets one page at a time:
+// look() returns the pages to try, the likeliest first; enter() makes the page of the last look()
+// findable. Their tables are those of the standard library. So their size is given as the least
+// that holds the same entries, a hash and a page each. Threads: one.
 #pragma once
 
 #include <algorithm>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// How a content is kept, by its header as it is written (docs/store-format.md), and how long the
-// chooser of forms believes that reading it takes: decoding it, and before that its reference.
+// Reads from a content's header (docs/store-format.md) how it is stored, and estimates as the
+// chooser of forms does how long reading it takes: decoding it, and before that its reference.
 // Threads: as the store's files.
 #pragma once
 

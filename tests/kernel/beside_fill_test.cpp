@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // T5, a discard beside a fill: a daemon in a process of its own stops between its look at the
 // discard bit and the end of its COPY, while a program with the real agent discards the page.
-// Compiled twice: with RAMFOLD_TEST_NO_FILLING the fill does not tell the agent, and the old bytes
-// must come back. Processes: the test, which is also the daemon's successor; the first daemon; the
-// program.
+// Compiled twice: with RAMFOLD_TEST_NO_FILLING the fill does not tell the agent, and then the old
+// bytes must come back (this shows that the test can fail). Processes: the test, which is also the
+// daemon's successor; the first daemon; the program.
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/socket.h>

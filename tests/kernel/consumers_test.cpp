@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Other consumers of a VM's RAM: what one of them comes to leaves the others as they are.
+// Several consumers of a VM's RAM: the result of one does not change the state of the others.
 #include "daemon/bring_back/consumers.hpp"
 
 #include <unistd.h>

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What the agent relies on when a daemon is killed: a socket of a process closes only after the
-// system calls of all its threads have ended. (In the kernel: a killed thread runs do_exit() on its
-// way back to user mode, and the descriptor table that threads share is closed by the last of them
-// that lets go of it there.)
+// A fact about the kernel that the agent relies on when a daemon is killed: a socket of a process
+// closes only after the system calls of all its threads have ended. (In the kernel: a killed thread
+// runs do_exit() on its way back to user mode, and the last thread that does so closes the
+// descriptor table that all threads share.)
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Every errno at every call, once and for a while: no thread of the guest waits for longer than a
-// second, no byte is wrong. ESRCH is left out: it means that the process is gone (D8), and then
-// nobody waits.
+// Makes every call fail with every errno, once and for a while: no thread of the guest waits longer
+// than a second, and no byte is wrong. ESRCH is left out: it means that the process has ended (D8),
+// so no thread waits.
 #include <catch2/catch.hpp>
 #include <cerrno>
 #include <cstring>

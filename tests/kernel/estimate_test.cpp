@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Reading the memory of a live process without making any of it present.
+// Reads the memory of a running process without making any page of it present.
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/mman.h>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Down and up on a real process with a real userfaultfd, without a daemon around them.
+// Folds pages and brings them back, on a real process with a real userfaultfd, without a daemon.
 #include <catch2/catch.hpp>
 
 #include "kernel/fold_rig.hpp"

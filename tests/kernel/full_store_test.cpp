@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What the daemon's workers fold while the store has no room, and of a VM without lz4.
+// Which pages the daemon's workers fold while the store has no room, and which of a VM without lz4.
 #include <unistd.h>
 #include <catch2/catch.hpp>
 

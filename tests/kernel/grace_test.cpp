@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The grace mode: what it waits for, what ends the wait, and that no shorter way leads out
-// (guest/grace.hpp).
+// The grace mode (guest/grace.hpp): what a page waits for, what ends the wait, and that no page
+// leaves earlier.
 #include <unistd.h>
 
 #include "base/clock.hpp"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// D7: what is mapped large is left alone by the scan, and by a fold that a stale plan sends there.
-// The test's own process is the VM; nothing of it is ever punched.
+// D7: neither the scan, nor a fold with a stale plan, touches pages that are mapped as a large
+// folio. The test's own process is the VM; nothing of it is ever punched.
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <sys/mman.h>

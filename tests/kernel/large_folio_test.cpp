@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// D7: RAM that was given large folios before its VM was attached, under settings that are no more.
+// D7: RAM that got large folios before its VM was attached, under settings that have changed since.
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>

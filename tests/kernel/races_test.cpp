@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Orders of events that are rare in life, forced: late and duplicate events, discards and faults in
-// the middle of a step, what a dead daemon left. By test points and by taking ownership by hand.
-// Row numbers: HAZARDS.
+// Forces orders of events that are rare in practice: late and duplicate events, discards and faults
+// in the middle of a step, states that a dead daemon left. Uses test points, and takes ownership by
+// hand. Row numbers: HAZARDS.
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>

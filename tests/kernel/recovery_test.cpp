@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Counting references beside faults, as after a restart.
+// Counts references while faults are served, as after a restart.
 #include "daemon/custody/recovery.hpp"
 
 #include <catch2/catch.hpp>

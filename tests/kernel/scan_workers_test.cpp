@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Passes of real VMs beside each other (src/daemon/work/scan_workers): what is counted is passes
-// and chunks, never time.
+// Passes of several real VMs at the same time (src/daemon/work/scan_workers). The test counts
+// passes and chunks, never time.
 #include "daemon/work/scan_workers.hpp"
 
 #include <catch2/catch.hpp>

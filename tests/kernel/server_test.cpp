@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Fault threads are woken at once by whatever they wait for: a stop, a content that has come. What
-// comes between their last look and their sleep is forced by a test point.
+// Everything that a fault thread waits for wakes it at once: a stop, or a content that has arrived.
+// A test point forces the case that this happens between the thread's last look and its sleep.
 #include <fcntl.h>
 #include <unistd.h>
 #include <catch2/catch.hpp>

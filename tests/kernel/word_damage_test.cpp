@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// A word of a page table changes by itself: the page is lost or what it was, never another's, and
-// nobody else notices. On real processes with a real userfaultfd, with and without a restart.
+// A word of a page table is damaged: the page is lost or has its right bytes, never those of
+// another page, and no other VM is affected. On real processes with a real userfaultfd, with and
+// without a restart.
 #include <unistd.h>
 #include <catch2/catch.hpp>
 

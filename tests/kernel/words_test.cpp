@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The words of RAM that a guest gave back are given back, beside whatever uses them (L11).
+// The words of RAM that a guest gave back are freed, while other threads use the page table (L11).
 #include <sys/stat.h>
 #include <unistd.h>
 #include <catch2/catch.hpp>

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Background snapshots of a real QEMU, for which it uses a userfaultfd of its own: all of the VM
-comes back before, nothing is folded meanwhile, and afterwards the VM is folded again by itself.
+"""Background snapshots of a real QEMU, which uses a userfaultfd of its own for them: all pages of
+the VM come back before, nothing is folded meanwhile, and after that the VM is folded again without
+an operator.
 
 The capability is set and unset; then a guest at work is saved to a file, twice, the second time
 after it was folded again; and once more with a daemon that is killed in the middle.

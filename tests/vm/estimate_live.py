@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`ramfold estimate` of a running QEMU with anonymous RAM and no agent: right, and without a trace.
+"""`ramfold estimate` of a running QEMU with anonymous RAM and no agent: its figures are right, and
+it changes nothing.
 
 estimate_live.py anonymous: it sees what a dump of the stopped guest holds, changes nothing of what
 the host has of its RAM, and says what to change; a terminal gets a progress bar.

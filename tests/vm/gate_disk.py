@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Disks of a real QEMU and the gate: nothing leaves while one is O_DIRECT, data stays right.
+"""Disks of a real QEMU and the gate: nothing is folded while one of them is O_DIRECT, and data
+stays right.
 
 A guest starts with a cache=none disk, loses it, gets a buffered one, gets another O_DIRECT one
 while it is folded and reads it into memory that had been folded, and loses that again.

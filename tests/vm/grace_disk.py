@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A guest on an O_DIRECT disk and the grace mode: refused without the acceptance of its risk, and
-said aloud with it."""
+"""A guest on an O_DIRECT disk and the grace mode: refused if the operator does not accept its
+risk, and reported loudly if the operator does."""
 import dataclasses
 import hashlib
 import json

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What ramfold says that it saves is what the host has: net saved against the host's own figures.
+"""Compares the net saving that ramfold reports with the host's own figures.
 
 The host's figure: the RAM files' blocks before, minus what they hold now, minus everything that
 keeper and daemon occupy (their shared files and their private memory, from /proc).

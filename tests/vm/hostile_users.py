@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""QEMU as people really start it, and strangers at its memory.
+"""QEMU as people really start it, and other processes that use its memory.
 
   dae    -daemonize, folds; then another process maps its RAM: everything comes back, for good
   box    an unprivileged user under -sandbox, folds in a group of its own

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the tests of this directory share: the VMs of scripts/vm.py and a command line.
+"""Shared by the tests of this directory: the VMs of scripts/vm.py and a command line.
 
 Every test takes the same options, so that it also runs with a daemon at work:
 

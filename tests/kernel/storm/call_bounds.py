@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""No call on guest RAM covers more than 4 MiB (T1), and nobody who answers a fault asks what is
-resident (T3), while 128 MiB are registered, folded, brought back, discarded by the guest at once,
-recovered and unfolded.
+"""No call on guest RAM covers more than 4 MiB (T1), and no thread that serves a fault asks which
+pages are resident (T3), while 128 MiB are registered, folded, brought back, discarded by the guest
+at once, recovered and unfolded.
 
 Exits 77 where a userfaultfd cannot be driven from outside."""
 import collections

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What holds across the end of a daemon: what the operator has decided, the configuration that was
-good, and what a keeper holds that is slow to answer.
+"""These outlive a daemon: the operator's decisions, the last good configuration, and the store and
+VMs with a keeper that is slow to answer.
 
 decisions.py kept|half-done|told-to-end|unreadable|broken|keeper. Exits 77 where a userfaultfd
 cannot be driven from outside."""

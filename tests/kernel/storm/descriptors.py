@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Daemon and keeper have no descriptor left for those who knock at their sockets: they wait without
-spinning, say so once, and serve them as soon as there are descriptors again.
+"""Daemon and keeper have no descriptor left for clients that connect to their sockets: they wait
+without spinning, log this once, and serve the clients as soon as there are descriptors again.
 
 Exits 77 where a userfaultfd cannot be driven from outside."""
 import os

@@ -3,9 +3,9 @@
 """Kills keeper, daemon and guests in every order, while a service manager holds the keeper's second
 copy.
 
-No byte of a living guest may be wrong, no thread may wait for ever, and of a dead guest's RAM
-nobody may hold a descriptor (HAZARDS L5). RAMFOLD_LONG=1: the long form; RAMFOLD_SEED=n.
-Exits 77 where a userfaultfd cannot be driven from outside."""
+No byte of a living guest may be wrong, no thread may wait for ever, and no process may hold a
+descriptor of a dead guest's RAM (HAZARDS L5). RAMFOLD_LONG=1: the long form; RAMFOLD_SEED=n. Exits
+77 where a userfaultfd cannot be driven from outside."""
 import os
 import random
 import signal

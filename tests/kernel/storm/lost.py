@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Pages that are lost stay lost, are counted and told, and never read as zeros: through detach and
-attach, a restart of the daemon, off and resume.
+"""Lost pages stay lost, are counted and shown, and never read as zeros: through detach and attach,
+a restart of the daemon, off and resume.
 
 lost.py detach|restart|off|inconsistent. Exits 77 where a userfaultfd cannot be driven from
 outside."""

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The kernel gives the daemon no threads: it goes on with those that it has, says so once, and a
-daemon that is started meanwhile begins when there are threads. No guest meets a wrong byte, none
-waits for ever.
+"""The kernel gives the daemon no threads: the daemon goes on with the threads that it has, and
+logs this once. A daemon that is started meanwhile begins to work when there are threads. No guest
+reads a wrong byte, and none waits for ever.
 
 Exits 77 where a userfaultfd cannot be driven from outside."""
 import os

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Bringing everything back: what `off` leaves behind, when it is refused, and what is tried again;
-and what a VM leaves behind that ends.
+"""`off` and `detach`: what `off` leaves behind, when it is refused, and which steps are tried
+again; and what a VM leaves behind when it ends.
 
 off.py off|refused|consumer|incoming|ended. Exits 77 where a userfaultfd cannot be driven from
 outside."""

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What one thing comes to is told, and holds up nobody else.
+"""A keeper that does not answer, or a VM that is refused, is reported, and does not hold up the
+others.
 
 others_go_on.py keeper|refused. Exits 77 where a userfaultfd cannot be driven from outside."""
 import signal

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A restarted daemon finds no memory for the store's index: it serves faults, says why nothing is
-folded, lets go of what ends, stops when asked to, and folds as soon as there is memory.
+"""A restarted daemon finds no memory for the store's index: it serves faults, reports why nothing
+is folded, removes VMs that end, stops when asked to, and folds as soon as there is memory.
 
 Exits 77 where a userfaultfd cannot be driven from outside."""
 import os

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One daemon a host (L8): a second one ends at once, and the first one's death lets a successor in,
-although the keeper holds duplicates of its descriptors.
+"""One daemon per host (L8): a second daemon ends at once. After the death of the first daemon the
+next one can start, although the keeper holds duplicates of the first one's descriptors.
 
 Exits 77 where a userfaultfd cannot be driven from outside."""
 import subprocess

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What systemd does for the keeper: takes descriptors by datagram and passes them to the next one.
+"""Does for the keeper what systemd does: takes descriptors by datagram and passes them to the next
+keeper.
 
 It has read all that a keeper sent before it starts the next, because systemd has: its notification
 socket has a better priority (NORMAL-8) than the deaths of processes (NORMAL-7; src/core/manager.c),
 and what a killed process sent lies in that socket before it is dead. So no death is looked at while
 a message is unread, and no service is started again before its death was looked at.
 
-What is stored lies as messages in sockets, and is this process's for as long as it takes to start a
-keeper only: of a dead guest's RAM no descriptor may be seen anywhere."""
+The stored descriptors stay as messages in sockets. This process owns them only while it starts a
+keeper, because no process may have a descriptor of a dead guest's RAM."""
 import array
 import fcntl
 import os

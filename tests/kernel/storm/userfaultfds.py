@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A userfaultfd of QEMU's own, as for postcopy or a background snapshot: everything comes back
-before there is one, nothing is folded while there is one, and afterwards the VM is folded again by
-itself.
+"""A userfaultfd of QEMU's own, as for postcopy or a background snapshot: all pages come back
+before it is opened, nothing is folded while it is open, and after that the VM is folded again
+without an operator.
 
 userfaultfds.py closed|open|restart|incoming|again. Exits 77 where a userfaultfd cannot be driven
 from outside."""

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The end of a VM takes no other's descriptors from the keeper, whatever numbers daemons gave them:
-not those of a daemon's that had started while the keeper was away, nor those of a VM that the
-daemon cannot read.
+"""The end of a VM never drops the descriptors of another VM from the keeper, whatever ids the
+daemons gave to the VMs: not those of a daemon that had started while the keeper was away, nor
+those of a VM that the daemon cannot read.
 
 Exits 77 where a userfaultfd cannot be driven from outside."""
 import contextlib
