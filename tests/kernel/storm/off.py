@@ -315,7 +315,7 @@ def consumed(rig, group, guest):
             raise Failed(f'why? {reason}')
         say(f'{reason["text"]}; {reason["remedy"]}')
         wait('several attempts',
-             lambda: ' 1 attempts' not in guest.reason('unfold-failed')['text'], 10)
+             lambda: '(1 attempts' not in guest.reason('unfold-failed')['text'], 10)
         if guest.view()['saved']['folded_pages'] < 8000 or guest.process.poll() is not None:
             raise Failed(f'it was begun without room: {guest.view()}')
         group.limit(128 * MIB)
