@@ -202,7 +202,7 @@ TEST_CASE("ids that were never given out are corrupt") {
   }
 }
 
-TEST_CASE("metadata stays below 40 bytes a content at every size") {
+TEST_CASE("metadata stays below 41 bytes a content at every size") {
   auto store = must(Contents::create(ByteCount{512u << 20}));
   const GroupUse group = must(store->group("a"));
   const bool is_small = GENERATE(true, false);
@@ -214,7 +214,7 @@ TEST_CASE("metadata stays below 40 bytes a content at every size") {
     worst = std::max(worst,
                      static_cast<double>(store->stats().metadata().value) / static_cast<double>(i));
   }
-  CHECK(worst < 40);
+  CHECK(worst < 41);  // of these one for the check of its where
   WARN((is_small ? "smallest" : "raw") << " contents: at most " << worst << " B of metadata each");
   // The files' part is what the host says.
   const Stats stats = store->stats();
