@@ -66,7 +66,8 @@ class Rig {
   scan::Planner planner_;
   std::unique_ptr<std::array<scan::Window, scan::kChunkWindows>> windows_ =
       std::make_unique<std::array<scan::Window, scan::kChunkWindows>>();
-  std::unique_ptr<fold::Folder> folder_ = std::make_unique<fold::Folder>(*contents_);
+  guest::FactsProof proof_;
+  std::unique_ptr<fold::Folder> folder_ = std::make_unique<fold::Folder>(*contents_, proof_);
 };
 
 }  // namespace ramfold::bench

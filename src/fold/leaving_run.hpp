@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The way down for up to 16 neighbouring pages: own -> guard -> gate -> private copies -> (the
-// caller puts the bytes into the store) -> gate -> commit -> word -> punch -> release, wake losers.
+// The way down for up to 16 neighbouring pages: own -> guard -> gate, proof -> private copies ->
+// (the caller puts the bytes into the store) -> gate -> commit -> word -> punch -> release, wake
+// losers.
 // What was not committed is undone by the destructor: its guard lifted, its owner let go.
 // Threads: one thread a run; a chunk of a VM is worked on by one thread at a time, which is what
 // makes a stolen and re-owned page impossible to confuse. Fault threads may take any page away
@@ -12,14 +13,16 @@
 #include <span>
 
 #include "base/page_copy.hpp"
+#include "guest/quiet_proof.hpp"
 #include "guest/vm.hpp"
 #include "scan/plan.hpp"
 #include "store/content_source.hpp"
 
 namespace ramfold::fold {
 
-using Mask = std::uint16_t;
+using Mask = guest::PageMask;
 using Copies = std::array<PageCopy, scan::kWindowPages>;
+static_assert(scan::kWindowPages <= guest::kProofPagesMax.value);
 
 struct Committed {
   unsigned pages = 0;   // left guest RAM
@@ -33,11 +36,12 @@ enum class Purpose : std::uint8_t { fold, hold };
 class LeavingRun {
  public:
   // Owns the pages of `fresh` (to be guarded and read) and `again` (clean: guarded since they came
-  // back) that nobody else owns and whose word still fits, guards and reads `fresh` into `copies`.
+  // back) that nobody else owns and whose word still fits, guards `fresh`, and reads into `copies`
+  // those of them that `proof` calls quiet. The others stay for a later pass.
   // In the grace mode `fold` takes only those of `fresh` that have waited under their guard, `hold`
   // does nothing in any other.
-  LeavingRun(guest::Vm& vm, const scan::Window& window, Mask fresh, Mask again, Copies& copies,
-             Purpose purpose = Purpose::fold) noexcept;
+  LeavingRun(guest::Vm& vm, guest::QuietProof& proof, const scan::Window& window, Mask fresh,
+             Mask again, Copies& copies, Purpose purpose = Purpose::fold) noexcept;
   ~LeavingRun();
   LeavingRun(const LeavingRun&) = delete;
   LeavingRun& operator=(const LeavingRun&) = delete;
@@ -60,6 +64,7 @@ class LeavingRun {
   bool fits(guest::Word word, PageIndex p, bool fresh) const noexcept;
   void guard() noexcept;
   void verify_present() noexcept;
+  void ask(guest::QuietProof& proof) noexcept;
   void read(Copies& copies) noexcept;
   void undo(Mask pages) noexcept;             // lifts and lets go
   void lift_and_release(Mask held) noexcept;  // REQUIRES: owned as `punching`
