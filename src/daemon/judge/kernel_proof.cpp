@@ -7,7 +7,9 @@
 namespace ramfold::daemon {
 
 KernelProof prove_kernel(const sys::Procfs& procfs, sys::BorrowedFd userfault_device) {
-  const sys::SelfTest test = sys::run_self_test(procfs, userfault_device);
+  const auto pin_test = sys::PinTest::load(procfs);
+  const sys::SelfTest test =
+      sys::run_self_test(procfs, userfault_device, pin_test ? &*pin_test : nullptr);
   KernelProof proof;
   guest::HostFacts& facts = proof.facts;
   const auto version = procfs.kernel_version();
