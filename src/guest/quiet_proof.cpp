@@ -5,7 +5,7 @@
 
 namespace ramfold::guest {
 
-PageMask FactsProof::quiet(const Vm& vm, PageRun run) noexcept {
+PageMask FactsProof::quiet(Vm& vm, PageRun run) noexcept {
   // While a run is under way the mode is the run's, or the gate is closed: runs are drained between
   // two modes.
   if (vm.gate().mode() != Gate::Mode::grace) return all_pages(run.count);

@@ -33,7 +33,7 @@ class QuietProof {
   // The quiet pages of the run. What holds the others may let go, so they are asked about again in
   // a later pass. REQUIRES: one block, at most kProofPagesMax pages; all are guarded, and the
   // caller took ownership before it guarded them.
-  virtual PageMask quiet(const Vm& vm, PageRun run) noexcept = 0;
+  virtual PageMask quiet(Vm& vm, PageRun run) noexcept = 0;
 };
 
 // The proof of the modes `buffered` and `grace`. In the first, facts exclude device writes that pin
@@ -41,7 +41,7 @@ class QuietProof {
 // second a page is quiet when it has waited under its guard (guest/grace.hpp).
 class FactsProof final : public QuietProof {
  public:
-  PageMask quiet(const Vm& vm, PageRun run) noexcept override;
+  PageMask quiet(Vm& vm, PageRun run) noexcept override;
 };
 
 }  // namespace ramfold::guest

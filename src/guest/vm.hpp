@@ -72,7 +72,6 @@ class Vm {
   PageTable& table() noexcept { return table_; }
   const PageTable& table() const noexcept { return table_; }
   Gate& gate() noexcept { return gate_; }
-  const Gate& gate() const noexcept { return gate_; }
   Fillings& fillings() noexcept { return fillings_; }
   Grace& grace() noexcept { return grace_; }
   const Grace& grace() const noexcept { return grace_; }

@@ -21,7 +21,7 @@ constexpr std::uint64_t kPages = 32;
 
 // Calls every page quiet but those that are held.
 struct Double final : guest::QuietProof {
-  PageMask quiet(const guest::Vm&, PageRun run) noexcept override {
+  PageMask quiet(guest::Vm&, PageRun run) noexcept override {
     runs.push_back(run);
     PageMask answer = guest::all_pages(run.count);
     for (const std::uint64_t p : held) {
