@@ -312,9 +312,9 @@ TEST_CASE("a page in swap is told", "[.][swap]") {
   CHECK(ram.is_quiet_soon(2));
 }
 
-// The counts of a page that comes and goes in the page table change while they are read. (A wrong
-// order of the reads shows only when the reader is stopped between two of them: this is no proof of
-// the order.)
+// The counts of a page that comes and goes in the page table change while they are read. (A reader
+// that does not read them at one moment shows only when it is stopped in between: this is no proof.
+// tests/model/pins.pml has the interleavings.)
 TEST_CASE("a page that is held is never quiet, however its mapping comes and goes") {
   const Ram ram(8);
   ram.settle(0, 8);
