@@ -18,11 +18,13 @@ namespace ramfold::bench {
 class Rig {
  public:
   Rig(std::shared_ptr<store::Contents> contents, std::uint32_t id, std::uint64_t pages,
-      bool serve = true)
+      bool serve = true,
+      std::unique_ptr<guest::QuietProof> proof = std::make_unique<guest::FactsProof>())
       : contents_(std::move(contents)),
         process_(test::GuestProcess::start(PageCount{pages})),
         vm_(process_->make_vm(id)),
-        group_(*contents_->group("bench")) {
+        group_(*contents_->group("bench")),
+        proof_(std::move(proof)) {
     (void)vm_->gate().open(0, guest::Gate::Mode::proved, vm_->gate().epoch());
     if (!serve) return;
     const auto pool = *fault::Pool::make();
@@ -66,7 +68,8 @@ class Rig {
   scan::Planner planner_;
   std::unique_ptr<std::array<scan::Window, scan::kChunkWindows>> windows_ =
       std::make_unique<std::array<scan::Window, scan::kChunkWindows>>();
-  std::unique_ptr<fold::Folder> folder_ = std::make_unique<fold::Folder>(*contents_);
+  std::unique_ptr<guest::QuietProof> proof_;
+  std::unique_ptr<fold::Folder> folder_ = std::make_unique<fold::Folder>(*contents_, *proof_);
 };
 
 }  // namespace ramfold::bench

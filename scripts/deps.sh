@@ -6,6 +6,7 @@
 set -euo pipefail
 
 build=(g++ meson ninja-build pkg-config ccache git
+  bpftool clang-19 libbpf-dev  # the program that asks who holds a page
   libboost-dev libcli11-dev libfmt-dev liblz4-dev libmagic-dev libsmartcols-dev libspdlog-dev
   libsystemd-dev libtomlplusplus-dev libxxhash-dev libzstd-dev linux-libc-dev nlohmann-json3-dev
   scdoc)

@@ -5,6 +5,8 @@
 #
 #   guests.sh build KIND...   builds what is missing; prints each image's directory, one a line
 #   guests.sh path KIND...    only prints the directories
+#   guests.sh kernel SUITE... builds what is missing of kernel, modules and busybox of these suites
+#                             for amd64, and prints each one's directory
 #   guests.sh deps            installs what building and running guests needs
 #
 #   web    bookworm with systemd and nginx, which serves pages that were generated into its disk
@@ -316,11 +318,24 @@ build() {
   fi
 }
 
+kernel() {
+  local suite=$1 dir
+  dir=$(kernel_dir "$suite" amd64)
+  [ -e "$dir" ] || need image
+  once "$dir" make_kernel "$suite" amd64
+  echo "$dir"
+}
+
 main() {
-  local command=${1:-help} kind pids=() failed=0
+  local command=${1:-help} name kind pids=() failed=0
   [ $# -gt 0 ] && shift
-  for kind; do
-    case $kind in web | kv | mini | db | script) ;; *) say "unknown kind: $kind"; exit 2 ;; esac
+  for name; do
+    case $command:$name in
+      kernel:bookworm | kernel:trixie) ;;
+      kernel:*) say "no such suite: $name"; exit 2 ;;
+      *:web | *:kv | *:mini | *:db | *:script) ;;
+      *) say "unknown kind: $name"; exit 2 ;;
+    esac
   done
   recipe_hash=$(cat "${BASH_SOURCE[0]}" "$here/guest_kinds.sh" \
     "$source_dir"/{ramcheck.c,catalogue.py} | hash_of)
@@ -333,6 +348,7 @@ main() {
       for kind; do image_dir "$kind"; done
       ;;
     path) for kind; do image_dir "$kind"; done ;;
+    kernel) for name; do kernel "$name"; done ;;
     deps) need image guest ;;
     *) sed -n '3,/^set /s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2 ;;
   esac

@@ -41,10 +41,11 @@ std::string self_test_of(const HostView& host, const Style& style) {
                          [&](const SelfTestView& test) { return test.outcome == outcome; });
   };
   if (host.self_test.empty()) return line_of("self-test", "not run", style);
-  std::string text = line_of(
-      "self-test",
-      fmt::format("{} of {} kernel facts hold", count(CheckOutcome::passed), host.self_test.size()),
-      style);
+  const auto skipped = count(CheckOutcome::skipped);
+  std::string verdict = fmt::format("{} of {} kernel facts hold", count(CheckOutcome::passed),
+                                    std::ssize(host.self_test) - skipped);
+  if (skipped != 0) verdict += fmt::format(", {} could not be tried", skipped);
+  std::string text = line_of("self-test", verdict, style);
   for (const SelfTestView& test : host.self_test) {
     if (test.outcome != CheckOutcome::failed) continue;
     text += line_of("",

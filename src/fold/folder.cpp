@@ -38,7 +38,7 @@ void Folder::leave(guest::Vm& vm, GroupId group, const scan::Window& window,
 }
 
 void Folder::hold(guest::Vm& vm, GroupId group, const scan::Window& window) noexcept {
-  LeavingRun run(vm, window, window.hold, 0, copies_, Purpose::hold);
+  LeavingRun run(vm, proof_, window, window.hold, 0, copies_, Purpose::hold);
   for_each_bit(run.copied(), [&](unsigned i) {
     const std::uint32_t bits = classify::observed_bits(contents_.hash(group, copies_[i]));
     if (run.word(i).payload() == bits) {
@@ -115,7 +115,7 @@ void Folder::note(guest::Vm& vm, GroupId group, PageIndex p, Word word,
 void Folder::fold(guest::Vm& vm, GroupId group, const scan::Window& window,
                   const classify::Policy& policy, store::Admit admit) noexcept {
   guest::VmCounters& counters = vm.counters();
-  LeavingRun run(vm, window, window.fold, window.again, copies_);
+  LeavingRun run(vm, proof_, window, window.fold, window.again, copies_);
   std::array<store::PutRequest, scan::kWindowPages> requests;
   std::array<unsigned, scan::kWindowPages> page_of;
   std::size_t wanted = 0;

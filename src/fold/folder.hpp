@@ -17,7 +17,8 @@ namespace ramfold::fold {
 
 class Folder {
  public:
-  explicit Folder(store::Contents& contents) noexcept : contents_(contents) {}
+  Folder(store::Contents& contents, guest::QuietProof& proof) noexcept
+      : contents_(contents), proof_(proof) {}
 
   // Carries out window.observe and window.age: these pages stay. Errors are counted in the VM, here
   // and in leave(); none is fatal.
@@ -40,6 +41,7 @@ class Folder {
             const classify::Policy& policy, store::Admit admit) noexcept;
 
   store::Contents& contents_;
+  guest::QuietProof& proof_;
   Copies copies_;
   bool store_full_ = false;
 };

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "fold/leaving_run.hpp"
 
+#include <bit>
+
 #include "base/check.hpp"
 #include "base/clock.hpp"
 #include "base/test_points.hpp"
@@ -20,8 +22,8 @@ Mask without(Mask from, Mask what) noexcept { return static_cast<Mask>(from & ~w
 
 }  // namespace
 
-LeavingRun::LeavingRun(guest::Vm& vm, const scan::Window& window, Mask fresh, Mask again,
-                       Copies& copies, Purpose purpose) noexcept
+LeavingRun::LeavingRun(guest::Vm& vm, guest::QuietProof& proof, const scan::Window& window,
+                       Mask fresh, Mask again, Copies& copies, Purpose purpose) noexcept
     : vm_(vm), window_(window), pass_(vm.gate().enter()), purpose_(purpose) {
   if (!pass_.holds() || (purpose == Purpose::hold && !pass_.in_grace())) {
     vm_.counters().aborted_by_gate.add();
@@ -38,6 +40,8 @@ LeavingRun::LeavingRun(guest::Vm& vm, const scan::Window& window, Mask fresh, Ma
     return;
   }
   TEST_POINT("fold.guard");
+  // Pages that only begin to wait do not leave in this run.
+  if (purpose == Purpose::fold) ask(proof);
   read(copies);
   TEST_POINT("fold.pread");
 }
@@ -70,6 +74,7 @@ void LeavingRun::own(Mask wanted, bool fresh) noexcept {
 bool LeavingRun::fits(Word word, PageIndex p, bool fresh) const noexcept {
   if (!fresh) return word.tag() == Tag::clean || word.tag() == Tag::folded;
   if (!pass_.in_grace()) return word.tag() == Tag::none || word.tag() == Tag::observed;
+  // Not left to the proof: a page that still waits keeps its guard, so this run does not own it.
   return word.tag() == Tag::observed &&
          (purpose_ == Purpose::hold || vm_.grace().over(p, monotonic_ns()));
 }
@@ -123,6 +128,20 @@ void LeavingRun::verify_present() noexcept {
     vm_.counters().errors.add();
   }
   undo(without(static_cast<Mask>(fresh_ | again_), good));
+}
+
+void LeavingRun::ask(guest::QuietProof& proof) noexcept {
+  // Not about clean pages: they were guarded when their frame was new, so no device could pin it
+  // for writing.
+  Mask quiet = 0;
+  for_each_run(fresh_, [&](unsigned first, unsigned count) {
+    const PageRun run{page(first), PageCount{count}};
+    quiet |= static_cast<Mask>((proof.quiet(vm_, run) & guest::all_pages(run.count)) << first);
+  });
+  const Mask held = without(fresh_, quiet);
+  if (held == 0) return;
+  vm_.counters().aborted_not_quiet.add(static_cast<unsigned>(std::popcount(held)));
+  undo(held);
 }
 
 void LeavingRun::read(Copies& copies) noexcept {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Folds up to 16 neighbouring pages. The steps: own -> guard -> check the gate -> copy -> (the
-// caller puts the bytes into the store) -> check the gate -> commit -> word -> punch -> release,
-// and wake waiting faults. The destructor undoes every page that was not committed: it lifts the
-// guard and releases the page.
+// Folds up to 16 neighbouring pages. The steps: own -> guard -> check the gate -> ask the
+// proof -> copy -> (the caller puts the bytes into the store) -> check the gate -> commit -> word
+// -> punch -> release, and wake waiting faults. The destructor undoes every page that was not
+// committed: it lifts the guard and releases the page.
 // Threads: one thread per run. Until its commit, a fault thread may take a page away from the run.
 // Only one thread at a time works on a chunk of a VM, so no other run can own a page that was taken
 // away.
@@ -13,14 +13,16 @@
 #include <span>
 
 #include "base/page_copy.hpp"
+#include "guest/quiet_proof.hpp"
 #include "guest/vm.hpp"
 #include "scan/plan.hpp"
 #include "store/content_source.hpp"
 
 namespace ramfold::fold {
 
-using Mask = std::uint16_t;
+using Mask = guest::PageMask;
 using Copies = std::array<PageCopy, scan::kWindowPages>;
+static_assert(scan::kWindowPages <= guest::kProofPagesMax.value);
 
 struct Committed {
   unsigned pages = 0;   // pages that left guest RAM
@@ -34,12 +36,13 @@ enum class Purpose : std::uint8_t { fold, hold };
 
 class LeavingRun {
  public:
-  // Owns pages that nobody else owns and whose word still fits: of `fresh` (which it guards and
-  // reads into `copies`), and of `again` (clean pages, guarded since they came back, and folded
-  // pages whose punch failed). In the grace mode, `fold` takes of `fresh` only pages that have
-  // waited long enough under their guard. `hold` does nothing outside the grace mode.
-  LeavingRun(guest::Vm& vm, const scan::Window& window, Mask fresh, Mask again, Copies& copies,
-             Purpose purpose = Purpose::fold) noexcept;
+  // Owns pages that nobody else owns and whose word still fits: of `fresh`, and of `again` (clean
+  // pages, guarded since they came back, and folded pages whose punch failed). Guards the pages of
+  // `fresh`, and reads those that `proof` calls quiet into `copies`; the others stay for a later
+  // pass. In the grace mode, `fold` takes of `fresh` only pages that have waited long enough under
+  // their guard. `hold` does nothing outside the grace mode.
+  LeavingRun(guest::Vm& vm, guest::QuietProof& proof, const scan::Window& window, Mask fresh,
+             Mask again, Copies& copies, Purpose purpose = Purpose::fold) noexcept;
   ~LeavingRun();
   LeavingRun(const LeavingRun&) = delete;
   LeavingRun& operator=(const LeavingRun&) = delete;
@@ -64,6 +67,7 @@ class LeavingRun {
   bool fits(guest::Word word, PageIndex p, bool fresh) const noexcept;
   void guard() noexcept;
   void verify_present() noexcept;
+  void ask(guest::QuietProof& proof) noexcept;
   void read(Copies& copies) noexcept;
   void undo(Mask pages) noexcept;             // lifts their guards and releases them
   void lift_and_release(Mask held) noexcept;  // REQUIRES: owned as `punching`

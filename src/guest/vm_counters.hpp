@@ -16,7 +16,10 @@ struct VmCounters {
   Counter folded_zero, folded_content, clean, poisoned;
   // Events.
   Counter folds_zero, folds_shared, folds_stored, folds_again;
-  Counter observed, aborted_by_write, aborted_by_gate, aborted_by_discard, changed_while_cold;
+  Counter observed, aborted_by_write, aborted_by_gate, aborted_by_discard, aborted_not_quiet,
+      changed_while_cold;
+  // Of aborted_not_quiet, by what the kernel says (guest/pin_proof.hpp).
+  Counter not_quiet_busy, not_quiet_large, not_quiet_mapped_more, not_quiet_other;
   Counter faults_zero, faults_content, faults_write_guarded, faults_late, faults_busy,
       faults_pending;
   Counter returned_soon, zero_filled, errors, no_memory_waits, corrupt, damaged_words,
@@ -48,6 +51,17 @@ constexpr void visit(V& v, S& s) {
     s.aborted_by_gate);
   v(counter("folds_aborted_by_discard", "Pages that were not folded because QEMU discarded them."),
     s.aborted_by_discard);
+  v(counter("folds_aborted_not_quiet",
+            "Pages that were not folded because nothing showed that no device writes to them."),
+    s.aborted_not_quiet);
+  v(counter("not_quiet_busy", "Pages that stayed because a device, or somebody else, held them."),
+    s.not_quiet_busy);
+  v(counter("not_quiet_large", "Pages that stayed because they are part of a large folio."),
+    s.not_quiet_large);
+  v(counter("not_quiet_mapped_more", "Pages that stayed because they are mapped more than once."),
+    s.not_quiet_mapped_more);
+  v(counter("not_quiet_other", "Pages that stayed because they changed while the kernel looked."),
+    s.not_quiet_other);
   v(counter("pages_changed_while_cold",
             "Pages that were to be folded and had changed since they were observed."),
     s.changed_while_cold);

@@ -2,12 +2,15 @@
 #include "sys/probe_process.hpp"
 
 #include <fcntl.h>
+#include <linux/io_uring.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -57,8 +60,34 @@ std::int64_t kernel_load(const int (&pipe_ends)[2], const std::byte* page) {
   return value;
 }
 
-std::int64_t carry_out(const Command& command, std::byte* base, int pool,
-                       const int (&pipe_ends)[2]) {
+std::int64_t write_from(std::byte* page, std::byte* from) {
+  const iovec local{from, kPageSize};
+  const iovec remote{page, kPageSize};
+  const ssize_t n = ::process_vm_writev(::getpid(), &local, 1, &remote, 1, 0);
+  return n < 0 ? failed() : n;
+}
+
+// The ring of a child that has none yet is -1.
+std::int64_t register_buffer(int& ring, std::byte* page) {
+  if (ring < 0) {
+    io_uring_params params{};
+    ring = static_cast<int>(::syscall(__NR_io_uring_setup, 1, &params));
+    if (ring < 0) return failed();
+  }
+  const iovec buffer{page, kPageSize};
+  return ::syscall(__NR_io_uring_register, ring, IORING_REGISTER_BUFFERS, &buffer, 1) == 0
+             ? 0
+             : failed();
+}
+
+std::int64_t unregister_buffer(int ring) {
+  return ::syscall(__NR_io_uring_register, ring, IORING_UNREGISTER_BUFFERS, nullptr, 0) == 0
+             ? 0
+             : failed();
+}
+
+std::int64_t carry_out(const Command& command, std::byte* base, int pool, const int (&pipe_ends)[2],
+                       int& ring) {
   std::byte* page = base + (std::size_t{command.page} << kPageShift);
   auto* word = reinterpret_cast<volatile std::uint64_t*>(page);
   switch (command.op) {
@@ -72,6 +101,10 @@ std::int64_t carry_out(const Command& command, std::byte* base, int pool,
                      page
                  ? 0
                  : failed();
+    case ProbeOp::write_from: return write_from(page, base + (command.value << kPageShift));
+    case ProbeOp::register_buffer: return register_buffer(ring, page);
+    case ProbeOp::unregister_buffer: return unregister_buffer(ring);
+    case ProbeOp::page_out: return ::madvise(page, kPageSize, MADV_PAGEOUT) == 0 ? 0 : failed();
   }
   return -EINVAL;
 }
@@ -103,10 +136,12 @@ void send_start(int socket, std::uint64_t base, int uffd) {
   if (base == MAP_FAILED || uffd < 0 || ::pipe2(pipe_ends, O_CLOEXEC | O_NONBLOCK) != 0) ::_exit(1);
   ::madvise(base, kRamSize, MADV_NOHUGEPAGE);
   send_start(socket, reinterpret_cast<std::uintptr_t>(base), uffd);
+  int ring = -1;
   for (;;) {
     Command command;
     if (::recv(socket, &command, sizeof command, 0) != sizeof command) ::_exit(0);
-    const std::int64_t result = carry_out(command, static_cast<std::byte*>(base), pool, pipe_ends);
+    const std::int64_t result =
+        carry_out(command, static_cast<std::byte*>(base), pool, pipe_ends, ring);
     if (::send(socket, &result, sizeof result, MSG_NOSIGNAL) != sizeof result) ::_exit(0);
   }
 }
@@ -237,6 +272,12 @@ Result<std::uint64_t> ProbeDriver::categories(PageIndex p) {
                               regions, walked);
   if (!n) return std::unexpected(n.error());
   return *n == 0 ? 0 : regions[0].categories;
+}
+
+PinAnswer ProbeDriver::pin_answer(const PinTest& test, BorrowedFd file, std::uint64_t index) {
+  PinAnswer answer{};
+  (void)test.ask(file, index, {&answer, 1});
+  return answer;
 }
 
 std::optional<uffd_msg> ProbeDriver::event(int wait_ms) {

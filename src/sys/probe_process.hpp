@@ -15,11 +15,12 @@
 #include "base/types.hpp"
 #include "sys/fd.hpp"
 #include "sys/pagemap.hpp"
+#include "sys/pin_test.hpp"
 #include "sys/uffd.hpp"
 
 namespace ramfold::sys {
 
-inline constexpr PageCount kProbePages{32};
+inline constexpr PageCount kProbePages{80};
 
 enum class ProbeOp : std::uint32_t {
   load,          // answers the page's first 8 bytes
@@ -28,6 +29,11 @@ enum class ProbeOp : std::uint32_t {
   kernel_load,   // by write(2) to a pipe; answers the value, or a negative errno
   forget,        // madvise(MADV_DONTNEED)
   map_pool,      // maps page 0 of the pool over the page, private and writable
+  write_from,    // process_vm_writev(2) to itself, from page `value`: pins the page, then reads the
+                 // other one, then writes; answers 4096, or a negative errno
+  register_buffer,    // the page becomes a buffer of an io_uring; answers 0, or a negative errno
+  unregister_buffer,  // and is none any more
+  page_out,           // madvise(MADV_PAGEOUT)
 };
 
 class ProbeProcess {
@@ -88,6 +94,8 @@ class ProbeDriver {
   virtual Result<bool> is_resident(PageIndex p);
   // The page's PAGEMAP_SCAN categories, read from outside.
   virtual Result<std::uint64_t> categories(PageIndex p);
+  // Who holds a page of the RAM file, or of another, by the kernel's word.
+  virtual PinAnswer pin_answer(const PinTest& test, BorrowedFd file, std::uint64_t index);
   // The next event; nothing when there is none within `wait_ms`.
   virtual std::optional<uffd_msg> event(int wait_ms);
   // How long to wait for an event that must come; long, because the host may be under load.

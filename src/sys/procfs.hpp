@@ -178,6 +178,10 @@ class Procfs {
   ByteCount disk_swap_free() const;
   Result<Pressure> memory_pressure() const;
   Result<KernelVersion> kernel_version() const;
+  // The kernel describes its types to BPF programs.
+  bool describes_types() const;
+  // "none", "integrity" or "confidentiality".
+  std::string lockdown() const;
   Result<ShmemHuge> shmem_huge() const;
   // Large folios of shared memory that the host has made since its start, of all sizes; 0 where
   // nothing counts them: such kernels make none.

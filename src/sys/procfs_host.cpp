@@ -240,6 +240,15 @@ Result<KernelVersion> Procfs::kernel_version() const {
   return *std::move(version);
 }
 
+bool Procfs::describes_types() const {
+  return ::access((root_ + "/sys/kernel/btf/vmlinux").c_str(), F_OK) == 0;
+}
+
+std::string Procfs::lockdown() const {
+  const auto content = text::read_file(root_ + "/sys/kernel/security/lockdown", kSmallFileMax);
+  return content ? std::string(text::chosen(*content)) : "none";
+}
+
 Result<ShmemHuge> Procfs::shmem_huge() const {
   const std::string base = root_ + "/sys/kernel/mm/transparent_hugepage/";
   const auto global = text::read_file(base + "shmem_enabled", kSmallFileMax);

@@ -8,7 +8,9 @@
 #include <optional>
 #include <utility>
 
+#include "base/check.hpp"
 #include "base/clock.hpp"
+#include "sys/self_test_probe.hpp"
 
 #ifndef USERFAULTFD_IOC_NEW
 #define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
@@ -17,108 +19,12 @@
 namespace ramfold::sys {
 namespace {
 
-// How long to watch that an access does not end. (A wrong wake-up shows within microseconds.)
-constexpr int kStaysAwayMs = 3;
-
-constexpr std::uint64_t kOld = 0x1111'2222'3333'4444;
-constexpr std::uint64_t kNew = 0x5555'6666'7777'8888;
-constexpr std::uint64_t kOther = 0x0102'0304'0506'0708;
-
-enum class Fault : std::uint8_t { missing_read, missing_write, guarded };
-
-// The steps that a probe is made of. Each returns whether it went as it must; the first one that
-// did not sets the detail.
-class Probe {
- public:
-  Probe(const ProbeProcess& process, ProbeDriver& driver, PageIndex page, std::uint64_t offered)
-      : process_(process), driver_(driver), page_(page), offered_(offered) {}
-
-  ProbeDriver& driver() noexcept { return driver_; }
-  PageIndex page() const noexcept { return page_; }
-  std::uint64_t offered() const noexcept { return offered_; }
-  std::string take_detail() { return std::move(detail_); }
-
-  bool require(bool holds, std::string_view otherwise) {
-    if (!holds && detail_.empty()) detail_ = otherwise;
-    return holds;
-  }
-  bool done(const UffdResult& result, std::string_view call) {
-    if (result.outcome == Outcome::done) return true;
-    return require(false, Error{std::string(call), result.code}.text());
-  }
-  bool done(const Status& status) {
-    return require(status.has_value(), status ? "" : status.error().text());
-  }
-
-  // The child.
-  bool ask(ProbeOp op, std::uint64_t value = 0) { return done(process_.ask(op, page_, value)); }
-  bool answers(std::uint64_t value) {
-    const auto answer = process_.answer(driver_.patience_ms());
-    if (!require(answer.has_value(), "the access never ended")) return false;
-    return require(static_cast<std::uint64_t>(*answer) == value, "the access gave other bytes");
-  }
-  bool sleeps() { return require(!process_.answer(kStaysAwayMs), "the access ended too early"); }
-  bool does(ProbeOp op, std::uint64_t value, std::uint64_t expected) {
-    return ask(op, value) && answers(expected);
-  }
-  bool loads(std::uint64_t expected) { return does(ProbeOp::load, 0, expected); }
-  bool stores(std::uint64_t value) { return does(ProbeOp::store, value, 0); }
-
-  // The events.
-  bool faults(Fault kind) {
-    const auto event = driver_.event(driver_.patience_ms());
-    if (!require(event.has_value(), "no event came")) return false;
-    const auto& fault = event->arg.pagefault;
-    const bool wp = (fault.flags & UFFD_PAGEFAULT_FLAG_WP) != 0;
-    const bool write = (fault.flags & UFFD_PAGEFAULT_FLAG_WRITE) != 0;
-    return require(event->event == UFFD_EVENT_PAGEFAULT, "an event that is no page fault") &&
-           require(
-               (fault.address & ~std::uint64_t{kPageSize - 1}) == process_.address_of(page_).value,
-               "an event of another page") &&
-           require(fault.feat.ptid == static_cast<std::uint32_t>(process_.pid()),
-                   "an event without its thread") &&
-           require(wp == (kind == Fault::guarded),
-                   wp ? "a write event instead of a missing one"
-                      : "a missing event instead of a write event") &&
-           require(wp || write == (kind == Fault::missing_write), "read and write mistaken");
-  }
-  bool quiet() { return require(!driver_.event(0), "an event that should not be"); }
-
-  // The RAM file and the page table.
-  bool fill(std::uint64_t value) { return done(driver_.write(page_, value)); }
-  bool file_holds(std::uint64_t value) {
-    const auto read = driver_.read(page_);
-    return require(read.has_value(), "pread failed") &&
-           require(*read == value, "the RAM file holds other bytes");
-  }
-  bool resident(bool expected) {
-    const auto resident = driver_.is_resident(page_);
-    return require(resident.has_value(), "SEEK_DATA failed") &&
-           require(*resident == expected,
-                   expected ? "SEEK_DATA sees a hole" : "SEEK_DATA sees data");
-  }
-  bool categories(std::uint64_t mask, std::uint64_t expected, std::string_view otherwise) {
-    const auto seen = driver_.categories(page_);
-    if (!seen) return require(false, seen.error().text());
-    return require((*seen & mask) == expected, otherwise);
-  }
-
-  // The ways down and up.
-  bool guard() { return done(driver_.guard(page_), "UFFDIO_WRITEPROTECT"); }
-  bool lift(Wake wake) { return done(driver_.lift(page_, wake), "UFFDIO_WRITEPROTECT (lift)"); }
-  bool wake() { return done(driver_.wake(page_), "UFFDIO_WAKE"); }
-  bool punch() { return done(driver_.punch(page_)); }
-  bool copy(std::uint64_t value, Guard guard, Wake wake) {
-    return done(driver_.copy(page_, value, guard, wake), "UFFDIO_COPY");
-  }
-
- private:
-  const ProbeProcess& process_;
-  ProbeDriver& driver_;
-  PageIndex page_;
-  std::uint64_t offered_;
-  std::string detail_;
-};
+using self_test::Fact;
+using self_test::Fault;
+using self_test::kNew;
+using self_test::kOld;
+using self_test::kOther;
+using self_test::Probe;
 
 bool missing_fault(Probe& p) {
   return p.ask(ProbeOp::load) && p.faults(Fault::missing_read) && p.sleeps() &&
@@ -234,12 +140,6 @@ bool private_copy(Probe& p) {
          p.loads(kNew);
 }
 
-struct Fact {
-  std::string_view name;
-  bool (*probe)(Probe&);
-  std::string_view sentence;
-  bool needed = true;
-};
 constexpr std::array kFacts{
     Fact{"missing-fault", missing_fault,
          "a read of a hole waits for UFFDIO_COPY from another process"},
@@ -271,31 +171,37 @@ constexpr std::array kFacts{
     Fact{"private-copy", private_copy, "a written private mapping no longer shows as a file's",
          false},
 };
-static_assert(kFacts.size() <= kProbePages.value, "each probe has a page of its own");
 
 constexpr std::string_view kVersionFact = "kernel-version";
 constexpr std::string_view kFeaturesFact = "userfaultfd-features";
 
 class Run {
  public:
-  Run(const Procfs& procfs, BorrowedFd device, const DriverFactory& make_driver)
-      : procfs_(procfs), device_(device), make_driver_(make_driver) {}
+  Run(const Procfs& procfs, BorrowedFd device, const PinTest* pin_test,
+      const DriverFactory& make_driver)
+      : procfs_(procfs), device_(device), pin_test_(pin_test), make_driver_(make_driver) {}
 
   SelfTest run() {
     const std::uint64_t began = monotonic_ns();
-    const bool goes = version() && features();
-    for (std::size_t i = 0; i < kFacts.size(); ++i) {
-      KernelFact fact{
-          .name = kFacts[i].name, .sentence = kFacts[i].sentence, .needed = kFacts[i].needed};
-      if (goes) try_fact(kFacts[i], PageIndex{i}, fact);
-      if (!goes) fact.detail = "not tried";
-      test_.facts.push_back(std::move(fact));
-    }
+    goes_ = version() && features();
+    for (const Fact& fact : kFacts) note(fact, goes_, false);
+    for (const Fact& fact : self_test::pin_facts()) note(fact, goes_ && pin_test_ != nullptr, true);
     test_.took_us = (monotonic_ns() - began) / 1000;
     return std::move(test_);
   }
 
  private:
+  void note(const Fact& what, bool may_be_tried, bool of_pins) {
+    KernelFact fact{.name = what.name,
+                    .sentence = what.sentence,
+                    .needed = what.needed,
+                    .of_pins = of_pins,
+                    .detail = may_be_tried ? "" : "not tried"};
+    ENSURE(next_.value < self_test::kProbeFacts.value);
+    if (may_be_tried) try_fact(what, next_, fact);
+    next_ = next_ + PageCount{1};
+    test_.facts.push_back(std::move(fact));
+  }
   bool note(std::string_view name, std::string_view sentence, std::string problem) {
     const bool holds = problem.empty();
     test_.facts.push_back({.name = name,
@@ -357,17 +263,25 @@ class Run {
       fact.detail = ready.error().text();
       return discard();
     }
-    Probe probe(*process_, *driver_, page, offered_);
+    Probe probe(*process_, *driver_, page, offered_, pin_test_);
     fact.holds = what.probe(probe);
     if (fact.holds) return;
     fact.detail = probe.take_detail();
+    if (probe.skipped()) {
+      fact.tried = false;
+      fact.needed = false;
+      return;
+    }
     discard();  // its child may sleep for ever
   }
 
   const Procfs& procfs_;
   BorrowedFd device_;
+  const PinTest* pin_test_;
   const DriverFactory& make_driver_;
   SelfTest test_;
+  bool goes_ = false;
+  PageIndex next_{0};
   std::uint64_t offered_ = 0;
   std::optional<ProbeProcess> process_;
   std::unique_ptr<ProbeDriver> driver_;
@@ -377,21 +291,27 @@ class Run {
 
 bool SelfTest::passed() const { return failure().empty(); }
 
-std::string SelfTest::failure() const {
+std::string SelfTest::failure() const { return failure_of(false); }
+
+std::string SelfTest::pin_failure() const { return failure_of(true); }
+
+std::string SelfTest::failure_of(bool of_pins) const {
   for (const KernelFact& fact : facts) {
-    if (fact.needed && !fact.holds) return std::string(fact.name) + ": " + fact.detail;
+    if (fact.of_pins == of_pins && fact.needed && !fact.holds)
+      return std::string(fact.name) + ": " + fact.detail;
   }
   return {};
 }
 
-SelfTest run_self_test(const Procfs& procfs, BorrowedFd device) {
-  return run_self_test(procfs, device, [](const ProbeProcess& process) {
+SelfTest run_self_test(const Procfs& procfs, BorrowedFd device, const PinTest* pin_test) {
+  return run_self_test(procfs, device, pin_test, [](const ProbeProcess& process) {
     return std::make_unique<ProbeDriver>(process);
   });
 }
 
-SelfTest run_self_test(const Procfs& procfs, BorrowedFd device, const DriverFactory& make_driver) {
-  return Run(procfs, device, make_driver).run();
+SelfTest run_self_test(const Procfs& procfs, BorrowedFd device, const PinTest* pin_test,
+                       const DriverFactory& make_driver) {
+  return Run(procfs, device, pin_test, make_driver).run();
 }
 
 }  // namespace ramfold::sys

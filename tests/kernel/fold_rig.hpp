@@ -23,6 +23,7 @@ struct Rig {
   std::unique_ptr<guest::Vm> vm;
   std::shared_ptr<fault::Pool> pool = fault_pool();
   std::unique_ptr<fault::Server> faults;
+  guest::FactsProof proof;
   std::unique_ptr<fold::Folder> folder;
   store::GroupUse group;
   std::string group_name;
@@ -54,7 +55,7 @@ struct Rig {
         contents(std::move(store)),
         vm(process->make_vm(id)) {
     source_ = source != nullptr ? source : contents.get();
-    folder = std::make_unique<fold::Folder>(*contents);
+    folder = std::make_unique<fold::Folder>(*contents, proof);
     group_name = "test " + std::to_string(id);
     group = *contents->group(group_name);
     (void)vm->gate().open(0, guest::Gate::Mode::proved, vm->gate().epoch());
@@ -71,7 +72,7 @@ struct Rig {
   void takes(const std::shared_ptr<store::Contents>& store) {
     contents = store;
     source_ = store.get();
-    folder = std::make_unique<fold::Folder>(*store);
+    folder = std::make_unique<fold::Folder>(*store, proof);
     (void)vm->gate().open(0, guest::Gate::Mode::proved, vm->gate().epoch());
     serve();
   }

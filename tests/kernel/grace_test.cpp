@@ -159,6 +159,20 @@ TEST_CASE("grace: who comes to a window does not make the others wait longer, no
   CHECK(rig.folded() == kPages - 1);
 }
 
+TEST_CASE("grace: pages that have not waited are not quiet; with proved facts all are") {
+  GraceRig rig(kLongNs);
+  rig.hold_all();
+  const PageRun run{PageIndex{8}, PageCount{16}};  // of two windows
+  CHECK(rig.proof.quiet(*rig.vm, run) == 0);
+  rig.time_passes();
+  CHECK(rig.proof.quiet(*rig.vm, run) == 0xffff);
+  rig.vm->grace().guarded(PageIndex{16}, monotonic_ns());
+  CHECK(rig.proof.quiet(*rig.vm, run) == 0x00ff);
+  rig.leave();
+  CHECK(rig.proof.quiet(*rig.vm, run) == 0xffff);
+  CHECK(rig.proof.quiet(*rig.vm, {PageIndex{8}, PageCount{3}}) == 0x0007);
+}
+
 TEST_CASE("grace: another daemon waits anew") {
   GraceRig rig(kLongNs);
   rig.hold_all();

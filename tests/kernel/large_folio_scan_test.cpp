@@ -109,7 +109,8 @@ TEST_CASE("D7: what is mapped large is neither planned nor folded") {
   REQUIRE(made.has_value());
   const auto group = (*made)->group("test");
   REQUIRE(group.has_value());
-  fold::Folder folder(**made);
+  guest::FactsProof proof;
+  fold::Folder folder(**made, proof);
   (void)vm->gate().open(0, guest::Gate::Mode::proved, vm->gate().epoch());
   const scan::Window stale{{PageIndex{0}, PageCount{scan::kWindowPages}}, 0xffff, 0, 0, 0};
   folder.look(*vm, *group, stale);

@@ -61,6 +61,10 @@ PROOFS = {
     "reform-marks": ("MARKS CRASHES=1 SWITCHES=1", []),
     "gate": ("", []),
     "gate-lookers": ("LOOKERS=2 LOOKS=1 HAZARDS=1 RUNS=1", []),
+    "pins": ("", []),
+    "pins-moves": ("MOVES=2 FORGETS=0", []),
+    "pins-runs": ("RUNS=2 PINS=2 STEPS=2 MOVES=0", []),
+    "pins-devices": ("DEVICES=2 RUNS=2 MOVES=0 FORGETS=0", []),
 }
 
 # Rows that no proof uses, and why.
@@ -113,6 +117,17 @@ REMOVALS = {
     "gate-epoch": ("gate", "NO_EPOCH"),
     "gate-drain": ("gate", "NO_DRAIN"),
     "gate-raise-first": ("gate", "NO_RAISE_FIRST NO_SECOND_LOOK"),
+    "pins-gate": ("pins", "NO_GATE MOVES=0 FORGETS=0"),
+    "pins-guard-first": ("pins", "NO_GUARD_FIRST MOVES=0 FORGETS=0"),
+    "pins-ask-before-read": ("pins", "NO_ASK_BEFORE_READ MOVES=0 FORGETS=0"),
+    "pins-flush": ("pins", "NO_FLUSH MOVES=0 FORGETS=0"),
+    "pins-one-load-maps-last": ("pins", "NO_ONE_LOAD=1 MOVES=0"),
+    "pins-one-load-maps-first": ("pins", "NO_ONE_LOAD=2 FORGETS=0"),
+    "pins-one-load-maps-twice": ("pins", "NO_ONE_LOAD=3 FORGETS=0"),
+    "pins-one-load-forget": ("pins", "NO_ONE_LOAD=3 MOVES=0"),
+    "pins-gup-recheck": ("pins", "NO_GUP_RECHECK MOVES=0 FORGETS=0"),
+    "pins-gup-order": ("pins", "NO_GUP_ORDER MOVES=0 FORGETS=0"),
+    "pins-guard-kept": ("pins", "NO_GUARD_KEPT FORGETS=0"),
 }
 
 
@@ -191,8 +206,8 @@ def main() -> int:
         return 77
 
     defines, rows, must_fail = switches(arguments.config)
-    model = {"reform": "reform.pml", "gate": "gate.pml"}.get(arguments.config.split("-")[0],
-                                                            "page.pml")
+    part = arguments.config.split("-")[0]
+    model = f"{part}.pml" if part in ("reform", "gate", "pins") else "page.pml"
     # Most searches of a removal end sooner than a compiler that optimises; for proofs a little of
     # it is worth its time.
     optimised = "-O0" if must_fail else "-O1"

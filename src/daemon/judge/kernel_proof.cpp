@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "daemon/judge/kernel_proof.hpp"
 
+#include <algorithm>
+
 #include "daemon/log.hpp"
 #include "sys/self_test.hpp"
 
 namespace ramfold::daemon {
 
 KernelProof prove_kernel(const sys::Procfs& procfs, sys::BorrowedFd userfault_device) {
-  const sys::SelfTest test = sys::run_self_test(procfs, userfault_device);
+  const auto pin_test = sys::PinTest::load(procfs);
+  const sys::SelfTest test =
+      sys::run_self_test(procfs, userfault_device, pin_test ? &*pin_test : nullptr);
   KernelProof proof;
   guest::HostFacts& facts = proof.facts;
   const auto version = procfs.kernel_version();
@@ -19,12 +23,19 @@ KernelProof prove_kernel(const sys::Procfs& procfs, sys::BorrowedFd userfault_de
     const auto outcome = !fact.tried  ? control::CheckOutcome::skipped
                          : fact.holds ? control::CheckOutcome::passed
                                       : control::CheckOutcome::failed;
+    const bool wants_remedy = !fact.holds && (fact.tried || fact.needed);
     proof.views.push_back({std::string(fact.name), outcome, fact.detail,
-                           fact.holds ? std::string{} : std::string(sys::kSelfTestRemedy)});
+                           wants_remedy ? std::string(sys::kSelfTestRemedy) : std::string{}});
+  }
+  if (!pin_test) {
+    log::info("self-test: {}; remedy: {}", pin_test.error().text(), pin_test.error().remedy());
+  } else if (const std::string failure = test.pin_failure(); !failure.empty()) {
+    log::warn("self-test: {}", failure);
   }
   proof.passed = facts.self_test_passed && facts.kernel_folds;
   if (proof.passed) {
-    log::info("self-test: {} facts of the kernel hold ({} us)", test.facts.size(), test.took_us);
+    log::info("self-test: {} facts of the kernel hold ({} us)",
+              std::ranges::count_if(test.facts, &sys::KernelFact::holds), test.took_us);
   } else {
     log::error("self-test: {}: nothing will be folded: {}", facts.self_test_failure,
                sys::kSelfTestRemedy);

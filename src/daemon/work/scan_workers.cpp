@@ -116,7 +116,8 @@ bool ScanWorkers::at(Worker& self, const VmHandle& vm, const scan::Turns::Member
 void ScanWorkers::run(Worker& self) noexcept {
   sys::yield_this_thread();
   const auto planner = std::make_unique<scan::Planner>();
-  const auto folder = std::make_unique<fold::Folder>(contents_);
+  guest::FactsProof proof;
+  const auto folder = std::make_unique<fold::Folder>(contents_, proof);
   const auto windows = std::make_unique<std::array<scan::Window, scan::kChunkWindows>>();
   std::uint64_t cpu_seen = thread_cpu_ns();
   VmId named{0};

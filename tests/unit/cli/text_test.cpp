@@ -119,7 +119,7 @@ TEST_CASE("status shows savings, spending and the promise") {
   INFO(text);
   CHECK(has(text, "ramfold 0.1.0 on Linux 6.18.0: folding\n"));
   CHECK(has(text, "3 attached, 1 of them observe-only"));
-  CHECK(has(text, "1 of 1 kernel facts hold"));
+  CHECK(has(text, "1 of 1 kernel facts hold\n"));
   CHECK(has(text, "shared     20,000 78.1 MiB"));
   CHECK(has(text, "net        38,000  134 MiB"));
   CHECK(has(text, ": kept\n"));
@@ -128,9 +128,11 @@ TEST_CASE("status shows savings, spending and the promise") {
     s.host.promise.available = {};
     s.host.self_test[0].outcome = control::CheckOutcome::failed;
     s.host.self_test[0].remedy = "boot another kernel";
+    s.host.self_test.push_back({"pin-swapped", control::CheckOutcome::skipped, "no swap", ""});
     s.vms[0].gate = control::GateState::grace;
   });
   const std::string bad = render_status(service.snapshot(), Style(true));
+  CHECK(has(bad, "0 of 1 kernel facts hold, 1 could not be tried"));
   CHECK(has(bad, "NOT KEPT"));
   CHECK(has(bad, "nothing is folded without it"));
   CHECK(has(bad, "boot another kernel"));

@@ -40,7 +40,13 @@ enum class Lie {
   events_are_never_guards,
   events_are_always_guards,
   events_have_no_thread,
-  events_are_of_another_page,
+  events_name_another_page,
+  pins_are_quiet,
+  pins_are_busy,
+  pins_are_holes,
+  pins_are_not_said,
+  pins_are_not_counted,  // busy is quiet
+  mappings_are_not_counted,
 };
 
 class LyingDriver : public ProbeDriver {
@@ -102,8 +108,19 @@ class LyingDriver : public ProbeDriver {
     if (lie_ == Lie::events_are_never_guards) event->arg.pagefault.flags &= ~UFFD_PAGEFAULT_FLAG_WP;
     if (lie_ == Lie::events_are_always_guards) event->arg.pagefault.flags |= UFFD_PAGEFAULT_FLAG_WP;
     if (lie_ == Lie::events_have_no_thread) event->arg.pagefault.feat.ptid = 0;
-    if (lie_ == Lie::events_are_of_another_page) event->arg.pagefault.address ^= kPageSize;
+    if (lie_ == Lie::events_name_another_page) event->arg.pagefault.address ^= kPageSize;
     return event;
+  }
+  PinAnswer pin_answer(const PinTest& test, BorrowedFd file, std::uint64_t index) override {
+    const PinAnswer answer = ProbeDriver::pin_answer(test, file, index);
+    if (lie_ == Lie::pins_are_quiet) return PinAnswer::quiet;
+    if (lie_ == Lie::pins_are_busy) return PinAnswer::busy;
+    if (lie_ == Lie::pins_are_holes) return PinAnswer::hole;
+    if (lie_ == Lie::pins_are_not_said) return PinAnswer::unanswered;
+    if (lie_ == Lie::pins_are_not_counted && answer == PinAnswer::busy) return PinAnswer::quiet;
+    if (lie_ == Lie::mappings_are_not_counted && answer == PinAnswer::mapped_more)
+      return PinAnswer::quiet;
+    return answer;
   }
 
  private:
@@ -114,7 +131,9 @@ Fd open_device() { return Fd(::open("/dev/userfaultfd", O_RDWR | O_CLOEXEC)); }
 
 SelfTest run_with(BorrowedFd device, Lie lie) {
   const Procfs procfs;
-  return run_self_test(procfs, device, [lie](const ProbeProcess& process) {
+  const auto pin_test = PinTest::load(procfs);
+  const PinTest* test = pin_test ? &*pin_test : nullptr;
+  return run_self_test(procfs, device, test, [lie](const ProbeProcess& process) {
     return std::make_unique<LyingDriver>(process, lie);
   });
 }
@@ -136,15 +155,22 @@ TEST_CASE("every fact that folding stands on holds on this kernel, and quickly")
     return;
   }
   const Procfs procfs;
-  const SelfTest test = run_self_test(procfs, device);
+  const auto pin_test = PinTest::load(procfs);
+  if (!pin_test) WARN("without facts of pins: " << pin_test.error().text());
+  const SelfTest test = run_self_test(procfs, device, pin_test ? &*pin_test : nullptr);
   for (const KernelFact& fact : test.facts) {
     INFO(fact.name << ": " << fact.detail);
+    if (fact.of_pins && !fact.tried) {
+      WARN("not tried: " << fact.name << ": " << fact.detail);
+      continue;
+    }
     CHECK(fact.tried);
     CHECK((fact.holds || !fact.needed));
     CHECK_FALSE(fact.sentence.empty());
   }
   CHECK(test.passed());
   CHECK(test.failure().empty());
+  CHECK(test.pin_failure().empty() == pin_test.has_value());
   WARN("the self-test took " << test.took_us / 1000 << " ms");
 }
 
@@ -153,7 +179,7 @@ TEST_CASE("an old kernel is not probed at all") {
   if (!device) return;
   const test::FakeTree tree;
   tree.write("proc/sys/kernel/osrelease", "6.6.99\n");
-  const SelfTest test = run_self_test(Procfs(tree.root()), device);
+  const SelfTest test = run_self_test(Procfs(tree.root()), device, nullptr);
   CHECK_FALSE(test.passed());
   CHECK(test.failure() == "kernel-version: this is Linux 6.6.99");
   for (std::size_t i = 1; i < test.facts.size(); ++i) CHECK_FALSE(test.facts[i].tried);
@@ -161,7 +187,7 @@ TEST_CASE("an old kernel is not probed at all") {
 
 TEST_CASE("without a userfaultfd device nothing holds") {
   const Fd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
-  const SelfTest test = run_self_test(Procfs(), null);
+  const SelfTest test = run_self_test(Procfs(), null, nullptr);
   CHECK_FALSE(test.passed());
 }
 
@@ -198,13 +224,23 @@ TEST_CASE("each probe fails on a kernel that lies, and names what it saw") {
       {Lie::events_are_never_guards, {"guard-blocks-write", "guard-untouched"}},
       {Lie::events_are_always_guards, {"missing-fault", "punch-under-waiter"}},
       {Lie::events_have_no_thread, {"missing-fault", "kernel-missing"}},
-      {Lie::events_are_of_another_page, {"missing-write-fault"}},
+      {Lie::events_name_another_page, {"missing-write-fault"}},
+      {Lie::pins_are_quiet, {"pin-hole", "pin-of-write", "pin-second-mapping"}},
+      {Lie::pins_are_busy, {"pin-quiet", "pin-hole", "pin-waits-at-guard"}},
+      {Lie::pins_are_holes, {"pin-quiet", "pin-of-write"}},
+      {Lie::pins_are_not_said, {"pin-quiet", "pin-hole", "pin-of-write", "pin-second-mapping"}},
+      {Lie::pins_are_not_counted, {"pin-of-write"}},
+      {Lie::mappings_are_not_counted, {"pin-second-mapping"}},
   };
   std::set<std::string_view> all;
+  const bool has_pins = PinTest::load(Procfs()).has_value();
   for (const Case& c : cases) {
+    const bool of_pins = c.lie >= Lie::pins_are_quiet;
+    if (of_pins && !has_pins) continue;
     const SelfTest test = run_with(device, c.lie);
     const auto names = failed(test);
-    CHECK_FALSE(test.passed());
+    CHECK(test.passed() == of_pins);
+    if (of_pins) CHECK_FALSE(test.pin_failure().empty());
     for (const std::string_view name : c.must_fail) {
       INFO("lie " << static_cast<int>(c.lie) << ", fact " << name);
       CHECK(names.contains(name));
@@ -216,6 +252,7 @@ TEST_CASE("each probe fails on a kernel that lies, and names what it saw") {
   for (const KernelFact& fact : run_with(device, Lie::none).facts) {
     if (!fact.needed || fact.name == "kernel-version" || fact.name == "userfaultfd-features")
       continue;
+    if (fact.of_pins && !has_pins) continue;
     INFO(fact.name);
     CHECK(all.contains(fact.name));
   }
