@@ -9,7 +9,9 @@
 
 #include "fault/server.hpp"
 #include "fold/folder.hpp"
+#include "guest/pin_proof.hpp"
 #include "kernel/guest_process.hpp"
+#include "kernel/pin_test.hpp"
 #include "scan/plan.hpp"
 #include "store/contents.hpp"
 
@@ -25,7 +27,7 @@ class Rig {
         vm_(process_->make_vm(id)),
         group_(*contents_->group("bench")),
         proof_(std::move(proof)) {
-    (void)vm_->gate().open(0, guest::Gate::Mode::proved, vm_->gate().epoch());
+    (void)vm_->gate().open(0, vm_->gate().epoch());
     if (!serve) return;
     const auto pool = *fault::Pool::make();
     if (!pool->begin()) std::fprintf(stderr, "no thread for faults\n");

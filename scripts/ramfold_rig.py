@@ -70,7 +70,6 @@ class Rig:
         self.cli = build / "src/cli/ramfold"
         self.dir = pathlib.Path(run_dir).resolve() / "ramfold"
         self.config = {**CONFIG, **(config or {})}
-        self.daemon_arguments = []  # taken at the daemon's next start
         self.keeper = None
         self.daemon = None
         self._cpu_of_dead = 0.0
@@ -113,8 +112,7 @@ class Rig:
         """Starts the daemon and waits until it answers; returns after how many seconds."""
         began = time.monotonic()
         self.daemon = self._spawn("daemon", self.daemon_binary, "--config",
-                                  self.dir / "ramfold.toml", "--runtime-dir", self.dir,
-                                  *self.daemon_arguments)
+                                  self.dir / "ramfold.toml", "--runtime-dir", self.dir)
         self._wait(self.daemon, "daemon", self._answers)
         return time.monotonic() - began
 

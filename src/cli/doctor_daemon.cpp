@@ -110,37 +110,6 @@ std::vector<Check> check_self_test(const Asked<Snapshot>& daemon) {
   return checks;
 }
 
-// Folding that may lose guest data, which the operator has accepted once and should not forget.
-std::vector<Check> check_grace(const Asked<Snapshot>& daemon) {
-  Check check;
-  check.id = "daemon.grace";
-  check.severity = Severity::problem;
-  if (!daemon) {
-    check.outcome = Outcome::unknown;
-    check.text = "the daemon could not be asked whether guest data is at risk";
-    check.remedy = "start the daemon";
-    return {check};
-  }
-  std::vector<Check> checks;
-  for (const control::VmView& vm : daemon->vms) {
-    if (vm.gate != control::GateState::grace) continue;
-    check.subject = printable(vm.name);
-    check.outcome = Outcome::fail;
-    check.text =
-        "GUEST DATA AT RISK: the VM is folded under a grace period, and a device write in flight "
-        "may be lost";
-    check.remedy =
-        "give its disks cache=writeback, then remove grace_seconds from the configuration and "
-        "--accept-data-loss-risk from the daemon's command line";
-    checks.push_back(check);
-  }
-  if (checks.empty()) {
-    check.text = "no VM is folded under a grace period";
-    checks.push_back(check);
-  }
-  return checks;
-}
-
 // proc(5): "Max open files   1024   524288   files".
 std::optional<std::uint64_t> soft_file_limit(const HostFiles& host, pid_t pid) {
   const std::string limits = host.of(pid, "limits").value_or("");
@@ -191,7 +160,10 @@ std::vector<Check> check_daemon(const HostFiles& host, const Asked<Snapshot>& da
     checks.push_back(std::move(check));
   }
   for (Check& check : check_self_test(daemon)) checks.push_back(std::move(check));
-  for (Check& check : check_grace(daemon)) checks.push_back(std::move(check));
+  for (Check& check : check_told(daemon, "daemon.pin_test", {"no-pin-test"},
+                                 "the kernel tells which pages a device holds")) {
+    checks.push_back(std::move(check));
+  }
   for (Check& check : check_files(host)) checks.push_back(std::move(check));
   return checks;
 }

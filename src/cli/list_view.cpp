@@ -76,13 +76,11 @@ constexpr std::array kFields{
           [](const VmView& vm, Amounts) -> Table::Cell { return {or_dash(vm.uuid)}; }},
     Field{"GROUP", "its trust group", Align::left, Cut::when_narrow, false,
           [](const VmView& vm, Amounts) -> Table::Cell { return {or_dash(vm.group)}; }},
-    Field{"STATE", "what is done with it; AT RISK: folded under a grace period", Align::left,
-          Cut::never, true,
+    Field{"STATE", "what is done with it", Align::left, Cut::never, true,
           [](const VmView& vm, Amounts) -> Table::Cell {
-            if (vm.gate == GateState::grace) return {"AT RISK", Colour::red};
             return {std::string(name_of(vm.state)), colour_of(vm.state)};
           }},
-    Field{"GATE", "how device writes are accounted for", Align::left, Cut::never, false,
+    Field{"GATE", "whether pages may leave", Align::left, Cut::never, false,
           [](const VmView& vm, Amounts) -> Table::Cell { return {std::string(name_of(vm.gate))}; }},
     Field{"RAM", "its size", Align::right, Cut::never, true,
           [](const VmView& vm, Amounts amounts) -> Table::Cell {
@@ -95,6 +93,10 @@ constexpr std::array kFields{
     Field{"RESIDENT", "in memory now", Align::right, Cut::never, true,
           [](const VmView& vm, Amounts amounts) -> Table::Cell {
             return {amounts.of(vm.pages.resident)};
+          }},
+    Field{"HELD", "cold, and held by a device", Align::right, Cut::never, false,
+          [](const VmView& vm, Amounts amounts) -> Table::Cell {
+            return {amounts.of(vm.pages.held)};
           }},
     Field{"ZERO", "saved by pages of zeros", Align::right, Cut::never, false,
           [](const VmView& vm, Amounts amounts) -> Table::Cell {

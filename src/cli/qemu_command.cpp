@@ -22,9 +22,6 @@ constexpr std::string_view kMemfdRemedy =
 constexpr std::string_view kDeviceRemedy =
     "make the memory device's backend a memory-backend-memfd with share=on (libvirt: "
     "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>)";
-constexpr std::string_view kCacheRemedy =
-    "use cache=writeback and no aio=native (libvirt: <driver cache='writeback' io='threads'/>); if "
-    "the disk must stay O_DIRECT, ramfold only observes this VM";
 
 constexpr std::string_view kDeleted = " (deleted)";
 constexpr std::array<std::string_view, 7> kWrapped{"-wrapped", "_wrapped", ".wrapped", ".real",
@@ -121,12 +118,6 @@ class Examiner {
     for (const DiskFinding& found : look_at_disk(option, properties)) {
       const std::string disk = "disk " + found.disk;
       switch (found.kind) {
-        case DiskFinding::Kind::direct:
-          add("direct_io",
-              fmt::format("{} is opened with O_DIRECT ({}): writes of the device bypass the guard",
-                          disk, found.how),
-              kCacheRemedy);
-          break;
         case DiskFinding::Kind::user_space_nvme:
           add("other_consumer", disk + " is an NVMe controller driven through VFIO",
               "use the kernel's driver and its block device");
@@ -138,10 +129,6 @@ class Examiner {
           break;
         case DiskFinding::Kind::other_process:
           vhost_user(fmt::format("{} ({})", disk, found.how));
-          break;
-        case DiskFinding::Kind::passthrough:
-          add("sg_io", fmt::format("{} passes commands through ({})", disk, found.how),
-              "use the kernel's driver and its block device");
           break;
       }
     }
@@ -155,13 +142,6 @@ class Examiner {
           "use an emulated or virtio device in its place, or leave this VM alone");
     } else if (has("vhost-user-")) {
       vhost_user("device " + driver);
-    } else if (has("vhost-scsi-")) {
-      add("other_consumer",
-          fmt::format("device {} lets the kernel's SCSI target use guest memory", driver),
-          "use virtio-scsi");
-    } else if (driver == "scsi-generic" || driver == "scsi-block") {
-      add("sg_io", fmt::format("device {} passes SCSI commands through", driver),
-          "use scsi-hd over the block device");
     } else if (has("virtio-") && is_on(device, "blob")) {
       add("other_consumer", fmt::format("device {} with blob=on shares guest memory", driver),
           "remove blob=on");

@@ -4,8 +4,6 @@
 #include <algorithm>
 #include <array>
 #include <map>
-#include <optional>
-#include <set>
 #include <string_view>
 
 namespace ramfold::cli {
@@ -14,22 +12,14 @@ namespace {
 using Kind = DiskFinding::Kind;
 using std::string_view;
 
-// Names of drivers that open no file of the host. Most also stand before the colon in a file's
-// name.
-constexpr std::array<string_view, 22> kNoHostFile{
-    "nbd",  "nbd+tcp", "nbd+unix", "rbd",   "iscsi", "iser",    "http",        "https",
-    "ftp",  "ftps",    "ssh",      "sftp",  "nfs",   "gluster", "gluster+tcp", "gluster+unix",
-    "tftp", "null-co", "null-aio", "vvfat", "fat",   "sheepdog"};
-
 struct Consumer {
   string_view driver;
   Kind kind;
 };
-constexpr std::array<Consumer, 5> kConsumers{{{"nvme", Kind::user_space_nvme},
+constexpr std::array<Consumer, 4> kConsumers{{{"nvme", Kind::user_space_nvme},
                                               {"virtio-blk-vfio-pci", Kind::device_by_itself},
                                               {"virtio-blk-vhost-vdpa", Kind::device_by_itself},
-                                              {"virtio-blk-vhost-user", Kind::other_process},
-                                              {"nvme-io_uring", Kind::passthrough}}};
+                                              {"virtio-blk-vhost-user", Kind::other_process}}};
 
 // The protocol in a file's name: the part before the colon. Empty when a slash comes before the
 // colon: then QEMU takes the whole as a path.
@@ -42,9 +32,6 @@ string_view protocol_of(string_view filename) {
 struct Node {
   std::string driver;
   std::string filename;
-  std::optional<bool> direct;  // its own setting; its children inherit it
-  std::string how;
-  bool native_aio = false;
 };
 
 class Disk {
@@ -57,14 +44,10 @@ class Disk {
     }
     unfold_json();
     for (const auto& [key, value] : properties_) note(key, value);
-    Node& outermost = nodes_[""];
-    if (option == DiskOption::drive) note_cache(outermost, value_of(properties_, "cache"));
   }
 
   std::vector<DiskFinding> look() && {
-    for (const auto& [path, node] : nodes_) {
-      if (!find_consumer(path, node)) find_direct(path, node);
-    }
+    for (const auto& [path, node] : nodes_) find_consumer(path, node);
     return std::move(findings_);
   }
 
@@ -96,58 +79,18 @@ class Disk {
   }
 
   void note(const std::string& key, const std::string& value) {
-    if (is_key(key, "cache.direct")) {
-      Node& node = nodes_[node_of(key, "cache.direct")];
-      node.direct = is_on(properties_, key);
-      node.how = "cache.direct=on";
-    } else if (is_key(key, "driver")) {
+    if (is_key(key, "driver")) {
       nodes_[node_of(key, "driver")].driver = value;
     } else if (is_key(key, "filename")) {
       nodes_[node_of(key, "filename")].filename = value;
-    } else if (is_key(key, "aio")) {
-      nodes_[node_of(key, "aio")].native_aio = value == "native";
     }
   }
 
-  static void note_cache(Node& outermost, const std::string& cache) {
-    if (cache.empty() || outermost.direct) return;
-    outermost.direct = cache == "none" || cache == "off" || cache == "directsync";
-    outermost.how = "cache=" + cache;
-  }
-
-  bool find_consumer(const std::string& path, const Node& node) {
+  void find_consumer(const std::string& path, const Node& node) {
     const string_view protocol = node.driver.empty() ? protocol_of(node.filename) : node.driver;
     const auto consumer = std::ranges::find(kConsumers, protocol, &Consumer::driver);
-    if (consumer == kConsumers.end()) return false;
+    if (consumer == kConsumers.end()) return;
     findings_.push_back({consumer->kind, label(path, node), "driver " + std::string(protocol)});
-    return true;
-  }
-
-  void find_direct(const std::string& path, const Node& node) {
-    if (node.filename.empty() || !is_host_file(node)) return;
-    std::string said_at = path;
-    const Node* said = &node;
-    while (!said->direct && !said_at.empty()) {
-      const auto dot = said_at.rfind('.');
-      said_at.resize(dot == std::string::npos ? 0 : dot);
-      if (const auto above = nodes_.find(said_at); above != nodes_.end()) said = &above->second;
-    }
-    const bool is_direct = said->direct.value_or(false);
-    // QEMU takes aio=native only together with O_DIRECT.
-    if (!is_direct && !node.native_aio && !nodes_.at("").native_aio) return;
-    if (!told_.insert(is_direct ? said_at : path + ".aio").second) return;
-    findings_.push_back({Kind::direct, file_of(node), is_direct ? said->how : "aio=native"});
-  }
-
-  static bool is_host_file(const Node& node) {
-    const auto is_elsewhere = [](string_view word) {
-      return std::ranges::find(kNoHostFile, word) != kNoHostFile.end();
-    };
-    // These drivers take the name as a path, colons included.
-    if (node.driver == "file" || node.driver == "host_device" || node.driver == "host_cdrom") {
-      return true;
-    }
-    return !is_elsewhere(node.driver) && !is_elsewhere(protocol_of(node.filename));
   }
 
   static std::string file_of(const Node& node) {
@@ -167,7 +110,6 @@ class Disk {
 
   Properties properties_;
   std::map<std::string, Node> nodes_;  // by path
-  std::set<std::string> told_;         // nodes whose setting was reported
   std::vector<DiskFinding> findings_;
 };
 

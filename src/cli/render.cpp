@@ -169,9 +169,6 @@ std::string promise_of(const Promise& promise, const Style& style) {
 
 std::string gate_of(const VmView& vm, const Style& style) {
   const std::string name(name_of(vm.gate));
-  if (vm.gate == GateState::grace) {
-    return style.paint(Colour::red, name + ": GUEST DATA AT RISK (--accept-data-loss-risk)");
-  }
   return vm.gate == GateState::closed ? style.paint(Colour::yellow, name) : name;
 }
 
@@ -246,15 +243,6 @@ std::string render_status(const Snapshot& snapshot, const Style& style) {
       "VMs",
       fmt::format("{} attached, {} of them observe-only", host.vms_attached, host.vms_observe_only),
       style);
-  const auto at_risk = std::count_if(snapshot.vms.begin(), snapshot.vms.end(),
-                                     [](const VmView& vm) { return vm.gate == GateState::grace; });
-  if (at_risk > 0) {
-    out += line_of("RISK",
-                   style.paint(Colour::red, fmt::format("{} VMs fold under a grace period: "
-                                                        "guest data may be lost",
-                                                        at_risk)),
-                   style);
-  }
   out += keeper_of(host.keeper, style);
   out += self_test_of(host, style);
   out += line_of(
@@ -293,6 +281,11 @@ std::string render_vm(const VmView& vm, const Style& style) {
       fmt::format("{} observed, {} clean, {} folded", human_count(vm.pages.observed.value),
                   human_count(vm.pages.clean.value), human_count(vm.saved.folded_pages().value)),
       style);
+  if (vm.pages.held > PageCount{0}) {
+    out += line_of("held",
+                   fmt::format("{} pages are held by a device", human_count(vm.pages.held.value)),
+                   style);
+  }
   out +=
       line_of("kept",
               fmt::format("{} of at most {}: stored {}, page table {}, bitmap {}; {} descriptors",

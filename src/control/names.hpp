@@ -38,9 +38,7 @@ inline constexpr std::array kVmStates{
 };
 inline constexpr std::array kGateStates{
     EnumName<GateState>{GateState::unknown, "unknown"},
-    EnumName<GateState>{GateState::buffered, "buffered"},
-    EnumName<GateState>{GateState::tracked, "tracked"},
-    EnumName<GateState>{GateState::grace, "grace"},
+    EnumName<GateState>{GateState::pinned, "pinned"},
     EnumName<GateState>{GateState::closed, "closed"},
 };
 inline constexpr std::array kCheckOutcomes{

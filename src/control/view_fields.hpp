@@ -166,6 +166,7 @@ constexpr void visit(V& v, S& s) {
   v(gauge("observed", "Pages that were present in the last pass."), s.observed);
   v(gauge("clean", "Resident pages that are known to be equal to a stored content."), s.clean);
   v(gauge("poisoned", "Pages that cannot be read back."), s.poisoned);
+  v(gauge("held", "Cold pages that a device held when the last pass wanted to fold them."), s.held);
 }
 
 template <typename V, ConstOr<RamBlockView> S>

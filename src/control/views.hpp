@@ -15,7 +15,7 @@ namespace ramfold::control {
 
 // The reason for a state, and the operator's remedy.
 struct Reason {
-  std::string code;    // stable, for programs: "direct_io", "agent_silent", "memory_plentiful", ...
+  std::string code;    // stable, for programs: "hugetlb", "agent_silent", "memory_plentiful", ...
   std::string text;    // one sentence for people
   std::string remedy;  // what to do; empty when nothing needs doing
   friend bool operator==(const Reason&, const Reason&) = default;
@@ -198,10 +198,8 @@ enum class VmState : std::uint8_t {
 
 enum class GateState : std::uint8_t {
   unknown,
-  buffered,  // device writes go through the page cache
-  tracked,   // device writes in flight are counted
-  grace,     // a waiting time instead of a proof: the operator accepted the risk
-  closed,    // nothing may leave: see the reasons
+  pinned,  // a page may leave when the kernel says that no device holds it
+  closed,  // nothing may leave: see the reasons
 };
 
 struct FaultKindView {
@@ -220,6 +218,7 @@ struct PagesView {
   PageCount observed;
   PageCount clean;
   PageCount poisoned;
+  PageCount held;  // by a device, when the last pass wanted to fold them
   friend bool operator==(const PagesView&, const PagesView&) = default;
 };
 

@@ -66,9 +66,9 @@ struct Host::Rooms {
             [this](const VmHandle& vm) { renewal.begin(vm); }, h.stopping_),
         recovery(h.vms_, h.keeping_, h.left_behind_, *h.adopter_, *h.agents_, h.stopping_),
         work(h.vms_, *h.contents_, h.state_, h.config_),
-        loop({h.configuration_, h.decisions_, h.procfs_, h.device_, h.state_, h.vms_, *h.contents_,
-              h.keeping_, hand_over, departures, h.left_behind_, recovery, facts, work, off,
-              *h.fault_pool_, h.stopping_}) {}
+        loop({h.configuration_, h.decisions_, h.procfs_, h.device_, *h.pins_, h.state_, h.vms_,
+              *h.contents_, h.keeping_, hand_over, departures, h.left_behind_, recovery, facts,
+              work, off, *h.fault_pool_, h.stopping_}) {}
 
   Departures departures;
   HandOver hand_over;
@@ -83,17 +83,19 @@ struct Host::Rooms {
   Loop loop;
 };
 
-Host::Host(Configuration configuration)
+Host::Host(Configuration configuration, std::unique_ptr<PinLoader> pins)
     : configuration_(std::move(configuration)),
       config_(configuration_.config),
       decisions_(config_.state_dir, Decisions::boot_id()),
+      pins_(std::move(pins)),
       started_ns_(monotonic_ns()),
       generation_(new_generation()),
       keeping_(config_.keeper_socket()),
       left_behind_(procfs_) {}
 
-Result<std::unique_ptr<Host>> Host::start(Configuration configuration) {
-  std::unique_ptr<Host> host(new Host(std::move(configuration)));
+Result<std::unique_ptr<Host>> Host::start(Configuration configuration,
+                                          std::unique_ptr<PinLoader> pins) {
+  std::unique_ptr<Host> host(new Host(std::move(configuration), std::move(pins)));
   auto lock = take_host_lock(host->config_.runtime_dir, host->procfs_);
   if (!lock) return std::unexpected(lock.error());
   host->lock_ = std::move(*lock);

@@ -18,6 +18,7 @@
 #include "daemon/custody/configuration.hpp"
 #include "daemon/custody/decisions.hpp"
 #include "daemon/custody/take_over.hpp"
+#include "daemon/judge/pin_loader.hpp"
 #include "daemon/loop.hpp"
 #include "daemon/threads/nap.hpp"
 #include "fault/pool.hpp"
@@ -28,7 +29,8 @@ namespace ramfold::daemon {
 class Host final : private AgentEvents {
  public:
   // When this returns, the faults of inherited VMs are served. Slow work starts only after that.
-  static Result<std::unique_ptr<Host>> start(Configuration configuration);
+  static Result<std::unique_ptr<Host>> start(Configuration configuration,
+                                             std::unique_ptr<PinLoader> pins);
   ~Host() override;
   Host(const Host&) = delete;
   Host& operator=(const Host&) = delete;
@@ -55,7 +57,7 @@ class Host final : private AgentEvents {
  private:
   struct Rooms;  // made after the store and the agents' socket
 
-  explicit Host(Configuration configuration);
+  Host(Configuration configuration, std::unique_ptr<PinLoader> pins);
   Status open_device();
   Status take_over_guests();
   // Warns of VMs whose configured group has changed. They stay in the group in which they were
@@ -79,6 +81,7 @@ class Host final : private AgentEvents {
   const policy::Config& config_;
   Decisions decisions_;
   const sys::Procfs procfs_;
+  const std::unique_ptr<PinLoader> pins_;
   const std::uint64_t started_ns_;
   const std::uint32_t generation_;
   StopFlag stopping_;

@@ -79,8 +79,14 @@ void Loop::tend_threads() {
 }
 
 void Loop::prove_kernel() {
-  KernelProof proof = daemon::prove_kernel(p_.procfs, p_.userfault_device);
+  const sys::LoadedPinTest& pins = p_.pins.loaded();
+  KernelProof proof = daemon::prove_kernel(p_.procfs, p_.userfault_device, pins);
   p_.state.publish_self_test(std::move(proof.views));
+  if (pins) p_.work.fold_with(*pins);
+  {
+    const MutexLock judging(judging_);
+    no_pin_test_ = proof.facts.no_pin_test;
+  }
   self_test_.store(proof.passed ? SelfTest::passed : SelfTest::failed);
   p_.facts.begin(std::move(proof.facts), {::getpid(), file_of(p_.contents.files().contents)});
 }
@@ -99,6 +105,7 @@ HostInputs Loop::sense(const std::vector<VmHandle>& vms, const store::Stats& sta
   if (const SelfTest found = self_test_; found != SelfTest::not_run) {
     in.self_test_passed = found == SelfTest::passed;
   }
+  in.no_pin_test = no_pin_test_;
   in.keeper_connected = p_.keeping.connected();
   in.keeper_silent = p_.keeping.silent();
   in.recovering = p_.state.recovering;

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <atomic>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,7 @@
 #include "daemon/fleet/vm_set.hpp"
 #include "daemon/judge/fact_watch.hpp"
 #include "daemon/judge/host_judge.hpp"
+#include "daemon/judge/pin_loader.hpp"
 #include "daemon/judge/quota.hpp"
 #include "daemon/threads/nap.hpp"
 #include "daemon/work/work.hpp"
@@ -34,6 +36,7 @@ class Loop {
     Decisions& decisions;
     const sys::Procfs& procfs;
     sys::BorrowedFd userfault_device;
+    PinLoader& pins;
     HostState& state;
     VmSet& vms;
     store::Contents& contents;
@@ -60,7 +63,8 @@ class Loop {
   void prove_kernel();
   // Starts threads that the kernel refused before.
   void tend_threads();
-  HostInputs sense(const std::vector<VmHandle>& vms, const store::Stats& stats) const;
+  HostInputs sense(const std::vector<VmHandle>& vms, const store::Stats& stats) const
+      REQUIRES(judging_);
   void tell_status();  // tells the service manager
 
   Parts p_;
@@ -71,6 +75,7 @@ class Loop {
   // Held from sense() to publish(): an older verdict must not replace a newer one.
   Mutex judging_{"Loop::judging"};
   KeepsJudge keeps_ GUARDED_BY(judging_);
+  std::optional<guest::NoPinTest> no_pin_test_ GUARDED_BY(judging_);
 };
 
 }  // namespace ramfold::daemon

@@ -99,8 +99,10 @@ int serve(daemon::Configuration configuration) {
   // signals.
   ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   std::signal(SIGPIPE, SIG_IGN);
+  // It forks: before there is a second thread.
   const daemon::EndWatch watch = daemon::EndWatch::start();
-  auto host = daemon::Host::start(std::move(configuration));
+  auto pins = daemon::PinLoader::begin();
+  auto host = daemon::Host::start(std::move(configuration), std::move(pins));
   if (!host) {
     daemon::log::critical("{}", host.error().text());
     return 1;
@@ -149,10 +151,6 @@ int main(int argc, char** argv) {
   app.add_option("--state-dir", source.state_dir,
                  "directory of what outlasts the daemon, instead of the configured one; with "
                  "--runtime-dir alone it is `state` below that");
-  bool accepts_risk = false;
-  app.add_flag(
-      "--accept-data-loss-risk", accepts_risk,
-      "allow gate.grace_seconds: guests with O_DIRECT disks are folded, and may lose data");
   app.set_version_flag("--version", std::string(kVersion));
   CLI11_PARSE(app, argc, argv);
   daemon::log::set_up();
@@ -161,7 +159,6 @@ int main(int argc, char** argv) {
   daemon::arm_kill_point();
 #endif
   source.named = named->count() != 0;
-  source.risk = accepts_risk ? policy::DataLossRisk::accepted : policy::DataLossRisk::refused;
   // A second daemon on the host must not use the decisions of the first.
   if (!source.runtime_dir.empty() && source.state_dir.empty()) {
     source.state_dir = source.runtime_dir + "/state";

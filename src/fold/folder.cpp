@@ -33,21 +33,6 @@ void Folder::leave(guest::Vm& vm, GroupId group, const scan::Window& window,
                    const classify::Policy& policy, store::Admit admit) noexcept {
   store_full_ = false;
   if ((window.fold | window.again) != 0) fold(vm, group, window, policy, admit);
-  // Pages that have waited leave first, because a window has only one clock (guest/grace.hpp).
-  if (window.hold != 0) hold(vm, group, window);
-}
-
-void Folder::hold(guest::Vm& vm, GroupId group, const scan::Window& window) noexcept {
-  LeavingRun run(vm, proof_, window, window.hold, 0, copies_, Purpose::hold);
-  for_each_bit(run.copied(), [&](unsigned i) {
-    const std::uint32_t bits = classify::observed_bits(contents_.hash(group, copies_[i]));
-    if (run.word(i).payload() == bits) {
-      run.keep_guarded(i);
-    } else {
-      vm.counters().changed_while_cold.add();
-      run.keep_observed(i, bits);
-    }
-  });
 }
 
 void Folder::age(guest::Vm& vm, const scan::Window& window) noexcept {

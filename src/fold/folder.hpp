@@ -23,7 +23,7 @@ class Folder {
   // Carries out window.observe and window.age: these pages stay. Errors are counted in the VM, here
   // and in leave(); none is fatal.
   void look(guest::Vm& vm, GroupId group, const scan::Window& window) noexcept;
-  // Carries out window.fold, window.again and window.hold: these pages leave, now or later.
+  // Carries out window.fold and window.again: these pages leave.
   // `admit`: which pages the store may add; other pages stay as they are.
   void leave(guest::Vm& vm, GroupId group, const scan::Window& window,
              const classify::Policy& policy, store::Admit admit = store::Admit::all) noexcept;
@@ -36,7 +36,6 @@ class Folder {
   void note(guest::Vm& vm, GroupId group, PageIndex p, guest::Word word,
             std::uint32_t bits) noexcept;
   void age(guest::Vm& vm, const scan::Window& window) noexcept;
-  void hold(guest::Vm& vm, GroupId group, const scan::Window& window) noexcept;
   void fold(guest::Vm& vm, GroupId group, const scan::Window& window,
             const classify::Policy& policy, store::Admit admit) noexcept;
 

@@ -4,7 +4,6 @@
 #include <bit>
 
 #include "base/check.hpp"
-#include "base/clock.hpp"
 #include "base/test_points.hpp"
 #include "fold/mask.hpp"
 
@@ -20,18 +19,34 @@ namespace {
 
 Mask without(Mask from, Mask what) noexcept { return static_cast<Mask>(from & ~what); }
 
+bool fits(Word word, bool fresh) noexcept {
+  if (!fresh) return word.tag() == Tag::clean || word.tag() == Tag::folded;
+  return word.tag() == Tag::none || word.tag() == Tag::observed;
+}
+
+// When the proof is asked. Only test-only builds, which have to lose data, ask at another time.
+enum class Asked : std::uint8_t { before_guard, after_guard, never };
+#if defined(RAMFOLD_TEST_GATE_BEFORE_GUARD)
+constexpr Asked kAsked = Asked::before_guard;
+#elif defined(RAMFOLD_TEST_NO_GATE)
+constexpr Asked kAsked = Asked::never;
+#else
+constexpr Asked kAsked = Asked::after_guard;
+#endif
+
 }  // namespace
 
 LeavingRun::LeavingRun(guest::Vm& vm, guest::QuietProof& proof, const scan::Window& window,
-                       Mask fresh, Mask again, Copies& copies, Purpose purpose) noexcept
-    : vm_(vm), window_(window), pass_(vm.gate().enter()), purpose_(purpose) {
-  if (!pass_.holds() || (purpose == Purpose::hold && !pass_.in_grace())) {
+                       Mask fresh, Mask again, Copies& copies) noexcept
+    : vm_(vm), window_(window), pass_(vm.gate().enter()) {
+  if (!pass_.holds()) {
     vm_.counters().aborted_by_gate.add();
     return;
   }
   own(fresh, true);
   own(again, false);
   if ((fresh_ | again_) == 0) return;
+  if (kAsked == Asked::before_guard) ask(proof);
   guard();
   verify_present();
   if (!pass_.holds()) {
@@ -40,8 +55,7 @@ LeavingRun::LeavingRun(guest::Vm& vm, guest::QuietProof& proof, const scan::Wind
     return;
   }
   TEST_POINT("fold.guard");
-  // Pages that only begin to wait do not leave in this run.
-  if (purpose == Purpose::fold) ask(proof);
+  if (kAsked == Asked::after_guard) ask(proof);
   read(copies);
   TEST_POINT("fold.pread");
 }
@@ -59,7 +73,7 @@ void LeavingRun::own(Mask wanted, bool fresh) noexcept {
       return;
     }
     const Word word = *loaded;
-    const bool right = fits(word, p, fresh);
+    const bool right = fits(word, fresh);
     if (table.discarded(p) && word.tag() != Tag::folded) table.clear_discard(p);
     if (!right || table.discarded(p)) {
       if (right) vm_.counters().aborted_by_discard.add();
@@ -71,22 +85,8 @@ void LeavingRun::own(Mask wanted, bool fresh) noexcept {
   });
 }
 
-bool LeavingRun::fits(Word word, PageIndex p, bool fresh) const noexcept {
-  if (!fresh) return word.tag() == Tag::clean || word.tag() == Tag::folded;
-  if (!pass_.in_grace()) return word.tag() == Tag::none || word.tag() == Tag::observed;
-  // Not left to the proof: a page that still waits keeps its guard, so this run does not own it.
-  return word.tag() == Tag::observed &&
-         (purpose_ == Purpose::hold || vm_.grace().over(p, monotonic_ns()));
-}
-
 void LeavingRun::guard() noexcept {
   if (fresh_ == 0) return;
-  if (pass_.in_grace() && purpose_ == Purpose::fold) {
-    // Makes no new guard: a page guarded now would look as if it had waited under its guard all the
-    // time. verify_present() drops pages without a guard.
-    guarded_ = fresh_;
-    return;
-  }
   if (vm_.ensure_registered(page(0)).outcome != Outcome::done ||
       vm_.ensure_registered(PageIndex{window_.pages.end().value - 1}).outcome != Outcome::done) {
     vm_.counters().errors.add();
@@ -99,7 +99,6 @@ void LeavingRun::guard() noexcept {
     const auto result = vm_.uffd().guard(vm_.range_of(run));
     const auto pages = static_cast<Mask>(((1u << count) - 1u) << first);
     guarded_ |= pages;
-    if (purpose_ == Purpose::hold) vm_.grace().guarded(run.first, monotonic_ns());
     if (result.outcome == Outcome::done) return;
     if (result.outcome == Outcome::vm_gone) vm_.set_gone();
     vm_.counters().errors.add();
@@ -176,13 +175,6 @@ void LeavingRun::keep_observed(unsigned i, std::uint32_t hash_bits) noexcept {
                         : words_[i];
   if (next != words_[i]) (void)vm_.advance(page(i), words_[i], next, Owner::punching);
   vm_.release(page(i));
-}
-
-void LeavingRun::keep_guarded(unsigned i) noexcept {
-  // If a fault has taken the page, give_up_fold() does nothing: the fault lifts the guard.
-  vm_.table().give_up_fold(page(i));
-  fresh_ = without(fresh_, bit(i));
-  copied_ = without(copied_, bit(i));
 }
 
 Committed LeavingRun::commit() noexcept {

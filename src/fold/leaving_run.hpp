@@ -30,19 +30,14 @@ struct Committed {
   bool gate = true;     // false: the gate closed, nothing was punched
 };
 
-// fold: pages leave. hold: pages are only guarded, and wait under their guard for device writes
-// that may be in flight (guest/grace.hpp).
-enum class Purpose : std::uint8_t { fold, hold };
-
 class LeavingRun {
  public:
   // Owns pages that nobody else owns and whose word still fits: of `fresh`, and of `again` (clean
   // pages, guarded since they came back, and folded pages whose punch failed). Guards the pages of
   // `fresh`, and reads those that `proof` calls quiet into `copies`; the others stay for a later
-  // pass. In the grace mode, `fold` takes of `fresh` only pages that have waited long enough under
-  // their guard. `hold` does nothing outside the grace mode.
+  // pass.
   LeavingRun(guest::Vm& vm, guest::QuietProof& proof, const scan::Window& window, Mask fresh,
-             Mask again, Copies& copies, Purpose purpose = Purpose::fold) noexcept;
+             Mask again, Copies& copies) noexcept;
   ~LeavingRun();
   LeavingRun(const LeavingRun&) = delete;
   LeavingRun& operator=(const LeavingRun&) = delete;
@@ -57,14 +52,11 @@ class LeavingRun {
   // Page i does not leave, and its guard is lifted. If its word is `observed`, it gets these hash
   // bits.
   void keep_observed(unsigned i, std::uint32_t hash_bits) noexcept;
-  // Page i does not leave now, and stays under its guard.
-  void keep_guarded(unsigned i) noexcept;
   // Checks the gate again, then folds every staged page and every page of `again`.
   Committed commit() noexcept;
 
  private:
   void own(Mask wanted, bool fresh) noexcept;
-  bool fits(guest::Word word, PageIndex p, bool fresh) const noexcept;
   void guard() noexcept;
   void verify_present() noexcept;
   void ask(guest::QuietProof& proof) noexcept;
@@ -75,7 +67,6 @@ class LeavingRun {
   guest::Vm& vm_;
   scan::Window window_;
   guest::Gate::Pass pass_;
-  Purpose purpose_;
   Mask fresh_ = 0;    // owned, to be read
   Mask again_ = 0;    // owned, clean
   Mask guarded_ = 0;  // guarded by this run

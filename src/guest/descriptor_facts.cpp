@@ -24,20 +24,23 @@ bool begins_with_one_of(string_view name, const std::array<string_view, N>& list
   return std::ranges::any_of(list, [&](string_view prefix) { return name.starts_with(prefix); });
 }
 
-// Devices that only copy to and from QEMU's memory, by the CPU, within the system call or in a
-// kernel thread that faults as QEMU would (vhost-net, vhost-vsock).
-constexpr std::array<string_view, 20> kHarmlessDevices{
-    "null",      "zero",        "full",  "random",      "urandom", "hwrng", "tty",
-    "console",   "ptmx",        "kvm",   "rtc",         "rtc0",    "hpet",  "net/tun",
-    "vhost-net", "vhost-vsock", "vsock", "userfaultfd", "tpm0",    "tpmrm0"};
-// usbfs copies through buffers of its own; QEMU hands it none of the guest's.
-constexpr std::array<string_view, 6> kHarmlessDevicePrefixes{"tty",    "pts/", "tap",
-                                                             "input/", "snd/", "bus/usb/"};
-constexpr std::array<string_view, 5> kConsumers{"udmabuf", "vhost-scsi", "iommu", "kfd",
-                                                "nvidiactl"};
+// Devices that copy to and from QEMU's memory, by the CPU, within the system call or in a kernel
+// thread that faults as QEMU would (vhost-net, vhost-vsock). vhost-scsi takes the pages of each
+// request through QEMU's page table, and waits where one is missing or guarded.
+constexpr std::array<string_view, 21> kHarmlessDevices{
+    "null",    "zero",  "full",   "random",    "urandom",     "hwrng",      "tty",
+    "console", "ptmx",  "kvm",    "rtc",       "rtc0",        "hpet",       "net/tun",
+    "tpm0",    "vsock", "tpmrm0", "vhost-net", "vhost-vsock", "vhost-scsi", "userfaultfd"};
+// usbfs copies through buffers of its own; QEMU hands it none of the guest's. SCSI and NVMe
+// pass-through (bsg/, ng, sgN, nvmeN) takes the pages of each command as vhost-scsi does.
+constexpr std::array<string_view, 8> kHarmlessDevicePrefixes{"tty",  "pts/",     "tap",  "input/",
+                                                             "snd/", "bus/usb/", "bsg/", "ng"};
+// Those that take pages by the RAM file (udmabuf, iommu, dri/: a blob of virtio-gpu), those that
+// fail where a page is missing or guarded instead of waiting (vfio/, vhost-vdpa), and those that
+// keep no reference of what they use (kfd, infiniband/, nvidia, accel/).
+constexpr std::array<string_view, 4> kConsumers{"udmabuf", "iommu", "kfd", "nvidiactl"};
 constexpr std::array<string_view, 6> kConsumerPrefixes{"vfio/",       "vhost-vdpa", "dri/",
                                                        "infiniband/", "nvidia",     "accel/"};
-constexpr std::array<string_view, 2> kPassthroughPrefixes{"bsg/", "ng"};
 
 bool is_numbered(string_view name, string_view prefix) noexcept {
   if (!name.starts_with(prefix) || name.size() == prefix.size()) return false;
@@ -45,10 +48,10 @@ bool is_numbered(string_view name, string_view prefix) noexcept {
                              [](char c) { return c >= '0' && c <= '9'; });
 }
 
-constexpr std::array<string_view, 14> kHarmlessObjects{
-    "eventfd",          "eventpoll",      "timerfd",   "signalfd",  "inotify",
-    "fanotify",         "pidfd",          "bpf-map",   "bpf-prog",  "bpf_link",
-    "landlock-ruleset", "seccomp notify", "sync_file", "perf_event"};
+constexpr std::array<string_view, 15> kHarmlessObjects{
+    "eventfd",          "eventpoll",      "timerfd",   "signalfd",   "inotify",
+    "fanotify",         "pidfd",          "bpf-map",   "bpf-prog",   "bpf_link",
+    "landlock-ruleset", "seccomp notify", "sync_file", "perf_event", "io_uring"};
 constexpr std::array<string_view, 11> kHarmlessSchemes{"socket:[", "pipe:[", "pidfd:[", "net:[",
                                                        "mnt:[",    "user:[", "pid:[",   "ipc:[",
                                                        "uts:[",    "time:[", "cgroup:["};
@@ -58,8 +61,6 @@ KernelObject judge_anonymous(string_view object) noexcept {
     object = object.substr(1, object.size() - 2);
   }
   if (object == "userfaultfd") return KernelObject::userfaultfd;
-  if (object == "io_uring") return KernelObject::ring;
-  if (object == "kvm-vm") return KernelObject::kvm_vm;
   if (object == "kvm-gmem" || object == "guest_memfd") return KernelObject::confidential;
   if (object.starts_with("vfio") || object == "kvm-vfio") return KernelObject::other_consumer;
   if (object.starts_with("kvm-") || is_one_of(object, kHarmlessObjects)) {
@@ -139,8 +140,6 @@ class DescriptorCheck {
       case KernelObject::none: check_file(entry); return;
       case KernelObject::harmless: return;
       case KernelObject::userfaultfd: ++facts_.userfaultfds; return;
-      case KernelObject::kvm_vm: facts_.uses_kvm = true; return;
-      case KernelObject::ring: check_ring(entry); return;
       case KernelObject::other_consumer:
         reasons_.add(ReasonCode::other_consumer, describe() + " gives RAM to a device");
         return;
@@ -148,7 +147,8 @@ class DescriptorCheck {
         reasons_.add(ReasonCode::confidential_guest, describe() + " is memory of the guest's own");
         return;
       case KernelObject::unknown:
-        reasons_.add(ReasonCode::unknown_descriptor, describe() + " is not known to be harmless");
+        reasons_.add(ReasonCode::unknown_descriptor,
+                     describe() + " is not known: it may give RAM to a device");
         return;
     }
   }
@@ -160,62 +160,20 @@ class DescriptorCheck {
                                              printable(entry.link) + "): " + error.text());
   }
 
-  void check_ring(const sys::FdEntry& entry) {
-    // The kernel leaves the figure out while somebody is inside io_uring_enter.
-    constexpr int kTries = 16;
-    for (int i = 0; i < kTries; ++i) {
-      const auto buffers = procfs_.ring_buffers(pid_, entry.number);
-      if (!buffers) return could_not_read(entry, buffers.error());
-      if (!*buffers) continue;
-      if (**buffers != 0) {
-        reasons_.add(
-            ReasonCode::fixed_buffers,
-            "io_uring descriptor " + std::to_string(entry.number) + " has registered buffers");
-      }
-      return;
-    }
-    reasons_.add(ReasonCode::fixed_buffers,
-                 "io_uring descriptor " + std::to_string(entry.number) +
-                     " is too busy to tell whether it has registered buffers");
-  }
-
   void check_file(const sys::FdEntry& entry) {
     const auto info = procfs_.fd_info(pid_, entry.number);
     if (!info) return could_not_read(entry, info.error());
     if ((info->flags & O_PATH) != 0) return;
     const auto type = types_.of(entry.number, info->mount);
     if (!type) return could_not_read(entry, type.error());
-    if (!is_local_filesystem(*type)) {
-      if ((info->flags & O_DIRECTORY) == 0) foreign_filesystem(entry, *type);
-      return;
-    }
+    if (!is_local_filesystem(*type)) return;
     const auto stat = procfs_.fd_stat(pid_, entry.number);
     if (!stat) return could_not_read(entry, stat.error());
-    switch (stat->mode & S_IFMT) {
-      case S_IFCHR: return check_device(entry, stat->special);
-      case S_IFBLK: return check_direct(entry, *info);
-      case S_IFREG: break;
-      default: return;  // directories, fifos and sockets carry no device's writes
-    }
-    if (*type == "hugetlbfs") {
+    if ((stat->mode & S_IFMT) == S_IFCHR) return check_device(entry, stat->special);
+    if ((stat->mode & S_IFMT) == S_IFREG && *type == "hugetlbfs") {
       reasons_.add(ReasonCode::hugetlb,
                    "QEMU has memory on hugetlbfs (" + printable(entry.link) + ")");
-      return;
     }
-    // What can only be written never puts bytes into guest RAM: logs, a serial port's file.
-    if ((info->flags & O_ACCMODE) == O_WRONLY) return;
-    if (!is_buffered_filesystem(*type)) return foreign_filesystem(entry, *type);
-    check_direct(entry, *info);
-  }
-
-  void foreign_filesystem(const sys::FdEntry& entry, string_view type) {
-    reasons_.add(ReasonCode::filesystem, printable(entry.link) + " lies on " + printable(type) +
-                                             ", whose reads may write to guest RAM unseen");
-  }
-
-  void check_direct(const sys::FdEntry& entry, const sys::FdInfo& info) {
-    if ((info.flags & O_DIRECT) == 0) return;
-    reasons_.add(ReasonCode::direct_io, printable(entry.link) + " is open with O_DIRECT");
   }
 
   void check_device(const sys::FdEntry& entry, dev_t special) {
@@ -230,14 +188,12 @@ class DescriptorCheck {
       case Judged::other_consumer:
         reasons_.add(ReasonCode::other_consumer, text + " reads or writes guest RAM by itself");
         return;
-      case Judged::passthrough:
-        reasons_.add(ReasonCode::sg_io, text + " takes commands that write to guest RAM unseen");
-        return;
       case Judged::confidential:
         reasons_.add(ReasonCode::confidential_guest, text + " encrypts guest RAM");
         return;
       case Judged::unknown:
-        reasons_.add(ReasonCode::unknown_descriptor, text + " is not known to be harmless");
+        reasons_.add(ReasonCode::unknown_descriptor,
+                     text + " is not known: it may use RAM by itself");
         return;
     }
   }
@@ -255,12 +211,9 @@ Judged judge_device(string_view name) noexcept {
   if (is_one_of(name, kConsumers) || begins_with_one_of(name, kConsumerPrefixes)) {
     return Judged::other_consumer;
   }
-  if (begins_with_one_of(name, kPassthroughPrefixes) || is_numbered(name, "sg") ||
-      is_numbered(name, "nvme")) {
-    return Judged::passthrough;
-  }
   if (name == "sev" || name.starts_with("tdx")) return Judged::confidential;
-  if (is_one_of(name, kHarmlessDevices) || begins_with_one_of(name, kHarmlessDevicePrefixes)) {
+  if (is_one_of(name, kHarmlessDevices) || begins_with_one_of(name, kHarmlessDevicePrefixes) ||
+      is_numbered(name, "sg") || is_numbered(name, "nvme")) {
     return Judged::harmless;
   }
   return Judged::unknown;
@@ -274,20 +227,14 @@ KernelObject judge_link(string_view link) noexcept {
   return KernelObject::none;
 }
 
-bool is_buffered_filesystem(string_view type) noexcept {
-  constexpr std::array<string_view, 13> kTypes{
-      "ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "devtmpfs",
-      // The kernel's own: a read copies what it prints.
-      "proc", "sysfs", "cgroup", "cgroup2", "devpts", "securityfs"};
-  return is_one_of(type, kTypes);
-}
-
 bool is_local_filesystem(string_view type) noexcept {
-  constexpr std::array<string_view, 21> kTypes{
-      "hugetlbfs", "ramfs",    "overlay", "squashfs", "erofs",  "iso9660",  "udf",
-      "vfat",      "exfat",    "ntfs3",   "f2fs",     "zfs",    "jfs",      "nilfs2",
-      "bcachefs",  "reiserfs", "debugfs", "tracefs",  "mqueue", "configfs", "rootfs"};
-  return is_buffered_filesystem(type) || is_one_of(type, kTypes);
+  constexpr std::array<string_view, 34> kTypes{
+      "ext2",      "ext3",     "ext4",    "xfs",      "btrfs",  "tmpfs",     "devtmpfs",
+      "hugetlbfs", "ramfs",    "overlay", "squashfs", "erofs",  "iso9660",   "udf",
+      "vfat",      "exfat",    "ntfs3",   "f2fs",     "zfs",    "jfs",       "nilfs2",
+      "bcachefs",  "reiserfs", "proc",    "sysfs",    "cgroup", "cgroup2",   "devpts",
+      "debugfs",   "tracefs",  "mqueue",  "configfs", "rootfs", "securityfs"};
+  return is_one_of(type, kTypes);
 }
 
 DescriptorFacts check_descriptors(const sys::Procfs& procfs, pid_t pid, ReasonList& reasons) {

@@ -19,13 +19,10 @@ struct Hazard {
   ReasonCode code;
   std::string_view text;
 };
-constexpr std::array<Hazard, 10> kHazards{{
-    {RF_HAZARD_DIRECT_IO, ReasonCode::direct_io, "the agent saw an O_DIRECT descriptor"},
-    {RF_HAZARD_FILESYSTEM, ReasonCode::filesystem,
-     "the agent saw a file on a file system that is not on the allow-list"},
-    {RF_HAZARD_SG_IO, ReasonCode::sg_io, "the agent saw SG_IO or a generic SCSI device"},
-    {RF_HAZARD_FIXED_BUFFERS, ReasonCode::fixed_buffers,
-     "the agent saw io_uring buffers registered"},
+// Older agents report O_DIRECT descriptors, foreign file systems, SG_IO and registered buffers. The
+// kernel tells who holds a page, so these stand against nothing.
+constexpr std::uint32_t kHazardsInFlight = 1 | 2 | 4 | 8;
+constexpr std::array<Hazard, 6> kHazards{{
     {RF_HAZARD_RAM_FD_PASSED, ReasonCode::ram_fd_elsewhere,
      "the agent saw the RAM file's descriptor passed to another process"},
     {RF_HAZARD_DEVICE, ReasonCode::other_consumer,
@@ -36,8 +33,7 @@ constexpr std::array<Hazard, 10> kHazards{{
     {RF_HAZARD_OTHER_UFFD, ReasonCode::other_userfaultfd,
      "the agent saw a userfaultfd of QEMU's own"},
 }};
-constexpr std::uint64_t kCapabilitiesNeeded =
-    RF_CAP_DISCARD | RF_CAP_BUFFERED | RF_CAP_CONSUMERS | RF_CAP_FILLS;
+constexpr std::uint64_t kCapabilitiesNeeded = RF_CAP_DISCARD | RF_CAP_CONSUMERS | RF_CAP_FILLS;
 
 // One read of one VM. The order of the checks is from cheap and decisive to slow.
 class VmRead {
@@ -66,7 +62,7 @@ class VmRead {
                    "QEMU has " + std::to_string(descriptors.userfaultfds - vm_.agent_uffds) +
                        " userfaultfd beside the agent's (postcopy or a background snapshot)");
     }
-    check_command_line(descriptors.uses_kvm);
+    check_command_line();
     // A pid that was given to another process meanwhile has told us of the wrong one.
     if (gone_ || !same_process()) return gone();
     return Facts{.gone = false,
@@ -112,6 +108,11 @@ class VmRead {
       reasons_.add(ReasonCode::self_test_failed,
                    "the self-test failed on this kernel: " + host_.self_test_failure);
     }
+    if (host_.no_pin_test) {
+      reasons_.add({ReasonCode::no_pin_test,
+                    "the kernel cannot be asked who holds a page: " + host_.no_pin_test->text,
+                    host_.no_pin_test->remedy});
+    }
   }
 
   void check_agent() {
@@ -120,7 +121,7 @@ class VmRead {
     } else if ((vm_.agent_capabilities & kCapabilitiesNeeded) != kCapabilitiesNeeded) {
       reasons_.add(ReasonCode::agent_incomplete, "the agent cannot hold every hazard back");
     }
-    std::uint32_t unknown = vm_.agent_hazards;
+    std::uint32_t unknown = vm_.agent_hazards & ~kHazardsInFlight;
     for (const Hazard& hazard : kHazards) {
       if ((vm_.agent_hazards & hazard.bit) != 0) reasons_.add(hazard.code, hazard.text);
       unknown &= ~hazard.bit;
@@ -255,7 +256,7 @@ class VmRead {
          }));
   }
 
-  void check_command_line(bool uses_kvm) {
+  void check_command_line() {
     const auto arguments = procfs_.arguments(vm_.pid);
     if (!arguments) return could_not_read("its command line", arguments.error());
     const CommandLine line = read_command_line(*arguments);
@@ -266,30 +267,9 @@ class VmRead {
     if (line.confidential) {
       reasons_.add(ReasonCode::confidential_guest, "the guest's memory is encrypted (SEV or TDX)");
     }
-    if (line.scsi_passthrough) {
-      reasons_.add(ReasonCode::sg_io,
-                   "a scsi-block or scsi-generic device sends SG_IO to the host");
-    }
     if (line.vhost_user) {
       reasons_.add(ReasonCode::ram_fd_elsewhere,
                    "a vhost-user device shares RAM with its back-end");
-    }
-    if (uses_kvm) check_nested(line);
-  }
-
-  void check_nested(const CommandLine& line) {
-    const bool intel = procfs_.module_parameter_on("kvm_intel", "nested");
-    const bool amd = procfs_.module_parameter_on("kvm_amd", "nested");
-    if (!intel && !amd) return;
-    if (const auto runs = procfs_.kvm_nested_runs(vm_.pid)) {
-      if (*runs != 0) reasons_.add(ReasonCode::nested_guest, "a nested guest has run in the VM");
-      return;
-    }
-    if ((intel && line.guest_vmx) || (amd && line.guest_svm)) {
-      reasons_.add(
-          ReasonCode::nested_guest,
-          "the guest may run nested guests, and without debugfs nobody can tell whether it "
-          "has");
     }
   }
 

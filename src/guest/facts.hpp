@@ -34,6 +34,7 @@ enum class ReasonCode : std::uint8_t {
   // The host.
   kernel_too_old,    // below 6.7
   self_test_failed,  // a kernel fact that folding stands on does not hold here
+  no_pin_test,       // the kernel cannot be asked who holds a page
   // The VM and its agent.
   agent_silent,        // no agent, or it does not answer
   agent_incomplete,    // it lacks a capability that the gate needs
@@ -45,31 +46,22 @@ enum class ReasonCode : std::uint8_t {
   confidential_guest,  // SEV, TDX
   incoming_migration,  // started with -incoming, not known to have ended
   other_userfaultfd,   // QEMU's own: postcopy, background snapshot
-  nested_guest,        // a nested guest has run, or may run unseen
-  // Another consumer of the RAM file (D13).
-  other_mapper,      // another process maps the RAM file
-  ram_fd_elsewhere,  // another process holds its descriptor (vhost-user)
-  other_consumer,    // vfio, vdpa, vhost-scsi, udmabuf, a GPU, RDMA
-  exec_in_process,   // the process was replaced under the agent
-  // Device writes in flight that nobody accounts for (the buffered gate, D1, D2).
-  direct_io,           // a readable O_DIRECT descriptor
-  filesystem,          // a readable descriptor on a file system that is not on the allow-list
-  sg_io,               // SCSI or NVMe pass-through
-  fixed_buffers,       // io_uring registered buffers
-  unknown_descriptor,  // a device or kernel object not known to be harmless
+  // Another consumer of the RAM file (D13), or one that cannot wait for a page (D21).
+  other_mapper,        // another process maps the RAM file
+  ram_fd_elsewhere,    // another process holds its descriptor (vhost-user)
+  other_consumer,      // vfio, vdpa, udmabuf, a GPU, RDMA
+  exec_in_process,     // the process was replaced under the agent
+  unknown_descriptor,  // a device or kernel object that may be such a consumer
   // Its page state.
   lost_pages,    // pages of it cannot be brought back (D14)
   inconsistent,  // something of it does not add up (Inconsistency)
 };
-inline constexpr std::size_t kReasonCodes = 24;
-// The code's stable name for JSON and metrics, e.g. "direct_io".
+inline constexpr std::size_t kReasonCodes = 20;
+// The code's stable name for JSON and metrics, e.g. "hugetlb".
 std::string_view name(ReasonCode code) noexcept;
 // The reason means that RAM is, or is about to be, used by somebody who does not know holes:
 // everything is unfolded, not only folding stopped.
 bool demands_unfold(ReasonCode code) noexcept;
-// The reason concerns device writes in flight that end by themselves: what `grace` with an accepted
-// risk may pass over. Not so buffers that stay pinned, and descriptors that nobody knows.
-bool is_in_flight(ReasonCode code) noexcept;
 
 struct Reason {
   ReasonCode code{};
@@ -94,12 +86,19 @@ struct RamBlock {
   ByteCount offset;  // into the file
 };
 
+// Why the kernel cannot be asked who holds a page (sys::PinTestRefusal).
+struct NoPinTest {
+  std::string text;
+  std::string remedy;
+};
+
 // What is known about the host once for all VMs (sys::self_test, sys::Procfs::kernel_version).
 struct HostFacts {
   std::string kernel;        // "6.18.44"
   bool kernel_folds = true;  // 6.7 or newer
   bool self_test_passed = true;
   std::string self_test_failure;  // which fact, for the reason's text
+  std::optional<NoPinTest> no_pin_test;
 };
 
 // A process other than its QEMU that uses a RAM file, found by other_uses().
@@ -166,8 +165,6 @@ struct Facts {
   bool own_userfaultfd = true;
 
   bool foldable() const noexcept { return !gone && reasons.empty(); }
-  // Only device writes in flight stand against folding: `grace` may accept that risk.
-  bool foldable_with_grace() const noexcept;
   // Another consumer of RAM exists or is about to (D13): unfold everything, then stay observe-only.
   bool must_unfold() const noexcept;
   // The same, for more than a userfaultfd of QEMU's own, which lasts as long as its descriptor.

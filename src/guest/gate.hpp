@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The gate (docs/design.md): a page may leave only while every fact that makes its VM foldable is
-// known to hold. The facts were read at a sequence number of the agent's. Before one of them can
-// end, the agent moves the number, and waits until no run is active. The protocol is in
-// agent/wire.h.
+// The gate of a VM (docs/design.md): a page may leave only while every fact that makes its VM
+// foldable is known to hold. The facts were read at a sequence number of the agent's. Before one of
+// them can end, the agent moves the number, and waits until no run is active. The protocol is in
+// agent/wire.h. Which single pages may leave is asked of the kernel (guest/quiet_proof.hpp).
 // Threads: enter() from fold workers, open()/close() from the facts' reader.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
-#include <optional>
 #include <utility>
 
 #include "agent/wire.h"
@@ -17,10 +16,6 @@ namespace ramfold::guest {
 
 class Gate {
  public:
-  // What protects from device writes in flight. proved: the facts exclude them. grace: the page has
-  // waited (guest/grace.hpp).
-  enum class Mode : std::uint8_t { closed, proved, grace };
-
   // One run between its guard and its end. While it lives the agent holds hazards back.
   class Pass {
    public:
@@ -34,16 +29,9 @@ class Gate {
     }
     // Asked after the guard and again before the commit.
     bool holds() const noexcept {
-#ifdef RAMFOLD_TEST_NO_GATE
-      return true;
-#else
       return gate_->state_.load(std::memory_order_seq_cst) == ticket_ &&
              gate_->agent_agrees(static_cast<std::uint32_t>(ticket_));
-#endif
     }
-
-    // The run is under the rules of the grace mode, from its beginning to its end.
-    bool in_grace() const noexcept { return (ticket_ & kGrace) != 0; }
 
    private:
     friend class Gate;
@@ -77,35 +65,26 @@ class Gate {
   }
   // Opens the gate, because the facts read at `sequence` allow folding. False: the gate was closed
   // since `epoch` was taken, or is locked.
-  // REQUIRES: closed and drained between two modes.
-  [[nodiscard]] bool open(std::uint32_t sequence, Mode mode, std::uint32_t epoch) noexcept {
-    if (!change(epoch, kOpen | (mode == Mode::grace ? kGrace : 0) | sequence, epoch)) return false;
+  [[nodiscard]] bool open(std::uint32_t sequence, std::uint32_t epoch) noexcept {
+    if (!change(epoch, kOpen | sequence, epoch)) return false;
     // Either this sees locked_, or lock() closes the gate that was opened here.
     if (!locked_.load(std::memory_order_seq_cst)) return true;
     close();
     return false;
   }
   void close() noexcept {
-    while (!close_at(epoch())) {
-    }
-  }
-  // Closes the gate if nobody has closed it since `epoch` was taken. Returns the new epoch;
-  // nothing: somebody has closed it.
-  std::optional<std::uint32_t> close_at(std::uint32_t epoch) noexcept {
-    const std::uint32_t next = (epoch + 1) & kEpochMask;
-    return change(epoch, 0, next) ? std::optional(next) : std::nullopt;
+    std::uint32_t seen = epoch();
+    while (!change(seen, 0, (seen + 1) & kEpochMask)) seen = epoch();
   }
   // Closes the gate for good, for a VM whose page state cannot be trusted. Any thread.
   void lock() noexcept {
     locked_.store(true, std::memory_order_seq_cst);
     close();
   }
-  Mode mode() const noexcept {
+  bool is_open() const noexcept {
     const std::uint64_t s = state_.load(std::memory_order_seq_cst);
-    if ((s & kOpen) == 0 || !agent_agrees(static_cast<std::uint32_t>(s))) return Mode::closed;
-    return (s & kGrace) != 0 ? Mode::grace : Mode::proved;
+    return (s & kOpen) != 0 && agent_agrees(static_cast<std::uint32_t>(s));
   }
-  bool is_open() const noexcept { return mode() != Mode::closed; }
   std::uint32_t sticky_hazards() const noexcept {
     return shared_->sticky.load(std::memory_order_relaxed);
   }
@@ -118,8 +97,7 @@ class Gate {
 
  private:
   static constexpr std::uint64_t kOpen = std::uint64_t{1} << 32;
-  static constexpr std::uint64_t kGrace = std::uint64_t{1} << 33;
-  static constexpr unsigned kEpochShift = 34;
+  static constexpr unsigned kEpochShift = 33;
   static constexpr std::uint32_t kEpochMask = (1u << (64 - kEpochShift)) - 1;
 
   bool change(std::uint32_t epoch, std::uint64_t to, std::uint32_t epoch_to) noexcept {
@@ -138,7 +116,7 @@ class Gate {
   }
 
   rf_shared* shared_;
-  // From the lowest: sequence (32 bits), open, grace, epoch (30 bits).
+  // From the lowest: sequence (32 bits), open, epoch (31 bits).
   std::atomic<std::uint64_t> state_{0};
   std::atomic<bool> locked_{false};
   // The same count as runs_active, in memory that no agent can write. The daemon itself waits for

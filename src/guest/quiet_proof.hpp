@@ -36,12 +36,4 @@ class QuietProof {
   virtual PageMask quiet(Vm& vm, PageRun run) noexcept = 0;
 };
 
-// The proof of the modes `buffered` and `grace`. In the first, facts exclude device writes that pin
-// pages: all pages are quiet for as long as the gate is open, which the run itself asks. In the
-// second a page is quiet when it has waited under its guard (guest/grace.hpp).
-class FactsProof final : public QuietProof {
- public:
-  PageMask quiet(Vm& vm, PageRun run) noexcept override;
-};
-
 }  // namespace ramfold::guest

@@ -11,7 +11,7 @@
 namespace ramfold::guest {
 namespace {
 
-enum class Follows : std::uint8_t { stop_folding, unfold, in_flight };
+enum class Follows : std::uint8_t { stop_folding, unfold };
 
 struct Row {
   ReasonCode code;
@@ -26,6 +26,8 @@ constexpr std::array<Row, kReasonCodes> kRows{{
      "boot the host with Linux 6.7 or newer"},
     {ReasonCode::self_test_failed, Follows::stop_folding, "self_test_failed",
      "run `ramfold doctor`; report the kernel's version and the fact that failed"},
+    {ReasonCode::no_pin_test, Follows::stop_folding, "no_pin_test",
+     "let ramfoldd load its BPF program; `ramfold doctor` says what to change"},
     {ReasonCode::agent_silent, Follows::stop_folding, "agent_silent",
      "start the VM with `ramfold exec -- qemu-system-x86_64 ...` (libvirt: LD_PRELOAD in "
      "<qemu:commandline>), and look for the agent's line in QEMU's stderr"},
@@ -51,25 +53,13 @@ constexpr std::array<Row, kReasonCodes> kRows{{
      "after the migration has ended, run `ramfold attach VM --incoming-finished`"},
     {ReasonCode::other_userfaultfd, Follows::unfold, "other_userfaultfd",
      "let postcopy or the background snapshot end: then it is folded again by itself"},
-    {ReasonCode::nested_guest, Follows::unfold, "nested_guest",
-     "hide virtualisation from the guest (-cpu ...,vmx=off,svm=off) or load the KVM module with "
-     "nested=0"},
     {ReasonCode::other_mapper, Follows::unfold, "other_mapper",
      "stop that process, or give the device an in-process back-end instead of vhost-user"},
     {ReasonCode::ram_fd_elsewhere, Follows::unfold, "ram_fd_elsewhere",
      "stop that process, or give the device an in-process back-end instead of vhost-user"},
     {ReasonCode::other_consumer, Follows::unfold, "other_consumer",
-     "detach the device that is passed through (vfio, vdpa, vhost-scsi, GPU, RDMA)"},
+     "detach the device that is passed through (vfio, vdpa, GPU, RDMA)"},
     {ReasonCode::exec_in_process, Follows::unfold, "exec_in_process", "restart the VM"},
-    {ReasonCode::direct_io, Follows::in_flight, "direct_io",
-     "use cache=writeback (libvirt: <driver cache='writeback'/>) instead of none or directsync"},
-    {ReasonCode::filesystem, Follows::in_flight, "filesystem",
-     "keep the VM's disks on ext4, xfs, btrfs, tmpfs or a block device of this host"},
-    {ReasonCode::sg_io, Follows::in_flight, "sg_io",
-     "use an emulated disk (scsi-hd, virtio-blk) instead of scsi-block, scsi-generic or NVMe "
-     "pass-through"},
-    {ReasonCode::fixed_buffers, Follows::stop_folding, "fixed_buffers",
-     "use aio=threads, or aio=io_uring without registered buffers"},
     {ReasonCode::unknown_descriptor, Follows::stop_folding, "unknown_descriptor",
      "remove the device that uses it, or report it so that it can be judged"},
     {ReasonCode::lost_pages, Follows::stop_folding, "lost_pages",
@@ -99,15 +89,6 @@ Reason reason_of(ReasonCode code, std::string text) {
   return {code, std::move(text), std::string(row_of(code).remedy)};
 }
 bool demands_unfold(ReasonCode code) noexcept { return row_of(code).follows == Follows::unfold; }
-bool is_in_flight(ReasonCode code) noexcept { return row_of(code).follows == Follows::in_flight; }
-
-bool Facts::foldable_with_grace() const noexcept {
-  if (gone) return false;
-  for (const Reason& reason : reasons) {
-    if (!is_in_flight(reason.code)) return false;
-  }
-  return true;
-}
 
 bool Facts::must_unfold() const noexcept {
   for (const Reason& reason : reasons) {
@@ -123,11 +104,15 @@ bool Facts::must_stay_unfolded() const noexcept {
 }
 
 void ReasonList::add(ReasonCode code, std::string_view text) {
+  add(reason_of(code, std::string(text)));
+}
+
+void ReasonList::add(Reason reason) {
   if (reasons_.size() >= kReasonsMax) return;
-  for (const Reason& reason : reasons_) {
-    if (reason.code == code && reason.text == text) return;
+  for (const Reason& known : reasons_) {
+    if (known.code == reason.code && known.text == reason.text) return;
   }
-  reasons_.push_back(reason_of(code, std::string(text)));
+  reasons_.push_back(std::move(reason));
 }
 
 std::string printable(std::string_view name) {

@@ -17,6 +17,8 @@ class ReasonList {
   // Adds a reason with the remedy of its code. Ignores a reason that the list has already, and
   // reasons beyond kReasonsMax (one is enough not to fold).
   void add(ReasonCode code, std::string_view text);
+  // The same with a remedy of its own.
+  void add(Reason reason);
   bool empty() const noexcept { return reasons_.empty(); }
   std::vector<Reason> take() { return std::exchange(reasons_, {}); }
 

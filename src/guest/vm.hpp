@@ -16,7 +16,6 @@
 
 #include "guest/fillings.hpp"
 #include "guest/gate.hpp"
-#include "guest/grace.hpp"
 #include "guest/page_table.hpp"
 #include "guest/vm_counters.hpp"
 #include "guest/vm_record.hpp"
@@ -73,8 +72,6 @@ class Vm {
   const PageTable& table() const noexcept { return table_; }
   Gate& gate() noexcept { return gate_; }
   Fillings& fillings() noexcept { return fillings_; }
-  Grace& grace() noexcept { return grace_; }
-  const Grace& grace() const noexcept { return grace_; }
   const sys::Uffd& uffd() const noexcept { return uffd_; }
   const sys::Pagemap& pagemap() const noexcept { return pagemap_; }
   VmCounters& counters() noexcept { return counters_; }
@@ -195,7 +192,6 @@ class Vm {
   PageTable table_;
   Gate gate_;
   Fillings fillings_;
-  Grace grace_;
   sys::Uffd uffd_;
   sys::Pagemap pagemap_;
   // One for each chunk of the linear page index.

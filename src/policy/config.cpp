@@ -36,7 +36,7 @@ constexpr std::array kReformPresets{Choice{"off", ReformPreset::off},
 constexpr std::array kGroupDefaults{Choice{"owner", GroupDefault::owner},
                                     Choice{"vm", GroupDefault::vm}};
 constexpr std::string_view kBoolAllowed = "true or false";
-constexpr std::string_view kGraceAllowed = "a number of seconds, 0 (off) or 1 to 3600";
+constexpr std::string_view kOldSection = "gate";  // it held grace_seconds alone
 using Node = toml::node;
 
 const std::array kKeys{
@@ -108,8 +108,6 @@ const std::array kKeys{
     Key<Config>{
         {"groups.default", "\"owner\" or \"vm\""},
         [](Config& c, const Node& n) { return set_choice(c.group_default, n, kGroupDefaults); }},
-    Key<Config>{{"gate.grace_seconds", kGraceAllowed},
-                [](Config& c, const Node& n) { return set_grace(c.gate.grace_seconds, n); }},
 };
 
 const std::array kVmKeys{
@@ -131,8 +129,6 @@ const std::array kVmKeys{
                     [](VmOverride& v, const Node& n) { return set_bool(v.share, n); }},
     Key<VmOverride>{{"vm.lz4", kBoolAllowed},
                     [](VmOverride& v, const Node& n) { return set_bool(v.lz4, n); }},
-    Key<VmOverride>{{"vm.grace_seconds", kGraceAllowed},
-                    [](VmOverride& v, const Node& n) { return set_grace(v.grace_seconds, n); }},
 };
 
 // --- reading -------------------------------------------------------------------------------------
@@ -149,14 +145,14 @@ std::string shown(const toml::node& node) {
 
 class Reader {
  public:
-  Reader(std::string_view source, DataLossRisk risk) : source_(source), risk_(risk) {}
+  explicit Reader(std::string_view source) : source_(source) {}
 
   void read(const toml::table& root, Config& config) {
     for (const auto& [name, node] : root) {
       const std::string key(name.str());
       if (key == "vm") {
         read_vms(node, config);
-      } else if (is_section(key)) {
+      } else if (is_section(key) || key == kOldSection) {
         read_section(key, node, config);
       } else {
         read_key(kKeys, key, node, config);
@@ -223,19 +219,7 @@ class Reader {
     if (!vm.user.empty() && vm.uid) {
       problem(table, "vm", "names its owner twice; write user = \"...\" or uid = N, not both");
     }
-    if (vm.grace_seconds.value_or(0) > 0)
-      check_risk(*table.get("grace_seconds"), "vm.grace_seconds");
     config.vms.push_back(std::move(vm));
-  }
-
-  void check_risk(const toml::node& node, std::string_view path) {
-    if (risk_ == DataLossRisk::accepted) return;
-    problem(node, path,
-            "unchanged bytes do not prove that no device write is in flight, guest data may be "
-            "lost; allowed: "
-            "0, or more when the daemon was started with --accept-data-loss-risk; remove the line, "
-            "and give "
-            "the VM's disks cache=writeback instead");
   }
 
   template <typename Target, std::size_t N>
@@ -256,6 +240,12 @@ class Reader {
   }
 
   void unknown(const std::string& path, const toml::node& node) {
+    if (path == "gate.grace_seconds" || path == "vm.grace_seconds") {
+      problem(node, path,
+              "is no key any more; remove the line: no grace period is needed, since the kernel "
+              "tells which pages a device holds");
+      return;
+    }
     std::vector<std::string> known;
     for (const KeyInfo& key : config_keys()) known.emplace_back(key.path);
     const std::string meant = nearest(path, known);
@@ -275,10 +265,6 @@ class Reader {
                           "lower scan.cpu or raise scan.threads",
                           config.scan.cpu, config.scan.threads));
     }
-    if (config.gate.grace_seconds > 0) {
-      const toml::node* node = root.at_path("gate.grace_seconds").node();
-      check_risk(node == nullptr ? root : *node, "gate.grace_seconds");
-    }
   }
 
   void problem(const toml::node& node, std::string_view path, std::string_view text) {
@@ -287,7 +273,6 @@ class Reader {
   }
 
   std::string_view source_;
-  DataLossRisk risk_;
   std::vector<std::string> problems_;
 };
 
@@ -342,7 +327,7 @@ unsigned FoldConfig::backoff_passes_max() const noexcept {
                               std::min(std::ceil(backoff_seconds_max / pass_seconds), kMost)));
 }
 
-ConfigReading read_config(std::string_view text, std::string_view source, DataLossRisk risk) {
+ConfigReading read_config(std::string_view text, std::string_view source) {
   ConfigReading reading;
   if (text.size() > kConfigBytesMax) {
     reading.problems.push_back(
@@ -351,7 +336,7 @@ ConfigReading read_config(std::string_view text, std::string_view source, DataLo
   }
   try {
     const toml::table root = toml::parse(text, source);
-    Reader reader(source, risk);
+    Reader reader(source);
     reader.read(root, reading.config);
     reading.problems = reader.problems();
   } catch (const toml::parse_error& error) {
@@ -362,8 +347,8 @@ ConfigReading read_config(std::string_view text, std::string_view source, DataLo
   return reading;
 }
 
-Result<Config> parse_config(std::string_view text, std::string_view source, DataLossRisk risk) {
-  ConfigReading reading = read_config(text, source, risk);
+Result<Config> parse_config(std::string_view text, std::string_view source) {
+  ConfigReading reading = read_config(text, source);
   if (!reading.problems.empty()) return fail(joined(reading.problems));
   return std::move(reading.config);
 }

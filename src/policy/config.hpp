@@ -116,11 +116,6 @@ struct HostConfig {
   friend bool operator==(const HostConfig&, const HostConfig&) = default;
 };
 
-struct GateConfig {
-  double grace_seconds = 0;  // 0: off. Above 0 only with DataLossRisk::accepted
-  friend bool operator==(const GateConfig&, const GateConfig&) = default;
-};
-
 // [[vm]]: settings for one VM. It names the VM by `name` or `uuid`, and its owner by `user` or
 // `uid`. A setting that is absent is that of all VMs. policy/targets.hpp decides which settings
 // hold.
@@ -135,7 +130,6 @@ struct VmOverride {
   std::optional<bool> zero;
   std::optional<bool> share;
   std::optional<bool> lz4;
-  std::optional<double> grace_seconds;
   bool names_owner() const noexcept { return uid.has_value() || !user.empty(); }
   friend bool operator==(const VmOverride&, const VmOverride&) = default;
 };
@@ -154,7 +148,6 @@ struct Config {
   FaultConfig fault;
   HostConfig host;
   GroupDefault group_default = GroupDefault::owner;
-  GateConfig gate;
   std::vector<VmOverride> vms;
 
   std::string agent_socket() const { return runtime_dir + "/agent.sock"; }
@@ -164,10 +157,6 @@ struct Config {
   friend bool operator==(const Config&, const Config&) = default;
 };
 
-// `ramfoldd --accept-data-loss-risk`. The grace mode needs this option: a line in the file is not
-// enough.
-enum class DataLossRisk : bool { refused, accepted };
-
 struct ConfigReading {
   Config config;                      // valid keys as in the text; all others have their defaults
   std::vector<std::string> problems;  // empty: the whole text is valid
@@ -175,10 +164,8 @@ struct ConfigReading {
 // `source` is the FILE in problems. A problem is one line: "FILE:LINE: KEY: error; allowed: ...;
 // remedy". In a text that is not valid TOML, only the keys runtime_dir, state_dir, control_group
 // and log_level are read, each from a line that is valid TOML by itself.
-ConfigReading read_config(std::string_view text, std::string_view source,
-                          DataLossRisk risk = DataLossRisk::refused);
+ConfigReading read_config(std::string_view text, std::string_view source);
 // The same, or all problems in one Error.
-Result<Config> parse_config(std::string_view text, std::string_view source,
-                            DataLossRisk risk = DataLossRisk::refused);
+Result<Config> parse_config(std::string_view text, std::string_view source);
 
 }  // namespace ramfold::policy

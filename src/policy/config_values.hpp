@@ -41,21 +41,6 @@ inline bool set_double(double& to, const toml::node& node, double least, double 
   return true;
 }
 
-// 0, or at least a second: a disk may take longer than a shorter grace period.
-inline bool set_grace(double& to, const toml::node& node) {
-  double seconds = 0;
-  if (!set_double(seconds, node, 0, 3600) || (seconds > 0 && seconds < 1)) return false;
-  to = seconds;
-  return true;
-}
-
-inline bool set_grace(std::optional<double>& to, const toml::node& node) {
-  double seconds = 0;
-  if (!set_grace(seconds, node)) return false;
-  to = seconds;
-  return true;
-}
-
 inline bool set_unsigned(unsigned& to, const toml::node& node, unsigned least, unsigned most) {
   const auto value = node.value_exact<std::int64_t>();
   if (!value || *value < least || *value > most) return false;

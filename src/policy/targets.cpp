@@ -41,12 +41,7 @@ bool is_trusted(const VmOverride& vm, const VmClaim& claim) {
 }
 
 VmTargets defaults(const Config& config) {
-  return {true, config.fold.zero, config.fold.share, config.fold.lz4, config.gate.grace_seconds};
-}
-
-// A grace period of `seconds` protects as well as the host's. 0 protects best: no grace mode.
-bool is_safer(double seconds, double of_host) {
-  return seconds == 0 || (of_host > 0 && seconds >= of_host);
+  return {true, config.fold.zero, config.fold.share, config.fold.lz4};
 }
 
 // Keys of `vm` that do not hold for a VM that only claims the name, as written in the file.
@@ -56,9 +51,6 @@ std::vector<std::string_view> withheld_keys(const VmOverride& vm, const VmTarget
   if (vm.zero.value_or(false) && !host.zero) keys.emplace_back("zero");
   if (vm.share.value_or(false) && !host.share) keys.emplace_back("share");
   if (vm.lz4.value_or(false) && !host.lz4) keys.emplace_back("lz4");
-  if (vm.grace_seconds && !is_safer(*vm.grace_seconds, host.grace_seconds)) {
-    keys.emplace_back("grace_seconds");
-  }
   return keys;
 }
 
@@ -104,9 +96,6 @@ VmTargets vm_targets(const Config& config, const VmClaim& claim, UidOf uid_of) {
   set(targets.zero, vm->zero);
   set(targets.share, vm->share);
   set(targets.lz4, vm->lz4);
-  if (vm->grace_seconds && (trusted || is_safer(*vm->grace_seconds, targets.grace_seconds))) {
-    targets.grace_seconds = *vm->grace_seconds;
-  }
   return targets;
 }
 

@@ -5,9 +5,8 @@
 // process that tells the same. Only the uid comes from the kernel. So an override of [[vm]]
 //   - that names the owner (`user`, `uid`) holds for VMs of that owner only, with all its keys;
 //   - that names no owner holds for every VM that claims the name, but only where it takes
-//     something away: `false` for fold, zero, share and lz4, and a grace period that is 0 or no
-//     shorter than the host's. A claim alone never gives a trust group, a mechanism that the host
-//     has switched off, or the grace mode where the host has none;
+//     something away: `false` for fold, zero, share and lz4. A claim alone never gives a trust
+//     group, or a mechanism that the host has switched off;
 //   - holds with all its keys where the VM's manager vouches for name and uuid (Vouched::yes).
 // Threads: pure functions and values; uid_of_user() reads the user database.
 #pragma once
@@ -43,7 +42,6 @@ struct VmTargets {
   bool zero = true;
   bool share = true;
   bool lz4 = true;
-  double grace_seconds = 0;
   friend bool operator==(const VmTargets&, const VmTargets&) = default;
 };
 // Of several overrides that match, the most exact one holds: by uuid before by name, then with an

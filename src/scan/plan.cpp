@@ -6,8 +6,6 @@
 #include <algorithm>
 #include <cerrno>
 
-#include "base/clock.hpp"
-
 namespace ramfold::scan {
 
 using guest::Tag;
@@ -26,9 +24,7 @@ Verdict ColdRule::judge(guest::Word word, bool guarded) const noexcept {
   const bool cold = word.age() + 1 >= need(word);
   switch (word.tag()) {
     case Tag::none: return need(word) == 0 ? Verdict::fold : Verdict::observe;
-    case Tag::observed:
-      if (!cold) return Verdict::observe;
-      return grace && !guarded ? Verdict::hold : Verdict::fold;
+    case Tag::observed: return cold ? Verdict::fold : Verdict::observe;
     case Tag::clean:
       if (!guarded) return Verdict::observe;
       return cold ? Verdict::again : Verdict::age;
@@ -71,7 +67,6 @@ Result<std::size_t> Planner::plan(const guest::Vm& vm, std::size_t chunk, const 
                                   std::span<Window, kChunkWindows> into) {
   std::size_t used = 0;
   met_ = {};
-  const std::uint64_t now = rule.grace ? monotonic_ns() : 0;
   const PageIndex first{chunk * guest::kChunkPages.value};
   const PageIndex end{std::min(first.value + guest::kChunkPages.value, vm.pages().value)};
   for (const guest::Block& block : vm.blocks()) {
@@ -98,17 +93,13 @@ Result<std::size_t> Planner::plan(const guest::Vm& vm, std::size_t chunk, const 
           // A damaged word: to observe the page writes a new one.
           const Verdict verdict = word ? rule.judge(*word, guarded) : Verdict::observe;
           if (verdict == Verdict::leave) continue;
-          // A window has one time for all its pages. So no page is guarded in it while others still
-          // wait: the new page would begin their wait again.
-          if (rule.grace && verdict == Verdict::fold && !vm.grace().over(p, now)) continue;
-          if (verdict == Verdict::hold && !vm.grace().idle(p, now)) continue;
           if (used == 0 || p >= into[used - 1].pages.end()) {
             const std::uint64_t start = p.value / kWindowPages * kWindowPages;
             const std::uint64_t window_first = std::max(start, block.first.value);
             const std::uint64_t window_end = std::min(start + kWindowPages, block.end().value);
             if (used == into.size()) return used;
             into[used++] = {
-                {PageIndex{window_first}, PageCount{window_end - window_first}}, 0, 0, 0, 0, 0};
+                {PageIndex{window_first}, PageCount{window_end - window_first}}, 0, 0, 0, 0};
           }
           Window& w = into[used - 1];
           const auto bit = static_cast<std::uint16_t>(1u << (p.value - w.pages.first.value));
@@ -117,7 +108,6 @@ Result<std::size_t> Planner::plan(const guest::Vm& vm, std::size_t chunk, const 
             case Verdict::fold: w.fold |= bit; break;
             case Verdict::again: w.again |= bit; break;
             case Verdict::age: w.age |= bit; break;
-            case Verdict::hold: w.hold |= bit; break;
             case Verdict::leave: break;
           }
         }

@@ -20,16 +20,15 @@ inline constexpr std::size_t kChunkWindows =
 
 // What to do with the pages of one window; bit i is page first + i.
 struct Window {
-  PageRun pages;           // at most kWindowPages, within one block
-  std::uint16_t observe;   // read, remember the hash
-  std::uint16_t fold;      // guard, read; fold when the hash is still the same
-  std::uint16_t again;     // clean: fold without reading
-  std::uint16_t age;       // clean, still warm: count one more pass
-  std::uint16_t hold = 0;  // cold, in the grace mode: guard and leave
-  std::uint16_t work() const noexcept { return observe | fold | again | age | hold; }
+  PageRun pages;          // at most kWindowPages, within one block
+  std::uint16_t observe;  // read, remember the hash
+  std::uint16_t fold;     // guard, read; fold when the hash is still the same
+  std::uint16_t again;    // clean: fold without reading
+  std::uint16_t age;      // clean, still warm: count one more pass
+  std::uint16_t work() const noexcept { return observe | fold | again | age; }
 };
 
-enum class Verdict : std::uint8_t { leave, observe, fold, again, age, hold };
+enum class Verdict : std::uint8_t { leave, observe, fold, again, age };
 
 // A page is cold when its bytes did not change over `need` passes:
 //
@@ -39,9 +38,6 @@ enum class Verdict : std::uint8_t { leave, observe, fold, again, age, hold };
 struct ColdRule {
   unsigned passes = 2;
   unsigned passes_max = guest::Word::kAgeMax;  // == passes: no back-off. REQUIRES: >= passes
-  // The gate is open in mode grace: a cold page is guarded first, and folded when it has stayed
-  // guarded for the grace period.
-  bool grace = false;
 
   // `guarded`: the page is present and write-protected.
   Verdict judge(guest::Word word, bool guarded) const noexcept;

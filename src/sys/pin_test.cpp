@@ -115,7 +115,7 @@ PinTestRefusal refusal_of(int code, std::string said, const Procfs& procfs) {
   return {why, code, std::move(said)};
 }
 
-std::expected<PinTest, PinTestRefusal> PinTest::load(const Procfs& procfs) {
+LoadedPinTest PinTest::load(const Procfs& procfs) {
   LastWords last_words;
   std::size_t size = 0;
   const void* bytes = pin_test_bpf__elf_bytes(&size);

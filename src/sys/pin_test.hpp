@@ -5,9 +5,12 @@
 //
 // What an answer proves depends on when it is given: see guest/quiet_proof.hpp.
 // Threads: load() from one thread at a time, ask() from any, beside each other: a run keeps no
-// state. Loading needs CAP_BPF and CAP_PERFMON, asking needs no capability.
+// state. Loading needs kCapabilities, asking needs no capability.
 #pragma once
 
+#include <linux/capability.h>
+
+#include <array>
 #include <cstdint>
 #include <expected>
 #include <span>
@@ -47,11 +50,16 @@ struct PinTestRefusal {
 // Which of them it was, by what else is known of the host. `said` is for `refused`.
 PinTestRefusal refusal_of(int code, std::string said, const Procfs& procfs);
 
+class PinTest;
+using LoadedPinTest = std::expected<PinTest, PinTestRefusal>;
+
 class PinTest {
  public:
   static constexpr PageCount kPagesMax{RF_PIN_PAGES_MAX};
+  // What loading takes, besides the system call bpf.
+  static constexpr std::array<int, 2> kCapabilities{CAP_BPF, CAP_PERFMON};
 
-  static std::expected<PinTest, PinTestRefusal> load(const Procfs& procfs);
+  static LoadedPinTest load(const Procfs& procfs);
 
   // Answers for the pages of `file` from `first` on, an index in the file. False: the kernel did
   // not run the program, or does not know the file; then every answer is `unanswered`. About 0.2 us

@@ -17,9 +17,6 @@
 namespace ramfold::sys {
 namespace {
 
-// The lines of a ring's queues come before its buffers: 65,536 entries of at most 128 bytes.
-constexpr ByteCount kRingInfoMax{16u << 20};
-
 struct CloseDir {
   void operator()(DIR* dir) const noexcept { ::closedir(dir); }
 };
@@ -200,21 +197,6 @@ Result<FdInfo> Procfs::fd_info(pid_t pid, int fd) const {
   const auto info = parse_fd_info(head);
   if (!info) return fail("fdinfo of a descriptor has no flags", EIO);
   return *info;
-}
-
-Result<std::optional<std::uint32_t>> Procfs::ring_buffers(pid_t pid, int fd) const {
-  auto lines = text::LineReader::open(path_of(pid, "fdinfo/" + std::to_string(fd)));
-  if (!lines) return std::unexpected(of_process(std::move(lines.error())));
-  constexpr std::string_view kKey = "UserBufs:";
-  while (lines->bytes_read() < kRingInfoMax.value) {
-    const auto line = lines->next();
-    if (!line) return std::unexpected(of_process(line.error()));
-    if (!*line) return std::nullopt;
-    if (!(*line)->starts_with(kKey)) continue;
-    std::string_view value = (*line)->substr(kKey.size());
-    return text::number<std::uint32_t>(text::word(value));
-  }
-  return std::nullopt;
 }
 
 Result<FileStat> Procfs::fd_stat(pid_t pid, int fd) const {

@@ -147,9 +147,6 @@ class Procfs {
   // All threads of a process, also of one whose first thread has ended.
   Seen tasks(pid_t pid, const std::function<bool(const TaskState&)>& visit) const;
   Result<FdInfo> fd_info(pid_t pid, int fd) const;
-  // The number of registered buffers of an io_uring; nothing when the kernel left it out because
-  // the ring is busy.
-  Result<std::optional<std::uint32_t>> ring_buffers(pid_t pid, int fd) const;
   // Type and identity of a descriptor's file, as the kernel knows them: a network file system is
   // not asked.
   virtual Result<FileStat> fd_stat(pid_t pid, int fd) const;
@@ -188,11 +185,6 @@ class Procfs {
   std::uint64_t large_shmem_folios_made() const;
   // sys/large_folios.hpp
   virtual Result<bool> has_large_folio(pid_t pid, HostVirt start, ByteCount size) const;
-  // A module's parameter reads as on (Y or a number above 0); false also when there is no such
-  // module.
-  bool module_parameter_on(std::string_view module, std::string_view parameter) const;
-  // KVM's counter of nested guest entries over the VMs of this process; nothing without debugfs.
-  std::optional<std::uint64_t> kvm_nested_runs(pid_t pid) const;
 
  private:
   std::string path_of(pid_t pid, std::string_view file) const;

@@ -309,28 +309,4 @@ Result<bool> Procfs::has_large_folio(pid_t pid, HostVirt start, ByteCount size) 
   return sys::has_large_folio(pid, {start, size});
 }
 
-bool Procfs::module_parameter_on(std::string_view module, std::string_view parameter) const {
-  const auto content = text::read_file(
-      root_ + "/sys/module/" + std::string(module) + "/parameters/" + std::string(parameter),
-      kSmallFileMax);
-  if (!content) return false;
-  std::string_view rest = *content;
-  const std::string_view value = text::word(rest);
-  return value == "Y" || text::number<int>(value).value_or(0) > 0;
-}
-
-std::optional<std::uint64_t> Procfs::kvm_nested_runs(pid_t pid) const {
-  const std::string base = root_ + "/sys/kernel/debug/kvm/";
-  const std::unique_ptr<DIR, CloseDir> dir(::opendir(base.c_str()));
-  if (!dir) return std::nullopt;
-  const std::string prefix = std::to_string(pid) + "-";
-  std::optional<std::uint64_t> runs;
-  while (const dirent* entry = ::readdir(dir.get())) {
-    if (!std::string_view(entry->d_name).starts_with(prefix)) continue;
-    const auto here = read_number(base + entry->d_name + "/nested_run");
-    if (here) runs = runs.value_or(0) + *here;
-  }
-  return runs;
-}
-
 }  // namespace ramfold::sys

@@ -10,10 +10,13 @@
 
 #include "fault/server.hpp"
 #include "fold/folder.hpp"
+#include "guest/pin_proof.hpp"
 #include "kernel/guest_process.hpp"
+#include "kernel/pin_test.hpp"
 #include "patience.hpp"
 #include "scan/plan.hpp"
 #include "store/contents.hpp"
+#include "sys/page_batches.hpp"
 
 namespace ramfold::test {
 
@@ -23,7 +26,7 @@ struct Rig {
   std::unique_ptr<guest::Vm> vm;
   std::shared_ptr<fault::Pool> pool = fault_pool();
   std::unique_ptr<fault::Server> faults;
-  guest::FactsProof proof;
+  guest::PinProof proof{pin_test()};
   std::unique_ptr<fold::Folder> folder;
   store::GroupUse group;
   std::string group_name;
@@ -58,7 +61,7 @@ struct Rig {
     folder = std::make_unique<fold::Folder>(*contents, proof);
     group_name = "test " + std::to_string(id);
     group = *contents->group(group_name);
-    (void)vm->gate().open(0, guest::Gate::Mode::proved, vm->gate().epoch());
+    (void)vm->gate().open(0, vm->gate().epoch());
     serve();
   }
   // A fault service, after the last one was stopped as if its daemon had died.
@@ -73,11 +76,13 @@ struct Rig {
     contents = store;
     source_ = store.get();
     folder = std::make_unique<fold::Folder>(*store, proof);
-    (void)vm->gate().open(0, guest::Gate::Mode::proved, vm->gate().epoch());
+    (void)vm->gate().open(0, vm->gate().epoch());
     serve();
   }
-  // One pass over everything.
+  // One pass over everything. Pages that were touched a moment ago count as well: else those that
+  // the kernel has not sorted in yet would look held.
   void pass() {
+    sys::drain_page_batches();
     scan::Planner planner;
     auto windows = std::make_unique<std::array<scan::Window, scan::kChunkWindows>>();
     vm->next_pass();

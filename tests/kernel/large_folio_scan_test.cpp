@@ -14,6 +14,8 @@
 #include <cstring>
 
 #include "fold/folder.hpp"
+#include "guest/pin_proof.hpp"
+#include "kernel/pin_test.hpp"
 #include "scan/plan.hpp"
 #include "store/contents.hpp"
 #include "sys/memory.hpp"
@@ -109,9 +111,9 @@ TEST_CASE("D7: what is mapped large is neither planned nor folded") {
   REQUIRE(made.has_value());
   const auto group = (*made)->group("test");
   REQUIRE(group.has_value());
-  guest::FactsProof proof;
+  guest::PinProof proof(test::pin_test());
   fold::Folder folder(**made, proof);
-  (void)vm->gate().open(0, guest::Gate::Mode::proved, vm->gate().epoch());
+  (void)vm->gate().open(0, vm->gate().epoch());
   const scan::Window stale{{PageIndex{0}, PageCount{scan::kWindowPages}}, 0xffff, 0, 0, 0};
   folder.look(*vm, *group, stale);
   const scan::Window next{{PageIndex{0}, PageCount{scan::kWindowPages}}, 0, 0xffff, 0, 0};

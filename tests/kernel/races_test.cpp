@@ -361,7 +361,7 @@ TEST_CASE("D17: the mark of a lost page outlives the end of its registration") {
     }
     // Attached again, with the page table that it has, it is folded around the page.
     rig.serve();
-    (void)rig.vm->gate().open(0, guest::Gate::Mode::proved, rig.vm->gate().epoch());
+    (void)rig.vm->gate().open(0, rig.vm->gate().epoch());
     rig.pass_until([&] { return rig.tag(8) == Tag::folded && rig.tag(10) == Tag::folded; });
     CHECK(rig.process->load(kNine) == GuestProcess::kBusError);
     CHECK(rig.process->load(PageIndex{10}) == sum_of(110));

@@ -3,6 +3,7 @@
 // passes and chunks, never time.
 #include "daemon/work/scan_workers.hpp"
 
+#include <fcntl.h>
 #include <catch2/catch.hpp>
 #include <memory>
 #include <string>
@@ -10,8 +11,10 @@
 
 #include "daemon/report/accounting.hpp"
 #include "kernel/guest_process.hpp"
+#include "kernel/pin_test.hpp"
 #include "patience.hpp"
 #include "store/contents.hpp"
+#include "sys/page_batches.hpp"
 
 using namespace ramfold;
 using namespace ramfold::daemon;
@@ -35,7 +38,7 @@ struct Guest {
     vm->cursor.next = scan::chunk_count(*vm->vm);
     vm->kept = true;
     vm->agent_ready = true;
-    (void)vm->vm->gate().open(0, guest::Gate::Mode::proved, vm->vm->gate().epoch());
+    (void)vm->vm->gate().open(0, vm->vm->gate().epoch());
   }
   std::uint64_t passes() const {
     const std::lock_guard lock(vm->cursor.mutex);
@@ -64,6 +67,7 @@ struct Scanning {
     config.fold.pass_seconds = 0.1;
     config.scan.cpu = cpu;
     workers = std::make_unique<ScanWorkers>(vms, *contents, host, config);
+    workers->fold_with(test::pin_test());
   }
   void allow(May may) {
     HostVerdict verdict;
@@ -192,5 +196,32 @@ TEST_CASE("of a VM beyond its quota only the pages of zeros leave") {
   CHECK(counters.folded_content.get() == 0);
   guest.vm->keeps.too_much = TooMuch::nothing;
   CHECK(test::soon([&] { return counters.folded_content.get() == 1; }));
+  scanning.workers->stop();
+}
+
+TEST_CASE("pages that something held in the last pass are told, and the others are folded") {
+  constexpr std::uint64_t kHeld = 5;
+  Guest guest(1, 1000, PageCount{kChunk});
+  for (std::uint64_t page = 0; page < 64; ++page) guest.process->store(PageIndex{page}, page + 1);
+  int ends[2];
+  REQUIRE(::pipe2(ends, O_CLOEXEC) == 0);
+  sys::Fd out(ends[0]);
+  const sys::Fd in(ends[1]);
+  loff_t at = 0;
+  REQUIRE(::splice(guest.process->ram(), &at, in.get(), nullptr, kHeld << kPageShift, 0) ==
+          static_cast<ssize_t>(kHeld << kPageShift));
+  sys::drain_page_batches();
+  Scanning scanning(1);
+  scanning.allow(May::fold);
+  scanning.add(guest);
+  scanning.workers->start();
+  const auto held = [&] {
+    const std::lock_guard lock(guest.vm->cursor.mutex);
+    return guest.vm->cursor.busy_last;
+  };
+  const guest::VmCounters& counters = guest.vm->vm->counters();
+  CHECK(test::soon([&] { return held() == kHeld && counters.folded_content.get() == 64 - kHeld; }));
+  out.reset();
+  CHECK(test::soon([&] { return held() == 0 && counters.folded_content.get() == 64; }));
   scanning.workers->stop();
 }

@@ -247,8 +247,7 @@ TEST_CASE("a word that names another tenant's content gets nothing of it, and st
   // The neighbour goes on.
   both.other.fold_until(kPages);
   // It does not, whoever opens its gate.
-  CHECK_FALSE(
-      both.mine.vm->gate().open(0, guest::Gate::Mode::proved, both.mine.vm->gate().epoch()));
+  CHECK_FALSE(both.mine.vm->gate().open(0, both.mine.vm->gate().epoch()));
   both.mine.rule = {1, 1};
   both.mine.process->store(PageIndex{kObserved}, 5);
   both.mine.fold_all();
@@ -279,7 +278,7 @@ TEST_CASE("a change of a word that is not in the table, or a word that moved, st
     REQUIRE(both.mine.process->load(PageIndex{q}) == GuestProcess::checksum(seed_of(q)));
     REQUIRE(both.other.process->load(PageIndex{q}) == GuestProcess::checksum(10'000 + seed_of(q)));
   }
-  CHECK_FALSE(vm.gate().open(0, guest::Gate::Mode::proved, vm.gate().epoch()));
+  CHECK_FALSE(vm.gate().open(0, vm.gate().epoch()));
   both.mine.fold_all();
   CHECK(both.mine.tag(0) == Tag::clean);
   both.other.fold_until(kPages);

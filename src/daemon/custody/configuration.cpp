@@ -50,8 +50,7 @@ struct Good {
 };
 
 // nullopt: there is no copy, it is a copy of another file, it is torn, or it is not valid.
-std::optional<Good> last_good(const std::string& directory, std::string_view path,
-                              policy::DataLossRisk risk) {
+std::optional<Good> last_good(const std::string& directory, std::string_view path) {
   const auto copy =
       sys::read_small_file(directory + "/" + kGoodName, policy::kConfigBytesMax + kHeadBytesMax);
   if (!copy || !*copy) return std::nullopt;
@@ -63,10 +62,8 @@ std::optional<Good> last_good(const std::string& directory, std::string_view pat
   const auto bytes = take_number<std::size_t>(head, "bytes=");
   const auto read = take_number<std::int64_t>(head, "read=");
   if (bytes != text.size() || !read || head != fmt::format("file={}", path)) return std::nullopt;
-  auto config = policy::parse_config(text, path, risk);
+  auto config = policy::parse_config(text, path);
   if (!config) return std::nullopt;
-  config->gate.grace_seconds = 0;
-  for (policy::VmOverride& vm : config->vms) vm.grace_seconds.reset();
   return Good{std::move(*config), static_cast<std::time_t>(*read)};
 }
 
@@ -112,7 +109,7 @@ Configuration load_configuration(const ConfigurationSource& source) {
     result.problems.push_back(fmt::format("{}: there is no such file", source.path));
   } else {
     text = file->value_or("");
-    policy::ConfigReading reading = policy::read_config(text, source.path, source.risk);
+    policy::ConfigReading reading = policy::read_config(text, source.path);
     result.config = std::move(reading.config);
     result.problems = std::move(reading.problems);
   }
@@ -131,7 +128,7 @@ Configuration load_configuration(const ConfigurationSource& source) {
     return result;
   }
   const std::string problem = first_of(result.problems);
-  if (auto good = last_good(result.config.state_dir, path, source.risk)) {
+  if (auto good = last_good(result.config.state_dir, path)) {
     result.config = std::move(good->config);
     put_directories(source, result.config);
     note_overrides(result, source.path);

@@ -4,8 +4,7 @@
 // was read, and its length.
 //
 // A broken file has two cases:
-// - The copy is of this file and still valid: the copy is used, without any grace period. Only a
-//   file that is valid now may put data at risk.
+// - The copy is of this file and still valid: the copy is used.
 // - Else nothing is folded and no VM is attached. The valid settings of the file are used, so that
 //   sockets and state directory stay where they were, and folded VMs are served.
 // Threads: at the start, from one.
@@ -22,8 +21,7 @@ namespace ramfold::daemon {
 
 struct ConfigurationSource {
   std::string path;
-  bool named = false;  // the operator gave the path: then a missing file is an error
-  policy::DataLossRisk risk = policy::DataLossRisk::refused;
+  bool named = false;       // the operator gave the path: then a missing file is an error
   std::string runtime_dir;  // both replace the configured directory; empty: not given
   std::string state_dir;
 };

@@ -14,7 +14,9 @@
 #include <cstdlib>
 
 #include "base/clock.hpp"
+#include "sys/capabilities.hpp"
 #include "sys/close_all_but.hpp"
+#include "sys/pin_test.hpp"
 #include "sys/procfs.hpp"
 #include "sys/thread_name.hpp"
 
@@ -54,6 +56,7 @@ void wait_for_signal(pid_t parent) noexcept {
 [[noreturn]] void watch(pid_t parent, const int* status) {
   sys::close_all_but(std::array{STDERR_FILENO});
   sys::name_this_thread("rf-end-watch");
+  (void)sys::drop_capabilities(sys::PinTest::kCapabilities);
   const int pidfd = static_cast<int>(::syscall(SYS_pidfd_open, parent, 0));
   sigset_t all;
   sigfillset(&all);

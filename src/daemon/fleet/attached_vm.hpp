@@ -42,6 +42,10 @@ struct ScanCursor {
   scan::Met met_last GUARDED_BY(mutex);         // in the last whole pass
   std::uint64_t pass_ns GUARDED_BY(mutex) = 0;  // duration of the last whole pass
   std::uint64_t passes GUARDED_BY(mutex) = 0;
+  // Pages that were to leave and that something held: at the beginning of the pass (the counter
+  // not_quiet_busy), and in the last whole pass.
+  std::uint64_t busy_before GUARDED_BY(mutex) = 0;
+  std::uint64_t busy_last GUARDED_BY(mutex) = 0;
   std::uint64_t chunks GUARDED_BY(mutex) = 0;  // taken by workers, in all passes
 };
 
@@ -59,8 +63,6 @@ struct FactState {
   bool read_once GUARDED_BY(mutex) = false;
   std::uint32_t hello_hazards GUARDED_BY(mutex) = 0;  // RF_HAZARD_* from before the attach
   std::uint64_t capabilities GUARDED_BY(mutex) = 0;   // RF_CAP_*
-  guest::Gate::Mode opened_as GUARDED_BY(looking) =
-      guest::Gate::Mode::closed;  // the gate's mode when it was last opened
   // Every look since this time found that the VM can be attached anew. 0: the last look did not.
   std::uint64_t renewable_since_ns GUARDED_BY(looking) = 0;
 };

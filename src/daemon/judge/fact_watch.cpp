@@ -95,7 +95,7 @@ void FactWatch::look(const VmHandle& vm, guest::Depth depth) {
   // Both are read before the facts. A hazard that begins meanwhile moves the sequence, and a gate
   // that is opened for the old one does not hold; whoever closes the gate meanwhile moves the
   // epoch, and this look then opens nothing.
-  std::uint32_t epoch = gate.epoch();
+  const std::uint32_t epoch = gate.epoch();
   const std::uint32_t sequence = gate.sequence();
   const bool pending = gate.hazard_pending();
   FactState& state = vm->facts;
@@ -128,17 +128,9 @@ void FactWatch::look(const VmHandle& vm, guest::Depth depth) {
                              "which other processes use its RAM is not known at the moment",
                              "wait"});
   }
-  using Mode = guest::Gate::Mode;
-  auto mode = Mode::closed;
   // What took that long to be told may be true no more.
   const bool stale = monotonic_ns() - began_ns >= kPatienceNs;
-  if (!pending && !stale && vm->wants_folding()) {
-    if (facts.foldable()) {
-      mode = Mode::proved;
-    } else if (vm->targets.load().grace_seconds > 0 && facts.foldable_with_grace()) {
-      mode = Mode::grace;
-    }
-  }
+  const bool may_open = !pending && !stale && vm->wants_folding() && facts.foldable();
   const bool unfold = facts.must_unfold();
   if (facts.must_stay_unfolded()) vm->consumer_lasts.store(true);
   if (stale || facts.own_userfaultfd || !vm->is_renewable()) {
@@ -148,12 +140,8 @@ void FactWatch::look(const VmHandle& vm, guest::Depth depth) {
   }
   const std::uint64_t renewable_since_ns = vm->facts.renewable_since_ns;
   const bool renew = renewable_since_ns != 0 && began_ns - renewable_since_ns >= kRenewAfterNs;
-  // Nobody sees a gate that is open beside facts that do not allow it, or not in that mode.
-  if (mode != vm->facts.opened_as) {
-    const auto closed = gate.close_at(epoch);
-    if (!closed) mode = Mode::closed;
-    epoch = closed.value_or(epoch);
-  }
+  // Nobody sees a gate that is open beside facts that do not allow it.
+  if (!may_open) gate.close();
   {
     const MutexLock lock(state.mutex);
     const auto demanding = std::ranges::find_if(
@@ -166,41 +154,11 @@ void FactWatch::look(const VmHandle& vm, guest::Depth depth) {
     state.slow_known = true;
     state.read_once = true;
   }
-  open_gate(*vm, mode, epoch, sequence);
+  // Another sequence: what was read is old, and the agent has asked for a new look. False: closed
+  // meanwhile, so this look is void.
+  if (may_open && gate.sequence() == sequence) (void)gate.open(sequence, epoch);
   if (unfold) must_unfold_(vm);
   if (renew) may_renew_(vm);
-}
-
-void FactWatch::open_gate(AttachedVm& vm, guest::Gate::Mode mode, std::uint32_t epoch,
-                          std::uint32_t sequence) {
-  using Mode = guest::Gate::Mode;
-  guest::Gate& gate = vm.vm->gate();
-  if (mode == Mode::closed) return gate.close();
-  // What was read is old: the agent has asked for a new look.
-  if (gate.sequence() != sequence) return;
-  Mode& opened_as = vm.facts.opened_as;
-  if (mode != opened_as) {
-    // A run goes by one set of rules, and the grace mode trusts guards that were made in it.
-    const auto closed = gate.close_at(epoch);
-    if (!closed) return;
-    epoch = *closed;
-    gate.drain();
-    if (mode == Mode::grace) {
-      const double seconds = vm.targets.load().grace_seconds;
-      const auto wait_ns = static_cast<std::uint64_t>(seconds * 1e9);
-      if (Status begun = vm.vm->grace().begin(vm.vm->pages(), wait_ns, monotonic_ns()); !begun) {
-        log::error("vm {}: no grace mode: {}", vm.vm->name(), begun.error().text());
-        return;
-      }
-      log::warn("vm {}: GUEST DATA AT RISK: folded under a grace period of {} s", vm.vm->name(),
-                seconds);
-    } else if (opened_as == Mode::grace) {
-      log::info("vm {}: no grace period is needed any more", vm.vm->name());
-    }
-    opened_as = mode;
-  }
-  // False: closed meanwhile, so this look is void.
-  (void)gate.open(sequence, mode, epoch);
 }
 
 }  // namespace ramfold::daemon

@@ -56,9 +56,6 @@ class FactWatch {
   // Waits for the look at most until `until_ns`, or a moment.
   void look_apart(const VmHandle& vm, guest::Depth depth, std::uint64_t until_ns);
   void look(const VmHandle& vm, guest::Depth depth);
-  // The verdict of a look that began at `epoch` and `sequence` of the gate.
-  static void open_gate(AttachedVm& vm, guest::Gate::Mode mode, std::uint32_t epoch,
-                        std::uint32_t sequence) REQUIRES(vm.facts.looking);
 
   const VmSet& vms_;
   const sys::Procfs& procfs_;

@@ -26,6 +26,11 @@ void judge_daemon(const HostInputs& in, std::vector<Reason>& reasons) {
                        "a fact about the kernel that folding relies on does not hold here",
                        "see `ramfold doctor`; Linux 6.7 or newer is needed"});
   }
+  if (in.no_pin_test) {
+    reasons.push_back({"no-pin-test",
+                       "the kernel cannot be asked who holds a page: " + in.no_pin_test->text,
+                       in.no_pin_test->remedy});
+  }
   if (!in.keeper_connected) {
     reasons.push_back({"no-keeper",
                        in.keeper_silent

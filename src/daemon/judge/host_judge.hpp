@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "daemon/fleet/host_state.hpp"
+#include "guest/facts.hpp"
 #include "policy/config.hpp"
 #include "sys/procfs.hpp"
 
@@ -26,6 +27,7 @@ struct HostInputs {
   std::optional<control::Reason> config_broken;     // and there is no last good configuration
   std::optional<std::string> decisions_unreadable;  // why the file of decisions cannot be read
   std::optional<bool> self_test_passed;             // nullopt: it has not run
+  std::optional<guest::NoPinTest> no_pin_test;      // the kernel does not tell who holds a page
   bool keeper_connected = false;
   bool keeper_silent = false;  // it runs, and does not answer
   bool recovering = false;

@@ -8,8 +8,8 @@
 
 namespace ramfold::daemon {
 
-KernelProof prove_kernel(const sys::Procfs& procfs, sys::BorrowedFd userfault_device) {
-  const auto pin_test = sys::PinTest::load(procfs);
+KernelProof prove_kernel(const sys::Procfs& procfs, sys::BorrowedFd userfault_device,
+                         const sys::LoadedPinTest& pin_test) {
   const sys::SelfTest test =
       sys::run_self_test(procfs, userfault_device, pin_test ? &*pin_test : nullptr);
   KernelProof proof;
@@ -17,8 +17,13 @@ KernelProof prove_kernel(const sys::Procfs& procfs, sys::BorrowedFd userfault_de
   const auto version = procfs.kernel_version();
   facts.kernel = version ? version->text : "unknown";
   facts.kernel_folds = version && version->at_least(6, 7);
-  facts.self_test_passed = test.passed();
   facts.self_test_failure = test.failure();
+  if (!pin_test) {
+    facts.no_pin_test = {pin_test.error().text(), std::string(pin_test.error().remedy())};
+  } else if (facts.self_test_failure.empty()) {
+    facts.self_test_failure = test.pin_failure();
+  }
+  facts.self_test_passed = facts.self_test_failure.empty();
   for (const sys::KernelFact& fact : test.facts) {
     const auto outcome = !fact.tried  ? control::CheckOutcome::skipped
                          : fact.holds ? control::CheckOutcome::passed
@@ -39,6 +44,10 @@ KernelProof prove_kernel(const sys::Procfs& procfs, sys::BorrowedFd userfault_de
   } else {
     log::error("self-test: {}: nothing will be folded: {}", facts.self_test_failure,
                sys::kSelfTestRemedy);
+  }
+  if (facts.no_pin_test) {
+    log::error("nothing will be folded: {}; {}", facts.no_pin_test->text,
+               facts.no_pin_test->remedy);
   }
   return proof;
 }

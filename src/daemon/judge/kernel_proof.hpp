@@ -8,6 +8,7 @@
 #include "control/views.hpp"
 #include "guest/facts.hpp"
 #include "sys/fd.hpp"
+#include "sys/pin_test.hpp"
 #include "sys/procfs.hpp"
 
 namespace ramfold::daemon {
@@ -15,10 +16,11 @@ namespace ramfold::daemon {
 struct KernelProof {
   guest::HostFacts facts;
   std::vector<control::SelfTestView> views;  // one per fact, for `doctor`
-  bool passed = false;
+  bool passed = false;  // the self-test, the facts of pins included where they could be tried
 };
 
 // `userfault_device`: /dev/userfaultfd.
-KernelProof prove_kernel(const sys::Procfs& procfs, sys::BorrowedFd userfault_device);
+KernelProof prove_kernel(const sys::Procfs& procfs, sys::BorrowedFd userfault_device,
+                         const sys::LoadedPinTest& pin_test);
 
 }  // namespace ramfold::daemon

@@ -25,6 +25,13 @@ constexpr std::uint64_t kKeptBesideRam = 5;
 
 double seconds(std::uint64_t ns) { return static_cast<double>(ns) / 1e9; }
 
+// So many pages are held that folding the rest saves notably less. A few are held at most times:
+// reads in flight, and pages that the kernel has not sorted in since they were touched.
+bool holds_much(const control::PagesView& pages) {
+  constexpr std::uint64_t kShare = 8;
+  return pages.held.value != 0 && pages.held.value * kShare >= pages.resident.value;
+}
+
 }  // namespace
 
 control::HostView HostService::host_view(const std::vector<VmHandle>& vms,
@@ -45,7 +52,7 @@ control::HostView HostService::host_view(const std::vector<VmHandle>& vms,
   view.keep_available = verdict.keep_available;
   view.self_test = p_.state.self_test();
   const bool cannot = verdict.has("self-test") || verdict.has("no-keeper") ||
-                      verdict.has("config") || verdict.has("state");
+                      verdict.has("no-pin-test") || verdict.has("config") || verdict.has("state");
   const bool is_off = p_.state.off_done || !p_.off.lost_left().empty();
   view.state = is_off                                           ? control::HostState::off
                : p_.state.recovering || verdict.has("starting") ? control::HostState::starting
@@ -153,6 +160,7 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
     view.pass_seconds = seconds(vm->cursor.pass_ns);
     view.passes = vm->cursor.passes;
     view.pages.observed = PageCount{vm->cursor.met_last.present};
+    view.pages.held = PageCount{vm->cursor.busy_last};
     view.backoff.held = PageCount{vm->cursor.met_last.held};
   }
   view.backoff.returns = c.returned_soon.get();
@@ -171,7 +179,7 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
   const auto because = [&](std::string code, std::string text, std::string remedy) {
     view.reasons.push_back({std::move(code), std::move(text), std::move(remedy)});
   };
-  guest::Gate::Mode mode;
+  bool open = false;
   std::vector<guest::Reason> facts_reasons;
   std::string unfolded_for;
   ByteCount ram_beside;
@@ -182,7 +190,7 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
     // Read under one lock, so that the gate and the facts belong together: the gate is closed
     // before the facts that opened it change.
     const MutexLock lock(vm->facts.mutex);
-    mode = vm->vm->gate().mode();
+    open = vm->vm->gate().is_open();
     facts_reasons = vm->facts.reasons;
     unfolded_for = vm->facts.unfolded_for;
     ram_beside = vm->facts.ram_beside;
@@ -190,17 +198,7 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
     stays_unfolded = vm->stays_unfolded();
     is_renewable = vm->is_renewable();
   }
-  const bool open = mode != guest::Gate::Mode::closed;
-  view.gate = mode == guest::Gate::Mode::grace ? control::GateState::grace
-              : open                           ? control::GateState::buffered
-                                               : control::GateState::closed;
-  if (mode == guest::Gate::Mode::grace) {
-    because("grace",
-            fmt::format("GUEST DATA AT RISK: folded after a grace period of {} s although device "
-                        "writes may be in flight",
-                        vm->vm->grace().wait_seconds()),
-            "remedy the reasons below and remove grace_seconds");
-  }
+  view.gate = open ? control::GateState::pinned : control::GateState::closed;
   if (!vm->kept) view.reasons.push_back(why_not_kept(*vm));
   if (!vm->agent_ready) {
     because("agent-silent", "its agent does not answer, so nothing is folded",
@@ -257,6 +255,11 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
                               : VmState::idle;
   if (open) {  // also while it is folded: the store may be full
     for (control::Reason& r : p_.state.verdict().reasons) view.reasons.push_back(std::move(r));
+  }
+  if (open && holds_much(view.pages)) {
+    because("held-pages", fmt::format("{} pages are held by a device", view.pages.held.value),
+            "nothing to do: they are folded when the device lets go. Buffers that QEMU registers "
+            "with io_uring are held for good");
   }
   if (ram_beside.value != 0) {
     because("ram-added",

@@ -115,8 +115,12 @@ bool ScanWorkers::at(Worker& self, const VmHandle& vm, const scan::Turns::Member
 
 void ScanWorkers::run(Worker& self) noexcept {
   sys::yield_this_thread();
+  while (pin_test_.load() == nullptr) {
+    if (stopping_) return;
+    stopping_.sleep(kIdleNapNs);
+  }
   const auto planner = std::make_unique<scan::Planner>();
-  guest::FactsProof proof;
+  guest::PinProof proof(*pin_test_.load());
   const auto folder = std::make_unique<fold::Folder>(contents_, proof);
   const auto windows = std::make_unique<std::array<scan::Window, scan::kChunkWindows>>();
   std::uint64_t cpu_seen = thread_cpu_ns();
@@ -195,6 +199,7 @@ bool ScanWorkers::claim_of(const VmHandle& vm, Claim& claim) {
     cursor.next = 0;
     cursor.began_ns = now;
     cursor.met = {};
+    cursor.busy_before = vm->vm->counters().not_quiet_busy.get();
     vm->vm->next_pass();
   }
   ++cursor.in_work;
@@ -237,6 +242,7 @@ void ScanWorkers::give_back(const Claim& claim, scan::Met met) {
   cursor.met.held += met.held;
   if (cursor.next == scan::chunk_count(*claim.vm->vm) && cursor.in_work == 0) {
     cursor.met_last = cursor.met;
+    cursor.busy_last = claim.vm->vm->counters().not_quiet_busy.get() - cursor.busy_before;
     cursor.pass_ns = monotonic_ns() - cursor.began_ns;
     ++cursor.passes;
   }
@@ -245,8 +251,7 @@ void ScanWorkers::give_back(const Claim& claim, scan::Met met) {
 std::uint64_t ScanWorkers::work(const Claim& claim, scan::Planner& planner, fold::Folder& folder,
                                 std::span<scan::Window, scan::kChunkWindows> windows) {
   AttachedVm& vm = *claim.vm;
-  const bool grace = vm.vm->gate().mode() == guest::Gate::Mode::grace;
-  const scan::ColdRule rule{config_.fold.passes, config_.fold.backoff_passes_max(), grace};
+  const scan::ColdRule rule{config_.fold.passes, config_.fold.backoff_passes_max()};
   const auto planned = planner.plan(*vm.vm, claim.chunk, rule, windows);
   if (!planned) {
     if (planned.error().code == ESRCH) vm.vm->set_gone();

@@ -2,7 +2,7 @@
 // The threads that scan and fold. All of them together keep within the CPU budget scan.cpu.
 // scan/turns.hpp chooses the VM whose chunk comes next. An owner is a user with its subordinate
 // ids.
-// Threads: start/stop from one thread.
+// Threads: start/stop from one thread; fold_with() from any.
 #pragma once
 
 #include <atomic>
@@ -16,6 +16,7 @@
 #include "daemon/fleet/vm_set.hpp"
 #include "daemon/threads/nap.hpp"
 #include "fold/folder.hpp"
+#include "guest/pin_proof.hpp"
 #include "policy/config.hpp"
 #include "scan/plan.hpp"
 #include "scan/turns.hpp"
@@ -35,6 +36,9 @@ class ScanWorkers {
   ScanWorkers& operator=(const ScanWorkers&) = delete;
 
   void start();
+  // The test that pages are asked with before they leave. No gate is open before this is called, and
+  // no page leaves. `test` outlives this. REQUIRES: called once.
+  void fold_with(const sys::PinTest& test) noexcept { pin_test_.store(&test); }
   // Waits up to 3 s for the threads. A thread that a process holds up is abandoned
   // (daemon/threads/apart.hpp).
   void stop() noexcept;
@@ -104,6 +108,7 @@ class ScanWorkers {
   // Not the replaced ones; `running_` counts those too.
   std::vector<std::shared_ptr<Worker>> workers_ GUARDED_BY(mutex_);
   std::atomic<unsigned> running_{0};
+  std::atomic<const sys::PinTest*> pin_test_{nullptr};
 };
 
 }  // namespace ramfold::daemon

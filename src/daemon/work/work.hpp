@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The background work after recovery: scanning, folding, and giving stored contents cheaper forms.
-// Threads: start() and stop() from one; tend() from one; the const functions from any, at any time.
+// Threads: start() and stop() from one; tend() from one; the others from any, at any time.
 #pragma once
 
 #include <atomic>
@@ -18,6 +18,8 @@ class Work {
   Work(VmSet& vms, store::Contents& contents, HostState& state, const policy::Config& config);
 
   void start();
+  // See ScanWorkers::fold_with().
+  void fold_with(const sys::PinTest& test) noexcept { scan_.fold_with(test); }
   void stop() noexcept;
   // Call it regularly; see ScanWorkers::tend().
   void tend();

@@ -187,7 +187,6 @@ void try_config(const std::string& text) {
     return;
   }
   ENSURE(config->scan.cpu <= config->scan.threads);
-  ENSURE(config->gate.grace_seconds <= 0);  // the risk was not accepted
   ENSURE(config->fold.passes >= 1);
 }
 

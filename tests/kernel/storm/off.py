@@ -291,7 +291,7 @@ def incoming():
             rig.kill_daemon()
             rig.start_daemon()
             wait('the gate opens again',
-                 lambda: (v := guest.view()) and v['gate'] == 'buffered', 30)
+                 lambda: (v := guest.view()) and v['gate'] == 'pinned', 30)
             guest.check()
             must_succeed('off', rig.request('off', 60))
             guest.check()

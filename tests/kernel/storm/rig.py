@@ -163,18 +163,16 @@ class Guest:
 
 class Rig:
     def __init__(self, seed=1, passes=1, fault_threads=1, scan_threads=1, daemon='RAMFOLDD_POINTS',
-                 host='reserve = "1%"', extra='', daemon_arguments=(), notify=None, managed=False,
+                 host='reserve = "1%"', extra='', notify=None, managed=False,
                  agent_group='root'):
         """host: keys of [host]; extra: more of the configuration; notify: a function that makes, in
         the rig's directory, the socket of a service manager for the keeper; managed: a service
         manager that starts it; agent_group: root's by default, which hostile agents of other users
         keep."""
-        # On tmpfs: a descriptor on an overlay would end the buffered gate of a guest that inherits
-        # it.
         self.dir = tempfile.mkdtemp(prefix='rf-storm.', dir='/dev/shm')
         self.seed = seed
         self.daemon_binary = daemon
-        self.daemon_arguments = list(daemon_arguments)
+        self.before_daemon = []  # a command that executes what follows it
         self.preloads = []  # into daemon and guests
         self.daemon_preloads = []
         self.daemon = None
@@ -227,9 +225,9 @@ class Rig:
             env['LD_PRELOAD'] = ':'.join([*filter(None, [env.get('LD_PRELOAD')]), *preloads])
         if kill_at:
             env['RAMFOLD_KILL_AT'] = kill_at
-        self.daemon = subprocess.Popen([binary(self.daemon_binary),
-                                        '--config', f'{self.dir}/config.toml',
-                                        *self.daemon_arguments], stderr=self.log, env=env)
+        self.daemon = subprocess.Popen([*self.before_daemon, binary(self.daemon_binary),
+                                        '--config', f'{self.dir}/config.toml'],
+                                       stderr=self.log, env=env)
 
     def daemon_died(self):
         return self.daemon.poll() is not None

@@ -44,8 +44,7 @@ struct Options {
   std::uint64_t guest = 0;
   unsigned rate = 4000;  // operations a second, all threads together
   bool raw_discards = true;
-  std::string slow_file;  // a file whose reads are slow and write to pinned pages
-  unsigned slow_threads = 1;
+  std::string slow_file;     // a file whose reads are slow and write to pinned pages
   bool slow_raw = false;     // open it behind the agent's back
   bool slow_direct = false;  // with O_DIRECT
 };
@@ -225,7 +224,7 @@ void discard_run(std::uint64_t p, std::uint64_t count, Random& random) {
 void forget(std::uint64_t p) { (void)::madvise(ram.page(p), kPage, MADV_DONTNEED); }
 
 std::uint64_t common_pages() noexcept {
-  return options.pages - (options.slow_file.empty() ? 0 : options.slow_threads * kSlowPages);
+  return options.pages - (options.slow_file.empty() ? 0 : kSlowPages);
 }
 
 std::uint64_t own_page(unsigned thread, Random& random) {
@@ -299,10 +298,10 @@ int open_slow() {
 
 // Pages lie still until they are about to be folded, then a file whose reads pin them is opened and
 // read.
-void work_slowly(unsigned number) {
-  Random random(options.seed * 7000 + number);
-  const std::uint64_t first = common_pages() + number * kSlowPages;
-  const std::string who = "slow reader " + std::to_string(number);
+void work_slowly() {
+  Random random(options.seed * 7000);
+  const std::uint64_t first = common_pages();
+  const std::string who = "slow reader";
   for (;;) {
     rest_while_paused();
     if (calm.load()) {
@@ -425,7 +424,6 @@ void parse(int argc, char** argv) {
                                  {"rate", required_argument, nullptr, 'r'},
                                  {"no-raw-discards", no_argument, nullptr, 'n'},
                                  {"slow-file", required_argument, nullptr, 'f'},
-                                 {"slow-threads", required_argument, nullptr, 'w'},
                                  {"slow-raw", no_argument, nullptr, 'x'},
                                  {"slow-direct", no_argument, nullptr, 'd'},
                                  {nullptr, 0, nullptr, 0}};
@@ -438,9 +436,6 @@ void parse(int argc, char** argv) {
       case 'r': options.rate = static_cast<unsigned>(std::strtoul(optarg, nullptr, 10)); break;
       case 'n': options.raw_discards = false; break;
       case 'f': options.slow_file = optarg; break;
-      case 'w':
-        options.slow_threads = static_cast<unsigned>(std::strtoul(optarg, nullptr, 10));
-        break;
       case 'x': options.slow_raw = true; break;
       case 'd': options.slow_direct = true; break;
       default: ::_exit(2);
@@ -459,8 +454,8 @@ int main(int argc, char** argv) {
   for (unsigned i = 0; i < options.threads; ++i) threads.emplace_back(work, i);
   unsigned workers = options.threads;
   if (!options.slow_file.empty()) {
-    for (unsigned i = 0; i < options.slow_threads; ++i) threads.emplace_back(work_slowly, i);
-    workers += options.slow_threads;
+    threads.emplace_back(work_slowly);
+    ++workers;
   }
   char line[64];
   while (std::fgets(line, sizeof line, stdin) != nullptr) {

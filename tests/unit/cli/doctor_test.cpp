@@ -233,17 +233,18 @@ const std::vector<Fixture> kFixtures{
      },
      "still there", "another kernel",
      [](Host& h) { h.daemon.host.self_test.back().outcome = control::CheckOutcome::passed; }},
-    {"daemon.grace", [](Host& h) { h.daemon.vms[0].gate = control::GateState::grace; },
-     "GUEST DATA AT RISK", "cache=writeback",
-     [](Host& h) { h.daemon.vms[0].gate = control::GateState::buffered; }},
+    {"daemon.pin_test",
+     [](Host& h) {
+       h.daemon.host.reasons.push_back(
+           {"no-pin-test", "the kernel cannot be asked: it is locked down", "lockdown=integrity"});
+     },
+     "locked down", "lockdown=integrity", [](Host& h) { h.daemon.host.reasons.clear(); }},
     {"daemon.files",
      [](Host& h) { h.tree.write("proc/50/limits", "Max open files   1024   524288   files\n"); },
      "1024", "LimitNOFILE", nullptr},
     {"vm.command",
      [](Host& h) { h.arguments({"/usr/bin/qemu-system-x86_64", "-name", "web", "-m", "1G"}); },
      "not a memory-backend-memfd", "memory-backend-memfd,id=ram0", good_arguments},
-    {"vm.command", more_arguments({"-drive", "file=/img/b,cache=none"}), "O_DIRECT",
-     "cache=writeback", more_arguments({"-drive", "file=/img/b,cache=writeback"})},
     {"vm.command", more_arguments({"-device", "vfio-pci,host=01:00.0"}), "vfio-pci", "virtio",
      good_arguments},
     {"vm.command", more_arguments({"-netdev", "vhost-user,id=n,chardev=c"}), "another process",

@@ -60,7 +60,7 @@ TEST_CASE("status and list, as text and as JSON") {
   CHECK_FALSE(has(status.out, "\x1b"));  // not a terminal
   CHECK(json::parse(host.run({"status", "--json"}).out)["host"]["contents"] == 8100);
   const Ran list = host.run({"list"});
-  CHECK(has(list.out, "why: disk vda is opened with O_DIRECT"));
+  CHECK(has(list.out, "why: the VM's RAM is locked in memory"));
   CHECK(json::parse(host.run({"list", "--json"}).out)["vms"].size() == 3);
 }
 
@@ -308,7 +308,7 @@ TEST_CASE("exec warns of a QEMU that can only be observed, in one line, and star
     return count;
   };
   const Ran bad = spawn({binary("RAMFOLD_BIN"), "exec", "--", dir / "qemu-system-x86_64", "-m",
-                         "1G", "-drive", "file=x,cache=none"},
+                         "1G", "-overcommit", "mem-lock=on"},
                         environment);
   CHECK(bad.status == 7);
   CHECK(has(bad.err, "this VM will only be observed: RAM is not a memory-backend-memfd"));

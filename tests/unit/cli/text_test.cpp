@@ -98,9 +98,10 @@ TEST_CASE("list says why a VM saves nothing, and where the other reasons are") {
   const std::string text = render_list(service.snapshot(), kPlain);
   INFO(text);
   CHECK(has(text, "db"));
-  CHECK(has(text, "    why: disk vda is opened with O_DIRECT"));
+  CHECK(has(text, "    why: the VM's RAM is locked in memory"));
   CHECK(has(text,
-            "set cache='writeback' on the disk and restart the VM (+1 more: `ramfold show db`)"));
+            "start QEMU without -overcommit mem-lock=on (libvirt: no <locked/>) (+1 more: `ramfold "
+            "show db`)"));
   CHECK(has(text, "    why: memory plentiful\n"));
   CHECK(has(render_list({}, kPlain), "ramfold exec"));
   service.change([](control::Snapshot& s) {
@@ -129,14 +130,12 @@ TEST_CASE("status shows savings, spending and the promise") {
     s.host.self_test[0].outcome = control::CheckOutcome::failed;
     s.host.self_test[0].remedy = "boot another kernel";
     s.host.self_test.push_back({"pin-swapped", control::CheckOutcome::skipped, "no swap", ""});
-    s.vms[0].gate = control::GateState::grace;
   });
   const std::string bad = render_status(service.snapshot(), Style(true));
   CHECK(has(bad, "0 of 1 kernel facts hold, 1 could not be tried"));
   CHECK(has(bad, "NOT KEPT"));
   CHECK(has(bad, "nothing is folded without it"));
   CHECK(has(bad, "boot another kernel"));
-  CHECK(has(bad, "\x1b[31m1 VMs fold under a grace period"));
 }
 
 TEST_CASE("show tells everything about one VM") {
@@ -149,9 +148,10 @@ TEST_CASE("show tells everything about one VM") {
   CHECK(has(text, "10.0 MiB of at most 512 MiB: stored 9.0 MiB, page table 1.0 MiB"));
   CHECK(has(text, "zero         120  9.0 us 21.0 us 80.0 us"));
   CHECK(has(text, "pc.ram"));
-  control::VmView risky = service.snapshot().vms[0];
-  risky.gate = control::GateState::grace;
-  risky.pages.poisoned = PageCount{1};
-  CHECK(has(render_vm(risky, Style(true)), "\x1b[31mgrace: GUEST DATA AT RISK"));
-  CHECK(has(render_vm(risky, kPlain), "1 pages cannot be read back"));
+  CHECK_FALSE(has(text, "held by a device"));
+  control::VmView other = service.snapshot().vms[0];
+  other.pages.poisoned = PageCount{1};
+  other.pages.held = PageCount{1234};
+  CHECK(has(render_vm(other, kPlain), "1 pages cannot be read back"));
+  CHECK(has(render_vm(other, kPlain), "1,234 pages are held by a device"));
 }

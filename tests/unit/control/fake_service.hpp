@@ -13,9 +13,9 @@
 
 namespace ramfold::control {
 
-inline Reason o_direct_reason() {
-  return {"direct_io", "disk vda is opened with O_DIRECT: writes of the device bypass the guard",
-          "set cache='writeback' on the disk and restart the VM"};
+inline Reason locked_reason() {
+  return {"locked_memory", "the VM's RAM is locked in memory",
+          "start QEMU without -overcommit mem-lock=on (libvirt: no <locked/>)"};
 }
 
 inline VmView fake_vm(std::uint32_t id, const char* name, VmState state) {
@@ -27,9 +27,9 @@ inline VmView fake_vm(std::uint32_t id, const char* name, VmState state) {
   vm.uid = 64055;
   vm.group = "uid-64055";
   vm.state = state;
-  vm.gate = state == VmState::observe_only ? GateState::closed : GateState::buffered;
-  vm.pages = {PageCount{131072}, PageCount{60000}, PageCount{22000},
-              PageCount{9000},   PageCount{500},   PageCount{0}};
+  vm.gate = state == VmState::observe_only ? GateState::closed : GateState::pinned;
+  vm.pages = {PageCount{131072}, PageCount{60000}, PageCount{22000}, PageCount{9000},
+              PageCount{500},    PageCount{0},     PageCount{0}};
   if (state == VmState::folding) {
     vm.saved = {{PageCount{10000}, ByteCount{40960000}},
                 {PageCount{20000}, ByteCount{81920000}},
@@ -53,7 +53,7 @@ class FakeService : public Service {
   FakeService() {
     view_.vms = {fake_vm(1, "web", VmState::folding), fake_vm(2, "db", VmState::observe_only),
                  fake_vm(3, "idle", VmState::idle)};
-    view_.vms[1].reasons = {o_direct_reason(),
+    view_.vms[1].reasons = {locked_reason(),
                             {"ram_fd_elsewhere", "a vhost-user device maps the guest's RAM",
                              "use a virtio-net device with a tap backend"}};
     view_.vms[2].reasons = {{"memory_plentiful", "memory plentiful", ""}};

@@ -11,35 +11,23 @@ TEST_CASE("a look that began before the gate was closed does not open it") {
   Gate gate(shared);
   const std::uint32_t epoch = gate.epoch();
   gate.close();  // an operator's pause, or an unfold that begins
-  CHECK_FALSE(gate.open(gate.sequence(), Gate::Mode::proved, epoch));
+  CHECK_FALSE(gate.open(gate.sequence(), epoch));
   CHECK_FALSE(gate.is_open());
-  CHECK(gate.open(gate.sequence(), Gate::Mode::proved, gate.epoch()));
+  CHECK(gate.open(gate.sequence(), gate.epoch()));
   CHECK(gate.is_open());
   // The same look may renew what it opened.
-  CHECK(gate.open(gate.sequence(), Gate::Mode::proved, gate.epoch()));
-}
-
-TEST_CASE("who looks closes for itself, and notices who closed before") {
-  rf_shared shared{};
-  Gate gate(shared);
-  const std::uint32_t epoch = gate.epoch();
-  const auto own = gate.close_at(epoch);
-  REQUIRE(own.has_value());
-  CHECK(gate.open(gate.sequence(), Gate::Mode::grace, *own));
-  CHECK(gate.mode() == Gate::Mode::grace);
-  gate.close();
-  CHECK_FALSE(gate.close_at(*own).has_value());
+  CHECK(gate.open(gate.sequence(), gate.epoch()));
 }
 
 TEST_CASE("a run from before a close does not hold in the gate that is opened after it") {
   rf_shared shared{};
   Gate gate(shared);
-  REQUIRE(gate.open(gate.sequence(), Gate::Mode::proved, gate.epoch()));
+  REQUIRE(gate.open(gate.sequence(), gate.epoch()));
   const Gate::Pass pass = gate.enter();
   CHECK(pass.holds());
   gate.close();
   CHECK_FALSE(pass.holds());
-  REQUIRE(gate.open(gate.sequence(), Gate::Mode::proved, gate.epoch()));
+  REQUIRE(gate.open(gate.sequence(), gate.epoch()));
   CHECK_FALSE(pass.holds());
 }
 
@@ -47,7 +35,7 @@ TEST_CASE("the count of closings comes round without opening anything") {
   rf_shared shared{};
   Gate gate(shared);
   for (int i = 0; i < 1000; ++i) gate.close();
-  REQUIRE(gate.open(7, Gate::Mode::proved, gate.epoch()));
+  REQUIRE(gate.open(7, gate.epoch()));
   shared.sequence.store(7);
   CHECK(gate.is_open());
   shared.sequence.store(8);

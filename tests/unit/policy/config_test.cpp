@@ -105,8 +105,6 @@ vm_ram_factor_max = 2.5
 vm_kept_factor_max = 0.5
 [groups]
 default = "vm"
-[gate]
-grace_seconds = 2
 [[vm]]
 name = "web"
 user = "alice"
@@ -115,12 +113,11 @@ fold = false
 zero = true
 share = true
 lz4 = true
-grace_seconds = 60
 [[vm]]
 uuid = "8D1B3A54-6C2E-4F0A-9B7D-0C5E2F1A3B4C"
 uid = 107
 )",
-                                   "r.toml", DataLossRisk::accepted);
+                                   "r.toml");
   if (!config) FAIL(config.error().what);
   Config wanted;
   wanted.runtime_dir = "/run/other";
@@ -142,9 +139,8 @@ uid = 107
   wanted.host = {MemoryAmount::of_bytes(ByteCount{1ull << 30}), MemoryAmount::of_percent(10),
                  MemoryAmount::of_bytes(ByteCount{512ull << 20}), 2.5, 0.5};
   wanted.group_default = GroupDefault::vm;
-  wanted.gate = {2};
-  wanted.vms = {{"web", "", "alice", {}, 32, "blue", false, true, true, true, 60},
-                {"", "8d1b3a54-6c2e-4f0a-9b7d-0c5e2f1a3b4c", "", 107, 41, {}, {}, {}, {}, {}, {}}};
+  wanted.vms = {{"web", "", "alice", {}, 30, "blue", false, true, true, true},
+                {"", "8d1b3a54-6c2e-4f0a-9b7d-0c5e2f1a3b4c", "", 107, 38, {}, {}, {}, {}, {}}};
   CHECK(*config == wanted);
 }
 
@@ -197,11 +193,10 @@ TEST_CASE("every key refuses a value of another type and one out of range") {
       {"host.vm_ram_factor_max = \"400%\"", "host.vm_ram_factor_max"},
       {"host.vm_kept_factor_max = 17", "host.vm_kept_factor_max"},
       {"groups.default = \"all\"", "groups.default"},
-      {"gate.grace_seconds = -1", "gate.grace_seconds"},
+      {"gate.grace_seconds = 0", "gate.grace_seconds"},
       {"gate.grace_seconds = 5", "gate.grace_seconds"},
-      {"gate.grace_seconds = 0.5", "gate.grace_seconds"},
       {"[[vm]]\nname = \"a\"\ngrace_seconds = 5", "vm.grace_seconds"},
-      {"[[vm]]\nname = \"a\"\ngrace_seconds = \"5\"", "vm.grace_seconds"},
+      {"[gate]\nother = 5", "gate.other"},
       {"[vm]\nname = \"a\"", "vm"},
       {"vm = [1]", "vm"},
       {"[[vm]]\nfold = false", "vm"},
@@ -254,20 +249,15 @@ TEST_CASE("what is not TOML names its line") {
   CHECK(error_of("a = 1\nb = = 2\n").starts_with("r.toml:2: not valid TOML: "));
 }
 
-TEST_CASE("grace needs the risk to be accepted where the daemon is started, and says what to do") {
+TEST_CASE("a grace period, which is no key any more, is an error that says what to do") {
   for (const char* text :
        {"[gate]\ngrace_seconds = 5", "[[vm]]\nname = \"a\"\ngrace_seconds = 5"}) {
     const std::string error = error_of(text);
     INFO(error);
-    CHECK(error.find("--accept-data-loss-risk") != std::string::npos);
-    CHECK(error.find("guest data may be lost") != std::string::npos);
-    CHECK(error.find("cache=writeback") != std::string::npos);
-    CHECK(parse_config(text, "r.toml", DataLossRisk::accepted).has_value());
+    CHECK(error.find("grace_seconds: is no key any more; remove the line") != std::string::npos);
   }
-  CHECK(parse_config("[gate]\ngrace_seconds = 0", "r.toml").has_value());
-  // A line in a file is not the acceptance.
-  CHECK(error_of("[gate]\ngrace_seconds = 5\naccept_data_loss_risk = true").find("unknown key") !=
-        std::string::npos);
+  // An empty section is what is left when the line was removed.
+  CHECK(parse_config("[gate]\n", "r.toml").has_value());
 }
 
 TEST_CASE("amounts of memory") {

@@ -19,7 +19,7 @@ std::optional<std::uint32_t> uid_of(const std::string& user) {
 }
 
 Config config_of(std::string_view text) {
-  auto config = parse_config(text, "r.toml", DataLossRisk::accepted);
+  auto config = parse_config(text, "r.toml");
   if (!config) FAIL(config.error().what);
   return *std::move(config);
 }
@@ -57,27 +57,21 @@ TEST_CASE("an account that is not known owns no VM") {
 TEST_CASE("what takes away holds for who claims the name, what gives does not") {
   SECTION("takes away") {
     const Config config = config_of(
-        "[gate]\ngrace_seconds = 60\n[[vm]]\nname = \"web\"\nfold = false\nzero = false\n"
-        "share = false\nlz4 = false\ngrace_seconds = 0\n");
-    CHECK(targets(config, {"web", "", kMallory}) == VmTargets{false, false, false, false, 0});
+        "[[vm]]\nname = \"web\"\nfold = false\nzero = false\nshare = false\nlz4 = false\n");
+    CHECK(targets(config, {"web", "", kMallory}) == VmTargets{false, false, false, false});
     CHECK(override_complaints(config, "r.toml", uid_of).empty());
   }
   SECTION("gives") {
     const char* const text =
         "[fold]\nzero = false\nshare = false\nlz4 = false\n[[vm]]\nname = \"web\"\nfold = true\n"
-        "zero = true\nshare = true\nlz4 = true\ngrace_seconds = 5\n";
+        "zero = true\nshare = true\nlz4 = true\n";
     const Config config = config_of(text);
-    CHECK(targets(config, {"web", "", kMallory}) == VmTargets{true, false, false, false, 0});
+    CHECK(targets(config, {"web", "", kMallory}) == VmTargets{true, false, false, false});
     CHECK(targets(config, {"web", "", kMallory, Vouched::yes}) ==
-          VmTargets{true, true, true, true, 5});
+          VmTargets{true, true, true, true});
     const Config owned = config_of(std::string(text) + "user = \"alice\"\n");
-    CHECK(targets(owned, {"web", "", kAlice}) == VmTargets{true, true, true, true, 5});
-    CHECK(targets(owned, {"web", "", kMallory}) == VmTargets{true, false, false, false, 0});
-  }
-  SECTION("a grace period of a claim may be longer than the host's, not shorter") {
-    const std::string host = "[gate]\ngrace_seconds = 60\n[[vm]]\nname = \"web\"\ngrace_seconds = ";
-    CHECK(targets(config_of(host + "120"), {"web", "", kMallory}).grace_seconds == 120);
-    CHECK(targets(config_of(host + "30"), {"web", "", kMallory}).grace_seconds == 60);
+    CHECK(targets(owned, {"web", "", kAlice}) == VmTargets{true, true, true, true});
+    CHECK(targets(owned, {"web", "", kMallory}) == VmTargets{true, false, false, false});
   }
 }
 
@@ -87,9 +81,9 @@ TEST_CASE("uuid before name, owner before none, absent keys as for the rest") {
                             "[[vm]]\nname = \"a\"\nzero = false\n"
                             "[[vm]]\nuid = 1001\nuuid = \"" +
                             kUuid + "\"\ngroup = \"exact\"\n");
-  CHECK(targets(config, {"z", "", kAlice}) == VmTargets{true, true, true, false, 0});
-  CHECK(targets(config, {"a", "", kAlice}) == VmTargets{false, true, true, false, 0});
-  CHECK(targets(config, {"a", "", kMallory}) == VmTargets{true, false, true, false, 0});
+  CHECK(targets(config, {"z", "", kAlice}) == VmTargets{true, true, true, false});
+  CHECK(targets(config, {"a", "", kAlice}) == VmTargets{false, true, true, false});
+  CHECK(targets(config, {"a", "", kMallory}) == VmTargets{true, false, true, false});
   CHECK(group(config, {"a", kUuid, kAlice}) == "exact");
   CHECK(group(config, {"a", "", kAlice}) == "named");
   CHECK_FALSE(group(config, {"a", kUuid, kMallory}));
@@ -97,12 +91,12 @@ TEST_CASE("uuid before name, owner before none, absent keys as for the rest") {
 
 TEST_CASE("what does not hold is told with its line, keys and remedy") {
   const Config config = config_of(
-      "[[vm]]\nname = \"web\"\ngroup = \"blue\"\ngrace_seconds = 5\n\n[[vm]]\nname = \"db\"\n"
+      "[[vm]]\nname = \"web\"\ngroup = \"blue\"\nfold = false\n\n[[vm]]\nname = \"db\"\n"
       "user = \"bob\"\nfold = false\n[[vm]]\nname = \"ok\"\nuser = \"alice\"\ngroup = \"blue\"\n");
   const auto lines = override_complaints(config, "r.toml", uid_of);
   REQUIRE(lines.size() == 2);
   CHECK(lines[0] ==
-        "r.toml:1: [[vm]] 'web': group, grace_seconds does not hold, since any user can give a VM "
+        "r.toml:1: [[vm]] 'web': group does not hold, since any user can give a VM "
         "that name; add the VM's owner: user = \"...\" or uid = N");
   CHECK(lines[1] ==
         "r.toml:6: [[vm]] 'db': there is no account 'bob', so it holds for no VM; correct user, or "

@@ -292,16 +292,6 @@ TEST_CASE("lines longer than the buffer are cut, the next one is whole") {
   CHECK_FALSE(lines->next().value());
 }
 
-TEST_CASE("io_uring's registered buffers, known or left out") {
-  const FakeTree tree;
-  const Procfs procfs(tree.root());
-  tree.write("proc/7/fdinfo/3", "pos:\t0\nflags:\t02\nUserFiles:\t0\nUserBufs:\t12\n");
-  tree.write("proc/7/fdinfo/4", "pos:\t0\nflags:\t02\n");
-  CHECK(procfs.ring_buffers(7, 3).value() == 12);
-  CHECK_FALSE(procfs.ring_buffers(7, 4).value());
-  CHECK(procfs.ring_buffers(7, 5).error().code == ESRCH);
-}
-
 TEST_CASE("headroom is the least of all memory cgroups above the process") {
   const FakeTree tree;
   const Procfs procfs(tree.root());
@@ -383,18 +373,4 @@ TEST_CASE("memory, pressure, modules and KVM's counters") {
   CHECK(pressure.some_60s_permille == 2);
   CHECK(pressure.full_10s_permille == 9);
   CHECK(pressure.some_total_us == 1234);
-  CHECK_FALSE(procfs.module_parameter_on("kvm_intel", "nested"));
-  tree.write("sys/module/kvm_intel/parameters/nested", "Y\n");
-  CHECK(procfs.module_parameter_on("kvm_intel", "nested"));
-  tree.write("sys/module/kvm_intel/parameters/nested", "N\n");
-  CHECK_FALSE(procfs.module_parameter_on("kvm_intel", "nested"));
-  tree.write("sys/module/kvm_amd/parameters/nested", "1\n");
-  CHECK(procfs.module_parameter_on("kvm_amd", "nested"));
-  CHECK_FALSE(procfs.kvm_nested_runs(7));
-  tree.write("sys/kernel/debug/kvm/71-5/nested_run", "9\n");
-  CHECK_FALSE(procfs.kvm_nested_runs(7));
-  tree.write("sys/kernel/debug/kvm/7-12/nested_run", "0\n");
-  CHECK(procfs.kvm_nested_runs(7) == 0);
-  tree.write("sys/kernel/debug/kvm/7-14/nested_run", "3\n");
-  CHECK(procfs.kvm_nested_runs(7) == 3);
 }

@@ -14,22 +14,19 @@ namespace {
 // A configuration file and a state directory.
 class Place {
  public:
-  explicit Place(policy::DataLossRisk risk = policy::DataLossRisk::refused) : risk_(risk) {}
   Configuration load(const std::string& text) {
     dir_.write("r.toml", text);
     return load_file();
   }
   Configuration load_file(const char* name = "r.toml") {
-    return load_configuration({dir_ / name, true, risk_, "", state()});
+    return load_configuration({dir_ / name, true, "", state()});
   }
   std::string state() const { return dir_ / "state"; }
   std::string path(const char* name = "r.toml") const { return dir_ / name; }
   const TempDir& dir() const { return dir_; }
-  void accept(policy::DataLossRisk risk) { risk_ = risk; }
 
  private:
   TempDir dir_;
-  policy::DataLossRisk risk_;
 };
 
 constexpr const char* kBroken = "[fold]\nwhen = \"allways\"\n";
@@ -82,8 +79,7 @@ TEST_CASE("a file that cannot be read is broken, and one that nobody named may b
   CHECK(place.load_file().broken);
   REQUIRE(::mkdir(place.path("folder").c_str(), 0700) == 0);
   CHECK(place.load_file("folder").broken);
-  const Configuration missing =
-      load_configuration({place.path(), false, policy::DataLossRisk::refused, "", place.state()});
+  const Configuration missing = load_configuration({place.path(), false, "", place.state()});
   CHECK(missing.problems.empty());
   CHECK_FALSE(missing.broken);
 }
@@ -106,21 +102,6 @@ TEST_CASE("a copy that is torn or damaged is none") {
     std::filesystem::resize_file(copy, std::filesystem::file_size(copy) - cut);
     CHECK(place.load(kBroken).broken);
   }
-}
-
-TEST_CASE("data is never put at risk by a copy") {
-  const std::string risky =
-      "[gate]\ngrace_seconds = 5\n[[vm]]\nname = \"a\"\nuid = 1\n"
-      "grace_seconds = 9\n";
-  Place place(policy::DataLossRisk::accepted);
-  CHECK(place.load(risky).config.gate.grace_seconds == 5);
-  const Configuration broken = place.load(risky + kBroken);
-  CHECK_FALSE(broken.broken);
-  CHECK(broken.config.gate.grace_seconds == 0);
-  CHECK_FALSE(broken.config.vms.at(0).grace_seconds);
-  // Started without the option, file and copy are both an error.
-  place.accept(policy::DataLossRisk::refused);
-  CHECK(place.load(risky).broken);
 }
 
 TEST_CASE("a part of an override that does not hold is a notice") {

@@ -42,6 +42,10 @@ TEST_CASE("each fact that does not hold is a reason with a remedy, and nothing i
   const std::pair<const char*, void (*)(HostInputs&)> facts[] = {
       {"self-test", [](HostInputs& in) { in.self_test_passed = false; }},
       {"starting", [](HostInputs& in) { in.self_test_passed.reset(); }},
+      {"no-pin-test",
+       [](HostInputs& in) {
+         in.no_pin_test = {"loading a BPF program is not permitted", "give CAP_BPF"};
+       }},
       {"config",
        [](HostInputs& in) {
          in.config_broken = control::Reason{"config", "r.toml:3: broken", "mend it"};

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Loads the program that asks the kernel who holds a page (sys/pin_test.hpp), on a thread of its
+// own: it takes tens of milliseconds, in which guests may wait for faults. Only that thread has the
+// capabilities for it. It gives them up when it has loaded the program, or could not.
+// Threads: begin() on the first thread, before any other begins; loaded() from one thread.
+#pragma once
+
+#include <memory>
+#include <optional>
+
+#include "sys/pin_test.hpp"
+#include "sys/procfs.hpp"
+#include "sys/thread.hpp"
+
+namespace ramfold::daemon {
+
+class PinLoader {
+ public:
+  // Begins to load. When this returns the calling thread has given the capabilities up, and so has
+  // every thread that it starts afterwards. Without a thread to be had it loads here.
+  static std::unique_ptr<PinLoader> begin();
+
+  // Waits until it is loaded, or refused.
+  const sys::LoadedPinTest& loaded();
+
+ private:
+  void load();
+
+  std::optional<sys::LoadedPinTest> loaded_;
+  sys::Thread thread_;  // the last member: it is joined before the others end
+};
+
+}  // namespace ramfold::daemon

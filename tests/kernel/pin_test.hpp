@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The program that asks the kernel who holds a page, loaded once for all rigs of a test. Where the
+// kernel loads none the test is skipped.
+// Threads: any.
+#pragma once
+
+#include <cstdio>
+#include <cstdlib>
+
+#include "sys/pin_test.hpp"
+
+namespace ramfold::test {
+
+inline const sys::PinTest& pin_test() {
+  static const auto loaded = sys::PinTest::load(sys::Procfs());
+  if (!loaded) {
+    std::printf("%s\n", loaded.error().text().c_str());
+    std::exit(77);
+  }
+  return *loaded;
+}
+
+}  // namespace ramfold::test
