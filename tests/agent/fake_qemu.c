@@ -4,9 +4,11 @@
 // nothing of the agent, so what it prints without it is what it must print with it.
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/udmabuf.h>
 #include <linux/userfaultfd.h>
+#include <linux/vfio.h>
+#include <linux/vhost.h>
 #include <pthread.h>
-#include <scsi/sg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -67,18 +69,6 @@ static ssize_t pass(int socket, int fd) {
   return sendmsg(socket, &message, 0);
 }
 
-static long take(int socket) {
-  char byte;
-  struct iovec part = {&byte, 1};
-  _Alignas(struct cmsghdr) char control[CMSG_SPACE(sizeof(int))];
-  struct msghdr message = {
-      .msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
-  if (recvmsg(socket, &message, MSG_CMSG_CLOEXEC) < 0) return -1;
-  int fd;
-  memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof fd);
-  return fd;
-}
-
 static long pass_ram(int id) {
   int pair[2];
   if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair) != 0) return -1;
@@ -88,25 +78,6 @@ static long pass_ram(int id) {
   close(pair[1]);
   errno = error;
   return result;
-}
-
-// The descriptor is made behind the agent's back, as if by another process.
-static long receive_file(const char* path, int flags) {
-  int pair[2];
-  if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair) != 0) return -1;
-  const pid_t child = fork();
-  if (child == 0) {
-    const int fd = open(path, flags);
-    _exit(fd < 0 || pass(pair[0], fd) < 0 ? 1 : 0);
-  }
-  int status;
-  waitpid(child, &status, 0);
-  close(pair[0]);
-  const long fd = take(pair[1]);
-  const int error = errno;
-  close(pair[1]);
-  errno = error;
-  return fd;
 }
 
 static long run_child(void) {
@@ -148,47 +119,46 @@ static long daemonize(void) {
   return child;
 }
 
-// Many threads open and close what ends the gate, by every way, and say in memory shared with the
-// test while one of them holds such a descriptor.
+// What QEMU asks of devices that use its RAM. An empty descriptor stands for each device, but where
+// its kind matters.
+static long own_vhost(const char* path) {
+  const int fd = open(path, O_RDWR);
+  if (fd < 0) return -1;
+  const long result = ioctl(fd, VHOST_SET_OWNER);
+  const int error = errno;
+  close(fd);
+  errno = error;
+  return result;
+}
+
+static long map_dma(const void* at) {
+  struct vfio_iommu_type1_dma_map map = {
+      .argsz = sizeof map, .vaddr = (__u64)at, .size = 4096, .flags = VFIO_DMA_MAP_FLAG_READ};
+  return ioctl(0, VFIO_IOMMU_MAP_DMA, &map);
+}
+
+// Many threads make calls that a folded page would not survive, and discard beside them.
 static struct {
-  _Atomic long live;  // hazardous descriptors that the program has been given
+  _Atomic long live;  // such calls under way: the library that is preloaded counts them
   _Atomic long stop;
   _Atomic long rounds, refused;
 }* storm_words;
 
-static void* storm_opens(void* unused) {
-  (void)unused;
-  while (!storm_words->stop) {
-    const int fd = open("/etc/passwd", O_RDONLY | O_DIRECT);
-    if (fd < 0) {
-      ++storm_words->refused;
-      continue;
-    }
-    ++storm_words->live;
-    usleep(20);
-    --storm_words->live;
-    close(fd);
+static void storm_round(int mode, off_t offset, off_t size) {
+  if (fallocate(ram[0].fd, mode, offset, size) == 0)
     ++storm_words->rounds;
-    usleep(300);
-  }
-  return NULL;
+  else
+    ++storm_words->refused;
+  usleep(300);
 }
 
-static void* storm_flags(void* unused) {
-  const int fd = open("/etc/passwd", O_RDONLY);
-  while (!storm_words->stop) {
-    if (fcntl(fd, F_SETFL, O_DIRECT) != 0) {
-      ++storm_words->refused;
-      continue;
-    }
-    ++storm_words->live;
-    usleep(20);
-    --storm_words->live;
-    fcntl(fd, F_SETFL, 0);
-    ++storm_words->rounds;
-    usleep(400);
-  }
-  close(fd);
+static void* storm_punches(void* unused) {
+  while (!storm_words->stop) storm_round(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 100, 200);
+  return unused;
+}
+
+static void* storm_allocates(void* unused) {
+  while (!storm_words->stop) storm_round(0, 8192, 4096);
   return unused;
 }
 
@@ -199,7 +169,7 @@ static void* storm_discards(void* unused) {
 }
 
 static long storm(int shared_fd) {
-  void* (*const bodies[])(void*) = {storm_opens, storm_opens, storm_flags, storm_discards};
+  void* (*const bodies[])(void*) = {storm_punches, storm_punches, storm_allocates, storm_discards};
   pthread_t threads[4];
   storm_words = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, shared_fd, 0);
   if (storm_words == MAP_FAILED) return -1;
@@ -304,13 +274,20 @@ int main(void) {
       result = mlockall(MCL_CURRENT);
     else if (strcmp(verb, "open") == 0)
       result = open(text, (int)a);
-    else if (strcmp(verb, "fopen") == 0) {
-      FILE* f = fopen(text, "r");
-      result = f == NULL ? -1 : fileno(f);
-    } else if (strcmp(verb, "receive") == 0)
-      result = receive_file(text, (int)a);
-    else if (strcmp(verb, "setfl") == 0)
-      result = fcntl((int)a, F_SETFL, b);
+    else if (strcmp(verb, "udmabuf") == 0)
+      result = ioctl(0, UDMABUF_CREATE, NULL);
+    else if (strcmp(verb, "udmabuf_list") == 0)
+      result = syscall(SYS_ioctl, 0, UDMABUF_CREATE_LIST, NULL);
+    else if (strcmp(verb, "map_file") == 0)
+      result = ioctl(0, _IO(';', 0x8f), NULL);  // IOMMU_IOAS_MAP_FILE
+    else if (strcmp(verb, "map_dma") == 0)
+      result = map_dma(ram[a].at);
+    else if (strcmp(verb, "map_registers") == 0)
+      result = map_dma(line);
+    else if (strcmp(verb, "own_vhost") == 0)
+      result = own_vhost(text);
+    else if (strcmp(verb, "vfio_device") == 0)
+      result = ioctl(0, VFIO_GROUP_GET_DEVICE_FD, text);
     else if (strcmp(verb, "close") == 0)
       result = close((int)a);
     else if (strcmp(verb, "close_all") == 0)
@@ -319,10 +296,6 @@ int main(void) {
       result = count_open();
     else if (strcmp(verb, "pass_ram") == 0)
       result = pass_ram((int)a);
-    else if (strcmp(verb, "sg_io") == 0)
-      result = ioctl((int)a, SG_IO, NULL);
-    else if (strcmp(verb, "register") == 0)
-      result = syscall(SYS_io_uring_register, (int)a, 0, NULL, 0);
     else if (strcmp(verb, "userfaultfd") == 0)
       result = syscall(SYS_userfaultfd, O_CLOEXEC);
     else if (strcmp(verb, "snapshot") == 0)

@@ -1,138 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Holds and requests to unfold, with the daemon alive, busy, stopped and dead.
+// Requests to unfold, with the daemon alive, stopped and dead.
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
 #include <catch2/catch.hpp>
 
 #include "attached.hpp"
 
 using namespace agent_test;
 
-TEST_CASE("opening an O_DIRECT file waits until no run is under way") {
-  Attached a;
-  a.shared->runs_active = 1;
-  a.guest.tell("open /etc/passwd 16384");
-  const auto hint = a.daemon.expect(RF_HOLD).as<rf_hold>();
-  CHECK(hint.hazard == RF_HAZARD_DIRECT_IO);
-  CHECK_FALSE(a.guest.answer_within(kSoonMs));
-  CHECK(a.shared->pending == 1);
-  CHECK(a.shared->sequence == 1);
-  a.shared->runs_active = 0;
-  const Answer opened = a.next();
-  CHECK(opened.result >= 0);
-  CHECK(a.shared->pending == 0);
-  CHECK(a.shared->sequence == 2);
-  CHECK(a.shared->sticky == 0);
-  // Its end is worth a hint.
-  a.guest.good("close " + std::to_string(opened.result));
-  const Packet changed = a.daemon.expect(RF_CHANGED);
-  CHECK((changed.as<rf_header>().flags & RF_FLAG_SKIPPABLE) != 0);
-}
+namespace {
 
-TEST_CASE("every way to an O_DIRECT descriptor is held") {
-  Attached a;
-  const long plain = a.guest.good("open /etc/passwd 0");
-  CHECK(a.shared->sequence == 0);
-  a.shared->runs_active = 1;
-  for (const std::string& line :
-       {std::string("receive /etc/passwd 16384"), "setfl " + std::to_string(plain) + " 16384"}) {
-    a.guest.tell(line);
-    CHECK_FALSE(a.guest.answer_within(kSoonMs));
-    CHECK(a.shared->pending == 1);
-    a.shared->runs_active = 0;
-    CHECK(a.next().result >= 0);
-    CHECK(a.shared->pending == 0);
-    a.shared->runs_active = 1;
-  }
-  CHECK(a.guest.good("setfl " + std::to_string(plain) + " 16384") == 0);  // it was so already
-}
+// Each gives RAM to a device, or to a process behind it, in a way that nobody sees afterwards.
+constexpr std::array kConsumers{"udmabuf", "udmabuf_list", "map_file", "own_vhost /dev/null",
+                                "vfio_device :83b8f4f2-509f-382f-3c1e-e6bfe0fa1001"};
 
-TEST_CASE("a file system that is not known to copy is held, known ones are not") {
-  Attached a;
-  a.shared->runs_active = 1;
-  for (const char* line : {"open /dev/null 2", "open /proc/self/stat 0", "open /etc/passwd 0",
-                           "open /dev/zero 0", "open /etc 0", "open /dev/urandom 0",
-                           "fopen /etc/passwd", "receive /etc/passwd 0", "open /nowhere 16384"})
-    CHECK(a.guest.ask(line).error ==
-          (std::string(line).find("nowhere") == std::string::npos ? 0 : ENOENT));
-  CHECK(a.shared->sequence == 0);
-}
-
-TEST_CASE("a file of another file system is held, whatever its flags") {
-  Guest::Options options;
-  options.command = {"/bin/sh", "-c",
-                     std::string("exec unshare -m sh -c 'mount -t overlay none -o "
-                                 "lowerdir=/etc:/usr /mnt && exec ") +
-                         FAKE_QEMU + "'"};
-  Daemon daemon(temporary_directory() + "/agent.sock");
-  Guest guest(daemon.path(), std::move(options));
-  try {
-    if (!guest.answer_within(kWaitMs)) FAIL("no start");
-  } catch (const std::runtime_error&) {
-    WARN("no overlay can be mounted here");
-    return;
-  }
-  guest.good("ram 0 1048576");
-  Shared shared(256, 1);
-  daemon.attached_from_scratch(shared, 1);
-  shared->runs_active = 1;
-  for (const char* line : {"open /mnt/passwd 0", "fopen /mnt/passwd", "receive /mnt/passwd 0"}) {
-    guest.tell(line);
-    CHECK(daemon.expect(RF_HOLD).as<rf_hold>().hazard == RF_HAZARD_FILESYSTEM);
-    CHECK_FALSE(guest.answer_within(kSoonMs));
-    shared->runs_active = 0;
-    CHECK(guest.answer_within(kWaitMs)->result >= 0);
-    shared->runs_active = 1;
-  }
-}
-
-TEST_CASE("a hold ends with the daemon's death") {
-  Attached a;
-  a.shared->runs_active = 1;
-  a.guest.tell("open /etc/passwd 16384");
-  CHECK_FALSE(a.guest.answer_within(kSoonMs));
-  a.daemon.die();
-  CHECK(a.next().result >= 0);
-  CHECK(a.shared->pending == 0);
-  // Nobody folds now: no waiting.
-  CHECK(a.guest.good("open /etc/passwd 16384") >= 0);
-}
-
-TEST_CASE("a hold that takes too long fails the call and leaves nothing open") {
-  Attached a(8 * kMiB, with_environment("RAMFOLD_HOLD_MS=200"));
-  const long open_before = a.guest.good("count");
-  const long plain = a.guest.good("open /etc/passwd 0");
-  a.shared->runs_active = 1;
-  CHECK(a.guest.ask("open /etc/passwd 16384") == Answer{-1, EBUSY});
-  CHECK(a.guest.ask("receive /etc/passwd 16384") == Answer{-1, EBUSY});
-  CHECK(a.guest.ask("setfl " + std::to_string(plain) + " 16384") == Answer{-1, EBUSY});
-  CHECK(a.guest.ask("sg_io " + std::to_string(plain)) == Answer{-1, EBUSY});
-  CHECK(a.guest.good("count") == open_before + 1);
-  CHECK(a.shared->pending == 0);
-}
-
-TEST_CASE("SG_IO and registered buffers are held once and recorded for good") {
-  Attached a;
-  a.shared->runs_active = 1;
-  uint32_t sticky = 0;
-  for (const auto& [line, hazard] :
-       {std::pair("sg_io 0", RF_HAZARD_SG_IO), std::pair("register 0", RF_HAZARD_FIXED_BUFFERS)}) {
-    a.guest.tell(line);
-    CHECK_FALSE(a.guest.answer_within(kSoonMs));
-    sticky |= hazard;
-    CHECK(a.shared->sticky == sticky);
-    a.shared->runs_active = 0;
-    const Answer answer = a.next();
-    CHECK(answer.result == -1);
-    CHECK(answer.error != EBUSY);
-    a.shared->runs_active = 1;
-    CHECK(a.guest.ask(line) == answer);  // no waiting any more
-  }
-}
+}  // namespace
 
 TEST_CASE("remapping, locking, passing RAM on and exec wait until all is unfolded") {
   struct Case {
@@ -147,9 +34,7 @@ TEST_CASE("remapping, locking, passing RAM on and exec wait until all is unfolde
         Case{"posix_allocate 0 0 4096", RF_HAZARD_REMAP},
         Case{"truncate 0 8388608", RF_HAZARD_REMAP}, Case{"mlock 0", RF_HAZARD_LOCK},
         Case{"mlockall", RF_HAZARD_LOCK}, Case{"pass_ram 0", RF_HAZARD_RAM_FD_PASSED},
-        Case{"userfaultfd", RF_HAZARD_OTHER_UFFD}, Case{"open /dev/mem 0", RF_HAZARD_DEVICE},
-        Case{"exec /bin/echo", RF_HAZARD_EXEC}}) {
-    if (std::string(c.line) == "open /dev/mem 0" && ::access("/dev/mem", R_OK) != 0) continue;
+        Case{"userfaultfd", RF_HAZARD_OTHER_UFFD}, Case{"exec /bin/echo", RF_HAZARD_EXEC}}) {
     if (std::string(c.line) == "mlockall" && !kMlockallReachesAgent) continue;
     INFO(c.line);
     Attached a;
@@ -160,6 +45,59 @@ TEST_CASE("remapping, locking, passing RAM on and exec wait until all is unfolde
     CHECK((a.shared->sticky & c.hazard) == c.hazard);
     // Nothing will be folded any more: later ones need not ask.
     CHECK(a.guest.ask("mlock 0").error != EBUSY);
+  }
+}
+
+TEST_CASE(
+    "what gives RAM to a device by its file waits until all is unfolded, however it is asked") {
+  for (const char* line : kConsumers) {
+    INFO(line);
+    Attached a(8 * kMiB, with_probe(-1));
+    a.guest.tell(line);
+    a.answer_unfold(RF_HAZARD_DEVICE, 1);
+    CHECK(a.next() == Answer{0, 0});
+    CHECK(a.shared->sticky == RF_HAZARD_DEVICE);
+  }
+}
+
+TEST_CASE("a device that cannot wait for a page waits for all of them before") {
+  Attached a(8 * kMiB, with_probe(-1));
+  a.guest.tell("map_dma 0");
+  a.answer_unfold(RF_HAZARD_DEVICE, 0);
+  CHECK(a.next() == Answer{-1, EBUSY});
+  CHECK(a.shared->sticky == 0);
+  a.guest.tell("map_dma 0");
+  a.answer_unfold(RF_HAZARD_DEVICE, 1);
+  CHECK(a.next() == Answer{0, 0});
+  CHECK(a.shared->sticky == RF_HAZARD_DEVICE);
+}
+
+TEST_CASE("devices that pin pages as threads do are not held, nor are the registers of devices") {
+  Attached a(8 * kMiB, with_probe(-1));
+  a.shared->runs_active = 1;
+  for (const char* line :
+       {"own_vhost /dev/kvm", "own_vhost /dev/net/tun", "vfio_device :0000:01:00.0",
+        "map_registers", "open /dev/udmabuf 2", "open /etc/passwd 16384"}) {
+    INFO(line);
+    CHECK(a.guest.ask(line).error != EBUSY);
+  }
+  CHECK_FALSE(a.daemon.receive_within(0));
+  CHECK(a.shared->sticky == 0);
+}
+
+TEST_CASE(
+    "what gave RAM to a device before the attachment is told, and what the gate sees is not") {
+  std::vector<std::string> lines(kConsumers.begin(), kConsumers.end());
+  lines.emplace_back("");
+  for (const std::string& line : lines) {
+    INFO(line);
+    Daemon daemon(temporary_directory() + "/agent.sock");
+    Guest guest(daemon.path(), with_probe(-1));
+    guest.good("ram 0 1048576");
+    guest.good("map_dma 0");
+    guest.good("vfio_device :0000:01:00.0");
+    if (!line.empty()) guest.good(line);
+    CHECK(daemon.hello().hazards == (line.empty() ? 0u : 0u | RF_HAZARD_DEVICE));
   }
 }
 
@@ -267,7 +205,6 @@ TEST_CASE("a request to unfold waits while pages come back, and no longer") {
 
 TEST_CASE("after a detach the agent stands before nothing, and can be attached again") {
   Attached a;
-  a.shared->runs_active = 1;
   rf_bare detached{};
   a.daemon.send(&detached, sizeof detached, RF_DETACHED, 1);
   rf_bare fence{};
@@ -275,8 +212,8 @@ TEST_CASE("after a detach the agent stands before nothing, and can be attached a
   a.daemon.expect(RF_FENCED);
   CHECK(a.guest.good("allocate 0 3 0 4096") == 0);
   CHECK(a.shared.bits() == 0);
-  CHECK(a.guest.good("open /etc/passwd 16384") >= 0);
-  CHECK(a.shared->sequence == 0);
+  CHECK(a.guest.good("pass_ram 0") == 1);
+  CHECK_FALSE(a.daemon.receive_within(0));
   a.daemon.offer(1);
   Shared second(2048, 1);
   a.daemon.attach(second, 1);
@@ -356,6 +293,25 @@ TEST_CASE("a userfaultfd of QEMU's own stands against its attachment, not agains
   }
 }
 
+TEST_CASE(
+    "a hazard that needs not ask, because all is unfolded, stands against the next attachment") {
+  Attached a;
+  a.guest.tell("userfaultfd");
+  a.answer_unfold(RF_HAZARD_OTHER_UFFD, 1);
+  CHECK(a.next().result >= 0);
+  CHECK(a.guest.good("pass_ram 0") == 1);
+  rf_bare detached{};
+  a.daemon.send(&detached, sizeof detached, RF_DETACHED, 1);
+  const Shared next(2048, 1);
+  rf_welcome welcome{};
+  welcome.version = RF_VERSION_MAX;
+  welcome.action = RF_ACTION_RESUME;
+  welcome.instance[0] = 1;
+  a.daemon.send(&welcome, sizeof welcome, RF_WELCOME, 1, next.fd());
+  a.daemon.expect(RF_READY);
+  CHECK(next->sticky == RF_HAZARD_RAM_FD_PASSED);
+}
+
 TEST_CASE("READY waits for calls that began before the attachment") {
   Probe probe;
   Daemon daemon(temporary_directory() + "/agent.sock");
@@ -377,21 +333,19 @@ TEST_CASE("READY waits for calls that began before the attachment") {
 
 TEST_CASE("a connection that the agent ends still guards until the daemon closes it") {
   Attached a;
-  a.shared->runs_active = 1;
-  a.guest.tell("open /etc/passwd 16384");
-  a.daemon.expect(RF_HOLD);
+  a.shared->filling[0].word = 1;
   rf_bare nonsense{};
   a.daemon.send(&nonsense, sizeof nonsense, 99, 1);
   CHECK(a.daemon.receive().bytes.empty());
-  CHECK_FALSE(a.guest.answer_within(kSoonMs));  // the daemon's run goes on
+  a.guest.tell("allocate 0 3 0 4096");
+  CHECK_FALSE(a.guest.answer_within(kSoonMs));  // the daemon's fill goes on
   a.daemon.hang_up();
-  CHECK(a.next().result >= 0);
+  CHECK(a.next() == Answer{0, 0});
 }
 
 TEST_CASE("children are none of the agent's business") {
   Attached a;
-  a.shared->runs_active = 1;
   CHECK(a.guest.good("child") == 0);
-  CHECK(a.shared->sequence == 0);
-  CHECK(a.shared->pending == 0);
+  CHECK_FALSE(a.daemon.receive_within(0));
+  CHECK(a.shared->sticky == 0);
 }

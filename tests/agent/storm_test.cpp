@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The gate under load: threads of the program open and close O_DIRECT descriptors while a daemon
-// runs as fast as it may, dies in the middle of runs and returns. Whenever a run is past its last
-// look at the gate, no thread may be in possession of such a descriptor.
-#include <dirent.h>
-#include <fcntl.h>
+// Requests to unfold under load: threads of the program make calls that a folded page would not
+// survive, while a daemon folds as fast as it may, answers them, attaches the program anew, dies
+// and returns. Whenever the daemon folds, no such call may be under way.
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
 #include <chrono>
-#include <fstream>
+#include <memory>
 #include <random>
 
 #include "fake_daemon.hpp"
@@ -22,69 +20,75 @@ struct Words {
   std::atomic<long> live, stop, rounds, refused;
 };
 
-// The facts, as the daemon reads them: is any descriptor of the process O_DIRECT?
-bool foldable(pid_t pid) {
-  const std::string directory = "/proc/" + std::to_string(pid) + "/fdinfo";
-  DIR* entries = ::opendir(directory.c_str());
-  if (entries == nullptr) return false;
-  bool clean = true;
-  while (const dirent* entry = ::readdir(entries)) {
-    if (entry->d_name[0] == '.') continue;
-    std::ifstream file(directory + "/" + entry->d_name);
-    std::string word;
-    while (file >> word)
-      if (word == "flags:") {
-        unsigned flags = 0;
-        file >> std::oct >> flags;
-        clean = clean && (flags & O_DIRECT) == 0;
-        break;
-      }
-  }
-  ::closedir(entries);
-  return clean;
-}
-
+// The daemon's side of one program, over all its attachments.
 class Folder {
  public:
-  Folder(Shared& shared, const Words& words, pid_t pid)
-      : shared_(shared), words_(words), pid_(pid) {}
+  Folder(Daemon& daemon, const Words& words) : daemon_(daemon), words_(words) {
+    shared_ = std::make_unique<Shared>(kPages, generation_);
+    daemon_.attached_from_scratch(*shared_, generation_);
+  }
 
-  // One run; true when it passed the gate. `die` leaves it unfinished after its punch.
-  bool run(bool die) {
-    shared_->runs_active += 1;
-    const bool passed = agrees() && agrees();
-    if (passed) {
-      for (int i = 0; i < 50; ++i)
-        if (words_.live != 0) ++violations;
-      ++runs;
-    }
-    if (!die) shared_->runs_active -= 1;
-    if (!passed) look();
-    return passed;
+  void fold() {
+    if (released_) return;
+    for (int i = 0; i < 50; ++i)
+      if (words_.live != 0) ++violations;
+    ++runs;
   }
-  void look() {
-    const uint32_t sequence = shared_->sequence;
-    if (shared_->pending != 0) {
-      open_ = false;
-      return;
+  void answer() {
+    while (const auto packet = daemon_.receive_within(0)) {
+      if (packet->type() != RF_UNFOLD) continue;
+      released_ = true;  // from here on nothing is folded
+      rf_unfolded message{};
+      message.token = packet->as<rf_unfold>().token;
+      message.ok = 1;
+      daemon_.send(&message, sizeof message, RF_UNFOLDED, generation_);
+      ++unfolds;
     }
-    open_ = foldable(pid_);
-    sequence_ = sequence;
   }
-  long runs = 0, violations = 0;
+  void attach_anew() {
+    rf_bare detached{};
+    daemon_.send(&detached, sizeof detached, RF_DETACHED, generation_);
+    former_ = std::exchange(shared_, std::make_unique<Shared>(kPages, generation_));
+    ++instance_;
+    resume();
+    released_ = false;
+  }
+  void die_and_return(unsigned absent_us) {
+    daemon_.die();
+    ::usleep(absent_us);
+    daemon_.listen();
+    daemon_.hello();
+    (*shared_)->session = ++generation_;
+    resume();
+  }
+  [[nodiscard]] bool released() const { return released_; }
+  [[nodiscard]] const rf_shared& shared() const { return *shared_->operator->(); }
+  long runs = 0, violations = 0, unfolds = 0;
 
  private:
-  bool agrees() const { return open_ && shared_->pending == 0 && shared_->sequence == sequence_; }
-  Shared& shared_;
+  static constexpr uint64_t kPages = 256;
+
+  void resume() {
+    rf_welcome welcome{};
+    welcome.version = RF_VERSION_MAX;
+    welcome.action = RF_ACTION_RESUME;
+    for (unsigned i = 0; i < 4; ++i) welcome.instance[i] = static_cast<uint8_t>(instance_ >> 8 * i);
+    daemon_.send(&welcome, sizeof welcome, RF_WELCOME, generation_, shared_->fd());
+    // Requests of the attachment that is over may come first: DETACHED has answered them.
+    while (daemon_.receive().type() != RF_READY) {
+    }
+  }
+
+  Daemon& daemon_;
   const Words& words_;
-  pid_t pid_;
-  bool open_ = false;
-  uint32_t sequence_ = 0;
+  std::unique_ptr<Shared> shared_, former_;
+  uint32_t generation_ = 1, instance_ = 0;
+  bool released_ = false;
 };
 
 }  // namespace
 
-TEST_CASE("no run is past the gate while a thread holds what ends it") {
+TEST_CASE("nothing is folded while a call is under way that a folded page would not survive") {
   Fd memory(::memfd_create("storm", MFD_CLOEXEC));
   REQUIRE(::ftruncate(memory.get(), 4096) == 0);
   auto* words = static_cast<Words*>(
@@ -93,48 +97,49 @@ TEST_CASE("no run is past the gate while a thread holds what ends it") {
 
   Daemon daemon(temporary_directory() + "/agent.sock");
   Guest::Options options;
+  options.preload = SLOW_PUNCH;
   options.extra_fd = memory.get();
+  options.environment.push_back("RF_TEST_LIVE=" + std::to_string(memory.get()));
   Guest guest(daemon.path(), std::move(options));
   guest.good("ram 0 1048576");
-  Shared shared(256, 1);
-  daemon.attached_from_scratch(shared, 1);
+  guest.good("allocate 0 0 0 4096");  // before the hello, which says whether this has happened
+  Folder folder(daemon, *words);
   guest.tell("storm " + std::to_string(memory.get()));
 
   const unsigned seed = std::random_device{}();
   INFO("seed " << seed);
   std::minstd_rand random(seed);
   const auto below = [&](unsigned limit) { return static_cast<unsigned>(random() % limit); };
-  Folder folder(shared, *words, guest.pid);
-  uint32_t generation = 1;
   long deaths = 0;
-  const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(6);
-  auto next_death = std::chrono::steady_clock::now() + std::chrono::milliseconds(100);
-  while (std::chrono::steady_clock::now() < until) {
-    const bool die = std::chrono::steady_clock::now() > next_death;
-    folder.run(die);
-    while (daemon.receive_within(0)) {
+  using std::chrono::milliseconds;
+  using std::chrono::steady_clock;
+  const auto until = steady_clock::now() + std::chrono::seconds(6);
+  auto next_death = steady_clock::now() + milliseconds(100);
+  while (steady_clock::now() < until) {
+    folder.fold();
+    folder.answer();
+    if (steady_clock::now() > next_death) {
+      folder.die_and_return(below(20'000));
+      ++deaths;
+      next_death = steady_clock::now() + milliseconds(below(200));
+    } else if (folder.released() && below(4) == 0) {
+      folder.attach_anew();
     }
-    if (!die) continue;
-    ++deaths;
-    daemon.die();
-    ::usleep(below(20'000));
-    daemon.listen();
-    daemon.hello();
-    shared->runs_active = 0;
-    shared->session = ++generation;
-    daemon.welcome(RF_ACTION_RESUME, generation, shared.fd());
-    daemon.expect(RF_READY);
-    folder.look();
-    next_death = std::chrono::steady_clock::now() + std::chrono::milliseconds(below(200));
   }
   words->stop = 1;
-  CHECK(guest.answer_within(kWaitMs) == Answer{0, 0});
+  std::optional<Answer> end;
+  for (int ms = 0; ms < kWaitMs && !end; ms += 10) {
+    folder.answer();
+    end = guest.answer_within(10);
+  }
+  CHECK(end == Answer{0, 0});
   CHECK(folder.violations == 0);
   CHECK(folder.runs > 100);
+  CHECK(folder.unfolds > 100);
   CHECK(words->rounds > 100);
   CHECK(words->refused == 0);
   CHECK(deaths > 3);
-  CHECK(shared->pending == 0);
-  CHECK(shared->discards_active == 0);
-  WARN(folder.runs << " runs, " << words->rounds << " hazards, " << deaths << " deaths");
+  CHECK(folder.shared().discards_active == 0);
+  WARN(folder.runs << " runs, " << folder.unfolds << " requests, " << words->rounds << " calls, "
+                   << deaths << " deaths");
 }

@@ -50,8 +50,7 @@ LEAF = ("guest", "agent/wire.h")
 ROOMS = {
     "agent": {
         "wire": set(),
-        "fdkind": {"wire"},
-        "core": {"wire", "fdkind"},
+        "core": {"wire"},
         "preload": {"core", "wire"},
     },
     "daemon": {

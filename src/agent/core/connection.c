@@ -41,12 +41,10 @@ void rf_connection_hello(struct rf_connection *c) {
   struct rf_hello hello = {.version_min = RF_VERSION_MIN,
                            .version_max = RF_VERSION_MAX,
                            .blocks = rf_ram_count(),
-                           .capabilities = RF_CAP_DISCARD | RF_CAP_BUFFERED | RF_CAP_CONSUMERS |
-                                           RF_CAP_FILLS | RF_CAP_COMMANDS |
-                                           (c->small ? RF_CAP_SMALL_FOLIOS : 0u),
+                           .capabilities = RF_CAP_DISCARD | RF_CAP_CONSUMERS | RF_CAP_FILLS |
+                                           RF_CAP_COMMANDS | (c->small ? RF_CAP_SMALL_FOLIOS : 0u),
                            .hazards = rf_facts_lasting(),
                            .folded = rf_gate_folded() ? 1 : 0};
-  rf_facts_mark_open();
   memcpy(hello.instance, kept.instance, sizeof hello.instance);
   if (rf_send(c->socket, &hello, sizeof hello, RF_HELLO, 0, 0, NULL, 0) != 0) c->over = true;
 }
@@ -112,7 +110,6 @@ static void attach(struct rf_connection *c, int shared, uint64_t pages, const ui
     c->refused = c->over = true;
     return;
   }
-  rf_gate_serving(false);
   c->serving = c->fenced = false;
   /* The promise to fold no more holds for one attachment. It must end before the new attachment is
      published, or a call could rely on it and happen beside folding. */
@@ -142,26 +139,13 @@ void rf_connection_ready(struct rf_connection *c) {
   rf_gate_sticky(rf_facts_lasting());
   struct rf_ready ready = {0};
   memcpy(ready.instance, kept.instance, sizeof ready.instance);
-  rf_gate_serving(true); /* first: the daemon may fold as soon as it has the message */
   const int sent = rf_send(c->socket, &ready, sizeof ready, RF_READY, 0, c->generation, NULL, 0);
   if (sent == 0) {
     c->ready_due = false;
     c->serving = true;
     return;
   }
-  rf_gate_serving(false);
   if (sent != -EAGAIN) c->over = true;
-}
-
-void rf_connection_hint(struct rf_connection *c, uint16_t type, _Atomic uint32_t *hints) {
-  const uint32_t hazards = atomic_exchange(hints, 0);
-  if (hazards == 0) return;
-  struct rf_hold hold = {.hazard = hazards};
-  struct rf_gate gate;
-  rf_gate_enter(&gate);
-  if (rf_gate_stands(&gate)) hold.sequence = atomic_load(&gate.shared->sequence);
-  rf_gate_leave(&gate);
-  (void)rf_send(c->socket, &hold, sizeof hold, type, RF_FLAG_SKIPPABLE, c->generation, NULL, 0);
 }
 
 void rf_connection_unfolds(struct rf_connection *c) {

@@ -8,7 +8,6 @@
 #ifndef RAMFOLD_AGENT_CORE_CONNECTION_H
 #define RAMFOLD_AGENT_CORE_CONNECTION_H
 
-#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -31,8 +30,6 @@ void rf_connection_hello(struct rf_connection *c);
 void rf_connection_receive(struct rf_connection *c); /* one message, if there is one */
 /* RF_READY, once the gate is quiet; then `serving` instead of `ready_due`. */
 void rf_connection_ready(struct rf_connection *c);
-/* RF_HOLD or RF_CHANGED with the hazards taken out of *hints, if any. REQUIRES: serving. */
-void rf_connection_hint(struct rf_connection *c, uint16_t type, _Atomic uint32_t *hints);
 /* Sends every request to unfold that was not sent yet. REQUIRES: serving. */
 void rf_connection_unfolds(struct rf_connection *c);
 /* The device and inode of the file that a path names, as rf_connection.at. */

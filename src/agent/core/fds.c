@@ -14,9 +14,6 @@ static _Atomic int own[OWN_MAX]; /* number + 1; 0 is a free slot */
 /* Most calls are about descriptors below all of ours: one comparison tells. */
 static _Atomic int own_lowest = 0x7fffffff;
 
-#define HAZARDOUS_MAX 65536u /* descriptors above it are simply not remembered: hints get lost */
-static _Atomic uint64_t hazardous[HAZARDOUS_MAX / 64u];
-
 int rf_own_keep(int fd) {
   static const int from[] = {700, 200, 64, 16};
   int kept = fd;
@@ -74,24 +71,3 @@ static void in_child(void) {
 }
 
 RF_RESET(in_child, NULL);
-
-static inline _Atomic uint64_t *word_of(int fd) {
-  return fd >= 0 && (unsigned)fd < HAZARDOUS_MAX ? &hazardous[(unsigned)fd / 64u] : NULL;
-}
-
-static inline uint64_t bit_of(int fd) { return UINT64_C(1) << ((unsigned)fd % 64u); }
-
-void rf_hazardous_set(int fd) {
-  _Atomic uint64_t *word = word_of(fd);
-  if (word != NULL) atomic_fetch_or(word, bit_of(fd));
-}
-
-bool rf_hazardous_is(int fd) {
-  _Atomic uint64_t *word = word_of(fd);
-  return word != NULL && (atomic_load_explicit(word, memory_order_relaxed) & bit_of(fd)) != 0;
-}
-
-bool rf_hazardous_clear(int fd) {
-  if (!rf_hazardous_is(fd)) return false;
-  return (atomic_fetch_and(word_of(fd), ~bit_of(fd)) & bit_of(fd)) != 0;
-}

@@ -4,9 +4,6 @@
  * (L1), so they are moved to high numbers, out of the way of loops that close everything and of
  * code that counts on small numbers, and close, close_range, dup2 and dup3 refuse to touch them.
  *
- * Also remembers which of QEMU's descriptors were found hazardous. So the agent can tell the daemon
- * when one is closed, and need not look at each descriptor that is closed.
- *
  * Threads: any; no locks.
  */
 #ifndef RAMFOLD_AGENT_CORE_FDS_H
@@ -21,9 +18,5 @@ void rf_own_drop(int fd); /* closes; -1 is nothing */
 bool rf_own_is(int fd);
 /* The smallest of the agent's descriptors in [first, last], or -1. */
 int rf_own_in(unsigned first, unsigned last);
-
-void rf_hazardous_set(int fd);
-bool rf_hazardous_clear(int fd); /* was it? */
-bool rf_hazardous_is(int fd);
 
 #endif

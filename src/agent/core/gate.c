@@ -1,10 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "agent/core/gate.h"
 
-#include "agent/core/facts.h"
 #include "agent/core/raw.h"
 #include "agent/core/reset.h"
-#include "agent/core/session.h"
 
 #include <errno.h>
 #include <string.h>
@@ -31,7 +29,6 @@ struct rf_gate_map {
 static struct rf_gate_map maps[MAPS_MAX];
 static _Atomic(struct rf_gate_map *) current; /* null: not standing */
 static _Atomic uint32_t passing;              /* calls that entered while not standing */
-static _Atomic uint32_t connection;           /* odd: a daemon that may fold is connected */
 static _Atomic uint32_t dead;                 /* generation of a daemon that died; 0: none */
 static _Atomic uint32_t hold_ms = RF_HOLD_MS_MAX;
 
@@ -61,38 +58,6 @@ void rf_gate_enter(struct rf_gate *gate) {
 
 void rf_gate_leave(struct rf_gate *gate) {
   atomic_fetch_sub(gate->map == NULL ? &passing : &gate->map->users, 1);
-}
-
-int rf_gate_hold(struct rf_gate *gate, uint32_t hazards, bool lasting) {
-  struct rf_shared *shared = gate->shared;
-  if (lasting) rf_facts_add(hazards);
-  atomic_fetch_add(&shared->pending, 1);
-  atomic_fetch_add(&shared->sequence, 1);
-  if (lasting) atomic_fetch_or(&shared->sticky, hazards);
-  rf_session_hint(RF_HOLD, hazards);
-
-  /* A dead daemon's system calls are over before its socket closes, so a connection that ended, or
-     was replaced by another, needs no waiting. */
-  const uint32_t daemon = atomic_load(&connection);
-  if (daemon % 2 == 0) return 0;
-  unsigned pause = HOLD_PAUSE_US_MIN;
-  long until = 0;
-  while (atomic_load(&shared->runs_active) != 0 && atomic_load(&connection) == daemon) {
-    const long now = rf_now_ms();
-    if (until == 0) until = now + (long)atomic_load(&hold_ms);
-    if (now >= until) {
-      rf_gate_began(gate);
-      return EBUSY;
-    }
-    rf_sleep_us(pause);
-    if (pause < HOLD_PAUSE_US_MAX) pause *= 2;
-  }
-  return 0;
-}
-
-void rf_gate_began(struct rf_gate *gate) {
-  atomic_fetch_add(&gate->shared->sequence, 1);
-  atomic_fetch_sub(&gate->shared->pending, 1);
 }
 
 /* Has a dead daemon written the filling words? A daemon that begins changes `session` before it
@@ -198,11 +163,6 @@ bool rf_gate_quiet(void) {
   return true;
 }
 
-void rf_gate_serving(bool serving) {
-  const uint32_t now = atomic_load(&connection);
-  if ((now % 2 == 1) != serving) atomic_store(&connection, now + 1);
-}
-
 uint32_t rf_gate_session(void) {
   const struct rf_gate_map *map = atomic_load(&current);
   return map == NULL ? 0 : atomic_load(&map->shared->session);
@@ -225,13 +185,9 @@ static void in_child(void) {
   memset(maps, 0, sizeof maps);
   atomic_store(&current, NULL);
   atomic_store(&passing, 0);
-  atomic_store(&connection, 0);
   atomic_store(&dead, 0);
 }
 
-static void detached(void) {
-  atomic_store(&current, NULL);
-  rf_gate_serving(false);
-}
+static void detached(void) { atomic_store(&current, NULL); }
 
 RF_RESET(in_child, detached);

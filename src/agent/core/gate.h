@@ -7,7 +7,7 @@
  * since; it then delays hazards. RF_READY is sent when every call that entered before the agent
  * stood has left, so no such call is under way when folding begins.
  *
- * Threads: enter, hold and leave any; the rest the session's. No lock is held while waiting.
+ * Threads: enter, leave and await any; the rest the session's. No lock is held while waiting.
  */
 #ifndef RAMFOLD_AGENT_CORE_GATE_H
 #define RAMFOLD_AGENT_CORE_GATE_H
@@ -27,12 +27,6 @@ void rf_gate_enter(struct rf_gate *gate);
 void rf_gate_leave(struct rf_gate *gate);
 static inline bool rf_gate_stands(const struct rf_gate *gate) { return gate->map != NULL; }
 
-/* Before a hazard begins: moves the sequence and waits until no run is under way. 0, or EBUSY after
-   RF_HOLD_MS_MAX: then the hazard must not begin. REQUIRES: stands. `lasting` hazards are recorded
-   as such. On 0 call rf_gate_began after the hazard has begun. */
-int rf_gate_hold(struct rf_gate *gate, uint32_t hazards, bool lasting);
-void rf_gate_began(struct rf_gate *gate);
-
 /* Between a discard's bits and its call (T5): waits until no fill is under way that may have looked
    at a bit before it was set. Returns 0, or EBUSY: then the call must not be made. `until`: 0 when
    the discard begins; it bounds all waits of one discard. REQUIRES: stands. */
@@ -42,8 +36,7 @@ int rf_gate_await_fills(struct rf_gate *gate, long *until);
 enum rf_published { RF_PUBLISHED, RF_PUBLISH_INVALID, RF_PUBLISH_BUSY };
 /* Maps `fd` and closes it. From now on the agent stands. */
 enum rf_published rf_gate_publish(int fd, uint64_t pages, uint32_t generation);
-bool rf_gate_quiet(void);           /* every call from before the publication has ended */
-void rf_gate_serving(bool serving); /* a daemon is connected and may fold */
+bool rf_gate_quiet(void); /* every call from before the publication has ended */
 /* The daemon of this generation has closed the connection. If it died, its fills have ended,
    whatever its filling words say. */
 void rf_gate_hung_up(uint32_t generation);

@@ -46,9 +46,6 @@ static inline int rf_sys_fcntl(int fd, int command, long argument) {
 static inline int rf_sys_fstat(int fd, struct stat *out) {
   return (int)rf_raw3(SYS_fstat, fd, (long)out, 0);
 }
-static inline int rf_sys_openat(int dir, const char *path, int flags, unsigned mode) {
-  return (int)rf_raw6(SYS_openat, dir, (long)path, flags, (long)mode, 0, 0);
-}
 static inline long rf_sys_readlink(const char *path, char *out, size_t size) {
   return rf_raw3(SYS_readlink, (long)path, (long)out, (long)size);
 }

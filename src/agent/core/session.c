@@ -40,7 +40,6 @@ enum ended { ENDED, ENDED_REFUSED }; /* how a connection ended */
 static struct {
   atomic_flag started;
   _Atomic int wake; /* eventfd + 1; 0: none */
-  _Atomic uint32_t hold_hints, changed_hints;
   _Atomic int unsettled;
   int settle_ms;
   char path[108];
@@ -54,11 +53,6 @@ void rf_session_wake(void) {
   if (fd >= 0) (void)rf_sys_write(fd, &one, sizeof one);
 }
 
-void rf_session_hint(uint16_t type, uint32_t hazards) {
-  atomic_fetch_or(type == RF_HOLD ? &session.hold_hints : &session.changed_hints, hazards);
-  rf_session_wake();
-}
-
 void rf_session_unsettled(int change) {
   atomic_fetch_add(&session.unsettled, change);
   rf_session_wake();
@@ -67,8 +61,6 @@ void rf_session_unsettled(int change) {
 static void in_child(void) {
   atomic_store(&session.unsettled, 0);
   atomic_store(&session.wake, 0);
-  atomic_store(&session.hold_hints, 0);
-  atomic_store(&session.changed_hints, 0);
   atomic_flag_clear(&session.started);
 }
 
@@ -145,10 +137,10 @@ static void settle(void) {
   }
 }
 
-/* The agent ends a connection, and the daemon may have runs under way. The daemon closes the socket
-   when they are over, and threads in rf_gate_hold() must wait for that, so it is awaited here. An
-   error of the socket does not end the wait. A successor does: it begins only when nothing of the
-   last daemon is under way. */
+/* The agent ends a connection, and the daemon may have runs and fills under way. The daemon closes
+   the socket when they are over. Only then the next connection may begin, so the close is awaited
+   here. An error of the socket does not end the wait. A successor does: it begins only when nothing
+   of the last daemon is under way. */
 static void drain(const struct rf_connection *c) {
   static char dropped[64];
   const int socket = c->socket;
@@ -180,11 +172,7 @@ static enum ended serve(int socket, const uint64_t at[2], bool *welcomed) {
       rf_connection_look(&c, session.path);
     }
     if (c.ready_due && !c.over) rf_connection_ready(&c);
-    if (c.serving && !c.over) {
-      rf_connection_hint(&c, RF_HOLD, &session.hold_hints);
-      rf_connection_hint(&c, RF_CHANGED, &session.changed_hints);
-      rf_connection_unfolds(&c);
-    }
+    if (c.serving && !c.over) rf_connection_unfolds(&c);
   }
   if (!c.gone && rf_gate_standing()) {
     drain(&c);
@@ -228,7 +216,6 @@ static void *run(void *unused) {
       seen_before = true;
       bool welcomed = false;
       const enum ended how = serve(socket, at, &welcomed);
-      rf_gate_serving(false);
       rf_own_drop(socket);
       rf_unfold_again();
       if (welcomed) backoff_ms = BACKOFF_MS_MIN;

@@ -4,7 +4,7 @@
  * and connects again for ever when it goes. Never touches guest RAM, holds no lock, allocates
  * nothing.
  *
- * Threads: start, hint and wake from any thread at home.
+ * Threads: start, wake and unsettled from any thread at home.
  */
 #ifndef RAMFOLD_AGENT_CORE_SESSION_H
 #define RAMFOLD_AGENT_CORE_SESSION_H
@@ -16,7 +16,5 @@ void rf_session_wake(void);
 /* 1: QEMU has begun a call which shows that it is still starting. -1: that call has ended. The
    offer waits until all have ended. */
 void rf_session_unsettled(int change);
-/* RF_HOLD or RF_CHANGED, to be sent when a daemon serves this VM. Never waits. */
-void rf_session_hint(uint16_t type, uint32_t hazards);
 
 #endif

@@ -1,61 +1,94 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Hazards that the kind of a descriptor does not show: SG_IO and similar requests, io_uring's
- * registered buffers, a further userfaultfd. Also libc's syscall(), which can make several of these
- * calls.
+ * Requests by which a device begins to use guest RAM in a way that folded pages do not survive, and
+ * a further userfaultfd. The request is held, not the opening of the device: an open device does
+ * nothing yet, and the request is seen however QEMU came by the descriptor. Also libc's syscall(),
+ * which can make several of these calls.
+ *
+ *   way to RAM                             requests               a folded page
+ *   the RAM file (its own page cache)      UDMABUF_CREATE*,       is replaced by a page of zeros
+ *                                          IOMMU_IOAS_MAP_FILE
+ *   the RAM file, handed to a process      VHOST_SET_OWNER of a   reads as zeros there
+ *   that maps it (VDUSE)                   vDPA device
+ *   addresses in QEMU, by a pin that       VFIO_IOMMU_MAP_DMA,    fails the request; of a mediated
+ *   cannot wait for a userfaultfd          vDPA                   device, the guest's I/O
+ *
+ * Everything else pins by address, waits for the daemon as a thread of QEMU's would, and holds what
+ * it has pinned, which the gate sees: vhost-scsi, vhost-net, IOMMU_IOAS_MAP, RDMA, GPUs, SG_IO,
+ * io_uring, O_DIRECT.
  */
 #include "agent/core/raw.h"
+#include "agent/core/session.h"
 #include "agent/preload/interpose.h"
 #include "agent/preload/real.h"
 
 #include <errno.h>
-#include <linux/cdrom.h>
-#include <linux/io_uring.h>
+#include <linux/udmabuf.h>
 #include <linux/userfaultfd.h>
-#include <scsi/sg.h>
+#include <linux/vfio.h>
+#include <linux/vhost.h>
 #include <stdarg.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/uio.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #ifndef USERFAULTFD_IOC_NEW
 #define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
 #endif
+#define IOMMU_IOAS_MAP_FILE _IO(';', 0x8f) /* of linux/iommufd.h, since Linux 6.13 */
 
-/* Requests by which the kernel maps the caller's memory for a device. */
-static bool passes_through(unsigned long request) {
-  switch (request) {
-    case SG_IO:
-    case CDROM_SEND_PACKET:
-    case CDROMREADAUDIO: return true;
-    default: /* NVMe: admin, submit, I/O and their 64-bit forms */
-      return _IOC_TYPE(request) == 'N' && _IOC_NR(request) >= 0x41 && _IOC_NR(request) <= 0x49;
+#define MISC_MAJOR 10
+
+/* A vDPA device has a number of its own. Other vhost devices are miscellaneous ones: net, vsock,
+   scsi. */
+static bool is_vdpa(int fd) {
+  struct stat s = {0};
+  return rf_sys_fstat(fd, &s) == 0 && S_ISCHR(s.st_mode) && major(s.st_rdev) != MISC_MAJOR;
+}
+
+/* The kernel driver of a mediated device pins a page at the moment that the guest names it for I/O.
+   A device that is not mediated is a PCI device, which is named by its place: 0000:01:00.0. */
+static bool is_mediated(const char *device) {
+  return device != NULL && strchr(device, ':') == NULL;
+}
+
+/* QEMU maps the registers of devices too. */
+static bool maps_ram(const struct vfio_iommu_type1_dma_map *map) {
+  return map != NULL && rf_ram_overlaps((const void *)map->vaddr, map->size);
+}
+
+/* The hazard that a request begins; 0: none. */
+static uint32_t hazard_of(int fd, unsigned long request, const void *argument) {
+  switch ((uint32_t)request) {
+    case USERFAULTFD_IOC_NEW: return RF_HAZARD_OTHER_UFFD;
+    case UDMABUF_CREATE:
+    case UDMABUF_CREATE_LIST:
+    case IOMMU_IOAS_MAP_FILE: /* a device that is attached later takes the pages then */
+      return RF_HAZARD_DEVICE;
+    case VFIO_IOMMU_MAP_DMA: return maps_ram(argument) ? 0u | RF_HAZARD_DEVICE : 0u;
+    /* vDPA devices are told of RAM by write(2), which they refuse before they have an owner. */
+    case VHOST_SET_OWNER: return is_vdpa(fd) ? 0u | RF_HAZARD_DEVICE : 0u;
+    case VFIO_GROUP_GET_DEVICE_FD: return is_mediated(argument) ? 0u | RF_HAZARD_DEVICE : 0u;
+    default: return 0;
   }
 }
 
-static int control_unfolded(int fd, unsigned long request, void *argument) {
+static int control_unfolded(int fd, unsigned long request, void *argument, uint32_t hazard) {
+  /* What is mapped holds its pages, and the gate sees that. So an earlier MAP_DMA is no hazard. It
+     may take minutes, while QEMU is still starting. */
+  const bool maps = (uint32_t)request == VFIO_IOMMU_MAP_DMA;
   struct rf_hazard_call call;
-  if (rf_hazard_unfold(&call, RF_HAZARD_OTHER_UFFD) != 0) {
+  if (rf_hazard_unfold(&call, hazard) != 0) {
     errno = EBUSY;
     return -1;
   }
+  if (maps) rf_session_unsettled(1);
   const int result = rf_real_ioctl(fd, request, argument);
   const int saved = errno;
-  rf_hazard_done(&call, result >= 0);
-  errno = saved;
-  return result;
-}
-
-static int control_held(int fd, unsigned long request, void *argument) {
-  struct rf_hazard_call call;
-  if (rf_hazard_hold(&call, RF_HAZARD_SG_IO, true) != 0) {
-    errno = EBUSY;
-    return -1;
-  }
-  const int result = rf_real_ioctl(fd, request, argument);
-  const int saved = errno;
-  rf_hazard_done(&call, false);
+  if (maps) rf_session_unsettled(-1);
+  rf_hazard_done(&call, result >= 0 && !maps);
   errno = saved;
   return result;
 }
@@ -65,88 +98,22 @@ RF_EXPORT int ioctl(int fd, unsigned long request, ...) {
   va_start(arguments, request);
   void *argument = va_arg(arguments, void *);
   va_end(arguments);
-  if (passes_through(request) && rf_active()) return control_held(fd, request, argument);
-  if (request == USERFAULTFD_IOC_NEW && rf_active()) return control_unfolded(fd, request, argument);
+  const uint32_t hazard = hazard_of(fd, request, argument);
+  if (hazard != 0 && rf_active()) return control_unfolded(fd, request, argument, hazard);
   return rf_real_ioctl(fd, request, argument);
 }
 
-/* ---- io_uring ---- */
-
-static bool registers_buffers(unsigned operation) {
-  const unsigned kind = operation & 0x7fffffffu; /* the top bit: the ring is given by its index */
-  /* IORING_REGISTER_BUFFERS, _BUFFERS2, _BUFFERS_UPDATE, _CLONE_BUFFERS */
-  return kind == 0 || kind == 15 || kind == 16 || kind == 30;
-}
-
-/* liburing's functions; results are -errno. They exist when QEMU is linked with it. */
-struct io_uring;
-
-static int begin_register(struct rf_hazard_call *call, bool *active) {
-  *active = rf_active();
-  return *active ? -rf_hazard_hold(call, RF_HAZARD_FIXED_BUFFERS, true) : 0;
-}
-
-/* NOLINTBEGIN(bugprone-macro-parentheses): lists of parameters have theirs. */
-#define REGISTER(name, parameters, types, arguments)   \
-  int name parameters;                                 \
-  RF_EXPORT int name parameters {                      \
-    int(*function) types;                              \
-    *(void **)(&function) = rf_real_symbol(#name);     \
-    if (function == NULL) return -ENOSYS;              \
-    struct rf_hazard_call call;                        \
-    bool active;                                       \
-    const int failed = begin_register(&call, &active); \
-    if (failed != 0) return failed;                    \
-    const int result = function arguments;             \
-    if (active) rf_hazard_done(&call, false);          \
-    return result;                                     \
-  }
-/* NOLINTEND(bugprone-macro-parentheses) */
-
-REGISTER(io_uring_register_buffers, (struct io_uring * ring, const struct iovec *v, unsigned n),
-         (struct io_uring *, const struct iovec *, unsigned), (ring, v, n))
-REGISTER(io_uring_register_buffers_tags,
-         (struct io_uring * ring, const struct iovec *v, const __u64 *tags, unsigned n),
-         (struct io_uring *, const struct iovec *, const __u64 *, unsigned), (ring, v, tags, n))
-REGISTER(io_uring_register_buffers_sparse, (struct io_uring * ring, unsigned n),
-         (struct io_uring *, unsigned), (ring, n))
-REGISTER(io_uring_register_buffers_update_tag,
-         (struct io_uring * ring, unsigned at, const struct iovec *v, const __u64 *tags,
-          unsigned n),
-         (struct io_uring *, unsigned, const struct iovec *, const __u64 *, unsigned),
-         (ring, at, v, tags, n))
-REGISTER(io_uring_clone_buffers, (struct io_uring * ring, struct io_uring *from),
-         (struct io_uring *, struct io_uring *), (ring, from))
-
 /* ---- syscall() ---- */
 
-static long call_held(long nr, const long *a) {
-  struct rf_hazard_call call;
-  if (rf_hazard_hold(&call, RF_HAZARD_FIXED_BUFFERS, true) != 0) {
-    errno = EBUSY;
-    return -1;
-  }
-  const long result = rf_raw6(nr, a[0], a[1], a[2], a[3], a[4], a[5]);
-  rf_hazard_done(&call, false);
-  return rf_result(result);
-}
-
-static long call_unfolded(long nr, const long *a) {
+static long userfaultfd_unfolded(long flags) {
   struct rf_hazard_call call;
   if (rf_hazard_unfold(&call, RF_HAZARD_OTHER_UFFD) != 0) {
     errno = EBUSY;
     return -1;
   }
-  const long result = rf_raw6(nr, a[0], a[1], a[2], a[3], a[4], a[5]);
+  const long result = rf_raw3(SYS_userfaultfd, flags, 0, 0);
   rf_hazard_done(&call, result >= 0);
   return rf_result(result);
-}
-
-static long look(long fd) {
-  if (fd < 0 || rf_hazard_descriptor((int)fd) == 0) return rf_result(fd);
-  rf_sys_close((int)fd);
-  errno = EBUSY;
-  return -1;
 }
 
 /*
@@ -161,17 +128,9 @@ RF_EXPORT long syscall(long nr, ...) {
   va_end(arguments);
   switch (nr) {
     case SYS_userfaultfd:
-      if (rf_active()) return call_unfolded(nr, a);
+      if (rf_active()) return userfaultfd_unfolded(a[0]);
       break;
-    case SYS_io_uring_register:
-      if (registers_buffers((unsigned)a[1]) && rf_active()) return call_held(nr, a);
-      break;
-    case SYS_open:
-    case SYS_openat:
-    case SYS_openat2:
-    case SYS_pidfd_getfd:
-      if (rf_active()) return look(rf_raw6(nr, a[0], a[1], a[2], a[3], a[4], a[5]));
-      break;
+    case SYS_ioctl: return ioctl((int)a[0], (unsigned long)a[1], (void *)a[2]);
     case SYS_close: return close((int)a[0]);
     case SYS_close_range: return close_range((unsigned)a[0], (unsigned)a[1], (int)a[2]);
     case SYS_mlock2: return mlock2((const void *)a[0], (size_t)a[1], (unsigned)a[2]);

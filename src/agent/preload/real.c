@@ -17,23 +17,16 @@ static struct {
   int (*mlockall)(int);
   int (*fallocate)(int, int, off_t, off_t);
   int (*ftruncate)(int, off_t);
-  int (*openat)(int, const char *, int, ...);
   int (*close)(int);
   int (*close_range)(unsigned, unsigned, int);
-  int (*dup)(int);
   int (*dup2)(int, int);
   int (*dup3)(int, int, int);
-  int (*fcntl)(int, int, ...);
   int (*ioctl)(int, unsigned long, ...);
   ssize_t (*sendmsg)(int, const struct msghdr *, int);
   int (*sendmmsg)(int, struct mmsghdr *, unsigned, int);
-  ssize_t (*recvmsg)(int, struct msghdr *, int);
-  int (*recvmmsg)(int, struct mmsghdr *, unsigned, int, struct timespec *);
-  int (*setsockopt)(int, int, int, const void *, socklen_t);
   int (*execve)(const char *, char *const[], char *const[]);
   int (*execvpe)(const char *, char *const[], char *const[]);
   int (*posix_fallocate)(int, off_t, off_t);
-  FILE *(*fopen)(const char *, const char *);
 } real;
 
 long rf_result(long raw) {
@@ -42,10 +35,8 @@ long rf_result(long raw) {
   return -1;
 }
 
-void *rf_real_symbol(const char *name) { return dlsym(RTLD_NEXT, name); }
-
 /* ISO C has no conversion from an object's pointer to a function's; POSIX promises this one. */
-#define RESOLVE(member, name) (*(void **)(&real.member) = rf_real_symbol(name))
+#define RESOLVE(member, name) (*(void **)(&real.member) = dlsym(RTLD_NEXT, name))
 
 __attribute__((constructor)) static void resolve(void) {
   const int saved = errno;
@@ -58,23 +49,16 @@ __attribute__((constructor)) static void resolve(void) {
   RESOLVE(mlockall, "mlockall");
   RESOLVE(fallocate, "fallocate64");
   RESOLVE(ftruncate, "ftruncate64");
-  RESOLVE(openat, "openat64");
   RESOLVE(close, "close");
   RESOLVE(close_range, "close_range");
-  RESOLVE(dup, "dup");
   RESOLVE(dup2, "dup2");
   RESOLVE(dup3, "dup3");
-  RESOLVE(fcntl, "fcntl64");
   RESOLVE(ioctl, "ioctl");
   RESOLVE(sendmsg, "sendmsg");
   RESOLVE(sendmmsg, "sendmmsg");
-  RESOLVE(recvmsg, "recvmsg");
-  RESOLVE(recvmmsg, "recvmmsg");
-  RESOLVE(setsockopt, "setsockopt");
   RESOLVE(execve, "execve");
   RESOLVE(execvpe, "execvpe");
   RESOLVE(posix_fallocate, "posix_fallocate64");
-  RESOLVE(fopen, "fopen64");
   errno = saved;
 }
 
@@ -124,11 +108,6 @@ int rf_real_ftruncate(int fd, off_t size) {
   return (int)rf_result(rf_raw3(SYS_ftruncate, fd, size, 0));
 }
 
-int rf_real_openat(int dir, const char *path, int flags, mode_t mode) {
-  if (real.openat != NULL) return real.openat(dir, path, flags, mode);
-  return (int)rf_result(rf_sys_openat(dir, path, flags, mode));
-}
-
 int rf_real_close(int fd) {
   if (real.close != NULL) return real.close(fd);
   return (int)rf_result(rf_sys_close(fd));
@@ -139,11 +118,6 @@ int rf_real_close_range(unsigned first, unsigned last, int flags) {
   return (int)rf_result(rf_raw3(SYS_close_range, first, last, flags));
 }
 
-int rf_real_dup(int fd) {
-  if (real.dup != NULL) return real.dup(fd);
-  return (int)rf_result(rf_raw3(SYS_dup, fd, 0, 0));
-}
-
 int rf_real_dup2(int fd, int new_fd) {
   if (real.dup2 != NULL) return real.dup2(fd, new_fd);
   return (int)rf_result(rf_raw3(SYS_dup2, fd, new_fd, 0));
@@ -152,11 +126,6 @@ int rf_real_dup2(int fd, int new_fd) {
 int rf_real_dup3(int fd, int new_fd, int flags) {
   if (real.dup3 != NULL) return real.dup3(fd, new_fd, flags);
   return (int)rf_result(rf_raw3(SYS_dup3, fd, new_fd, flags));
-}
-
-int rf_real_fcntl(int fd, int command, void *argument) {
-  if (real.fcntl != NULL) return real.fcntl(fd, command, argument);
-  return (int)rf_result(rf_sys_fcntl(fd, command, (long)argument));
 }
 
 int rf_real_ioctl(int fd, unsigned long request, void *argument) {
@@ -174,22 +143,6 @@ int rf_real_sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags
   return (int)rf_result(rf_raw6(SYS_sendmmsg, fd, (long)messages, count, flags, 0, 0));
 }
 
-ssize_t rf_real_recvmsg(int fd, struct msghdr *message, int flags) {
-  if (real.recvmsg != NULL) return real.recvmsg(fd, message, flags);
-  return rf_result(rf_sys_recvmsg(fd, message, flags));
-}
-
-int rf_real_recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags,
-                     struct timespec *timeout) {
-  if (real.recvmmsg != NULL) return real.recvmmsg(fd, messages, count, flags, timeout);
-  return (int)rf_result(rf_raw6(SYS_recvmmsg, fd, (long)messages, count, flags, (long)timeout, 0));
-}
-
-int rf_real_setsockopt(int fd, int level, int option, const void *value, socklen_t size) {
-  if (real.setsockopt != NULL) return real.setsockopt(fd, level, option, value, size);
-  return (int)rf_result(rf_raw6(SYS_setsockopt, fd, level, option, (long)value, size, 0));
-}
-
 int rf_real_execve(const char *path, char *const arguments[], char *const environment[]) {
   if (real.execve != NULL) return real.execve(path, arguments, environment);
   return (int)rf_result(rf_raw3(SYS_execve, (long)path, (long)arguments, (long)environment));
@@ -204,11 +157,4 @@ int rf_real_execvpe(const char *file, char *const arguments[], char *const envir
 
 int rf_real_posix_fallocate(int fd, off_t offset, off_t size) {
   return real.posix_fallocate != NULL ? real.posix_fallocate(fd, offset, size) : EOPNOTSUPP;
-}
-
-FILE *rf_real_fopen(const char *path, const char *mode) {
-  if (real.fopen == NULL) RESOLVE(fopen, "fopen64"); /* other libraries' constructors read files */
-  if (real.fopen != NULL) return real.fopen(path, mode);
-  errno = ENOSYS;
-  return NULL;
 }

@@ -9,7 +9,6 @@
 #ifndef RAMFOLD_AGENT_PRELOAD_REAL_H
 #define RAMFOLD_AGENT_PRELOAD_REAL_H
 
-#include <stdio.h>
 #include <sys/socket.h>
 #include <sys/types.h>
 
@@ -22,30 +21,19 @@ int rf_real_mlock2(const void *at, size_t size, unsigned flags);
 int rf_real_mlockall(int flags);
 int rf_real_fallocate(int fd, int mode, off_t offset, off_t size);
 int rf_real_ftruncate(int fd, off_t size);
-int rf_real_openat(int dir, const char *path, int flags, mode_t mode);
 int rf_real_close(int fd);
 int rf_real_close_range(unsigned first, unsigned last, int flags);
-int rf_real_dup(int fd);
 int rf_real_dup3(int fd, int new_fd, int flags);
 int rf_real_dup2(int fd, int new_fd);
-int rf_real_fcntl(int fd, int command, void *argument);
 int rf_real_ioctl(int fd, unsigned long request, void *argument);
 ssize_t rf_real_sendmsg(int fd, const struct msghdr *message, int flags);
 int rf_real_sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags);
-ssize_t rf_real_recvmsg(int fd, struct msghdr *message, int flags);
-int rf_real_recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags,
-                     struct timespec *timeout);
-int rf_real_setsockopt(int fd, int level, int option, const void *value, socklen_t size);
 int rf_real_execve(const char *path, char *const arguments[], char *const environment[]);
 
 int rf_real_execvpe(const char *file, char *const arguments[], char *const environment[]);
 int rf_real_posix_fallocate(int fd, off_t offset, off_t size);
-FILE *rf_real_fopen(const char *path, const char *mode);
 
 /* A raw result in libc's manner: -1 and errno. */
 long rf_result(long raw);
-
-/* For functions of libraries that may not be there. Null when there is none. */
-void *rf_real_symbol(const char *name);
 
 #endif
