@@ -35,12 +35,12 @@ enum rf_type {
   RF_OFFER = 3,    /* agent:  blocks; descriptors: uffd, then one RAM file a block */
   RF_ATTACHED = 4, /* daemon: descriptor: the shared memory */
   RF_READY = 5,    /* agent:  it now delays every call that is a hazard; folding may begin */
-  RF_HOLD = 6,     /* agent:  the gate's sequence moved: look at the facts again; skippable hint */
+  RF_HOLD = 6,     /* older agents: look at the facts again; skippable hint */
   RF_UNFOLD = 7,   /* agent:  a hazard waits until nothing is folded; token names the request */
   RF_UNFOLDED = 8, /* daemon: answer to RF_UNFOLD */
   RF_REFUSED = 9,  /* daemon: one line for stderr; QEMU runs on as if the agent were absent */
   /* 10 and 11 were in use once */
-  RF_CHANGED = 12,  /* agent:  a hazard ended (descriptor closed); skippable hint */
+  RF_CHANGED = 12,  /* older agents: a descriptor was closed; skippable hint */
   RF_DETACHED = 13, /* daemon: nothing is folded any more; keep the uffd, delay no call */
   RF_FENCE = 14,    /* daemon: no command of an older session may run from now on */
   RF_FENCED = 15,   /* agent:  none runs, nor will run; commands of this session may come */
@@ -57,8 +57,10 @@ struct rf_header {
   uint32_t generation; /* of the daemon's session; an agent drops commands of an older one (D10) */
 };
 
-#define RF_CAP_DISCARD 1u   /* sets bits before fallocate/madvise discards */
-#define RF_CAP_BUFFERED 2u  /* delays calls that would end the buffered gate */
+#define RF_CAP_DISCARD 1u /* sets bits before fallocate/madvise discards */
+/* Older agents: delays calls that bring device writes in flight. Daemons that do not ask the kernel
+   who holds a page fold nothing without it. */
+#define RF_CAP_BUFFERED 2u
 #define RF_CAP_CONSUMERS 4u /* delays calls that would start another consumer of the RAM file */
 #define RF_CAP_FILLS 8u     /* waits for fills between a discard's bits and its call */
 #define RF_CAP_COMMANDS 16u /* knows RF_FENCE and RF_COMMAND */
@@ -120,21 +122,23 @@ struct rf_ready {
   uint8_t instance[16];
 };
 
-/* Why the buffered gate ended or another consumer would start. Also bits of rf_hello.hazards. */
+/* Why a call must not meet a folded page. Also bits of rf_hello.hazards and rf_shared.sticky. */
 enum rf_hazard {
-  RF_HAZARD_DIRECT_IO = 1,      /* O_DIRECT descriptor */
-  RF_HAZARD_FILESYSTEM = 2,     /* descriptor of a file system not on the allow-list */
-  RF_HAZARD_SG_IO = 4,          /* SG_IO or a generic SCSI device */
-  RF_HAZARD_FIXED_BUFFERS = 8,  /* io_uring registered buffers */
+  /* Device writes in flight. Only older agents report these. */
+  RF_HAZARD_DIRECT_IO = 1,     /* O_DIRECT descriptor */
+  RF_HAZARD_FILESYSTEM = 2,    /* descriptor of a file system not on the allow-list */
+  RF_HAZARD_SG_IO = 4,         /* SG_IO or a generic SCSI device */
+  RF_HAZARD_FIXED_BUFFERS = 8, /* io_uring registered buffers */
+  /* Other consumers of RAM, and changes of its mappings. */
   RF_HAZARD_RAM_FD_PASSED = 16, /* the RAM file's descriptor sent elsewhere (vhost-user) */
-  RF_HAZARD_DEVICE = 32,        /* vfio, vdpa, vhost-scsi, udmabuf opened */
+  RF_HAZARD_DEVICE = 32,        /* RAM given to a device: udmabuf, iommufd by file, vfio, vdpa */
   RF_HAZARD_EXEC = 64,          /* execve in this process */
   RF_HAZARD_REMAP = 128,        /* RAM unmapped, remapped or mapped over */
   RF_HAZARD_LOCK = 256,         /* mlock, mlockall */
   RF_HAZARD_OTHER_UFFD = 512    /* QEMU's own userfaultfd: postcopy, background snapshot */
 };
 
-struct rf_hold { /* RF_HOLD, RF_CHANGED */
+struct rf_hold { /* RF_HOLD, RF_CHANGED: of older agents */
   struct rf_header h;
   uint32_t hazard;
   uint32_t sequence;
@@ -225,17 +229,13 @@ struct rf_answer {
  * growing). One page of words, then the discard bitmap: bit i of the 64-bit words after it is page
  * i in the order of the offer's blocks.
  *
- * The gate (both sides sequentially consistent):
- *   daemon, a run that may leave:  runs_active += 1; guard; read sequence, pending; pread ...;
- *                                  read sequence, pending again; commit; punch; runs_active -= 1.
- *                                  A run goes on only while pending == 0 and sequence is the one
- *                                  its facts were read at.
- *   agent, before a hazard begins: pending += 1; sequence += 1; wait until runs_active == 0, or the
- *                                  connection ended (a dead daemon has finished its system calls);
- *                                  begin the hazard; sequence += 1; pending -= 1.
- *   A wait that takes longer than RF_HOLD_MS_MAX fails the call with EBUSY instead.
+ * A hazard begins when nothing is folded: the agent sends RF_UNFOLD and waits for RF_UNFOLDED.
+ * Before RF_READY it has waited for the calls that began before it had this memory.
  *
- * The discard (T5; sequentially consistent too):
+ * Older agents (RF_CAP_BUFFERED) hold calls that bring device writes in flight, without a message:
+ * they raise `pending` and `sequence`, wait until `runs_active` is 0, and lower `pending`.
+ *
+ * The discard (T5; sequentially consistent):
  *   agent:           discards_active += 1; set the bits; wait for the fills under way; the call;
  *                    clear the bits if it failed; discards_active -= 1.
  *   daemon, a fill:  its filling word becomes odd; look at the bit; COPY, unless it is set; the
@@ -279,8 +279,8 @@ struct rf_shared {
   uint8_t instance[16];
   uint8_t reserved0[32];
   /* written by the agent */
-  RF_ATOMIC32 sequence;        /* moves before a hazard begins and after it has begun */
-  RF_ATOMIC32 pending;         /* hazards that are beginning right now */
+  RF_ATOMIC32 sequence;        /* older agents only; else 0 */
+  RF_ATOMIC32 pending;         /* older agents only; else 0 */
   RF_ATOMIC32 sticky;          /* RF_HAZARD_* that began and cannot end in this process */
   RF_ATOMIC32 discards_active; /* discards between their first bit and their end */
   uint8_t reserved1[48];

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Preloaded behind the agent: stops each fallocate and madvise(MADV_REMOVE) just before the kernel
 // would see it and asks the test, over the descriptor RF_TEST_PROBE, what to do: 'g' go on, 'f'
-// fail with EIO. So the test can look at what the agent had done by then. Counts the calls under way
-// that a folded page would not survive, in the memory of the descriptor RF_TEST_LIVE. Stands in for
-// devices that are not here: what they are asked for succeeds.
+// fail with EIO. So the test can look at what the agent had done by then. Counts the calls under
+// way that a folded page would not survive, in the memory of the descriptor RF_TEST_LIVE. Stands in
+// for devices that are not here: what they are asked for succeeds.
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/udmabuf.h>
