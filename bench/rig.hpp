@@ -21,7 +21,8 @@ class Rig {
  public:
   Rig(std::shared_ptr<store::Contents> contents, std::uint32_t id, std::uint64_t pages,
       bool serve = true,
-      std::unique_ptr<guest::QuietProof> proof = std::make_unique<guest::FactsProof>())
+      std::unique_ptr<guest::QuietProof> proof =
+          std::make_unique<guest::PinProof>(test::pin_test()))
       : contents_(std::move(contents)),
         process_(test::GuestProcess::start(PageCount{pages})),
         vm_(process_->make_vm(id)),
