@@ -17,7 +17,7 @@ demo=("${image[@]}" "${guest[@]}")
 # Real QEMU, real systemd, real FUSE; spin for the model; clang for the fuzzers and the locks.
 test=("${image[@]}" "${guest[@]}" busybox-static catch2 clang-19 libclang-rt-19-dev fuse3 iproute2
   libfuse3-dev librapidcheck-dev libvirt-clients libvirt-daemon-driver-qemu libvirt-daemon-system
-  procps spin systemd
+  procps qemu-utils spin systemd
   xdelta3)  # what bench/run measures beside ours
 lint=(clang-19 clang-tidy-19 clang-format-19 python3)
 

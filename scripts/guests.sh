@@ -12,6 +12,7 @@
 #   web    bookworm with systemd and nginx, which serves pages that were generated into its disk
 #   kv     trixie with a minimal init and redis
 #   mini   a kernel and an initramfs with busybox: boots in seconds, nothing to debootstrap
+#   disks  the same with drivers of all disks that QEMU has, and disk_reader
 #   db     bullseye for i386 with a minimal init and postgres
 #   script bullseye with a minimal init and a web application in python
 #
@@ -19,7 +20,7 @@
 # shell, without prompt and echo, on the second (its output is a pipe, so that no shell takes itself
 # for interactive). web, kv and mini run ramcheck (tests/vm/guest), which checks the guest's memory;
 # db and script have a command guest-load, which gives their service work and returns when it is
-# done. guest_kinds.sh has the recipes.
+# done. disks has disk_reader, of tests/vm/guest too. guest_kinds.sh has the recipes.
 #
 # An image is a directory: vmlinuz, initrd.gz, disk.ext4 (not for mini) and image.json. Its name
 # carries a hash of the recipe, so a changed one gives a new image; kernels and bare root trees are
@@ -116,6 +117,7 @@ mirror() {
 # ---- kernel, busybox and modules of a suite -----------------------------------------------------
 
 modules_needed=(virtio_pci virtio_blk ext4 virtio_balloon)
+disk_modules=(virtio_scsi sd_mod ata_piix nvme)
 
 # The kernel's package: the small one made for VMs, where there is one.
 kernel_package() {
@@ -224,16 +226,24 @@ exec switch_root /disk "${init:-/sbin/init}"
 I
 }
 
-initrd_mini() {
+initrd_shell() {
   cat <<'I'
-ip link set lo up
-ramcheck run --files 2 /bin --files 2 /modules --records 12 &
-until ramcheck ask state >/dev/null 2>&1; do sleep 0.1; done
 echo "GUEST-READY up=$(cut -d' ' -f1 /proc/uptime)"
 stty -F /dev/ttyS1 -echo -onlcr
 while :; do setsid sh -c 'sh 2>&1 | cat' </dev/ttyS1 >/dev/ttyS1 2>&1; sleep 0.2; done
 I
 }
+
+initrd_mini() {
+  cat <<'I'
+ip link set lo up
+ramcheck run --files 2 /bin --files 2 /modules --records 12 &
+until ramcheck ask state >/dev/null 2>&1; do sleep 0.1; done
+I
+  initrd_shell
+}
+
+initrd_disks() { initrd_shell; }
 
 # ---- root trees and disks -----------------------------------------------------------------------
 
@@ -261,6 +271,7 @@ make_disk() {
 }
 
 compile_ramcheck() { gcc -static -O2 -Wall -pthread -o "$1" "$source_dir/ramcheck.c"; }
+compile_disk_reader() { gcc -static -O2 -Wall -o "$1" "$source_dir/disk_reader.c"; }
 
 # ---- images -------------------------------------------------------------------------------------
 
@@ -270,7 +281,9 @@ make_image() {
   kernel=$(kernel_dir "$suite" "$arch")
   once "$kernel" make_kernel "$suite" "$arch"
   cp "$kernel/vmlinuz" "$new/vmlinuz"
-  compile_ramcheck "$new/ramcheck"
+  local program=ramcheck
+  [ "$kind" != disks ] || program=disk_reader
+  "compile_$program" "$new/$program"
   if [ -n "$packages" ]; then
     root=$(root_dir "$suite" "$arch" "$packages")
     once "$root" make_root "$suite" "$arch" "$packages"
@@ -282,7 +295,7 @@ make_image() {
     step "$new.log" "$kind: making the disk" make_disk "$new/root" "$new/disk.ext4"
     rm -rf "$new/root"
   else
-    make_initrd "$new/initrd.gz" "$kernel" "initrd_$kind" "$new/ramcheck"
+    make_initrd "$new/initrd.gz" "$kernel" "initrd_$kind" "$new/$program"
   fi
   local disk=false
   [ -z "$packages" ] || disk=true
@@ -308,6 +321,10 @@ build() {
       web) once "$dir" make_image web bookworm amd64 "$web_packages" /sbin/init ;;
       kv) once "$dir" make_image kv trixie amd64 "$kv_packages" /sbin/guest-init ;;
       mini) once "$dir" make_image mini bookworm amd64 '' /init ;;
+      disks)
+        modules_needed+=("${disk_modules[@]}")
+        once "$dir" make_image disks bookworm amd64 '' /init
+        ;;
       db) once "$dir" make_image db bullseye i386 "$db_packages" /sbin/guest-init ;;
       script)
         once "$dir" make_image script bullseye amd64 "$script_packages" /sbin/guest-init
@@ -333,12 +350,12 @@ main() {
     case $command:$name in
       kernel:bookworm | kernel:trixie) ;;
       kernel:*) say "no such suite: $name"; exit 2 ;;
-      *:web | *:kv | *:mini | *:db | *:script) ;;
+      *:web | *:kv | *:mini | *:disks | *:db | *:script) ;;
       *) say "unknown kind: $name"; exit 2 ;;
     esac
   done
   recipe_hash=$(cat "${BASH_SOURCE[0]}" "$here/guest_kinds.sh" \
-    "$source_dir"/{ramcheck.c,catalogue.py} | hash_of)
+    "$source_dir"/{ramcheck.c,disk_reader.c,catalogue.py} | hash_of)
   case $command in
     build)
       mkdir -p "$cache"

@@ -41,7 +41,7 @@ QEMU = os.environ.get("RAMFOLD_QEMU", "qemu-system-x86_64")
 # QEMU 7.2 under TCG corrupts flags around cmpxchg16b: newer kernels crash at boot without "-cx16".
 CPU = "qemu64,-cx16"
 PROBE_EVERY_S = 2
-KINDS = ("web", "kv", "mini", "db", "script")  # of scripts/guests.sh
+KINDS = ("web", "kv", "mini", "disks", "db", "script")  # of scripts/guests.sh
 
 
 class VmError(Exception):

@@ -1,0 +1,273 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Guests read O_DIRECT disks on slow storage into memory that is folded all the time.
+
+Every row is a VM with a disk of each device model (disk_rows.py), on storage whose reads take up
+to 30 ms and end out of order (slow_storage.py). The guest's sectors verify themselves. No sector
+may be wrong, and a row counts only when enough was folded and verified.
+
+With --must-lose the daemon is one that breaks a rule on purpose: a wrong sector must be seen.
+RAMFOLD_LONG=1: every row, an hour. RAMFOLD_SEED=n. RAMFOLD_MATRIX_DIRS=DIR:DIR...: directories on
+other file systems that get a row each.
+"""
+import dataclasses
+import os
+import pathlib
+import re
+import subprocess
+import time
+
+import disk_rows
+import slow_storage
+import vm_tests
+from patience import deadline, slower
+from vm_tests import rig_of, vm
+
+LONG = os.environ.get("RAMFOLD_LONG", "0") == "1"
+SEED = int(os.environ.get("RAMFOLD_SEED", "0")) or int(time.time())
+MEMORY_MIB = 160
+DISK_MIB = 16
+CONFIG = {"fold": {"when": "eager", "passes": 1, "pass_seconds": 0.1, "backoff": False},
+          "reform": {"policy": "off"}, "scan": {"cpu": 1.0}}
+
+ROW_S = 130 if LONG else 25
+# What a row has to reach, however long it takes.
+CHECKS_MIN = 100_000 if LONG else 20_000  # of each disk
+FOLDS_MIN = 200_000 if LONG else 20_000
+ROW_S_MAX = 600
+LOSE_S_MAX = 240
+
+PROGRESS = re.compile(r"^SECTORS(?P<done>-DONE)? disk=(?P<disk>\d+) .*checks=(?P<checks>\d+) "
+                      r"later=(?P<later>\d+) wrong=(?P<wrong>\d+)", re.MULTILINE)
+BAD = re.compile(r"^(?:WRONG|FAILED) .*$", re.MULTILINE)
+HELD_FROM_MIB = 96
+HELD_MIB = 32
+
+
+class Lost(vm.VmError):
+    """A guest read something else than its disk holds."""
+
+
+def make_images(reader, images):
+    """Every disk number as a raw image and as a qcow2."""
+    images.mkdir()
+    for number in range(len(disk_rows.DEVICES)):
+        raw = images / f"{number}.raw"
+        slow_storage.run(reader, "make", raw, DISK_MIB, number)
+        slow_storage.run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw,
+                         images / f"{number}.qcow2")
+
+
+def qemus():
+    """The QEMUs of this host that differ in their version."""
+    found = {}
+    for path in (vm.QEMU, "/usr/bin/qemu-system-x86_64", "/usr/bin/qemu-kvm",
+                 "/usr/libexec/qemu-kvm", "/usr/local/bin/qemu-system-x86_64"):
+        asked = subprocess.run([path, "--version"], capture_output=True, text=True, check=False) \
+            if "/" not in path or os.path.exists(path) else None
+        if asked is not None and asked.returncode == 0:
+            found.setdefault(asked.stdout.splitlines()[0], path)
+    return found
+
+
+class Row:
+    """One VM with its disks, reading. `paths` says where each disk's image is."""
+
+    def __init__(self, rig, run_dir, name, disks, paths, env=None):
+        self.rig = rig
+        self.disks = disks
+        kind = dataclasses.replace(vm.guest("disks"), machine="pc")
+        extra = []
+        for number, (disk, path) in enumerate(zip(disks, paths)):
+            extra += disk.arguments(number, path)
+        self.guest = vm.Vm(kind, name, run_dir, memory_mib=MEMORY_MIB, balloon=None,
+                           env={**rig.qemu_env, **(env or {})}, extra=extra)
+
+    def __enter__(self):
+        self.guest.start()
+        try:
+            self.guest.wait_ready(120)
+            self.must_be_judged()
+            self.guest.sh("disk_reader read >/dev/ttyS0 2>&1 </dev/null &")
+            self.guest.wait_serial(rf"READING disks={len(self.disks)}\b", 60)
+        except BaseException:
+            self.guest.stop()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self.guest.stop()
+
+    def must_be_judged(self):
+        """Skips where the daemon goes by descriptors and refuses O_DIRECT before it asks pages."""
+        def answered():
+            try:
+                view = self.rig.vm(self.guest.name)
+            except vm.VmError:
+                return None  # not attached yet
+            return view if view["gate"] != "unknown" else None
+        self.rig.wait("the VM is judged", answered, 60)
+        if "direct_io" in self.rig.reasons(self.guest.name):
+            vm.skip("this daemon refuses VMs with O_DIRECT disks")
+
+    def progress(self):
+        """What each disk's reader has said last: {disk: (checks, later)}; Lost when it is bad."""
+        said = self.guest.serial().replace("\r", "")
+        bad = BAD.findall(said)
+        if bad:
+            raise Lost("\n".join(bad[:4]))
+        if not self.guest.running():
+            raise vm.VmError(f"QEMU ended: {self.guest.log()[-1000:]}")
+        return {int(found["disk"]): (int(found["checks"]), int(found["later"]))
+                for found in PROGRESS.finditer(said)}
+
+    def folds(self):
+        """Pages that have left: those that have come back, and those that are away."""
+        try:
+            view = self.rig.vm(self.guest.name)
+        except vm.VmError:
+            return 0  # not attached yet
+        return view["saved"]["folded_pages"] + sum(
+            kind["count"] for kind in view["faults"] if kind["kind"] == "content")
+
+    def run(self, seconds, checks_min, folds_min, seconds_max):
+        """Reads for so long, and until enough was done."""
+        least = time.monotonic() + seconds
+        end = deadline(seconds_max)
+        while True:
+            done, folds = self.progress(), self.folds()
+            enough = (len(done) == len(self.disks) and folds >= folds_min and
+                      all(checks >= checks_min for checks, _ in done.values()))
+            if enough and time.monotonic() > least:
+                return
+            if time.monotonic() > end:
+                raise vm.VmError(f"too little happens: {folds} folds, {done}; "
+                                 f"{self.rig.reasons(self.guest.name)}")
+            time.sleep(0.5)
+
+    def finish(self):
+        """Every buffer is verified once more; tells the figures."""
+        self.guest.sh("killall -TERM disk_reader")
+        self.guest.wait_serial(r"SECTORS-DONE", 120, count=len(self.disks))
+        done, folds = self.progress(), self.folds()
+        for number, disk in enumerate(self.disks):
+            checks, later = done[number]
+            print(f"  {disk}: {checks} sectors verified, {later} of them later", flush=True)
+        print(f"  {folds} folds, 0 wrong", flush=True)
+
+
+class Matrix:
+    """The rows, on one rig."""
+
+    def __init__(self, rig, storage):
+        self.rig = rig
+        self.storage = storage
+        self.run_dir = storage.work
+        self.begun = 0
+
+    def row(self, disks, env=None, paths=None):
+        self.begun += 1
+        paths = paths or [self.storage.path(disk.storage, f"{number}.{disk.format}")
+                          for number, disk in enumerate(disks)]
+        return Row(self.rig, self.run_dir, f"row{self.begun}", disks, paths, env)
+
+    def must_hold(self, name, disks, **how):
+        print(f"{name}:", flush=True)
+        with self.row(disks, **how) as row:
+            row.run(ROW_S, CHECKS_MIN, FOLDS_MIN, ROW_S_MAX)
+            row.finish()
+
+    def must_lose(self):
+        """A wrong sector is met, or this test could not have found one."""
+        began = time.monotonic()
+        with self.row(disk_rows.paired_rows()[0]) as row:
+            try:
+                row.run(LOSE_S_MAX * slower(), 0, 0, 2 * LOSE_S_MAX)
+            except Lost as wrong:
+                seconds = time.monotonic() - began
+                print(f"caught after {seconds:.0f} s, {row.folds()} folds:\n{wrong}", flush=True)
+                return
+            raise vm.VmError(f"no wrong sector, {row.folds()} folds: the test is too weak")
+
+    def all(self, holder):
+        versions = qemus()
+        every = disk_rows.every_row() if LONG else disk_rows.paired_rows()
+        for number, disks in enumerate(every):
+            # Every QEMU has its turn, and each of them more than one row.
+            version, vm.QEMU = list(versions.items())[number % len(versions)]
+            self.must_hold(f"row {number + 1} of {len(every)}, {version}", disks)
+        self.other_file_systems()
+        self.passed_through()
+        self.held(holder)
+
+    def other_file_systems(self):
+        if slow_storage.kernel_has("overlay"):
+            self.must_hold("overlay over FUSE", disk_rows.row_on("overlay"))
+        else:
+            print("not run: overlay: this kernel has none", flush=True)
+        for path in filter(None, os.environ.get("RAMFOLD_MATRIX_DIRS", "").split(":")):
+            kind = slow_storage.run("stat", "--file-system", "--format=%T", path)
+            self.must_hold(f"{path}, {kind}", disk_rows.row_on(path))
+        for filesystem in ("nfs4", "cifs", "9p"):
+            why = ("mount it and name a directory of it in RAMFOLD_MATRIX_DIRS"
+                   if slow_storage.kernel_has(filesystem) else "this kernel has none")
+            print(f"not run: {filesystem}: {why}", flush=True)
+
+    def passed_through(self):
+        image = self.storage.images / "0.raw"
+        with slow_storage.scsi_debug(image, DISK_MIB) as devices:
+            if devices is None:
+                print("not run: scsi-block, scsi-generic: this kernel has no scsi_debug",
+                      flush=True)
+                return
+            for model, device in zip(disk_rows.PASSED_THROUGH, devices):
+                disk = disk_rows.Disk(model, "-", "raw", False, device)
+                self.must_hold(model, [disk], paths=[device])
+
+    def held(self, holder):
+        """A part of RAM is registered as an io_uring buffer: it stays, the rest is folded."""
+        env = {"LD_PRELOAD": f"{self.rig.agent}:{holder}", "HOLD_FROM_MIB": str(HELD_FROM_MIB),
+               "HOLD_MIB": str(HELD_MIB)}
+        print(f"registered buffer of {HELD_MIB} MiB:", flush=True)
+        with self.row(disk_rows.row_on("fuse"), env) as row:
+            self.rig.wait("the buffer is registered", lambda: "holder:" in row.guest.log(), 60)
+            if f"holder: holds {HELD_MIB} MiB" not in row.guest.log():
+                raise vm.VmError(row.guest.log())
+            row.run(ROW_S, CHECKS_MIN, FOLDS_MIN, ROW_S_MAX)
+            first, end = HELD_FROM_MIB << 20, (HELD_FROM_MIB + HELD_MIB) << 20
+            with open(row.guest.ram_file(), "rb") as ram:
+                hole = os.lseek(ram.fileno(), first, os.SEEK_HOLE)
+            if hole < end:
+                raise vm.VmError(f"a page of the registered buffer has left, at {hole:#x}")
+            row.finish()
+
+
+def test(run_dir, options):
+    print(f"seed {SEED}", flush=True)
+    images = run_dir / "images"
+    make_images(vm.build_images("disks")[0] / "disk_reader", images)
+    with slow_storage.Storage(options.slow_disk, images, SEED) as storage:
+        rig = rig_of(options, run_dir, CONFIG)
+        if options.must_lose:
+            rig.daemon_binary = pathlib.Path(options.must_lose)
+        with rig:
+            matrix = Matrix(rig, storage)
+            if options.must_lose:
+                matrix.must_lose()
+            else:
+                matrix.all(options.holder)
+
+
+def main():
+    options = vm_tests.rig_parser(__doc__)
+    options.add_argument("--slow-disk", required=True)
+    options.add_argument("--holder", required=True)
+    options.add_argument("--must-lose", metavar="DAEMON")
+    chosen = options.parse_args()
+    if os.geteuid() != 0:
+        vm.skip("mounting and folding need root")
+    slow_storage.enter_own_mounts()
+    vm_tests.run(test, chosen)
+
+
+main()
