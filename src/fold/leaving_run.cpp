@@ -4,6 +4,7 @@
 #include <bit>
 
 #include "base/check.hpp"
+#include "base/clock.hpp"
 #include "base/test_points.hpp"
 #include "fold/mask.hpp"
 
@@ -46,7 +47,10 @@ LeavingRun::LeavingRun(guest::Vm& vm, guest::QuietProof& proof, const scan::Wind
   own(fresh, true);
   own(again, false);
   if ((fresh_ | again_) == 0) return;
-  if (kAsked == Asked::before_guard) ask(proof);
+  if (kAsked == Asked::before_guard) {
+    ask(proof);
+    sleep_ns(3'000'000);  // time for a write to begin of which the answer says nothing
+  }
   guard();
   verify_present();
   if (!pass_.holds()) {

@@ -12,6 +12,7 @@ DEVICES = ("virtio-blk", "virtio-scsi", "nvme", "ide")
 ENGINES = ("threads", "native", "io_uring")
 FORMATS = ("raw", "qcow2")
 STORAGES = ("fuse", "loop")  # a slow file itself, and a loop device over it
+OVERLAY = "overlay"  # over a slow file, which is copied up when it is opened for writing
 WITH_IOTHREAD = ("virtio-blk", "virtio-scsi")
 PASSED_THROUGH = ("scsi-block", "scsi-generic")  # the guest's SCSI commands go to a real disk
 
@@ -37,15 +38,16 @@ class Disk:
     def arguments(self, number, path):
         """QEMU's arguments for it as the VM's disk `number`, whose image is at `path`."""
         name = f"d{number}"
+        only_read = ",read-only=on" if self.storage == OVERLAY else ""
         if self.device in PASSED_THROUGH:
             return ["-blockdev", f"driver=host_device,node-name={name},filename={path}",
                     "-device", f"virtio-scsi-pci,id={name}-bus",
                     "-device", f"{self.device},bus={name}-bus.0,drive={name}"]
         driver = "host_device" if self.storage == "loop" else "file"
         file = (f"driver={driver},node-name={name}-file,filename={path},aio={self.engine},"
-                "cache.direct=on")
-        line = ["-blockdev", file,
-                "-blockdev", f"driver={self.format},node-name={name},file={name}-file"]
+                f"cache.direct=on{only_read}")
+        line = ["-blockdev", file, "-blockdev",
+                f"driver={self.format},node-name={name},file={name}-file{only_read}"]
         thread = ""
         if self.iothread:
             line += ["-object", f"iothread,id={name}-thread"]
@@ -92,4 +94,4 @@ def row_on(storage):
     """A row of raw disks on another storage, with an engine for each."""
     engines = itertools.cycle(ENGINES)
     return [Disk(device, next(engines), "raw", device in WITH_IOTHREAD, storage)
-            for device in DEVICES]
+            for device in DEVICES if storage != OVERLAY or device != "ide"]  # which has to write

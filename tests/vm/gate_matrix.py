@@ -20,7 +20,7 @@ import time
 import disk_rows
 import slow_storage
 import vm_tests
-from patience import deadline, slower
+from patience import deadline
 from vm_tests import rig_of, vm
 
 LONG = os.environ.get("RAMFOLD_LONG", "0") == "1"
@@ -35,7 +35,7 @@ ROW_S = 130 if LONG else 25
 CHECKS_MIN = 100_000 if LONG else 20_000  # of each disk
 FOLDS_MIN = 200_000 if LONG else 20_000
 ROW_S_MAX = 600
-LOSE_S_MAX = 240
+LOSE_S_MAX = 120
 
 PROGRESS = re.compile(r"^SECTORS(?P<done>-DONE)? disk=(?P<disk>\d+) .*checks=(?P<checks>\d+) "
                       r"later=(?P<later>\d+) wrong=(?P<wrong>\d+)", re.MULTILINE)
@@ -181,12 +181,16 @@ class Matrix:
         """A wrong sector is met, or this test could not have found one."""
         began = time.monotonic()
         with self.row(disk_rows.paired_rows()[0]) as row:
-            try:
-                row.run(LOSE_S_MAX * slower(), 0, 0, 2 * LOSE_S_MAX)
-            except Lost as wrong:
-                seconds = time.monotonic() - began
-                print(f"caught after {seconds:.0f} s, {row.folds()} folds:\n{wrong}", flush=True)
-                return
+            end = deadline(LOSE_S_MAX)
+            while time.monotonic() < end:
+                try:
+                    row.progress()
+                except Lost as wrong:
+                    seconds = time.monotonic() - began
+                    print(f"caught after {seconds:.0f} s, {row.folds()} folds:\n{wrong}",
+                          flush=True)
+                    return
+                time.sleep(0.2)
             raise vm.VmError(f"no wrong sector, {row.folds()} folds: the test is too weak")
 
     def all(self, holder):
@@ -202,7 +206,7 @@ class Matrix:
 
     def other_file_systems(self):
         if slow_storage.kernel_has("overlay"):
-            self.must_hold("overlay over FUSE", disk_rows.row_on("overlay"))
+            self.must_hold("overlay over FUSE", disk_rows.row_on(disk_rows.OVERLAY))
         else:
             print("not run: overlay: this kernel has none", flush=True)
         for path in filter(None, os.environ.get("RAMFOLD_MATRIX_DIRS", "").split(":")):

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 
+import disk_rows
 import vm_tests  # noqa: F401  finds the scripts
 import vm
 from patience import deadline
@@ -122,7 +123,7 @@ class Storage:
             return self.slow / image
         if storage == "loop":
             return self._loop(image)
-        if storage == "overlay":
+        if storage == disk_rows.OVERLAY:
             return self._overlay_mount() / image
         directory = pathlib.Path(storage) / f"ramfold-matrix.{os.getpid()}"
         if not directory.exists():
