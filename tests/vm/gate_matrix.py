@@ -50,7 +50,7 @@ class Lost(vm.VmError):
 
 def make_images(reader, images):
     """Every disk number as a raw image and as a qcow2."""
-    images.mkdir()
+    images.mkdir(exist_ok=True)
     for number in range(len(disk_rows.DEVICES)):
         raw = images / f"{number}.raw"
         slow_storage.run(reader, "make", raw, DISK_MIB, number)

@@ -101,7 +101,7 @@ class Storage:
         if not os.path.exists("/dev/fuse"):
             vm.skip("there is no /dev/fuse")
         point = self.work / "slow"
-        point.mkdir()
+        point.mkdir(exist_ok=True)
         server = subprocess.Popen(
             ["setpriv", "--pdeathsig", "KILL", "--", binary, point, self.images,
              str(DELAY_MS_MAX), str(seed)], stdin=subprocess.DEVNULL, text=True,
@@ -147,7 +147,7 @@ class Storage:
             upper = self.work / "upper"
             point = self.work / "overlay"
             for directory in (upper, point):
-                directory.mkdir()
+                directory.mkdir(exist_ok=True)
             run("mount", "-t", "tmpfs", "tmpfs", upper)  # an overlay cannot be its upper layer
             self._mounted(upper)
             for name in ("new", "work"):

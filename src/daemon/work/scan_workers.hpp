@@ -36,8 +36,8 @@ class ScanWorkers {
   ScanWorkers& operator=(const ScanWorkers&) = delete;
 
   void start();
-  // The test that pages are asked with before they leave. No gate is open before this is called, and
-  // no page leaves. `test` outlives this. REQUIRES: called once.
+  // Before a page leaves, `test` tells who holds it. Until this is called no gate is open, and no
+  // page leaves. `test` outlives this. REQUIRES: called once.
   void fold_with(const sys::PinTest& test) noexcept { pin_test_.store(&test); }
   // Waits up to 3 s for the threads. A thread that a process holds up is abandoned
   // (daemon/threads/apart.hpp).
