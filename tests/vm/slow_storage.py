@@ -94,7 +94,9 @@ class Storage:
         self._resources.close()
 
     def _mounted(self, point):
-        self._resources.callback(subprocess.run, ["umount", "--lazy", str(point)], check=False)
+        # A server that was told to end has unmounted itself.
+        self._resources.callback(subprocess.run, ["umount", "--lazy", str(point)], check=False,
+                                 stderr=subprocess.DEVNULL)
         return point
 
     def _mount_slow(self, binary, seed):
