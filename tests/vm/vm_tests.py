@@ -18,6 +18,7 @@ import sys
 
 sys.dont_write_bytecode = True  # nothing appears in the source tree
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "scripts"))
+import kernel_can  # noqa: E402
 import ramfold_rig  # noqa: E402
 import vm  # noqa: E402
 
@@ -43,6 +44,8 @@ def rig_of(options, run_dir, config=None):
         vm.skip("folding needs root")
     if not os.path.exists("/dev/userfaultfd"):
         vm.skip("there is no /dev/userfaultfd")
+    if refusal := kernel_can.no_bpf():
+        vm.skip(f"the gate cannot ask the kernel here: {refusal}")
     return ramfold_rig.Rig(options.build, run_dir, config)
 
 

@@ -17,6 +17,7 @@ import time
 from service_manager import ServiceManager
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3] / 'scripts'))
+from kernel_can import no_bpf  # noqa: E402
 from patience import deadline, slower  # noqa: E402
 
 CONFIG = """
@@ -66,6 +67,9 @@ def wait(what, condition, seconds=30):
 def need_userfaultfd():
     if not os.path.exists('/dev/userfaultfd') or os.geteuid() != 0:
         print('needs root and /dev/userfaultfd')
+        sys.exit(77)
+    if refusal := no_bpf():
+        print(f'the gate cannot ask the kernel here: {refusal}')
         sys.exit(77)
 
 
