@@ -206,7 +206,7 @@ TEST_CASE("pages that something held in the last pass are told, and the others a
   int ends[2];
   REQUIRE(::pipe2(ends, O_CLOEXEC) == 0);
   sys::Fd out(ends[0]);
-  const sys::Fd in(ends[1]);
+  sys::Fd in(ends[1]);
   loff_t at = 0;
   REQUIRE(::splice(guest.process->ram(), &at, in.get(), nullptr, kHeld << kPageShift, 0) ==
           static_cast<ssize_t>(kHeld << kPageShift));
@@ -222,6 +222,7 @@ TEST_CASE("pages that something held in the last pass are told, and the others a
   const guest::VmCounters& counters = guest.vm->vm->counters();
   CHECK(test::soon([&] { return held() == kHeld && counters.folded_content.get() == 64 - kHeld; }));
   out.reset();
+  in.reset();
   CHECK(test::soon([&] { return held() == 0 && counters.folded_content.get() == 64; }));
   scanning.workers->stop();
 }
