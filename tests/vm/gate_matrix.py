@@ -87,7 +87,6 @@ class Row:
         self.guest.start()
         try:
             self.guest.wait_ready(120)
-            self.must_be_judged()
             self.guest.sh("disk_reader read >/dev/ttyS0 2>&1 </dev/null &")
             self.guest.wait_serial(rf"READING disks={len(self.disks)}\b", 60)
         except BaseException:
@@ -97,18 +96,6 @@ class Row:
 
     def __exit__(self, *_):
         self.guest.stop()
-
-    def must_be_judged(self):
-        """Skips where the daemon goes by descriptors and refuses O_DIRECT before it asks pages."""
-        def answered():
-            try:
-                view = self.rig.vm(self.guest.name)
-            except vm.VmError:
-                return None  # not attached yet
-            return view if view["gate"] != "unknown" else None
-        self.rig.wait("the VM is judged", answered, 60)
-        if "direct_io" in self.rig.reasons(self.guest.name):
-            vm.skip("this daemon refuses VMs with O_DIRECT disks")
 
     def progress(self):
         """What each disk's reader has said last: {disk: (checks, later)}; Lost when it is bad."""
