@@ -8,6 +8,7 @@
 #include "patience.hpp"
 #include "store/arena/size_classes.hpp"
 #include "store/stats.hpp"
+#include "sys/page_batches.hpp"
 
 using namespace ramfold;
 using guest::Tag;
@@ -35,6 +36,8 @@ class Working {
     verdict.may_observe = verdict.may_fold = true;
     host_.publish(std::move(verdict));
     vms_.add(attached_);
+    sys::drain_page_batches();  // a page in a batch is held, and stays
+    workers_.fold_with(test::pin_test());
     workers_.start();
   }
   ~Working() {
