@@ -127,9 +127,14 @@ class Lost:
         mine = f'{LOST} of vm {self.vm()["name"]} '
         if not any(r['code'] == 'off' and mine in r['text'] for r in host['reasons']):
             raise Failed(f'off, and {mine!r} is not told: {host["reasons"]}')
-        listed = cli(self.rig, 'list', '-o', 'PID,STATE,WHY')
-        if not re.search(rf'\b{LOST} (lost pages|of its pages are lost)', listed.stdout):
-            raise Failed(f'not in list: {listed}')
+
+        def listed():  # the column has the first reason: the agent may not have come back yet
+            shown = cli(self.rig, 'list', '-o', 'PID,STATE,WHY').stdout
+            return re.search(rf'\b{LOST} (lost pages|of its pages are lost)', shown)
+        try:
+            wait('listed', listed, 20)
+        except Failed:
+            raise Failed(f'not in list: {cli(self.rig, "list", "-o", "PID,STATE,WHY")}') from None
         if f'but {LOST} pages' not in (shown := cli(self.rig, 'status')).stdout:
             raise Failed(f'not in status: {shown}')
 
