@@ -240,7 +240,7 @@ class Reader {
   }
 
   void unknown(const std::string& path, const toml::node& node) {
-    if (path == "gate.grace_seconds" || path == "vm.grace_seconds") {
+    if (path.ends_with(".grace_seconds")) {  // of the host or of a VM
       problem(node, path,
               "is no key any more; remove the line: no grace period is needed, since the kernel "
               "tells which pages a device holds");

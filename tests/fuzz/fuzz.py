@@ -74,19 +74,19 @@ TARGETS = {
     "offer": {
         "sources": ["tests/fuzz/offer_fuzz.cpp", "src/guest/agent_messages.cpp",
                     "src/daemon/agents/command_channel.cpp", "src/sys/message.cpp",
-                    "src/sys/fd.cpp", "src/base/check.cpp"],
+                    "src/sys/fd.cpp", "src/base/check.cpp", "src/base/lock_order.cpp"],
         "seeds": offer_seeds,
         "max_len": 1024,
     },
     "patch": {
         "sources": ["tests/fuzz/store/patch_fuzz.cpp", "src/store/patch/decode.cpp",
-                    "src/store/patch/encode.cpp", "src/base/check.cpp"],
+                    "src/store/patch/encode.cpp", "src/base/check.cpp", "src/base/lock_order.cpp"],
         "seeds": patch_seeds,
         "max_len": 4200,
     },
     "mix": {
         "sources": ["tests/fuzz/store/mix_fuzz.cpp", "src/store/mix/decode.cpp",
-                    "src/store/mix/encode.cpp", "src/base/check.cpp"],
+                    "src/store/mix/encode.cpp", "src/base/check.cpp", "src/base/lock_order.cpp"],
         "seeds": mix_seeds,
         "max_len": 2000,
     },

@@ -111,8 +111,8 @@ def anonymous(build, machine, ram, run_dir):
     print(f"touched {touched} KiB, in memory {before[0]} KiB; "
           f"best {saved(found, 'best') / 2**20:.1f} MiB")
     require(found["moved_bytes"] == 0, "something moved in a guest that stands still")
-    # Pages of zeros that are the kernel's own count as mapped, and take no memory.
-    require(0.9 * before[0] <= touched <= before[0], "this is not what the host has")
+    # Pages of zeros that are the kernel's own count as mapped, and take no memory: a tenth or so.
+    require(0.8 * before[0] <= touched <= before[0], "this is not what the host has")
     require(saved(found, "best") > found["touched_bytes"] // 2, "hardly anything would be saved")
     remedies = " ".join(change["remedy"] for change in found["changes"])
     for what in ("memory-backend-memfd", "ramfold exec"):
