@@ -30,6 +30,12 @@ struct Attached {
     daemon.welcome(RF_ACTION_RESUME, generation, shared.fd());
     daemon.expect(RF_READY);
   }
+  // The daemon lets the VM go and attaches it anew, with other memory. Does not wait for READY.
+  void attach_anew(const Shared& next, uint8_t instance = 1) {
+    rf_bare detached{};
+    daemon.send(&detached, sizeof detached, RF_DETACHED, 1);
+    daemon.welcome(RF_ACTION_RESUME, 1, next.fd(), instance);
+  }
   void answer_unfold(uint32_t hazard, uint32_t ok, uint32_t generation = 1) {
     const auto request = daemon.expect(RF_UNFOLD).as<rf_unfold>();
     CHECK(request.hazard == hazard);

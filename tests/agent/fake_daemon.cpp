@@ -217,11 +217,11 @@ rf_hello Daemon::hello() {
   return expect(RF_HELLO).as<rf_hello>();
 }
 
-void Daemon::welcome(rf_action action, uint32_t generation, int fd) {
+void Daemon::welcome(rf_action action, uint32_t generation, int fd, uint8_t instance) {
   rf_welcome message{};
   message.version = RF_VERSION_MAX;
   message.action = static_cast<uint16_t>(action);
-  message.instance[0] = 42;
+  message.instance[0] = instance;
   send(&message, sizeof message, RF_WELCOME, generation, fd);
 }
 

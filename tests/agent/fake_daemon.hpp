@@ -94,7 +94,7 @@ class Daemon {
   void send(void* message, size_t length, uint16_t type, uint32_t generation, int fd = -1);
 
   rf_hello hello();  // accept and the first message
-  void welcome(rf_action action, uint32_t generation, int fd = -1);
+  void welcome(rf_action action, uint32_t generation, int fd = -1, uint8_t instance = 42);
   rf_offer offer(uint32_t generation);  // welcome, and what comes; keeps uffd and RAM files
   void attach(const Shared& shared, uint32_t generation);
   void attached_from_scratch(const Shared& shared, uint32_t generation);

@@ -227,14 +227,8 @@ TEST_CASE("what was promised for an attachment does not hold for the next") {
   Attached a(8 * kMiB, with_probe(probe.ends[1]));
   std::vector<std::unique_ptr<Shared>> shared;
   const auto begin_next = [&] {
-    rf_bare detached{};
-    a.daemon.send(&detached, sizeof detached, RF_DETACHED, 1);
     shared.push_back(std::make_unique<Shared>(2048, 1));
-    rf_welcome welcome{};
-    welcome.version = RF_VERSION_MAX;
-    welcome.action = RF_ACTION_RESUME;
-    welcome.instance[0] = static_cast<uint8_t>(shared.size());
-    a.daemon.send(&welcome, sizeof welcome, RF_WELCOME, 1, shared.back()->fd());
+    a.attach_anew(*shared.back(), static_cast<uint8_t>(shared.size()));
   };
   unsigned asked_anew = 0;
   for (unsigned round = 0; round < 10; ++round) {
@@ -275,14 +269,8 @@ TEST_CASE("a userfaultfd of QEMU's own stands against its attachment, not agains
     CHECK((a.shared->sticky & RF_HAZARD_OTHER_UFFD) != 0);
   }
   SECTION("the VM is attached anew: whether it is still open can be seen in /proc") {
-    rf_bare detached{};
-    a.daemon.send(&detached, sizeof detached, RF_DETACHED, 1);
     const Shared next(2048, 1);
-    rf_welcome welcome{};
-    welcome.version = RF_VERSION_MAX;
-    welcome.action = RF_ACTION_RESUME;
-    welcome.instance[0] = 1;
-    a.daemon.send(&welcome, sizeof welcome, RF_WELCOME, 1, next.fd());
+    a.attach_anew(next);
     a.daemon.expect(RF_READY);
     CHECK(next->sticky == 0);
     // Another one waits again.
@@ -300,14 +288,8 @@ TEST_CASE(
   a.answer_unfold(RF_HAZARD_OTHER_UFFD, 1);
   CHECK(a.next().result >= 0);
   CHECK(a.guest.good("pass_ram 0") == 1);
-  rf_bare detached{};
-  a.daemon.send(&detached, sizeof detached, RF_DETACHED, 1);
   const Shared next(2048, 1);
-  rf_welcome welcome{};
-  welcome.version = RF_VERSION_MAX;
-  welcome.action = RF_ACTION_RESUME;
-  welcome.instance[0] = 1;
-  a.daemon.send(&welcome, sizeof welcome, RF_WELCOME, 1, next.fd());
+  a.attach_anew(next);
   a.daemon.expect(RF_READY);
   CHECK(next->sticky == RF_HAZARD_RAM_FD_PASSED);
 }

@@ -129,50 +129,58 @@ class Other {
 
 constexpr std::uint64_t kMs = 1'000'000;
 
+policy::Config config_with(const char* reserve) {
+  policy::Config config;
+  config.host.reserve = *policy::parse_amount(reserve);
+  return config;
+}
+
+// Consumers that wait for their pages at most `patience_ns` without progress, on a host that keeps
+// `reserve` free. Define it after the VMs that it serves: it joins its threads when it ends.
+struct Service {
+  explicit Service(std::uint64_t patience_ns, const char* reserve = "0")
+      : config(config_with(reserve)), consumers(retries, room, agents, stopping, patience_ns) {
+    REQUIRE(retries.begin().has_value());
+  }
+  const sys::Procfs procfs;
+  const policy::Config config;
+  const Room room{procfs, config, [](GroupId) { return 0.0; }};
+  std::atomic<bool> stopping{false};
+  Answers agents;
+  Retries retries{{5 * kMs, 5 * kMs}};
+  Consumers consumers;
+};
+
 }  // namespace
 
 TEST_CASE("a consumer that is refused leaves one that a look has found as it is") {
   Folded folded;
   const VmHandle& vm = folded.vm;
-  const sys::Procfs procfs;
-  policy::Config config;
-  config.host.reserve = *policy::parse_amount("100%");  // no room for those that wait
-  const Room room(procfs, config, [](GroupId) { return 0.0; });
-  std::atomic<bool> stopping{false};
-  Answers agents;
-  {
-    Retries retries({5 * kMs, 5 * kMs});
-    REQUIRE(retries.begin().has_value());
-    Consumers consumers(retries, room, agents, stopping, 50 * kMs);
-    consumers.wants_to_begin(vm, 1, 0);
-    CHECK(vm->stays_unfolded());
-    REQUIRE(soon([&] { return agents.answer(1).has_value(); }));
-    CHECK(agents.answer(1) == false);
-    CHECK_FALSE(vm->stays_unfolded());  // it does not begin, so folding may go on
-    CHECK(vm->vm->counters().folded_content.get() == 16);
+  Service service(50 * kMs, "100%");  // no room for those that wait
+  Answers& agents = service.agents;
+  Consumers& consumers = service.consumers;
+  consumers.wants_to_begin(vm, 1, 0);
+  CHECK(vm->stays_unfolded());
+  REQUIRE(soon([&] { return agents.answer(1).has_value(); }));
+  CHECK(agents.answer(1) == false);
+  CHECK_FALSE(vm->stays_unfolded());  // it does not begin, so folding may go on
+  CHECK(vm->vm->counters().folded_content.get() == 16);
 
-    consumers.wants_to_begin(vm, 2, 0);
-    consumers.has_begun(vm);  // uses the reserve
-    REQUIRE(soon([&] { return agents.answer(2).has_value(); }));
-    REQUIRE(soon([&] { return vm->vm->counters().folded_content.get() == 0; }));
-    CHECK(vm->stays_unfolded());
-  }
+  consumers.wants_to_begin(vm, 2, 0);
+  consumers.has_begun(vm);  // uses the reserve
+  REQUIRE(soon([&] { return agents.answer(2).has_value(); }));
+  REQUIRE(soon([&] { return vm->vm->counters().folded_content.get() == 0; }));
+  CHECK(vm->stays_unfolded());
 }
 
 TEST_CASE(
     "a consumer waits until everything is back, and another that was refused does not undo it") {
   Folded folded;
   const VmHandle& vm = folded.vm;
-  const sys::Procfs procfs;
-  policy::Config config;
-  config.host.reserve = *policy::parse_amount("0");
-  const Room room(procfs, config, [](GroupId) { return 0.0; });
-  std::atomic<bool> stopping{false};
-  Answers agents;
-  Retries retries({5 * kMs, 5 * kMs});
-  REQUIRE(retries.begin().has_value());
-  Consumers consumers(retries, room, agents, stopping, 60'000 * kMs);
-  Consumers impatient(retries, room, agents, stopping, 1);
+  Service service(60'000 * kMs);
+  Answers& agents = service.agents;
+  Consumers& consumers = service.consumers;
+  Consumers impatient(service.retries, service.room, agents, service.stopping, 1);
   vm->counted.store(false);  // soon after a restart: nothing can be brought back yet
   impatient.wants_to_begin(vm, 1, 0);
   REQUIRE(soon([&] { return agents.answer(1).has_value(); }));
@@ -192,15 +200,9 @@ TEST_CASE("a consumer waits for longer than its time while pages come back") {
   TardySource tardy(*store, 150);
   Folded folded(store, &tardy);
   const VmHandle& vm = folded.vm;
-  const sys::Procfs procfs;
-  policy::Config config;
-  config.host.reserve = *policy::parse_amount("0");
-  const Room room(procfs, config, [](GroupId) { return 0.0; });
-  std::atomic<bool> stopping{false};
-  Answers agents;
-  Retries retries({5 * kMs, 5 * kMs});
-  REQUIRE(retries.begin().has_value());
-  Consumers consumers(retries, room, agents, stopping, 1000 * kMs);
+  Service service(1000 * kMs);
+  Answers& agents = service.agents;
+  Consumers& consumers = service.consumers;
   const std::uint64_t began = monotonic_ns();
   {
     auto other = std::make_unique<Other>(vm);
@@ -232,15 +234,9 @@ TEST_CASE("a consumer is refused when pages do not come back any more") {
   TardySource tardy(*store, 10, 8);
   Folded folded(store, &tardy);
   const VmHandle& vm = folded.vm;
-  const sys::Procfs procfs;
-  policy::Config config;
-  config.host.reserve = *policy::parse_amount("0");
-  const Room room(procfs, config, [](GroupId) { return 0.0; });
-  std::atomic<bool> stopping{false};
-  Answers agents;
-  Retries retries({5 * kMs, 5 * kMs});
-  REQUIRE(retries.begin().has_value());
-  Consumers consumers(retries, room, agents, stopping, 500 * kMs);
+  Service service(500 * kMs);
+  Answers& agents = service.agents;
+  Consumers& consumers = service.consumers;
   Other other(vm);
   consumers.wants_to_begin(vm, 1, 0);
   REQUIRE(soon([&] { return agents.answer(1).has_value(); }));
