@@ -3,9 +3,9 @@
 // and /sys for stock QEMU and joined with what its agent reported. Every fact that does not hold is
 // a Reason with a text and a remedy for the operator; a VM without reasons is foldable.
 //
-// These reads are a check at attach and an alarm afterwards. What must not begin between two reads
-// is held by the agent; its sequence (rf_shared.sequence), not this file, closes that race. A
-// process may lie about its command line; that harms nobody but itself.
+// These reads are a check at attach and an alarm afterwards. Between two reads the agent delays a
+// call that would begin a hazard until everything is unfolded. A process may lie about its command
+// line; that harms nobody but itself.
 //
 // Threads: ProcFacts is immutable; any thread may call it. Nothing here is fast enough for the
 // fault path: read() costs about a millisecond, other_uses() grows with the processes on the host.

@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The gate of a VM (docs/design.md): a page may leave only while every fact that makes its VM
-// foldable is known to hold. The facts were read at a sequence number of the agent's. Before one of
-// them can end, the agent moves the number, and waits until no run is active. The protocol is in
-// agent/wire.h. Which single pages may leave is asked of the kernel (guest/quiet_proof.hpp).
+// foldable is known to hold. A hazard of QEMU's begins only after the agent has had everything
+// unfolded, and for that the daemon closes the gate and waits until no run is under way. The proof
+// tells which single pages may leave (guest/quiet_proof.hpp).
+//
+// An agent older than the proof also moves `sequence` and raises `pending` in the shared memory
+// (agent/wire.h) before a call that it holds, and waits until `runs_active` is 0. A gate that was
+// opened at another sequence does not hold. Agents of this version leave both at 0.
 // Threads: enter() from fold workers, open()/close() from the facts' reader.
 #pragma once
 
@@ -16,7 +20,7 @@ namespace ramfold::guest {
 
 class Gate {
  public:
-  // One run between its guard and its end. While it lives the agent holds hazards back.
+  // One run between its guard and its end.
   class Pass {
    public:
     Pass(Pass&& other) noexcept
@@ -50,7 +54,7 @@ class Gate {
     shared_->runs_active.fetch_add(1, std::memory_order_seq_cst);
     return Pass(this, state_.load(std::memory_order_seq_cst));
   }
-  // The agent's sequence number. Take it before reading the facts, and pass it to open()
+  // The sequence number of an older agent. Take it before reading the facts, and pass it to open()
   // afterwards.
   std::uint32_t sequence() const noexcept {
     return shared_->sequence.load(std::memory_order_seq_cst);

@@ -92,9 +92,8 @@ void FactWatch::look(const VmHandle& vm, guest::Depth depth) {
   const MutexLock looking(vm->facts.looking);
   const std::uint64_t began_ns = monotonic_ns();
   guest::Gate& gate = vm->vm->gate();
-  // Both are read before the facts. A hazard that begins meanwhile moves the sequence, and a gate
-  // that is opened for the old one does not hold; whoever closes the gate meanwhile moves the
-  // epoch, and this look then opens nothing.
+  // Epoch and sequence are read before the facts. An unfold that closes the gate meanwhile moves
+  // the epoch, and this look then opens nothing. The sequence is moved by older agents only.
   const std::uint32_t epoch = gate.epoch();
   const std::uint32_t sequence = gate.sequence();
   const bool pending = gate.hazard_pending();
@@ -128,7 +127,7 @@ void FactWatch::look(const VmHandle& vm, guest::Depth depth) {
                              "which other processes use its RAM is not known at the moment",
                              "wait"});
   }
-  // What took that long to be told may be true no more.
+  // Facts that took that long to read may be out of date.
   const bool stale = monotonic_ns() - began_ns >= kPatienceNs;
   const bool may_open = !pending && !stale && vm->wants_folding() && facts.foldable();
   const bool unfold = facts.must_unfold();
@@ -154,8 +153,8 @@ void FactWatch::look(const VmHandle& vm, guest::Depth depth) {
     state.slow_known = true;
     state.read_once = true;
   }
-  // Another sequence: what was read is old, and the agent has asked for a new look. False: closed
-  // meanwhile, so this look is void.
+  // Another sequence: the facts are out of date, and the agent has asked for a new look. open()
+  // does nothing when the gate was closed meanwhile.
   if (may_open && gate.sequence() == sequence) (void)gate.open(sequence, epoch);
   if (unfold) must_unfold_(vm);
   if (renew) may_renew_(vm);

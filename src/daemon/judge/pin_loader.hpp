@@ -17,7 +17,7 @@ namespace ramfold::daemon {
 class PinLoader {
  public:
   // Begins to load. When this returns the calling thread has given the capabilities up, and so has
-  // every thread that it starts afterwards. Without a thread to be had it loads here.
+  // every thread that it starts afterwards. If no thread can be started, the caller loads.
   static std::unique_ptr<PinLoader> begin();
 
   // Waits until it is loaded, or refused.
