@@ -12,6 +12,7 @@
 #include <string_view>
 
 #include "sys/fd.hpp"
+#include "sys/procfs_text.hpp"
 #include "sys/thread_name.hpp"
 
 namespace ramfold::sys {
@@ -46,13 +47,11 @@ bool is_runnable(pid_t tid) noexcept {
   std::array<char, 48> path{};
   std::snprintf(path.data(), path.size(), "/proc/self/task/%d/stat", tid);
   const Fd file(::open(path.data(), O_RDONLY | O_CLOEXEC));
-  std::array<char, 128> text{};
-  const ssize_t n = file ? ::read(file.get(), text.data(), text.size()) : -1;
+  std::array<char, 128> line{};
+  const ssize_t n = file ? ::read(file.get(), line.data(), line.size()) : -1;
   if (n <= 0) return false;
-  const std::string_view stat(text.data(), static_cast<std::size_t>(n));
-  // "TID (NAME) STATE ...": the name may hold any byte.
-  const std::size_t name_end = stat.rfind(") ");
-  return name_end != std::string_view::npos && stat.substr(name_end + 2).starts_with('R');
+  std::string_view rest = text::after_command({line.data(), static_cast<std::size_t>(n)});
+  return text::word(rest) == "R";
 }
 
 void set_thread_injector([[maybe_unused]] ThreadInjector injector) noexcept {
