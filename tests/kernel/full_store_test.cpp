@@ -5,10 +5,10 @@
 
 #include "daemon/work/scan_workers.hpp"
 #include "kernel/fold_rig.hpp"
+#include "kernel/pin_test.hpp"
 #include "patience.hpp"
 #include "store/arena/size_classes.hpp"
 #include "store/stats.hpp"
-#include "sys/page_batches.hpp"
 
 using namespace ramfold;
 using guest::Tag;
@@ -36,7 +36,6 @@ class Working {
     verdict.may_observe = verdict.may_fold = true;
     host_.publish(std::move(verdict));
     vms_.add(attached_);
-    sys::drain_page_batches();  // a page in a batch is held, and stays
     workers_.fold_with(test::pin_test());
     workers_.start();
   }
@@ -46,6 +45,9 @@ class Working {
     rig_.group = std::move(attached_->group);
   }
   Tag tag(std::uint64_t p) const { return vm().table().load(PageIndex{p})->tag(); }
+  bool folds(std::uint64_t p) const {
+    return test::soon_quiet([&] { return tag(p) == Tag::folded; });
+  }
   guest::Vm& vm() const { return *attached_->vm; }
   void passes(std::uint64_t n) {
     const auto now = [this] {
@@ -91,13 +93,12 @@ TEST_CASE("while the store is full, zeros and pages that it has are folded, with
   for (std::uint64_t p = 48; p < 52; ++p) rig.process->store(PageIndex{p}, p - 47);
   {
     Working working(rig, {});
-    for (const std::uint64_t p : {40u, 48u, 49u, 50u, 51u})
-      CHECK(soon([&] { return working.tag(p) == Tag::folded; }));
+    for (const std::uint64_t p : {40u, 48u, 49u, 50u, 51u}) CHECK(working.folds(p));
     working.passes(5);
     CHECK(working.tag(5) == Tag::observed);
     CHECK(working.vm().counters().errors.get() == 0);
     kept.clear();
-    CHECK(soon([&] { return working.tag(5) == Tag::folded; }));  // there is room again
+    CHECK(working.folds(5));  // there is room again
   }
   CHECK(rig.process->load(PageIndex{5}) == GuestProcess::checksum(50));
   for (std::uint64_t p = 48; p < 52; ++p)
@@ -113,8 +114,7 @@ TEST_CASE("without lz4, pages that nobody shares stay, and those of two leave ra
   targets.lz4 = false;
   {
     Working working(rig, targets);
-    for (const std::uint64_t p : {2u, 40u, 41u})
-      CHECK(soon([&] { return working.tag(p) == Tag::folded; }));
+    for (const std::uint64_t p : {2u, 40u, 41u}) CHECK(working.folds(p));
     working.passes(5);
     for (const std::uint64_t p : {0u, 1u, 3u, 7u}) CHECK(working.tag(p) == Tag::observed);
     CHECK(working.vm().counters().errors.get() == 0);

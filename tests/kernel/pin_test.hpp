@@ -7,6 +7,8 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "patience.hpp"
+#include "sys/page_batches.hpp"
 #include "sys/pin_test.hpp"
 
 namespace ramfold::test {
@@ -18,6 +20,17 @@ inline const sys::PinTest& pin_test() {
     std::exit(77);
   }
   return *loaded;
+}
+
+// soon() for what the daemon's own workers fold. A page that was just touched, or that the daemon
+// has read twice, may lie in a CPU's batch, which holds it; where nothing else runs, nothing else
+// empties the batch.
+template <typename Condition>
+bool soon_quiet(Condition condition) {
+  return soon([&] {
+    sys::drain_page_batches();
+    return condition();
+  });
 }
 
 }  // namespace ramfold::test

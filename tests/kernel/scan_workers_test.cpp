@@ -14,7 +14,6 @@
 #include "kernel/pin_test.hpp"
 #include "patience.hpp"
 #include "store/contents.hpp"
-#include "sys/page_batches.hpp"
 
 using namespace ramfold;
 using namespace ramfold::daemon;
@@ -191,11 +190,11 @@ TEST_CASE("of a VM beyond its quota only the pages of zeros leave") {
   CHECK(counters.folded_content.get() == 0);
   guest.vm->keeps.too_much = TooMuch::of_vm;
   const std::uint64_t passes = guest.passes();
-  REQUIRE(
-      test::soon([&] { return counters.folded_zero.get() == 1 && guest.passes() >= passes + 4; }));
+  REQUIRE(test::soon_quiet(
+      [&] { return counters.folded_zero.get() == 1 && guest.passes() >= passes + 4; }));
   CHECK(counters.folded_content.get() == 0);
   guest.vm->keeps.too_much = TooMuch::nothing;
-  CHECK(test::soon([&] { return counters.folded_content.get() == 1; }));
+  CHECK(test::soon_quiet([&] { return counters.folded_content.get() == 1; }));
   scanning.workers->stop();
 }
 
@@ -210,7 +209,6 @@ TEST_CASE("pages that something held in the last pass are told, and the others a
   loff_t at = 0;
   REQUIRE(::splice(guest.process->ram(), &at, in.get(), nullptr, kHeld << kPageShift, 0) ==
           static_cast<ssize_t>(kHeld << kPageShift));
-  sys::drain_page_batches();
   Scanning scanning(1);
   scanning.allow(May::fold);
   scanning.add(guest);
@@ -220,9 +218,10 @@ TEST_CASE("pages that something held in the last pass are told, and the others a
     return guest.vm->cursor.busy_last;
   };
   const guest::VmCounters& counters = guest.vm->vm->counters();
-  CHECK(test::soon([&] { return held() == kHeld && counters.folded_content.get() == 64 - kHeld; }));
+  CHECK(test::soon_quiet(
+      [&] { return held() == kHeld && counters.folded_content.get() == 64 - kHeld; }));
   out.reset();
   in.reset();
-  CHECK(test::soon([&] { return held() == 0 && counters.folded_content.get() == 64; }));
+  CHECK(test::soon_quiet([&] { return held() == 0 && counters.folded_content.get() == 64; }));
   scanning.workers->stop();
 }
