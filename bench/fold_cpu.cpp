@@ -22,6 +22,7 @@
 #include "base/clock.hpp"
 #include "bench/report.hpp"
 #include "bench/rig.hpp"
+#include "sys/page_batches.hpp"
 
 using namespace ramfold;
 using bench::Rig;
@@ -70,41 +71,68 @@ double us(std::uint64_t ns, std::uint64_t pages) {
   return pages == 0 ? 0 : static_cast<double>(ns) / 1e3 / static_cast<double>(pages);
 }
 
-// The bare steps over the duplicates' runs: every page is compared with a copy that is at hand.
-double floor_cost(const Layout& layout) {
-  const auto process = test::GuestProcess::start(PageCount{kPages});
-  const auto vm = process->make_vm(9);
-  for (std::uint64_t p = 0; p < kPages; ++p) process->store(PageIndex{p}, seed_of(layout[p], p, 1));
-  for (std::uint64_t p = 0; p < kPages; p += guest::kChunkPages.value)
-    (void)vm->ensure_registered(PageIndex{p});
-  const auto buffer = std::make_unique<std::array<PageCopy, kWindow>>();
-  const auto copy = std::make_unique<std::array<PageCopy, kWindow>>();
-  std::uint64_t spent = 0, pages = 0, sum = 0;
-  for (std::uint64_t p = 0; p < kPages;) {
-    std::uint64_t end = p;
-    while (end < kPages && layout[end] == Kind::duplicate && end / kWindow == p / kWindow) ++end;
-    if (end == p) {
-      ++p;
-      continue;
-    }
-    const PageRun run{PageIndex{p}, PageCount{end - p}};
-    for (std::uint64_t i = 0; i < run.count.value; ++i)
-      test::fill_page(p + i + 1, (*copy)[i].bytes.data());
-    const std::uint64_t began = thread_cpu_ns();
-    (void)vm->uffd().guard(vm->range_of(run));
-    (void)vm->read_pages(run, (*buffer)[0].bytes.data());
-    for (std::uint64_t i = 0; i < run.count.value; ++i) {
-      sum += XXH3_64bits_withSeed(&(*buffer)[i], kPageSize, 7);
-      sum += static_cast<std::uint64_t>(std::memcmp(&(*buffer)[i], &(*copy)[i], kPageSize) == 0);
-    }
-    (void)vm->punch_pages(run);
-    spent += thread_cpu_ns() - began;
-    pages += run.count.value;
-    p = end;
+// What one kind of steps has cost so far.
+struct Spent {
+  std::uint64_t ns = 0;
+  std::uint64_t pages = 0;
+  double us_a_page() const { return us(ns, pages); }
+};
+
+// The bare steps over a guest's runs of duplicates: every page is compared with a copy that is at
+// hand.
+class Floor {
+ public:
+  explicit Floor(const Layout& layout) : layout_(layout) {
+    for (std::uint64_t p = 0; p < kPages; ++p)
+      process_->store(PageIndex{p}, seed_of(layout[p], p, 1));
+    for (std::uint64_t p = 0; p < kPages; p += guest::kChunkPages.value)
+      (void)vm_->ensure_registered(PageIndex{p});
   }
-  if (sum == 0) std::fprintf(stderr, "the floor did nothing\n");
-  return us(spent, pages);
-}
+  void fold(std::uint64_t chunk) {
+    const std::uint64_t first = chunk * guest::kChunkPages.value;
+    const std::uint64_t stop = std::min(first + guest::kChunkPages.value, kPages);
+    for (std::uint64_t p = first; p < stop;) {
+      std::uint64_t end = p;
+      while (end < stop && layout_[end] == Kind::duplicate && end / kWindow == p / kWindow) ++end;
+      if (end == p) {
+        ++p;
+        continue;
+      }
+      fold_run({PageIndex{p}, PageCount{end - p}});
+      p = end;
+    }
+  }
+  Spent spent() const { return spent_; }
+
+ private:
+  void fold_run(PageRun run) {
+    const std::uint64_t first = run.first.value;
+    for (std::uint64_t i = 0; i < run.count.value; ++i)
+      test::fill_page(first + i + 1, (*copy_)[i].bytes.data());
+    std::uint64_t sum = 0;  // keeps the compiler from leaving the work out
+    const std::uint64_t began = thread_cpu_ns();
+    (void)vm_->uffd().guard(vm_->range_of(run));
+    (void)vm_->read_pages(run, (*buffer_)[0].bytes.data());
+    for (std::uint64_t i = 0; i < run.count.value; ++i) {
+      const PageCopy& page = (*buffer_)[i];
+      sum += XXH3_64bits_withSeed(&page, kPageSize, 7);
+      sum += static_cast<std::uint64_t>(std::memcmp(&page, &(*copy_)[i], kPageSize) == 0);
+    }
+    (void)vm_->punch_pages(run);
+    spent_.ns += thread_cpu_ns() - began;
+    spent_.pages += run.count.value;
+    if (sum == 0) std::fprintf(stderr, "the floor did nothing\n");
+  }
+
+  const Layout& layout_;
+  std::unique_ptr<test::GuestProcess> process_ = test::GuestProcess::start(PageCount{kPages});
+  std::unique_ptr<guest::Vm> vm_ = process_->make_vm(9);
+  std::unique_ptr<std::array<PageCopy, kWindow>> buffer_ =
+      std::make_unique<std::array<PageCopy, kWindow>>();
+  std::unique_ptr<std::array<PageCopy, kWindow>> copy_ =
+      std::make_unique<std::array<PageCopy, kWindow>>();
+  Spent spent_;
+};
 
 struct Ours {
   double fold = 0;     // the pass that folds
@@ -112,8 +140,9 @@ struct Ours {
 };
 
 // The second guest's pages of one kind (the others are left untouched), after the first guest was
-// folded.
-Ours fold_cost(const Layout& layout, Kind kind) {
+// folded. `floor` works in turn with the folding, 4 MiB each, so that whatever else the machine
+// does slows down both.
+Ours fold_cost(const Layout& layout, Kind kind, Floor* floor) {
   const auto contents = Rig::make_store();
   Rig first(contents, 1, kPages, false);
   for (std::uint64_t p = 0; p < kPages; ++p) {
@@ -128,15 +157,20 @@ Ours fold_cost(const Layout& layout, Kind kind) {
     second.process().store(PageIndex{p}, seed_of(kind, p, 2));
     ++pages;
   }
-  std::uint64_t began = thread_cpu_ns();
+  sys::drain_page_batches();
+  const std::uint64_t began = thread_cpu_ns();
   second.pass();
   const std::uint64_t observe = thread_cpu_ns() - began;
-  began = thread_cpu_ns();
-  second.pass();
-  const std::uint64_t fold = thread_cpu_ns() - began;
-  if (second.folded() != pages)
+  std::uint64_t fold = 0;
+  for (std::uint64_t chunk = 0; chunk < second.chunks(); ++chunk) {
+    if (floor != nullptr) floor->fold(chunk);
+    const std::uint64_t then = thread_cpu_ns();
+    second.pass_over(chunk);
+    fold += thread_cpu_ns() - then;
+  }
+  if (second.folded() + second.held() != pages)
     std::fprintf(stderr, "only %lu of %lu pages are folded\n", second.folded(), pages);
-  return {us(fold, pages), us(observe, pages)};
+  return {us(fold, second.folded()), us(observe, pages)};
 }
 
 // --- KSM -----------------------------------------------------------------------------------------
@@ -241,14 +275,15 @@ Figures measure(const char* path, bool all_kinds) {
       std::fprintf(stderr, "%s holds no layout\n", path);
       std::exit(2);
     }
-    f.floor.push_back(floor_cost(layout));
-    const Ours d = fold_cost(layout, Kind::duplicate);
+    Floor floor(layout);
+    const Ours d = fold_cost(layout, Kind::duplicate, &floor);
+    f.floor.push_back(floor.spent().us_a_page());
     f.duplicate.push_back(d.fold);
     f.observe.push_back(d.observe);
     f.whole.push_back(d.fold + d.observe);
     if (all_kinds) {
-      f.zero.push_back(fold_cost(layout, Kind::zero).fold);
-      f.unique.push_back(fold_cost(layout, Kind::unique).fold);
+      f.zero.push_back(fold_cost(layout, Kind::zero, nullptr).fold);
+      f.unique.push_back(fold_cost(layout, Kind::unique, nullptr).fold);
     }
     if (const double k = ksm_cost(layout); k > 0) f.ksm.push_back(k);
   }

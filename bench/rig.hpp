@@ -37,23 +37,28 @@ class Rig {
   // A pass over everything: observes what is new, folds what did not change since the last.
   void pass(bool may_fold = true) {
     vm_->next_pass();
-    for (std::size_t chunk = 0; chunk < scan::chunk_count(*vm_); ++chunk) {
-      const auto n = planner_.plan(*vm_, chunk, {1}, *windows_);
-      for (std::size_t i = 0; n && i < *n; ++i) {
-        folder_->look(*vm_, group_, (*windows_)[i]);
-        if (may_fold) folder_->leave(*vm_, group_, (*windows_)[i], {});
-      }
+    for (std::size_t chunk = 0; chunk < chunks(); ++chunk) pass_over(chunk, may_fold);
+  }
+  // A pass's work at one chunk.
+  void pass_over(std::size_t chunk, bool may_fold = true) {
+    const auto n = planner_.plan(*vm_, chunk, {1}, *windows_);
+    for (std::size_t i = 0; n && i < *n; ++i) {
+      folder_->look(*vm_, group_, (*windows_)[i]);
+      if (may_fold) folder_->leave(*vm_, group_, (*windows_)[i], {});
     }
   }
+  std::size_t chunks() const { return scan::chunk_count(*vm_); }
   // A pass that only observes, however often the pages stayed the same.
   void observe_all() {
-    for (std::size_t chunk = 0; chunk < scan::chunk_count(*vm_); ++chunk) {
+    for (std::size_t chunk = 0; chunk < chunks(); ++chunk) {
       const auto n = planner_.plan(*vm_, chunk, {guest::Word::kAgeMax}, *windows_);
       for (std::size_t i = 0; n && i < *n; ++i) folder_->look(*vm_, group_, (*windows_)[i]);
     }
   }
   test::GuestProcess& process() { return *process_; }
   guest::Vm& vm() { return *vm_; }
+  // How often a page stayed because something held it.
+  std::uint64_t held() { return vm_->counters().not_quiet_busy.get(); }
   std::uint64_t folded() {
     return vm_->counters().folded_zero.get() + vm_->counters().folded_content.get();
   }
