@@ -53,7 +53,7 @@ std::uint32_t new_generation() noexcept {
 struct Host::Rooms {
   explicit Rooms(Host& h)
       : departures(h.vms_, h.keeping_, *h.contents_, h.stopping_),
-        hand_over(h.vms_, h.keeping_, *h.contents_,
+        hand_over(h.vms_, h.keeping_, h.contents_->files(),
                   [this](const VmHandle& vm) { facts.look_again(vm); }),
         room(h.procfs_, h.config_, [this](GroupId group) { return work.mean_read_ns(group); }),
         consumers(h.retries_, room, *h.agents_, h.stopping_),

@@ -10,7 +10,7 @@
 
 #include "base/check.hpp"
 #include "base/clock.hpp"
-#include "store/contents.hpp"
+#include "store/content_source.hpp"
 #include "sys/interrupt.hpp"
 #include "sys/priority.hpp"
 

@@ -4,7 +4,7 @@
 #include "base/clock.hpp"
 #include "daemon/log.hpp"
 #include "daemon/threads/apart.hpp"
-#include "store/contents.hpp"
+#include "store/content_source.hpp"
 
 namespace ramfold::daemon {
 namespace {

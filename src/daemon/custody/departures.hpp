@@ -15,7 +15,7 @@
 #include "guest/vm_counters.hpp"
 
 namespace ramfold::store {
-class Contents;
+class ContentSource;
 }
 
 namespace ramfold::daemon {
@@ -23,7 +23,7 @@ namespace ramfold::daemon {
 class Departures {
  public:
   // REQUIRES: all outlive this. `stopping` ends waits.
-  Departures(VmSet& vms, Keeping& keeping, store::Contents& contents,
+  Departures(VmSet& vms, Keeping& keeping, store::ContentSource& contents,
              const std::atomic<bool>& stopping) noexcept
       : vms_(vms), keeping_(keeping), contents_(contents), stopping_(stopping) {}
 
@@ -56,7 +56,7 @@ class Departures {
 
   VmSet& vms_;
   Keeping& keeping_;
-  store::Contents& contents_;
+  store::ContentSource& contents_;
   const std::atomic<bool>& stopping_;
   // Held while a VM moves from the set to `gone_`. Locked before the mutex of VmSet.
   mutable Mutex leaving_mutex_{"Departures::leaving"};

@@ -6,12 +6,11 @@
 
 #include "daemon/log.hpp"
 #include "daemon/threads/apart.hpp"
-#include "store/contents.hpp"
 
 namespace ramfold::daemon {
 
-bool hand_over(AttachedVm& vm, Keeping& keeping, const store::Contents& contents) {
-  const Status kept = keeping.keep_vm(*vm.vm, contents);
+bool hand_over(AttachedVm& vm, Keeping& keeping, const store::StoreFiles& store) {
+  const Status kept = keeping.keep_vm(*vm.vm, store);
   const int code = kept ? 0 : std::max(kept.error().code, 1);
   const bool news = vm.keep_error.exchange(code) != code;
   if (kept) {
@@ -74,7 +73,7 @@ void HandOver::work() {
   if (keeping_.holds_anothers_store()) return;
   for (const VmHandle& vm : vms_.all()) {
     if (vm->kept || vm->detached || !vm->vm->alive()) continue;
-    if (!hand_over(*vm, keeping_, contents_)) continue;
+    if (!hand_over(*vm, keeping_, store_)) continue;
     // It may have been detached meanwhile.
     if (vm->detached) {
       (void)keeping_.drop_vm(vm->vm->id());

@@ -11,26 +11,23 @@
 #include "control/views.hpp"
 #include "daemon/custody/keeping.hpp"
 #include "daemon/fleet/vm_set.hpp"
-
-namespace ramfold::store {
-class Contents;
-}
+#include "store/files.hpp"
 
 namespace ramfold::daemon {
 
 // Gives the VM to the keeper. Nothing of the VM may be punched before this returns true. Logs a
 // failure if its reason is new for this VM (an absent keeper is a reason of the host, not of the
 // VM). REQUIRES: one call at a time for one VM.
-bool hand_over(AttachedVm& vm, Keeping& keeping, const store::Contents& contents);
+bool hand_over(AttachedVm& vm, Keeping& keeping, const store::StoreFiles& store);
 // Why the keeper does not hold this VM. REQUIRES: it does not.
 control::Reason why_not_kept(const AttachedVm& vm);
 
 class HandOver {
  public:
   // `kept` is called for each VM that the keeper has taken, on the thread that handed it over.
-  HandOver(VmSet& vms, Keeping& keeping, const store::Contents& contents,
+  HandOver(VmSet& vms, Keeping& keeping, const store::StoreFiles& store,
            std::function<void(const VmHandle&)> kept)
-      : vms_(vms), keeping_(keeping), contents_(contents), kept_(std::move(kept)) {}
+      : vms_(vms), keeping_(keeping), store_(store), kept_(std::move(kept)) {}
 
   // On a thread of its own: connects, and gives the keeper the VMs that it does not hold. False:
   // the kernel gave no thread.
@@ -48,7 +45,7 @@ class HandOver {
 
   VmSet& vms_;
   Keeping& keeping_;
-  const store::Contents& contents_;
+  const store::StoreFiles& store_;
   const std::function<void(const VmHandle&)> kept_;
   std::atomic<bool> under_way_{false};
 };

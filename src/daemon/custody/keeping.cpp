@@ -9,7 +9,6 @@
 
 #include "base/clock.hpp"
 #include "base/owner_share.hpp"
-#include "store/contents.hpp"
 #include "sys/message.hpp"
 
 namespace ramfold::daemon {
@@ -277,12 +276,11 @@ Status Keeping::check_share(const Places& wanted) const {
       EDQUOT);
 }
 
-Status Keeping::keep_store(keeper::Client& client, const store::Contents& contents) {
+Status Keeping::keep_store(keeper::Client& client, const store::StoreFiles& store) {
   if (store_kept_) return {};
-  const store::StoreFiles& files = contents.files();
-  const std::array set{keeper::Keep{"store.contents", files.contents},
-                       keeper::Keep{"store.arena", files.arena},
-                       keeper::Keep{"store.groups", files.groups}};
+  const std::array set{keeper::Keep{"store.contents", store.contents},
+                       keeper::Keep{"store.arena", store.arena},
+                       keeper::Keep{"store.groups", store.groups}};
   static_assert(set.size() == kStoreParts);
   store_handed_over_ = true;
   const Status kept = client.keep_together(set);
@@ -290,11 +288,11 @@ Status Keeping::keep_store(keeper::Client& client, const store::Contents& conten
   return kept;
 }
 
-Status Keeping::keep_vm(const guest::Vm& vm, const store::Contents& contents) {
+Status Keeping::keep_vm(const guest::Vm& vm, const store::StoreFiles& store) {
   return call([&](keeper::Client& client) -> Status {
     mutex_.is_held();
     if (anothers_store_) return fail("the keeper holds another daemon's store", EBUSY);
-    if (Status kept = keep_store(client, contents); !kept) return kept;
+    if (Status kept = keep_store(client, store); !kept) return kept;
     const guest::Vm::Files& files = vm.files();
     const std::string prefix = vm_prefix(vm.id());
     const std::string uffd = prefix + "uffd";

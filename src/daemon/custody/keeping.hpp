@@ -24,10 +24,6 @@
 #include "store/files.hpp"
 #include "sys/subordinate_ids.hpp"
 
-namespace ramfold::store {
-class Contents;
-}
-
 namespace ramfold::daemon {
 
 struct KeptVm {
@@ -86,7 +82,7 @@ class Keeping {
   // Gives the keeper the store (unless it has it), then the VM, the VM's record last: a VM without
   // a record was never folded. Errors: EBUSY, the keeper holds the store of an earlier daemon;
   // EDQUOT, the VM's owner has used up its share of the keeper; others from the call.
-  Status keep_vm(const guest::Vm& vm, const store::Contents& contents);
+  Status keep_vm(const guest::Vm& vm, const store::StoreFiles& store);
   // Does nothing if the keeper holds the store of an earlier daemon: the VM with this number is
   // then a VM of that daemon, and may live. If the call fails, connect() drops the VM later.
   Status drop_vm(VmId id);
@@ -131,7 +127,7 @@ class Keeping {
   void note_owner(const KeptVm& vm) EXCLUDES(mutex_);
   Status check_share(const Places& wanted) const REQUIRES(mutex_);  // and: connected
   Status call(auto&& request) EXCLUDES(mutex_);
-  Status keep_store(keeper::Client& client, const store::Contents& contents) REQUIRES(mutex_);
+  Status keep_store(keeper::Client& client, const store::StoreFiles& store) REQUIRES(mutex_);
 
   const std::string socket_;
   sys::SubordinateIds ids_ GUARDED_BY(mutex_);

@@ -13,8 +13,11 @@
 #include "daemon/custody/predecessor.hpp"
 #include "daemon/fleet/vm_set.hpp"
 #include "policy/config.hpp"
-#include "store/contents.hpp"
 #include "sys/procfs.hpp"
+
+namespace ramfold::store {
+class Contents;
+}
 
 namespace ramfold::daemon {
 

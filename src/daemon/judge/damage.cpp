@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "daemon/log.hpp"
+#include "store/contents.hpp"
 
 namespace ramfold::daemon {
 namespace {

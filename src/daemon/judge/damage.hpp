@@ -8,7 +8,10 @@
 
 #include "daemon/fleet/attached_vm.hpp"
 #include "guest/facts.hpp"
-#include "store/contents.hpp"
+
+namespace ramfold::store {
+class Contents;
+}
 
 namespace ramfold::daemon {
 

@@ -5,14 +5,21 @@
 // Threads: one at a time.
 #pragma once
 
+#include <sys/types.h>
+
+#include <cstdint>
 #include <optional>
 #include <span>
 #include <vector>
 
+#include "base/types.hpp"
 #include "control/views.hpp"
 #include "daemon/fleet/attached_vm.hpp"
-#include "store/contents.hpp"
 #include "sys/subordinate_ids.hpp"
+
+namespace ramfold::store {
+struct Stats;
+}
 
 namespace ramfold::daemon {
 

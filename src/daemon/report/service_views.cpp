@@ -9,7 +9,6 @@
 #include "daemon/judge/quota.hpp"
 #include "daemon/report/figures.hpp"
 #include "daemon/report/service.hpp"
-#include "store/contents.hpp"
 #include "store/stats.hpp"
 #include "version.hpp"
 

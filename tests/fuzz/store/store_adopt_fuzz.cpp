@@ -18,6 +18,7 @@
 #include "pages.hpp"
 #include "store/hash.hpp"
 #include "store/layout.hpp"
+#include "stores.hpp"
 #include "sys/memory.hpp"
 
 using namespace ramfold;

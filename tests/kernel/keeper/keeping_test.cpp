@@ -67,7 +67,7 @@ TEST_CASE("a VM's record is the last that the keeper gets of it, and the first t
   REQUIRE(contents.has_value());
   daemon::Keeping keeping(keeper.socket());
   REQUIRE(eventually([&] { return keeping.connect().has_value(); }));
-  REQUIRE(keeping.keep_vm(*guest.vm, **contents));
+  REQUIRE(keeping.keep_vm(*guest.vm, (*contents)->files()));
   const std::string record = "k.vm.7.record";
   REQUIRE(eventually([&] {
     manager.read_all();
@@ -95,7 +95,7 @@ TEST_CASE("who asks about a keeper that is stopped does not wait for it") {
   daemon::Keeping keeping(keeper.socket());
   CHECK_FALSE(keeping.connected());
   REQUIRE(eventually([&] { return keeping.connect().has_value(); }));
-  REQUIRE(keeping.keep_vm(*first.vm, **contents));
+  REQUIRE(keeping.keep_vm(*first.vm, (*contents)->files()));
   const std::uint64_t held = keeping.held();
   CHECK(held > 3);
 
@@ -105,7 +105,7 @@ TEST_CASE("who asks about a keeper that is stopped does not wait for it") {
   Status kept;
   std::thread waiting([&] {
     begun = true;
-    kept = keeping.keep_vm(*second.vm, **contents);
+    kept = keeping.keep_vm(*second.vm, (*contents)->files());
     ended = true;
   });
   while (!begun) std::this_thread::sleep_for(1ms);
@@ -170,7 +170,7 @@ TEST_CASE(
   }
   daemon::Keeping keeping(keeper.socket(), sys::SubordinateIds(dir / "subuid"));
   REQUIRE(eventually([&] { return keeping.connect().has_value(); }));
-  for (const auto& vm : vms) (void)daemon::hand_over(*vm, keeping, **contents);
+  for (const auto& vm : vms) (void)daemon::hand_over(*vm, keeping, (*contents)->files());
   CHECK(vms[0]->kept);
   CHECK(vms[1]->kept);
   CHECK_FALSE(vms[2]->kept);
@@ -183,11 +183,11 @@ TEST_CASE(
   daemon::Keeping next(keeper.socket(), sys::SubordinateIds(dir / "subuid"));
   REQUIRE(eventually([&] { return next.connect().has_value(); }));
   REQUIRE(next.inherit().has_value());
-  CHECK_FALSE(daemon::hand_over(*vms[2], next, **contents));
+  CHECK_FALSE(daemon::hand_over(*vms[2], next, (*contents)->files()));
   CHECK(vms[2]->keep_error == EDQUOT);
   // And when a VM has gone there is room.
   REQUIRE(next.drop_vm(VmId{1}));
-  CHECK(daemon::hand_over(*vms[2], next, **contents));
+  CHECK(daemon::hand_over(*vms[2], next, (*contents)->files()));
   CHECK(vms[2]->keep_error == 0);
 }
 
@@ -209,7 +209,7 @@ TEST_CASE("that the keeper takes no more is said once a VM, however many wait in
   LinesOfStderr lines;
   for (int turn = 0; turn < 5; ++turn) {
     for (const auto& vm : vms) {
-      if (!vm->kept) (void)daemon::hand_over(*vm, keeping, **contents);
+      if (!vm->kept) (void)daemon::hand_over(*vm, keeping, (*contents)->files());
     }
   }
   const std::size_t said = lines.end();

@@ -3,13 +3,15 @@
 // again and compared.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <stdexcept>
+#include <utility>
 
 #include "base/page_copy.hpp"
-#include "store/contents.hpp"
-#include "store/stats.hpp"
+#include "base/result.hpp"
+#include "base/types.hpp"
 
 namespace ramfold::store::test {
 
@@ -85,22 +87,6 @@ inline PageCopy any_page(std::uint64_t number) noexcept {
   }
 }
 
-struct Sums {
-  std::uint64_t contents = 0;
-  std::uint64_t references = 0;
-  std::uint64_t referring = 0;  // contents that need another
-};
-inline Sums sums_of(const Stats& stats) noexcept {
-  Sums sums;
-  for (const FormStats& form : stats.forms) {
-    sums.contents += form.contents;
-    sums.references += form.references;
-  }
-  sums.referring = stats.forms[static_cast<std::size_t>(Form::patch)].contents +
-                   stats.forms[static_cast<std::size_t>(Form::delta)].contents;
-  return sums;
-}
-
 template <typename T>
 T must(Result<T> result) {
   if (!result) throw std::runtime_error(result.error().text());
@@ -108,25 +94,6 @@ T must(Result<T> result) {
 }
 inline void must(Status status) {
   if (!status) throw std::runtime_error(status.error().text());
-}
-
-inline PutResult put(Contents& store, GroupId group, const PageCopy& page) {
-  return must(store.put(group, page, store.hash(group, page)));
-}
-
-// What a store's first call of group() makes.
-inline constexpr GroupId kFirstGroup{0};
-
-inline bool holds(Contents& store, ContentId id, const PageCopy& page,
-                  GroupId group = kFirstGroup) {
-  PageCopy out;
-  return store.get(group, id, out.bytes.data(), {}) == Got::done && out.bytes == page.bytes;
-}
-
-// What a daemon finds after a restart: the same files, nothing else.
-inline Contents::Files same_files(const Contents& store) {
-  return {must(store.files().contents.duplicate()), must(store.files().arena.duplicate()),
-          must(store.files().groups.duplicate())};
 }
 
 }  // namespace ramfold::store::test

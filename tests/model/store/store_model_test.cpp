@@ -7,6 +7,7 @@
 
 #include "pages.hpp"
 #include "random.hpp"
+#include "stores.hpp"
 
 using namespace ramfold;
 using namespace ramfold::store;

@@ -10,6 +10,7 @@
 #include "greedy.hpp"
 #include "pages.hpp"
 #include "random.hpp"
+#include "stores.hpp"
 
 using namespace ramfold;
 using namespace ramfold::store;

@@ -8,6 +8,7 @@
 #include "store/arena/size_classes.hpp"
 #include "store/stats.hpp"
 #include "store/twins.hpp"
+#include "stores.hpp"
 
 using namespace ramfold;
 using namespace ramfold::store;

@@ -8,6 +8,7 @@
 
 #include "pages.hpp"
 #include "store/arena/size_classes.hpp"
+#include "stores.hpp"
 
 using namespace ramfold;
 using namespace ramfold::store;

@@ -13,6 +13,7 @@
 #include "pages.hpp"
 #include "store/layout.hpp"
 #include "store/reform/reformer.hpp"
+#include "stores.hpp"
 
 using namespace ramfold;
 using namespace ramfold::store;

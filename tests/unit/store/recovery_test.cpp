@@ -6,6 +6,7 @@
 
 #include "pages.hpp"
 #include "store/layout.hpp"
+#include "stores.hpp"
 
 using namespace ramfold;
 using namespace ramfold::store;

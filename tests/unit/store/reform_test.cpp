@@ -12,6 +12,7 @@
 
 #include "greedy.hpp"
 #include "pages.hpp"
+#include "stores.hpp"
 
 namespace {
 std::atomic<bool> memory_is_short{false};

@@ -12,6 +12,7 @@
 #include "pages.hpp"
 #include "store/codec/lz4.hpp"
 #include "store/hash.hpp"
+#include "stores.hpp"
 
 using namespace ramfold;
 using namespace ramfold::store;
