@@ -142,6 +142,8 @@ struct Service {
       : config(config_with(reserve)), consumers(retries, room, agents, stopping, patience_ns) {
     REQUIRE(retries.begin().has_value());
   }
+  // As the daemon does: an attempt that is under way uses `consumers`.
+  ~Service() { retries.stop(); }
   const sys::Procfs procfs;
   const policy::Config config;
   const Room room{procfs, config, [](GroupId) { return 0.0; }};
