@@ -22,7 +22,8 @@ class Rig {
   Rig(std::shared_ptr<store::Contents> contents, std::uint32_t id, std::uint64_t pages,
       bool serve = true,
       std::unique_ptr<guest::QuietProof> proof =
-          std::make_unique<guest::PinProof>(test::pin_test()))
+          std::make_unique<guest::PinProof>(test::pin_test()),
+      store::ContentSource* source = nullptr)
       : contents_(std::move(contents)),
         process_(test::GuestProcess::start(PageCount{pages})),
         vm_(process_->make_vm(id)),
@@ -32,8 +33,11 @@ class Rig {
     if (!serve) return;
     const auto pool = *fault::Pool::make();
     if (!pool->begin()) std::fprintf(stderr, "no thread for faults\n");
-    faults_ = std::move(*fault::Server::start(pool, *vm_, *contents_, group_, 1));
+    faults_ = std::move(
+        *fault::Server::start(pool, *vm_, source != nullptr ? *source : *contents_, group_, 1));
   }
+  // CPU time of the threads that serve its faults.
+  std::uint64_t fault_cpu_ns() { return faults_->cpu_ns(); }
   // A pass over everything: observes what is new, folds what did not change since the last.
   void pass(bool may_fold = true) {
     vm_->next_pass();

@@ -102,12 +102,14 @@ Word Filler::apply_discard(PageIndex p, Word word) noexcept {
 
 Served Filler::fill_content(PageIndex p, Word word, Need need, store::FetchTicket ticket,
                             FillerThread& me) noexcept {
-  switch (source_.get(group_, word.content(), me.buffer.bytes.data(), ticket)) {
+  switch (source_.get(group_, word.content(), me.bytes_of(p), ticket)) {
     case store::Got::pending: return Served::pending;
     case store::Got::failed: return Served::failed;
     case store::Got::corrupt: vm_.counters().corrupt.add(); return poison(p, word);
     case store::Got::done: break;
   }
+  // A guest that writes would fault on each guarded neighbour anew.
+  if (need == Need::read && bring_together(p, me)) return Served::filled;
   const Copied copied = copy(p, me, Patience::endless);
   if (copied.discarded) {
     (void)apply_discard(p, word);
@@ -149,27 +151,12 @@ Served Filler::fill_content(PageIndex p, Word word, Need need, store::FetchTicke
 
 Filler::Copied Filler::copy(PageIndex p, FillerThread& me, Patience patience) noexcept {
   for (unsigned tries = 0, naps = 0;;) {
-    sys::UffdResult result;
-    {
-      // T5: a discard that sets its bit after this look waits for the end of the section, then
-      // removes the copy. Nothing in here may wait, because a thread of QEMU may wait for it.
-      const guest::Filling::Section section(me.filling);
-      if (vm_.table().discarded(p)) {
-        vm_.counters().discards_seen.add();
-        return {Outcome::done, true};
-      }
-      TEST_POINT("fault.looked");
-#ifdef RAMFOLD_TEST_NO_T4
-      constexpr auto guard = sys::Guard::no;
-      constexpr auto waking = Wake::yes;
-#else
-      constexpr auto guard = sys::Guard::yes;
-      constexpr auto waking = Wake::no;
-#endif
-      result = vm_.uffd().copy(vm_.address_of(p), me.buffer.bytes.data(), ByteCount{kPageSize},
-                               guard, waking);
-      TEST_POINT("fault.filled");
+    const Installed installed = install(one(p), me);
+    if (installed.discarded) {
+      vm_.counters().discards_seen.add();
+      return {Outcome::done, true};
     }
+    const sys::UffdResult result = installed.result;
     if (result.outcome == Outcome::no_memory) {
       if (!nap_for_memory()) return {Outcome::no_memory, false};
       if (patience == Patience::some && ++naps == kTriesMax) return {Outcome::no_memory, false};
@@ -180,13 +167,34 @@ Filler::Copied Filler::copy(PageIndex p, FillerThread& me, Patience patience) no
   }
 }
 
+Filler::Installed Filler::install(PageRun run, FillerThread& me) noexcept {
+  // T5: a discard that sets its bit after this look waits for the end of the section, then
+  // removes the copy. Nothing in here may wait, because a thread of QEMU may wait for it.
+  const guest::Filling::Section section(me.filling);
+  for (PageIndex q = run.first; q < run.end(); q = q + PageCount{1}) {
+    if (vm_.table().discarded(q)) return {{}, true};
+  }
+  TEST_POINT("fault.looked");
+#ifdef RAMFOLD_TEST_NO_T4
+  constexpr auto guard = sys::Guard::no;
+  constexpr auto waking = Wake::yes;
+#else
+  constexpr auto guard = sys::Guard::yes;
+  constexpr auto waking = Wake::no;
+#endif
+  const sys::UffdResult result = vm_.uffd().copy(vm_.address_of(run.first), me.bytes_of(run.first),
+                                                 bytes(run.count), guard, waking);
+  TEST_POINT("fault.filled");
+  return {result, false};
+}
+
 Filler::Copied Filler::write(PageIndex p, FillerThread& me) noexcept {
   const guest::Filling::Section section(me.filling);  // T5, as in copy()
   if (vm_.table().discarded(p)) {
     vm_.counters().discards_seen.add();
     return {Outcome::done, true};
   }
-  const Status written = vm_.write_hole(p, me.buffer.bytes.data());
+  const Status written = vm_.write_hole(p, me.bytes_of(p));
   if (written) return {Outcome::done, false};
   return {written.error().code == ENOMEM || written.error().code == ENOSPC ? Outcome::no_memory
                                                                            : Outcome::failed,
@@ -317,7 +325,7 @@ Served Filler::unfold(PageIndex p, store::FetchTicket ticket, FillerThread& me) 
     return Served::late;
   }
   if (word.tag() == Tag::folded && word.content() != kZeroContent) {
-    switch (source_.get(group_, word.content(), me.buffer.bytes.data(), ticket)) {
+    switch (source_.get(group_, word.content(), me.bytes_of(p), ticket)) {
       case store::Got::pending: release(p); return Served::pending;
       case store::Got::failed: release(p); return Served::again;
       case store::Got::corrupt: vm_.counters().corrupt.add(); return poison(p, word);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Brings one page back: takes ownership, looks its word up, installs the bytes, wakes the threads
-// that wait.
+// that wait. A page that is read may bring folded neighbours (NeighbourWindows). Each is owned
+// before its word is looked up. One COPY installs them all, and the order of steps holds for each.
+// A neighbour that cannot come stays folded: only a fault on it decides what becomes of it.
 // Order (docs/design.md, Truth): COPY with MODE_WP and DONTWAKE -> word (clean, or none) -> guard
 // lifted if it was a write -> WAKE -> reference dropped. A write event: word cleared -> guard
 // lifted -> WAKE.
@@ -8,10 +10,12 @@
 // allocation, no lock, no logging; waits only for memory that the host has not got (no_memory).
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <optional>
 
 #include "base/page_copy.hpp"
+#include "fault/neighbour_windows.hpp"
 #include "guest/vm.hpp"
 #include "store/content_source.hpp"
 
@@ -44,7 +48,9 @@ struct FillerThread {
   explicit FillerThread(guest::Filling& own) : filling(own) { store::prepare_to_read(); }
 
   guest::Filling& filling;  // of no other thread
-  PageCopy buffer;
+  // For a page and those in its window, side by side.
+  std::array<PageCopy, NeighbourWindows::kPagesMax> buffer;
+  std::byte* bytes_of(PageIndex p) noexcept { return buffer[p.value % buffer.size()].bytes.data(); }
 };
 
 class Filler {
@@ -88,6 +94,20 @@ class Filler {
   // How long to wait for memory. endless: a vCPU waits for the page. some: a fifth of a second.
   enum class Patience : bool { endless, some };
   Copied copy(PageIndex p, FillerThread& me, Patience patience) noexcept;
+  // One attempt to install the run's bytes, guarded, with nobody woken. Nothing is tried if a page
+  // is discarded. REQUIRES: the caller owns all its pages; they are in one window.
+  struct Installed {
+    sys::UffdResult result;
+    bool discarded;
+  };
+  Installed install(PageRun run, FillerThread& me) noexcept;
+  // Brings p and folded neighbours back, and releases them. False: p did not come with them, and is
+  // still owned. REQUIRES: p is owned, its word is `folded`, its bytes are in me.bytes_of(p), and
+  // its waiters read.
+  bool bring_together(PageIndex p, FillerThread& me) noexcept;
+  // Takes ownership of p's neighbours within the window, and their bytes. Returns the run with p.
+  PageRun own_neighbours(PageIndex p, PageRun window, FillerThread& me) noexcept;
+  bool own_neighbour(PageIndex q, FillerThread& me) noexcept;
   // Writes the page into the RAM file itself, when its address range is gone.
   Copied write(PageIndex p, FillerThread& me) noexcept;
   // T5: if p is discarded, its word becomes one that says "zero" for a hole, and its bit is
@@ -115,6 +135,7 @@ class Filler {
   const std::atomic<bool>& stopping_;
   std::atomic<std::uint64_t> next_zero_{0};  // page after the last zero fill
   std::atomic<std::uint32_t> zero_window_{1};
+  NeighbourWindows windows_;
 };
 
 }  // namespace ramfold::fault

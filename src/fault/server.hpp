@@ -13,6 +13,7 @@
 
 #include "fault/filler.hpp"
 #include "fault/pool.hpp"
+#include "fault/spinning.hpp"
 #include "sys/fd.hpp"
 
 namespace ramfold::fault {
@@ -65,6 +66,7 @@ class Server final : private store::FetchListener, private Client {
   bool goes_on() const noexcept {
     return !stopping_.load(std::memory_order_relaxed) && Client::stays();
   }
+  bool spin(Spinning& spinning) noexcept;
   void wait_for_work(unsigned place) noexcept;
   void empty_wake() noexcept;
   void serve_event(const uffd_msg& event, FillerThread& me) noexcept;

@@ -21,7 +21,7 @@ struct VmCounters {
   // Of aborted_not_quiet, by what the kernel says (guest/pin_proof.hpp).
   Counter not_quiet_busy, not_quiet_large, not_quiet_mapped_more, not_quiet_other;
   Counter faults_zero, faults_content, faults_write_guarded, faults_late, faults_busy,
-      faults_pending;
+      faults_pending, neighbours_brought, neighbour_runs_cut, spun_ns;
   Counter returned_soon, zero_filled, errors, no_memory_waits, corrupt, damaged_words,
       discards_seen, unregistered_chunks;
   LatencyHistogram latency_zero, latency_content, latency_guarded;
@@ -79,6 +79,16 @@ constexpr void visit(V& v, S& s) {
     s.faults_busy);
   v(counter("faults_pending", "Faults that waited for the store to fetch their content."),
     s.faults_pending);
+
+  v(counter("neighbours_brought", "Folded pages that came back with a faulting page beside them."),
+    s.neighbours_brought);
+  v(counter("neighbour_runs_cut",
+            "Times that the kernel or a discard stopped neighbours from coming along."),
+    s.neighbour_runs_cut);
+
+  v(counter("fault_spin_ns",
+            "Nanoseconds for which fault threads stayed awake for the next event."),
+    s.spun_ns);
 
   v(counter("returned_soon", "Folded pages that came back within a few passes."), s.returned_soon);
   v(counter("zero_filled_pages",

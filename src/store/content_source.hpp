@@ -34,7 +34,7 @@ class FetchListener {
   ~FetchListener() = default;
 };
 struct FetchTicket {
-  FetchListener* listener = nullptr;
+  FetchListener* listener = nullptr;  // nullptr: nobody waits, and nobody is called
   std::uint64_t token = 0;
 };
 
@@ -50,6 +50,13 @@ class ContentSource {
   // Writes the content's 4096 bytes to `out`. A content of another group is `corrupt` (I5).
   // REQUIRES: the caller owns a reference to `id` (I1).
   virtual Got get(GroupId group, ContentId id, std::byte* out, FetchTicket ticket) noexcept = 0;
+  // get() of this content takes much less time than one more fault would, and does not return
+  // pending. So it may be brought back with a neighbour that is touched. A hint: the content may
+  // change its form at any moment. REQUIRES: the caller owns a reference to `id`.
+  virtual bool is_quick(ContentId id) const noexcept {
+    (void)id;
+    return false;
+  }
   // Forgets the listener: when this returns, no call of its ready() is under way, and none will
   // come. The default is for a source that never returns pending.
   virtual void withdraw(FetchListener& listener) noexcept { (void)listener; }

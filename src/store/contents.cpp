@@ -8,6 +8,7 @@
 #include "base/test_points.hpp"
 #include "store/codec/forms.hpp"
 #include "store/parts.hpp"
+#include "store/reform/cost_model.hpp"
 #include "store/scratch.hpp"
 #include "store/stats.hpp"
 
@@ -178,6 +179,27 @@ Got Contents::get(GroupId group, ContentId id, std::byte* out, FetchTicket) noex
   }
   parts.condemn(id, where);
   return Got::corrupt;
+}
+
+// Of an echo's 11.6 us (docs/design.md, "Forms") about a quarter. So a page that comes with a
+// neighbour pays when one of four such pages is touched.
+constexpr double kQuickNs = 3'000;
+
+bool Contents::is_quick(ContentId id) const noexcept {
+  if (id == kZeroContent) return true;
+  const Parts& parts = *parts_;
+  if (!parts.knows(id)) return false;
+  const Where where = parts.headers->where(id);
+  if (!parts.readable(where)) return false;
+  double ns = typical_decode_ns(shape_of(where));
+  if (where.has_reference()) {
+    const ContentId reference = parts.headers->reference(id);
+    if (!parts.knows(reference)) return false;
+    const Where of_reference = parts.headers->where(reference);
+    if (!parts.readable(of_reference)) return false;
+    ns += typical_decode_ns(shape_of(of_reference));
+  }
+  return ns <= kQuickNs;
 }
 
 Booked Contents::drop(GroupId group, ContentId id) noexcept {

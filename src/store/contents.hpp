@@ -92,6 +92,7 @@ class Contents final : public ContentSource {
                std::span<Result<PutResult>> out, Admit admit = Admit::all);
 
   Got get(GroupId group, ContentId id, std::byte* out, FetchTicket ticket) noexcept override;
+  bool is_quick(ContentId id) const noexcept override;
   Booked drop(GroupId group, ContentId id) noexcept override;
   // One more reference; empty when the content is not of this group. REQUIRES: the caller owns a
   // reference already.

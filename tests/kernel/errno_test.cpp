@@ -130,6 +130,31 @@ TEST_CASE("every errno at every call leaves no waiter and no wrong byte") {
   CHECK(reached > 300);
 }
 
+TEST_CASE("every errno in the middle of a run leaves no waiter and no wrong byte") {
+  constexpr std::uint64_t kMany = 64;
+  Rig rig(kMany);
+  for (const Call call : {Call::copy, Call::wake, Call::lift, Call::read}) {
+    for (const int error : kErrors) {
+      for (const How how : {How::once, How::for_a_while}) {
+        INFO(name_of(call) << " fails with " << strerrorname_np(error)
+                           << (how == How::once ? " once" : " for 20 ms"));
+        for (std::uint64_t p = 0; p < kMany; ++p) writes(rig, p, seed_of(p));
+        rig.fold_until(kMany);
+        for (const std::uint64_t p : {0, 1, 2, 4, 8}) reads(rig, p, seed_of(p));
+        REQUIRE(rig.tag(16) == guest::Tag::folded);
+        const auto brought = rig.vm->counters().neighbours_brought.get();
+        {
+          const Injected injected(call, error, how);
+          for (std::uint64_t p = 16; p < kMany; ++p) reads(rig, p, seed_of(p));
+          writes(rig, 20, 50);
+        }
+        CHECK(rig.vm->counters().neighbours_brought.get() > brought);
+        for (std::uint64_t p = 0; p < kMany; ++p) reads(rig, p, p == 20 ? 50 : seed_of(p));
+      }
+    }
+  }
+}
+
 TEST_CASE("a registration that fails folds nothing, and is tried again") {
   for (const int error : kErrors) {
     Rig rig(kPages);

@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <algorithm>
 #include <atomic>
 #include <csetjmp>
 #include <csignal>
@@ -82,6 +83,16 @@ class Apart {
   std::atomic<std::uint64_t> sum_{0};
 };
 
+// A sweep's figures do not fit into one answer.
+std::uint64_t g_sweep_median_ns = 0;
+
+std::uint64_t sweep_here(const std::byte* ram, const Request& r) {
+  const auto swept =
+      sweep_memory(ram, static_cast<GuestProcess::Order>(r.seed), PageCount{r.count});
+  g_sweep_median_ns = swept.median_ns;
+  return swept.ns;
+}
+
 [[noreturn]] void serve(int socket, std::byte* ram, int ram_fd) {
   std::signal(SIGBUS, bus_error);
   Apart apart;
@@ -121,6 +132,8 @@ class Apart {
         value = monotonic_ns() - began;
         break;
       }
+      case GuestProcess::Op::sweep: value = sweep_here(ram, r); break;
+      case GuestProcess::Op::sweep_median: value = g_sweep_median_ns; break;
       case GuestProcess::Op::quit: ::_exit(0);
     }
     if (::send(socket, &value, sizeof value, 0) != sizeof value) ::_exit(0);
@@ -241,6 +254,34 @@ std::uint64_t GuestProcess::timed(Op op, PageIndex p) {
   ask(op, p, 0);
   must(answer(ns, kPatienceMs), "a touch that ends");
   return ns;
+}
+
+GuestProcess::Swept sweep_memory(const std::byte* memory, GuestProcess::Order order,
+                                 PageCount pages) {
+  std::vector<std::uint32_t> times(pages.value);
+  const std::uint64_t began = monotonic_ns();
+  std::uint64_t then = began;
+  for (std::uint64_t i = 0; i < pages.value; ++i) {
+    (void)static_cast<const volatile std::byte*>(
+        memory)[swept_page(order, i, pages.value) << kPageShift];
+    const std::uint64_t now = monotonic_ns();
+    times[i] = static_cast<std::uint32_t>(now - then);
+    then = now;
+  }
+  const auto middle = times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2);
+  std::nth_element(times.begin(), middle, times.end());
+  return {then - began, *middle};
+}
+
+GuestProcess::Swept GuestProcess::sweep(Order order, PageCount pages) {
+  constexpr int kSweepMs = 600'000;
+  Swept swept{};
+  ask(Op::sweep, PageIndex{0}, static_cast<std::uint64_t>(order),
+      static_cast<std::uint32_t>(pages.value));
+  must(answer(swept.ns, kSweepMs), "a sweep that ends");
+  ask(Op::sweep_median, PageIndex{0}, 0);
+  must(answer(swept.median_ns, kPatienceMs), "a sweep's figures");
+  return swept;
 }
 
 void GuestProcess::discard(PageIndex p) {

@@ -40,6 +40,8 @@ class GuestProcess {
     map_over,
     read_ns,
     write_ns,
+    sweep,
+    sweep_median,
     quit
   };
   void ask(Op op, PageIndex p, std::uint64_t seed, std::uint32_t count = 0);
@@ -59,6 +61,14 @@ class GuestProcess {
   // Nanoseconds that touching one byte of p took the child.
   std::uint64_t read_ns(PageIndex p) { return timed(Op::read_ns, p); }
   std::uint64_t write_ns(PageIndex p) { return timed(Op::write_ns, p); }
+  // Reads a byte of each of the first `pages` pages, in this order: how long it took, and the
+  // median of one. REQUIRES: `pages` is a power of 2, 64 at least.
+  enum class Order : std::uint8_t { in_a_row, clusters, at_random };
+  struct Swept {
+    std::uint64_t ns;
+    std::uint64_t median_ns;
+  };
+  Swept sweep(Order order, PageCount pages);
   // As it was made, before any make_vm(): for tests and benches that drive it themselves.
   int uffd() const noexcept { return uffd_.get(); }
   HostVirt base() const noexcept { return HostVirt{base_}; }
@@ -79,6 +89,24 @@ class GuestProcess {
   PageCount pages_;
   bool collecting_ = false;
 };
+
+// The page that a sweep of `pages` pages reads as its i-th. Clusters: aligned 64 KiB in a row, one
+// such after another in an order that no read-ahead foresees.
+constexpr std::uint64_t swept_page(GuestProcess::Order order, std::uint64_t i,
+                                   std::uint64_t pages) noexcept {
+  constexpr std::uint64_t kOdd = 0x9e3779b1;
+  constexpr std::uint64_t kCluster = 16;
+  switch (order) {
+    case GuestProcess::Order::in_a_row: break;
+    case GuestProcess::Order::clusters:
+      return i / kCluster * kOdd % (pages / kCluster) * kCluster + i % kCluster;
+    case GuestProcess::Order::at_random: return i * kOdd % pages;
+  }
+  return i;
+}
+// Sweeps memory of this process.
+GuestProcess::Swept sweep_memory(const std::byte* memory, GuestProcess::Order order,
+                                 PageCount pages);
 
 // The page's bytes for a seed: compressible, different for every seed, all zero for 0.
 void fill_page(std::uint64_t seed, std::byte* page);

@@ -22,7 +22,8 @@ SEED = int(os.environ.get('RAMFOLD_SEED', '0')) or int(time.time())
 POINTS = [
     'fold.guard:3', 'fold.pread:5', 'fold.encode:4', 'store.write:40', 'store.publish:60',
     'fold.commit:1', 'fold.commit:77', 'fold.word:1', 'fold.word:78', 'fold.punch:1',
-    'fold.punch:20', 'fault.looked:25', 'fault.filled:25', 'fault.copied:30', 'fault.word:20',
+    'fold.punch:20', 'fault.looked:25', 'fault.filled:25', 'fault.copied:30', 'fault.run:3',
+    'fault.run.word:1', 'fault.run.word:20', 'fault.word:20',
     'fault.lifted:20', 'fault.drop:20', 'store.drop:10',
     'keeper.handover:1', 'recovery.inherited:1', 'recovery.vm:1', 'recovery.vm:2',
     'recovery.count:200', 'recovery.counted:1', 'recovery.store.references:50',

@@ -34,6 +34,7 @@ namespace {
 
 constexpr std::uint64_t kBlock = 16;      // pages owned together
 constexpr std::uint64_t kSlowPages = 64;  // of each thread that reads slowly
+constexpr std::uint64_t kSweep = 64;      // pages of one read in a row
 constexpr std::uint64_t kSlowRun = 4;     // pages of one slow read
 constexpr int kExitBad = 1;
 
@@ -236,7 +237,12 @@ std::uint64_t own_page(unsigned thread, Random& random) {
 void operate(unsigned thread, Random& random, const char* who) {
   const std::uint64_t p = own_page(thread, random);
   const std::uint64_t dice = random.below(100);
-  if (dice < 30) {
+  if (dice < 2) {
+    // In a row, so that neighbours come back with the page that is read.
+    const std::uint64_t first = random.below(options.pages - kSweep);
+    for (std::uint64_t q = first; q < first + kSweep; ++q) verify(q, who);
+    reads += kSweep;
+  } else if (dice < 30) {
     verify(random.below(options.pages), who);
     ++reads;
   } else if (dice < 50) {

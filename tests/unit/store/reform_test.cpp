@@ -96,6 +96,8 @@ TEST_CASE("every kind of page gets the form that suits it and comes back") {
     keep(table_of(i));
     keep(page_of(200 + i, kPageSize));
   }
+  for (const auto& [id, _] : kept) CHECK(rig.store->is_quick(id));  // raw or LZ4
+  CHECK(rig.store->is_quick(kZeroContent));
   const Stats before = rig.store->stats();
   rig.round();
   rig.round();
@@ -108,6 +110,9 @@ TEST_CASE("every kind of page gets the form that suits it and comes back") {
   for (const auto& [id, page] : kept) {
     CHECK(holds(*rig.store, id, page));
     CHECK(put(*rig.store, rig.group, page).existed);  // found whatever its form
+    const Form form = rig.store->form(id);
+    if (form == Form::raw || form == Form::lz4) CHECK(rig.store->is_quick(id));
+    if (form == Form::zstd || form == Form::delta) CHECK_FALSE(rig.store->is_quick(id));
   }
   CHECK(after.corrupt + after.collisions + after.miscounted == 0);
   CHECK(rig.reformer->figures().saved_bytes > 0);
