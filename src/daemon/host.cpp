@@ -204,6 +204,7 @@ void Host::load_decisions() {
   state_.off.store(decisions_.since(HostDecision::off).has_value());
   state_.paused.store(decisions_.since(HostDecision::paused).has_value());
   policy_.begin();
+  log::set_level(policy_.config()->log_level);  // it may have been set at run time
 }
 
 void Host::go_on_with_decisions() {

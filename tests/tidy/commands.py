@@ -132,7 +132,8 @@ def keys_of_product():
 
 def self_test():
     helps = {("ramfold", "policy"): GROUP, ("ramfold", "policy get"): "--json",
-             ("ramfold", "policy gte"): GROUP, ("ramfold", "off"): "--dry-run", ("ramfold", "exec"): "", ("ramfoldd", ""): "--config"}
+             ("ramfold", "policy gte"): GROUP, ("ramfold", "off"): "--dry-run",
+             ("ramfold", "exec"): "", ("ramfoldd", ""): "--config"}
     programs = Programs(lambda program, command: helps.get((program, command)))
     good = ["`ramfold off --dry-run`", "`ramfold exec -- qemu --version`", "`ramfoldd --config X`",
             "ramfold is here", "`ramfold policy get --json`", "`fold.when`", "`host.promise.kept`"]

@@ -196,6 +196,8 @@ control::Answer<void> LivePolicy::set(const std::optional<VmKey>& vm,
 
 control::Answer<bool> LivePolicy::take_back(std::string_view name_or_uuid,
                                             std::span<const std::string> assignments) {
+  const auto takes_back = [](const std::string& word) { return word.ends_with('='); };
+  if (!std::ranges::all_of(assignments, takes_back)) return false;
   const MutexLock changing(changing_);
   std::vector<DecisionBook::Set> set = origin()->set;
   const auto of_it = [&](const DecisionBook::Set& one) {

@@ -63,7 +63,7 @@ class LivePolicy {
   control::Answer<void> set(const std::optional<VmKey>& vm,
                             std::span<const std::string> assignments) EXCLUDES(changing_);
   // For VMs that are not there: takes back values by name or uuid, for every owner. False: no such
-  // value was set.
+  // value was set, or an assignment does not take back.
   control::Answer<bool> take_back(std::string_view name_or_uuid,
                                   std::span<const std::string> assignments) EXCLUDES(changing_);
 

@@ -232,7 +232,16 @@ def of_host():
             restart(rig)
             must_be(rig, 'scan.cpu', '0.75', 'set')
             must_be(rig, 'fold.backoff_seconds_max', '60', 'set')
-            must_put(rig, 'fold.backoff_seconds_max=', 'scan.cpu=')
+            must_put(rig, 'log_level=error')
+            rig.kill_daemon()
+            before_start = os.path.getsize(f'{rig.dir}/daemon.log')
+            rig.start_daemon()
+            wait('it answers', rig.snapshot, 30)
+            with open(f'{rig.dir}/daemon.log', encoding='utf-8') as log:
+                log.seek(before_start)
+                if ' info ' in (told := log.read()):
+                    raise Failed(f'log_level=error holds at a start, and: {told}')
+            must_put(rig, 'fold.backoff_seconds_max=', 'scan.cpu=', 'log_level=')
             must_be(rig, 'fold.backoff_seconds_max', '7200', 'default')
             must_be(rig, 'scan.cpu', '1', 'file')
             if cli(rig, 'policy', 'get').stdout.count('\n') != len(before) + 1:

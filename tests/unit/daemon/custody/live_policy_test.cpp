@@ -149,6 +149,7 @@ TEST_CASE("what was set wins over the file, outlives the daemon, and is taken ba
   REQUIRE(daemon->set(kWeb, Words{"zero="}).has_value());
   CHECK(policy::vm_targets(*daemon->config(), web).zero);
   CHECK(daemon->take_back("db", Words{"lz4="}) == control::Answer<bool>(false));
+  CHECK(daemon->take_back("web", Words{"lz4=", "fold=true"}) == control::Answer<bool>(false));
   CHECK(daemon->take_back("web", Words{"lz4="}) == control::Answer<bool>(true));
   CHECK(daemon->config()->vms.empty());
 }
