@@ -3,10 +3,12 @@
 
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <thread>
 
 #include "base/clock.hpp"
+#include "cli/policy_view.hpp"
 #include "cli/render.hpp"
 #include "cli/unattached.hpp"
 #include "control/view_json.hpp"
@@ -224,6 +226,51 @@ ExitCode run_unfold(const CommandOptions& options, const Console& console,
                      : "Every page is back. Nothing is folded until `ramfold resume`.\n");
   }
   return ExitCode::ok;
+}
+
+ExitCode run_policy_get(const CommandOptions& options, const Console& console,
+                        const std::optional<std::string>& vm) {
+  return ask_and_show<PolicyView>(options, console,
+                                  {0, Operation::policy_get, selector_of(vm), false},
+                                  [&](const PolicyView& policy) {
+                                    if (options.output == Output::json) {
+                                      print_json(console, {{"policy", to_json(policy)}});
+                                    } else {
+                                      console.print(render_policy(policy, console.style));
+                                    }
+                                  });
+}
+
+ExitCode run_policy_set(const CommandOptions& options, const Console& console,
+                        std::vector<std::string> words) {
+  Request request{0, Operation::policy_set, {}, false};
+  if (words.front().find('=') == std::string::npos) {
+    request.vm = VmSelector{words.front()};
+    words.erase(words.begin());
+  }
+  if (words.empty()) {
+    report(options, console,
+           {Failure::bad_request,
+            "there is nothing to set",
+            "write KEY=VALUE, or KEY= for the value of the file",
+            {}});
+    return ExitCode::usage;
+  }
+  request.assignments = std::move(words);
+  return ask_and_show<PolicyView>(options, console, request, [&](const PolicyView& policy) {
+    if (options.output == Output::json) return print_json(console, {{"policy", to_json(policy)}});
+    if (policy.keys.empty()) {
+      return console.print("Taken back. The VM is not there; the file's values will hold.\n");
+    }
+    PolicyView changed{policy.file, {}};
+    for (const PolicyKeyView& key : policy.keys) {
+      const auto names = [&key](const std::string& word) {
+        return word.starts_with(key.key + "=");
+      };
+      if (std::ranges::any_of(request.assignments, names)) changed.keys.push_back(key);
+    }
+    console.print(render_policy(changed, console.style));
+  });
 }
 
 ExitCode run_pause(const CommandOptions& options, const Console& console,

@@ -5,6 +5,7 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "cli/client.hpp"
 #include "cli/console.hpp"
@@ -32,6 +33,11 @@ ExitCode run_attach(const CommandOptions& options, const Console& console, const
 enum class DryRun : bool { no, yes };
 ExitCode run_unfold(const CommandOptions& options, const Console& console,
                     const std::optional<std::string>& vm, DryRun dry_run);
+ExitCode run_policy_get(const CommandOptions& options, const Console& console,
+                        const std::optional<std::string>& vm);
+// `words`: a VM first, unless the first one is an assignment; then assignments.
+ExitCode run_policy_set(const CommandOptions& options, const Console& console,
+                        std::vector<std::string> words);
 enum class Pausing : bool { resume, pause };
 ExitCode run_pause(const CommandOptions& options, const Console& console,
                    const std::optional<std::string>& vm, Pausing pausing);

@@ -28,6 +28,7 @@ struct Arguments {
   bool no_headings = false;
   bool all_columns = false;
   std::string vm;
+  std::vector<std::string> words;
   std::string root;
   EstimateOptions estimate;
   std::uint64_t sample_mib = EstimateOptions{}.sample->value >> 20;
@@ -103,6 +104,7 @@ class Parser {
         "safety, 5 doctor found problems. See ramfold(1).");
     add_looks();
     add_operations();
+    add_policy();
     CLI::App* doctor = add("doctor", "check kernel, settings and VMs; tell what to change",
                            [this] { return run_doctor(arguments_, console_); });
     doctor->add_option("--root", arguments_.root,
@@ -132,7 +134,11 @@ class Parser {
   using Action = std::function<ExitCode()>;
 
   CLI::App* add(const char* name, const char* description, Action action) {
-    CLI::App* command = app_.add_subcommand(name, description);
+    return add(app_, name, description, std::move(action));
+  }
+
+  CLI::App* add(CLI::App& parent, const char* name, const char* description, Action action) {
+    CLI::App* command = parent.add_subcommand(name, description);
     command->add_flag("--json", arguments_.json, "print JSON");
     command->add_option("--socket", arguments_.options.socket, "the daemon's control socket")
         ->capture_default_str();
@@ -193,7 +199,11 @@ class Parser {
   // The complaint about the first word that no command or option takes; empty: there is none.
   std::string complaint_of_unknown() const {
     const CLI::App* command = &app_;
-    for (const CLI::App* chosen : app_.get_subcommands()) command = chosen;
+    std::string name = "ramfold";
+    while (!command->get_subcommands().empty()) {
+      command = command->get_subcommands().back();
+      name += " " + command->get_name();
+    }
     const std::vector<std::string> left = app_.remaining(true);
     if (left.empty()) return {};
     const std::string& word = left.front();
@@ -201,13 +211,12 @@ class Parser {
     std::vector<std::string> known;
     if (option) {
       for (const CLI::Option* one : command->get_options()) {
-        for (const std::string& name : one->get_lnames()) known.push_back("--" + name);
+        for (const std::string& word_of : one->get_lnames()) known.push_back("--" + word_of);
       }
-    } else if (command == &app_) {
-      for (const CLI::App* one : app_.get_subcommands({})) known.push_back(one->get_name());
+    } else {
+      for (const CLI::App* one : command->get_subcommands({})) known.push_back(one->get_name());
     }
-    const std::string name = command == &app_ ? "ramfold" : "ramfold " + command->get_name();
-    const char* kind = option ? "option" : command == &app_ ? "command" : "argument";
+    const char* kind = option ? "option" : known.empty() ? "argument" : "command";
     const std::string hint = did_you_mean(word.substr(0, word.find('=')), known);
     return name + ": unknown " + kind + " '" + printable(word) + "'" + hint + "\nSee `" + name +
            " --help`.\n";
@@ -231,6 +240,25 @@ class Parser {
         ->type_name("MIB")
         ->capture_default_str()
         ->excludes(all);
+  }
+
+  void add_policy() {
+    CLI::App* policy = app_.add_subcommand("policy", "the keys of the configuration, at run time");
+    policy->require_subcommand(1);
+    CLI::App* get = add(*policy, "get", "each key with its value and where that is from", [this] {
+      const std::string& vm = arguments_.vm;
+      return run_policy_get(arguments_.options, console_,
+                            vm.empty() ? std::nullopt : std::optional(vm));
+    });
+    get->add_option("VM", arguments_.vm, "id, pid, name or uuid; the host's keys when absent");
+    CLI::App* set =
+        add(*policy, "set", "set keys of the host or of a VM, also for later starts",
+            [this] { return run_policy_set(arguments_.options, console_, arguments_.words); });
+    set->add_option(
+           "WORDS", arguments_.words,
+           "a VM, when it is for one; then assignments. KEY= goes back to the file's value")
+        ->required()
+        ->type_name("[VM] KEY=VALUE");
   }
 
   void add_operations() {

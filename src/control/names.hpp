@@ -52,6 +52,16 @@ inline constexpr std::array kKeeperStates{
     EnumName<KeeperState>{KeeperState::connected, "connected"},
     EnumName<KeeperState>{KeeperState::holding, "holding"},
 };
+inline constexpr std::array kPolicyOrigins{
+    EnumName<PolicyOrigin>{PolicyOrigin::preset, "default"},
+    EnumName<PolicyOrigin>{PolicyOrigin::file, "file"},
+    EnumName<PolicyOrigin>{PolicyOrigin::set, "set"},
+};
+inline constexpr std::array kPolicyTakes{
+    EnumName<PolicyTakes>{PolicyTakes::at_once, "at-once"},
+    EnumName<PolicyTakes>{PolicyTakes::at_attach, "at-attach"},
+    EnumName<PolicyTakes>{PolicyTakes::at_start, "at-start"},
+};
 inline constexpr std::array kFailures{
     EnumName<Failure>{Failure::bad_request, "bad-request"},
     EnumName<Failure>{Failure::not_found, "not-found"},
@@ -66,6 +76,8 @@ constexpr const auto& names_of(VmState) noexcept { return kVmStates; }
 constexpr const auto& names_of(GateState) noexcept { return kGateStates; }
 constexpr const auto& names_of(CheckOutcome) noexcept { return kCheckOutcomes; }
 constexpr const auto& names_of(KeeperState) noexcept { return kKeeperStates; }
+constexpr const auto& names_of(PolicyOrigin) noexcept { return kPolicyOrigins; }
+constexpr const auto& names_of(PolicyTakes) noexcept { return kPolicyTakes; }
 constexpr const auto& names_of(Failure) noexcept { return kFailures; }
 
 template <typename Enum>

@@ -29,6 +29,8 @@ constexpr std::array kOperations{
     OperationInfo{Operation::off, "off", Vm::none, true},
     OperationInfo{Operation::pause, "pause", Vm::optional, false},
     OperationInfo{Operation::resume, "resume", Vm::optional, false},
+    OperationInfo{Operation::policy_get, "policy-get", Vm::optional, false},
+    OperationInfo{Operation::policy_set, "policy-set", Vm::optional, false},
 };
 
 std::unexpected<OperationError> bad(std::string text) {
@@ -61,14 +63,31 @@ Answer<VmsSelector> selector_of(const Json& json, Vm wanted) {
   return VmsSelector{VmSelector{*text}};
 }
 
+Answer<void> read_assignments(const Json& json, Request& request) {
+  const auto found = json.find("assignments");
+  const bool wanted = request.operation == Operation::policy_set;
+  if (found == json.end() && !wanted) return {};
+  if (!wanted) return bad("'assignments' does not belong here");
+  if (found == json.end() || !found->is_array() || found->empty() ||
+      found->size() > kAssignmentsMax) {
+    return bad(fmt::format("'assignments' must be 1 to {} strings", kAssignmentsMax));
+  }
+  for (const Json& item : *found) {
+    const auto* text = item.get_ptr<const std::string*>();
+    if (text == nullptr) return bad("an element of 'assignments' is not a string");
+    request.assignments.push_back(*text);
+  }
+  return {};
+}
+
 Answer<Request> request_of(const Json& json, std::uint64_t id) {
   const auto version = json.find("ramfold");
   if (version == json.end() || !version->is_number_integer() || *version != kProtocolVersion) {
     return bad(fmt::format("this daemon speaks version {} of the protocol", kProtocolVersion));
   }
   for (const auto& [key, value] : json.items()) {
-    static constexpr std::array<std::string_view, 6> kKnown{
-        "ramfold", "id", "op", "vm", "plan_only", "incoming_finished"};
+    static constexpr std::array<std::string_view, 7> kKnown{
+        "ramfold", "id", "op", "vm", "plan_only", "incoming_finished", "assignments"};
     if (std::find(kKnown.begin(), kKnown.end(), key) == kKnown.end()) return bad("unknown field");
   }
   const auto info = operation_of(json);
@@ -85,6 +104,9 @@ Answer<Request> request_of(const Json& json, std::uint64_t id) {
       return bad("'incoming_finished' does not belong here");
     }
     request.incoming_finished = incoming->get<bool>();
+  }
+  if (Answer<void> read = read_assignments(json, request); !read) {
+    return std::unexpected(std::move(read.error()));
   }
   return request;
 }
@@ -109,6 +131,7 @@ Status read_body(const Json& json, const char* name, Reply& reply, bool last) {
 Status body_of(const Json& json, Reply& reply) {
   if (json.contains("snapshot")) return read_body<Snapshot>(json, "snapshot", reply, true);
   if (json.contains("vm")) return read_body<VmView>(json, "vm", reply, true);
+  if (json.contains("policy")) return read_body<PolicyView>(json, "policy", reply, true);
   if (json.contains("plan")) return read_body<UnfoldPlan>(json, "plan", reply, false);
   if (json.contains("progress")) return read_body<UnfoldProgress>(json, "progress", reply, false);
   if (json.contains("error")) return read_body<OperationError>(json, "error", reply, true);
@@ -143,6 +166,7 @@ std::string encode(const Request& request) {
   if (request.vm) line["vm"] = request.vm->text;
   if (request.plan_only) line["plan_only"] = true;
   if (request.incoming_finished) line["incoming_finished"] = true;
+  if (!request.assignments.empty()) line["assignments"] = request.assignments;
   return text_of(line, -1) + "\n";
 }
 
@@ -151,6 +175,9 @@ std::string encode_reply(std::uint64_t id, const Snapshot& snapshot) {
 }
 std::string encode_reply(std::uint64_t id, const VmView& vm) {
   return line_of(id, "vm", to_json(vm));
+}
+std::string encode_reply(std::uint64_t id, const PolicyView& policy) {
+  return line_of(id, "policy", to_json(policy));
 }
 std::string encode_reply(std::uint64_t id, const UnfoldPlan& plan) {
   return line_of(id, "plan", to_json(plan));

@@ -10,6 +10,7 @@
 #include <string>
 #include <string_view>
 #include <variant>
+#include <vector>
 
 #include "base/result.hpp"
 #include "control/service.hpp"
@@ -24,14 +25,29 @@ inline constexpr std::size_t kSelectorBytesMax = 256;
 // A snapshot of some thousand VMs.
 inline constexpr std::size_t kReplyBytesMax = 64u << 20;
 
-enum class Operation : std::uint8_t { snapshot, show, attach, detach, off, pause, resume };
+// Assignments of one policy_set.
+inline constexpr std::size_t kAssignmentsMax = 64;
+
+enum class Operation : std::uint8_t {
+  snapshot,
+  show,
+  attach,
+  detach,
+  off,
+  pause,
+  resume,
+  policy_get,
+  policy_set
+};
 
 struct Request {
   std::uint64_t id = 0;  // echoed in every reply
   Operation operation = Operation::snapshot;
-  VmsSelector vm;                  // REQUIRED by show, attach, detach; optional for pause, resume
+  // REQUIRED by show, attach, detach; optional for pause, resume, policy_get, policy_set.
+  VmsSelector vm;
   bool plan_only = false;          // detach, off: tell the plan, do nothing
   bool incoming_finished = false;  // attach: the migration that QEMU was started for has ended
+  std::vector<std::string> assignments{};  // policy_set: KEY=VALUE or KEY=
   friend bool operator==(const Request&, const Request&) = default;
 };
 
@@ -47,6 +63,7 @@ ParsedRequest parse_request(std::string_view line);
 std::string encode(const Request& request);
 std::string encode_reply(std::uint64_t id, const Snapshot& snapshot);
 std::string encode_reply(std::uint64_t id, const VmView& vm);
+std::string encode_reply(std::uint64_t id, const PolicyView& policy);
 std::string encode_reply(std::uint64_t id, const UnfoldPlan& plan);
 std::string encode_reply(std::uint64_t id, const UnfoldProgress& progress);
 std::string encode_reply(std::uint64_t id, const OperationError& error);
@@ -58,7 +75,7 @@ struct Done {
 };
 struct Reply {
   std::uint64_t id = 0;
-  std::variant<Done, Snapshot, VmView, UnfoldPlan, UnfoldProgress, OperationError> body;
+  std::variant<Done, Snapshot, VmView, PolicyView, UnfoldPlan, UnfoldProgress, OperationError> body;
   bool last = true;
 };
 Result<Reply> parse_reply(std::string_view line);

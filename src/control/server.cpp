@@ -71,8 +71,24 @@ std::string_view verb_of(Operation operation) {
     case Operation::off: return "off";
     case Operation::pause: return "pause";
     case Operation::resume: return "resume";
+    case Operation::policy_get: return "policy get";
+    case Operation::policy_set: return "policy set";
   }
   return "?";
+}
+
+// It changes nothing, and is answered soon.
+bool is_look(Operation operation) {
+  return operation == Operation::snapshot || operation == Operation::show ||
+         operation == Operation::policy_get;
+}
+
+// What the log says of a request.
+std::string words_of(const Request& request) {
+  std::string text(verb_of(request.operation));
+  if (request.vm) text += " " + printable(request.vm->text);
+  for (const std::string& assignment : request.assignments) text += " " + printable(assignment);
+  return text;
 }
 
 }  // namespace
@@ -172,7 +188,7 @@ class Server::Impl {
       return session->answer(encode_reply(parsed.id, parsed.request.error()), then);
     }
     const Request& request = *parsed.request;
-    if (request.operation == Operation::snapshot || request.operation == Operation::show) {
+    if (is_look(request.operation)) {
       asio::post(snapshots_.context(), [this, session, request] {
         answer(session, guarded(request, [&] { return look(request); }));
       });
@@ -209,13 +225,16 @@ class Server::Impl {
     if (request.operation == Operation::snapshot) {
       return encode_reply(request.id, service_.snapshot());
     }
+    if (request.operation == Operation::policy_get) {
+      const auto policy = service_.policy(request.vm);
+      return policy ? encode_reply(request.id, *policy) : encode_reply(request.id, policy.error());
+    }
     const auto vm = service_.show(*request.vm);
     return vm ? encode_reply(request.id, *vm) : encode_reply(request.id, vm.error());
   }
 
   std::string operate(const SessionPtr& session, const Request& request) {
-    const std::string what = fmt::format("{}{} by uid {} (pid {})", verb_of(request.operation),
-                                         request.vm ? " " + printable(request.vm->text) : "",
+    const std::string what = fmt::format("{} by uid {} (pid {})", words_of(request),
                                          session->caller().uid, session->caller().pid);
     const auto failure = run(session, request);
     if (!failure.has_value()) {
@@ -242,6 +261,11 @@ class Server::Impl {
       }
       case Operation::pause: return done(service_.pause(request.vm));
       case Operation::resume: return done(service_.resume(request.vm));
+      case Operation::policy_set: {
+        const auto policy = service_.set_policy(request.vm, request.assignments);
+        if (!policy) return std::unexpected(policy.error());
+        return encode_reply(request.id, *policy);
+      }
       default: return unfold(session, request);
     }
   }

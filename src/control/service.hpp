@@ -13,6 +13,7 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "base/types.hpp"
 #include "control/views.hpp"
@@ -80,6 +81,14 @@ class Service {
   // A client that goes away does not cancel them.
   virtual Answer<void> detach(const VmSelector& vm, const ProgressSink& progress) = 0;
   virtual Answer<void> off(const ProgressSink& progress) = 0;
+
+  // The keys of the host, or of one attached VM, with the values in force.
+  virtual Answer<PolicyView> policy(const VmsSelector& vm) = 0;
+  // Sets keys of the host, or of one VM. Each assignment is KEY=VALUE, or KEY= for the value of the
+  // file. All are carried out, or none. The answer is as of policy(), afterwards; without keys when
+  // the VM is not there and its values were taken back.
+  virtual Answer<PolicyView> set_policy(const VmsSelector& vm,
+                                        const std::vector<std::string>& assignments) = 0;
 
   // Paused: nothing more is folded; faults are served, folded pages stay folded.
   virtual Answer<void> pause(const VmsSelector& vms) = 0;

@@ -233,6 +233,22 @@ constexpr void visit(V& v, S& s) {
   v(named("vms"), s.vms);
 }
 
+template <typename V, ConstOr<PolicyKeyView> S>
+constexpr void visit(V& v, S& s) {
+  v(named("key"), s.key);
+  v(named("value"), s.in_force);
+  v(named("origin"), s.origin);
+  v(named("takes"), s.takes);
+  v(named("how"), s.how);
+  v(named("pending"), s.pending);
+}
+
+template <typename V, ConstOr<PolicyView> S>
+constexpr void visit(V& v, S& s) {
+  v(named("file"), s.file);
+  v(named("keys"), s.keys);
+}
+
 template <typename V, ConstOr<UnfoldPlan> S>
 constexpr void visit(V& v, S& s) {
   v(gauge("pages", "Pages that would come back."), s.pages);

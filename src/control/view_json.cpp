@@ -145,12 +145,14 @@ class Reader {
 Json to_json(const Snapshot& view) { return Writer::write(view); }
 Json to_json(const HostView& view) { return Writer::write(view); }
 Json to_json(const VmView& view) { return Writer::write(view); }
+Json to_json(const PolicyView& view) { return Writer::write(view); }
 Json to_json(const UnfoldPlan& view) { return Writer::write(view); }
 Json to_json(const UnfoldProgress& view) { return Writer::write(view); }
 Json to_json(const OperationError& view) { return Writer::write(view); }
 
 Status from_json(const Json& json, Snapshot& view) { return Reader::read(json, view, "snapshot"); }
 Status from_json(const Json& json, VmView& view) { return Reader::read(json, view, "vm"); }
+Status from_json(const Json& json, PolicyView& view) { return Reader::read(json, view, "policy"); }
 Status from_json(const Json& json, UnfoldPlan& view) { return Reader::read(json, view, "plan"); }
 Status from_json(const Json& json, UnfoldProgress& view) {
   return Reader::read(json, view, "progress");

@@ -15,6 +15,7 @@ namespace ramfold::control {
 nlohmann::json to_json(const Snapshot& view);
 nlohmann::json to_json(const HostView& view);
 nlohmann::json to_json(const VmView& view);
+nlohmann::json to_json(const PolicyView& view);
 nlohmann::json to_json(const UnfoldPlan& view);
 nlohmann::json to_json(const UnfoldProgress& view);
 nlohmann::json to_json(const OperationError& view);
@@ -23,6 +24,7 @@ nlohmann::json to_json(const OperationError& view);
 // field of a wrong type, or an unknown enumerator, is an error that names the field.
 Status from_json(const nlohmann::json& json, Snapshot& view);
 Status from_json(const nlohmann::json& json, VmView& view);
+Status from_json(const nlohmann::json& json, PolicyView& view);
 Status from_json(const nlohmann::json& json, UnfoldPlan& view);
 Status from_json(const nlohmann::json& json, UnfoldProgress& view);
 Status from_json(const nlohmann::json& json, OperationError& view);

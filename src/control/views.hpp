@@ -283,6 +283,31 @@ struct Snapshot {
   friend bool operator==(const Snapshot&, const Snapshot&) = default;
 };
 
+// Where the value of a key is from.
+enum class PolicyOrigin : std::uint8_t {
+  preset,  // the default: nobody gave it
+  file,
+  set,  // by `ramfold policy set`
+};
+// From when on a change of a key holds.
+enum class PolicyTakes : std::uint8_t { at_once, at_attach, at_start };
+
+// One key of the configuration, and the value that is in force.
+struct PolicyKeyView {
+  std::string key;       // "fold.lz4"; of a VM "lz4"
+  std::string in_force;  // its value
+  PolicyOrigin origin = PolicyOrigin::preset;
+  PolicyTakes takes = PolicyTakes::at_once;
+  std::string how;      // how a change is taken up, or why not sooner
+  std::string pending;  // the value that holds from then on; empty: the same
+  friend bool operator==(const PolicyKeyView&, const PolicyKeyView&) = default;
+};
+struct PolicyView {
+  std::string file;  // of the configuration
+  std::vector<PolicyKeyView> keys;
+  friend bool operator==(const PolicyView&, const PolicyView&) = default;
+};
+
 // The estimate for unfolding one VM, or all VMs, before it begins.
 struct UnfoldPlan {
   PageCount pages;

@@ -55,7 +55,8 @@ struct Host::Rooms {
       : departures(h.vms_, h.keeping_, *h.contents_, h.stopping_),
         hand_over(h.vms_, h.keeping_, h.contents_->files(),
                   [this](const VmHandle& vm) { facts.look_again(vm); }),
-        room(h.procfs_, h.config_, [this](GroupId group) { return work.mean_read_ns(group); }),
+        room(h.procfs_, h.policy_.current(),
+             [this](GroupId group) { return work.mean_read_ns(group); }),
         consumers(h.retries_, room, *h.agents_, h.stopping_),
         detach(room, departures, *h.agents_, h.stopping_),
         off({h.state_, h.decisions_, h.vms_, h.keeping_, *h.contents_, departures, detach, room,
@@ -65,8 +66,8 @@ struct Host::Rooms {
             h.vms_, h.procfs_, [this](const VmHandle& vm) { consumers.has_begun(vm); },
             [this](const VmHandle& vm) { renewal.begin(vm); }, h.stopping_),
         recovery(h.vms_, h.keeping_, h.left_behind_, *h.adopter_, *h.agents_, h.stopping_),
-        work(h.vms_, *h.contents_, h.state_, h.config_),
-        loop({h.configuration_, h.decisions_, h.procfs_, h.device_, *h.pins_, h.state_, h.vms_,
+        work(h.vms_, *h.contents_, h.state_, *h.policy_.config()),
+        loop({h.policy_, h.decisions_, h.procfs_, h.device_, *h.pins_, h.state_, h.vms_,
               *h.contents_, h.keeping_, hand_over, departures, h.left_behind_, recovery, facts,
               work, off, *h.fault_pool_, h.stopping_}) {}
 
@@ -84,12 +85,12 @@ struct Host::Rooms {
 };
 
 Host::Host(Configuration configuration, std::unique_ptr<PinLoader> pins)
-    : configuration_(std::move(configuration)),
-      config_(configuration_.config),
+    : config_(configuration.config),
       decisions_(config_.state_dir, Decisions::boot_id()),
       pins_(std::move(pins)),
       started_ns_(monotonic_ns()),
       generation_(new_generation()),
+      policy_(std::move(configuration), decisions_, vms_),
       keeping_(config_.keeper_socket()),
       left_behind_(procfs_) {}
 
@@ -114,6 +115,11 @@ Result<std::unique_ptr<Host>> Host::start(Configuration configuration,
   if (Status taken = host->take_over_guests(); !taken) return std::unexpected(taken.error());
   if (Status opened = host->open_agents(); !opened) return std::unexpected(opened.error());
   host->rooms_ = std::make_unique<Rooms>(*host);
+  host->policy_.apply_with([h = host.get()](const policy::Config& config) {
+    log::set_level(config.log_level);
+    h->rooms_->work.set(config);
+    h->rooms_->loop.judge();
+  });
   host->rooms_->loop.judge();  // so that the first answer of the control socket tells true reasons
   host->go_on_with_decisions();
   (void)host->begin_threads();
@@ -167,7 +173,7 @@ Status Host::take_over_guests() {
   auto taken = take_over(keeping_, procfs_, config_);
   if (!taken) return std::unexpected(taken.error());
   contents_ = std::move(taken->contents);
-  adopter_ = std::make_unique<Adopter>(*contents_, config_, decisions_, fault_pool_);
+  adopter_ = std::make_unique<Adopter>(*contents_, policy_.current(), decisions_, fault_pool_);
   attacher_ = std::make_unique<Attacher>(*adopter_, features_);
   attacher_->number_after(taken->left.last);
   const std::size_t served =
@@ -181,10 +187,11 @@ Status Host::take_over_guests() {
 }
 
 void Host::warn_of_groups() const {
+  const auto config = policy_.config();
   for (const VmHandle& vm : vms_.all()) {
     const guest::VmRecord& record = vm->vm->record();
     const std::string group =
-        group_of(config_, {record.name, vm->uuid}, record.uid, VmId{record.vm});
+        group_of(*config, {record.name, vm->uuid}, record.uid, VmId{record.vm});
     if (group == record.group) continue;
     log::warn("vm {}: stays in group {} until it is detached; by the configuration it is in {}",
               vm->vm->name(), record.group, group);
@@ -196,6 +203,8 @@ void Host::load_decisions() {
   if (const auto why = decisions_.unreadable()) log::error("decisions: {}", *why);
   state_.off.store(decisions_.since(HostDecision::off).has_value());
   state_.paused.store(decisions_.since(HostDecision::paused).has_value());
+  policy_.begin();
+  log::set_level(policy_.config()->log_level);  // it may have been set at run time
 }
 
 void Host::go_on_with_decisions() {
@@ -287,20 +296,27 @@ void Host::make_way() noexcept {
 std::unique_ptr<control::Service> Host::make_service() {
   Rooms& r = *rooms_;
   return std::make_unique<HostService>(
-      HostService::Parts{configuration_, decisions_, procfs_, state_, vms_, *contents_, keeping_,
+      HostService::Parts{policy_, decisions_, procfs_, state_, vms_, *contents_, keeping_,
                          r.departures, *agents_, r.facts, r.work, r.detach, r.off, r.consumers,
                          *fault_pool_, [&r] { r.loop.judge(); }, started_ns_, restarts_});
 }
 
 bool Host::wanted(const WaitingAgent& agent) {
   // The VM's group and the operator's decisions about it must be known.
-  if (state_.off || configuration_.broken || decisions_.unreadable()) return false;
+  if (state_.off || policy_.broken() || decisions_.unreadable()) return false;
   if (decisions_.since(VmDecision::detached, key_of(decisions_, agent))) return false;
   // A VM that was left behind is taken over later, with its old state.
   return !left_behind_.has(agent.pid, agent.start_ticks);
 }
 
+void Host::reload() {
+  const bool mended = policy_.reload();
+  warn_of_groups();
+  if (mended) agents_->invite_all();
+}
+
 void Host::attached(const VmHandle& vm) {
+  policy_.attached(*vm);
   log::info("vm {} (id {}, pid {}): attached, {} MiB in {} blocks, group {}", vm->vm->name(),
             vm->vm->id().value, vm->vm->pid(), bytes(vm->vm->pages()).value >> 20, vm->ram.size(),
             vm->vm->record().group);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The composition of the daemon: it makes the parts, gives them references to each other, and
 // starts and stops them in order. The control loop is in loop.cpp.
-// Threads: see src/README.md for the list. start() and stop() on one thread.
+// Threads: see src/README.md for the list. start(), reload() and stop() on one thread.
 #pragma once
 
 #include <atomic>
@@ -15,8 +15,8 @@
 #include "daemon/bring_back/detach.hpp"
 #include "daemon/bring_back/off_switch.hpp"
 #include "daemon/bring_back/retries.hpp"
-#include "daemon/custody/configuration.hpp"
 #include "daemon/custody/decisions.hpp"
+#include "daemon/custody/live_policy.hpp"
 #include "daemon/custody/take_over.hpp"
 #include "daemon/judge/pin_loader.hpp"
 #include "daemon/loop.hpp"
@@ -52,7 +52,10 @@ class Host final : private AgentEvents {
   // `ramfold off` is complete: neither this process nor the keeper holds anything of a guest.
   bool is_off() const noexcept { return state_.off && state_.off_done; }
   std::unique_ptr<control::Service> make_service();
-  const policy::Config& config() const noexcept { return config_; }
+  // Reads the configuration anew (custody/live_policy.hpp).
+  void reload();
+  // That of the start: only for keys that do not change later.
+  const policy::Config& config_of_start() const noexcept { return config_; }
 
  private:
   struct Rooms;  // made after the store and the agents' socket
@@ -77,8 +80,7 @@ class Host final : private AgentEvents {
   void attached(const VmHandle& vm) override;
   bool forget_unused(const VmHandle& vm) override;
 
-  const Configuration configuration_;
-  const policy::Config& config_;
+  const policy::Config config_;  // of the start: only for keys that do not change later
   Decisions decisions_;
   const sys::Procfs procfs_;
   const std::unique_ptr<PinLoader> pins_;
@@ -92,6 +94,7 @@ class Host final : private AgentEvents {
   std::uint64_t restarts_ = 0;
   HostState state_;
   VmSet vms_;
+  LivePolicy policy_;
   Keeping keeping_;
   LeftBehind left_behind_;
   Retries retries_;

@@ -100,7 +100,7 @@ void Loop::tell_status() {
 
 HostInputs Loop::sense(const std::vector<VmHandle>& vms, const store::Stats& stats) const {
   HostInputs in;
-  in.config_broken = p_.configuration.broken;
+  in.config_broken = p_.policy.broken();
   in.decisions_unreadable = p_.decisions.unreadable();
   if (const SelfTest found = self_test_; found != SelfTest::not_run) {
     in.self_test_passed = found == SelfTest::passed;
@@ -127,10 +127,11 @@ void Loop::judge() {
   const std::vector<VmHandle> vms = p_.vms.all();
   const store::Stats stats = p_.contents.stats();
   const HostInputs in = sense(vms, stats);
+  const auto config = p_.policy.config();
   if (in.memory) {
-    keeps_.judge(vms, stats, {p_.configuration.config.host.vm_kept_factor_max, in.memory->total});
+    keeps_.judge(vms, stats, {config->host.vm_kept_factor_max, in.memory->total});
   }
-  p_.state.publish(judge_host(in, p_.configuration.config));
+  p_.state.publish(judge_host(in, *config));
 }
 
 }  // namespace ramfold::daemon

@@ -11,11 +11,11 @@
 
 #include "base/thread_annotations.hpp"
 #include "daemon/bring_back/off_switch.hpp"
-#include "daemon/custody/configuration.hpp"
 #include "daemon/custody/decisions.hpp"
 #include "daemon/custody/departures.hpp"
 #include "daemon/custody/hand_over.hpp"
 #include "daemon/custody/left_behind.hpp"
+#include "daemon/custody/live_policy.hpp"
 #include "daemon/custody/recovery.hpp"
 #include "daemon/fleet/host_state.hpp"
 #include "daemon/fleet/vm_set.hpp"
@@ -32,7 +32,7 @@ namespace ramfold::daemon {
 class Loop {
  public:
   struct Parts {
-    const Configuration& configuration;
+    const LivePolicy& policy;
     Decisions& decisions;
     const sys::Procfs& procfs;
     sys::BorrowedFd userfault_device;

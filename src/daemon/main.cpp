@@ -10,6 +10,7 @@
 
 #include "control/server.hpp"
 #include "daemon/custody/end_watch.hpp"
+#include "daemon/custody/program_file.hpp"
 #include "daemon/host.hpp"
 #ifdef RAMFOLD_TEST_POINTS
 #include "daemon/kill_point.hpp"
@@ -89,7 +90,23 @@ int wait_for_signal(const sigset_t& signals, const std::function<bool()>& whole)
   }
 }
 
+// Waits for a signal that ends this daemon, and returns it. On SIGHUP the configuration is read
+// anew; where another version of the program is installed, this one makes way for it instead.
+int wait_for_end(const sigset_t& signals, const std::function<bool()>& whole, daemon::Host& host,
+                 const daemon::ProgramFile& program) {
+  for (;;) {
+    const int signal = wait_for_signal(signals, whole);
+    if (signal != SIGHUP) return signal;
+    if (program.was_replaced()) {
+      daemon::log::info("another version is installed: making way for it");
+      return signal;
+    }
+    host.reload();
+  }
+}
+
 int serve(daemon::Configuration configuration) {
+  const daemon::ProgramFile program;
   sigset_t signals;
   sigemptyset(&signals);
   sigaddset(&signals, SIGINT);
@@ -108,7 +125,7 @@ int serve(daemon::Configuration configuration) {
     return 1;
   }
   const auto service = (*host)->make_service();
-  Operators operators((*host)->config(), *service);
+  Operators operators((*host)->config_of_start(), *service);
   const auto whole = [&] {
     const bool threads = (*host)->begin_threads();
     return operators.listen() && threads;
@@ -116,7 +133,7 @@ int serve(daemon::Configuration configuration) {
   (void)whole();
   daemon::log::info("ramfoldd {} is ready", kVersion);
   (void)::sd_notify(0, "READY=1");
-  const int signal = wait_for_signal(signals, whole);
+  const int signal = wait_for_end(signals, whole, **host, program);
   // No STOPPING=1: after it, systemd accepts no other main process (EndWatch).
   // begin_stop() before close(): close() waits for running operations, and an `off` may take
   // minutes.

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <cmath>
 
 #include "policy/config_keys.hpp"
@@ -14,7 +15,6 @@
 namespace ramfold::policy {
 
 using namespace std::string_view_literals;
-
 namespace {
 
 // --- the keys ------------------------------------------------------------------------------------
@@ -25,16 +25,6 @@ struct Key {
   bool (*set)(Target&, const toml::node&);
 };
 
-constexpr std::array kLogLevels{Choice{"error", LogLevel::error},
-                                Choice{"warning", LogLevel::warning},
-                                Choice{"info", LogLevel::info}, Choice{"debug", LogLevel::debug}};
-constexpr std::array kFoldWhens{Choice{"pressure", FoldWhen::pressure},
-                                Choice{"eager", FoldWhen::eager}};
-constexpr std::array kReformPresets{Choice{"off", ReformPreset::off},
-                                    Choice{"balanced", ReformPreset::balanced},
-                                    Choice{"dense", ReformPreset::dense}};
-constexpr std::array kGroupDefaults{Choice{"owner", GroupDefault::owner},
-                                    Choice{"vm", GroupDefault::vm}};
 constexpr std::string_view kBoolAllowed = "true or false";
 constexpr std::string_view kOldSection = "gate";  // it held grace_seconds alone
 using Node = toml::node;
@@ -161,7 +151,8 @@ class Reader {
     check_together(root, config);
   }
 
-  const std::vector<std::string>& problems() const noexcept { return problems_; }
+  std::vector<std::string> take_problems() { return std::move(problems_); }
+  std::map<std::string, unsigned, std::less<>> take_lines() { return std::move(lines_); }
 
  private:
   static bool is_section(std::string_view name) {
@@ -227,6 +218,7 @@ class Reader {
                 const toml::node& node, Target& target) {
     for (const Key<Target>& key : keys) {
       if (key.info.path != path) continue;
+      lines_.insert_or_assign(path, node.source().begin.line);
       if (!key.set(target, node)) {
         problem(
             node, path,
@@ -256,14 +248,10 @@ class Reader {
     }
   }
 
-  // Checks that concern several keys.
   void check_together(const toml::table& root, const Config& config) {
-    if (config.scan.cpu > config.scan.threads) {
-      const toml::node* node = root.at_path("scan.cpu").node();
-      problem(node == nullptr ? root : *node, "scan.cpu",
-              fmt::format("{} cores need as many threads; allowed: no more than scan.threads ({}); "
-                          "lower scan.cpu or raise scan.threads",
-                          config.scan.cpu, config.scan.threads));
+    if (const auto found = contradiction(config)) {
+      const toml::node* node = root.at_path(found->key).node();
+      problem(node == nullptr ? root : *node, found->key, found->text + "; " + found->remedy);
     }
   }
 
@@ -274,6 +262,7 @@ class Reader {
 
   std::string_view source_;
   std::vector<std::string> problems_;
+  std::map<std::string, unsigned, std::less<>> lines_;
 };
 
 // Reads keys before the first section, each from a line that is valid TOML by itself.
@@ -301,6 +290,44 @@ void read_places(std::string_view text, Config& config) {
   }
 }
 
+template <typename Number>
+std::optional<Number> number_of(std::string_view text) {
+  Number number{};
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  const bool whole = error == std::errc{} && end == text.data() + text.size();
+  return whole ? std::optional(number) : std::nullopt;
+}
+
+// `text` may stand for a flag or a number, and then for a string.
+template <typename Target>
+bool set_from_text(const Key<Target>& key, Target& to, std::string_view text) {
+  if (text == "true" || text == "false") return key.set(to, toml::value<bool>(text == "true"));
+  const auto whole = number_of<std::int64_t>(text);
+  if (whole && key.set(to, toml::value<std::int64_t>(*whole))) return true;
+  const auto number = number_of<double>(text);
+  if (number && key.set(to, toml::value<double>(*number))) return true;
+  return key.set(to, toml::value<std::string>(std::string(text)));
+}
+
+template <typename Target, std::size_t N>
+std::optional<KeyProblem> set_named(const std::array<Key<Target>, N>& keys, Target& target,
+                                    std::string_view prefix, std::string_view name,
+                                    std::string_view text) {
+  const std::string path = fmt::format("{}{}", prefix, name);
+  std::vector<std::string> known;
+  for (const Key<Target>& key : keys) {
+    known.emplace_back(key.info.path.substr(prefix.size()));
+    if (key.info.path != path) continue;
+    if (set_from_text(key, target, text)) return std::nullopt;
+    return KeyProblem{known.back(), fmt::format("{} is not allowed", text),
+                      fmt::format("allowed: {}", key.info.allowed)};
+  }
+  const std::string meant = nearest(std::string(name), known);
+  return KeyProblem{std::string(name), "unknown key",
+                    meant.empty() ? "`ramfold policy get` lists the keys"
+                                  : fmt::format("did you mean {}?", meant)};
+}
+
 std::string joined(const std::vector<std::string>& lines) {
   std::string text;
   for (const std::string& line : lines) text += (text.empty() ? "" : "\n") + line;
@@ -320,6 +347,23 @@ std::span<const KeyInfo> config_keys() {
   return all;
 }
 
+std::optional<KeyProblem> contradiction(const Config& config) {
+  if (config.scan.cpu <= config.scan.threads) return std::nullopt;
+  return KeyProblem{
+      "scan.cpu",
+      fmt::format("{} cores need as many threads; allowed: no more than scan.threads ({})",
+                  config.scan.cpu, config.scan.threads),
+      "lower scan.cpu or raise scan.threads"};
+}
+
+std::optional<KeyProblem> set_key(Config& config, std::string_view path, std::string_view text) {
+  return set_named(kKeys, config, "", path, text);
+}
+
+std::optional<KeyProblem> set_key(VmOverride& vm, std::string_view name, std::string_view text) {
+  return set_named(kVmKeys, vm, "vm.", name, text);
+}
+
 unsigned FoldConfig::backoff_passes_max() const noexcept {
   if (!backoff) return passes;
   constexpr double kMost = 1e6;
@@ -335,10 +379,10 @@ ConfigReading read_config(std::string_view text, std::string_view source) {
     return reading;
   }
   try {
-    const toml::table root = toml::parse(text, source);
     Reader reader(source);
-    reader.read(root, reading.config);
-    reading.problems = reader.problems();
+    reader.read(toml::parse(text, source), reading.config);
+    reading.problems = reader.take_problems();
+    reading.lines = reader.take_lines();
   } catch (const toml::parse_error& error) {
     reading.problems.push_back(fmt::format("{}:{}: not valid TOML: {}", source,
                                            error.source().begin.line, error.description()));

@@ -3,13 +3,15 @@
 // example, ramfold.toml(5) the reference. Plain data with safe defaults; an empty file is a valid
 // configuration. A key that is unknown, misplaced, of a wrong type or out of range is an error. The
 // error names the file, the line, the key, the allowed values and the remedy.
-// Threads: values. The daemon reads it once at start.
+// Threads: values.
 //
 // A daemon that restarts while VMs are folded must serve their faults even when the file is broken.
 // daemon/custody/configuration.hpp decides which configuration it uses then.
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -160,6 +162,8 @@ struct Config {
 struct ConfigReading {
   Config config;                      // valid keys as in the text; all others have their defaults
   std::vector<std::string> problems;  // empty: the whole text is valid
+  // The line of each key that the text has; of several [[vm]], of the last.
+  std::map<std::string, unsigned, std::less<>> lines;
 };
 // `source` is the FILE in problems. A problem is one line: "FILE:LINE: KEY: error; allowed: ...;
 // remedy". In a text that is not valid TOML, only the keys runtime_dir, state_dir, control_group

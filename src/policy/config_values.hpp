@@ -16,6 +16,7 @@
 #include <string_view>
 
 #include "policy/amount.hpp"
+#include "policy/choices.hpp"
 #include "policy/targets.hpp"
 
 namespace ramfold::policy {
@@ -60,11 +61,6 @@ inline bool set_amount(MemoryAmount& to, const toml::node& node, double percent_
   return true;
 }
 
-template <typename Enum>
-struct Choice {
-  std::string_view name;
-  Enum value;
-};
 template <typename Enum, std::size_t N>
 inline bool set_choice(Enum& to, const toml::node& node,
                        const std::array<Choice<Enum>, N>& choices) {

@@ -84,24 +84,33 @@ std::optional<std::uint32_t> uid_of_user(const std::string& user) {
   }
 }
 
+std::optional<VmOverride> override_that_holds(const Config& config, const VmClaim& claim,
+                                              UidOf uid_of) {
+  const VmOverride* const found = override_of(config, claim, uid_of);
+  if (found == nullptr) return std::nullopt;
+  VmOverride vm = *found;
+  if (is_trusted(vm, claim)) return vm;
+  vm.group.reset();
+  for (auto* const value : {&vm.fold, &vm.zero, &vm.share, &vm.lz4}) {
+    if (value->value_or(false)) value->reset();
+  }
+  return vm;
+}
+
 VmTargets vm_targets(const Config& config, const VmClaim& claim, UidOf uid_of) {
   VmTargets targets = defaults(config);
-  const VmOverride* const vm = override_of(config, claim, uid_of);
-  if (vm == nullptr) return targets;
-  const bool trusted = is_trusted(*vm, claim);
-  const auto set = [trusted](bool& to, const std::optional<bool>& value) {
-    if (value) to = trusted ? *value : to && *value;
-  };
-  set(targets.fold, vm->fold);
-  set(targets.zero, vm->zero);
-  set(targets.share, vm->share);
-  set(targets.lz4, vm->lz4);
+  const auto vm = override_that_holds(config, claim, uid_of);
+  if (!vm) return targets;
+  targets.fold = vm->fold.value_or(targets.fold);
+  targets.zero = vm->zero.value_or(targets.zero);
+  targets.share = vm->share.value_or(targets.share);
+  targets.lz4 = vm->lz4.value_or(targets.lz4);
   return targets;
 }
 
 std::optional<std::string> vm_group(const Config& config, const VmClaim& claim, UidOf uid_of) {
-  const VmOverride* const vm = override_of(config, claim, uid_of);
-  return vm != nullptr && is_trusted(*vm, claim) ? vm->group : std::nullopt;
+  const auto vm = override_that_holds(config, claim, uid_of);
+  return vm ? vm->group : std::nullopt;
 }
 
 std::vector<std::string> override_complaints(const Config& config, std::string_view source,
@@ -124,6 +133,11 @@ std::vector<std::string> override_complaints(const Config& config, std::string_v
         where, fmt::join(keys, ", ")));
   }
   return complaints;
+}
+
+WorkTargets work_targets(const Config& config) {
+  return {config.fold.passes, config.fold.backoff_passes_max(), config.fold.pass_seconds,
+          config.scan.cpu, config.scan.threads};
 }
 
 HostTargets host_targets(const Config& config, ByteCount host_ram) {

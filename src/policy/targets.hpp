@@ -51,6 +51,10 @@ VmTargets vm_targets(const Config& config, const VmClaim& vm, UidOf uid_of = uid
 std::optional<std::string> vm_group(const Config& config, const VmClaim& vm,
                                     UidOf uid_of = uid_of_user);
 
+// The override that holds for a VM, without the keys that do not hold. nullopt: there is none.
+std::optional<VmOverride> override_that_holds(const Config& config, const VmClaim& vm,
+                                              UidOf uid_of = uid_of_user);
+
 // Tells which overrides do not hold, or hold only in part, one complaint a line: "FILE:LINE: ...;
 // remedy".
 std::vector<std::string> override_complaints(const Config& config, std::string_view source,
@@ -65,5 +69,16 @@ struct HostTargets {
   friend bool operator==(const HostTargets&, const HostTargets&) = default;
 };
 HostTargets host_targets(const Config& config, ByteCount host_ram);
+
+// The settings of scanning and folding.
+struct WorkTargets {
+  unsigned passes = 2;
+  unsigned backoff_passes_max = 2;
+  double pass_seconds = 30;
+  double scan_cpu = 0.25;
+  unsigned scan_threads = 1;
+  friend bool operator==(const WorkTargets&, const WorkTargets&) = default;
+};
+WorkTargets work_targets(const Config& config);
 
 }  // namespace ramfold::policy

@@ -145,7 +145,7 @@ struct Service {
   // As the daemon does: an attempt that is under way uses `consumers`.
   ~Service() { retries.stop(); }
   const sys::Procfs procfs;
-  const policy::Config config;
+  const policy::Current config;
   const Room room{procfs, config, [](GroupId) { return 0.0; }};
   std::atomic<bool> stopping{false};
   Answers agents;

@@ -5,6 +5,8 @@
 
 #include <fcntl.h>
 #include <catch2/catch.hpp>
+#include <filesystem>
+#include <fstream>
 #include <memory>
 #include <string>
 #include <utility>
@@ -48,6 +50,17 @@ struct Guest {
     return vm->cursor.chunks;
   }
 };
+
+// Threads of this process that scan.
+std::size_t scan_threads() {
+  std::size_t count = 0;
+  for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
+    std::string name;
+    std::ifstream(task.path() / "comm") >> name;
+    if (name.ends_with("-fold")) ++count;
+  }
+  return count;
+}
 
 enum class May { observe, fold };
 
@@ -102,6 +115,36 @@ TEST_CASE("of a VM with 8 TiB only the chunks that hold something are looked at"
   CHECK(huge.chunks() <= (huge.passes() + 1) * 6);
   CHECK(huge.vm->cursor.met_last.present == 3);
   CHECK(small.vm->cursor.met_last.present == 8);
+}
+
+TEST_CASE("running workers take up other targets, and their number follows scan.threads") {
+  Guest guest(1, 1000, PageCount{4 * kChunk});
+  guest.process->store(PageIndex{3}, 1);
+  Scanning scanning(1);
+  scanning.add(guest);
+  scanning.workers->start();
+  REQUIRE(test::soon([&] { return guest.passes() >= 2; }));
+  scanning.config.fold.pass_seconds = 3600;
+  scanning.workers->set(policy::work_targets(scanning.config));
+  // A pass may be under way.
+  const std::uint64_t before = guest.passes();
+  sleep_ns(500'000'000);
+  CHECK(guest.passes() <= before + 1);
+  scanning.config.fold.pass_seconds = 0.1;
+  scanning.config.scan.threads = 3;
+  scanning.workers->set(policy::work_targets(scanning.config));
+  scanning.workers->tend();
+  CHECK(test::soon([] { return scan_threads() == 3; }));
+  REQUIRE(test::soon([&] { return guest.passes() >= before + 3; }));
+  scanning.config.scan.threads = 1;
+  scanning.workers->set(policy::work_targets(scanning.config));
+  scanning.workers->tend();
+  CHECK(test::soon([] { return scan_threads() == 1; }));
+  const std::uint64_t passes = guest.passes();
+  CHECK(test::soon([&] { return guest.passes() >= passes + 2; }));
+  scanning.workers->tend();
+  CHECK(scan_threads() == 1);
+  scanning.workers->stop();
 }
 
 TEST_CASE("holes are passed over across blocks that lie in their file in another order") {

@@ -15,6 +15,8 @@ SUFFIXES = {".c", ".h", ".cpp", ".hpp", ".in", ".md", ".scd", ".toml", ".py", ".
 SETTING = r"(?<![\w./])(?:fold|scan|fault|host|groups|gate)\.[a-z_]+(?![\w.(])"
 # Words that stand for any command.
 ANY = {"...", "COMMAND"}
+GROUPS = {"policy"}  # commands that have commands
+GROUP = "Subcommands:"  # in the help of such a one
 
 
 def spans(name, text):
@@ -50,6 +52,8 @@ class Programs:
     def options(self, program, command=""):
         if (program, command) not in self.known:
             text = self.help_of(program, command)
+            if text is not None and " " in command and GROUP in text:
+                text = None  # the help of the group: it has no such command
             found = None if text is None else set(re.findall(r"--[a-z][a-z-]*", text))
             self.known[program, command] = found
         return self.known[program, command]
@@ -65,6 +69,10 @@ class Programs:
                     return None
                 if not re.fullmatch(r"[a-z]+", command) or self.options(program, command) is None:
                     return f"there is no `ramfold {command}`"
+                if command in GROUPS and len(words) > 1:
+                    command += f" {words[1]}"
+                    if self.options(program, command) is None:
+                        return f"there is no `ramfold {command}`"
         known = self.options(program, command)
         for word in words:
             if word == "--":  # what follows is another program's
@@ -123,12 +131,15 @@ def keys_of_product():
 
 
 def self_test():
-    helps = {("ramfold", "off"): "--dry-run", ("ramfold", "exec"): "", ("ramfoldd", ""): "--config"}
+    helps = {("ramfold", "policy"): GROUP, ("ramfold", "policy get"): "--json",
+             ("ramfold", "policy gte"): GROUP, ("ramfold", "off"): "--dry-run",
+             ("ramfold", "exec"): "", ("ramfoldd", ""): "--config"}
     programs = Programs(lambda program, command: helps.get((program, command)))
     good = ["`ramfold off --dry-run`", "`ramfold exec -- qemu --version`", "`ramfoldd --config X`",
-            "ramfold is here", "`fold.when`", "`host.promise.kept`"]
+            "ramfold is here", "`ramfold policy get --json`", "`fold.when`", "`host.promise.kept`"]
     bad = ["`ramfold halt`", "`ramfold off --force`", "`systemctl kill x && ramfold halt`",
-           "`ramfoldd --risk`", "`fold.never`"]
+           "`ramfoldd --risk`", "`fold.never`", "`ramfold policy gte`",
+           "`ramfold policy get --risk`"]
     for line in good:
         found = list(complaints([("docs/a.md", line)], programs, {"fold.when"}))
         if found:
@@ -147,7 +158,7 @@ def main():
     paths = dict(zip(("ramfold", "ramfoldd", "ramfold-keeper"), sys.argv[1:4]))
 
     def help_of(program, command):
-        words = [paths[program], *([command] if command else []), "--help"]
+        words = [paths[program], *command.split(), "--help"]
         done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=30)
         return done.stdout + done.stderr if done.returncode == 0 else None
 

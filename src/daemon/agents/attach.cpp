@@ -101,12 +101,13 @@ Result<VmHandle> Attacher::attach(const AgentPeer& peer, const VmIdentity& ident
   }
   const auto host = sys::Procfs().memory_info();
   if (!host) return std::unexpected(host.error());
-  if (auto why = too_much_ram(adopter_.config().host, pages, host->total)) return fail(*why, E2BIG);
+  const auto config = adopter_.config();
+  if (auto why = too_much_ram(config->host, pages, host->total)) return fail(*why, E2BIG);
   if (::getrandom(record.instance, sizeof record.instance, 0) != sizeof record.instance)
     return fail_errno("getrandom");
   copy_text(record.name, sizeof record.name, identity.name);
   copy_text(record.uuid, sizeof record.uuid, identity.uuid);
-  copy_text(record.group, sizeof record.group, group_of(adopter_.config(), identity, peer.uid, id));
+  copy_text(record.group, sizeof record.group, group_of(*config, identity, peer.uid, id));
 
   guest::Vm::Files files;
   auto words =

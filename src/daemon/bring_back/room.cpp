@@ -10,7 +10,7 @@ using control::Failure;
 ByteCount Room::available(Reserve reserve) const {
   const auto memory = procfs_.memory_info();
   if (!memory) return ByteCount{0};
-  return policy::room_for_unfolding(policy::host_targets(config_, memory->total),
+  return policy::room_for_unfolding(policy::host_targets(*config_.get(), memory->total),
                                     {memory->available, memory->disk_swap_free}, reserve);
 }
 

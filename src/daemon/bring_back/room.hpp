@@ -10,6 +10,7 @@
 
 #include "control/service.hpp"
 #include "daemon/fleet/attached_vm.hpp"
+#include "policy/current.hpp"
 #include "policy/pressure.hpp"
 #include "sys/procfs.hpp"
 
@@ -20,7 +21,7 @@ using policy::Reserve;  // whether bringing pages back may use host.reserve too
 class Room {
  public:
   // `read_ns`: the mean time to read a page of a group from the store, in nanoseconds.
-  Room(const sys::Procfs& procfs, const policy::Config& config,
+  Room(const sys::Procfs& procfs, const policy::Current& config,
        std::function<double(GroupId)> read_ns)
       : procfs_(procfs), config_(config), read_ns_(std::move(read_ns)) {}
 
@@ -34,7 +35,7 @@ class Room {
 
  private:
   const sys::Procfs& procfs_;
-  const policy::Config& config_;
+  const policy::Current& config_;
   const std::function<double(GroupId)> read_ns_;
 };
 

@@ -46,8 +46,9 @@ Result<VmHandle> Adopter::finish(const guest::VmRecord& record, guest::Vm::Files
                     [](AttachedVm* ended) { let_go_apart(std::unique_ptr<AttachedVm>(ended)); });
   attached->vm = std::move(*vm);
   attached->uuid = policy::normal_uuid(record.uuid);
+  const auto config = config_.get();
   attached->targets.store(
-      policy::vm_targets(config_, {record.name, attached->uuid, record.uid, policy::Vouched::no}));
+      policy::vm_targets(*config, {record.name, attached->uuid, record.uid, policy::Vouched::no}));
   // If the operator decided to detach it, it is not folded until the detach is done or the decision
   // is taken back.
   const VmKey key = key_of(decisions_, *attached);
@@ -79,7 +80,7 @@ Result<VmHandle> Adopter::finish(const guest::VmRecord& record, guest::Vm::Files
     attached->cursor.next = scan::chunk_count(*attached->vm);
   }
   auto faults = fault::Server::start(fault_pool_, *attached->vm, contents_, attached->group,
-                                     config_.fault.threads_per_vm);
+                                     config->fault.threads_per_vm);
   if (!faults) return std::unexpected(faults.error());
   attached->faults = std::move(*faults);
   // Events that a dead daemon had read are not sent again (L3).

@@ -10,7 +10,7 @@
 #include "daemon/custody/decisions.hpp"
 #include "daemon/custody/keeping.hpp"
 #include "daemon/fleet/attached_vm.hpp"
-#include "policy/config.hpp"
+#include "policy/current.hpp"
 
 namespace ramfold::store {
 class Contents;
@@ -20,7 +20,7 @@ namespace ramfold::daemon {
 
 class Adopter {
  public:
-  Adopter(store::Contents& contents, const policy::Config& config, const Decisions& decisions,
+  Adopter(store::Contents& contents, const policy::Current& config, const Decisions& decisions,
           std::shared_ptr<fault::Pool> fault_pool) noexcept
       : contents_(contents),
         config_(config),
@@ -33,14 +33,14 @@ class Adopter {
   Result<VmHandle> adopt(KeptVm kept);
 
   store::Contents& contents() noexcept { return contents_; }
-  const policy::Config& config() const noexcept { return config_; }
+  std::shared_ptr<const policy::Config> config() const { return config_.get(); }
 
  private:
   enum class History : bool { fresh, served_before };
   Result<VmHandle> finish(const guest::VmRecord& record, guest::Vm::Files files, History history);
 
   store::Contents& contents_;
-  const policy::Config& config_;
+  const policy::Current& config_;
   const Decisions& decisions_;
   const std::shared_ptr<fault::Pool> fault_pool_;
 };

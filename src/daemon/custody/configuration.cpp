@@ -45,7 +45,7 @@ std::optional<Number> take_number(std::string_view& line, std::string_view key) 
 }
 
 struct Good {
-  policy::Config config;
+  policy::ConfigReading reading;
   std::time_t read = 0;
 };
 
@@ -62,9 +62,9 @@ std::optional<Good> last_good(const std::string& directory, std::string_view pat
   const auto bytes = take_number<std::size_t>(head, "bytes=");
   const auto read = take_number<std::int64_t>(head, "read=");
   if (bytes != text.size() || !read || head != fmt::format("file={}", path)) return std::nullopt;
-  auto config = policy::parse_config(text, path);
-  if (!config) return std::nullopt;
-  return Good{std::move(*config), static_cast<std::time_t>(*read)};
+  auto reading = policy::read_config(text, path);
+  if (!reading.problems.empty()) return std::nullopt;
+  return Good{std::move(reading), static_cast<std::time_t>(*read)};
 }
 
 // The absolute path. Empty if it contains a newline, which would end the first line of the copy.
@@ -97,11 +97,10 @@ void note_overrides(Configuration& result, const std::string& path) {
   }
 }
 
-}  // namespace
-
-Configuration load_configuration(const ConfigurationSource& source) {
+// The file, with its problems; its text goes to `text`.
+Configuration read_file(const ConfigurationSource& source, std::string& text) {
   Configuration result;
-  std::string text;
+  result.source = source;
   const auto file = sys::read_small_file(source.path, policy::kConfigBytesMax);
   if (!file) {
     result.problems.push_back(file.error().text());
@@ -111,25 +110,54 @@ Configuration load_configuration(const ConfigurationSource& source) {
     text = file->value_or("");
     policy::ConfigReading reading = policy::read_config(text, source.path);
     result.config = std::move(reading.config);
+    result.lines = std::move(reading.lines);
     result.problems = std::move(reading.problems);
   }
   put_directories(source, result.config);
-  const std::string path = known_path(source.path);
+  return result;
+}
+
+// REQUIRES: the file has no problems.
+void keep_good(Configuration& result, const std::string& state_dir, const std::string& text) {
+  note_overrides(result, result.source.path);
+  const std::string path = known_path(result.source.path);
+  const Status kept = sys::replace_file(state_dir, kGoodName,
+                                        head_of(path, std::time(nullptr), text.size()) + text);
+  if (!kept) {
+    result.notices.push_back(
+        {"state",
+         "the configuration cannot be copied, for use when it is broken: " + kept.error().text(),
+         "make state_dir writable"});
+  }
+}
+
+}  // namespace
+
+Configuration read_configuration(const ConfigurationSource& source, const std::string& state_dir) {
+  std::string text;
+  Configuration result = read_file(source, text);
+  if (result.problems.empty()) keep_good(result, state_dir, text);
+  return result;
+}
+
+control::Reason not_taken(const Configuration& broken) {
+  return {"config",
+          fmt::format("the configuration was not taken, and nothing has changed: {}",
+                      first_of(broken.problems)),
+          std::string(kRemedy)};
+}
+
+Configuration load_configuration(const ConfigurationSource& source) {
+  std::string text;
+  Configuration result = read_file(source, text);
   if (result.problems.empty()) {
-    note_overrides(result, source.path);
-    const Status kept = sys::replace_file(result.config.state_dir, kGoodName,
-                                          head_of(path, std::time(nullptr), text.size()) + text);
-    if (!kept) {
-      result.notices.push_back(
-          {"state",
-           "the configuration cannot be copied, for use when it is broken: " + kept.error().text(),
-           "make state_dir writable"});
-    }
+    keep_good(result, result.config.state_dir, text);
     return result;
   }
   const std::string problem = first_of(result.problems);
-  if (auto good = last_good(result.config.state_dir, path)) {
-    result.config = std::move(good->config);
+  if (auto good = last_good(result.config.state_dir, known_path(source.path))) {
+    result.config = std::move(good->reading.config);
+    result.lines = std::move(good->reading.lines);
     put_directories(source, result.config);
     note_overrides(result, source.path);
     result.notices.push_back(

@@ -17,8 +17,8 @@ namespace {
 
 constexpr const char* kName = "decisions";
 constexpr std::string_view kHead = "ramfold-decisions 1";
-// A line has a name of at most 63 bytes, each written as %XX, and about 200 other bytes.
-constexpr std::size_t kFileBytesMax = (kDecidedVmsMax + 8) * 512;
+// A line has a name and a value of at most 63 bytes each, written as %XX, and about 250 others.
+constexpr std::size_t kFileBytesMax = (kDecidedVmsMax + kSetValuesMax + 8) * 1024;
 constexpr std::size_t kNameBytesMax = 256;
 constexpr std::array<std::pair<VmDecision, std::string_view>, 2> kVmWords{
     {{VmDecision::paused, "paused"}, {VmDecision::detached, "detached"}}};
@@ -95,33 +95,64 @@ std::optional<VmKey::Process> read_process(std::string_view text) {
   return VmKey::Process{*pid, *start, std::string(text)};
 }
 
+// "uid=107 uuid= name=web"
+std::optional<VmKey> read_key(std::string_view line) {
+  const auto uid_text = value_of(line, "uid=");
+  const auto uuid_text = value_of(line, "uuid=");
+  const auto name_text = value_of(line, "name=");
+  if (!uid_text || !uuid_text || !name_text) return std::nullopt;
+  const auto uid = number<std::uint32_t>(*uid_text);
+  const auto name = unescaped(*name_text);
+  const auto uuid = unescaped(*uuid_text);
+  if (!uid || !name || !uuid) return std::nullopt;
+  VmKey key{*name, *uuid, *uid, std::nullopt};
+  if (line.empty()) return key;
+  const auto process_text = value_of(line, "process=");
+  key.process = process_text ? read_process(*process_text) : std::nullopt;
+  if (!key.process || !line.empty()) return std::nullopt;
+  return key;
+}
+
+std::string text_of(const VmKey& vm) {
+  std::string text =
+      fmt::format("uid={} uuid={} name={}", vm.uid, escaped(vm.uuid), escaped(vm.name));
+  if (const auto& p = vm.process) {
+    text += fmt::format(" process={},{},{}", p->pid, p->start_ticks, p->boot);
+  }
+  return text;
+}
+
+// "fold.lz4=false"
+std::optional<DecisionBook::Set> read_set(std::string_view text) {
+  const auto key = unescaped(word(text, '='));
+  const auto value = unescaped(text);
+  if (!key || !value || key->empty() || value->empty()) return std::nullopt;
+  return DecisionBook::Set{*key, *value, std::nullopt};
+}
+
 // "paused 1764487258 uid=107 uuid= name=web"
 std::optional<DecisionBook::OfVm> read_vm(std::string_view line) {
   const std::string_view what = word(line);
   const auto* const known =
       std::ranges::find(kVmWords, what, [](const auto& w) { return w.second; });
   const auto since = number<std::int64_t>(word(line));
-  const auto uid_text = value_of(line, "uid=");
-  const auto uuid_text = value_of(line, "uuid=");
-  const auto name_text = value_of(line, "name=");
-  if (known == kVmWords.end() || !since || !uid_text || !uuid_text || !name_text)
-    return std::nullopt;
-  const auto uid = number<std::uint32_t>(*uid_text);
-  const auto name = unescaped(*name_text);
-  const auto uuid = unescaped(*uuid_text);
-  if (!uid || !name || !uuid) return std::nullopt;
-  DecisionBook::OfVm vm{known->first, *since, {*name, *uuid, *uid, std::nullopt}};
-  if (line.empty()) return vm;
-  const auto process_text = value_of(line, "process=");
-  vm.vm.process = process_text ? read_process(*process_text) : std::nullopt;
-  if (!vm.vm.process || !line.empty()) return std::nullopt;
-  return vm;
+  auto key = read_key(line);
+  if (known == kVmWords.end() || !since || !key) return std::nullopt;
+  return DecisionBook::OfVm{known->first, *since, std::move(*key)};
 }
 
 bool read_line(std::string_view line, DecisionBook& book) {
   const std::string_view kind = word(line);
   if (kind == "off") return (book.off = number<std::int64_t>(line)).has_value();
   if (kind == "paused") return (book.paused = number<std::int64_t>(line)).has_value();
+  if (kind == "set" || kind == "set-vm") {
+    auto set = book.set.size() < kSetValuesMax ? read_set(word(line)) : std::nullopt;
+    if (!set) return false;
+    if (kind == "set-vm") set->vm = read_key(line);
+    if (kind == "set-vm" ? !set->vm : !line.empty()) return false;
+    book.set.push_back(std::move(*set));
+    return true;
+  }
   if (kind != "vm" || book.vms.size() == kDecidedVmsMax) return false;
   auto vm = read_vm(line);
   if (vm) book.vms.push_back(std::move(*vm));
@@ -150,12 +181,12 @@ std::string text_of(const DecisionBook& book) {
   for (const DecisionBook::OfVm& one : book.vms) {
     const auto* const what =
         std::ranges::find(kVmWords, one.what, [](const auto& w) { return w.first; });
-    text += fmt::format("vm {} {} uid={} uuid={} name={}", what->second, one.since, one.vm.uid,
-                        escaped(one.vm.uuid), escaped(one.vm.name));
-    if (const auto& p = one.vm.process) {
-      text += fmt::format(" process={},{},{}", p->pid, p->start_ticks, p->boot);
-    }
-    text += "\n";
+    text += fmt::format("vm {} {} {}\n", what->second, one.since, text_of(one.vm));
+  }
+  for (const DecisionBook::Set& one : book.set) {
+    text +=
+        fmt::format("{} {}={}", one.vm ? "set-vm" : "set", escaped(one.key), escaped(one.value));
+    text += one.vm ? " " + text_of(*one.vm) + "\n" : "\n";
   }
   return text + fmt::format("end {:016x}\n", fnv1a(text));
 }
@@ -202,6 +233,9 @@ void Decisions::load() {
   book_ = std::move(*book);
   std::erase_if(book_.vms, [this](const DecisionBook::OfVm& one) {
     return one.vm.process && one.vm.process->boot != boot_;
+  });
+  std::erase_if(book_.set, [this](const DecisionBook::Set& one) {
+    return one.vm && one.vm->process && one.vm->process->boot != boot_;
   });
 }
 
@@ -314,6 +348,22 @@ Result<bool> Decisions::take_back(VmDecision what, std::string_view name_or_uuid
                                          (!one.vm.uuid.empty() && one.vm.uuid == name_or_uuid));
            }) != 0;
   });
+}
+
+std::vector<DecisionBook::Set> Decisions::set_values() const {
+  const MutexLock lock(mutex_);
+  return book_.set;
+}
+
+Status Decisions::replace_set_values(std::vector<DecisionBook::Set> values) {
+  if (values.size() > kSetValuesMax) {
+    return fail(fmt::format("{} values are set already", kSetValuesMax), ENOSPC);
+  }
+  const auto done = change_when_written([&values](DecisionBook& book) {
+    book.set = std::move(values);
+    return true;
+  });
+  return done ? Status{} : std::unexpected(done.error());
 }
 
 bool Decisions::write_again() {

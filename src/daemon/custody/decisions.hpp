@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The operator's decisions `off`, `pause`, `pause VM`, `detach VM`. Each is in force until the
-// operator takes it back. They are stored in the file `decisions` of the state directory, so they
-// outlive the daemon, an upgrade and a reboot.
+// The operator's decisions `off`, `pause`, `pause VM`, `detach VM`, and values that were set by
+// `ramfold policy set`. Each is in force until the operator takes it back. They are stored in the
+// file `decisions` of the state directory, so they outlive the daemon, an upgrade and a reboot.
 //
 // The safe order: a decision that stops something is in force at once, even if it cannot be written
 // (the caller gets the error). A decision that allows folding again is in force only after it is
@@ -16,8 +16,11 @@
 //   off SINCE                     seconds since 1970
 //   paused SINCE
 //   vm paused|detached SINCE uid=N uuid=U name=X [process=PID,START,BOOT]
+//   set KEY=VALUE                 a key of the host
+//   set-vm KEY=VALUE uid=N uuid=U name=X [process=PID,START,BOOT]
 //   end SUM                       FNV-1a of all bytes before this line, 16 hexadecimal digits
-// Bytes of a name outside [A-Za-z0-9._-] are written as %XX.
+// Bytes of a name or value outside [A-Za-z0-9._-] are written as %XX. What a key may be set to is
+// not known here (live_policy.hpp).
 // Threads: any. No other lock is taken under either of its own.
 #pragma once
 
@@ -51,6 +54,7 @@ struct VmKey {
   std::optional<Process> process;
 
   bool is(const VmKey& other) const;
+  friend bool operator==(const VmKey&, const VmKey&) = default;
 };
 
 // The content of the file.
@@ -63,9 +67,17 @@ struct DecisionBook {
   std::optional<std::int64_t> off;  // since
   std::optional<std::int64_t> paused;
   std::vector<OfVm> vms;
+  // A value of the configuration that was set at run time.
+  struct Set {
+    std::string key;
+    std::string value;
+    std::optional<VmKey> vm;  // nullopt: of the host
+  };
+  std::vector<Set> set;
 };
 // More than any host runs. A decision about one more VM is refused (ENOSPC).
 inline constexpr std::size_t kDecidedVmsMax = 4096;
+inline constexpr std::size_t kSetValuesMax = 4096;
 std::string text_of(const DecisionBook& book);
 // Error: torn, damaged, or written by another version.
 Result<DecisionBook> read_decisions(std::string_view text);
@@ -93,6 +105,8 @@ class Decisions {
   std::optional<std::int64_t> since(HostDecision what) const;
   std::optional<std::int64_t> since(VmDecision what, const VmKey& vm) const;
 
+  std::vector<DecisionBook::Set> set_values() const;
+
   // On success the decision is on the disk. On an Error of writing it is in force while this
   // process lives.
   Status decide(HostDecision what);
@@ -103,6 +117,9 @@ class Decisions {
   Result<bool> take_back(VmDecision what, const VmKey& vm);
   // For VMs that do not run: by name or uuid, for every owner.
   Result<bool> take_back(VmDecision what, std::string_view name_or_uuid);
+
+  // Replaces all values. On an Error those before stay in force.
+  Status replace_set_values(std::vector<DecisionBook::Set> values);
 
   // Tries again to write decisions that are not in the file. True: they are written now. REQUIRES:
   // called regularly.

@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "daemon/log.hpp"
+#include "daemon/report/policy_views.hpp"
 #include "daemon/report/select_vm.hpp"
 #include "daemon/threads/apart.hpp"
 
@@ -74,7 +75,7 @@ control::VmView HostService::waiting_view(const WaitingAgent& agent,
   if (p_.decisions.since(VmDecision::detached, key_of(p_.decisions, agent))) {
     view.state = VmState::detached;
     view.reasons.push_back({"detached", "detached by the operator", remedy});
-  } else if (p_.state.off || p_.configuration.broken || p_.decisions.unreadable()) {
+  } else if (p_.state.off || p_.policy.broken() || p_.decisions.unreadable()) {
     view.reasons = host.reasons;
   } else if (!agent.refused.empty()) {
     view.reasons.push_back({"refused", agent.refused, "its agent asks again by itself"});
@@ -159,7 +160,7 @@ Answer<control::VmView> HostService::attach(const control::VmSelector& selector,
 }
 
 std::optional<control::OperationError> HostService::no_attaching() const {
-  if (const auto& broken = p_.configuration.broken) {
+  if (const auto broken = p_.policy.broken()) {
     return control::OperationError{Failure::conflict, broken->text, broken->remedy, {}};
   }
   if (const auto why = p_.decisions.unreadable()) {
@@ -264,13 +265,43 @@ Answer<void> HostService::resume_vm(const control::VmSelector& selector) {
 Answer<void> HostService::resume(const control::VmsSelector& vms) {
   const MutexLock deciding(deciding_);
   if (vms) return resume_vm(*vms);
-  if (const auto& broken = p_.configuration.broken) {
+  if (const auto broken = p_.policy.broken()) {
     return control::refuse(Failure::conflict, broken->text, broken->remedy);
   }
   if (p_.decisions.unreadable()) {
     if (Status anew = p_.decisions.begin_anew(); !anew) return not_taken_back(anew.error());
   }
   return p_.off.resume();
+}
+
+Answer<control::PolicyView> HostService::policy(const control::VmsSelector& vm) {
+  if (!vm) return policy_view(p_.policy);
+  const auto found = find(*vm);
+  if (!found) return std::unexpected(found.error());
+  return policy_view(p_.policy, **found, key_of(p_.decisions, **found));
+}
+
+Answer<control::PolicyView> HostService::set_policy(const control::VmsSelector& vm,
+                                                    const std::vector<std::string>& assignments) {
+  if (!vm) {
+    if (auto done = p_.policy.set(std::nullopt, assignments); !done) {
+      return std::unexpected(done.error());
+    }
+    return policy(vm);
+  }
+  const auto found = find(*vm);
+  if (!found) {
+    if (found.error().failure != Failure::not_found) return std::unexpected(found.error());
+    const auto taken_back = p_.policy.take_back(vm->text, assignments);
+    if (!taken_back) return std::unexpected(taken_back.error());
+    if (*taken_back) return control::PolicyView{p_.policy.origin()->file.source.path, {}};
+    return std::unexpected(found.error());
+  }
+  if (auto done = p_.policy.set(key_of(p_.decisions, **found), assignments); !done) {
+    return std::unexpected(done.error());
+  }
+  p_.facts.look_again(*found);
+  return policy(vm);
 }
 
 }  // namespace ramfold::daemon

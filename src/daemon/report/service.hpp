@@ -14,9 +14,9 @@
 #include "daemon/bring_back/consumers.hpp"
 #include "daemon/bring_back/detach.hpp"
 #include "daemon/bring_back/off_switch.hpp"
-#include "daemon/custody/configuration.hpp"
 #include "daemon/custody/decisions.hpp"
 #include "daemon/custody/departures.hpp"
+#include "daemon/custody/live_policy.hpp"
 #include "daemon/fleet/host_state.hpp"
 #include "daemon/fleet/vm_set.hpp"
 #include "daemon/judge/fact_watch.hpp"
@@ -29,7 +29,7 @@ namespace ramfold::daemon {
 class HostService final : public control::Service {
  public:
   struct Parts {
-    const Configuration& configuration;
+    LivePolicy& policy;
     Decisions& decisions;
     const sys::Procfs& procfs;
     HostState& state;
@@ -62,6 +62,9 @@ class HostService final : public control::Service {
   control::Answer<void> off(const control::ProgressSink& progress) override;
   control::Answer<void> pause(const control::VmsSelector& vms) override;
   control::Answer<void> resume(const control::VmsSelector& vms) override;
+  control::Answer<control::PolicyView> policy(const control::VmsSelector& vm) override;
+  control::Answer<control::PolicyView> set_policy(
+      const control::VmsSelector& vm, const std::vector<std::string>& assignments) override;
 
  private:
   control::Answer<control::VmView> believe_incoming(const VmHandle& vm);

@@ -60,7 +60,7 @@ control::HostView HostService::host_view(const std::vector<VmHandle>& vms,
                : p_.state.paused                                ? control::HostState::paused
                : !verdict.may_fold                              ? control::HostState::idle
                                                                 : control::HostState::folding;
-  view.notices = p_.configuration.notices;
+  view.notices = p_.policy.notices();
   if (const auto why = p_.decisions.unsaved()) {
     view.notices.push_back({"state", "the operator's decisions are not on the disk: " + *why,
                             "make state_dir writable; the daemon tries again by itself"});
@@ -209,7 +209,10 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
             "answer?");
   }
   if (!vm->targets.load().fold)
-    because("policy", "fold = false for this VM in the configuration", "change [[vm]] fold");
+    because("policy", "fold = false for this VM",
+            fmt::format("`ramfold policy set {} fold=true`; `ramfold policy get {}` tells where it "
+                        "is from",
+                        vm->vm->id().value, vm->vm->id().value));
   if (const auto why = why_keeps_too_much(*vm)) view.reasons.push_back(*why);
   if (vm->paused)
     because("paused", "paused by the operator",

@@ -35,10 +35,7 @@ Result<std::unique_ptr<ReformWorker>> ReformWorker::make(store::Contents& conten
 
 ReformWorker::ReformWorker(std::unique_ptr<store::Reformer> reformer, HostState& host,
                            const policy::ReformConfig& config)
-    : reformer_(std::move(reformer)),
-      host_(host),
-      cpu_share_(config.cpu),
-      policy_(store_policy(config)) {}
+    : reformer_(std::move(reformer)), host_(host), config_(config) {}
 
 Status ReformWorker::begin() {
   if (thread_) return {};
@@ -59,14 +56,15 @@ void ReformWorker::run() noexcept {
   unsigned idle = 0;
   bool changed = false;  // in this round
   while (!stopping_) {
-    if (!host_.may_reform()) {
+    const policy::ReformConfig config = config_.load();
+    if (config.policy == policy::ReformPreset::off || !host_.may_reform()) {
       stopping_.sleep(kIdleNapNs);
       continue;
     }
     const std::uint64_t before = thread_cpu_ns();
-    const auto step = reformer_->step(policy_, monotonic_ns() / kSecondNs, kSliceNs);
+    const auto step = reformer_->step(store_policy(config), monotonic_ns() / kSecondNs, kSliceNs);
     const auto used = static_cast<double>(thread_cpu_ns() - before);
-    const auto owed = static_cast<std::uint64_t>(used / cpu_share_ - used);
+    const auto owed = static_cast<std::uint64_t>(used / config.cpu - used);
     changed |= step.changed;
     if (step.came_round) {
       idle = changed ? 0 : std::min(idle + 1, kIdleMax);

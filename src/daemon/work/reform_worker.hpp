@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The thread that gives stored contents cheaper forms, within the CPU budget of reform.cpu.
+// With reform.policy = "off" the thread waits.
 // Threads: begin() from one thread at a time, stop() after the last begin(); the rest from any.
 #pragma once
 
 #include <atomic>
 #include <memory>
 
+#include "base/published.hpp"
 #include "base/thread_cpu.hpp"
 #include "daemon/fleet/host_state.hpp"
 #include "daemon/threads/nap.hpp"
@@ -27,9 +29,10 @@ class ReformWorker {
   // Starts the thread unless it runs already.
   Status begin();
   void stop() noexcept;
+  // Holds from the next contents on.
+  void set(const policy::ReformConfig& config) noexcept { config_.store(config); }
   std::uint64_t cpu_ns() const noexcept { return cpu_.ns(); }
   store::ReformFigures figures() const noexcept { return reformer_->figures(); }
-  const store::ReformPolicy& policy() const noexcept { return policy_; }
 
  private:
   ReformWorker(std::unique_ptr<store::Reformer> reformer, HostState& host,
@@ -38,8 +41,7 @@ class ReformWorker {
 
   std::unique_ptr<store::Reformer> reformer_;
   const HostState& host_;
-  const double cpu_share_;
-  const store::ReformPolicy policy_;
+  Published<policy::ReformConfig> config_;
   ThreadCpu cpu_;
   StopFlag stopping_;
   sys::Thread thread_;

@@ -44,14 +44,24 @@ long thread_sleeps() noexcept {
 
 ScanWorkers::ScanWorkers(VmSet& vms, store::Contents& contents, HostState& host,
                          const policy::Config& config)
-    : vms_(vms), contents_(contents), host_(host), config_(config) {}
+    : vms_(vms), contents_(contents), host_(host), targets_(policy::work_targets(config)) {}
 
 ScanWorkers::~ScanWorkers() { stop(); }
 
 void ScanWorkers::start() {
   const MutexLock lock(mutex_);
-  while (workers_.size() < config_.scan.threads && add_worker()) {
+  adjust_number();
+}
+
+void ScanWorkers::adjust_number() {
+  const unsigned wanted = targets_.load().scan_threads;
+  auto staying = static_cast<std::size_t>(
+      std::ranges::count_if(workers_, [](const auto& worker) { return !worker->dismissed; }));
+  for (const auto& worker : workers_) {
+    if (staying <= wanted) break;
+    if (!worker->dismissed.exchange(true)) --staying;
   }
+  while (staying < wanted && add_worker()) ++staying;
 }
 
 bool ScanWorkers::add_worker() {
@@ -60,6 +70,7 @@ bool ScanWorkers::add_worker() {
   const bool runs = run_apart([this, worker] {
     sys::name_this_thread("rf-fold");
     run(*worker);
+    leave(*worker);
     running_.fetch_sub(1);
   });
   if (runs) {
@@ -100,8 +111,12 @@ void ScanWorkers::tend() {
     mutex_.is_held();
     return worker->replaced;
   });
-  while (workers_.size() < config_.scan.threads && add_worker()) {
-  }
+  adjust_number();
+}
+
+void ScanWorkers::leave(const Worker& self) {
+  const MutexLock lock(mutex_);
+  std::erase_if(workers_, [&self](const auto& worker) { return worker.get() == &self; });
 }
 
 bool ScanWorkers::at(Worker& self, const VmHandle& vm, const scan::Turns::Member& turn) {
@@ -125,7 +140,7 @@ void ScanWorkers::run(Worker& self) noexcept {
   const auto windows = std::make_unique<std::array<scan::Window, scan::kChunkWindows>>();
   std::uint64_t cpu_seen = thread_cpu_ns();
   VmId named{0};
-  while (!stopping_) {
+  while (!stopping_ && !self.dismissed) {
     Claim next;
     if (!host_.may_observe() || !claim(next)) {
       stopping_.sleep(kIdleNapNs);
@@ -194,7 +209,7 @@ bool ScanWorkers::claim_of(const VmHandle& vm, Claim& claim) {
   if (cursor.next == scan::chunk_count(*vm->vm)) {
     if (cursor.in_work != 0) return false;
     const std::uint64_t now = monotonic_ns();
-    const auto least = static_cast<std::uint64_t>(config_.fold.pass_seconds * 1e9);
+    const auto least = static_cast<std::uint64_t>(targets_.load().pass_seconds * 1e9);
     if (cursor.passes != 0 && now - cursor.began_ns < least) return false;
     cursor.next = 0;
     cursor.began_ns = now;
@@ -251,7 +266,8 @@ void ScanWorkers::give_back(const Claim& claim, scan::Met met) {
 std::uint64_t ScanWorkers::work(const Claim& claim, scan::Planner& planner, fold::Folder& folder,
                                 std::span<scan::Window, scan::kChunkWindows> windows) {
   AttachedVm& vm = *claim.vm;
-  const scan::ColdRule rule{config_.fold.passes, config_.fold.backoff_passes_max()};
+  const policy::WorkTargets targets = targets_.load();
+  const scan::ColdRule rule{targets.passes, targets.backoff_passes_max};
   const auto planned = planner.plan(*vm.vm, claim.chunk, rule, windows);
   if (!planned) {
     if (planned.error().code == ESRCH) vm.vm->set_gone();
@@ -294,7 +310,8 @@ void ScanWorkers::fold(AttachedVm& vm, fold::Folder& folder,
 }
 
 void ScanWorkers::pay(std::uint64_t cpu_ns) noexcept {
-  const auto cost = static_cast<std::uint64_t>(static_cast<double>(cpu_ns) / config_.scan.cpu);
+  const auto cost =
+      static_cast<std::uint64_t>(static_cast<double>(cpu_ns) / targets_.load().scan_cpu);
   std::uint64_t until = budget_until_ns_.load(std::memory_order_relaxed);
   std::uint64_t paid = 0;
   do {

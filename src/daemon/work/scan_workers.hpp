@@ -2,7 +2,7 @@
 // The threads that scan and fold. All of them together keep within the CPU budget scan.cpu.
 // scan/turns.hpp chooses the VM whose chunk comes next. An owner is a user with its subordinate
 // ids.
-// Threads: start/stop from one thread; fold_with() from any.
+// Threads: start/stop from one thread; fold_with() and set() from any.
 #pragma once
 
 #include <atomic>
@@ -10,6 +10,7 @@
 #include <memory>
 #include <vector>
 
+#include "base/published.hpp"
 #include "base/thread_annotations.hpp"
 #include "daemon/fleet/attached_vm.hpp"
 #include "daemon/fleet/host_state.hpp"
@@ -17,7 +18,7 @@
 #include "daemon/threads/nap.hpp"
 #include "fold/folder.hpp"
 #include "guest/pin_proof.hpp"
-#include "policy/config.hpp"
+#include "policy/targets.hpp"
 #include "scan/plan.hpp"
 #include "scan/turns.hpp"
 #include "sys/subordinate_ids.hpp"
@@ -36,6 +37,8 @@ class ScanWorkers {
   ScanWorkers& operator=(const ScanWorkers&) = delete;
 
   void start();
+  // Workers read the targets for each chunk. tend() brings their number to that of the targets.
+  void set(const policy::WorkTargets& targets) noexcept { targets_.store(targets); }
   // Before a page leaves, `test` tells who holds it. Until this is called no gate is open, and no
   // page leaves. `test` outlives this. REQUIRES: called once.
   void fold_with(const sys::PinTest& test) noexcept { pin_test_.store(&test); }
@@ -44,7 +47,8 @@ class ScanWorkers {
   void stop() noexcept;
   // Replaces each thread that a VM holds up: a punch waits for the lock of the RAM file, a guard or
   // a scan waits for mmap_lock. That VM is not folded until it releases the thread, so one VM can
-  // hold at most scan.threads threads. REQUIRES: called regularly, by one thread.
+  // hold at most scan.threads threads. Starts and dismisses threads until there are scan.threads.
+  // REQUIRES: called regularly, by one thread.
   void tend();
   // CPU time of planning and looking at pages, and CPU time of folding them.
   std::uint64_t scan_cpu_ns() const noexcept {
@@ -65,8 +69,12 @@ class ScanWorkers {
     std::uint64_t since_ns GUARDED_BY(&ScanWorkers::mutex_) = 0;
     scan::Turns::Member turn GUARDED_BY(&ScanWorkers::mutex_);
     bool replaced GUARDED_BY(&ScanWorkers::mutex_) = false;  // tend() has charged its time
+    std::atomic<bool> dismissed{false};                      // it ends after its chunk
   };
   bool add_worker() REQUIRES(mutex_);
+  // Until as many workers stay as the targets say, or the kernel gives no thread.
+  void adjust_number() REQUIRES(mutex_);
+  void leave(const Worker& self) EXCLUDES(mutex_);
   void run(Worker& self) noexcept;
   // Records the VM on which a worker works. False: the worker was replaced meanwhile.
   bool at(Worker& self, const VmHandle& vm, const scan::Turns::Member& turn) EXCLUDES(mutex_);
@@ -89,7 +97,7 @@ class ScanWorkers {
   VmSet& vms_;
   store::Contents& contents_;
   HostState& host_;
-  const policy::Config& config_;
+  Published<policy::WorkTargets> targets_;
   StopFlag stopping_;
   std::atomic<std::uint64_t> scan_cpu_ns_{0};
   std::atomic<std::uint64_t> fold_cpu_ns_{0};
@@ -105,7 +113,7 @@ class ScanWorkers {
   std::uint64_t met_changes_ GUARDED_BY(turns_mutex_) = 0;  // VmSet::changes() when `met_` was made
   sys::SubordinateIds ids_ GUARDED_BY(turns_mutex_);
   Mutex mutex_ ACQUIRED_BEFORE(turns_mutex_){"ScanWorkers"};
-  // Not the replaced ones; `running_` counts those too.
+  // Not the replaced ones; `running_` counts those too. The dismissed ones until they end.
   std::vector<std::shared_ptr<Worker>> workers_ GUARDED_BY(mutex_);
   std::atomic<unsigned> running_{0};
   std::atomic<const sys::PinTest*> pin_test_{nullptr};

@@ -8,31 +8,65 @@
 
 namespace ramfold::daemon {
 
+namespace {
+
+double worth_of(const policy::ReformConfig& reform) noexcept {
+  return reform.policy == policy::ReformPreset::off ? 0 : reform.cpu_s_per_gib_hour();
+}
+
+}  // namespace
+
 Work::Work(VmSet& vms, store::Contents& contents, HostState& state, const policy::Config& config)
-    : contents_(contents), state_(state), config_(config), scan_(vms, contents, state, config) {}
+    : contents_(contents),
+      state_(state),
+      scan_(vms, contents, state, config),
+      reform_config_(config.reform),
+      cpu_s_per_gib_hour_(worth_of(config.reform)) {}
 
 void Work::start() {
   scan_.start();
   started_.store(true);  // tend() starts the threads that the kernel refused
-  if (config_.reform.policy == policy::ReformPreset::off) return;
-  auto reform = ReformWorker::make(contents_, state_, config_.reform);
-  if (!reform) {
-    log::error("stored contents keep their forms: {}", reform.error().text());
-    return;
+  const MutexLock lock(reform_mutex_);
+  tend_reform();
+}
+
+void Work::set(const policy::Config& config) {
+  scan_.set(policy::work_targets(config));
+  const MutexLock lock(reform_mutex_);
+  reform_config_ = config.reform;
+  cpu_s_per_gib_hour_.store(worth_of(config.reform));
+  if (owned_reform_) owned_reform_->set(config.reform);
+}
+
+void Work::tend_reform() {
+  if (stopped_) return;
+  if (!owned_reform_) {
+    if (cpu_s_per_gib_hour_ == 0) return;
+    auto reform = ReformWorker::make(contents_, state_, reform_config_);
+    if (!reform) {
+      if (reform.error().text() == reform_complaint_) return;
+      reform_complaint_ = reform.error().text();
+      log::error("stored contents keep their forms: {}: trying again", reform_complaint_);
+      return;
+    }
+    owned_reform_ = std::move(*reform);
+    reform_.store(owned_reform_.get());
   }
-  owned_reform_ = std::move(*reform);
-  reform_.store(owned_reform_.get());
+  (void)owned_reform_->begin();
 }
 
 void Work::stop() noexcept {
   scan_.stop();
+  const MutexLock lock(reform_mutex_);
+  stopped_ = true;
   if (owned_reform_) owned_reform_->stop();
 }
 
 void Work::tend() {
   if (!started_) return;
   scan_.tend();
-  if (reform_.load() != nullptr) (void)owned_reform_->begin();
+  const MutexLock lock(reform_mutex_);
+  tend_reform();
 }
 
 Work::Cpu Work::cpu() const noexcept {
@@ -42,8 +76,9 @@ Work::Cpu Work::cpu() const noexcept {
 
 std::optional<Work::Reform> Work::reform() const {
   const ReformWorker* const reform = reform_.load();
-  if (reform == nullptr) return std::nullopt;
-  return Reform{reform->figures(), reform->policy().economy.cpu_s_per_gib_hour};
+  const double worth = cpu_s_per_gib_hour_;
+  if (reform == nullptr || worth == 0) return std::nullopt;
+  return Reform{reform->figures(), worth};
 }
 
 double Work::mean_read_ns(GroupId group) const {

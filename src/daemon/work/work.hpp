@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The background work after recovery: scanning, folding, and giving stored contents cheaper forms.
+// Reforming is switched on and off at run time; its worker is made when it is first switched on.
 // Threads: start() and stop() from one; tend() from one; the others from any, at any time.
 #pragma once
 
 #include <atomic>
 #include <memory>
 #include <optional>
+#include <string>
 
+#include "base/thread_annotations.hpp"
 #include "daemon/work/reform_worker.hpp"
 #include "daemon/work/scan_workers.hpp"
 
@@ -18,11 +21,13 @@ class Work {
   Work(VmSet& vms, store::Contents& contents, HostState& state, const policy::Config& config);
 
   void start();
+  // Takes up the settings of scanning, folding and reforming.
+  void set(const policy::Config& config) EXCLUDES(reform_mutex_);
   // See ScanWorkers::fold_with().
   void fold_with(const sys::PinTest& test) noexcept { scan_.fold_with(test); }
   void stop() noexcept;
   // Call it regularly; see ScanWorkers::tend().
-  void tend();
+  void tend() EXCLUDES(reform_mutex_);
 
   struct Cpu {
     std::uint64_t scan_ns = 0;
@@ -43,10 +48,17 @@ class Work {
  private:
   store::Contents& contents_;
   HostState& state_;
-  const policy::Config& config_;
+  // Makes the reform worker when it is needed for the first time.
+  void tend_reform() REQUIRES(reform_mutex_);
+
   ScanWorkers scan_;
-  std::unique_ptr<ReformWorker> owned_reform_;
+  Mutex reform_mutex_{"Work::reform"};
+  policy::ReformConfig reform_config_ GUARDED_BY(reform_mutex_);
+  std::string reform_complaint_ GUARDED_BY(reform_mutex_);  // the last one that was logged
+  std::unique_ptr<ReformWorker> owned_reform_ GUARDED_BY(reform_mutex_);
+  bool stopped_ GUARDED_BY(reform_mutex_) = false;
   std::atomic<const ReformWorker*> reform_{nullptr};  // set once, then constant
+  std::atomic<double> cpu_s_per_gib_hour_{0};         // 0: contents keep their forms
   std::atomic<bool> started_{false};
 };
 

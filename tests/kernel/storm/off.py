@@ -138,11 +138,11 @@ def off():
         rig.wait_folded(50, 30)
         must_succeed('off', rig.request('off', 60))
         is_off(rig, manager)
-        # Reloaded, a daemon that is off is started anew, and is off.
-        if (status := rig.stop_daemon(how=signal.SIGHUP)) != 0:
-            raise Failed(f'reloaded while off it ended with {status}: its unit would not start it')
-        rig.start_daemon()
-        wait('it is off again', lambda: (s := rig.snapshot()) and s['host']['state'] == 'off', 30)
+        # Reloaded, a daemon that is off goes on, and is off.
+        rig.daemon.send_signal(signal.SIGHUP)
+        wait('the file is read anew', lambda: 'read anew' in ''.join(rig.log_tail()), 30)
+        if rig.daemon_died() or rig.snapshot()['host']['state'] != 'off':
+            raise Failed('reloaded while off it is not off')
         is_off(rig, manager)
         if (status := rig.stop_daemon()) != 10:
             raise Failed(f'after off it ended with {status}, its unit waits for 10')

@@ -237,7 +237,8 @@ class Rig:
         return self.daemon.poll() is not None
 
     def stop_daemon(self, seconds=20, how=signal.SIGTERM):
-        """As systemd would, with SIGHUP as `systemctl reload` would; the exit status."""
+        """As systemd would, with SIGHUP as `systemctl reload` would after another version was
+        installed; the exit status."""
         self.daemon.send_signal(how)
         return self.daemon.wait(seconds * slower())
 
@@ -275,7 +276,7 @@ class Rig:
                 with s.makefile() as lines:
                     for line in lines:
                         answer = json.loads(line)
-                        if answer.keys() & {'snapshot', 'vm', 'done', 'error'}:
+                        if answer.keys() & {'snapshot', 'vm', 'policy', 'done', 'error'}:
                             return answer
         except OSError:
             pass

@@ -137,6 +137,29 @@ TEST_CASE("pause and resume") {
   CHECK(host.service.snapshot().vms[0].state == VmState::paused);
 }
 
+TEST_CASE("policy get and set, of the host and of a VM") {
+  const Host host;
+  const Ran get = host.run({"policy", "get"});
+  CHECK(get.status == 0);
+  CHECK(has(get.out, "fold.lz4    true         default at once\n"));
+  CHECK(has(get.out, "runtime_dir /run/ramfold file    at the next start: /run/mine\n"));
+  CHECK(json::parse(host.run({"policy", "get", "web", "--json"}).out)["policy"]["keys"][0]["key"] ==
+        "lz4");
+  const Ran set = host.run({"policy", "set", "fold.lz4=false"});
+  CHECK(set.status == 0);
+  CHECK(has(set.out, "fold.lz4 false set  at once\n"));
+  CHECK_FALSE(has(set.out, "runtime_dir"));
+  CHECK(has(host.run({"policy", "set", "web", "lz4="}).out, "lz4 true  default at once\n"));
+  const Ran wrong = host.run({"policy", "set", "lz5=false"});
+  CHECK(wrong.status == 1);
+  CHECK(has(wrong.err, "ramfold: lz5=false: unknown key\n  remedy: did you mean lz4?\n"));
+  CHECK(host.run({"policy", "set", "web"}).status == 2);
+  CHECK(host.run({"policy"}).status == 2);
+  CHECK(has(host.run({"policy", "gte"}).err, "ramfold policy: unknown command 'gte'"));
+  CHECK(
+      has(host.run({"policy", "get", "--jsn"}).err, "ramfold policy get: unknown option '--jsn'"));
+}
+
 TEST_CASE("--watch goes on, one JSON line a look") {
   const Host host;
   const Ran watch = host.run({"list", "--json", "--watch", "0.1"}, 450);

@@ -128,6 +128,31 @@ class FakeService : public Service {
     for (VmView& vm : view_.vms) vm.saved = {};
     return {};
   }
+  Answer<PolicyView> policy(const VmsSelector& vms) override {
+    const std::lock_guard lock(mutex_);
+    PolicyView view{"/etc/ramfold/ramfold.toml", {}};
+    const std::string key = vms ? "lz4" : "fold.lz4";
+    const bool is_set = !lz4_.empty();
+    view.keys.push_back({key, is_set ? lz4_ : "true",
+                         is_set ? PolicyOrigin::set : PolicyOrigin::preset, PolicyTakes::at_once,
+                         "for pages that leave from then on", ""});
+    view.keys.push_back({"runtime_dir", "/run/ramfold", PolicyOrigin::file, PolicyTakes::at_start,
+                         "the sockets are made at a start", "/run/mine"});
+    return view;
+  }
+  Answer<PolicyView> set_policy(const VmsSelector& vms,
+                                const std::vector<std::string>& assignments) override {
+    const std::string key = vms ? "lz4=" : "fold.lz4=";
+    for (const std::string& assignment : assignments) {
+      if (assignment.starts_with(key)) {
+        const std::lock_guard lock(mutex_);
+        lz4_ = assignment.substr(key.size());
+      } else {
+        return refuse(Failure::bad_request, assignment + ": unknown key", "did you mean lz4?");
+      }
+    }
+    return policy(vms);
+  }
   Answer<void> pause(const VmsSelector& vms) override { return set_state(vms, true); }
   Answer<void> resume(const VmsSelector& vms) override { return set_state(vms, false); }
 
@@ -177,6 +202,7 @@ class FakeService : public Service {
 
   std::mutex mutex_;
   Snapshot view_;
+  std::string lz4_;  // as set; empty: not set
 };
 
 }  // namespace ramfold::control

@@ -37,6 +37,9 @@ TEST_CASE("requests survive the way through the socket") {
       {5, Operation::off, {}, true},
       {6, Operation::pause, {}, false},
       {~0ull, Operation::resume, VmSelector{"web"}, false},
+      {7, Operation::policy_get, {}, false},
+      {8, Operation::policy_get, VmSelector{"web"}, false},
+      {9, Operation::policy_set, VmSelector{"web"}, false, false, {"lz4=false", "fold="}},
   };
   for (const Request& request : requests) {
     const auto parsed = parse_request(without_newline(encode(request)));
@@ -69,6 +72,11 @@ TEST_CASE("what is no request is answered as a bad one, with its id where it has
            "{\"ramfold\":1,\"id\":\"x\",\"op\":\"off\"}",
            "{\"ramfold\":1,\"op\":\"detach\",\"vm\":\"web\",\"incoming_finished\":true}",
            "{\"ramfold\":1,\"op\":\"attach\",\"vm\":\"web\",\"incoming_finished\":1}",
+           "{\"ramfold\":1,\"op\":\"policy-set\"}",
+           "{\"ramfold\":1,\"op\":\"policy-set\",\"assignments\":[]}",
+           "{\"ramfold\":1,\"op\":\"policy-set\",\"assignments\":[1]}",
+           "{\"ramfold\":1,\"op\":\"policy-set\",\"assignments\":\"a=1\"}",
+           "{\"ramfold\":1,\"op\":\"policy-get\",\"assignments\":[\"a=1\"]}",
            "\xff\xfe",
        }) {
     INFO(line);
@@ -96,6 +104,10 @@ TEST_CASE("every view survives the way through the socket") {
   CHECK(std::get<Snapshot>(whole->body) == snapshot);
   const auto vm = parse_reply(without_newline(encode_reply(8, snapshot.vms[1])));
   CHECK(std::get<VmView>(vm.value().body) == snapshot.vms[1]);
+  const PolicyView policy = service.policy(std::nullopt).value();
+  const auto told = parse_reply(without_newline(encode_reply(8, policy)));
+  CHECK(std::get<PolicyView>(told.value().body) == policy);
+  CHECK(told.value().last);
   const UnfoldPlan plan{PageCount{3}, ByteCount{12288}, ByteCount{4096}, 0.5};
   const auto planned = parse_reply(without_newline(encode_reply(9, plan)));
   CHECK(std::get<UnfoldPlan>(planned.value().body) == plan);

@@ -32,6 +32,14 @@ std::string read_doc(const char* name) {
 
 }  // namespace
 
+TEST_CASE("a reading tells the line of each key that the text has") {
+  const ConfigReading reading =
+      read_config("log_level = \"debug\"\n[fold]\n\npasses = 2\n", "r.toml");
+  CHECK(reading.problems.empty());
+  CHECK(reading.lines ==
+        std::map<std::string, unsigned, std::less<>>{{"log_level", 1}, {"fold.passes", 4}});
+}
+
 TEST_CASE("an empty file is the default configuration") {
   const auto config = parse_config("", "r.toml");
   REQUIRE(config.has_value());

@@ -201,3 +201,45 @@ TEST_CASE(
   REQUIRE(*decisions->take_back(VmDecision::detached, kUuid));
   CHECK(decisions->decide(VmDecision::paused, kWeb));
 }
+
+TEST_CASE("values that were set outlive the daemon, and those of a process its boot does not") {
+  const TempDir dir;
+  const VmKey unnamed{"qemu-7", "", 107, VmKey::Process{7, 99, kBoot}};
+  {
+    const auto decisions = loaded(dir);
+    REQUIRE(decisions->replace_set_values({{"host.reserve", "4 GiB=%", std::nullopt},
+                                           {"lz4", "false", kWeb},
+                                           {"fold", "false", unnamed}}));
+  }
+  const auto values = loaded(dir)->set_values();
+  REQUIRE(values.size() == 3);
+  CHECK(values[0].key == "host.reserve");
+  CHECK(values[0].value == "4 GiB=%");
+  CHECK_FALSE(values[0].vm);
+  CHECK((values[1].vm && *values[1].vm == kWeb));
+  CHECK((values[2].vm && *values[2].vm == unnamed));
+  CHECK(loaded(dir, "boot-2")->set_values().size() == 2);
+}
+
+TEST_CASE("values that cannot be written leave those before in force") {
+  const TempDir dir;
+  const auto decisions = loaded(dir);
+  REQUIRE(decisions->replace_set_values({{"fold.lz4", "false", std::nullopt}}));
+  {
+    const Unwritable no(dir);
+    CHECK_FALSE(decisions->replace_set_values({}).has_value());
+  }
+  CHECK(decisions->set_values().size() == 1);
+  std::vector<DecisionBook::Set> too_many(kSetValuesMax + 1, {"lz4", "false", kWeb});
+  CHECK_FALSE(decisions->replace_set_values(std::move(too_many)).has_value());
+}
+
+TEST_CASE("a line of a value that is not whole makes the file unreadable") {
+  for (const char* line : {"set fold.lz4\n", "set =1\n", "set a=b c\n", "set-vm lz4=false\n",
+                           "set-vm lz4=false uid=1 uuid=\n"}) {
+    INFO(line);
+    const auto read = read_decisions(text_of(DecisionBook{}).insert(20, line));
+    REQUIRE_FALSE(read.has_value());
+    CHECK(read.error().what.find("does not know") != std::string::npos);
+  }
+}
