@@ -89,6 +89,21 @@ TEST_CASE("forgotten pages leave, and come back as they were") {
   rig.check_all();
 }
 
+TEST_CASE("a scan sees forgotten pages, and no hole beside them") {
+  ForgetRig rig;
+  rig.process->discard(kNine);  // unseen: no bit
+  REQUIRE(soon([&] {
+    rig.pass();
+    for (std::uint64_t p = 0; p < kPages; ++p) {
+      if (p != 9 && rig.tag(p) != Tag::folded) return false;
+    }
+    return true;
+  }));
+  CHECK(rig.tag(9) == Tag::observed);
+  CHECK_FALSE(rig.vm->is_resident(kNine));
+  rig.check_all(0);
+}
+
 TEST_CASE("forgotten clean pages leave again, and come back as they were") {
   ForgetRig rig;
   rig.make_clean();

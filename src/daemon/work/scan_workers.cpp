@@ -119,8 +119,8 @@ void ScanWorkers::run(Worker& self) noexcept {
     if (stopping_) return;
     stopping_.sleep(kIdleNapNs);
   }
-  const auto planner = std::make_unique<scan::Planner>();
   guest::PinProof proof(*pin_test_.load());
+  const auto planner = std::make_unique<scan::Planner>(proof);
   const auto folder = std::make_unique<fold::Folder>(contents_, proof);
   const auto windows = std::make_unique<std::array<scan::Window, scan::kChunkWindows>>();
   std::uint64_t cpu_seen = thread_cpu_ns();
