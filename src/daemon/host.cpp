@@ -114,6 +114,7 @@ Result<std::unique_ptr<Host>> Host::start(Configuration configuration,
   if (Status taken = host->take_over_guests(); !taken) return std::unexpected(taken.error());
   if (Status opened = host->open_agents(); !opened) return std::unexpected(opened.error());
   host->rooms_ = std::make_unique<Rooms>(*host);
+  host->rooms_->work.ask_through(*host->agents_);
   host->rooms_->loop.judge();  // so that the first answer of the control socket tells true reasons
   host->go_on_with_decisions();
   (void)host->begin_threads();

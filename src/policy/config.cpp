@@ -30,6 +30,8 @@ constexpr std::array kLogLevels{Choice{"error", LogLevel::error},
                                 Choice{"info", LogLevel::info}, Choice{"debug", LogLevel::debug}};
 constexpr std::array kFoldWhens{Choice{"pressure", FoldWhen::pressure},
                                 Choice{"eager", FoldWhen::eager}};
+constexpr std::array kReferenced{Choice{"none", Referenced::none},
+                                 Choice{"forget", Referenced::forget}};
 constexpr std::array kReformPresets{Choice{"off", ReformPreset::off},
                                     Choice{"balanced", ReformPreset::balanced},
                                     Choice{"dense", ReformPreset::dense}};
@@ -88,6 +90,9 @@ const std::array kKeys{
                 [](Config& c, const Node& n) { return set_double(c.scan.cpu, n, 0.01, 64); }},
     Key<Config>{{"scan.threads", "a whole number from 1 to 64"},
                 [](Config& c, const Node& n) { return set_unsigned(c.scan.threads, n, 1, 64); }},
+    Key<Config>{
+        {"scan.referenced", "\"none\" or \"forget\""},
+        [](Config& c, const Node& n) { return set_choice(c.scan.referenced, n, kReferenced); }},
     Key<Config>{
         {"fault.threads_per_vm", "a whole number from 1 to 16"},
         [](Config& c, const Node& n) { return set_unsigned(c.fault.threads_per_vm, n, 1, 16); }},

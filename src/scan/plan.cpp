@@ -13,7 +13,7 @@ Result<std::size_t> Planner::plan(guest::Vm& vm, std::size_t chunk, const ColdRu
   WindowList windows(into);
   for (const SeenPage& page : seen_) {
     ++met_.present;
-    if (history != nullptr && history->see(page.page, page.mapped)) ++met_.retouched;
+    if (history != nullptr && history->see(page.page, page.mapped)) ++met_.asked.retouched;
     const Touches touches = history != nullptr ? history->touches(page.page) : Touches{};
     const guest::LoadedWord word = vm.table().load(page.page);
     if (word && rule.holds_back(*word)) ++met_.held;

@@ -10,6 +10,7 @@
 #include "base/result.hpp"
 #include "scan/clock.hpp"
 #include "scan/history.hpp"
+#include "scan/sampling.hpp"
 #include "scan/sight.hpp"
 #include "scan/windows.hpp"
 
@@ -19,8 +20,7 @@ namespace ramfold::scan {
 struct Met {
   std::uint64_t present = 0;
   std::uint64_t held = 0;  // of `present`: held back by their back-off
-  std::uint64_t retouched =
-      0;  // of `present`: were forgotten, and the guest has touched them since
+  Sampling::Asked asked;   // plan() knows how many were touched; who asks fills in the rest
 };
 
 class Planner {

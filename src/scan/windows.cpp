@@ -6,14 +6,12 @@
 #include <algorithm>
 #include <cerrno>
 
-#include "base/check.hpp"
-
 namespace ramfold::scan {
 
 void WindowList::put(const guest::Block& block, PageIndex p, Verdict verdict) noexcept {
   if (verdict == Verdict::leave) return;
   if (used_ == 0 || p >= into_[used_ - 1].pages.end()) {
-    ENSURE(used_ < into_.size());
+    if (used_ == into_.size()) return;
     into_[used_++] = {window_of(block, p), 0, 0, 0, 0};
   }
   Window& window = into_[used_ - 1];

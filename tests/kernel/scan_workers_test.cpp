@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <catch2/catch.hpp>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <utility>
 
@@ -17,6 +18,7 @@
 
 using namespace ramfold;
 using namespace ramfold::daemon;
+using guest::Tag;
 
 namespace {
 
@@ -47,6 +49,49 @@ struct Guest {
     const std::lock_guard lock(vm->cursor.mutex);
     return vm->cursor.chunks;
   }
+};
+
+// An agent that forgets, and a guest that then touches its hot pages at once.
+class Forgetting final : public AgentAnswers, public guest::AgentPort {
+ public:
+  Forgetting(test::GuestProcess& process, std::uint64_t hot) : process_(process), hot_(hot) {}
+  std::shared_ptr<guest::AgentPort> port(const AttachedVm&) override {
+    return {std::shared_ptr<void>(), static_cast<guest::AgentPort*>(this)};
+  }
+  std::expected<guest::AgentToken, guest::NotSent> send(guest::AgentAct,
+                                                        std::span<const PageRun> runs) override {
+    const std::lock_guard lock(mutex_);
+    CHECK(runs.size() <= kRunsMax);
+    for (const PageRun run : runs) {
+      process_.forget(run.first, static_cast<std::uint32_t>(run.count.value));
+      for (PageIndex p = run.first; p < run.end() && p.value < hot_; ++p.value)
+        (void)process_.load(p);
+    }
+    return guest::AgentToken{1};
+  }
+  std::optional<guest::AgentAnswer> take(guest::AgentToken, std::chrono::milliseconds) override {
+    return guest::AgentAnswer::done;
+  }
+  void give_up(guest::AgentToken) override {}
+  // The guest reads its hot pages, and goes on to.
+  void read(std::uint64_t hot) {
+    const std::lock_guard lock(mutex_);
+    hot_ = hot;
+    for (std::uint64_t p = 0; p < hot; ++p) (void)process_.load(PageIndex{p});
+  }
+
+  void send_unfolded(const AttachedVm&, std::uint32_t, bool) override {}
+  void send_unfolding(const AttachedVm&, std::uint32_t, std::uint64_t, std::uint64_t) override {}
+  void send_detached(const AttachedVm&, Afterwards) override {}
+  bool invite(pid_t) override { return false; }
+  void finish_offers() override {}
+  void invite_all() override {}
+  void call_back(pid_t) override {}
+
+ private:
+  std::mutex mutex_;
+  test::GuestProcess& process_;
+  std::uint64_t hot_;
 };
 
 enum class May { observe, fold };
@@ -224,4 +269,82 @@ TEST_CASE("pages that something held in the last pass are told, and the others a
   in.reset();
   CHECK(test::soon_quiet([&] { return held() == 0 && counters.folded_content.get() == 64; }));
   scanning.workers->stop();
+}
+
+namespace {
+
+// 1 MiB of which some pages are hot, and a service for its faults.
+struct Clocked {
+  static constexpr std::uint64_t kPages = 256;
+
+  explicit Clocked(unsigned passes, std::uint64_t hot = 0)
+      : guest(1, 1000, PageCount{kPages}), agent(*guest.process, hot), scanning(1) {
+    for (std::uint64_t p = 0; p < kPages; ++p) guest.process->store(PageIndex{p}, p + 1);
+    scanning.config.scan.referenced = policy::Referenced::forget;
+    scanning.config.fold.passes = passes;
+    scanning.allow(May::fold);
+    scanning.add(guest);
+    REQUIRE(pool->begin().has_value());
+    auto started =
+        fault::Server::start(pool, *guest.vm->vm, *scanning.contents, guest.vm->group, 1);
+    REQUIRE(started.has_value());
+    guest.vm->faults = std::move(*started);
+    scanning.workers->ask_through(agent);
+    scanning.workers->start();
+  }
+  ~Clocked() {
+    scanning.workers->stop();
+    guest.vm->faults.reset();  // before the store
+  }
+  Tag tag(std::uint64_t p) const { return guest.vm->vm->table().load(PageIndex{p})->tag(); }
+  bool are_folded(std::uint64_t first, std::uint64_t end) const {
+    for (std::uint64_t p = first; p < end; ++p) {
+      if (tag(p) != Tag::folded) return false;
+    }
+    return true;
+  }
+  void wait_for_passes(std::uint64_t passes) {
+    const std::uint64_t end = guest.passes() + passes;
+    REQUIRE(test::soon([&] { return guest.passes() >= end; }));
+  }
+  guest::VmCounters& counters() const { return guest.vm->vm->counters(); }
+
+  std::shared_ptr<fault::Pool> pool = std::move(*fault::Pool::make());
+  Guest guest;
+  Forgetting agent;
+  Scanning scanning;
+};
+
+}  // namespace
+
+TEST_CASE("pages that the guest only reads stay, and those that it leaves alone are folded") {
+  constexpr std::uint64_t kHot = 40;
+  Clocked clocked(4, kHot);
+  REQUIRE(test::soon_quiet([&] { return clocked.are_folded(kHot, Clocked::kPages); }));
+  clocked.wait_for_passes(8);
+  for (std::uint64_t p = 0; p < kHot; ++p) CHECK(clocked.tag(p) == Tag::observed);
+  CHECK(clocked.counters().faults_content.get() == 0);
+  CHECK(clocked.counters().retouched.get() >= kHot);
+  CHECK(clocked.counters().errors.get() == 0);
+}
+
+TEST_CASE("a page that came back is asked about before it is folded again") {
+  constexpr std::uint64_t kHot = 20;
+  Clocked clocked(1);
+  REQUIRE(test::soon_quiet([&] { return clocked.are_folded(0, Clocked::kPages); }));
+  SECTION("the guest goes on to read it: it stays") {
+    clocked.agent.read(kHot);
+    clocked.wait_for_passes(20);
+    for (std::uint64_t p = 0; p < kHot; ++p) CHECK(clocked.tag(p) == Tag::clean);
+    CHECK(clocked.counters().faults_content.get() == kHot);
+    CHECK(clocked.counters().folds_again.get() == 0);
+  }
+  SECTION("the guest leaves it alone: it is folded again") {
+    clocked.agent.read(kHot);
+    clocked.agent.read(0);
+    REQUIRE(test::soon_quiet([&] { return clocked.are_folded(0, Clocked::kPages); }));
+    CHECK(clocked.counters().folds_again.get() == kHot);
+  }
+  CHECK(clocked.are_folded(kHot, Clocked::kPages));
+  CHECK(clocked.counters().errors.get() == 0);
 }

@@ -20,6 +20,8 @@ class Work {
   void start();
   // See ScanWorkers::fold_with().
   void fold_with(const sys::PinTest& test) noexcept { scan_.fold_with(test); }
+  // See ScanWorkers::ask_through().
+  void ask_through(AgentAnswers& agents) noexcept { scan_.ask_through(agents); }
   void stop() noexcept;
   // Call it regularly; see ScanWorkers::tend().
   void tend();
