@@ -48,8 +48,9 @@ double ask_cost(const sys::PinTest& test, sys::BorrowedFd ram, std::uint64_t ask
 // A gate that asks nobody.
 class AllQuiet final : public guest::QuietProof {
  public:
-  guest::PageMask quiet(guest::Vm& /*vm*/, PageRun run) noexcept override {
-    return guest::all_pages(run.count);
+  guest::ProofAnswer ask(guest::Vm& /*vm*/, PageRun run,
+                         guest::PageMask /*leaving*/) noexcept override {
+    return {guest::all_pages(run.count), guest::all_pages(run.count)};
   }
 };
 

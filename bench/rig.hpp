@@ -77,10 +77,10 @@ class Rig {
   std::unique_ptr<guest::Vm> vm_;
   store::GroupUse group_;
   std::unique_ptr<fault::Server> faults_;
-  scan::Planner planner_;
   std::unique_ptr<std::array<scan::Window, scan::kChunkWindows>> windows_ =
       std::make_unique<std::array<scan::Window, scan::kChunkWindows>>();
   std::unique_ptr<guest::QuietProof> proof_;
+  scan::Planner planner_{*proof_};
   std::unique_ptr<fold::Folder> folder_ = std::make_unique<fold::Folder>(*contents_, *proof_);
 };
 

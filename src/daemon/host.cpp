@@ -115,6 +115,7 @@ Result<std::unique_ptr<Host>> Host::start(Configuration configuration,
   if (Status taken = host->take_over_guests(); !taken) return std::unexpected(taken.error());
   if (Status opened = host->open_agents(); !opened) return std::unexpected(opened.error());
   host->rooms_ = std::make_unique<Rooms>(*host);
+  host->rooms_->work.ask_through(*host->agents_);
   host->policy_.apply_with([h = host.get()](const policy::Config& config) {
     log::set_level(config.log_level);
     h->rooms_->work.set(config);

@@ -43,7 +43,7 @@ void Folder::age(guest::Vm& vm, const scan::Window& window) noexcept {
     // The word is written as `punching`, which no fault can interrupt.
     if (!table.commit(p)) return;
     const guest::LoadedWord word = table.load(p);
-    if (word && word->tag() == Tag::clean) {
+    if (word && (word->tag() == Tag::clean || word->tag() == Tag::observed)) {
       (void)vm.advance(p, *word, word->with_age(std::min(word->age() + 1, Word::kAgeMax)),
                        Owner::punching);
     }

@@ -52,7 +52,9 @@ LeavingRun::LeavingRun(guest::Vm& vm, guest::QuietProof& proof, const scan::Wind
     sleep_ns(3'000'000);  // time for a write to begin of which the answer says nothing
   }
   guard();
-  verify_present();
+  verify_guarded();
+  // These builds are to lose writes, and nothing else.
+  if (kAsked != Asked::after_guard) undo(without(static_cast<Mask>(fresh_ | again_), mapped_));
   if (!pass_.holds()) {
     vm_.counters().aborted_by_gate.add();
     undo(static_cast<Mask>(fresh_ | again_));
@@ -110,41 +112,52 @@ void LeavingRun::guard() noexcept {
   });
 }
 
-void LeavingRun::verify_present() noexcept {
-  // A page counts only if it is in QEMU's page table (not swapped out, not a hole: D4) and really
-  // guarded.
+void LeavingRun::verify_guarded() noexcept {
+  // A page without an entry in QEMU's page table is guarded by a marker, which shows as swapped. It
+  // may be a hole all the same: see ask(). A place that shows as neither has nothing: no entry, no
+  // guard (D8).
   std::array<sys::PageRegion, scan::kWindowPages> regions;
   HostVirt walked{};
   const sys::UffdRange range = vm_.range_of(window_.pages);
-  const auto n =
-      vm_.pagemap().scan(range, sys::kPagePresent,
-                         sys::kPagePresent | sys::kPageWritten | sys::kPageHuge, regions, walked);
-  Mask good = 0;
+  const auto n = vm_.pagemap().scan(
+      range, 0, sys::kPagePresent | sys::kPageSwapped | sys::kPageWritten | sys::kPageHuge, regions,
+      walked);
+  Mask guarded = 0;
+  mapped_ = 0;
   if (n) {
     for (std::size_t r = 0; r < *n; ++r) {
-      if ((regions[r].categories & (sys::kPageWritten | sys::kPageHuge)) != 0) continue;
+      const std::uint64_t categories = regions[r].categories;
+      if ((categories & (sys::kPageWritten | sys::kPageHuge)) != 0) continue;
+      if ((categories & (sys::kPagePresent | sys::kPageSwapped)) == 0) continue;
       for (std::uint64_t va = regions[r].start; va < regions[r].end; va += kPageSize) {
-        good |= bit(static_cast<unsigned>((va - range.start.value) >> kPageShift));
+        const Mask page = bit(static_cast<unsigned>((va - range.start.value) >> kPageShift));
+        guarded |= page;
+        if ((categories & sys::kPagePresent) != 0) mapped_ |= page;
       }
     }
   } else {
     vm_.counters().errors.add();
   }
-  undo(without(static_cast<Mask>(fresh_ | again_), good));
+  undo(without(static_cast<Mask>(fresh_ | again_), guarded));
 }
 
 void LeavingRun::ask(guest::QuietProof& proof) noexcept {
-  // Not about clean pages: they were guarded when their frame was new, so no device could pin it
-  // for writing.
-  Mask quiet = 0;
-  for_each_run(fresh_, [&](unsigned first, unsigned count) {
-    const PageRun run{page(first), PageCount{count}};
-    quiet |= static_cast<Mask>((proof.quiet(vm_, run) & guest::all_pages(run.count)) << first);
-  });
-  const Mask held = without(fresh_, quiet);
-  if (held == 0) return;
-  vm_.counters().aborted_not_quiet.add(static_cast<unsigned>(std::popcount(held)));
-  undo(held);
+  // Clean pages were guarded when their frame was new, so no device could pin it for writing: they
+  // need not be quiet. But a clean page that QEMU has discarded unseen is a hole with a marker, and
+  // must not get its old bytes back. What is in the page table is resident.
+  const Mask asked = fresh_ | without(again_, mapped_);
+  if (asked == 0) return;
+  const auto first = static_cast<unsigned>(std::countr_zero(asked));
+  const auto count = static_cast<unsigned>(std::bit_width(asked)) - first;
+  const guest::ProofAnswer known = proof.ask(vm_, {page(first), PageCount{count}},
+                                             static_cast<guest::PageMask>(fresh_ >> first));
+  const auto quiet = static_cast<Mask>(known.quiet << first);
+  const auto resident = static_cast<Mask>(known.resident << first);
+  if (const Mask held = without(fresh_, quiet); held != 0) {
+    vm_.counters().aborted_not_quiet.add(static_cast<unsigned>(std::popcount(held)));
+    undo(held);
+  }
+  undo(without(again_, static_cast<Mask>(mapped_ | resident)));
 }
 
 void LeavingRun::read(Copies& copies) noexcept {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Folds up to 16 neighbouring pages. The steps: own -> guard -> check the gate -> ask the
-// proof -> copy -> (the caller puts the bytes into the store) -> check the gate -> commit -> word
-// -> punch -> release, and wake waiting faults. The destructor undoes every page that was not
-// committed: it lifts the guard and releases the page.
+// Folds up to 16 neighbouring pages. The steps: own -> guard -> see that all are guarded -> check
+// the gate -> ask the proof -> copy -> (the caller puts the bytes into the store) -> check the gate
+// -> commit -> word -> punch -> release, and wake waiting faults. The destructor undoes every page
+// that was not committed: it lifts the guard and releases the page.
 // Threads: one thread per run. Until its commit, a fault thread may take a page away from the run.
 // Only one thread at a time works on a chunk of a VM, so no other run can own a page that was taken
 // away.
@@ -58,7 +58,7 @@ class LeavingRun {
  private:
   void own(Mask wanted, bool fresh) noexcept;
   void guard() noexcept;
-  void verify_present() noexcept;
+  void verify_guarded() noexcept;
   void ask(guest::QuietProof& proof) noexcept;
   void read(Copies& copies) noexcept;
   void undo(Mask pages) noexcept;             // lifts their guards and releases them
@@ -70,6 +70,7 @@ class LeavingRun {
   Mask fresh_ = 0;    // owned, to be read
   Mask again_ = 0;    // owned, clean
   Mask guarded_ = 0;  // guarded by this run
+  Mask mapped_ = 0;   // in QEMU's page table after the guard
   Mask copied_ = 0;
   Mask staged_ = 0;
   std::array<guest::Word, scan::kWindowPages> words_{};

@@ -7,7 +7,7 @@ namespace ramfold::guest {
 
 using sys::PinAnswer;
 
-PageMask PinProof::quiet(Vm& vm, PageRun run) noexcept {
+ProofAnswer PinProof::ask(Vm& vm, PageRun run, PageMask leaving) noexcept {
   const Block& block = vm.block_of(run.first);
   const std::uint64_t first =
       (block.offset.value >> kPageShift) + run.first.value - block.first.value;
@@ -15,20 +15,35 @@ PageMask PinProof::quiet(Vm& vm, PageRun run) noexcept {
   const std::span<PinAnswer> asked = std::span(answers).first(run.count.value);
   VmCounters& counters = vm.counters();
   if (!test_.ask(vm.files().rams[block.ram], first, asked)) counters.errors.add();
-  PageMask quiet = 0;
+  ProofAnswer known;
   for (std::size_t i = 0; i < asked.size(); ++i) {
+    const auto page = static_cast<PageMask>(1u << i);
+    const bool counts = (leaving & page) != 0;
     switch (asked[i]) {
-      case PinAnswer::quiet: quiet |= static_cast<PageMask>(1u << i); break;
-      case PinAnswer::busy: counters.not_quiet_busy.add(); break;
-      case PinAnswer::large: counters.not_quiet_large.add(); break;
-      case PinAnswer::mapped_more: counters.not_quiet_mapped_more.add(); break;
+      case PinAnswer::quiet:
+        known.quiet |= page;
+        known.resident |= page;
+        break;
+      case PinAnswer::busy:
+        known.resident |= page;
+        if (counts) counters.not_quiet_busy.add();
+        break;
+      case PinAnswer::mapped_more:
+        known.resident |= page;
+        if (counts) counters.not_quiet_mapped_more.add();
+        break;
+      case PinAnswer::large:
+        if (counts) counters.not_quiet_large.add();
+        break;
       case PinAnswer::unanswered:
       case PinAnswer::hole:
       case PinAnswer::swapped:
-      case PinAnswer::again: counters.not_quiet_other.add(); break;
+      case PinAnswer::again:
+        if (counts) counters.not_quiet_other.add();
+        break;
     }
   }
-  return quiet;
+  return known;
 }
 
 }  // namespace ramfold::guest

@@ -18,8 +18,7 @@ class PinProof final : public QuietProof {
  public:
   // `test` outlives this.
   explicit PinProof(const sys::PinTest& test) noexcept : test_(test) {}
-  // Counts in the VM why pages are not quiet.
-  PageMask quiet(Vm& vm, PageRun run) noexcept override;
+  ProofAnswer ask(Vm& vm, PageRun run, PageMask leaving) noexcept override;
 
  private:
   const sys::PinTest& test_;

@@ -22,6 +22,7 @@ struct VmCounters {
   Counter not_quiet_busy, not_quiet_large, not_quiet_mapped_more, not_quiet_other;
   Counter faults_zero, faults_content, faults_write_guarded, faults_late, faults_busy,
       faults_pending, neighbours_brought, neighbour_runs_cut, spun_ns;
+  Counter forgotten, retouched;
   Counter returned_soon, zero_filled, errors, no_memory_waits, corrupt, damaged_words,
       discards_seen, unregistered_chunks;
   LatencyHistogram latency_zero, latency_content, latency_guarded;
@@ -90,6 +91,10 @@ constexpr void visit(V& v, S& s) {
             "Nanoseconds for which fault threads stayed awake for the next event."),
     s.spun_ns);
 
+  v(counter("pages_forgotten", "Pages that QEMU's page table was made to forget."), s.forgotten);
+  v(counter("pages_retouched",
+            "Forgotten pages that the guest touched again, for about 1.5 us each."),
+    s.retouched);
   v(counter("returned_soon", "Folded pages that came back within a few passes."), s.returned_soon);
   v(counter("zero_filled_pages",
             "Pages of zeros that were filled in, neighbours of faulting "

@@ -21,6 +21,8 @@ inline constexpr std::array kLogLevels{
     Choice<LogLevel>{"info", LogLevel::info}, Choice<LogLevel>{"debug", LogLevel::debug}};
 inline constexpr std::array kFoldWhens{Choice<FoldWhen>{"pressure", FoldWhen::pressure},
                                        Choice<FoldWhen>{"eager", FoldWhen::eager}};
+inline constexpr std::array kReferenced{Choice<Referenced>{"none", Referenced::none},
+                                        Choice<Referenced>{"forget", Referenced::forget}};
 inline constexpr std::array kReformPresets{Choice<ReformPreset>{"off", ReformPreset::off},
                                            Choice<ReformPreset>{"balanced", ReformPreset::balanced},
                                            Choice<ReformPreset>{"dense", ReformPreset::dense}};
@@ -29,6 +31,7 @@ inline constexpr std::array kGroupDefaults{Choice<GroupDefault>{"owner", GroupDe
 
 constexpr const auto& choices_of(LogLevel) noexcept { return kLogLevels; }
 constexpr const auto& choices_of(FoldWhen) noexcept { return kFoldWhens; }
+constexpr const auto& choices_of(Referenced) noexcept { return kReferenced; }
 constexpr const auto& choices_of(ReformPreset) noexcept { return kReformPresets; }
 constexpr const auto& choices_of(GroupDefault) noexcept { return kGroupDefaults; }
 

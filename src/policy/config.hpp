@@ -95,9 +95,16 @@ struct ReformConfig {
   friend bool operator==(const ReformConfig&, const ReformConfig&) = default;
 };
 
+// How it is known which pages a guest references.
+enum class Referenced : std::uint8_t {
+  none,   // it is not known: pages that do not change are cold
+  forget  // the agent forgets pages, and those that are touched come back into QEMU's page table
+};
+
 struct ScanConfig {
   double cpu = 0.25;     // share of ONE core over all scan threads together; above 1 with several
   unsigned threads = 1;  // REQUIRES: cpu <= threads
+  Referenced referenced = Referenced::none;
   friend bool operator==(const ScanConfig&, const ScanConfig&) = default;
 };
 

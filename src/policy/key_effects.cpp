@@ -68,6 +68,7 @@ constexpr std::array kEffects{
     key<MEMBER(scan.cpu)>("scan.cpu", Takes::at_once, "from the next chunk of RAM on"),
     key<MEMBER(scan.threads)>("scan.threads", Takes::at_once,
                               "threads are started, or end after their chunk of RAM"),
+    key<MEMBER(scan.referenced)>("scan.referenced", Takes::at_once, "from the next pass on"),
     key<MEMBER(fault.threads_per_vm)>("fault.threads_per_vm", Takes::at_attach,
                                       "a VM's fault service is made when it is attached"),
     key<MEMBER(host.reserve)>("host.reserve", Takes::at_once, "the host is judged anew"),

@@ -136,8 +136,9 @@ std::vector<std::string> override_complaints(const Config& config, std::string_v
 }
 
 WorkTargets work_targets(const Config& config) {
-  return {config.fold.passes, config.fold.backoff_passes_max(), config.fold.pass_seconds,
-          config.scan.cpu, config.scan.threads};
+  return {config.fold.passes,       config.fold.backoff_passes_max(),
+          config.fold.pass_seconds, config.scan.cpu,
+          config.scan.threads,      config.scan.referenced};
 }
 
 HostTargets host_targets(const Config& config, ByteCount host_ram) {

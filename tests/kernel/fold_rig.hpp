@@ -83,7 +83,7 @@ struct Rig {
   // the kernel has not sorted in yet would look held.
   void pass() {
     sys::drain_page_batches();
-    scan::Planner planner;
+    scan::Planner planner(proof);
     auto windows = std::make_unique<std::array<scan::Window, scan::kChunkWindows>>();
     vm->next_pass();
     held = 0;

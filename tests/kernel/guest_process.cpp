@@ -109,6 +109,10 @@ std::uint64_t sweep_here(const std::byte* ram, const Request& r) {
             ::fallocate(ram_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
                         static_cast<off_t>(r.page << kPageShift), kPageSize));
         break;
+      case GuestProcess::Op::forget:
+        value = static_cast<std::uint64_t>(
+            ::madvise(page, std::size_t{r.count} << kPageShift, MADV_DONTNEED));
+        break;
       case GuestProcess::Op::zero: std::memset(page, 0, kPageSize); break;
       case GuestProcess::Op::load_apart:
         for (std::uint32_t i = 0; i < r.count; ++i)
@@ -288,6 +292,12 @@ void GuestProcess::discard(PageIndex p) {
   std::uint64_t result = 0;
   ask(Op::discard, p, 0);
   must(answer(result, kPatienceMs) && result == 0, "a discard that ends");
+}
+
+void GuestProcess::forget(PageIndex p, std::uint32_t count) {
+  std::uint64_t result = 0;
+  ask(Op::forget, p, 0, count);
+  must(answer(result, kPatienceMs) && result == 0, "a forget that ends");
 }
 
 void GuestProcess::load_apart(PageIndex p, std::uint32_t count) {

@@ -33,6 +33,7 @@ class GuestProcess {
     store,
     load,
     discard,
+    forget,
     zero,
     load_apart,
     store_apart,
@@ -51,6 +52,8 @@ class GuestProcess {
   void store(PageIndex p, std::uint64_t seed);
   std::uint64_t load(PageIndex p);
   void discard(PageIndex p);
+  // Its entries in the page table go; the RAM file keeps the pages, and guards stay.
+  void forget(PageIndex p, std::uint32_t count);
   // Each of `count` pages is read, or written for `seed`, by a thread of its own; collect() waits
   // for them all and tells the sum of what the reads gave. Nothing when some still wait after `ms`.
   void load_apart(PageIndex p, std::uint32_t count);

@@ -97,7 +97,8 @@ TEST_CASE("D7: what is mapped large is neither planned nor folded") {
     skip("the kernel makes no large folio");
 
   auto windows = std::make_unique<std::array<scan::Window, scan::kChunkWindows>>();
-  scan::Planner planner;
+  guest::PinProof seeing(test::pin_test());
+  scan::Planner planner(seeing);
   const auto n = planner.plan(*vm, 0, scan::ColdRule{1, 1}, *windows);
   REQUIRE(n.has_value());
   CHECK(*n == kLargePages / scan::kWindowPages);

@@ -26,8 +26,8 @@ constexpr std::uint64_t kHeld = 21;
 // Believes every page to be quiet.
 class NoProof final : public guest::QuietProof {
  public:
-  guest::PageMask quiet(guest::Vm&, PageRun run) noexcept override {
-    return guest::all_pages(run.count);
+  guest::ProofAnswer ask(guest::Vm&, PageRun run, guest::PageMask) noexcept override {
+    return {guest::all_pages(run.count), guest::all_pages(run.count)};
   }
 };
 
@@ -200,12 +200,15 @@ TEST_CASE("each block is asked about in its own file, at its own place") {
     for (std::uint64_t i = 0; i < 16; ++i) {
       if ((there + i) % 3 == 0) expected |= static_cast<guest::PageMask>(1u << i);
     }
-    const auto quiet = [&, at = first] { return pins.quiet(**vm, {PageIndex{at}, PageCount{16}}); };
+    const auto ask = [&](std::uint64_t at, std::uint64_t count) {
+      const PageRun run{PageIndex{at}, PageCount{count}};
+      return pins.ask(**vm, run, guest::all_pages(run.count));
+    };
     CHECK(soon([&] {
       sys::drain_page_batches();
-      return quiet() == expected;
+      return ask(first, 16).quiet == expected;
     }));
-    CHECK(pins.quiet(**vm, {PageIndex{first + 3}, PageCount{5}}) ==
-          static_cast<guest::PageMask>(expected >> 3 & 0x1f));
+    CHECK(ask(first, 16).resident == expected);
+    CHECK(ask(first + 3, 5).quiet == static_cast<guest::PageMask>(expected >> 3 & 0x1f));
   }
 }

@@ -13,20 +13,21 @@ using namespace ramfold;
 using namespace ramfold::test;
 using guest::Owner;
 using guest::PageMask;
+using guest::ProofAnswer;
 using guest::Tag;
 
 namespace {
 
 constexpr std::uint64_t kPages = 32;
 
-// Calls every page quiet but those that are held.
+// Calls every page quiet but those that are held. All are resident.
 struct Double final : guest::QuietProof {
-  PageMask quiet(guest::Vm&, PageRun run) noexcept override {
+  ProofAnswer ask(guest::Vm&, PageRun run, PageMask) noexcept override {
     runs.push_back(run);
-    PageMask answer = guest::all_pages(run.count);
+    ProofAnswer answer{guest::all_pages(run.count), guest::all_pages(run.count)};
     for (const std::uint64_t p : held) {
       if (p < run.first.value || p >= run.end().value) continue;
-      answer = static_cast<PageMask>(answer & ~(1u << (p - run.first.value)));
+      answer.quiet = static_cast<PageMask>(answer.quiet & ~(1u << (p - run.first.value)));
     }
     if (asked) asked(run);
     return answer;

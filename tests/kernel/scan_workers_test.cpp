@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <fstream>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <utility>
 
@@ -19,6 +20,7 @@
 
 using namespace ramfold;
 using namespace ramfold::daemon;
+using guest::Tag;
 
 namespace {
 
@@ -62,6 +64,49 @@ std::size_t scan_threads() {
   return count;
 }
 
+// An agent that forgets, and a guest that then touches its hot pages at once.
+class Forgetting final : public AgentAnswers, public guest::AgentPort {
+ public:
+  Forgetting(test::GuestProcess& process, std::uint64_t hot) : process_(process), hot_(hot) {}
+  std::shared_ptr<guest::AgentPort> port(const AttachedVm&) override {
+    return {std::shared_ptr<void>(), static_cast<guest::AgentPort*>(this)};
+  }
+  std::expected<guest::AgentToken, guest::NotSent> send(guest::AgentAct,
+                                                        std::span<const PageRun> runs) override {
+    const std::lock_guard lock(mutex_);
+    CHECK(runs.size() <= kRunsMax);
+    for (const PageRun run : runs) {
+      process_.forget(run.first, static_cast<std::uint32_t>(run.count.value));
+      for (PageIndex p = run.first; p < run.end() && p.value < hot_; ++p.value)
+        (void)process_.load(p);
+    }
+    return guest::AgentToken{1};
+  }
+  std::optional<guest::AgentAnswer> take(guest::AgentToken, std::chrono::milliseconds) override {
+    return guest::AgentAnswer::done;
+  }
+  void give_up(guest::AgentToken) override {}
+  // The guest reads its hot pages, and goes on to.
+  void read(std::uint64_t hot) {
+    const std::lock_guard lock(mutex_);
+    hot_ = hot;
+    for (std::uint64_t p = 0; p < hot; ++p) (void)process_.load(PageIndex{p});
+  }
+
+  void send_unfolded(const AttachedVm&, std::uint32_t, bool) override {}
+  void send_unfolding(const AttachedVm&, std::uint32_t, std::uint64_t, std::uint64_t) override {}
+  void send_detached(const AttachedVm&, Afterwards) override {}
+  bool invite(pid_t) override { return false; }
+  void finish_offers() override {}
+  void invite_all() override {}
+  void call_back(pid_t) override {}
+
+ private:
+  std::mutex mutex_;
+  test::GuestProcess& process_;
+  std::uint64_t hot_;
+};
+
 enum class May { observe, fold };
 
 struct Scanning {
@@ -87,6 +132,10 @@ struct Scanning {
     verdict.may_fold = may == May::fold;
     host.publish(std::move(verdict));
   }
+  void start() {
+    workers->set(policy::work_targets(config));
+    workers->start();
+  }
   void add(const Guest& guest) {
     guest.vm->group = *contents->group(std::to_string(guest.vm->vm->id().value));
     vms.add(guest.vm);
@@ -108,7 +157,7 @@ TEST_CASE("of a VM with 8 TiB only the chunks that hold something are looked at"
   Scanning scanning(1);
   scanning.add(huge);
   scanning.add(small);
-  scanning.workers->start();
+  scanning.start();
   REQUIRE(test::soon([&] { return small.passes() >= 3 && huge.passes() >= 3; }));
   scanning.workers->stop();
   // What holds a page, and behind that one chunk that does not; a pass may be under way.
@@ -122,7 +171,7 @@ TEST_CASE("running workers take up other targets, and their number follows scan.
   guest.process->store(PageIndex{3}, 1);
   Scanning scanning(1);
   scanning.add(guest);
-  scanning.workers->start();
+  scanning.start();
   REQUIRE(test::soon([&] { return guest.passes() >= 2; }));
   scanning.config.fold.pass_seconds = 3600;
   scanning.workers->set(policy::work_targets(scanning.config));
@@ -188,7 +237,7 @@ TEST_CASE("a VM completes passes beside another's that takes long") {
   Scanning scanning(0.1);
   scanning.add(large);
   scanning.add(small);
-  scanning.workers->start();
+  scanning.start();
   REQUIRE(test::soon([&] { return large.passes() >= 1; }));
   const std::uint64_t beside = small.passes();
   scanning.workers->stop();
@@ -205,7 +254,7 @@ TEST_CASE("a pass gives back the words of RAM that a guest gave back") {
   const auto words = [&] { return backed(guest.vm->vm->files().words).value; };
   Scanning scanning(1);
   scanning.add(guest);
-  scanning.workers->start();
+  scanning.start();
   REQUIRE(test::soon([&] { return guest.passes() >= 1; }));
   CHECK(words() == 2 * kChunks * kPageSize);
   each([&](PageIndex p) {
@@ -226,7 +275,7 @@ TEST_CASE("of a VM beyond its quota only the pages of zeros leave") {
   scanning.add(guest);
   // Beyond its owner's share of page tables not even those.
   guest.vm->keeps.too_much = TooMuch::of_tables;
-  scanning.workers->start();
+  scanning.start();
   const guest::VmCounters& counters = guest.vm->vm->counters();
   REQUIRE(test::soon([&] { return guest.passes() >= 4; }));
   CHECK(counters.folded_zero.get() == 0);
@@ -255,7 +304,7 @@ TEST_CASE("pages that something held in the last pass are told, and the others a
   Scanning scanning(1);
   scanning.allow(May::fold);
   scanning.add(guest);
-  scanning.workers->start();
+  scanning.start();
   const auto held = [&] {
     const std::lock_guard lock(guest.vm->cursor.mutex);
     return guest.vm->cursor.busy_last;
@@ -267,4 +316,82 @@ TEST_CASE("pages that something held in the last pass are told, and the others a
   in.reset();
   CHECK(test::soon_quiet([&] { return held() == 0 && counters.folded_content.get() == 64; }));
   scanning.workers->stop();
+}
+
+namespace {
+
+// 1 MiB of which some pages are hot, and a service for its faults.
+struct Clocked {
+  static constexpr std::uint64_t kPages = 256;
+
+  explicit Clocked(unsigned passes, std::uint64_t hot = 0)
+      : guest(1, 1000, PageCount{kPages}), agent(*guest.process, hot), scanning(1) {
+    for (std::uint64_t p = 0; p < kPages; ++p) guest.process->store(PageIndex{p}, p + 1);
+    scanning.config.scan.referenced = policy::Referenced::forget;
+    scanning.config.fold.passes = passes;
+    scanning.allow(May::fold);
+    scanning.add(guest);
+    REQUIRE(pool->begin().has_value());
+    auto started =
+        fault::Server::start(pool, *guest.vm->vm, *scanning.contents, guest.vm->group, 1);
+    REQUIRE(started.has_value());
+    guest.vm->faults = std::move(*started);
+    scanning.workers->ask_through(agent);
+    scanning.start();
+  }
+  ~Clocked() {
+    scanning.workers->stop();
+    guest.vm->faults.reset();  // before the store
+  }
+  Tag tag(std::uint64_t p) const { return guest.vm->vm->table().load(PageIndex{p})->tag(); }
+  bool are_folded(std::uint64_t first, std::uint64_t end) const {
+    for (std::uint64_t p = first; p < end; ++p) {
+      if (tag(p) != Tag::folded) return false;
+    }
+    return true;
+  }
+  void wait_for_passes(std::uint64_t passes) {
+    const std::uint64_t end = guest.passes() + passes;
+    REQUIRE(test::soon([&] { return guest.passes() >= end; }));
+  }
+  guest::VmCounters& counters() const { return guest.vm->vm->counters(); }
+
+  std::shared_ptr<fault::Pool> pool = std::move(*fault::Pool::make());
+  Guest guest;
+  Forgetting agent;
+  Scanning scanning;
+};
+
+}  // namespace
+
+TEST_CASE("pages that the guest only reads stay, and those that it leaves alone are folded") {
+  constexpr std::uint64_t kHot = 40;
+  Clocked clocked(4, kHot);
+  REQUIRE(test::soon_quiet([&] { return clocked.are_folded(kHot, Clocked::kPages); }));
+  clocked.wait_for_passes(8);
+  for (std::uint64_t p = 0; p < kHot; ++p) CHECK(clocked.tag(p) == Tag::observed);
+  CHECK(clocked.counters().faults_content.get() == 0);
+  CHECK(clocked.counters().retouched.get() >= kHot);
+  CHECK(clocked.counters().errors.get() == 0);
+}
+
+TEST_CASE("a page that came back is asked about before it is folded again") {
+  constexpr std::uint64_t kHot = 20;
+  Clocked clocked(1);
+  REQUIRE(test::soon_quiet([&] { return clocked.are_folded(0, Clocked::kPages); }));
+  SECTION("the guest goes on to read it: it stays") {
+    clocked.agent.read(kHot);
+    clocked.wait_for_passes(20);
+    for (std::uint64_t p = 0; p < kHot; ++p) CHECK(clocked.tag(p) == Tag::clean);
+    CHECK(clocked.counters().faults_content.get() == kHot);
+    CHECK(clocked.counters().folds_again.get() == 0);
+  }
+  SECTION("the guest leaves it alone: it is folded again") {
+    clocked.agent.read(kHot);
+    clocked.agent.read(0);
+    REQUIRE(test::soon_quiet([&] { return clocked.are_folded(0, Clocked::kPages); }));
+    CHECK(clocked.counters().folds_again.get() == kHot);
+  }
+  CHECK(clocked.are_folded(kHot, Clocked::kPages));
+  CHECK(clocked.counters().errors.get() == 0);
 }

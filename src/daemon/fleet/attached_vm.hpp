@@ -38,8 +38,12 @@ struct ScanCursor {
   std::size_t next GUARDED_BY(mutex) = 0;
   std::size_t in_work GUARDED_BY(mutex) = 0;
   std::uint64_t began_ns GUARDED_BY(mutex) = 0;
-  scan::Met met GUARDED_BY(mutex);              // in this pass so far
-  scan::Met met_last GUARDED_BY(mutex);         // in the last whole pass
+  scan::Met met GUARDED_BY(mutex);       // in this pass so far
+  scan::Met met_last GUARDED_BY(mutex);  // in the last whole pass
+  // Which pages were touched lately; nothing where nobody asks. Made once, then each page's part
+  // belongs to the worker that has its chunk.
+  std::optional<scan::History> history GUARDED_BY(mutex);
+  scan::Sampling sampling GUARDED_BY(mutex);    // of the pass that runs
   std::uint64_t pass_ns GUARDED_BY(mutex) = 0;  // duration of the last whole pass
   std::uint64_t passes GUARDED_BY(mutex) = 0;
   // Pages that were to leave and that something held: at the beginning of the pass (the counter

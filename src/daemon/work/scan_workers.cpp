@@ -9,6 +9,7 @@
 #include "base/clock.hpp"
 #include "daemon/log.hpp"
 #include "daemon/threads/apart.hpp"
+#include "scan/forget.hpp"
 #include "sys/priority.hpp"
 #include "sys/thread_name.hpp"
 
@@ -134,8 +135,8 @@ void ScanWorkers::run(Worker& self) noexcept {
     if (stopping_) return;
     stopping_.sleep(kIdleNapNs);
   }
-  const auto planner = std::make_unique<scan::Planner>();
   guest::PinProof proof(*pin_test_.load());
+  const auto planner = std::make_unique<scan::Planner>(proof);
   const auto folder = std::make_unique<fold::Folder>(contents_, proof);
   const auto windows = std::make_unique<std::array<scan::Window, scan::kChunkWindows>>();
   std::uint64_t cpu_seen = thread_cpu_ns();
@@ -153,9 +154,10 @@ void ScanWorkers::run(Worker& self) noexcept {
     }
     const std::uint64_t began_ns = monotonic_ns();
     const long slept = thread_sleeps();
-    const std::uint64_t folding = work(next, *planner, *folder, *windows);
-    if (planner->met().present == 0) skip_holes(next);
-    give_back(next, planner->met());
+    scan::Met met;
+    const std::uint64_t folding = work(next, *planner, *folder, *windows, met);
+    if (met.present == 0) skip_holes(next);
+    give_back(next, met);
     // If the VM's process made this thread wait, the VM is charged for that time: other VMs lost
     // it.
     const std::uint64_t waited_ns = thread_sleeps() == slept ? 0 : monotonic_ns() - began_ns;
@@ -211,6 +213,14 @@ bool ScanWorkers::claim_of(const VmHandle& vm, Claim& claim) {
     const std::uint64_t now = monotonic_ns();
     const auto least = static_cast<std::uint64_t>(targets_.load().pass_seconds * 1e9);
     if (cursor.passes != 0 && now - cursor.began_ns < least) return false;
+    if (!asks()) {
+      cursor.history.reset();
+    } else if (cursor.passes != 0) {
+      if (!cursor.history) {
+        if (auto made = scan::History::make(vm->vm->pages())) cursor.history = std::move(*made);
+      }
+      cursor.sampling.next(now - cursor.began_ns, cursor.met_last.asked);
+    }
     cursor.next = 0;
     cursor.began_ns = now;
     cursor.met = {};
@@ -221,6 +231,8 @@ bool ScanWorkers::claim_of(const VmHandle& vm, Claim& claim) {
   ++cursor.chunks;
   claim.vm = vm;
   claim.chunk = cursor.next++;
+  claim.history = cursor.history ? &*cursor.history : nullptr;
+  claim.sampling = cursor.sampling;
   return true;
 }
 
@@ -249,12 +261,15 @@ void ScanWorkers::skip_holes(const Claim& claim) {
   }
 }
 
-void ScanWorkers::give_back(const Claim& claim, scan::Met met) {
+void ScanWorkers::give_back(const Claim& claim, const scan::Met& met) {
   ScanCursor& cursor = claim.vm->cursor;
   const MutexLock lock(cursor.mutex);
   --cursor.in_work;
   cursor.met.present += met.present;
   cursor.met.held += met.held;
+  cursor.met.asked.candidates += met.asked.candidates;
+  cursor.met.asked.forgotten += met.asked.forgotten;
+  cursor.met.asked.retouched += met.asked.retouched;
   if (cursor.next == scan::chunk_count(*claim.vm->vm) && cursor.in_work == 0) {
     cursor.met_last = cursor.met;
     cursor.busy_last = claim.vm->vm->counters().not_quiet_busy.get() - cursor.busy_before;
@@ -264,11 +279,16 @@ void ScanWorkers::give_back(const Claim& claim, scan::Met met) {
 }
 
 std::uint64_t ScanWorkers::work(const Claim& claim, scan::Planner& planner, fold::Folder& folder,
-                                std::span<scan::Window, scan::kChunkWindows> windows) {
+                                std::span<scan::Window, scan::kChunkWindows> windows,
+                                scan::Met& met) {
   AttachedVm& vm = *claim.vm;
+  // Without an agent that answers, nobody knows which pages are referenced.
+  const auto port = claim.history != nullptr ? agents_->port(vm) : nullptr;
+  scan::History* const history = port ? claim.history : nullptr;
   const policy::WorkTargets targets = targets_.load();
   const scan::ColdRule rule{targets.passes, targets.backoff_passes_max};
-  const auto planned = planner.plan(*vm.vm, claim.chunk, rule, windows);
+  const auto planned = planner.plan(*vm.vm, claim.chunk, rule, windows, history);
+  met = planner.met();
   if (!planned) {
     if (planned.error().code == ESRCH) vm.vm->set_gone();
     vm.vm->counters().errors.add();
@@ -283,7 +303,25 @@ std::uint64_t ScanWorkers::work(const Claim& claim, scan::Planner& planner, fold
   }
   const std::uint64_t began = thread_cpu_ns();
   fold(vm, folder, found);
-  return thread_cpu_ns() - began;
+  const std::uint64_t folding = thread_cpu_ns() - began;
+  if (history != nullptr) ask(claim, *port, planner.seen(), met);
+  return folding;
+}
+
+bool ScanWorkers::asks() const noexcept {
+  return agents_ != nullptr && targets_.load().referenced == policy::Referenced::forget;
+}
+
+void ScanWorkers::ask(const Claim& claim, guest::AgentPort& port,
+                      std::span<const scan::SeenPage> seen, scan::Met& met) {
+  guest::Vm& vm = *claim.vm->vm;
+  vm.counters().retouched.add(met.asked.retouched);
+  if (stopping_ || !claim.vm->wants_folding() || !host_.may_fold()) return;
+  const scan::Question question = scan::choose(vm, seen, claim.sampling);
+  met.asked.candidates = question.candidates;
+  if (!scan::ask(port, question, seen, *claim.history)) return;
+  met.asked.forgotten = question.pages;
+  vm.counters().forgotten.add(question.pages);
 }
 
 // Without lz4 a page with no equal page would be stored raw, and save nothing.

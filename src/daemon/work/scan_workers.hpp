@@ -12,6 +12,7 @@
 
 #include "base/published.hpp"
 #include "base/thread_annotations.hpp"
+#include "daemon/fleet/agent_answers.hpp"
 #include "daemon/fleet/attached_vm.hpp"
 #include "daemon/fleet/host_state.hpp"
 #include "daemon/fleet/vm_set.hpp"
@@ -42,6 +43,9 @@ class ScanWorkers {
   // Before a page leaves, `test` tells who holds it. Until this is called no gate is open, and no
   // page leaves. `test` outlives this. REQUIRES: called once.
   void fold_with(const sys::PinTest& test) noexcept { pin_test_.store(&test); }
+  // Asks agents which pages their guests touch, where the configuration says so (scan.referenced).
+  // `agents` outlives this. REQUIRES: called once, before start().
+  void ask_through(AgentAnswers& agents) noexcept { agents_ = &agents; }
   // Waits up to 3 s for the threads. A thread that a process holds up is abandoned
   // (daemon/threads/apart.hpp).
   void stop() noexcept;
@@ -63,6 +67,8 @@ class ScanWorkers {
     VmHandle vm;
     scan::Turns::Member turn;
     std::size_t chunk = 0;
+    scan::History* history = nullptr;
+    scan::Sampling sampling;
   };
   struct Worker {
     VmHandle at GUARDED_BY(&ScanWorkers::mutex_);  // the VM, since since_ns; null: none
@@ -85,10 +91,15 @@ class ScanWorkers {
   void meet_new_vms() REQUIRES(turns_mutex_);
   // After an empty chunk: skips the chunks in a hole of the RAM file, and frees their words.
   void skip_holes(const Claim& claim);
-  void give_back(const Claim& claim, scan::Met met);
-  // Returns the CPU time of folding alone, in nanoseconds.
+  void give_back(const Claim& claim, const scan::Met& met);
+  bool asks() const noexcept;
+  // Asks which pages of the chunk the guest touches from now on.
+  void ask(const Claim& claim, guest::AgentPort& port, std::span<const scan::SeenPage> seen,
+           scan::Met& met);
+  // Notes in `met` which pages the chunk holds. Returns the CPU time of folding alone, in
+  // nanoseconds.
   std::uint64_t work(const Claim& claim, scan::Planner& planner, fold::Folder& folder,
-                     std::span<scan::Window, scan::kChunkWindows> windows);
+                     std::span<scan::Window, scan::kChunkWindows> windows, scan::Met& met);
   void fold(AttachedVm& vm, fold::Folder& folder, std::span<const scan::Window> windows);
   store::Admit admitted(const AttachedVm& vm) const noexcept;
   // Sleeps while the threads together have used more CPU time than their budget allows.
@@ -98,6 +109,7 @@ class ScanWorkers {
   store::Contents& contents_;
   HostState& host_;
   Published<policy::WorkTargets> targets_;
+  AgentAnswers* agents_ = nullptr;
   StopFlag stopping_;
   std::atomic<std::uint64_t> scan_cpu_ns_{0};
   std::atomic<std::uint64_t> fold_cpu_ns_{0};

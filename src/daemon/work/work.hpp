@@ -25,6 +25,8 @@ class Work {
   void set(const policy::Config& config) EXCLUDES(reform_mutex_);
   // See ScanWorkers::fold_with().
   void fold_with(const sys::PinTest& test) noexcept { scan_.fold_with(test); }
+  // See ScanWorkers::ask_through().
+  void ask_through(AgentAnswers& agents) noexcept { scan_.ask_through(agents); }
   void stop() noexcept;
   // Call it regularly; see ScanWorkers::tend().
   void tend() EXCLUDES(reform_mutex_);

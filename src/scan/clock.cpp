@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "scan/clock.hpp"
+
+namespace ramfold::scan {
+
+using guest::Tag;
+using guest::Word;
+
+unsigned ColdRule::need(Word word) const noexcept {
+  return std::min({passes << word.backoff(), passes_max, Word::kAgeMax});
+}
+
+bool ColdRule::holds_back(Word word) const noexcept {
+  const Tag tag = word.tag();
+  const bool candidate = tag == Tag::none || tag == Tag::observed || tag == Tag::clean;
+  return candidate && need(word) > passes;
+}
+
+PageClass ColdRule::class_of(Word word, Touches touches) const noexcept {
+  const unsigned needed = need(word);
+  // The look that is going on ends one more epoch. Of a page without a word nothing is known.
+  const unsigned unmodified = word.tag() == Tag::none ? 0 : word.age() + 1;
+  if (unmodified < needed) return PageClass::recently_modified;
+  switch (touches.known) {
+    case Touches::Known::nothing: break;
+    case Touches::Known::not_asked:
+      if (came_back(word) && unmodified < std::min(kUnasked * needed, Word::kAgeMax))
+        return PageClass::referenced;
+      break;
+    case Touches::Known::touched: return PageClass::referenced;
+    case Touches::Known::untouched:
+      if (touches.epochs < needed) return PageClass::referenced;
+      break;
+  }
+  return PageClass::not_referenced;
+}
+
+Verdict ColdRule::judge(Word word, const SeenPage& seen, Touches touches) const noexcept {
+  const bool cold = may_leave(class_of(word, touches));
+  switch (word.tag()) {
+    case Tag::none: return cold ? Verdict::fold : Verdict::observe;
+    case Tag::observed:
+      if (cold) return Verdict::fold;
+      // Nobody has touched it since it was forgotten, so nobody has changed it.
+      return touches.known == Touches::Known::untouched && touches.epochs != 0 ? Verdict::age
+                                                                               : Verdict::observe;
+    case Tag::clean:
+      if (!seen.guarded) return Verdict::observe;
+      return cold ? Verdict::again : Verdict::age;
+    case Tag::folded:
+      // The page is there although the word says folded: a crash came between word and punch. While
+      // it is guarded, it equals its content (T4).
+      return seen.guarded ? Verdict::again : Verdict::leave;
+    case Tag::mapped:
+    case Tag::poisoned: break;
+  }
+  return Verdict::leave;
+}
+
+}  // namespace ramfold::scan

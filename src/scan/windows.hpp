@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Windows: pages with a verdict, put together so that neighbours are worked on at once, and the
+// chunks that a pass need not look at.
+// Threads: values.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "guest/vm.hpp"
+#include "scan/clock.hpp"
+
+namespace ramfold::scan {
+
+inline constexpr std::size_t kWindowPages = 16;  // 64 KiB: larger runs leave the cache
+inline constexpr std::size_t kChunkWindows =
+    64 + RF_BLOCKS_MAX;  // a block's end may split a window
+
+// What to do with the pages of one window; bit i is page first + i.
+struct Window {
+  PageRun pages;          // at most kWindowPages, within one block
+  std::uint16_t observe;  // read, remember the hash
+  std::uint16_t fold;     // guard, read; fold when the hash is still the same
+  std::uint16_t again;    // clean: fold without reading
+  std::uint16_t age;      // unchanged, still warm: count one more pass
+  std::uint16_t work() const noexcept { return observe | fold | again | age; }
+};
+
+// The window of a page: at most kWindowPages pages, within its block.
+inline PageRun window_of(const guest::Block& block, PageIndex p) noexcept {
+  const std::uint64_t start = p.value / kWindowPages * kWindowPages;
+  const std::uint64_t first = std::max(start, block.first.value);
+  return {PageIndex{first}, PageCount{std::min(start + kWindowPages, block.end().value) - first}};
+}
+
+// Fills `into`, in the order of pages.
+class WindowList {
+ public:
+  explicit WindowList(std::span<Window, kChunkWindows> into) noexcept : into_(into) {}
+  // REQUIRES: pages come in order; all are of one chunk.
+  void put(const guest::Block& block, PageIndex p, Verdict verdict) noexcept;
+  std::size_t count() const noexcept { return used_; }
+
+ private:
+  std::span<Window, kChunkWindows> into_;
+  std::size_t used_ = 0;
+};
+
+// How many chunks the VM's RAM has.
+std::size_t chunk_count(const guest::Vm& vm) noexcept;
+// The first chunk at or after `chunk` of which a RAM file holds something, in memory or in swap;
+// chunk_count() when none is left. The call takes the lock of the RAM file's inode, as a punch
+// does. So it may wait for a punch by the VM's own process, and the fault path must not make it.
+std::size_t next_backed_chunk(const guest::Vm& vm, std::size_t chunk) noexcept;
+// The first chunk at or after `chunk` for which the page table holds words; chunk_count() when none
+// is left.
+std::size_t next_noted_chunk(const guest::Vm& vm, std::size_t chunk) noexcept;
+
+}  // namespace ramfold::scan

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The clock alone: classes and verdicts by history, without any page.
+#include "scan/clock.hpp"
+
+#include <catch2/catch.hpp>
+
+#include "scan/history.hpp"
+
+using namespace ramfold;
+using guest::Tag;
+using guest::Word;
+using scan::ColdRule;
+using scan::PageClass;
+using scan::SeenPage;
+using scan::Touches;
+using scan::Verdict;
+using Known = scan::Touches::Known;
+
+namespace {
+
+constexpr ColdRule kRule{.passes = 3, .passes_max = 24};
+constexpr SeenPage kMapped{PageIndex{0}, true, false};
+constexpr SeenPage kGuarded{PageIndex{0}, true, true};
+
+Word word(Tag tag, unsigned age, unsigned backoff = 0) {
+  return Word{}.becomes(tag, 7u, age, backoff);
+}
+
+}  // namespace
+
+TEST_CASE("a page that was modified lately is left alone, referenced or not") {
+  for (const Known known : {Known::nothing, Known::not_asked, Known::touched, Known::untouched}) {
+    CHECK(kRule.class_of(word(Tag::observed, 1), {known, 200}) == PageClass::recently_modified);
+    CHECK(kRule.class_of(Word{}, {known, 200}) == PageClass::recently_modified);
+  }
+  CHECK(kRule.judge(word(Tag::observed, 1), kMapped, {}) == Verdict::observe);
+  CHECK(kRule.judge(Word{}, kMapped, {}) == Verdict::observe);
+}
+
+TEST_CASE("where nobody asks who is referenced, what is not modified is cold") {
+  CHECK(kRule.class_of(word(Tag::observed, 2), {}) == PageClass::not_referenced);
+  CHECK(kRule.judge(word(Tag::observed, 2), kMapped, {}) == Verdict::fold);
+  CHECK(kRule.judge(word(Tag::clean, 2), kGuarded, {}) == Verdict::again);
+  CHECK(kRule.judge(word(Tag::clean, 1), kGuarded, {}) == Verdict::age);
+}
+
+TEST_CASE("a page that is read stays, however long nobody has written to it") {
+  for (const unsigned age : {2u, 50u, Word::kAgeMax}) {
+    CHECK(kRule.class_of(word(Tag::observed, age), {Known::touched, 0}) == PageClass::referenced);
+    CHECK(kRule.judge(word(Tag::observed, age), kMapped, {Known::touched, 0}) == Verdict::observe);
+    CHECK(kRule.judge(word(Tag::clean, age), kGuarded, {Known::touched, 0}) == Verdict::age);
+  }
+}
+
+TEST_CASE("a page leaves when it was not referenced for as long as it must not be modified") {
+  for (unsigned epochs = 0; epochs < 6; ++epochs) {
+    const bool cold = epochs >= 3;
+    CHECK(kRule.class_of(word(Tag::observed, 9), {Known::untouched, epochs}) ==
+          (cold ? PageClass::not_referenced : PageClass::referenced));
+    CHECK((kRule.judge(word(Tag::observed, 9), kMapped, {Known::untouched, epochs}) ==
+           Verdict::fold) == cold);
+  }
+  // The back-off doubles both.
+  CHECK(kRule.class_of(word(Tag::observed, 9, 1), {Known::untouched, 5}) == PageClass::referenced);
+  CHECK(kRule.class_of(word(Tag::observed, 9, 1), {Known::untouched, 6}) ==
+        PageClass::not_referenced);
+}
+
+TEST_CASE("what nobody has touched since it was forgotten is not read again") {
+  const SeenPage forgotten{PageIndex{0}, false, false};
+  CHECK(kRule.judge(word(Tag::observed, 0), forgotten, {Known::untouched, 1}) == Verdict::age);
+  CHECK(kRule.judge(word(Tag::observed, 0), forgotten, {Known::untouched, 0}) == Verdict::observe);
+  CHECK(kRule.judge(word(Tag::observed, 0), forgotten, {Known::not_asked, 0}) == Verdict::observe);
+  CHECK(kRule.judge(Word{}, forgotten, {Known::untouched, 1}) == Verdict::observe);
+}
+
+TEST_CASE("a page that came back is asked about before it leaves again") {
+  const Touches not_asked{Known::not_asked, 0};
+  CHECK(kRule.class_of(word(Tag::observed, 2), not_asked) == PageClass::not_referenced);
+  CHECK(kRule.class_of(word(Tag::clean, 2), not_asked) == PageClass::referenced);
+  CHECK(kRule.class_of(word(Tag::observed, 5, 1), not_asked) == PageClass::referenced);
+  CHECK(kRule.class_of(word(Tag::clean, 5), {Known::untouched, 3}) == PageClass::not_referenced);
+  // If the budget for questions is small, time decides in the end.
+  CHECK(kRule.class_of(word(Tag::clean, 22), not_asked) == PageClass::referenced);
+  CHECK(kRule.class_of(word(Tag::clean, 23), not_asked) == PageClass::not_referenced);
+  constexpr ColdRule slow{.passes = 200, .passes_max = 255};
+  CHECK(slow.class_of(word(Tag::clean, Word::kAgeMax), not_asked) == PageClass::not_referenced);
+}
+
+TEST_CASE("verdicts that do not depend on the clock") {
+  for (const Touches touches : {Touches{}, Touches{Known::touched, 0}}) {
+    CHECK(kRule.judge(word(Tag::clean, 200), kMapped, touches) == Verdict::observe);  // lost guard
+    CHECK(kRule.judge(word(Tag::folded, 0), kGuarded, touches) == Verdict::again);
+    CHECK(kRule.judge(word(Tag::folded, 0), kMapped, touches) == Verdict::leave);
+    CHECK(kRule.judge(word(Tag::poisoned, 0), kGuarded, touches) == Verdict::leave);
+  }
+}
+
+TEST_CASE("history: a page is touched when it is in the page table again") {
+  auto history = scan::History::make(PageCount{2});
+  REQUIRE(history.has_value());
+  constexpr PageIndex p{1};
+  CHECK(history->touches(p).known == Known::not_asked);
+  CHECK_FALSE(history->see(p, true));
+  CHECK_FALSE(history->is_forgotten(p));
+  history->forget(p);
+  CHECK(history->is_forgotten(p));
+  for (unsigned epochs = 1; epochs < 400; ++epochs) {
+    CHECK_FALSE(history->see(p, false));
+    CHECK(history->touches(p).known == Known::untouched);
+    CHECK(history->touches(p).epochs == std::min(epochs, 246u));
+    history->forget(p);  // its neighbours were asked about: what is known of it stays
+  }
+  CHECK(history->see(p, true));
+  for (int looks = 0; looks < 8; ++looks) {
+    CHECK(history->touches(p).known == Known::touched);
+    CHECK_FALSE(history->see(p, true));
+  }
+  CHECK(history->touches(p).known == Known::not_asked);
+  CHECK(history->touches(PageIndex{0}).known == Known::not_asked);
+}
