@@ -2,6 +2,7 @@
 // Threads write to pages all the time, while the pages are mapped from the pool and put back. Every
 // thread knows what it wrote last, and compares before it writes again. The protocol loses no
 // write; without its guards writes are lost within seconds.
+#include "kernel/kvm_writer.hpp"
 #include "kernel/mapping_rig.hpp"
 
 #include <thread>
@@ -12,6 +13,8 @@ using namespace ramfold::test;
 namespace {
 
 constexpr std::uint64_t kFirst = 512;
+constexpr std::uint64_t kKvm = 576;
+constexpr std::uint64_t kDiscarded = 640;
 constexpr unsigned kWriters = 4;  // each has a word of every page
 constexpr unsigned kPagesWritten = 16;
 
@@ -133,4 +136,73 @@ TEST_CASE("D9: a page that is compared and mapped without a guard loses writes")
     for (unsigned i = 0; i < kPagesWritten; ++i) rig.pool.give_back(PageIndex{kFirst + i});
     return writers.lost() != 0;
   }));
+}
+
+TEST_CASE("D9: a guest of KVM loses nothing, and does without the guard") {
+  MappingRig& rig = MappingRig::get();
+  for (unsigned i = 0; i < kPagesWritten; ++i) rig.fill(kKvm + i, 1100 + i);
+  KvmWriter guest(const_cast<char*>(rig.at(kKvm)));
+  if (!guest.runs()) {
+    WARN("KVM is not usable here");
+    return;
+  }
+  Count count;
+  for_ms(4000, [&] {
+    count.mapped += static_cast<unsigned>(std::popcount(rig.share(kKvm, 1100)));
+    ::usleep(50);
+    count.restored += static_cast<unsigned>(std::popcount(rig.restore(kKvm)));
+  });
+  REQUIRE(guest.runs());
+  CHECK(guest.lost() == 0);
+  WARN(count.mapped << " mapped, " << count.restored << " put back, " << guest.rounds()
+                    << " rounds");
+  CHECK(count.mapped > 100);
+  CHECK(count.restored == count.mapped);
+  CHECK(soon([&] {
+    (void)rig.share(kKvm, 1100);
+    for (unsigned i = 0; i < kPagesWritten; ++i) {
+      const std::array runs{PageRun{PageIndex{kKvm + i}, PageCount{1}}};
+      (void)rig.port.send(guest::AgentAct::restore, runs);
+    }
+    (void)rig.restore(kKvm);
+    return guest.lost() != 0;
+  }));
+}
+
+TEST_CASE("D6: discards beside mapping and putting back leave zeros, and what was written since") {
+  MappingRig& rig = MappingRig::get();
+  std::atomic<bool> stop{false};
+  std::atomic<std::uint64_t> wrong{0};
+  std::atomic<std::uint64_t> discards{0};
+  std::vector<std::thread> threads;
+  for (unsigned n = 0; n < 4; ++n) {
+    threads.emplace_back([&, n] {
+      for (std::uint64_t round = 1; !stop; ++round) {
+        for (unsigned i = n; i < kPagesWritten; i += 4) {
+          volatile char* const page = rig.at(kDiscarded + i);
+          auto* const word = reinterpret_cast<volatile std::uint64_t*>(page + 64);
+          *page = static_cast<char>(1200 + i);  // the page is its content now
+          if (round % 4 == 0) ::usleep(200);
+          *word = round;
+          if (*word != round || *page != static_cast<char>(1200 + i)) ++wrong;
+          if (round % 8 == 0) *word = 0;
+          if (rig.discard(kDiscarded + i, 1) != 0) ++wrong;
+          if (*page != 0 || *word != 0) ++wrong;
+          ++discards;
+        }
+      }
+    });
+  }
+  Count count;
+  for_ms(4000, [&] {
+    count.mapped += static_cast<unsigned>(std::popcount(rig.share(kDiscarded, 1200)));
+    count.restored += static_cast<unsigned>(std::popcount(rig.restore(kDiscarded)));
+  });
+  stop = true;
+  for (std::thread& t : threads) t.join();
+  (void)rig.restore(kDiscarded);
+  CHECK(wrong == 0);
+  CHECK(count.mapped > 50);
+  CHECK(rig.pool.taken() == 0);
+  WARN(count.mapped << " mapped, " << discards << " discards");
 }

@@ -4,6 +4,8 @@
 
 #include <thread>
 
+#include "fold/written.hpp"
+
 using namespace ramfold;
 using namespace ramfold::test;
 
@@ -224,6 +226,54 @@ TEST_CASE("QEMU's advice and the daemon's forget lose no private copy") {
   CHECK(*rig.at(97) == 9);
 }
 
+TEST_CASE("D11: written pages are those with a copy of their own") {
+  MappingRig& rig = MappingRig::get();
+  fill(rig, 160, 800);
+  REQUIRE(rig.share(160, 800) == kAll);
+  const auto written = [&] {
+    const auto mask = fold::written_pages(*rig.vm, MappingRig::window(160), kAll);
+    REQUIRE(mask.has_value());
+    return *mask;
+  };
+  CHECK(written() == 0);
+  for (unsigned i = 0; i < 8; ++i) REQUIRE(*rig.at(160 + i) == static_cast<char>(800 + i));
+  CHECK(written() == 0);
+  *rig.at(161) = 1;
+  *rig.at(165) = 1;
+  *rig.at(175) = 1;  // and not read before
+  CHECK(written() == (1 << 1 | 1 << 5 | 1 << 15));
+  REQUIRE(rig.restore(160) == kAll);
+}
+
+// Run by storm/with_swap.py, with a zram device to swap to.
+TEST_CASE("D11: written pages in swap are found, and go back whole", "[.][swap]") {
+  MappingRig& rig = MappingRig::get();
+  fill(rig, 176, 900);
+  REQUIRE(rig.share(176, 900) == kAll);
+  for (unsigned i = 0; i < 16; ++i) REQUIRE(*rig.at(176 + i) == static_cast<char>(900 + i));
+  for (const unsigned i : {1u, 5u, 15u}) *rig.at(176 + i) = static_cast<char>(i);
+  const auto swapped = [&] {
+    std::array<sys::PageRegion, 16> regions;
+    HostVirt walked{};
+    const auto n = rig.vm->pagemap().scan(rig.vm->range_of(MappingRig::window(176)),
+                                          sys::kPageSwapped, sys::kPageSwapped, regions, walked);
+    REQUIRE(n.has_value());
+    return *n;
+  };
+  REQUIRE(soon([&] {
+    (void)::madvise(const_cast<char*>(rig.at(176)), 16 * kPageSize, MADV_PAGEOUT);
+    return swapped() == 3;
+  }));
+  const auto mask = fold::written_pages(*rig.vm, MappingRig::window(176), kAll);
+  REQUIRE(mask.has_value());
+  CHECK(*mask == (1 << 1 | 1 << 5 | 1 << 15));
+  REQUIRE(swapped() == 3);  // looking brought nothing back
+  REQUIRE(rig.restore(176) == kAll);
+  for (const unsigned i : {1u, 5u, 15u}) CHECK(*rig.at(176 + i) == static_cast<char>(i));
+  CHECK(*rig.at(178) == static_cast<char>(902 & 255));
+  CHECK(rig.pool.taken() == 0);
+}
+
 TEST_CASE("a command to map is refused where the pool does not have all of it") {
   MappingRig& rig = MappingRig::get();
   const std::array runs{MappingRig::window(112, 2)};
@@ -279,4 +329,22 @@ TEST_CASE("nothing is mapped into a QEMU of root, nor before Linux 6.12") {
   CHECK(why({0, 107, 107}, "6.12") == "QEMU runs as root");
   CHECK(why({107, 0, 107}, "6.12") == "QEMU runs as root");
   CHECK(why({107, 107, 0}, "6.12") == "QEMU runs as root");
+}
+
+TEST_CASE("a piece holds mmap_lock for less than 200 us") {
+  constexpr std::size_t kBytes = 256 * kPageSize;  // RF_PIECE_PAGES
+  const sys::Fd file(::memfd_create("piece", MFD_CLOEXEC));
+  REQUIRE(::ftruncate(file.get(), kBytes) == 0);
+  void* const at = ::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_SHARED, file.get(), 0);
+  REQUIRE(at != MAP_FAILED);
+  auto best = std::chrono::nanoseconds::max();
+  for (int n = 0; n < 100; ++n) {
+    std::memset(at, n, kBytes);  // every page is in the page table
+    const auto begin = std::chrono::steady_clock::now();
+    REQUIRE(::mmap(at, kBytes, PROT_READ | PROT_WRITE,
+                   MAP_FIXED | (n % 2 == 0 ? MAP_PRIVATE : MAP_SHARED), file.get(), 0) == at);
+    best = std::min<std::chrono::nanoseconds>(best, std::chrono::steady_clock::now() - begin);
+  }
+  REQUIRE(::munmap(at, kBytes) == 0);
+  CHECK(best < 200us);
 }
