@@ -40,13 +40,15 @@ enum rf_type {
   RF_UNFOLDED = 8, /* daemon: answer to RF_UNFOLD */
   RF_REFUSED = 9,  /* daemon: one line for stderr; QEMU runs on as if the agent were absent */
   /* 10 and 11 were in use once */
-  RF_CHANGED = 12,  /* older agents: a descriptor was closed; skippable hint */
-  RF_DETACHED = 13, /* daemon: nothing is folded any more; keep the uffd, delay no call */
-  RF_FENCE = 14,    /* daemon: no command of an older session may run from now on */
-  RF_FENCED = 15,   /* agent:  none runs, nor will run; commands of this session may come */
-  RF_COMMAND = 16,  /* daemon: do something to RAM; token names the command */
-  RF_ANSWER = 17,   /* agent:  the result of one command */
-  RF_UNFOLDING = 18 /* daemon: how far RF_UNFOLD has come; skippable, at most once a second */
+  RF_CHANGED = 12,   /* older agents: a descriptor was closed; skippable hint */
+  RF_DETACHED = 13,  /* daemon: nothing is folded any more; keep the uffd, delay no call */
+  RF_FENCE = 14,     /* daemon: no command of an older session may run from now on */
+  RF_FENCED = 15,    /* agent:  none runs, nor will run; commands of this session may come */
+  RF_COMMAND = 16,   /* daemon: do something to RAM; token names the command */
+  RF_ANSWER = 17,    /* agent:  the result of one command */
+  RF_UNFOLDING = 18, /* daemon: how far RF_UNFOLD has come; skippable, at most once a second */
+  RF_POOL = 19 /* daemon: descriptor: the pool of the VM's group, read-only. For RF_ACT_MAP, until
+                  the next one or the connection's end */
 };
 
 struct rf_header {
@@ -66,6 +68,7 @@ struct rf_header {
 #define RF_CAP_COMMANDS 16u /* knows RF_FENCE and RF_COMMAND */
 /* MADV_NOHUGEPAGE was set on RAM when it was empty, and has held since: no large folio in it */
 #define RF_CAP_SMALL_FOLIOS 32u
+#define RF_CAP_MAPPING 64u /* knows RF_POOL, RF_ACT_MAP and RF_ACT_RESTORE, and may map the pool */
 
 struct rf_hello {
   struct rf_header h;
@@ -171,7 +174,7 @@ struct rf_refused {
   char text[RF_TEXT_MAX]; /* zero-terminated */
 };
 
-struct rf_bare { /* RF_DETACHED, RF_FENCE, RF_FENCED */
+struct rf_bare { /* RF_DETACHED, RF_FENCE, RF_FENCED, RF_POOL */
   struct rf_header h;
 };
 
@@ -192,8 +195,15 @@ struct rf_bare { /* RF_DETACHED, RF_FENCE, RF_FENCED */
 
 enum rf_act {
   /* madvise(MADV_DONTNEED): page table entries go, pages and guards stay. The next touch finds the
-     page in the RAM file. */
-  RF_ACT_FORGET = 1
+     page in the RAM file. Not of pages that map the pool: their copies would go. */
+  RF_ACT_FORGET = 1,
+  /* The pool is mapped over the runs, private, and then the pages beneath are punched out of the
+     RAM file. Not of pages that map it already, nor of pages with a discard bit. The daemon has
+     guarded the pages and compared them with the pool. struct rf_map_command. */
+  RF_ACT_MAP = 2,
+  /* The bytes of those pages of the runs that map the pool go into the RAM file, which is then
+     mapped in their place. The daemon has guarded the pages; it must register them again. */
+  RF_ACT_RESTORE = 3
 };
 
 struct rf_run {
@@ -208,6 +218,11 @@ struct rf_command {
   uint32_t runs;
   uint32_t reserved;
   struct rf_run run[RF_RUNS_MAX];
+};
+
+struct rf_map_command { /* RF_ACT_MAP */
+  struct rf_command c;
+  uint64_t pool[RF_RUNS_MAX]; /* for each run: where it begins in the pool, in whole pages */
 };
 
 enum rf_answer_status {
@@ -311,6 +326,8 @@ RF_ASSERT(sizeof(struct rf_bare) == 16, "wire");
 RF_ASSERT(sizeof(struct rf_run) == 16, "wire");
 RF_ASSERT(sizeof(struct rf_command) == 32 + 16 * RF_RUNS_MAX, "wire");
 RF_ASSERT(sizeof(struct rf_command) <= RF_MESSAGE_MAX, "wire");
+RF_ASSERT(sizeof(struct rf_map_command) == sizeof(struct rf_command) + 8 * RF_RUNS_MAX, "wire");
+RF_ASSERT(sizeof(struct rf_map_command) <= RF_MESSAGE_MAX, "wire");
 RF_ASSERT(sizeof(struct rf_answer) == 32, "wire");
 RF_ASSERT(sizeof(RF_ATOMIC32) == 4, "wire");
 RF_ASSERT(sizeof(struct rf_filling) == 64, "wire");

@@ -23,6 +23,10 @@ enum class AgentAct : std::uint32_t {
   // Page table entries of QEMU's go; pages and guards stay. A page that is present again afterwards
   // was touched.
   forget = RF_ACT_FORGET,
+  // The pool is mapped over the pages, which are then punched out of the RAM file.
+  map = RF_ACT_MAP,
+  // Pages that map the pool go into the RAM file, which is then mapped in their place.
+  restore = RF_ACT_RESTORE,
 };
 
 enum class AgentAnswer : std::uint8_t {
@@ -50,8 +54,12 @@ class AgentPort {
 
   virtual ~AgentPort() = default;
   // Never waits. REQUIRES: at most kRunsMax runs, none empty, of kPagesMax pages together, each
-  // within one RAM block.
-  virtual std::expected<AgentToken, NotSent> send(AgentAct act, std::span<const PageRun> runs) = 0;
+  // within one RAM block. To map: for each run, where it begins in the pool; else nothing.
+  virtual std::expected<AgentToken, NotSent> send(AgentAct act, std::span<const PageRun> runs,
+                                                  std::span<const ByteCount> in_pool) = 0;
+  std::expected<AgentToken, NotSent> send(AgentAct act, std::span<const PageRun> runs) {
+    return send(act, runs, {});
+  }
   // The answer; it can be taken once. Waits for it at most `wait`. Nothing: it has not come.
   virtual std::optional<AgentAnswer> take(AgentToken token,
                                           std::chrono::milliseconds wait = {}) = 0;

@@ -139,7 +139,7 @@ Status prove_owner(sys::Uffd uffd, pid_t pid, std::span<const RamBlock> blocks,
                              ByteCount{count << kPageShift}};
   const auto before = has_mapping(procfs, pid, range);
   if (!before) return std::unexpected(before.error());
-  const auto registered = uffd.register_for_proof(range);
+  const auto registered = uffd.register_for_guards(range);
   // After an error nothing is unregistered: the range may be another process's memory, and that
   // process may have registered it before.
   if (registered.outcome != sys::Outcome::done) {

@@ -21,7 +21,8 @@ enum class Tag : std::uint8_t {
   observed,  // payload: hash bits of the page at its last scan
   clean,     // resident, guarded and equal to the content in the payload (T4)
   folded,    // a hole whose bytes are the content in the payload
-  mapped,    // the guest's address maps the pool (T2); not used yet
+  mapped,    // the guest's address maps a copy of the content in the pool, or is about to (T2). A
+             // hole of the RAM file is zero, where that is mapped
   poisoned,  // a hole whose bytes cannot be read back (D14)
 };
 inline constexpr std::size_t kTags = 6;
@@ -52,6 +53,10 @@ inline constexpr std::array kTransitions{
     Transition{Tag::folded, Tag::poisoned, Owner::filling},  // content corrupt
     Transition{Tag::poisoned, Tag::none, Owner::filling},    // discarded by QEMU
     Transition{Tag::clean, Tag::none, Owner::punching},      // found unguarded by a scan
+    Transition{Tag::none, Tag::mapped, Owner::mapping},      // before the agent maps the pool
+    Transition{Tag::observed, Tag::mapped, Owner::mapping},  // the same
+    Transition{Tag::mapped, Tag::none, Owner::mapping},      // the agent did not map it
+    Transition{Tag::mapped, Tag::none, Owner::restoring},    // the RAM file is mapped again
 };
 
 struct OwnerChange {
@@ -66,6 +71,10 @@ inline constexpr std::array kOwnerChanges{
     OwnerChange{Owner::folding, Owner::idle},      // given up
     OwnerChange{Owner::punching, Owner::idle},     // done
     OwnerChange{Owner::filling, Owner::idle},      // done
+    OwnerChange{Owner::idle, Owner::mapping},      // the pool is to be mapped
+    OwnerChange{Owner::mapping, Owner::idle},      // done, or given up
+    OwnerChange{Owner::idle, Owner::restoring},    // the RAM file is to be mapped again
+    OwnerChange{Owner::restoring, Owner::idle},    // done, or given up
 };
 
 constexpr bool is_legal(Tag from, Tag to, Owner by) noexcept {

@@ -75,11 +75,14 @@ Owner PageTable::owner(PageIndex p) const noexcept {
   return static_cast<Owner>(owner_byte(p).load(std::memory_order_acquire) & ~kContended);
 }
 
-bool PageTable::take_for_fold(PageIndex p) noexcept {
+bool PageTable::take_idle(PageIndex p, Owner by) noexcept {
   std::uint8_t idle = byte_of(Owner::idle);
-  return owner_byte(p).compare_exchange_strong(idle, byte_of(Owner::folding),
-                                               std::memory_order_acq_rel);
+  return owner_byte(p).compare_exchange_strong(idle, byte_of(by), std::memory_order_acq_rel);
 }
+
+bool PageTable::take_for_fold(PageIndex p) noexcept { return take_idle(p, Owner::folding); }
+bool PageTable::take_for_mapping(PageIndex p) noexcept { return take_idle(p, Owner::mapping); }
+bool PageTable::take_for_restoring(PageIndex p) noexcept { return take_idle(p, Owner::restoring); }
 
 Taken PageTable::take_for_fill(PageIndex p) noexcept {
   auto byte = owner_byte(p);
@@ -94,11 +97,7 @@ Taken PageTable::take_for_fill(PageIndex p) noexcept {
   }
 }
 
-bool PageTable::take_idle_for_fill(PageIndex p) noexcept {
-  std::uint8_t idle = byte_of(Owner::idle);
-  return owner_byte(p).compare_exchange_strong(idle, byte_of(Owner::filling),
-                                               std::memory_order_acq_rel);
-}
+bool PageTable::take_idle_for_fill(PageIndex p) noexcept { return take_idle(p, Owner::filling); }
 
 bool PageTable::commit(PageIndex p) noexcept {
   std::uint8_t folding = byte_of(Owner::folding);

@@ -66,7 +66,10 @@ class PageTable {
   [[nodiscard]] bool commit(PageIndex p) noexcept;
   // folding -> idle; false when a fault took the page meanwhile (it is no longer the caller's).
   bool give_up_fold(PageIndex p) noexcept;
-  // punching or filling -> idle.
+  // idle -> mapping, idle -> restoring; false when somebody owns it. No fault takes the page away.
+  [[nodiscard]] bool take_for_mapping(PageIndex p) noexcept;
+  [[nodiscard]] bool take_for_restoring(PageIndex p) noexcept;
+  // punching, filling, mapping or restoring -> idle.
   [[nodiscard]] Released release(PageIndex p) noexcept;
 
   // T5. The hole at p is zero whatever its word says.
@@ -79,6 +82,7 @@ class PageTable {
   PageTable(sys::Mapping words, sys::Mapping owners, sys::Mapping shared, PageCount pages,
             WordCheck check) noexcept;
 
+  bool take_idle(PageIndex p, Owner by) noexcept;
   Advanced replace(PageIndex p, std::uint64_t stored, Word next) noexcept;
   std::atomic_ref<std::uint64_t> word(PageIndex p) const noexcept {
     return std::atomic_ref<std::uint64_t>(words_.as<std::uint64_t>()[p.value]);

@@ -124,8 +124,8 @@ class Vm {
   // Wakes the threads that wait for the run. A lost wake-up leaves a vCPU asleep, so a call that
   // fails is repeated.
   void wake(PageRun run) const noexcept;  // REQUIRES: within one block
-  // Ends `punching` or `filling`, and wakes the threads that met the page meanwhile. REQUIRES: the
-  // caller owns p.
+  // Ends any ownership but `folding`, and wakes the threads that met the page meanwhile.
+  // REQUIRES: the caller owns p.
   void release(PageIndex p) noexcept;
   // Calls f(page) for every page whose word names a content, is `poisoned`, or is damaged, until f
   // returns false. Returns false when f did. The table is sparse and its holes are skipped: reading

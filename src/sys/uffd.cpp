@@ -123,7 +123,7 @@ UffdResult Uffd::register_range(UffdRange range) const noexcept {
   return call(fd_, UFFDIO_REGISTER, arg, Call::reg);
 }
 
-UffdResult Uffd::register_for_proof(UffdRange range) const noexcept {
+UffdResult Uffd::register_for_guards(UffdRange range) const noexcept {
   uffdio_register arg{};
   arg.range = range_of(range);
   arg.mode = UFFDIO_REGISTER_MODE_WP;

@@ -78,10 +78,10 @@ class Uffd {
   UffdResult poison(UffdRange range, Wake wake) const noexcept;
   UffdResult wake(UffdRange range) const noexcept;
 
-  // For the proof that this userfaultfd drives the memory of a certain process
-  // (guest::prove_owner). Registers the range for guards alone. While nothing is guarded there, no
-  // thread waits.
-  UffdResult register_for_proof(UffdRange range) const noexcept;
+  // Registers the range for guards alone: for pages that map the pool, and for the proof that this
+  // userfaultfd drives the memory of a certain process (guest::prove_owner). While nothing is
+  // guarded there, no thread waits.
+  UffdResult register_for_guards(UffdRange range) const noexcept;
 
   // Reads as many events as fit; 0 when there are none. Never waits, although the agent shares the
   // open file description and may clear O_NONBLOCK or read the events itself. Before Linux 6.10,

@@ -7,6 +7,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -231,6 +232,63 @@ TEST_CASE("a command without a fence, or of another session, does nothing") {
   }
   CHECK_FALSE(rig.daemon.receive_within(kSoonMs));
   CHECK(rig.present(0));
+}
+
+TEST_CASE("the pool is mapped over RAM, and QEMU's calls lose nothing of it") {
+  Rig rig;
+  rig.fence(1);
+  const Fd pool(::memfd_create("pool", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  const std::vector<char> nines(4 * kPage, 9);
+  REQUIRE(::write(pool.get(), nines.data(), nines.size()) == static_cast<ssize_t>(nines.size()));
+  REQUIRE(::fchmod(pool.get(), 0444) == 0);
+  REQUIRE(::fcntl(pool.get(), F_ADD_SEALS, F_SEAL_SHRINK) == 0);
+  const auto hand_over = [&] {
+    const Fd file(
+        ::open(("/proc/self/fd/" + std::to_string(pool.get())).c_str(), O_RDONLY | O_CLOEXEC));
+    rf_bare message{};
+    rig.daemon.send(&message, sizeof message, RF_POOL, 1, file.get());
+  };
+  rf_map_command map{};
+  map.c.act = RF_ACT_MAP;
+  map.c.runs = 1;
+  map.c.run[0] = {0, 3 * kPage};
+  map.pool[0] = kPage;
+  const auto ask = [&] {
+    rig.daemon.send(&map, sizeof map, RF_COMMAND, 1);
+    return rig.daemon.expect(RF_ANSWER).as<rf_answer>();
+  };
+  hand_over();
+  if (::geteuid() != 0) return;
+  CHECK(ask().error == EBADF);  // root's QEMU takes no pool
+  CHECK(rig.peek(0) == 1);
+  rig.guest.good("uid 65534");
+  CHECK(ask().error == EBADF);
+  hand_over();
+  CHECK(rig.answer_to(map.c).error == EINVAL);  // too short to say where in the pool
+  REQUIRE(ask().status == RF_ANSWER_DONE);
+  for (const uint64_t p : {0, 1, 2}) CHECK(rig.peek(p) == 9);
+  CHECK(::lseek(rig.daemon.ram[0].get(), 0, SEEK_DATA) != 0);
+
+  rig.touch(1);
+  CHECK(rig.guest.good("advise 0 4 0 " + std::to_string(3 * kPage)) == 0);  // DONTNEED
+  CHECK(rig.peek(1) == 2);
+  CHECK(rig.peek(0) == 9);
+  CHECK(rig.guest.good("allocate 0 3 0 " + std::to_string(kPage)) == 0);  // a discard
+  CHECK(rig.peek(0) == 0);
+  CHECK(rig.guest.good("advise 0 9 " + std::to_string(2 * kPage) + " " + std::to_string(kPage)) ==
+        0);  // MADV_REMOVE
+  CHECK(rig.peek(2) == 0);
+  CHECK(ask().error == EBUSY);  // page 1 still maps it
+  map.c.act = RF_ACT_RESTORE;
+  REQUIRE(ask().status == RF_ANSWER_DONE);
+  CHECK(rig.peek(0) == 0);
+  CHECK(rig.peek(1) == 2);
+  char byte = 0;
+  REQUIRE(::pread(rig.daemon.ram[0].get(), &byte, 1, kPage) == 1);
+  CHECK(byte == 2);
+  map.c.act = RF_ACT_MAP;
+  CHECK(ask().error == EAGAIN);  // the daemon has not cleared the discards' bits
+  CHECK(rig.peek(1) == 2);
 }
 
 TEST_CASE("an attachment that follows has a fence of its own") {

@@ -9,10 +9,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "agent/core/command.h"
 #include "agent/core/host.h"
+#include "agent/core/mapping.h"
 #include "agent/core/ram.h"
 #include "agent/core/reset.h"
 #include "agent/core/say.h"
@@ -60,7 +62,7 @@ static char *make_block(unsigned number) {
            0) == MAP_FAILED)
     exit(2);
   memset(at + PAGE, 'a' + (int)number, BLOCK_PAGES * PAGE);
-  check(rf_ram_add(at + PAGE, BLOCK_PAGES * PAGE, file, 0), "RAM is listed");
+  check(rf_ram_add(at + PAGE, BLOCK_PAGES * PAGE, file, 0, MAP_SHARED), "RAM is listed");
   return at;
 }
 
@@ -77,6 +79,17 @@ static uint64_t random_from(uint64_t *state) {
   return *state;
 }
 
+/* Four pages of the pool. */
+static int make_pool(void) {
+  char path[64];
+  const int file = memfd_create("pool", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  if (file < 0 || ftruncate(file, 4 * PAGE) != 0 || fchmod(file, 0444) != 0 ||
+      fcntl(file, F_ADD_SEALS, F_SEAL_SHRINK) != 0)
+    exit(2);
+  snprintf(path, sizeof path, "/proc/self/fd/%d", file);
+  return open(path, O_RDONLY | O_CLOEXEC);
+}
+
 /* Near what is valid, and far from it. */
 static uint64_t odd_number(uint64_t *state, uint64_t most) {
   switch (random_from(state) % 8) {
@@ -88,23 +101,30 @@ static uint64_t odd_number(uint64_t *state, uint64_t most) {
   }
 }
 
-static unsigned throw_commands(uint64_t seed) {
+/* Acts up to `last_act`, and unknown ones. */
+static unsigned throw_commands(uint64_t seed, uint32_t last_act) {
   unsigned done = 0;
-  struct rf_command command;
+  struct rf_map_command map;
+  struct rf_command *const command = &map.c;
   struct rf_answer answer;
-  memset(&command, 0, sizeof command);
+  memset(&map, 0, sizeof map);
   for (unsigned n = 0; n < COMMANDS; ++n) {
-    command.token = n;
-    command.act = random_from(&seed) % 16 == 0 ? (uint32_t)random_from(&seed) : RF_ACT_FORGET;
-    command.runs =
+    command->h.length = random_from(&seed) % 16 == 0 ? sizeof map - 1 : sizeof map;
+    command->token = n;
+    command->act = random_from(&seed) % 16 == 0 ? (uint32_t)random_from(&seed)
+                                                : 1 + (uint32_t)(random_from(&seed) % last_act);
+    command->runs =
         (uint32_t)(random_from(&seed) % 16 == 0 ? random_from(&seed) : random_from(&seed) % 4);
-    for (unsigned i = 0; i < 4; ++i)
-      command.run[i] =
+    for (unsigned i = 0; i < 4; ++i) {
+      command->run[i] =
           (struct rf_run){odd_number(&seed, 2 * BLOCK_PAGES * PAGE), odd_number(&seed, 8 * PAGE)};
-    rf_command_run(&command, &answer);
+      map.pool[i] = odd_number(&seed, 4 * PAGE);
+    }
+    rf_command_run(command, &answer);
     check(answer.token == n, "the token is the command's");
     check((answer.status == RF_ANSWER_DONE) == (answer.error == 0), "an error is one");
-    check(answer.done == (answer.status == RF_ANSWER_DONE ? command.runs : 0), "all or nothing");
+    if (last_act == RF_ACT_FORGET || answer.status != RF_ANSWER_FAILED)
+      check(answer.done == (answer.status == RF_ANSWER_DONE ? command->runs : 0), "all or nothing");
     done += answer.status == RF_ANSWER_DONE;
   }
   return done;
@@ -127,13 +147,24 @@ int main(void) {
   check(!present(second + 4 * PAGE) && present(second + 3 * PAGE), "on the page it names");
   check(all(second + 4 * PAGE, 'b') && present(second + 4 * PAGE), "which loses nothing");
 
-  const unsigned done = throw_commands(20260101);
+  const unsigned done = throw_commands(20260101, RF_ACT_FORGET);
   check(done > COMMANDS / 100, "some of the random ones are good");
   for (unsigned i = 0; i < 2; ++i) {
     const char *at = i == 0 ? first : second;
     check(all(at, 'q') && all(at + (BLOCK_PAGES + 1) * PAGE, 'q'), "nothing beside RAM is lost");
     for (unsigned page = 1; page <= BLOCK_PAGES; ++page)
       check(all(at + page * PAGE, (char)('a' + i)), "nothing of RAM is lost");
+  }
+
+  check(rf_mapping_pool(make_pool()), "it is a pool");
+  const unsigned mapped = throw_commands(20260102, RF_ACT_RESTORE);
+  check(mapped > COMMANDS / 100, "some that map are good, too");
+  for (unsigned i = 0; i < 2; ++i) {
+    const char *at = i == 0 ? first : second;
+    check(all(at, 'q') && all(at + (BLOCK_PAGES + 1) * PAGE, 'q'), "nothing is mapped beside RAM");
+    for (unsigned page = 1; page <= BLOCK_PAGES; ++page)
+      check(all(at + page * PAGE, (char)('a' + i)) || all(at + page * PAGE, 0),
+            "RAM has its own pages, and the pool's");
   }
 
   rf_ram_lost(first + PAGE, BLOCK_PAGES * PAGE);

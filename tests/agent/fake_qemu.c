@@ -264,6 +264,8 @@ int main(void) {
       result = ftruncate(ram[a].fd, b);
     else if (strcmp(verb, "advise") == 0)
       result = madvise(ram[a].at + c, (size_t)d, (int)b);
+    else if (strcmp(verb, "uid") == 0)
+      result = setresuid((uid_t)a, (uid_t)a, (uid_t)a);
     else if (strcmp(verb, "munmap") == 0)
       result = munmap(ram[a].at, ram[a].bytes);
     else if (strcmp(verb, "mremap") == 0)

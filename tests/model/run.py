@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Checks one configuration exhaustively: run.py CONFIG TABLES, or run.py --list.
 
-Those whose name begins with "reform" are of reform.pml, with "gate" of gate.pml, all others of
-page.pml. TABLES is the
-output of print_tables, the code's own transition tables. A configuration of PROOFS must be searched
-completely without an error; one of REMOVALS, a proof without one rule, must be refuted.
+Those whose name begins with "reform", "gate", "pins" or "mapping" are of the model of that name,
+all others of page.pml. TABLES is the output of print_tables, the code's own transition tables. A
+configuration of PROOFS must be searched completely without an error; one of REMOVALS, a proof
+without one rule, must be refuted.
 Exit status: 0 as expected, 1 not, 77 when spin is missing and cannot be installed.
 """
 
@@ -65,6 +65,19 @@ PROOFS = {
     "pins-moves": ("MOVES=2 FORGETS=0", []),
     "pins-runs": ("RUNS=2 PINS=2 STEPS=2 MOVES=0", []),
     "pins-devices": ("DEVICES=2 RUNS=2 MOVES=0 FORGETS=0", []),
+    "mapping": (
+        "FIRST=TAG_observed",
+        ["word observed->mapped by mapping", "word mapped->none by restoring",
+         "owner idle->mapping", "owner mapping->idle", "owner idle->restoring",
+         "owner restoring->idle"],
+    ),
+    "mapping-again": ("STEPS=3 TURNS=3 CRASHES=0", ["word none->mapped by mapping"]),
+    "mapping-crashes": ("TURNS=3 CRASHES=2", []),
+    "mapping-discard": ("DISCARDS=1", ["word mapped->none by mapping"]),
+    "mapping-discards": ("DISCARDS=2 TURNS=3 CRASHES=0", []),
+    "mapping-pins": ("PINS=1", []),
+    "mapping-fails": ("MAY_FAIL TURNS=3", []),
+    "mapping-fails-discard": ("MAY_FAIL DISCARDS=1 CRASHES=0", []),
 }
 
 # Rows that no proof uses, and why.
@@ -125,6 +138,23 @@ REMOVALS = {
     "pins-gup-recheck": ("pins", "NO_GUP_RECHECK MOVES=0 FORGETS=0"),
     "pins-gup-order": ("pins", "NO_GUP_ORDER MOVES=0 FORGETS=0"),
     "pins-guard-kept": ("pins", "NO_GUARD_KEPT FORGETS=0"),
+    "mapping-guard": ("mapping-again", "NO_GUARD"),
+    "mapping-read-under-guard": ("mapping-again", "NO_READ_UNDER_GUARD"),
+    "mapping-word-first": ("mapping", "NO_WORD_FIRST"),
+    "mapping-wake": ("mapping-again", "NO_WAKE"),
+    "mapping-gate": ("mapping-pins", "NO_GATE"),
+    "mapping-restore-guard": ("mapping-again", "NO_RESTORE_GUARD"),
+    "mapping-release-last": ("mapping-again", "NO_RELEASE_LAST"),
+    "mapping-generation": ("mapping", "NO_GENERATION"),
+    "mapping-fence": ("mapping", "NO_FENCE"),
+    "mapping-fenced-faults": ("mapping", "NO_FENCED_FAULTS"),
+    "mapping-maps": ("mapping-fails", "NO_MAPS"),
+    "mapping-t2": ("mapping-fails", "NO_T2"),
+    "mapping-recovery-wake": ("mapping", "NO_RECOVERY_WAKE"),
+    "mapping-drop": ("mapping-discard", "NO_DROP"),
+    "mapping-bit": ("mapping-discard", "NO_BIT_CHECK"),
+    "mapping-lock": ("mapping-discard", "NO_LOCK"),
+    "mapping-agent-punches": ("mapping-discard", "NO_AGENT_PUNCH"),
 }
 
 
@@ -204,7 +234,7 @@ def main() -> int:
 
     defines, rows, must_fail = switches(arguments.config)
     part = arguments.config.split("-")[0]
-    model = f"{part}.pml" if part in ("reform", "gate", "pins") else "page.pml"
+    model = f"{part}.pml" if part in ("reform", "gate", "pins", "mapping") else "page.pml"
     # Most searches of a removal end sooner than a compiler that optimises; for proofs a little of
     # it is worth its time.
     optimised = "-O0" if must_fail else "-O1"

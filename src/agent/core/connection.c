@@ -5,6 +5,7 @@
 #include "agent/core/facts.h"
 #include "agent/core/fds.h"
 #include "agent/core/gate.h"
+#include "agent/core/mapping.h"
 #include "agent/core/message.h"
 #include "agent/core/ram.h"
 #include "agent/core/raw.h"
@@ -38,13 +39,15 @@ RF_RESET(in_child, NULL);
 
 void rf_connection_hello(struct rf_connection *c) {
   c->small = rf_ram_small();
-  struct rf_hello hello = {.version_min = RF_VERSION_MIN,
-                           .version_max = RF_VERSION_MAX,
-                           .blocks = rf_ram_count(),
-                           .capabilities = RF_CAP_DISCARD | RF_CAP_CONSUMERS | RF_CAP_FILLS |
-                                           RF_CAP_COMMANDS | (c->small ? RF_CAP_SMALL_FOLIOS : 0u),
-                           .hazards = rf_facts_lasting(),
-                           .folded = rf_gate_folded() ? 1 : 0};
+  struct rf_hello hello = {
+      .version_min = RF_VERSION_MIN,
+      .version_max = RF_VERSION_MAX,
+      .blocks = rf_ram_count(),
+      .capabilities = RF_CAP_DISCARD | RF_CAP_CONSUMERS | RF_CAP_FILLS | RF_CAP_COMMANDS |
+                      (c->small ? RF_CAP_SMALL_FOLIOS : 0u) |
+                      (rf_mapping_obstacle_here() == NULL ? RF_CAP_MAPPING : 0u),
+      .hazards = rf_facts_lasting(),
+      .folded = rf_gate_folded() ? 1 : 0};
   memcpy(hello.instance, kept.instance, sizeof hello.instance);
   if (rf_send(c->socket, &hello, sizeof hello, RF_HELLO, 0, 0, NULL, 0) != 0) c->over = true;
 }
@@ -213,6 +216,17 @@ static void fence(struct rf_connection *c) {
   c->fenced = true;
 }
 
+/* Without a pool, RF_ACT_MAP is refused. */
+static void pool(int fd) {
+  const char *const obstacle = rf_mapping_obstacle_here();
+  if (obstacle != NULL) {
+    rf_own_drop(fd);
+    rf_say(RF_SAY_POOL, "ramfold: pages are shared only while they are folded: %s", obstacle);
+  } else if (!rf_mapping_pool(fd)) {
+    rf_say(RF_SAY_POOL, "ramfold: the daemon's pool of shared pages is not usable");
+  }
+}
+
 static void command(struct rf_connection *c, const struct rf_command *m) {
   /* Dropped: its sender is gone, or another daemon has this VM now (D10). */
   if (m->h.generation != c->generation || rf_gate_session() != c->generation ||
@@ -255,6 +269,7 @@ static size_t length_of(uint16_t type) {
     case RF_REFUSED: return sizeof(struct rf_refused);
     case RF_COMMAND: return sizeof(struct rf_command);
     case RF_FENCE:
+    case RF_POOL:
     case RF_DETACHED: return sizeof(struct rf_bare);
     default: return 0;
   }
@@ -293,6 +308,9 @@ static void handle(struct rf_connection *c, struct rf_received *received) {
     detached(c);
   } else if (m->h.type == RF_FENCE) {
     fence(c);
+  } else if (m->h.type == RF_POOL) {
+    pool(fd);
+    fd = -1;
   } else if (m->h.type == RF_COMMAND) {
     command(c, &m->command);
   }

@@ -2,6 +2,7 @@
 #include "agent/core/discard.h"
 
 #include "agent/core/host.h"
+#include "agent/core/mapping.h"
 #include "agent/core/ram.h"
 
 #include <errno.h>
@@ -14,6 +15,7 @@
 #define STEP_WORDS (STEP_PAGES / 64 + 1) /* a step that starts within a word touches one more */
 
 struct step {
+  struct rf_part parts[RF_BLOCKS_MAX];
   _Atomic uint64_t *words[RF_BLOCKS_MAX];
   unsigned count[RF_BLOCKS_MAX];
   uint64_t fresh[RF_BLOCKS_MAX][STEP_WORDS]; /* bits this step set */
@@ -24,9 +26,12 @@ static _Atomic uint64_t *bitmap_of(const struct rf_gate *gate) {
   return (_Atomic uint64_t *)(void *)((char *)gate->shared + RF_SHARED_PAGE);
 }
 
-static void set_bits(struct step *step, const struct rf_gate *gate, uint64_t page, uint64_t pages) {
+static void set_bits(struct step *step, const struct rf_gate *gate, const struct rf_part *part) {
+  const uint64_t page = part->block->first_page + part->offset / RF_SHARED_PAGE;
+  const uint64_t pages = part->length / RF_SHARED_PAGE;
   _Atomic uint64_t *words = bitmap_of(gate) + page / 64;
   const unsigned run = step->runs++;
+  step->parts[run] = *part;
   const uint64_t end = page % 64 + pages; /* relative to the first word */
   step->words[run] = words;
   step->count[run] = (unsigned)((end + 63) / 64);
@@ -46,15 +51,14 @@ static void clear_fresh(struct step *step) {
 
 /* Sets the bits of the block's pages in [from, to). `begin` is where the block begins. All three
    are addresses, or all three are offsets in the file. */
-static void set_block(struct step *step, const struct rf_gate *gate,
-                      const struct rf_ram_block *block, uint64_t begin, uint64_t from,
-                      uint64_t to) {
+static void set_block(struct step *step, const struct rf_gate *gate, struct rf_ram_block *block,
+                      uint64_t begin, uint64_t from, uint64_t to) {
   const uint64_t end = begin + block->size;
   if (from < begin) from = begin;
   if (to > end) to = end;
   if (from >= to) return;
-  set_bits(step, gate, block->first_page + (from - begin) / RF_SHARED_PAGE,
-           (to - from) / RF_SHARED_PAGE);
+  const struct rf_part part = {block, from - begin, to - from};
+  set_bits(step, gate, &part);
 }
 
 /* Like a system call: 0, or -1 and errno. */
@@ -63,6 +67,19 @@ static int fills_ended(struct rf_gate *gate, long *until) {
   errno = rf_gate_await_fills(gate, until);
   if (errno != 0) return -1;
   errno = saved;
+  return 0;
+}
+
+/* Pages that map the pool are not in the RAM file: the call would not reach them. They are zeros
+   afterwards, also if the call fails then. It is not expected to: drop has just made the same punch
+   for them. As fills_ended(). */
+static int mappings_dropped(const struct step *step) {
+  for (unsigned run = 0; run < step->runs; ++run) {
+    const int failed = rf_mapping_drop(&step->parts[run]);
+    if (failed == 0) continue;
+    errno = -failed;
+    return -1;
+  }
   return 0;
 }
 
@@ -77,11 +94,12 @@ int rf_discard_file(struct rf_gate *gate, int fd, int mode, off_t offset, off_t 
     const uint64_t bytes = left < STEP_PAGES * RF_SHARED_PAGE ? left : STEP_PAGES * RF_SHARED_PAGE;
     struct step step = {.runs = 0};
     for (uint32_t i = 0; i < rf_ram_count(); ++i) {
-      const struct rf_ram_block *block = rf_ram_block(i);
+      struct rf_ram_block *block = rf_ram_block(i);
       if (block->device == device && block->inode == inode)
         set_block(&step, gate, block, block->offset, from, from + bytes);
     }
     result = fills_ended(gate, &until);
+    if (result == 0) result = mappings_dropped(&step);
     if (result == 0) result = rf_host.fallocate(fd, mode, (off_t)from, (off_t)bytes);
     if (result != 0) clear_fresh(&step);
     from += bytes;
@@ -100,11 +118,12 @@ int rf_discard_range(struct rf_gate *gate, void *at, size_t size) {
     const uint64_t bytes = left < STEP_PAGES * RF_SHARED_PAGE ? left : STEP_PAGES * RF_SHARED_PAGE;
     struct step step = {.runs = 0};
     for (uint32_t i = 0; i < rf_ram_count(); ++i) {
-      const struct rf_ram_block *block = rf_ram_block(i);
+      struct rf_ram_block *block = rf_ram_block(i);
       if (atomic_load(&block->live))
         set_block(&step, gate, block, block->address, from, from + bytes);
     }
     result = fills_ended(gate, &until);
+    if (result == 0) result = mappings_dropped(&step);
     if (result == 0) result = rf_host.madvise((void *)from, bytes, MADV_REMOVE);
     if (result != 0) clear_fresh(&step);
     from += bytes;

@@ -72,7 +72,7 @@ bool rf_ram_is_file(int fd, uint64_t *device, uint64_t *inode) {
   return false;
 }
 
-bool rf_ram_add(void *at, size_t size, int fd, off_t offset) {
+bool rf_ram_add(void *at, size_t size, int fd, off_t offset, int flags) {
   struct stat s = {0};
   if (rf_sys_fstat(fd, &s) != 0) return false;
   /* Set before the first page: only the caller knows the address. st_blocks is read after mmap,
@@ -98,6 +98,8 @@ bool rf_ram_add(void *at, size_t size, int fd, off_t offset) {
       block->inode = s.st_ino;
       block->fd = rf_own_keep(copy);
       atomic_store(&block->small, small);
+      atomic_store(&block->no_reserve, (flags & MAP_NORESERVE) != 0);
+      atomic_store(&block->no_dump, false);
       atomic_store(&block->live, true);
       atomic_store(&count, n + 1);
       listed = true;
@@ -140,10 +142,21 @@ void rf_ram_lost(const void *at, size_t size) {
       blocks[i].inode = blocks[last].inode;
       blocks[i].fd = blocks[last].fd;
       atomic_store(&blocks[i].small, atomic_load(&blocks[last].small));
+      atomic_store(&blocks[i].no_reserve, atomic_load(&blocks[last].no_reserve));
+      atomic_store(&blocks[i].no_dump, atomic_load(&blocks[last].no_dump));
       atomic_store(&blocks[i].live, true);
     }
     atomic_store(&count, last);
   }
+  unlock();
+}
+
+void rf_ram_dump(const void *at, size_t size, bool dump) {
+  const uint64_t to = end_of(at, size);
+  lock();
+  for (uint32_t i = 0; i < atomic_load(&count); ++i)
+    if ((uint64_t)at <= blocks[i].address && blocks[i].address + blocks[i].size <= to)
+      atomic_store(&blocks[i].no_dump, !dump);
   unlock();
 }
 

@@ -22,14 +22,18 @@ struct rf_ram_block {
   uint64_t first_page;            /* number of its first page among all blocks' */
   int fd;                         /* the agent's own duplicate */
   atomic_bool live;               /* still mapped as it was found */
-  atomic_bool small; /* its file was empty when large folios were excluded from the mapping */
+  atomic_bool small;      /* its file was empty when large folios were excluded from the mapping */
+  atomic_bool no_reserve; /* mapped with MAP_NORESERVE */
+  atomic_bool no_dump;    /* the host wants it in no core dump */
 };
 
 /* A shared mapping of a memfd in pages of the usual size, which the host says is RAM. True when it
    was listed. */
-bool rf_ram_add(void *at, size_t size, int fd, off_t offset);
+bool rf_ram_add(void *at, size_t size, int fd, off_t offset, int flags); /* mmap's */
 /* The range was unmapped or mapped over. Its blocks are dropped; after the freeze, marked. */
 void rf_ram_lost(const void *at, size_t size);
+/* The host has said whether the range is in core dumps. Noted of blocks that it holds whole. */
+void rf_ram_dump(const void *at, size_t size, bool dump);
 void rf_ram_freeze(void);
 bool rf_ram_frozen(void);
 

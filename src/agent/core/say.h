@@ -18,6 +18,7 @@ enum rf_cause {
   RF_SAY_FOLDED,
   RF_SAY_SETTING,
   RF_SAY_RAM,
+  RF_SAY_POOL,
   RF_SAY_SILENT
 };
 

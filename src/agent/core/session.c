@@ -5,6 +5,7 @@
 #include "agent/core/fds.h"
 #include "agent/core/gate.h"
 #include "agent/core/host.h"
+#include "agent/core/mapping.h"
 #include "agent/core/message.h"
 #include "agent/core/ram.h"
 #include "agent/core/raw.h"
@@ -217,6 +218,7 @@ static void *run(void *unused) {
       bool welcomed = false;
       const enum ended how = serve(socket, at, &welcomed);
       rf_own_drop(socket);
+      (void)rf_mapping_pool(-1); /* the next daemon sends its own */
       rf_unfold_again();
       if (welcomed) backoff_ms = BACKOFF_MS_MIN;
       unheard = welcomed || how == ENDED_REFUSED ? 0 : unheard + 1;

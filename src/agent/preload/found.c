@@ -46,5 +46,5 @@ bool rf_found_ram(void *at, size_t size, int flags, int fd, off_t offset) {
     rf_say(RF_SAY_RAM, "ramfold: RAM is of huge pages, which cannot be folded");
     return false;
   }
-  return rf_make_home() && rf_ram_add(at, size, fd, offset);
+  return rf_make_home() && rf_ram_add(at, size, fd, offset, flags);
 }

@@ -5,6 +5,7 @@
  */
 #include "agent/core/discard.h"
 #include "agent/core/facts.h"
+#include "agent/core/mapping.h"
 #include "agent/core/ram.h"
 #include "agent/core/session.h"
 #include "agent/preload/found.h"
@@ -147,7 +148,16 @@ RF_EXPORT int madvise(void *at, size_t size, int advice) {
     case MADV_POPULATE_WRITE:
       if (rf_ram_overlaps(at, size) && rf_active()) return populate(at, size);
       break;
-    default: /* DONTNEED only forgets page table entries: the page stays in the RAM file */ break;
+    case MADV_DONTNEED: /* a shared page stays in the RAM file; a copy of a pool's page would go */
+      if (rf_active() && rf_ram_overlaps(at, size)) return rf_mapping_dontneed(at, size);
+      break;
+    case MADV_DODUMP:
+    case MADV_DONTDUMP: {
+      const int result = rf_real_madvise(at, size, advice);
+      if (result == 0 && rf_active()) rf_ram_dump(at, size, advice == MADV_DODUMP);
+      return result;
+    }
+    default: break;
   }
   return rf_real_madvise(at, size, advice);
 }

@@ -58,9 +58,11 @@ void CommandChannel::answered(const rf_answer& answer) noexcept {
 }
 
 std::expected<guest::AgentToken, guest::NotSent> CommandChannel::send(
-    guest::AgentAct act, std::span<const PageRun> runs) {
+    guest::AgentAct act, std::span<const PageRun> runs, std::span<const ByteCount> in_pool) {
   ENSURE(runs.size() <= kRunsMax);
-  rf_command command{};
+  ENSURE(in_pool.size() == (act == guest::AgentAct::map ? runs.size() : 0));
+  rf_map_command message{};  // what stands behind the command is sent only to map
+  rf_command& command = message.c;
   command.act = static_cast<std::uint32_t>(act);
   command.runs = static_cast<std::uint32_t>(runs.size());
   PageCount pages{0};
@@ -71,6 +73,7 @@ std::expected<guest::AgentToken, guest::NotSent> CommandChannel::send(
     command.run[i] = {runs[i].first.value << kPageShift, bytes(runs[i].count).value};
   }
   ENSURE(pages <= kPagesMax);
+  for (std::size_t i = 0; i < in_pool.size(); ++i) message.pool[i] = in_pool[i].value;
 
   const MutexLock lock(mutex_);
   if (phase_ != Phase::open) return std::unexpected(guest::NotSent::closed);
@@ -80,8 +83,9 @@ std::expected<guest::AgentToken, guest::NotSent> CommandChannel::send(
   while (place_of(++last_token_) != nullptr) {
   }
   command.token = last_token_;
-  command.h = {RF_MAGIC, RF_COMMAND, 0, sizeof command, generation_};
-  if (!sys::send(sys::BorrowedFd(socket_), std::as_bytes(std::span(&command, 1)), {},
+  const std::size_t size = in_pool.empty() ? sizeof command : sizeof message;
+  command.h = {RF_MAGIC, RF_COMMAND, 0, static_cast<std::uint32_t>(size), generation_};
+  if (!sys::send(sys::BorrowedFd(socket_), std::as_bytes(std::span(&message, 1)).first(size), {},
                  MSG_DONTWAIT)) {
     // The agent does not read, or its connection has just ended.
     return std::unexpected(guest::NotSent::full);

@@ -25,8 +25,10 @@ class CommandChannel final : public guest::AgentPort {
   // Ignores an answer with an unknown token.
   void answered(const rf_answer& answer) noexcept;
 
-  std::expected<guest::AgentToken, guest::NotSent> send(guest::AgentAct act,
-                                                        std::span<const PageRun> runs) override;
+  using guest::AgentPort::send;
+  std::expected<guest::AgentToken, guest::NotSent> send(
+      guest::AgentAct act, std::span<const PageRun> runs,
+      std::span<const ByteCount> in_pool) override;
   std::optional<guest::AgentAnswer> take(guest::AgentToken token,
                                          std::chrono::milliseconds wait) override;
   void give_up(guest::AgentToken token) override;

@@ -83,6 +83,26 @@ TEST_CASE("commands: a command says its session, its token and its runs") {
   CHECK(command->run[1].offset == 16 * kPageSize);
 }
 
+TEST_CASE("commands: one that maps says where in the pool each run begins") {
+  Line line;
+  const std::array runs{PageRun{PageIndex{3}, PageCount{2}}, PageRun{PageIndex{16}, PageCount{1}}};
+  const std::array in_pool{ByteCount{7 * kPageSize}, ByteCount{0x123456000}};
+  REQUIRE(line.channel.send(AgentAct::map, runs, in_pool));
+  rf_map_command map{};
+  REQUIRE(::recv(line.agents.get(), &map, sizeof map, MSG_DONTWAIT) == sizeof map);
+  CHECK(map.c.h.length == sizeof map);
+  CHECK(map.c.act == RF_ACT_MAP);
+  CHECK(map.c.runs == 2);
+  CHECK(map.c.run[1].offset == 16 * kPageSize);
+  CHECK(map.pool[0] == 7 * kPageSize);
+  CHECK(map.pool[1] == 0x123456000);
+  REQUIRE(line.channel.send(AgentAct::restore, runs));
+  const auto restore = line.heard();
+  REQUIRE(restore);
+  CHECK(restore->act == RF_ACT_RESTORE);
+  CHECK(restore->h.length == sizeof(rf_command));
+}
+
 TEST_CASE("commands: each answer is the one of its token, and is taken once") {
   Line line;
   const auto first = line.send();

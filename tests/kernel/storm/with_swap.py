@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the kernel says of pages in swap: pins_swap.py TEST_PINS. Exits 77 where there is no zram to
-swap to."""
+"""Runs the cases of a test that need something to swap to: with_swap.py TEST. Exits 77 where there
+is no zram."""
 import subprocess
 import sys
 

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "fold/agent_run.hpp"
+
+#include <algorithm>
+
+namespace ramfold::fold {
+
+using guest::AgentAnswer;
+
+Status AgentRun::look(Mask pages) noexcept {
+  std::optional<sys::MappedRange> range;
+  for (unsigned i = 0; i < run_.count.value; ++i) {
+    if ((pages & bit(i)) == 0) continue;
+    maps_[i] = Maps::unknown;
+    const std::uint64_t at = vm_.address_of(page(i)).value;
+    if (!range || at >= range->end) {
+      auto found = vmas_.at(HostVirt{at});
+      if (!found) return std::unexpected(found.error());
+      range = *found;
+    }
+    if (!range) {
+      maps_[i] = Maps::other;
+      continue;
+    }
+    const guest::Block& block = vm_.block_of(page(i));
+    const rf_block& offered =
+        vm_.record().block[static_cast<std::size_t>(&block - vm_.blocks().data())];
+    const std::uint64_t offset = range->offset + (at - range->begin);
+    const std::uint64_t in_ram =
+        block.offset.value + ((page(i).value - block.first.value) << kPageShift);
+    const guest::RamFileId file{range->device, range->inode};
+    if (file == guest::RamFileId{offered.device, offered.inode}) {
+      maps_[i] = range->shared && offset == in_ram ? Maps::ram : Maps::other;
+    } else if (file == pool_.file() && !range->shared) {
+      maps_[i] = Maps::pool;
+      offsets_[i] = ByteCount{offset};
+    } else {
+      maps_[i] = Maps::other;
+    }
+  }
+  return {};
+}
+
+Settled AgentRun::ask(guest::AgentPort& agent, guest::AgentAct act, Mask pages,
+                      std::span<const ByteCount> slots, std::chrono::milliseconds wait) {
+  std::array<PageRun, kAgentRunPages.value> runs;
+  std::array<ByteCount, kAgentRunPages.value> where;
+  std::size_t count = 0;
+  for_each_bit(pages, [&](unsigned i) {
+    const bool follows =
+        count != 0 && runs[count - 1].end() == page(i) &&
+        (slots.empty() ||
+         where[count - 1].value + bytes(runs[count - 1].count).value == slots[i].value);
+    if (follows) {
+      ++runs[count - 1].count.value;
+    } else {
+      runs[count] = {page(i), PageCount{1}};
+      if (!slots.empty()) where[count] = slots[i];
+      ++count;
+    }
+  });
+  const auto sent = agent.send(act, std::span(runs).first(count),
+                               std::span(where).first(slots.empty() ? 0 : count));
+  if (!sent) return Settled::yes;  // nothing was done
+  const auto answer = agent.take(*sent, wait);
+  if (!answer) agent.give_up(*sent);
+  return answer && *answer != AgentAnswer::lost ? Settled::yes : Settled::no;
+}
+
+void AgentRun::lift(Mask pages) noexcept {
+  for_each_run(pages, [&](unsigned first, unsigned count) {
+    // Where the mapping was replaced there is no guard, and the call says so.
+    (void)vm_.uffd().lift(vm_.range_of({page(first), PageCount{count}}), sys::Wake::yes);
+  });
+}
+
+void AgentRun::release(Mask pages) noexcept {
+  for_each_run(pages,
+               [&](unsigned first, unsigned count) { vm_.wake({page(first), PageCount{count}}); });
+  for_each_bit(pages, [&](unsigned i) { vm_.release(page(i)); });
+}
+
+}  // namespace ramfold::fold

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Up to 16 neighbouring pages that one thread owns while the VM's agent changes what their
+// addresses map. What the agent answers decides nothing: the kernel is asked what is mapped now. If
+// the answer did not come, the command may still run, until the next fence was answered. Until then
+// the pages keep their owner, their words, their guards and their slots.
+// Threads: one for each run.
+#pragma once
+
+#include <array>
+#include <chrono>
+#include <cstdint>
+#include <span>
+
+#include "fold/mask.hpp"
+#include "fold/shared_pool.hpp"
+#include "guest/agent_port.hpp"
+#include "guest/quiet_proof.hpp"
+#include "guest/vm.hpp"
+#include "sys/vma_query.hpp"
+
+namespace ramfold::fold {
+
+inline constexpr PageCount kAgentRunPages = guest::kProofPagesMax;
+
+// no: call settle() when the VM's next port is open, and again while it says no.
+enum class Settled : bool { no, yes };
+
+// What the address of a page maps.
+enum class Maps : std::uint8_t { unknown, ram, pool, other };
+
+class AgentRun {
+ public:
+  AgentRun(const AgentRun&) = delete;
+  AgentRun& operator=(const AgentRun&) = delete;
+
+ protected:
+  using Mask = guest::PageMask;
+
+  AgentRun(guest::Vm& vm, const sys::VmaQuery& vmas, SharedPool& pool, PageRun run) noexcept
+      : vm_(vm), vmas_(vmas), pool_(pool), run_(run) {}
+  ~AgentRun() = default;
+
+  PageIndex page(unsigned i) const noexcept { return PageIndex{run_.first.value + i}; }
+  // Asks the kernel about these pages. ESRCH: the process is gone.
+  Status look(Mask pages) noexcept;
+  Maps maps(unsigned i) const noexcept { return maps_[i]; }
+  // Into the pool. REQUIRES: maps(i) is `pool`.
+  ByteCount offset(unsigned i) const noexcept { return offsets_[i]; }
+  // Has the agent do it, to runs of pages; `slots`: for each page of the window, where in the pool.
+  // No: the command may run later.
+  Settled ask(guest::AgentPort& agent, guest::AgentAct act, Mask pages,
+              std::span<const ByteCount> slots, std::chrono::milliseconds wait);
+  void lift(Mask pages) noexcept;
+  // Wakes whoever waits for these pages, and ends the ownership.
+  void release(Mask pages) noexcept;
+
+  guest::Vm& vm_;
+  const sys::VmaQuery& vmas_;
+  SharedPool& pool_;
+  PageRun run_;
+
+ private:
+  std::array<Maps, kAgentRunPages.value> maps_{};
+  std::array<ByteCount, kAgentRunPages.value> offsets_{};
+};
+
+}  // namespace ramfold::fold

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "fold/restoring.hpp"
+
+#include "base/check.hpp"
+
+namespace ramfold::fold {
+
+using guest::Owner;
+using guest::Tag;
+using sys::Outcome;
+
+namespace {
+
+constexpr int kRegisterTriesMax = 8;
+
+}  // namespace
+
+RestoringRun::RestoringRun(guest::Vm& vm, const sys::VmaQuery& vmas, guest::QuietProof& proof,
+                           SharedPool& pool, PageRun run) noexcept
+    : AgentRun(vm, vmas, pool, run) {
+  ENSURE(run.count <= kAgentRunPages);
+  guest::PageTable& table = vm_.table();
+  for (unsigned i = 0; i < run.count.value; ++i) {
+    if (!table.take_for_restoring(page(i))) continue;
+    const guest::LoadedWord word = table.load(page(i));
+    if (!word || word->tag() != Tag::mapped) {
+      vm_.release(page(i));
+      continue;
+    }
+    owned_ |= bit(i);
+    words_[i] = *word;
+    contents_[i] = word->content();
+  }
+  if (!look(owned_)) return;
+  Mask pool_pages = 0;
+  for_each_bit(owned_, [&](unsigned i) {
+    if (maps(i) == Maps::pool) pool_pages |= bit(i);
+  });
+  for_each_run(pool_pages, [&](unsigned first, unsigned count) {
+    const PageRun part{page(first), PageCount{count}};
+    const sys::UffdRange range = vm_.range_of(part);
+    // A discard may put the RAM file back at any moment; then the guard fails.
+    if (vm_.uffd().register_for_guards(range).outcome != Outcome::done ||
+        vm_.uffd().guard(range).outcome != Outcome::done) {
+      return;
+    }
+    quiet_ |= static_cast<Mask>((proof.quiet(vm_, part) & guest::all_pages(part.count)) << first);
+  });
+}
+
+RestoringRun::~RestoringRun() {
+  ENSURE(!asked_);
+  if (owned_ == 0) return;
+  lift(owned_);
+  release(owned_);
+}
+
+Settled RestoringRun::restore(guest::AgentPort& agent, std::chrono::milliseconds wait) {
+  ENSURE(!asked_);
+  if (owned_ == 0) return Settled::yes;
+  asked_ = true;
+  if (quiet_ != 0 && ask(agent, guest::AgentAct::restore, quiet_, {}, wait) == Settled::no) {
+    return Settled::no;
+  }
+  return settle();
+}
+
+Settled RestoringRun::settle() noexcept {
+  if (!asked_) return Settled::yes;
+  if (const Status seen = look(owned_); !seen) {
+    if (seen.error().code != ESRCH) return Settled::no;
+    vm_.set_gone();  // the words' references are given up with the VM's
+  } else {
+    finish();
+  }
+  asked_ = false;
+  lift(owned_);
+  release(owned_);
+  owned_ = quiet_ = 0;
+  return Settled::yes;
+}
+
+void RestoringRun::finish() noexcept {
+  Mask back = 0;
+  for_each_bit(owned_, [&](unsigned i) {
+    if (maps(i) == Maps::ram) back |= bit(i);
+  });
+  for_each_run(back, [&](unsigned first, unsigned count) {
+    // Without it these pages are guarded by nobody, and never leave. None of them is folded.
+    const sys::UffdRange range = vm_.range_of({page(first), PageCount{count}});
+    bool registered = false;
+    for (int tries = 0; tries < kRegisterTriesMax && !registered; ++tries) {
+      registered = vm_.uffd().register_range(range).outcome == Outcome::done;
+    }
+    if (!registered) vm_.counters().errors.add();
+  });
+  for_each_bit(back, [&](unsigned i) {
+    if (!vm_.advance(page(i), words_[i], words_[i].cleared(), Owner::restoring)) return;
+    pool_.give_back(page(i));
+    restored_ |= bit(i);
+  });
+}
+
+}  // namespace ramfold::fold

@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "fold/sharing.hpp"
+
+#include <cstring>
+
+#include "base/check.hpp"
+#include "base/page_copy.hpp"
+
+namespace ramfold::fold {
+
+using guest::Owner;
+using guest::Tag;
+using guest::Word;
+using sys::Outcome;
+
+namespace {
+
+guest::PageMask without(guest::PageMask from, guest::PageMask what) noexcept {
+  return static_cast<guest::PageMask>(from & ~what);
+}
+
+}  // namespace
+
+SharingRun::SharingRun(guest::Vm& vm, const sys::VmaQuery& vmas, guest::QuietProof& proof,
+                       SharedPool& pool, PageRun run, std::span<const ContentId> contents) noexcept
+    : AgentRun(vm, vmas, pool, run), pass_(vm.gate().enter()) {
+  ENSURE(run.count <= kAgentRunPages && contents.size() == run.count.value);
+  if (!pass_.holds()) {
+    vm_.counters().aborted_by_gate.add();
+    return;
+  }
+  own(contents);
+  // Pages that map the pool already: their words say so, and own() left them alone. One that maps
+  // anything else but the RAM file is not ours to guard.
+  if (owned_ == 0) return;
+  if (!look(owned_)) {
+    undo(owned_);
+    return;
+  }
+  Mask elsewhere = 0;
+  for_each_bit(owned_, [&](unsigned i) {
+    if (maps(i) != Maps::ram) elsewhere |= bit(i);
+  });
+  undo(elsewhere);
+  if (!guard()) return;
+  keep_guarded();
+  if (!pass_.holds()) {
+    vm_.counters().aborted_by_gate.add();
+    undo(owned_);
+    return;
+  }
+  Mask quiet = 0;
+  for_each_run(owned_, [&](unsigned first, unsigned count) {
+    const PageRun part{page(first), PageCount{count}};
+    quiet |= static_cast<Mask>((proof.quiet(vm_, part) & guest::all_pages(part.count)) << first);
+  });
+  undo(without(owned_, quiet));
+  compare(contents);
+  undo(without(owned_, equal_));
+}
+
+SharingRun::~SharingRun() {
+  ENSURE(sent_ == 0);
+  undo(owned_);
+}
+
+void SharingRun::own(std::span<const ContentId> contents) noexcept {
+  guest::PageTable& table = vm_.table();
+  for (unsigned i = 0; i < run_.count.value; ++i) {
+    if (contents[i] == kZeroContent || !table.take_for_mapping(page(i))) continue;
+    owned_ |= bit(i);
+    const guest::LoadedWord word = table.load(page(i));
+    const bool fits = word && (word->tag() == Tag::none || word->tag() == Tag::observed);
+    if (fits && table.discarded(page(i))) table.clear_discard(page(i));
+    if (!fits || table.discarded(page(i))) {
+      undo(bit(i));
+      continue;
+    }
+    words_[i] = *word;
+    contents_[i] = contents[i];
+  }
+}
+
+bool SharingRun::guard() noexcept {
+  bool all = true;
+  const bool registered =
+      owned_ == 0 ||
+      (vm_.ensure_registered(page(0)).outcome == Outcome::done &&
+       vm_.ensure_registered(PageIndex{run_.end().value - 1}).outcome == Outcome::done);
+  for_each_run(owned_, [&](unsigned first, unsigned count) {
+    const sys::UffdRange range = vm_.range_of({page(first), PageCount{count}});
+    auto guarded = registered ? vm_.uffd().guard(range) : sys::UffdResult{Outcome::failed, 0, 0};
+    if (guarded.outcome == Outcome::range_gone) {
+      // A discard put the RAM file back here, and nobody has registered it since.
+      if (vm_.uffd().register_range(range).outcome == Outcome::done) {
+        guarded = vm_.uffd().guard(range);
+      }
+    }
+    if (guarded.outcome == Outcome::done) return;
+    if (guarded.outcome == Outcome::vm_gone) vm_.set_gone();
+    vm_.counters().errors.add();
+    all = false;
+  });
+  if (!all) undo(owned_);
+  return owned_ != 0;
+}
+
+void SharingRun::keep_guarded() noexcept {
+  // As for a fold: in QEMU's page table, and really guarded (D4, D8).
+  std::array<sys::PageRegion, kAgentRunPages.value> regions;
+  HostVirt walked{};
+  const sys::UffdRange range = vm_.range_of(run_);
+  const auto n =
+      vm_.pagemap().scan(range, sys::kPagePresent,
+                         sys::kPagePresent | sys::kPageWritten | sys::kPageHuge, regions, walked);
+  Mask good = 0;
+  if (n) {
+    for (std::size_t r = 0; r < *n; ++r) {
+      if ((regions[r].categories & (sys::kPageWritten | sys::kPageHuge)) != 0) continue;
+      for (std::uint64_t va = regions[r].start; va < regions[r].end; va += kPageSize) {
+        good |= bit(static_cast<unsigned>((va - range.start.value) >> kPageShift));
+      }
+    }
+  } else {
+    vm_.counters().errors.add();
+  }
+  undo(without(owned_, good));
+}
+
+void SharingRun::compare(std::span<const ContentId> contents) noexcept {
+  PageCopy ours;
+  PageCopy theirs;
+  for_each_bit(owned_, [&](unsigned i) {
+    const auto slot = pool_.take(page(i), contents[i]);
+    if (!slot) return;
+    slots_[i] = *slot;
+    equal_ |= bit(i);
+    const bool same = vm_.read_pages({page(i), PageCount{1}}, ours.bytes.data()) &&
+                      pool_.read(*slot, theirs.bytes.data()) && ours.bytes == theirs.bytes;
+    if (!same) undo(bit(i));
+  });
+}
+
+Settled SharingRun::map(guest::AgentPort& agent, std::chrono::milliseconds wait) {
+  ENSURE(sent_ == 0);
+  if (equal_ == 0) return Settled::yes;
+  if (!pass_.holds()) {
+    vm_.counters().aborted_by_gate.add();
+    undo(owned_);
+    return Settled::yes;
+  }
+  vm_.note_leaving();
+  Mask kept = 0;
+  for_each_bit(equal_, [&](unsigned i) {
+    const Word next = words_[i].becomes(Tag::mapped, contents_[i], 0, words_[i].backoff());
+    if (vm_.advance(page(i), words_[i], next, Owner::mapping)) {
+      words_[i] = next;
+      sent_ |= bit(i);
+    } else {
+      kept |= bit(i);
+    }
+  });
+  undo(kept);
+  if (sent_ == 0) return Settled::yes;
+  if (ask(agent, guest::AgentAct::map, sent_, slots_, wait) == Settled::no) return Settled::no;
+  return settle();
+}
+
+Settled SharingRun::settle() noexcept {
+  if (sent_ == 0) return Settled::yes;
+  if (const Status seen = look(sent_); !seen) {
+    if (seen.error().code != ESRCH) return Settled::no;
+    vm_.set_gone();  // nothing maps anything; the words' references are given up with the VM's
+    mapped_ = sent_;
+  } else {
+    for_each_bit(sent_, [&](unsigned i) {
+      // Of anything but RAM the slot is kept: whatever the agent has mapped there, it can read no
+      // bytes but these.
+      if (maps(i) != Maps::ram) mapped_ |= bit(i);
+    });
+  }
+  const Mask back = without(sent_, mapped_);
+  for_each_bit(back, [&](unsigned i) {
+    (void)vm_.advance(page(i), words_[i], words_[i].cleared(), Owner::mapping);
+  });
+  sent_ = 0;
+  owned_ = without(owned_, mapped_);
+  equal_ = without(equal_, mapped_);
+  release(mapped_);
+  undo(back);
+  return Settled::yes;
+}
+
+// Whose word names nothing.
+void SharingRun::undo(Mask pages) noexcept {
+  const Mask ours = static_cast<Mask>(pages & owned_);
+  for_each_bit(static_cast<Mask>(ours & equal_), [&](unsigned i) { pool_.give_back(page(i)); });
+  owned_ = without(owned_, ours);
+  equal_ = without(equal_, ours);
+  lift(ours);
+  release(ours);
+}
+
+}  // namespace ramfold::fold

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "sys/vma_query.hpp"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/ioctl.h>
+#include <sys/sysmacros.h>
+#include <cstdio>
+
+namespace ramfold::sys {
+namespace {
+
+// struct procmap_query, newer than the kernel headers we build with.
+struct QueryArg {
+  std::uint64_t size;
+  std::uint64_t query_flags;
+  std::uint64_t query_addr;
+  std::uint64_t vma_start;
+  std::uint64_t vma_end;
+  std::uint64_t vma_flags;
+  std::uint64_t vma_page_size;
+  std::uint64_t vma_offset;
+  std::uint64_t inode;
+  std::uint32_t dev_major;
+  std::uint32_t dev_minor;
+  std::uint32_t vma_name_size;
+  std::uint32_t build_id_size;
+  std::uint64_t vma_name_addr;
+  std::uint64_t build_id_addr;
+};
+static_assert(sizeof(QueryArg) == 104);
+constexpr unsigned long kQuery = _IOWR('f', 17, QueryArg);
+constexpr std::uint64_t kShared = 8;  // PROCMAP_QUERY_VMA_SHARED
+
+}  // namespace
+
+Result<int> VmaQuery::opened() const {
+  const int before = fd_.load(std::memory_order_acquire);
+  if (before >= 0) return before;
+  char path[64];
+  std::snprintf(path, sizeof path, "/proc/%d/maps", static_cast<int>(pid_));
+  Fd fd(::open(path, O_RDONLY | O_CLOEXEC));
+  if (!fd) return fail(std::string("open ") + path, errno == ENOENT ? ESRCH : errno);
+  if (pidfd_ >= 0) {
+    pollfd p{pidfd_, POLLIN, 0};
+    if (::poll(&p, 1, 0) != 0) return fail("the process has ended", ESRCH);
+  }
+  int none = -1;
+  if (!fd_.compare_exchange_strong(none, fd.get(), std::memory_order_acq_rel)) return none;
+  return fd.release();
+}
+
+Result<std::optional<MappedRange>> VmaQuery::at(HostVirt address) const {
+  const auto fd = opened();
+  if (!fd) return std::unexpected(fd.error());
+  QueryArg arg{};
+  arg.size = sizeof arg;
+  arg.query_addr = address.value;
+  if (::ioctl(*fd, kQuery, &arg) != 0) {
+    if (errno == ENOENT) return std::nullopt;
+    return fail("PROCMAP_QUERY (Linux 6.11 or newer is needed)", errno);
+  }
+  return MappedRange{arg.vma_start,
+                     arg.vma_end,
+                     arg.vma_offset,
+                     arg.inode != 0 ? makedev(arg.dev_major, arg.dev_minor) : 0,
+                     static_cast<ino_t>(arg.inode),
+                     (arg.vma_flags & kShared) != 0};
+}
+
+}  // namespace ramfold::sys

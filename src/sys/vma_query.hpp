@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// What a process maps at an address, from the kernel: PROCMAP_QUERY (Linux 6.11) on
+// /proc/PID/maps. Unlike reading that file it does not take longer the more mappings there are.
+// Threads: any; the first query opens the file.
+#pragma once
+
+#include <sys/types.h>
+
+#include <atomic>
+#include <cstdint>
+#include <optional>
+
+#include "base/result.hpp"
+#include "base/types.hpp"
+#include "sys/fd.hpp"
+
+namespace ramfold::sys {
+
+struct MappedRange {
+  std::uint64_t begin = 0;
+  std::uint64_t end = 0;
+  std::uint64_t offset = 0;  // of `begin` in the file
+  dev_t device = 0;          // of the file; 0 with inode 0: it maps none
+  ino_t inode = 0;
+  bool shared = false;
+};
+
+class VmaQuery {
+ public:
+  // As Pagemap: opens nothing. REQUIRES: `pidfd` outlives this; -1: the caller knows that the pid
+  // names the process.
+  VmaQuery(pid_t pid, BorrowedFd pidfd) noexcept : pid_(pid), pidfd_(pidfd.get()) {}
+  ~VmaQuery() { Fd(fd_.load()).reset(); }
+  VmaQuery(const VmaQuery&) = delete;
+  VmaQuery& operator=(const VmaQuery&) = delete;
+
+  // The mapping that has the address; nothing: there is none. ESRCH: the process is gone.
+  Result<std::optional<MappedRange>> at(HostVirt address) const;
+
+ private:
+  Result<int> opened() const;
+
+  pid_t pid_;
+  int pidfd_;
+  mutable std::atomic<int> fd_{-1};
+};
+
+}  // namespace ramfold::sys

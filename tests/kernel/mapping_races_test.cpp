@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Threads write to pages all the time, while the pages are mapped from the pool and put back. Every
+// thread knows what it wrote last, and compares before it writes again. The protocol loses no
+// write; without its guards writes are lost within seconds.
+#include "kernel/kvm_writer.hpp"
+#include "kernel/mapping_rig.hpp"
+
+#include <thread>
+
+using namespace ramfold;
+using namespace ramfold::test;
+
+namespace {
+
+constexpr std::uint64_t kFirst = 512;
+constexpr std::uint64_t kKvm = 576;
+constexpr std::uint64_t kDiscarded = 640;
+constexpr unsigned kWriters = 4;  // each has a word of every page
+constexpr unsigned kPagesWritten = 16;
+
+// Each page is content 0 but for its first byte: the writers' words are zeros again and again, so
+// that the page equals its content at those times.
+class Writers {
+ public:
+  explicit Writers(MappingRig& rig) : rig_(rig) {
+    for (unsigned i = 0; i < kPagesWritten; ++i) rig.fill(kFirst + i, 1000 + i);
+    for (unsigned n = 0; n < kWriters; ++n) threads_.emplace_back([this, n] { run(n); });
+  }
+  ~Writers() {
+    stop_ = true;
+    for (std::thread& t : threads_) t.join();
+  }
+  std::uint64_t lost() const { return lost_; }
+  std::uint64_t written() const { return written_; }
+
+ private:
+  void run(unsigned n) {
+    std::array<std::uint64_t, kPagesWritten> last{};
+    std::uint64_t value = 0;
+    while (!stop_) {
+      const auto i = static_cast<unsigned>(value++ % kPagesWritten);
+      auto* const word = reinterpret_cast<volatile std::uint64_t*>(rig_.at(kFirst + i) + 64) + n;
+      for (unsigned k = 0; k < 40; ++k) {
+        if (*word != last[i]) {
+          ++lost_;
+          last[i] = *word;
+        }
+        const std::uint64_t next = k == 39 ? 0 : value * 64 + k;
+        *word = next;
+        last[i] = next;
+      }
+      written_ += 40;
+      if (value % 64 == 0) ::usleep(1);
+    }
+  }
+
+  MappingRig& rig_;
+  std::atomic<bool> stop_{false};
+  std::atomic<std::uint64_t> lost_{0};
+  std::atomic<std::uint64_t> written_{0};
+  std::vector<std::thread> threads_;
+};
+
+struct Count {
+  std::uint64_t mapped = 0;
+  std::uint64_t restored = 0;
+};
+
+// What a page's writers must not do: be stopped nowhere. As the protocol, without its guards.
+void map_naively(MappingRig& rig) {
+  for (unsigned i = 0; i < kPagesWritten; ++i) {
+    PageCopy ours;
+    PageCopy theirs;
+    const PageRun page{PageIndex{kFirst + i}, PageCount{1}};
+    const auto slot = rig.pool.take(page.first, ContentId{1000 + i});
+    REQUIRE(rig.vm->read_pages(page, ours.bytes.data()));
+    REQUIRE(rig.pool.read(*slot, theirs.bytes.data()));
+    if (ours.bytes == theirs.bytes) {
+      const std::array runs{page};
+      const std::array slots{*slot};
+      (void)rig.port.send(guest::AgentAct::map, runs, slots);
+    }
+  }
+}
+void restore_naively(MappingRig& rig) {
+  for (unsigned i = 0; i < kPagesWritten; ++i) {
+    const std::array runs{PageRun{PageIndex{kFirst + i}, PageCount{1}}};
+    (void)rig.port.send(guest::AgentAct::restore, runs);
+  }
+}
+
+template <typename Step>
+void for_ms(int ms, Step step) {
+  const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(ms);
+  while (std::chrono::steady_clock::now() < end) step();
+}
+
+}  // namespace
+
+TEST_CASE("D9: writers lose nothing while their pages are mapped and put back") {
+  MappingRig& rig = MappingRig::get();
+  Count count;
+  {
+    Writers writers(rig);
+    for_ms(4000, [&] {
+      count.mapped += static_cast<unsigned>(std::popcount(rig.share(kFirst, 1000)));
+      if (count.mapped % 3 == 0) ::usleep(50);  // time for copies to be made
+      count.restored += static_cast<unsigned>(std::popcount(rig.restore(kFirst)));
+    });
+    CHECK(writers.lost() == 0);
+    WARN(count.mapped << " mapped, " << count.restored << " put back, " << writers.written()
+                      << " writes");
+  }
+  CHECK(count.mapped > 100);
+  CHECK(count.restored == count.mapped);
+  CHECK(rig.pool.taken() == 0);
+}
+
+TEST_CASE("D9: copy and mmap without a guard lose writes") {
+  MappingRig& rig = MappingRig::get();
+  Writers writers(rig);
+  CHECK(soon([&] {
+    (void)rig.share(kFirst, 1000);
+    restore_naively(rig);
+    (void)rig.restore(kFirst);  // what the agent did is noted
+    return writers.lost() != 0;
+  }));
+}
+
+TEST_CASE("D9: a page that is compared and mapped without a guard loses writes") {
+  MappingRig& rig = MappingRig::get();
+  Writers writers(rig);
+  CHECK(soon([&] {
+    map_naively(rig);
+    restore_naively(rig);
+    for (unsigned i = 0; i < kPagesWritten; ++i) rig.pool.give_back(PageIndex{kFirst + i});
+    return writers.lost() != 0;
+  }));
+}
+
+TEST_CASE("D9: a guest of KVM loses nothing, and does without the guard") {
+  MappingRig& rig = MappingRig::get();
+  for (unsigned i = 0; i < kPagesWritten; ++i) rig.fill(kKvm + i, 1100 + i);
+  KvmWriter guest(const_cast<char*>(rig.at(kKvm)));
+  if (!guest.runs()) {
+    WARN("KVM is not usable here");
+    return;
+  }
+  Count count;
+  for_ms(4000, [&] {
+    count.mapped += static_cast<unsigned>(std::popcount(rig.share(kKvm, 1100)));
+    ::usleep(50);
+    count.restored += static_cast<unsigned>(std::popcount(rig.restore(kKvm)));
+  });
+  REQUIRE(guest.runs());
+  CHECK(guest.lost() == 0);
+  WARN(count.mapped << " mapped, " << count.restored << " put back, " << guest.rounds()
+                    << " rounds");
+  CHECK(count.mapped > 100);
+  CHECK(count.restored == count.mapped);
+  CHECK(soon([&] {
+    (void)rig.share(kKvm, 1100);
+    for (unsigned i = 0; i < kPagesWritten; ++i) {
+      const std::array runs{PageRun{PageIndex{kKvm + i}, PageCount{1}}};
+      (void)rig.port.send(guest::AgentAct::restore, runs);
+    }
+    (void)rig.restore(kKvm);
+    return guest.lost() != 0;
+  }));
+}
+
+TEST_CASE("D6: discards beside mapping and putting back leave zeros, and what was written since") {
+  MappingRig& rig = MappingRig::get();
+  std::atomic<bool> stop{false};
+  std::atomic<std::uint64_t> wrong{0};
+  std::atomic<std::uint64_t> discards{0};
+  std::vector<std::thread> threads;
+  for (unsigned n = 0; n < 4; ++n) {
+    threads.emplace_back([&, n] {
+      for (std::uint64_t round = 1; !stop; ++round) {
+        for (unsigned i = n; i < kPagesWritten; i += 4) {
+          volatile char* const page = rig.at(kDiscarded + i);
+          auto* const word = reinterpret_cast<volatile std::uint64_t*>(page + 64);
+          *page = static_cast<char>(1200 + i);  // the page is its content now
+          if (round % 4 == 0) ::usleep(200);
+          *word = round;
+          if (*word != round || *page != static_cast<char>(1200 + i)) ++wrong;
+          if (round % 8 == 0) *word = 0;
+          if (rig.discard(kDiscarded + i, 1) != 0) ++wrong;
+          if (*page != 0 || *word != 0) ++wrong;
+          ++discards;
+        }
+      }
+    });
+  }
+  Count count;
+  for_ms(4000, [&] {
+    count.mapped += static_cast<unsigned>(std::popcount(rig.share(kDiscarded, 1200)));
+    count.restored += static_cast<unsigned>(std::popcount(rig.restore(kDiscarded)));
+  });
+  stop = true;
+  for (std::thread& t : threads) t.join();
+  (void)rig.restore(kDiscarded);
+  CHECK(wrong == 0);
+  CHECK(count.mapped > 50);
+  CHECK(rig.pool.taken() == 0);
+  WARN(count.mapped << " mapped, " << discards << " discards");
+}
