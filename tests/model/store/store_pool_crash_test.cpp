@@ -23,6 +23,7 @@
 #include "greedy.hpp"
 #include "pages.hpp"
 #include "random.hpp"
+#include "stores.hpp"
 
 #ifndef RAMFOLD_TEST_POINTS
 #error "built against the store with test points"
