@@ -2,7 +2,10 @@
 #include "store/contents.hpp"
 
 #include <sys/random.h>
+#include <algorithm>
 #include <cstring>
+#include <limits>
+#include <utility>
 
 #include "base/check.hpp"
 #include "base/test_points.hpp"
@@ -39,6 +42,9 @@ Result<std::unique_ptr<Contents>> Contents::create(ByteCount arena_max, HashFunc
 Result<std::unique_ptr<Contents>> Contents::adopt(Files files, HashFunction hash) {
   auto parts = Parts::open(files, hash);
   if (!parts) return std::unexpected(parts.error());
+  if (auto adopted = (*parts)->adopt_pools(std::exchange(files.pools, {})); !adopted) {
+    return std::unexpected(adopted.error());
+  }
   return std::unique_ptr<Contents>(new Contents(std::move(files), std::move(*parts)));
 }
 
@@ -59,6 +65,8 @@ Result<std::unique_ptr<Parts>> Parts::open(const StoreFiles& files, HashFunction
                                          .groups = std::move(*groups),
                                          .arena = std::move(*arena),
                                          .index = std::move(*index),
+                                         .pools = {},
+                                         .moving = {},
                                          .usage = usage,
                                          .twins = std::move(*twins),
                                          .readers = {},
@@ -68,6 +76,10 @@ Result<std::unique_ptr<Parts>> Parts::open(const StoreFiles& files, HashFunction
                                          .collisions = {},
                                          .miscounted = {},
                                          .stopped_groups = {}});
+  {
+    const MutexLock lock(parts->moving.mutex);
+    parts->moving.left.reserve(Moving::kLeftMax);
+  }
   return parts;
 }
 
@@ -78,6 +90,11 @@ Contents::~Contents() { parts_->groups->close(); }
 void Contents::hand_over() noexcept {
   parts_->groups->close();
   parts_->phase.store(Phase::recovering);
+  const MutexLock lock(parts_->moving.mutex);
+  for (std::uint32_t i = 0; i < parts_->groups->limit(); ++i) {
+    Pool* const pool = parts_->pools.find(GroupId{static_cast<std::uint16_t>(i)});
+    if (pool != nullptr) pool->hand_over();
+  }
 }
 
 Result<GroupUse> Contents::group(std::string_view name) {
@@ -113,7 +130,7 @@ std::optional<Where> Parts::may_refer(ContentId reference, GroupId group) const 
 const std::byte* Parts::reference_page(ContentId id, GroupId group) const noexcept {
   const auto where = may_refer(id, group);
   if (!where) return nullptr;
-  const std::byte* const bytes = arena->data(where->extent());
+  const std::byte* const bytes = data(group, *where);
   if (where->form() == Form::raw) return bytes;
   std::byte* const page = thread_scratch<ReferenceScratch>().page.bytes.data();
   const bool decoded =
@@ -127,8 +144,9 @@ bool Parts::decode(ContentId id, Where where, std::byte* out) const noexcept {
     reference = reference_page(headers->reference(id), headers->group(id));
     if (reference == nullptr) return false;
   }
-  const Extent at = where.extent();
-  return store::decode(shape_of(where), {arena->data(at), at.length}, reference, out);
+  const std::byte* const bytes = data(headers->group(id), where);
+  if (bytes == nullptr) return false;
+  return store::decode(shape_of(where), {bytes, where.extent().length}, reference, out);
 }
 
 bool Parts::matches_checksum(ContentId id, const std::byte* page) const noexcept {
@@ -166,7 +184,7 @@ Got Contents::get(GroupId group, ContentId id, std::byte* out, FetchTicket) noex
     where = parts.headers->where(id);
     // A content of another group is refused and left as it is (I5).
     if (!parts.readable(where) || !parts.belongs(id, group)) return Got::corrupt;
-    parts.arena->prefetch(where.extent());
+    parts.prefetch(group, where);
     TEST_POINT("store.get");
     // The hash uses the seed of the caller's group. If the id gets a content of another group
     // meanwhile, the hash does not match.
@@ -249,6 +267,27 @@ void Parts::free(Extent at, GroupId group) noexcept {
   stop(group);
 }
 
+void Parts::free_place(Where where, GroupId group, ContentId of) noexcept {
+  if (where.place() == Place::arena) return free(where.extent(), group);
+  Pool* const pool = pools.find(group);
+  if (pool != nullptr && pool->retire(where.slot(), of)) return;
+  miscounted.add();
+  stop(group);
+}
+
+void Parts::settle() noexcept {
+  moving.mutex.is_held();
+  if (moving.left.empty()) return;
+  readers.wait();
+  for (const Moving::Left& left : moving.left) {
+    TEST_POINT("reform.free");
+    free_place(left.where, left.group, left.id);
+    if (left.reference != kZeroContent) drop_dependence(left.reference);
+    drop_uncounted(left.id);
+  }
+  moving.left.clear();
+}
+
 void Parts::account(Where where, GroupId group, std::int64_t references) noexcept {
   if (!where.sound(arena->size()) || groups->hasher(group) == nullptr) return;
   usage.add_references(group, where.form(), references);
@@ -279,7 +318,7 @@ void Parts::release_if_unused(ContentId id) noexcept {
   TEST_POINT("store.drop");
   headers->clear(id);
   TEST_POINT("store.drop.cleared");
-  free(where.extent(), group);
+  free_place(where, group, id);
   headers->give_back(id);
   if (reference != kZeroContent) drop_dependence(reference);
   groups->release(group);
@@ -304,8 +343,13 @@ Form Contents::form(ContentId id) const noexcept {
   return id == kZeroContent ? Form::zero : parts_->headers->where(id).form();
 }
 
-void Contents::trim() noexcept { parts_->arena->trim(); }
+void Contents::trim() noexcept {
+  constexpr std::uint32_t kLooks = 4096;  // 0.4 ms if each of them is a cache miss
+  parts_->tend_pools(kLooks);
+  parts_->arena->trim();
+}
 void Contents::trim_all() noexcept {
+  parts_->tend_pools(std::numeric_limits<std::uint32_t>::max());
   parts_->arena->trim_all();
   parts_->twins.forget();
 }
@@ -327,14 +371,24 @@ Stats Contents::stats() const {
       stats.forms[form].stored.value += sum.stored.value;
       stats.arena_stored.value += sum.stored.value;
     }
+    const Readers::Section section(parts_->readers);
+    const Pool* const pool = parts.pools.find(id);
+    if (pool == nullptr) continue;
+    group.pool_allocated = pool->allocated();
+    stats.pool_allocated.value += group.pool_allocated.value;
+    stats.pool_stored.value += pool->stored().value;
+    stats.pool_mappings += pool->mappings();
+    stats.slab_map_bytes.value += pool->map_bytes().value;
   }
+  // The usage of a group counts its contents in both places.
+  stats.arena_stored.value -= std::min(stats.arena_stored.value, stats.pool_stored.value);
   stats.arena_max = parts.arena->size();
   stats.arena_allocated = parts.arena->allocated();
   stats.arena_in_slots = parts.arena->in_slots();
   stats.header_bytes = parts.headers->persistent_bytes();
   stats.note_bytes = parts.headers->note_bytes();
   stats.index_bytes = ByteCount{parts.index->bytes().value + parts.twins.bytes().value};
-  stats.slab_map_bytes = parts.arena->map_bytes();
+  stats.slab_map_bytes.value += parts.arena->map_bytes().value;
   stats.similarity_bytes = ByteCount{parts.similarity_bytes.get()};
   stats.corrupt = parts.corrupt.get();
   stats.collisions = parts.collisions.get();

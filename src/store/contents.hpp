@@ -21,6 +21,7 @@
 //   I4. Pages share a content only within its group, and only after their bytes were compared.
 //   I5. The caller names the group of a content, too. A content of another group is refused, so
 //       a wrong id harms nobody but the VM that has it. kZeroContent belongs to all groups.
+//   I6. A content is moved into a pool only while at least two pages name it.
 #pragma once
 
 #include <cstddef>
@@ -28,6 +29,7 @@
 #include <memory>
 #include <span>
 #include <string_view>
+#include <vector>
 
 #include "base/page_copy.hpp"
 #include "base/result.hpp"
@@ -38,6 +40,7 @@
 #include "store/form.hpp"
 #include "store/group.hpp"
 #include "store/hash.hpp"
+#include "store/pool/slot.hpp"
 
 namespace ramfold::store {
 
@@ -114,9 +117,46 @@ class Contents final : public ContentSource {
   // the store is still recovering, call this again.
   Status finish_recovery();
 
+  // Mapped sharing (store/pool/pool.hpp). Guests of a group map contents of the group's pool.
+  //
+  // Makes the pool of the group, if there is none. `kept` is for the keeper, which must have it
+  // before the first share_run(); `read_only` is for QEMUs of the group. No QEMU that runs as the
+  // daemon's user may get it, because it could open the file for writing. Errors: EAGAIN the store
+  // is recovering; EUCLEAN the entry of the group is damaged.
+  struct PoolFiles {
+    sys::Fd kept;
+    sys::Fd read_only;
+  };
+  Result<PoolFiles> pool(GroupId group);
+  // All pools. The keeper may forget other pools that it has.
+  Result<std::vector<PoolFile>> pool_files() const;
+  static constexpr std::size_t kShareRunMax = 64;
+  // Moves each content into the pool, unless it is there, and counts a mapping of the slot that is
+  // returned. Contents that come in one call get adjacent slots where possible. Call it before the
+  // command to map the slot is sent. REQUIRES: out.size() == ids.size() <= kShareRunMax; the caller
+  // owns a reference to each content, which is that of the page to be mapped.
+  // Errors: EPERM fewer than two pages name the content, so it must not be read by QEMUs; EAGAIN
+  // the store is recovering, or the mappings are not known, or the content changed at this moment;
+  // EINVAL it is no content of the group, or the page of zeros; ENOENT the group has no pool;
+  // ENOSPC, ENOMEM, EIO, EUCLEAN as put().
+  void share_run(GroupId group, std::span<const ContentId> ids, std::span<Result<PoolSlot>> out);
+  // A mapping that share_run() or note_mapping() counted has ended: the page does not map the slot,
+  // no command to map it is under way, and nobody has pinned the slot through it (D1, D10, D12).
+  Booked unmap(GroupId group, PoolSlot slot) noexcept;
+  // After adopt(), before mappings_known(): a page maps this slot, and its word names the content.
+  // refused: the slot has not the content's bytes, so the page is damaged. The mapping is counted
+  // all the same, if there is such a slot.
+  Booked note_mapping(GroupId group, ContentId id, PoolSlot slot) noexcept;
+  // After finish_recovery(): commands of earlier daemons have no effect any more (the fence), and
+  // note_mapping() was called for every mapping of every VM of the group. From now on slots of its
+  // pool are given out and freed. Does nothing for a group without a pool. Errors: EAGAIN the store
+  // is recovering; others: call it again.
+  Status mappings_known(GroupId group);
+
   // The form of a content at this moment. REQUIRES: the caller owns a reference.
   Form form(ContentId id) const noexcept;
 
+  // Moves contents that are shared no more out of the pools, and frees slots that nobody maps.
   // Gives memory of the arena back to the host that has been unused during some calls of trim().
   // Cheap when there is none. For a housekeeping thread, a few times a second, so that fault
   // threads need not do it.

@@ -3,14 +3,25 @@
 // holds duplicates of them. Threads: a value.
 #pragma once
 
+#include <vector>
+
+#include "base/types.hpp"
 #include "sys/fd.hpp"
 
 namespace ramfold::store {
+
+// The pool of one group (store/pool/pool.hpp).
+struct PoolFile {
+  GroupId group;
+  sys::Fd file;
+};
 
 struct StoreFiles {
   sys::Fd contents;  // superblock, and of each content: header, group, reference
   sys::Fd arena;     // encoded bytes
   sys::Fd groups;    // names and seeds of groups
+  // For Contents::adopt(), which takes them. Contents::pool_files() gives them.
+  std::vector<PoolFile> pools{};
 };
 
 }  // namespace ramfold::store

@@ -4,7 +4,6 @@
 #include <sys/random.h>
 #include <cstring>
 #include <new>
-#include <optional>
 
 #include "base/check.hpp"
 #include "base/test_points.hpp"
@@ -126,12 +125,19 @@ std::string GroupTable::name(GroupId group) const {
   return std::string(name_of(entry(group.value)));
 }
 
+std::optional<std::uint64_t> GroupTable::pool_id(GroupId group) const {
+  const MutexLock lock(mutex_);
+  if (hasher(group) == nullptr || !is_sound(entry(group.value))) return std::nullopt;
+  return entry(group.value).pool_id;
+}
+
 Result<GroupId> GroupTable::acquire(std::string_view name) {
   if (name.empty() || name.size() > kGroupNameMax) {
     return fail("a group's name has 1 to 96 bytes", EINVAL);
   }
   GroupEntry made{};
-  if (::getrandom(&made.seed, sizeof made.seed, 0) != sizeof made.seed) {
+  if (::getrandom(&made.seed, sizeof made.seed, 0) != sizeof made.seed ||
+      ::getrandom(&made.pool_id, sizeof made.pool_id, 0) != sizeof made.pool_id) {
     return fail_errno("getrandom");
   }
   made.name_length = static_cast<std::uint32_t>(name.size());

@@ -18,6 +18,7 @@
 
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -69,6 +70,9 @@ class GroupTable {
   std::uint64_t wiped() const noexcept { return wiped_.load(std::memory_order_acquire); }
   // Empty when there is no such group, or its entry is damaged.
   std::string name(GroupId group) const EXCLUDES(mutex_);
+  // The number that the group's pool carries. Empty when there is no such group, or its entry is
+  // damaged.
+  std::optional<std::uint64_t> pool_id(GroupId group) const EXCLUDES(mutex_);
   Usage& usage() noexcept { return usage_; }
 
  private:

@@ -24,7 +24,8 @@ static_assert(std::atomic<std::uint32_t>::is_always_lock_free &&
 
 inline constexpr std::uint64_t kContentsMagic = 0x31'54'4e'43'44'4c'46'52;  // "RFLDCNT1"
 inline constexpr std::uint64_t kGroupsMagic = 0x31'50'52'47'44'4c'46'52;    // "RFLDGRP1"
-inline constexpr std::uint32_t kFormatVersion = 4;
+inline constexpr std::uint64_t kPoolMagic = 0x31'4c'4f'50'44'4c'46'52;      // "RFLDPOL1"
+inline constexpr std::uint32_t kFormatVersion = 5;
 // Larger offsets do not fit into a Where.
 inline constexpr ByteCount kArenaMax{std::uint64_t{1} << 40};
 
@@ -89,9 +90,22 @@ struct GroupEntry {
   std::uint32_t name_length;
   std::uint32_t reserved;
   char name[kGroupNameMax];
-  std::uint64_t reserved_too;
+  std::uint64_t pool_id;  // random; the pool of the group carries the same
 };
 static_assert(sizeof(GroupEntry) == 128 && offsetof(GroupEntry, name) == 24);
+static_assert(offsetof(GroupEntry, pool_id) == 120);
+
+// The first page of a pool. QEMUs of the group can read it. The checksum is XXH3-64 of the bytes
+// before it. The other pages of a pool are slots: raw pages and holes.
+struct PoolHead {
+  std::uint64_t magic;
+  std::uint32_t version;
+  std::uint32_t group;
+  std::uint64_t store_id;
+  std::uint64_t pool_id;  // that of the group's entry
+  std::uint64_t checksum;
+};
+static_assert(offsetof(PoolHead, pool_id) == 24 && offsetof(PoolHead, checksum) == 32);
 
 // Headers and groups of this many contents get their memory together: 16 and 2 pages. The 4 pages
 // for their references follow when the first of these contents gets a reference.

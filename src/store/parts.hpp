@@ -7,8 +7,10 @@
 #include <atomic>
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include "base/counters.hpp"
+#include "base/thread_annotations.hpp"
 #include "store/arena/arena.hpp"
 #include "store/codec/forms.hpp"
 #include "store/content_source.hpp"
@@ -16,6 +18,7 @@
 #include "store/groups.hpp"
 #include "store/header_table.hpp"
 #include "store/index/index.hpp"
+#include "store/pool/pools.hpp"
 #include "store/readers.hpp"
 #include "store/twins.hpp"
 #include "store/usage.hpp"
@@ -30,11 +33,31 @@ enum class Phase : std::uint8_t { recovering, sweeping, ready };
 
 constexpr Shape shape_of(Where where) noexcept { return {where.form(), where.transpose()}; }
 
+// Changes of `where` that are under way. The reformer changes forms, and moves contents within the
+// arena. Other threads move contents into a pool and back (store/pool). One thread does so at a
+// time: it holds the mutex from before it loads a `where` until it has changed it.
+struct Moving {
+  static constexpr std::size_t kLeftMax = 64;
+  // The old place and reference of a changed content, until no reader can use them. It holds a
+  // reference count on the content.
+  struct Left {
+    ContentId id;
+    GroupId group{};
+    Where where;
+    ContentId reference = kZeroContent;
+  };
+
+  Mutex mutex{"Moving"};
+  std::vector<Left> left GUARDED_BY(mutex);  // has room for kLeftMax
+};
+
 struct Parts {
   std::unique_ptr<HeaderTable> headers;
   std::shared_ptr<GroupTable> groups;  // shared with each GroupUse
   std::unique_ptr<Arena> arena;
   std::unique_ptr<Index> index;
+  Pools pools;
+  Moving moving;
   Usage& usage;  // of `groups`
   Twins twins;
   Readers readers;  // sections of threads that read encoded bytes, which may move
@@ -48,6 +71,11 @@ struct Parts {
   Counter miscounted;
   std::array<std::atomic<std::uint64_t>, kGroupsMax / 64> stopped_groups{};  // a bit for each group
 
+  // Takes the pools that are those of their groups; closes the other files. Errors: ENOMEM.
+  Status adopt_pools(std::vector<PoolFile> files);
+  Pool::Identity pool_identity(GroupId group, std::uint64_t pool_id) const noexcept {
+    return {group, headers->superblock().store_id, pool_id};
+  }
   static Result<std::unique_ptr<Parts>> open(const StoreFiles& files, HashFunction hash);
 
   std::uint64_t hash(const PageHasher& hasher, const std::byte* page) const noexcept {
@@ -59,6 +87,25 @@ struct Parts {
   // The `where` of `reference`, if contents of this group may refer to it: it is readable, of the
   // same group, and needs no reference itself. Empty otherwise.
   std::optional<Where> may_refer(ContentId reference, GroupId group) const noexcept;
+  // The bytes of a sound `where`. nullptr: they are in a pool that the group does not have.
+  // REQUIRES: the caller is in a section of `readers`, or has a use of the group.
+  const std::byte* data(GroupId group, Where where) const noexcept {
+    if (where.place() == Place::arena) [[likely]]
+      return arena->data(where.extent());
+    const Pool* const pool = pools.find(group);
+    return pool == nullptr ? nullptr : pool->data(where.slot());
+  }
+  // Prefetches all lines of the bytes at once. REQUIRES: as data().
+  void prefetch(GroupId group, Where where) const noexcept {
+    const std::byte* const at = data(group, where);
+    if (at != nullptr) Arena::prefetch(at, where.extent().length);
+  }
+  // Guests map the slot of a content in the pool, or a second one with the same page. REQUIRES: as
+  // data().
+  bool is_mapped(GroupId group, Where where) const noexcept {
+    Pool* const pool = pools.find(group);
+    return pool != nullptr && pool->is_mapped(where.slot());
+  }
   // Decodes the page of a content; `where` was loaded from its header and is sound. False when the
   // bytes do not decode, or when the content's reference fails may_refer() or does not decode.
   // REQUIRES: the caller is in a section of `readers` since before it loaded `where`; or no
@@ -88,6 +135,26 @@ struct Parts {
   // Gives a slot back that a content of the group, or what was to become one, had for itself. Where
   // no such slot is in use nothing changes and the group is stopped: something of it is damaged.
   void free(Extent at, GroupId group) noexcept;
+  // The same for a place of the content `of`. A slot of a pool is retired, and punched later.
+  void free_place(Where where, GroupId group, ContentId of) noexcept;
+  // Waits until no reader can use the places in moving.left. Then frees them, and gives up what
+  // their contents hold. REQUIRES: moving.mutex.
+  void settle() noexcept;
+  // How many pages name the content. It is 0 when that is not known, because too many contents
+  // refer to it. REQUIRES: moving.mutex, and nothing is left to settle(); otherwise the reformer's
+  // own counts are among them.
+  std::uint32_t pages_of(ContentId id) const noexcept;
+  // Moves contents of pools that fewer than two pages name, and nobody maps, back to the arena;
+  // punches retired slots; drops the pools of groups that are gone. Looks at `looks` slots of each
+  // pool.
+  void tend_pools(std::uint32_t looks) noexcept;
+  void bring_back(Pool& pool, std::uint32_t looks) noexcept;
+  bool bring_back(Pool& pool, Pool::Home home) noexcept;
+  // In the statistics, moves a content and the references of its pages to its new form. `held`: the
+  // caller's own counts of the content, which are no pages. A drop that is under way may still
+  // count for the old form. So the sums by form are exact only while no drop is under way.
+  void account_switch(ContentId id, GroupId group, Where from, Where to,
+                      std::uint32_t held) noexcept;
   bool is_stopped(GroupId group) const noexcept {
     const std::size_t word = group.value / 64;
     return word < stopped_groups.size() &&

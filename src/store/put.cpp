@@ -82,7 +82,7 @@ bool Putter::holds_page(ContentId id) noexcept {
   if (parts_.headers->group(id) != group_) return false;  // I4, also with a damaged index
   const std::byte* bytes = nullptr;
   if (where.form() == Form::raw) {
-    bytes = parts_.arena->data(where.extent());
+    bytes = parts_.data(group_, where);
   } else if (std::byte* const decoded = thread_scratch<PutScratch>().decoded.bytes.data();
              parts_.decode(id, where, decoded)) {
     bytes = decoded;
@@ -107,7 +107,7 @@ void Putter::look_up() noexcept { candidates_ = parts_.index->find(hash_, group_
 void Putter::prefetch() const noexcept {
   if (candidates_.count == 0) return;
   const Where where = parts_.headers->where(candidates_.ids[0]);
-  if (where.sound(parts_.arena->size())) parts_.arena->prefetch(where.extent());
+  if (where.sound(parts_.arena->size())) parts_.prefetch(group_, where);
 }
 
 std::optional<PutResult> Putter::find() noexcept {

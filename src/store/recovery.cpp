@@ -27,6 +27,8 @@ class Rebuild {
 
  private:
   bool forget(ContentId id) noexcept;
+  bool claim_place(ContentId id, Where where) noexcept;
+  void freeze_place(ContentId id, Where where) noexcept;
   bool claim(ContentId id, Where where) noexcept;
 
   Parts& parts_;
@@ -42,15 +44,29 @@ bool Rebuild::forget(ContentId id) noexcept {
   return true;
 }
 
-// Marks the content's place on the arena's map as used. If the place does not fit beside the
-// others, one of two headers is damaged. The bytes tell whether it is this one; if not, the whole
-// slab is frozen.
+bool Rebuild::claim_place(ContentId id, Where where) noexcept {
+  if (where.place() == Place::arena) {
+    return parts_.arena->claim(where.extent()) == Arena::Claimed::yes;
+  }
+  Pool* const pool = parts_.pools.find(parts_.headers->group(id));
+  return pool != nullptr && pool->claim(where.slot(), id);
+}
+
+void Rebuild::freeze_place(ContentId id, Where where) noexcept {
+  if (where.place() == Place::arena) return parts_.arena->freeze(where.extent());
+  Pool* const pool = parts_.pools.find(parts_.headers->group(id));
+  if (pool != nullptr) pool->freeze(where.slot());
+}
+
+// Marks the content's place on the map of the arena or pool as used. If the place does not fit
+// beside the others, one of two headers is damaged. The bytes tell whether it is this one; if not,
+// the whole slab, or the slot of the pool, is frozen.
 bool Rebuild::claim(ContentId id, Where where) noexcept {
-  if (parts_.arena->claim(where.extent()) == Arena::Claimed::yes) return true;
+  if (claim_place(id, where)) return true;
   PageCopy page;
   if (parts_.decode(id, where, page.bytes.data()) &&
       parts_.matches_checksum(id, page.bytes.data())) {
-    parts_.arena->freeze(where.extent());
+    freeze_place(id, where);
     return true;
   }
   parts_.condemn(id, where);
@@ -94,9 +110,7 @@ void Rebuild::one(ContentId id) {
   if (!parts_.groups->add_use(group)) return parts_.condemn(id, where);
   if (where.bad()) {
     parts_.corrupt.add();
-    if (parts_.arena->claim(where.extent()) != Arena::Claimed::yes) {
-      parts_.arena->freeze(where.extent());
-    }
+    if (!claim_place(id, where)) freeze_place(id, where);
     return;
   }
   if (!claim(id, where)) return;

@@ -26,6 +26,7 @@ struct GroupStats {
   GroupId group{};
   std::string name;
   std::array<FormStats, kForms> forms;
+  ByteCount pool_allocated{};  // memory behind the pool of the group
 };
 // The group with this number; null: there is none. REQUIRES: `groups` are in the order of their
 // numbers. The search is binary, so looking up the groups of all VMs stays cheap.
@@ -43,8 +44,11 @@ struct Stats {
   ByteCount arena_allocated{};  // its memory, including memory kept for reuse
   ByteCount arena_in_slots{};   // slots in use, each at the size of its class
   ByteCount arena_stored{};     // encoded bytes in them
-  ByteCount header_bytes{};     // persistent metadata backed by host memory
-  ByteCount note_bytes{};       // volatile reference counts and notes
+  ByteCount pool_allocated{};   // memory behind all pools
+  ByteCount pool_stored{};      // contents in them
+  std::uint64_t pool_mappings = 0;
+  ByteCount header_bytes{};  // persistent metadata backed by host memory
+  ByteCount note_bytes{};    // volatile reference counts and notes
   ByteCount index_bytes{};
   ByteCount slab_map_bytes{};
   ByteCount similarity_bytes{};  // index that finds similar pages, see Reformer
@@ -74,11 +78,17 @@ constexpr void visit(V& v, S& s) {
     s.arena_allocated);
   v(gauge("store_arena_in_slots_bytes", "Slots of the arena in use, at the size of their class."),
     s.arena_in_slots);
-  v(gauge("store_arena_stored_bytes", "Encoded bytes of all contents."), s.arena_stored);
+  v(gauge("store_arena_stored_bytes", "Encoded bytes of all contents in the arena."),
+    s.arena_stored);
+  v(gauge("store_pool_allocated_bytes", "Memory behind the pages that guests may share mapped."),
+    s.pool_allocated);
+  v(gauge("store_pool_stored_bytes", "Contents among these pages."), s.pool_stored);
+  v(gauge("store_pool_mappings", "Guest pages that map one of these pages."), s.pool_mappings);
   v(gauge("store_content_headers_bytes", "Memory behind the headers of contents."), s.header_bytes);
   v(gauge("store_content_notes_bytes", "Reference counts and notes of contents."), s.note_bytes);
   v(gauge("store_index_bytes", "The index that finds equal pages."), s.index_bytes);
-  v(gauge("store_slab_maps_bytes", "Maps of the slots of the arena."), s.slab_map_bytes);
+  v(gauge("store_slab_maps_bytes", "Maps of the slots of the arena and of the pools."),
+    s.slab_map_bytes);
   v(gauge("store_similarity_bytes", "The index that finds similar pages."), s.similarity_bytes);
   v(counter("store_contents_damaged", "Contents that were found damaged; they are shared no more."),
     s.corrupt);

@@ -52,7 +52,7 @@ ByteCount needed_if_all_back(const std::vector<VmHandle>& vms, const store::Stat
     pages += c.folded_content.get() + c.folded_zero.get();
   }
   const std::uint64_t needed = pages << kPageShift;
-  return ByteCount{needed - std::min(needed, stats.arena_in_slots.value)};
+  return ByteCount{needed - std::min(needed, stats.arena_in_slots.value + stats.pool_stored.value)};
 }
 
 Account host_account(const std::vector<VmHandle>& vms, const store::Contents& contents,
@@ -76,10 +76,11 @@ Account host_account(const std::vector<VmHandle>& vms, const store::Contents& co
   account.saved.compressed.pages = PageCount{standing};
   account.saved.zero.saved = bytes(account.saved.zero.pages);
   account.saved.shared.saved = bytes(account.saved.shared.pages);
+  const ByteCount stored = stats.arena_stored + stats.pool_stored;
   const std::uint64_t whole = bytes(account.saved.compressed.pages).value;
-  account.saved.compressed.saved = ByteCount{whole - std::min(whole, stats.arena_stored.value)};
-  account.spent.arena_used = stats.arena_stored;
-  account.spent.arena_allocated = backed(contents.files().arena);
+  account.saved.compressed.saved = ByteCount{whole - std::min(whole, stored.value)};
+  account.spent.arena_used = stored;
+  account.spent.arena_allocated = backed(contents.files().arena) + stats.pool_allocated;
   account.spent.content_headers = backed(contents.files().contents) +
                                   backed(contents.files().groups) + stats.note_bytes +
                                   stats.slab_map_bytes;
@@ -92,8 +93,7 @@ Account host_account(const std::vector<VmHandle>& vms, const store::Contents& co
       stats.note_bytes.value + stats.slab_map_bytes.value + account.spent.index.value;
   account.spent.processes = ByteCount{anonymous.value - std::min(anonymous.value, counted)} +
                             (keeper > 0 ? private_memory(procfs, keeper) : ByteCount{0});
-  const std::uint64_t blobs_beyond =
-      stats.arena_stored.value - std::min(stats.arena_stored.value, whole);
+  const std::uint64_t blobs_beyond = stored.value - std::min(stored.value, whole);
   account.saved.net_bytes =
       static_cast<std::int64_t>(account.saved.gross().value) -
       static_cast<std::int64_t>(account.spent.overhead().value + blobs_beyond);

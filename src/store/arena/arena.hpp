@@ -53,9 +53,9 @@ class Arena {
 
   ByteCount size() const noexcept { return ByteCount{data_.size()}; }
   std::byte* data(Extent at) const noexcept { return data_.data() + at.offset; }
-  // Prefetches all lines of the extent at once; a decoder would load one after the other.
-  void prefetch(Extent at) const noexcept {
-    for (std::uint32_t i = 0; i < at.length; i += kCacheLine) __builtin_prefetch(data(at) + i);
+  // Prefetches all lines of these bytes at once; a decoder would load one after the other.
+  static void prefetch(const std::byte* at, std::uint32_t length) noexcept {
+    for (std::uint32_t i = 0; i < length; i += kCacheLine) __builtin_prefetch(at + i);
   }
 
   // A slot for `length` bytes (1 to 4096). Errors: ENOSPC the arena is full; ENOMEM the host has no

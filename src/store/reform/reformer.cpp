@@ -11,7 +11,6 @@
 namespace ramfold::store {
 namespace {
 
-constexpr std::size_t kLeftMax = 64;
 constexpr std::uint32_t kClockEvery = 64;   // ids between two reads of the CPU clock
 constexpr std::uint16_t kColdMax = 0x8000;  // seconds; the notes' clock wraps at twice that
 // The gain that walks 1 to 3 of the header ask for.
@@ -63,9 +62,7 @@ Reformer::Reformer(Contents& contents, FormSearch search, std::unique_ptr<Simila
       search_(std::move(search)),
       references_(std::make_unique<References>()),
       overlap_(std::make_unique<Overlap>()),
-      pages_(std::make_unique<std::array<PageCopy, 2>>()) {
-  left_.reserve(kLeftMax);
-}
+      pages_(std::make_unique<std::array<PageCopy, 2>>()) {}
 
 Reformer::~Reformer() { parts_.has_reformer.store(false); }
 
@@ -85,7 +82,10 @@ Reformer::Step Reformer::step(const ReformPolicy& policy, std::uint64_t now_s,
     worked = visit(ContentId{next_});
     if (worked) compact(limit);
   }
-  settle();
+  {
+    const MutexLock lock(parts_.moving.mutex);
+    parts_.settle();
+  }
   parts_.similarity_bytes.set(similar_->memory().value);
   if (next_ < limit) return {false, changed_};
   next_ = 1;
@@ -189,12 +189,18 @@ bool Reformer::visit(ContentId id) {
     move_forward(id);
     return false;
   }
+  const MutexLock lock(parts_.moving.mutex);
   const auto held = hold(id);
   if (!held) return false;
   visit.where = *held;
   visit.group = headers.group(id);
+  // Its memory is needed anyway while guests map it.
+  if (visit.where.place() == Place::pool && parts_.is_mapped(visit.group, visit.where)) {
+    parts_.drop_uncounted(id);
+    return false;
+  }
   work(visit);
-  if (left_.size() == kLeftMax) settle();
+  if (parts_.moving.left.size() == Moving::kLeftMax) parts_.settle();
   return true;
 }
 
@@ -220,11 +226,14 @@ void Reformer::compact(std::uint32_t limit) {
 
 void Reformer::move_forward(ContentId id) {
   const Where where = parts_.headers->where(id);
-  if (!policy_.compact || !parts_.readable(where) || !parts_.arena->may_move(where.extent()))
+  if (!policy_.compact || !parts_.readable(where) || where.place() != Place::arena ||
+      !parts_.arena->may_move(where.extent())) {
     return;
+  }
+  const MutexLock lock(parts_.moving.mutex);
   if (!hold(id)) return;
   if (!move(id)) return parts_.drop_uncounted(id);
-  if (left_.size() == kLeftMax) settle();
+  if (parts_.moving.left.size() == Moving::kLeftMax) parts_.settle();
 }
 
 void Reformer::work(Visit visit) {
@@ -253,13 +262,14 @@ bool Reformer::read(const Visit& visit) {
   found.alike = found.count;
   std::byte* const out = pages_->front().bytes.data();
   const std::uint64_t begin = monotonic_ns();
-  const Extent at = visit.where.extent();
+  const std::byte* const bytes = parts_.data(visit.group, visit.where);
   // Parts::decode() for a content whose reference was not added: it decodes with a damaged one,
   // too, and the checksum decides.
-  const bool decoded = refers && !known
-                           ? parts_.decode(visit.id, visit.where, out)
-                           : decode(shape_of(visit.where), {parts_.arena->data(at), at.length},
-                                    known ? found.all[0].page.bytes.data() : nullptr, out);
+  const bool decoded =
+      refers && !known
+          ? parts_.decode(visit.id, visit.where, out)
+          : bytes != nullptr && decode(shape_of(visit.where), {bytes, visit.where.extent().length},
+                                       known ? found.all[0].page.bytes.data() : nullptr, out);
   if (decoded && parts_.matches_checksum(visit.id, out)) {
     if (known || !refers)
       costs_.learn_decode(shape_of(visit.where), static_cast<double>(monotonic_ns() - begin));

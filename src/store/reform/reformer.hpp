@@ -29,13 +29,13 @@
 //   R2. The id of a content's reference changes only when no reader can still use a `where` that
 //       needs the old one. So between two references a content has a form without one.
 //   R3. The reformer holds a reference count on the content it works on, and on every candidate.
+//   R4. It holds Moving::mutex meanwhile (store/parts.hpp), so no other thread moves a content.
 #pragma once
 
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <unordered_map>
-#include <vector>
 
 #include "base/counters.hpp"
 #include "base/metric.hpp"
@@ -110,12 +110,6 @@ class Reformer {
     bool orphaned = false;           // only dependents need its reference: try to do without it
     std::optional<Sketch> sketch{};  // of the page, made when it is first needed
   };
-  struct Left {  // the old slot and reference of a changed content, until no reader can use them
-    ContentId id;
-    Extent bytes;
-    ContentId reference = kZeroContent;
-  };
-
   Reformer(Contents& contents, FormSearch search, std::unique_ptr<SimilarityIndex> similar);
 
   // True: the content was worked on.
@@ -145,13 +139,13 @@ class Reformer {
   void put_down_references(ContentId but) noexcept;
   double cost_now_ns(const Visit& visit) const noexcept;
   void search(Visit& visit);
-  // Gives the content the best form that was found. True: it was changed, and settle() will give up
-  // the reference to visit.id.
+  // Gives the content the best form that was found. True: it was changed, and Parts::settle() will
+  // give up the reference to visit.id. REQUIRES of give() and move(): the caller holds
+  // Moving::mutex since before hold().
   bool give(const Visit& visit);
   bool write(Extent at) noexcept;
   void enter_or_leave(Visit& visit);
   bool move(ContentId id);
-  void settle() noexcept;
   double cold_s(ContentId id) noexcept;
 
   Parts& parts_;
@@ -164,7 +158,6 @@ class Reformer {
   std::unique_ptr<References> references_;
   std::unique_ptr<Overlap> overlap_;
   std::unique_ptr<std::array<PageCopy, 2>> pages_;  // the page, and the page read back
-  std::vector<Left> left_;
   std::uint32_t next_ = 1;
   std::uint32_t moving_ = 0;  // the last id that compact() has looked at
   std::size_t walk_ = 0;      // number of the present walk, from 0

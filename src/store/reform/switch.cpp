@@ -18,6 +18,7 @@ std::uint32_t slot_bytes(std::uint32_t length) noexcept {
 }  // namespace
 
 bool Reformer::give(const Visit& visit) {
+  parts_.moving.mutex.is_held();
   HeaderTable& headers = *parts_.headers;
   const FormSearch::Found& found = search_.best();
   const bool needs = needs_reference(found.shape.form);
@@ -44,16 +45,9 @@ bool Reformer::give(const Visit& visit) {
     return false;
   }
   TEST_POINT("reform.switch");
-  // In the statistics, move the references from the old form to the new one. A drop that is under
-  // way may still count for the old form. So the sums by form are exact only while no drop is under
-  // way.
-  const auto words = static_cast<std::int64_t>(headers.count(visit.id)) - 1 - visit.dependents;
-  parts_.usage.remove_content(visit.group, visit.where.form(), visit.where.extent().length);
-  parts_.usage.add_references(visit.group, visit.where.form(), -words);
-  parts_.usage.add_content(visit.group, next.form(), found.length);
-  parts_.usage.add_references(visit.group, next.form(), words);
-  left_.push_back(
-      {visit.id, visit.where.extent(), has && !needs ? headers.reference(visit.id) : kZeroContent});
+  parts_.account_switch(visit.id, visit.group, visit.where, next, 1);
+  parts_.moving.left.push_back({visit.id, visit.group, visit.where,
+                                has && !needs ? headers.reference(visit.id) : kZeroContent});
   given_[static_cast<std::size_t>(next.form())].add();
   if (visit.orphaned) rewritten_.add();
   const std::uint32_t before = slot_bytes(visit.where.extent().length);
@@ -87,8 +81,9 @@ bool Reformer::write(Extent at) noexcept {
 // Moves the bytes to a fuller slab, or further to the front of their slab. REQUIRES: the caller
 // holds a reference to `id`. True: settle() will give it up.
 bool Reformer::move(ContentId id) {
+  parts_.moving.mutex.is_held();
   const Where where = parts_.headers->where(id);
-  if (!parts_.headers->is_intact(id, where)) return false;
+  if (where.place() != Place::arena || !parts_.headers->is_intact(id, where)) return false;
   const Extent from = where.extent();
   const auto to = parts_.arena->allocate_denser(from);
   if (!to) return false;
@@ -102,22 +97,10 @@ bool Reformer::move(ContentId id) {
     return false;
   }
   TEST_POINT("reform.switch");
-  left_.push_back({id, from});
+  parts_.moving.left.push_back({id, parts_.headers->group(id), where});
   moved_.add();
   changed_ = true;
   return true;
-}
-
-void Reformer::settle() noexcept {
-  if (left_.empty()) return;
-  parts_.readers.wait();
-  for (const Left& left : left_) {
-    TEST_POINT("reform.free");
-    parts_.free(left.bytes, parts_.headers->group(left.id));
-    if (left.reference != kZeroContent) parts_.drop_dependence(left.reference);
-    parts_.drop_uncounted(left.id);
-  }
-  left_.clear();
 }
 
 }  // namespace ramfold::store

@@ -8,6 +8,7 @@
 // first).
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <array>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -30,6 +31,7 @@ namespace {
 constexpr std::uint64_t kPages = 120;
 constexpr std::size_t kHeadersKept = 4096;  // bytes of headers that are restored for each input
 constexpr ByteCount kArena{4u << 20};
+constexpr ByteCount kPoolKept{64 * kPageSize};
 
 // Few size classes, so that slabs hold several contents; half of the pages have a relative in their
 // group.
@@ -53,11 +55,13 @@ struct Pristine {
   sys::Mapping contents;
   sys::Mapping arena;
   sys::Mapping groups;
+  std::array<sys::Mapping, 2> pools;  // of both groups
   std::vector<std::byte> contents_copy;
   std::vector<std::byte> group_ids_copy;
   std::vector<std::byte> references_copy;
   std::vector<std::byte> arena_copy;
   std::vector<std::byte> groups_copy;
+  std::array<std::vector<std::byte>, 2> pool_copies;
   ContentsLayout layout{contents_max_for(kArena)};
 
   Pristine() {
@@ -75,11 +79,14 @@ struct Pristine {
       ids.push_back(put(*store, groups_of_store[i % 2], page_at(i)).ref.release());
     }
     (void)reformer->step(greedy(), 1100, kEnoughNs);
+    for (std::uint64_t i = 0; i < kPages; i += 5) share(*store, groups_of_store[i % 2], i);
     const Stats stats = store->stats();
+    require(stats.pool_stored.value > 8 * kPageSize);
     for (const Form form : {Form::raw, Form::zstd, Form::patch, Form::delta}) {
       require(stats.forms[static_cast<std::size_t>(form)].contents > 0);
     }
     files = same_files(*store);
+    require(files.pools.size() == pools.size());
     contents = must(sys::Mapping::shared(files.contents, ByteCount{layout.end}));
     arena = must(sys::Mapping::shared(files.arena, kArena));
     groups = must(sys::Mapping::shared(files.groups, must(sys::file_size(files.groups))));
@@ -93,6 +100,18 @@ struct Pristine {
     while (end != arena.data() && end[-1] == std::byte{0}) --end;
     arena_copy.assign(static_cast<const std::byte*>(arena.data()), end);
     groups_copy.assign(groups.data(), groups.data() + 2 * kPageSize);
+    for (std::size_t i = 0; i < pools.size(); ++i) {
+      pools[i] = must(sys::Mapping::shared(files.pools[i].file, kPoolKept));
+      pool_copies[i].assign(pools[i].data(), pools[i].data() + kPoolKept.value);
+    }
+  }
+  // A second page names it, so that it may lie in the pool.
+  void share(Contents& store, const GroupUse& group, std::uint64_t i) const {
+    (void)must(store.pool(group));
+    (void)put(store, group, page_at(i)).ref.release();
+    Result<PoolSlot> slot;
+    store.share_run(group, {&ids[i], 1}, {&slot, 1});
+    (void)must(std::move(slot));
   }
   void restore() {
     std::memcpy(contents.data(), contents_copy.data(), contents_copy.size());
@@ -104,10 +123,19 @@ struct Pristine {
                 references_copy.size());
     std::memcpy(arena.data(), arena_copy.data(), arena_copy.size());
     std::memcpy(groups.data(), groups_copy.data(), groups_copy.size());
+    for (std::size_t i = 0; i < pools.size(); ++i) {
+      std::memcpy(pools[i].data(), pool_copies[i].data(), pool_copies[i].size());
+    }
   }
   Contents::Files borrow() const {
-    return {must(files.contents.duplicate()), must(files.arena.duplicate()),
-            must(files.groups.duplicate())};
+    Contents::Files copy{must(files.contents.duplicate()),
+                         must(files.arena.duplicate()),
+                         must(files.groups.duplicate()),
+                         {}};
+    for (const PoolFile& pool : files.pools) {
+      copy.pools.push_back({pool.group, must(pool.file.duplicate())});
+    }
+    return copy;
   }
 };
 
@@ -131,7 +159,7 @@ void inflict(Pristine& p, const Damage& d) {
   Header& header = headers[d.place % (kPages + 8)];
   const std::uint64_t other = headers[(d.value >> 8) % (kPages + 8)].where.load();
   // Most stores with a damaged superblock are refused, so that is rare.
-  switch (d.kind < 254 ? d.kind % 11 : d.kind - 243) {
+  switch (d.kind < 254 ? d.kind % 13 : d.kind - 241) {
     case 0: header.where.store(d.value); break;
     case 1: header.where.store(header.where.load() ^ std::uint64_t{1} << (d.value % 64)); break;
     case 2: header.where.store(other); break;
@@ -142,8 +170,12 @@ void inflict(Pristine& p, const Damage& d) {
     case 7: xor_at(p.arena.data(), p.arena_copy.size(), d.value); break;
     case 8: xor_at(p.groups.data(), 2 * kPageSize, d.value); break;
     case 10: xor_at(p.contents.data() + p.layout.references, 512, d.value % 256); break;
-    case 11: xor_at(p.contents.data(), 80, d.value); break;
-    case 12: {  // a superblock that was damaged before its checksum was made
+    case 11: xor_at(p.pools[d.value % 2].data(), kPoolKept.value, d.value); break;
+    case 12:  // a slot of the pool, perhaps another's or a hole
+      header.where.store(Where::in_pool(PoolSlot{1 + d.place / 256 % 40}).bits());
+      break;
+    case 13: xor_at(p.contents.data(), 80, d.value); break;
+    case 14: {  // a superblock that was damaged before its checksum was made
       xor_at(p.contents.data(), 40, d.value);
       auto& block = *p.contents.as<Superblock>();
       block.checksum = plain_checksum({p.contents.data(), offsetof(Superblock, checksum)});
@@ -170,7 +202,13 @@ bool live(Pristine& p, bool reads) {
   for (std::uint64_t i = 0; i < kPages; ++i) {
     if (i % 5 != 0) (void)store.count(group_of(i), p.ids[i]);  // every fifth is left for the sweep
   }
+  // Some pages map the slot that their content had; some slots are nobody's.
+  for (std::uint32_t i = 0; i < kPages; i += 10) {
+    (void)store.note_mapping(group_of(i), p.ids[i], PoolSlot{1 + i / 10});
+  }
   must(store.finish_recovery());
+  for (const std::uint64_t page : {0u, 1u}) must(store.mappings_known(group_of(page)));
+  store.trim_all();
   auto reformer = must(Reformer::make(store));
   (void)reformer->step(greedy(), 5000, kEnoughNs);
   std::vector<Ref> refs;
@@ -182,6 +220,11 @@ bool live(Pristine& p, bool reads) {
     if (!result) continue;  // the damage may have used up the arena
     refs.push_back(std::move(result->ref));
     numbers.push_back(i);
+    auto second = store.put(*group, page, store.hash(*group, page));
+    if (i % 3 != 0 || !second || !store.pool(*group)) continue;
+    Result<PoolSlot> slot;
+    const ContentId id = refs.back().id();
+    store.share_run(*group, {&id, 1}, {&slot, 1});
   }
   for (std::uint64_t i = 0; reads && i < kPages; ++i) {
     if (i % 5 != 0) right_or_corrupt(i);
@@ -190,6 +233,7 @@ bool live(Pristine& p, bool reads) {
   for (std::uint64_t i = 0; i < kPages; ++i) {
     if (i % 5 != 0) (void)store.drop(group_of(i), p.ids[i]);
   }
+  store.trim_all();
   (void)reformer->step(greedy(), 7000, kEnoughNs);
   for (std::size_t i = 0; i < refs.size(); ++i) {
     require(holds(store, refs[i].id(), page_at(numbers[i]), *group));

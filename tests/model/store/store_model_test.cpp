@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Random operations and restarts of the store against a plain model: which words name which page.
+// Random operations and restarts of the store against a plain model: which words name which page,
+// and which of them map a slot of the pool.
+#include <unistd.h>
 #include <catch2/catch.hpp>
 #include <map>
 #include <set>
@@ -19,6 +21,7 @@ struct Word {
   std::size_t group;
   std::uint64_t page;
   ContentId id;
+  PoolSlot slot{};  // that the page maps; 0: none
 };
 
 class Model {
@@ -27,6 +30,7 @@ class Model {
     for (std::string& name : names_) {
       name = "vm:" + std::to_string(next_name_++);
       groups_.push_back(must(store_->group(name)));
+      pools_.push_back(must(store_->pool(groups_.back())).read_only);
     }
   }
 
@@ -39,8 +43,12 @@ class Model {
         read();
       else if (dice < 960)
         drop();
-      else if (dice < 985)
+      else if (dice < 970)
         share();
+      else if (dice < 980)
+        map_run();
+      else if (dice < 985)
+        unmap();
       else if (dice < 990)
         store_->trim();
       else if (dice < 995)
@@ -94,13 +102,65 @@ class Model {
     words_[i] = words_.back();
     words_.pop_back();
     refuse_to_others(w);
+    end_mapping(w);
     REQUIRE(store_->drop(groups_[w.group], w.id) == Booked::done);
   }
   void share() {
     if (words_.empty()) return;
     Word w = words_[any_word()];
     w.id = store_->share(groups_[w.group], w.id).release();
+    w.slot = {};
     words_.push_back(w);
+  }
+
+  std::size_t words_of(const Word& of) const {
+    std::size_t n = 0;
+    for (const Word& w : words_) n += w.group == of.group && w.page == of.page;
+    return n;
+  }
+  void map_run() {
+    if (words_.empty()) return;
+    const std::size_t group = random_.below(groups_.size());
+    std::set<std::size_t> chosen;
+    for (int i = 0; i < 40; ++i) {
+      const std::size_t at = any_word();
+      if (words_[at].group == group && words_[at].slot == PoolSlot{}) chosen.insert(at);
+    }
+    std::vector<ContentId> ids;
+    for (const std::size_t at : chosen) ids.push_back(words_[at].id);
+    std::vector<Result<PoolSlot>> slots(ids.size());
+    store_->share_run(groups_[group], ids, slots);
+    std::size_t i = 0;
+    for (const std::size_t at : chosen) {
+      const Result<PoolSlot>& slot = slots[i++];
+      Word& w = words_[at];
+      // A content that another word has shared may be in the pool yet.
+      if (slot) {
+        w.slot = *slot;
+        REQUIRE(maps_its_page(w));
+        continue;
+      }
+      REQUIRE(slot.error().code == (w.page == 0 ? EINVAL : EPERM));
+      if (w.page != 0) REQUIRE(words_of(w) == 1);
+    }
+  }
+  void unmap() {
+    for (int i = 0; i < 50 && !words_.empty(); ++i) {
+      Word& w = words_[any_word()];
+      end_mapping(w);
+      w.slot = {};
+    }
+  }
+  void end_mapping(const Word& w) {
+    if (w.slot == PoolSlot{}) return;
+    REQUIRE(maps_its_page(w));
+    REQUIRE(store_->unmap(groups_[w.group], w.slot) == Booked::done);
+  }
+  bool maps_its_page(const Word& w) const {
+    PageCopy seen;
+    return ::pread(pools_[w.group].get(), seen.bytes.data(), kPageSize,
+                   std::int64_t{w.slot.value} * 4096) == kPageSize &&
+           seen.bytes == page(w.page).bytes;
   }
 
   // The VM of a group ends, its words are given up, and another comes.
@@ -108,6 +168,9 @@ class Model {
     const std::size_t group = random_.below(groups_.size());
     const GroupId id = groups_[group];
     const bool first_its_use = random_.one_in(2);
+    for (const Word& w : words_) {
+      if (w.group == group) end_mapping(w);
+    }
     if (first_its_use) groups_[group].reset();
     for (std::size_t i = words_.size(); i-- > 0;) {
       if (words_[i].group != group) continue;
@@ -118,6 +181,7 @@ class Model {
     groups_[group].reset();
     names_[group] = "vm:" + std::to_string(next_name_++);
     groups_[group] = must(store_->group(names_[group]));
+    pools_[group] = must(store_->pool(groups_[group])).read_only;
   }
 
   // Who names a content of another group's gets nothing of it and changes nothing (I5).
@@ -150,7 +214,11 @@ class Model {
       words_[i] = words_.back();
       words_.pop_back();
       REQUIRE(store_->count(groups_[w.group], w.id) == Booked::done);
+      if (w.slot != PoolSlot{}) {
+        REQUIRE(store_->note_mapping(groups_[w.group], w.id, w.slot) == Booked::done);
+      }
       if (random_.one_in(20)) {
+        end_mapping(w);
         REQUIRE(store_->drop(groups_[w.group], w.id) == Booked::done);
       } else {
         counted.push_back(w);
@@ -158,6 +226,7 @@ class Model {
     }
     words_ = std::move(counted);
     must(store_->finish_recovery());
+    for (const GroupUse& group : groups_) must(store_->mappings_known(group));
     compare();
   }
   void restart_again() { restart(); }
@@ -165,7 +234,12 @@ class Model {
   void compare() {
     std::set<std::pair<std::size_t, std::uint64_t>> distinct;
     std::uint64_t references = 0;
+    std::uint64_t mappings = 0;
     for (const Word& w : words_) {
+      if (w.slot != PoolSlot{}) {
+        ++mappings;
+        REQUIRE(maps_its_page(w));
+      }
       REQUIRE(holds(*store_, w.id, page(w.page), groups_[w.group]));
       if (w.page == 0) continue;
       ++references;
@@ -177,6 +251,7 @@ class Model {
     CHECK(stats.corrupt + stats.collisions + stats.unindexed == 0);
     CHECK(stats.miscounted == refused_);
     CHECK(stats.groups.size() == groups_.size());
+    CHECK(stats.pool_mappings == mappings);
     CHECK(stats.arena_in_slots.value <= stats.arena_allocated.value);
     if (distinct.empty()) CHECK(stats.arena_in_slots.value == 0);
   }
@@ -186,6 +261,7 @@ class Model {
   std::uint64_t next_name_ = 0;
   std::array<std::string, 3> names_;
   std::vector<GroupUse> groups_;
+  std::vector<sys::Fd> pools_;  // as QEMUs of the group have them
   std::vector<Word> words_;
   std::uint64_t refused_ = 0;  // since the last restart
 };

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Many threads at once: workers put and drop the same pages, readers read what they own, and the
-// reformer gives everything another form and place meanwhile. For ThreadSanitizer and
+// Many threads at once: workers put, map, unmap and drop the same pages, readers read what they
+// own, and the reformer gives everything another form and place meanwhile. For ThreadSanitizer and
 // AddressSanitizer, and for the invariants on their own.
+#include <unistd.h>
+#include <array>
 #include <atomic>
 #include <catch2/catch.hpp>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "greedy.hpp"
@@ -24,10 +27,31 @@ constexpr std::size_t kSteps = 20'000;
 struct Word {
   std::uint64_t page;
   ContentId id;
+  PoolSlot slot{};  // that the page maps; 0: none
 };
 
+bool maps_its_page(int pool, const Word& w) {
+  PageCopy seen;
+  return ::pread(pool, seen.bytes.data(), kPageSize, std::int64_t{w.slot.value} * 4096) ==
+             kPageSize &&
+         seen.bytes == any_page(w.page).bytes;
+}
+
+// Maps the page, or unmaps it. False when a byte was wrong, or a mapping was not counted.
+bool turn(Contents& store, GroupId group, int pool, Word& w) {
+  if (w.slot != PoolSlot{}) {
+    if (!maps_its_page(pool, w)) return false;
+    return store.unmap(group, std::exchange(w.slot, {})) == Booked::done;
+  }
+  Result<PoolSlot> slot;
+  store.share_run(group, {&w.id, 1}, {&slot, 1});
+  if (!slot) return slot.error().code == EPERM;
+  w.slot = *slot;
+  return maps_its_page(pool, w);
+}
+
 // Pages of a narrow range, so that threads meet in every content; false when a byte was wrong.
-bool work(Contents& store, GroupId group, std::uint64_t seed, std::vector<Word>& words) {
+bool work(Contents& store, GroupId group, int pool, std::uint64_t seed, std::vector<Word>& words) {
   Random random(seed);
   for (std::size_t i = 0; i < kSteps; ++i) {
     const std::uint64_t dice = random.below(100);
@@ -39,12 +63,17 @@ bool work(Contents& store, GroupId group, std::uint64_t seed, std::vector<Word>&
       words.push_back({number, result->ref.release()});
     } else {
       const std::size_t at = random.below(words.size());
+      if (dice >= 65 && dice < 75) {
+        if (!turn(store, group, pool, words[at])) return false;
+        continue;
+      }
       const Word w = words[at];
-      if (dice < 70) {
+      if (dice < 65) {
         if (!holds(store, w.id, any_page(w.page))) return false;
       } else {
         words[at] = words.back();
         words.pop_back();
+        if (w.slot != PoolSlot{} && store.unmap(group, w.slot) != Booked::done) return false;
         store.drop(kFirstGroup, w.id);
       }
     }
@@ -105,23 +134,35 @@ TEST_CASE("threads that share every content see only right bytes and leave nothi
   const GroupUse group = must(store->group("a"));
   std::atomic<bool> ok{true};
   std::array<std::vector<Word>, kThreads> words;
+  const auto pool = must(store->pool(group));
   Reforming reforming(*store);
   in_threads([&](std::size_t t) {
-    if (!work(*store, group, mix(seed_of_run() + t), words[t])) ok = false;
+    if (!work(*store, group, pool.read_only.get(), mix(seed_of_run() + t), words[t])) ok = false;
   });
   REQUIRE(ok);
   std::uint64_t references = 0;
-  for (const auto& of_thread : words) references += of_thread.size();
+  std::uint64_t mappings = 0;
+  for (const auto& of_thread : words) {
+    references += of_thread.size();
+    for (const Word& w : of_thread) mappings += w.slot != PoolSlot{};
+  }
   const ReformFigures figures = reforming.stop();
   CHECK(given_in_all(figures) > 100);
   CHECK(figures.moved > 0);
   Stats stats = store->stats();
   CHECK(sums_of(stats).references == references);
+  CHECK(stats.pool_mappings == mappings);
+  CHECK(mappings > 0);
   CHECK(stats.corrupt + stats.collisions + stats.unindexed + stats.miscounted == 0);
   in_threads([&](std::size_t t) {
-    for (const Word& w : words[t]) store->drop(kFirstGroup, w.id);
+    for (const Word& w : words[t]) {
+      if (w.slot != PoolSlot{}) (void)store->unmap(kFirstGroup, w.slot);
+      store->drop(kFirstGroup, w.id);
+    }
   });
+  store->trim();
   stats = store->stats();
+  CHECK(stats.pool_allocated.value == kPageSize);
   CHECK(sums_of(stats).contents == 0);
   CHECK(stats.arena_in_slots.value == 0);
 }
@@ -142,11 +183,22 @@ TEST_CASE("groups come and go beside each other, also two users of one name") {
       const PageCopy page = any_page(random.below(4) + 1);
       auto kept = store->put(*group, page, store->hash(*group, page));
       if (!kept || !holds(*store, kept->ref.id(), page, *group)) ok = false;
+      if (kept && random.one_in(4)) {
+        const auto pool = store->pool(*group);
+        const Ref second = store->share(*group, kept->ref.id());
+        const ContentId id = kept->ref.id();
+        Result<PoolSlot> slot;
+        store->share_run(*group, {&id, 1}, {&slot, 1});
+        if (!pool || !slot || store->unmap(*group, *slot) != Booked::done) ok = false;
+      }
+      if (random.one_in(50)) store->trim();
       if (random.one_in(2)) group->reset();  // then the content is its last use
     }
   });
   CHECK(ok);
+  store->trim();
   const Stats stats = store->stats();
+  CHECK(stats.pool_allocated.value == 0);
   CHECK(stats.groups.empty());
   CHECK(sums_of(stats).contents == 0);
   CHECK(stats.arena_in_slots.value == 0);

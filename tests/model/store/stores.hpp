@@ -43,7 +43,7 @@ inline bool holds(Contents& store, ContentId id, const PageCopy& page,
 // What a daemon finds after a restart: the same files, nothing else.
 inline Contents::Files same_files(const Contents& store) {
   return {must(store.files().contents.duplicate()), must(store.files().arena.duplicate()),
-          must(store.files().groups.duplicate())};
+          must(store.files().groups.duplicate()), must(store.pool_files())};
 }
 
 }  // namespace ramfold::store::test

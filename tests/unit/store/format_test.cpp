@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The worked example of docs/store-format.md, byte for byte.
 #include <catch2/catch.hpp>
+#include <cstring>
 
 #include "pages.hpp"
 #include "store/codec/lz4.hpp"
@@ -29,7 +30,7 @@ TEST_CASE("the superblock of the example") {
   block.store_id = 0x1122334455667788;
   CHECK(block.contents_max == 0x0100'0000);
   CHECK(ContentsLayout(block.contents_max).end == 369'102'848);
-  CHECK(plain_checksum({reinterpret_cast<const std::byte*>(&block), 32}) == 0x5732b777bef562c8);
+  CHECK(plain_checksum({reinterpret_cast<const std::byte*>(&block), 32}) == 0x05a0403b6e2caa79);
   CHECK(self_checked(4096) == 0xffffefff00001000);
   CHECK(std::string_view(reinterpret_cast<const char*>(&block.magic), 8) == "RFLDCNT1");
 }
@@ -45,11 +46,12 @@ TEST_CASE("the content of the example") {
   CHECK(decoded.bytes == page.bytes);
 
   const Where where({kSlabBytes + 3 * 32, 26}, Form::lz4);
-  CHECK(where.bits() == 0x1402019000002006);
+  CHECK(where.bits() == 0x1502019000002006);
   CHECK(where.sound(ByteCount{1u << 30}));
   CHECK(where.extent().offset == 131168);
   CHECK(where.extent().length == 26);
   CHECK(where.form() == Form::lz4);
+  CHECK(Where::in_pool(PoolSlot{1}).bits() == 0x1581fff000000100);
   CHECK(4096 + sizeof(Header) == 4112);
   CHECK(ContentsLayout(0x0100'0000).groups + 2 == 268'439'554);
 }
@@ -80,4 +82,43 @@ TEST_CASE("every field of a where is checked against what this version writes") 
     CHECK_FALSE(Where({0, 100}, form, Transpose::words4).sound(arena));
   }
   CHECK_FALSE(Where({0, 4096}, Form::raw, Transpose::words8).sound(arena));
+}
+
+TEST_CASE("a place in the pool is a whole slot, not the head, and raw") {
+  const ByteCount arena{1u << 30};
+  const auto in_pool = [](Extent at, Form form) {
+    return Where(Where(at, form).bits() | std::uint64_t{2} << 54);
+  };
+  CHECK(Where::in_pool(PoolSlot{1}).sound(arena));
+  CHECK(Where::in_pool(PoolSlot{7}).slot() == PoolSlot{7});
+  CHECK(in_pool({4096, 4096}, Form::raw).sound(arena));
+  CHECK_FALSE(in_pool({0, 4096}, Form::raw).sound(arena));
+  CHECK_FALSE(in_pool({4096 + 16, 4096}, Form::raw).sound(arena));
+  CHECK_FALSE(in_pool({4096, 100}, Form::lz4).sound(arena));
+  CHECK_FALSE(in_pool({4096, 100}, Form::raw).sound(arena));
+  const PoolSlot last{(1u << 30) / 4096 - 1};
+  CHECK(Where::in_pool(last).sound(arena));
+  CHECK_FALSE(Where::in_pool(PoolSlot{last.value + 1}).sound(arena));
+  CHECK(pool_bytes_for(kArenaMax) == kPoolMax);
+  CHECK_FALSE(Where::in_pool(PoolSlot{4u << 20}).sound(kArenaMax));
+}
+
+TEST_CASE("the group of the example") {
+  GroupEntry entry{};
+  entry.seed = 0x0123456789abcdef;
+  entry.name_length = 8;
+  std::memcpy(entry.name, "uid-1000", 8);
+  entry.pool_id = 0xfedcba9876543210;
+  CHECK(plain_checksum({reinterpret_cast<const std::byte*>(&entry) + 8, 120}) ==
+        0x9619e86b04e9063c);
+}
+
+TEST_CASE("the head of a pool") {
+  PoolHead head{};
+  head.magic = kPoolMagic;
+  head.version = kFormatVersion;
+  head.store_id = 0x1122334455667788;
+  head.pool_id = 0xfedcba9876543210;
+  CHECK(std::string_view(reinterpret_cast<const char*>(&head.magic), 8) == "RFLDPOL1");
+  CHECK(plain_checksum({reinterpret_cast<const std::byte*>(&head), 32}) == 0x34cceb9eafe702d3);
 }
