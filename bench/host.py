@@ -10,6 +10,7 @@ import time
 CONFIG = """
 [fold]
 when = "eager"
+stall_budget = 100
 pass_seconds = 1
 [scan]
 cpu = {cpu}

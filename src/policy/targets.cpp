@@ -41,7 +41,9 @@ bool is_trusted(const VmOverride& vm, const VmClaim& claim) {
 }
 
 VmTargets defaults(const Config& config) {
-  return {true, config.fold.zero, config.fold.share, config.fold.lz4};
+  return {
+      true,        config.fold.zero, config.fold.share, config.fold.lz4, config.fold.stall_budget,
+      ByteCount{0}};
 }
 
 // Keys of `vm` that do not hold for a VM that only claims the name, as written in the file.
@@ -51,6 +53,7 @@ std::vector<std::string_view> withheld_keys(const VmOverride& vm, const VmTarget
   if (vm.zero.value_or(false) && !host.zero) keys.emplace_back("zero");
   if (vm.share.value_or(false) && !host.share) keys.emplace_back("share");
   if (vm.lz4.value_or(false) && !host.lz4) keys.emplace_back("lz4");
+  if (vm.stall_budget.value_or(0) > host.stall_budget) keys.emplace_back("stall_budget");
   return keys;
 }
 
@@ -96,6 +99,11 @@ VmTargets vm_targets(const Config& config, const VmClaim& claim, UidOf uid_of) {
   set(targets.zero, vm->zero);
   set(targets.share, vm->share);
   set(targets.lz4, vm->lz4);
+  if (vm->stall_budget) {
+    targets.stall_budget =
+        trusted ? *vm->stall_budget : std::min(*vm->stall_budget, targets.stall_budget);
+  }
+  targets.resident_floor = vm->resident_floor.value_or(ByteCount{0});
   return targets;
 }
 
