@@ -9,8 +9,8 @@
 //                  for less than 1 %
 //   plentiful    = when is "pressure", and memory is not short
 //   may_fold     = promise_kept and not plentiful
-// Folding raises `available`, so that one threshold would make it start and stop all the time. Tasks
-// stall where the kernel reclaims memory again and again, also when `available` looks good.
+// Folding raises `available`, so that one threshold would make it start and stop all the time.
+// Tasks stall where the kernel reclaims memory again and again, also when `available` looks good.
 // Threads: pure functions, values.
 #pragma once
 

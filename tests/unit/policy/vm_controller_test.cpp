@@ -74,6 +74,30 @@ class Plant {
   VmActs acts_;
 };
 
+// As bench/controller.py --record writes it. Lines: milliseconds, stalled microseconds, faults,
+// returned, vCPUs, resident pages.
+std::vector<VmSense> read_trace(const std::string& name) {
+  const char* root = std::getenv("RAMFOLD_SOURCE_ROOT");
+  REQUIRE(root != nullptr);
+  std::ifstream file(std::string(root) + "/tests/unit/policy/traces/" + name);
+  REQUIRE(file);
+  std::vector<VmSense> trace;
+  for (std::string line; std::getline(file, line);) {
+    if (line.starts_with('#')) continue;
+    std::istringstream fields(line);
+    VmSense one;
+    fields >> one.now_ns >> one.stalled_ns >> one.faults >> one.returned >> one.vcpus >>
+        one.resident.value;
+    REQUIRE(fields);
+    one.now_ns *= 1'000'000;
+    one.stalled_ns *= 1000;
+    one.resident.value <<= kPageShift;
+    trace.push_back(one);
+  }
+  REQUIRE(trace.size() > 20);
+  return trace;
+}
+
 VmSense at_second(unsigned seconds, double stalled_seconds = 0) {
   return {.now_ns = seconds * kSecond,
           .stalled_ns = static_cast<std::uint64_t>(stalled_seconds * 1e9),
@@ -224,4 +248,33 @@ TEST_CASE("folding stops at the resident floor, from the first decision on") {
   now.resident = bytes(PageCount{5000});
   CHECK(controller.decide(now, budget).pages_max == 4000);
   CHECK(controller.decide(now, budget).because == Because::nothing);
+}
+
+TEST_CASE("recorded: folding stops in the very epoch in which a guest exceeds its budget") {
+  for (const char* name : {"sweep.txt"}) {
+    VmController controller;
+    std::optional<VmSense> before;
+    unsigned over = 0;
+    unsigned backed_off = 0;
+    for (const VmSense& now : read_trace(name)) {
+      const VmActs acts = controller.decide(now, kBudget);
+      backed_off += acts.backs_off;
+      if (before) {
+        const double stall = static_cast<double>(now.stalled_ns - before->stalled_ns) /
+                             static_cast<double>(now.now_ns - before->now_ns);
+        INFO(name << " at " << now.now_ns / kSecond << " s: " << stall);
+        if (stall > kBudget.stall) {
+          ++over;
+          CHECK(acts.because == Because::over_budget);
+          CHECK(acts.pages_max == 0);
+        } else if (over == 0) {
+          CHECK(acts.because == Because::nothing);
+        }
+      }
+      before = now;
+    }
+    CHECK(over > 10);
+    CHECK(backed_off >= 1);
+    CHECK(backed_off <= over);
+  }
 }
