@@ -10,6 +10,7 @@ import time
 CONFIG = """
 [fold]
 when = "eager"
+stall_budget = {stall_budget}
 pass_seconds = 1
 [scan]
 cpu = {cpu}
@@ -20,12 +21,12 @@ reserve = "1%"
 
 
 class Host:
-    def __init__(self, build, cpu=1.0, threads=1):
+    def __init__(self, build, cpu=1.0, threads=1, stall_budget=100):
         self.build = build
         self.dir = tempfile.TemporaryDirectory(prefix="ramfold-bench-")
         self.config = os.path.join(self.dir.name, "ramfold.toml")
         with open(self.config, "w") as f:
-            f.write(CONFIG.format(cpu=cpu, threads=threads))
+            f.write(CONFIG.format(cpu=cpu, threads=threads, stall_budget=stall_budget))
         self.log = open(os.path.join(self.dir.name, "log"), "w+")
         self.keeper = self.spawn("src/keeper/ramfold-keeper", "--socket", self.path("keeper.sock"))
         self.until(lambda: os.path.exists(self.path("keeper.sock")))

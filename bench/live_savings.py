@@ -42,7 +42,7 @@ DEFAULT = {"fold": FOLD, "scan": {}}
 # ramcheck edits and verifies its working set for as long as it runs.
 REST = ("for p in /proc/[0-9]*; do "
         "[ \"$(cat $p/comm 2>/dev/null)\" != ramcheck ] || kill -STOP ${p#/proc/}; done")
-DENSE = {"fold": {**FOLD, "backoff": False}, "scan": {"cpu": 1.0},
+DENSE = {"fold": {**FOLD, "backoff": False, "stall_budget": 100}, "scan": {"cpu": 1.0},
          "reform": {"policy": "dense", "cpu": 1.0}}
 
 

@@ -28,7 +28,7 @@ READY_S_MAX = 240
 CHECK_S_MAX = 180
 SHOW_EVERY_S = 3
 # Folds at once instead of waiting for memory to run short, so that there is something to see.
-CONFIG = {"fold": {"when": "eager", "pass_seconds": 2.0}, "scan": {"cpu": 0.5}}
+CONFIG = {"fold": {"when": "eager", "pass_seconds": 2.0, "stall_budget": 100}, "scan": {"cpu": 0.5}}
 
 
 def mib(count):

@@ -7,9 +7,9 @@ set -euo pipefail
 
 build=(g++ meson ninja-build pkg-config ccache git
   bpftool clang-19 libbpf-dev  # the program that asks who holds a page
-  libboost-dev libcli11-dev libfmt-dev liblz4-dev libmagic-dev libsmartcols-dev libspdlog-dev
-  libsystemd-dev libtomlplusplus-dev libxxhash-dev libzstd-dev linux-libc-dev nlohmann-json3-dev
-  scdoc)
+  libboost-dev libcli11-dev libfmt-dev liblz4-dev libmagic-dev libncurses-dev libsmartcols-dev
+  libspdlog-dev libsystemd-dev libtomlplusplus-dev libxxhash-dev libzstd-dev linux-libc-dev
+  nlohmann-json3-dev scdoc)
 # scripts/guests.sh: images from Debian's packages alone; what runs them.
 image=(debootstrap debian-archive-keyring cpio e2fsprogs gcc kmod libc6-dev xz-utils zstd)
 guest=(python3 qemu-system-x86 util-linux)

@@ -24,7 +24,7 @@ from patience import deadline, slower
 
 TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 START_S_MAX = 30
-CONFIG = {"fold": {"when": "eager", "pass_seconds": 1.0}, "scan": {"cpu": 0.5}}
+CONFIG = {"fold": {"when": "eager", "pass_seconds": 1.0, "stall_budget": 100}, "scan": {"cpu": 0.5}}
 
 
 class RigError(VmError):

@@ -9,6 +9,7 @@
 #include "cli/estimate.hpp"
 #include "cli/exec.hpp"
 #include "cli/suggest.hpp"
+#include "cli/top.hpp"
 #include "version.hpp"
 
 namespace ramfold::cli {
@@ -31,6 +32,7 @@ struct Arguments {
   std::vector<std::string> words;
   std::string root;
   EstimateOptions estimate;
+  TopOptions top;
   std::uint64_t sample_mib = EstimateOptions{}.sample->value >> 20;
   double watch_seconds = 2;
 };
@@ -164,6 +166,7 @@ class Parser {
                            [this] { return run_status(arguments_.options, console_); });
     watched(status);
     add_list();
+    add_top();
     CLI::App* show = add("show", "one VM in full",
                          [this] { return run_show(arguments_.options, console_, arguments_.vm); });
     show->add_option("VM", arguments_.vm, "id, pid, name or uuid")->required();
@@ -171,6 +174,22 @@ class Parser {
       command->add_flag("--counters", arguments_.options.counters, "all counters, one a line")
           ->excludes(command->get_option("--json"));  // which has them beside the rest
     }
+  }
+
+  void add_top() {
+    CLI::App* top = add("top", "the VMs, live: stall, pages that come back, net saved", [this] {
+      arguments_.top.socket = arguments_.options.socket;
+      return run_top(arguments_.top, console_);
+    });
+    top->remove_option(top->get_option("--json"));
+    top->add_option("-d,--delay", arguments_.top.delay_seconds, "time between two looks")
+        ->check(CLI::Range(0.1, 3600.0))
+        ->type_name("SECONDS")
+        ->capture_default_str();
+    top->add_option("-n,--iterations", arguments_.top.count,
+                    "end after COUNT looks; without a terminal, 1 when not given")
+        ->check(CLI::Range(1u, 1'000'000'000u))
+        ->type_name("COUNT");
   }
 
   void add_list() {

@@ -219,6 +219,10 @@ constexpr void visit(V& v, S& s) {
           "Share of wall time since the attach that the VM's threads waited for "
           "ramfold: 0 to 1 and above."),
     s.stall_share);
+  v(counter("stalled_seconds", "That time, summed over the VM's threads."), s.stalled_seconds);
+  v(gauge("stall_budget", "Share of wall time per vCPU that its threads may wait for ramfold."),
+    s.stall_budget);
+  v(gauge("vcpus", "Its vCPUs; 0: not known, which counts as one."), s.vcpus);
   v(counter("fault_events", "Fault events that were served."), s.fault_events);
   v(counter("fault_errors", "Calls to the kernel or the store that failed."), s.fault_errors);
   v(gauge("pass_seconds", "How long the last scan pass took."), s.pass_seconds);

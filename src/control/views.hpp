@@ -268,6 +268,9 @@ struct VmView {
   BackoffView backoff{};
   ReformView reform;
   double stall_share = 0;  // time that its threads waited for ramfold / wall time since the attach
+  double stalled_seconds = 0;  // that time, summed over its threads
+  double stall_budget = 0;     // share of wall time per vCPU
+  unsigned vcpus = 0;          // 0: not known, counted as 1
   std::uint64_t fault_events = 0;
   std::uint64_t fault_errors = 0;
   double pass_seconds = 0;  // how long the last scan pass took

@@ -52,6 +52,7 @@ void Loop::run() {
     p_.off.tend();
     for (const VmHandle& vm : p_.vms.all()) tend_damage(*vm, p_.contents);
     judge();
+    stalls_.check(p_.vms.all(), monotonic_ns(), p_.configuration.config.fold.pass_seconds);
     tell_status();
     tend_threads();
     if (monotonic_ns() >= facts_due_ns) {
@@ -118,6 +119,10 @@ HostInputs Loop::sense(const std::vector<VmHandle>& vms, const store::Stats& sta
   if (const auto left = p_.off.lost_left(); !left.empty()) in.off_but_lost = tell_lost(left);
   in.store_full = p_.state.store_full();
   if (const auto memory = p_.procfs.memory_info()) in.memory = *memory;
+  if (const auto pressure = p_.procfs.memory_pressure()) {
+    in.memory_stalled_permille = pressure->some_10s_permille;
+  }
+  in.memory_before = p_.state.verdict().memory;
   in.needed_if_all_back = needed_if_all_back(vms, stats);
   return in;
 }

@@ -23,6 +23,7 @@
 #include "daemon/judge/host_judge.hpp"
 #include "daemon/judge/pin_loader.hpp"
 #include "daemon/judge/quota.hpp"
+#include "daemon/judge/stall_watch.hpp"
 #include "daemon/threads/nap.hpp"
 #include "daemon/work/work.hpp"
 #include "fault/pool.hpp"
@@ -69,6 +70,7 @@ class Loop {
 
   Parts p_;
   std::string status_told_;
+  StallWatch stalls_;  // of run() alone
   enum class SelfTest : std::uint8_t { not_run, passed, failed };
   std::atomic<SelfTest> self_test_{SelfTest::not_run};
   bool fault_threads_short_ = false;  // the error is logged already

@@ -69,7 +69,8 @@ class VmRead {
                  .reasons = reasons_.take(),
                  .slow = std::move(slow_),
                  .ram_beside = ram_beside_,
-                 .own_userfaultfd = own_userfaultfd || descriptors.seen != sys::Seen::all};
+                 .own_userfaultfd = own_userfaultfd || descriptors.seen != sys::Seen::all,
+                 .vcpus = descriptors.vcpus};
   }
 
  private:

@@ -163,6 +163,7 @@ struct Facts {
   ByteCount ram_beside;         // RAM that was plugged in after the offer: it is not folded
   // QEMU has a userfaultfd of its own open at this moment, or that is not known.
   bool own_userfaultfd = true;
+  std::size_t vcpus = 0;  // 0: not known
 
   bool foldable() const noexcept { return !gone && reasons.empty(); }
   // Another consumer of RAM exists or is about to (D13): unfold everything, then stay observe-only.

@@ -25,7 +25,13 @@ struct VmCounters {
   Counter forgotten, retouched;
   Counter returned_soon, zero_filled, errors, no_memory_waits, corrupt, damaged_words,
       discards_seen, unregistered_chunks;
+  Counter backed_off;
   LatencyHistogram latency_zero, latency_content, latency_guarded;
+
+  // Time that the VM's threads waited for ramfold, summed over the threads.
+  std::uint64_t stalled_ns() const noexcept {
+    return latency_zero.sum_ns() + latency_content.sum_ns() + latency_guarded.sum_ns();
+  }
 };
 
 template <typename V, ConstOr<VmCounters> S>
@@ -112,6 +118,8 @@ constexpr void visit(V& v, S& s) {
             "Chunks of RAM that were unregistered after their pages were "
             "back."),
     s.unregistered_chunks);
+  v(counter("backed_off", "Times that folding stopped because the VM exceeded its stall budget."),
+    s.backed_off);
 
   v(latency("zero", "Time from a fault to the page of zeros."), s.latency_zero);
   v(latency("content", "Time from a fault to the stored content."), s.latency_content);

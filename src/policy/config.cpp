@@ -63,6 +63,8 @@ const std::array kKeys{
                 [](Config& c, const Node& n) { return set_bool(c.fold.share, n); }},
     Key<Config>{{"fold.lz4", kBoolAllowed},
                 [](Config& c, const Node& n) { return set_bool(c.fold.lz4, n); }},
+    Key<Config>{{"fold.stall_budget", kStallBudgetAllowed},
+                [](Config& c, const Node& n) { return set_stall_budget(c.fold.stall_budget, n); }},
     Key<Config>{
         {"reform.policy", "\"off\", \"balanced\" or \"dense\""},
         [](Config& c, const Node& n) { return set_choice(c.reform.policy, n, kReformPresets); }},
@@ -122,6 +124,12 @@ const std::array kVmKeys{
                     [](VmOverride& v, const Node& n) { return set_bool(v.share, n); }},
     Key<VmOverride>{{"vm.lz4", kBoolAllowed},
                     [](VmOverride& v, const Node& n) { return set_bool(v.lz4, n); }},
+    Key<VmOverride>{
+        {"vm.stall_budget", kStallBudgetAllowed},
+        [](VmOverride& v, const Node& n) { return set_stall_budget(v.stall_budget, n); }},
+    Key<VmOverride>{{"vm.resident_floor",
+                     "bytes (4294967296), or a string with KiB, MiB, GiB or TiB (\"4 GiB\")"},
+                    [](VmOverride& v, const Node& n) { return set_bytes(v.resident_floor, n); }},
 };
 
 // --- reading -------------------------------------------------------------------------------------

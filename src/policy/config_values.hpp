@@ -61,6 +61,27 @@ inline bool set_amount(MemoryAmount& to, const toml::node& node, double percent_
   return true;
 }
 
+inline bool set_bytes(std::optional<ByteCount>& to, const toml::node& node) {
+  MemoryAmount amount = MemoryAmount::of_bytes(ByteCount{0});
+  if (!set_amount(amount, node, 100) || amount.relative()) return false;
+  to = amount.resolve(ByteCount{0});
+  return true;
+}
+
+// Above 1 for a VM whose vCPUs are not known: it counts as one vCPU. 100 is as good as no budget.
+inline constexpr std::string_view kStallBudgetAllowed =
+    "a share of wall time from 0.0001 to 100; 0.01 is 1 %";
+
+inline bool set_stall_budget(double& to, const toml::node& node) {
+  return set_double(to, node, 0.0001, 100);
+}
+inline bool set_stall_budget(std::optional<double>& to, const toml::node& node) {
+  double value = 0;
+  if (!set_stall_budget(value, node)) return false;
+  to = value;
+  return true;
+}
+
 template <typename Enum, std::size_t N>
 inline bool set_choice(Enum& to, const toml::node& node,
                        const std::array<Choice<Enum>, N>& choices) {

@@ -60,6 +60,8 @@ constexpr std::array kEffects{
     key<MEMBER(fold.share)>("fold.share", Takes::at_attach,
                             "it decides the trust group, which a VM gets when it is attached"),
     key<MEMBER(fold.lz4)>("fold.lz4", Takes::at_once, "for pages that leave from then on"),
+    key<MEMBER(fold.stall_budget)>("fold.stall_budget", Takes::at_once,
+                                   "when the controllers decide next"),
     key<MEMBER(reform.policy)>("reform.policy", Takes::at_once, "from the next contents on"),
     key<MEMBER(reform.cpu)>("reform.cpu", Takes::at_once, "from the next contents on"),
     key<MEMBER(reform.similar)>("reform.similar", Takes::at_once, "from the next contents on"),
@@ -91,6 +93,8 @@ constexpr std::array kEffects{
     vm_key("vm.share", Takes::at_attach,
            "it decides the trust group, which a VM gets when it is attached"),
     vm_key("vm.lz4", Takes::at_once, "for pages that leave from then on"),
+    vm_key("vm.stall_budget", Takes::at_once, "when the VM's controller decides next"),
+    vm_key("vm.resident_floor", Takes::at_once, "when the VM's controller decides next"),
 };
 #undef MEMBER
 

@@ -15,6 +15,19 @@ constexpr ByteCount less(ByteCount a, ByteCount b) noexcept {
   return ByteCount{a.value - std::min(a.value, b.value)};
 }
 
+constexpr std::uint64_t kBandPart = 16;  // of keep_available
+constexpr unsigned kStallsBeginPermille = 100;
+constexpr unsigned kStallsEndPermille = 10;
+
+Memory memory_of(const HostTargets& targets, const MemorySample& sample, Memory before) {
+  const bool was_short = before == Memory::is_short;
+  const ByteCount band{was_short ? targets.keep_available.value / kBandPart : 0};
+  const unsigned stalls = was_short ? kStallsEndPermille : kStallsBeginPermille;
+  const bool is_short =
+      sample.available <= plus(targets.keep_available, band) || sample.stalled_permille >= stalls;
+  return is_short ? Memory::is_short : Memory::enough;
+}
+
 }  // namespace
 
 ByteCount room_for_unfolding(const HostTargets& targets, const MemorySample& sample,
@@ -24,12 +37,13 @@ ByteCount room_for_unfolding(const HostTargets& targets, const MemorySample& sam
 }
 
 MemoryVerdict judge(const HostTargets& targets, const MemorySample& sample,
-                    ByteCount needed_if_all_back) {
+                    ByteCount needed_if_all_back, Memory before) {
   const ByteCount limit =
       plus(room_for_unfolding(targets, sample, Reserve::left_alone), targets.unbacked_max);
-  return {
-      .promise_kept = needed_if_all_back <= limit,
-      .plentiful = targets.when == FoldWhen::pressure && sample.available > targets.keep_available};
+  const Memory memory = memory_of(targets, sample, before);
+  return {.promise_kept = needed_if_all_back <= limit,
+          .plentiful = targets.when == FoldWhen::pressure && memory == Memory::enough,
+          .memory = memory};
 }
 
 }  // namespace ramfold::policy

@@ -4,8 +4,13 @@
 //   have         = available + free swap on disks     (swap on zram is RAM, and does not count)
 //   limit        = have - reserve + unbacked_max
 //   promise_kept = needed_if_all_back <= limit
-//   plentiful    = when is "pressure", and available > keep_available
+//   short        = begins when available <= keep_available, or tasks stall for memory for more than
+//                  10 % of the time; ends when available > 17/16 keep_available, and tasks stall
+//                  for less than 1 %
+//   plentiful    = when is "pressure", and memory is not short
 //   may_fold     = promise_kept and not plentiful
+// Folding raises `available`, so that one threshold would make it start and stop all the time.
+// Tasks stall where the kernel reclaims memory again and again, also when `available` looks good.
 // Threads: pure functions, values.
 #pragma once
 
@@ -17,11 +22,18 @@ namespace ramfold::policy {
 struct MemorySample {
   ByteCount available;       // MemAvailable
   ByteCount disk_swap_free;  // free swap that is not on zram
+  // Share of the last 10 s in which some task waited for memory (PSI); 0 where the kernel does not
+  // tell.
+  unsigned stalled_permille = 0;
 };
+
+// Of the verdict before.
+enum class Memory : bool { enough, is_short };
 
 struct MemoryVerdict {
   bool promise_kept = false;  // memory would suffice if all pages came back
   bool plentiful = false;     // nothing needs folding now (never under when = "eager")
+  Memory memory = Memory::enough;
   bool may_fold() const noexcept { return promise_kept && !plentiful; }
   friend bool operator==(const MemoryVerdict&, const MemoryVerdict&) = default;
 };
@@ -29,7 +41,7 @@ struct MemoryVerdict {
 // `needed_if_all_back`: the memory that all folded pages would take, less the memory that the store
 // would free.
 MemoryVerdict judge(const HostTargets& targets, const MemorySample& sample,
-                    ByteCount needed_if_all_back);
+                    ByteCount needed_if_all_back, Memory before = Memory::enough);
 
 // May pages that come back use the reserve, too?
 enum class Reserve : bool { left_alone, used };

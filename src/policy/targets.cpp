@@ -41,7 +41,9 @@ bool is_trusted(const VmOverride& vm, const VmClaim& claim) {
 }
 
 VmTargets defaults(const Config& config) {
-  return {true, config.fold.zero, config.fold.share, config.fold.lz4};
+  return {
+      true,        config.fold.zero, config.fold.share, config.fold.lz4, config.fold.stall_budget,
+      ByteCount{0}};
 }
 
 // Keys of `vm` that do not hold for a VM that only claims the name, as written in the file.
@@ -51,6 +53,7 @@ std::vector<std::string_view> withheld_keys(const VmOverride& vm, const VmTarget
   if (vm.zero.value_or(false) && !host.zero) keys.emplace_back("zero");
   if (vm.share.value_or(false) && !host.share) keys.emplace_back("share");
   if (vm.lz4.value_or(false) && !host.lz4) keys.emplace_back("lz4");
+  if (vm.stall_budget.value_or(0) > host.stall_budget) keys.emplace_back("stall_budget");
   return keys;
 }
 
@@ -94,6 +97,7 @@ std::optional<VmOverride> override_that_holds(const Config& config, const VmClai
   for (auto* const value : {&vm.fold, &vm.zero, &vm.share, &vm.lz4}) {
     if (value->value_or(false)) value->reset();
   }
+  if (vm.stall_budget) vm.stall_budget = std::min(*vm.stall_budget, config.fold.stall_budget);
   return vm;
 }
 
@@ -105,6 +109,8 @@ VmTargets vm_targets(const Config& config, const VmClaim& claim, UidOf uid_of) {
   targets.zero = vm->zero.value_or(targets.zero);
   targets.share = vm->share.value_or(targets.share);
   targets.lz4 = vm->lz4.value_or(targets.lz4);
+  targets.stall_budget = vm->stall_budget.value_or(targets.stall_budget);
+  targets.resident_floor = vm->resident_floor.value_or(ByteCount{0});
   return targets;
 }
 

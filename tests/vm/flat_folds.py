@@ -35,7 +35,8 @@ def wait_backoff(rig, name, seconds=60):
 def test(run_dir, options):
     flat = vm.flat_guest(options.elf, mib=options.mib, pace_ms=50)
     pages = FOLDED_PART * options.mib * 256
-    with rig_of(options, run_dir, {"fold": {"when": "eager", "pass_seconds": 0.5}}) as rig, \
+    with rig_of(options, run_dir, {"fold": {"when": "eager", "pass_seconds": 0.5,
+                                            "stall_budget": 100}}) as rig, \
             vm.Vm(flat, "flat1", run_dir, memory_mib=options.mib + 64, accel=options.accel,
                   env=rig.qemu_env) as first, \
             vm.Vm(flat, "flat2", run_dir, memory_mib=options.mib + 64, accel=options.accel,

@@ -27,7 +27,8 @@ LONG = os.environ.get("RAMFOLD_LONG", "0") == "1"
 SEED = int(os.environ.get("RAMFOLD_SEED", "0")) or int(time.time())
 MEMORY_MIB = 160
 DISK_MIB = 16
-CONFIG = {"fold": {"when": "eager", "passes": 1, "pass_seconds": 0.1, "backoff": False},
+CONFIG = {"fold": {"when": "eager", "passes": 1, "pass_seconds": 0.1, "backoff": False,
+                   "stall_budget": 100},
           "reform": {"policy": "off"}, "scan": {"cpu": 1.0}}
 
 ROW_S = 130 if LONG else 25

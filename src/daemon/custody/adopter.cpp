@@ -49,6 +49,8 @@ Result<VmHandle> Adopter::finish(const guest::VmRecord& record, guest::Vm::Files
   const auto config = config_.get();
   attached->targets.store(
       policy::vm_targets(*config, {record.name, attached->uuid, record.uid, policy::Vouched::no}));
+  // Before its controller has decided for the first time nothing is folded.
+  attached->allowance.give_nothing();
   // If the operator decided to detach it, it is not folded until the detach is done or the decision
   // is taken back.
   const VmKey key = key_of(decisions_, *attached);

@@ -19,6 +19,7 @@
 #include "guest/facts.hpp"
 #include "guest/vm.hpp"
 #include "policy/targets.hpp"
+#include "policy/vm_controller.hpp"
 #include "scan/plan.hpp"
 #include "store/group.hpp"
 
@@ -87,6 +88,44 @@ struct Keeps {
   std::uint64_t all() const noexcept { return page_table + bitmap + stored; }
 };
 
+// How many pages of a VM may be folded until its controller decides again
+// (judge/stall_watch.hpp). Workers take before they fold, and settle afterwards. Pages that are
+// taken and not settled may still be resident, so giving subtracts them.
+// Threads: take() and settle() from any; one thread gives.
+class FoldAllowance {
+ public:
+  // False: nothing is taken, and these pages must not be folded now.
+  bool take(std::uint64_t pages) noexcept {
+    taken_.fetch_add(pages);  // first: give() must not miss pages that have left `left_`
+    std::uint64_t left = left_.load();
+    do {
+      if (left < pages) {
+        taken_.fetch_sub(pages);
+        return false;
+      }
+    } while (!left_.compare_exchange_weak(left, left - pages));
+    return true;
+  }
+  void settle(std::uint64_t pages) noexcept { settled_.fetch_add(pages); }
+
+  // Read it before the VM's resident memory is looked at.
+  std::uint64_t settled() const noexcept { return settled_.load(); }
+  void give(std::uint64_t more, std::uint64_t most, std::uint64_t settled) noexcept {
+    std::uint64_t left = left_.load();
+    std::uint64_t next = 0;
+    do {
+      const std::uint64_t on_the_way = taken_.load() - settled;
+      next = std::min(left + more, most - std::min(most, on_the_way));
+    } while (!left_.compare_exchange_weak(left, next));
+  }
+  void give_nothing() noexcept { left_.store(0); }
+
+ private:
+  std::atomic<std::uint64_t> left_{policy::kPagesNoLimit};
+  std::atomic<std::uint64_t> taken_{0};
+  std::atomic<std::uint64_t> settled_{0};
+};
+
 struct AttachedVm {
   std::unique_ptr<guest::Vm> vm;
   std::unique_ptr<fault::Server> faults;  // destroyed before the Vm
@@ -135,6 +174,9 @@ struct AttachedVm {
   FactState facts;
   ScanCursor cursor;
   Keeps keeps;
+  FoldAllowance allowance;
+  Published<policy::VmActs> acts;  // what its controller decided last
+  std::atomic<unsigned> vcpus{0};  // 0: not known
 
   bool stays_unfolded() const noexcept { return consumers != 0 || consumer_found; }
   // It stays unfolded only because of userfaultfds of QEMU's own, and no agent waits for an answer.
@@ -157,6 +199,9 @@ using VmHandle = std::shared_ptr<AttachedVm>;
 
 // The memory allocated for a file in tmpfs.
 ByteCount backed(sys::BorrowedFd file) noexcept;
+
+// The VM's pages in memory, those in swap not counted.
+PageCount resident(const guest::Vm& vm) noexcept;
 
 // Ends the VM's fault service. Waits at most `patience_ns` for its threads. False: the VM's process
 // holds a thread up; that thread leaves later.

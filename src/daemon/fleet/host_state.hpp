@@ -14,6 +14,7 @@
 #include "base/clock.hpp"
 #include "base/thread_annotations.hpp"
 #include "control/views.hpp"
+#include "policy/pressure.hpp"
 
 namespace ramfold::daemon {
 
@@ -22,6 +23,7 @@ struct HostVerdict {
   bool may_fold = false;
   bool may_reform = false;
   std::vector<control::Reason> reasons;  // against folding, or against part of it
+  policy::Memory memory = policy::Memory::enough;
   control::Promise promise;
   ByteCount keep_available;
 

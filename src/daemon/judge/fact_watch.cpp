@@ -137,6 +137,7 @@ void FactWatch::look(const VmHandle& vm, guest::Depth depth) {
   } else if (vm->facts.renewable_since_ns == 0) {
     vm->facts.renewable_since_ns = began_ns;
   }
+  vm->vcpus.store(static_cast<unsigned>(facts.vcpus), std::memory_order_relaxed);
   const std::uint64_t renewable_since_ns = vm->facts.renewable_since_ns;
   const bool renew = renewable_since_ns != 0 && began_ns - renewable_since_ns >= kRenewAfterNs;
   // Nobody sees a gate that is open beside facts that do not allow it.

@@ -73,8 +73,11 @@ void judge_memory(const HostInputs& in, const policy::Config& config, HostVerdic
   control::Promise& promise = verdict.promise;
   promise.needed_if_all_back = in.needed_if_all_back;
   const policy::HostTargets targets = policy::host_targets(config, in.memory->total);
-  const policy::MemorySample sample{in.memory->available, in.memory->disk_swap_free};
-  const policy::MemoryVerdict memory = policy::judge(targets, sample, in.needed_if_all_back);
+  const policy::MemorySample sample{in.memory->available, in.memory->disk_swap_free,
+                                    in.memory_stalled_permille};
+  const policy::MemoryVerdict memory =
+      policy::judge(targets, sample, in.needed_if_all_back, in.memory_before);
+  verdict.memory = memory.memory;
   promise.available = ByteCount{sample.available.value + sample.disk_swap_free.value};
   promise.reserve = targets.reserve;
   promise.unbacked_max = targets.unbacked_max;

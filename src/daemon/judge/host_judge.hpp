@@ -38,7 +38,9 @@ struct HostInputs {
   std::optional<std::string> off_trouble;   // why not everything is back
   std::optional<std::string> off_but_lost;  // everything is back but these lost pages
   bool store_full = false;
-  std::optional<sys::MemInfo> memory;  // nullopt: /proc/meminfo cannot be read
+  std::optional<sys::MemInfo> memory;                     // nullopt: /proc/meminfo cannot be read
+  unsigned memory_stalled_permille = 0;                   // PSI; 0 where there is none
+  policy::Memory memory_before = policy::Memory::enough;  // of the verdict before
   ByteCount needed_if_all_back;
 };
 

@@ -31,20 +31,6 @@ ByteCount private_memory(const sys::Procfs& procfs, pid_t pid) {
 
 }  // namespace
 
-PageCount resident(const guest::Vm& vm) noexcept {
-  std::uint64_t total = 0;
-  std::vector<std::pair<dev_t, ino_t>> seen;
-  for (const sys::Fd& ram : vm.files().rams) {
-    struct stat st{};
-    if (::fstat(ram.get(), &st) != 0) continue;
-    const std::pair id{st.st_dev, st.st_ino};
-    if (std::find(seen.begin(), seen.end(), id) != seen.end()) continue;
-    seen.push_back(id);
-    total += static_cast<std::uint64_t>(st.st_blocks) * 512;
-  }
-  return PageCount{total >> kPageShift};
-}
-
 ByteCount needed_if_all_back(const std::vector<VmHandle>& vms, const store::Stats& stats) noexcept {
   std::uint64_t pages = 0;
   for (const VmHandle& vm : vms) {

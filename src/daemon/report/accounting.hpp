@@ -33,6 +33,5 @@ control::Savings vm_savings(const AttachedVm& vm, const Account& host,
                             const std::vector<VmHandle>& vms);
 // The memory needed if every folded page came back, minus the arena that this would free.
 ByteCount needed_if_all_back(const std::vector<VmHandle>& vms, const store::Stats& stats) noexcept;
-PageCount resident(const guest::Vm& vm) noexcept;
 
 }  // namespace ramfold::daemon

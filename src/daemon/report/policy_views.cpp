@@ -46,27 +46,31 @@ class VmRows {
   VmRows(const PolicyOrigin& origin, const policy::VmOverride& section, const VmKey& key)
       : origin_(origin), section_(section), key_(key) {}
 
-  // `given`: what a section of the file gives. `later`: the value after the next attach.
-  void add(std::string_view path, std::string value, std::string later,
-           const std::optional<bool>& given) {
+  // `given`: by a section of the file. `later`: the value after the next attach.
+  void add(std::string_view path, std::string value, std::string later, bool given) {
     PolicyKeyView row = row_of(path, std::move(value), from(path, given));
     if (later != row.in_force) row.pending = std::move(later);
     rows.push_back(std::move(row));
   }
-  void add(std::string_view path, bool value, bool later, const std::optional<bool>& given) {
-    add(path, fmt::format("{}", value), fmt::format("{}", later), given);
+  template <typename T>
+  void add(std::string_view path, T value, T later, const std::optional<T>& given) {
+    add(path, fmt::format("{}", value), fmt::format("{}", later), given.has_value());
+  }
+  void add(std::string_view path, ByteCount value, ByteCount later,
+           const std::optional<ByteCount>& given) {
+    add(path, fmt::format("{}", value.value), fmt::format("{}", later.value), given.has_value());
   }
   std::vector<PolicyKeyView> rows;
 
  private:
-  Origin from(std::string_view path, const std::optional<bool>& given) const {
+  Origin from(std::string_view path, bool given) const {
     const std::string_view name = path.substr(3);
     const auto is_set = [&](const DecisionBook::Set& one) {
       return one.vm && one.key == name && one.vm->is(key_);
     };
     if (std::ranges::any_of(origin_.set, is_set)) return Origin::set;
     if (given) return Origin::file;
-    if (path == "vm.fold") return Origin::preset;
+    if (path == "vm.fold" || path == "vm.resident_floor") return Origin::preset;
     if (path == "vm.group") {
       return section_.group ? Origin::file : origin_of(origin_, "groups.default");
     }
@@ -109,8 +113,10 @@ control::PolicyView policy_view(const LivePolicy& policy, const AttachedVm& vm, 
   rows.add("vm.zero", now.zero, later.zero, section.zero);
   rows.add("vm.share", now.share, later.share, section.share);
   rows.add("vm.lz4", now.lz4, later.lz4, section.lz4);
+  rows.add("vm.stall_budget", now.stall_budget, later.stall_budget, section.stall_budget);
+  rows.add("vm.resident_floor", now.resident_floor, later.resident_floor, section.resident_floor);
   rows.add("vm.group", std::string(record.group),
-           group_of(*config, {record.name, vm.uuid}, record.uid, VmId{record.vm}), std::nullopt);
+           group_of(*config, {record.name, vm.uuid}, record.uid, VmId{record.vm}), false);
   return {origin->file.source.path, std::move(rows.rows)};
 }
 

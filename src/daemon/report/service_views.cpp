@@ -7,6 +7,7 @@
 #include "base/clock.hpp"
 #include "daemon/custody/hand_over.hpp"
 #include "daemon/judge/quota.hpp"
+#include "daemon/judge/stall_watch.hpp"
 #include "daemon/report/figures.hpp"
 #include "daemon/report/service.hpp"
 #include "store/stats.hpp"
@@ -169,9 +170,11 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
                       c.faults_late.get() + c.faults_busy.get();
   view.fault_errors = c.errors.get();
   const std::uint64_t wall = monotonic_ns() - vm->attached_ns;
-  const std::uint64_t stalled =
-      c.latency_zero.sum_ns() + c.latency_content.sum_ns() + c.latency_guarded.sum_ns();
+  const std::uint64_t stalled = c.stalled_ns();
   view.stall_share = wall == 0 ? 0 : static_cast<double>(stalled) / static_cast<double>(wall);
+  view.stalled_seconds = seconds(stalled);
+  view.stall_budget = vm->targets.load().stall_budget;
+  view.vcpus = vm->vcpus.load(std::memory_order_relaxed);
   for (const guest::RamBlock& b : vm->ram)
     view.blocks.push_back({"", b.address, b.size, b.offset, b.file.inode});
 
@@ -214,6 +217,7 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
                         "is from",
                         vm->vm->id().value, vm->vm->id().value));
   if (const auto why = why_keeps_too_much(*vm)) view.reasons.push_back(*why);
+  if (const auto why = why_held_back(*vm)) view.reasons.push_back(*why);
   if (vm->paused)
     because("paused", "paused by the operator",
             fmt::format("`ramfold resume {}`", vm->vm->id().value));

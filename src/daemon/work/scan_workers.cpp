@@ -4,6 +4,7 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <bit>
 #include <cerrno>
 
 #include "base/clock.hpp"
@@ -340,7 +341,12 @@ void ScanWorkers::fold(AttachedVm& vm, fold::Folder& folder,
   for (const scan::Window& window : windows) {
     if (stopping_ || !vm.wants_folding()) return;
     if (!host_.may_fold()) return;
+    const auto pages = static_cast<std::uint64_t>(
+        std::popcount(static_cast<unsigned>(window.fold | window.again)));
+    if (pages == 0) continue;
+    if (!vm.allowance.take(pages)) return;
     folder.leave(*vm.vm, vm.group, window, policy, admitted(vm));
+    vm.allowance.settle(pages);
     if (folder.found_store_full()) {
       host_.rest_store(kStoreFullRestNs);
     }

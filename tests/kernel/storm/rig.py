@@ -30,6 +30,7 @@ when = "eager"
 passes = {passes}
 pass_seconds = 0.1
 backoff = false
+stall_budget = 100
 [reform]
 policy = "dense"
 cpu = 0.5

@@ -100,6 +100,7 @@ backoff_seconds_max = 90
 zero = false
 share = false
 lz4 = false
+stall_budget = 0.05
 [scan]
 cpu = 1.5
 threads = 2
@@ -121,6 +122,8 @@ fold = false
 zero = true
 share = true
 lz4 = true
+stall_budget = 0.5
+resident_floor = "1 GiB"
 [[vm]]
 uuid = "8D1B3A54-6C2E-4F0A-9B7D-0C5E2F1A3B4C"
 uid = 107
@@ -141,14 +144,16 @@ uid = 107
                  90,
                  false,
                  false,
-                 false};
+                 false,
+                 0.05};
   wanted.scan = {1.5, 2};
   wanted.fault = {3};
   wanted.host = {MemoryAmount::of_bytes(ByteCount{1ull << 30}), MemoryAmount::of_percent(10),
                  MemoryAmount::of_bytes(ByteCount{512ull << 20}), 2.5, 0.5};
   wanted.group_default = GroupDefault::vm;
-  wanted.vms = {{"web", "", "alice", {}, 30, "blue", false, true, true, true},
-                {"", "8d1b3a54-6c2e-4f0a-9b7d-0c5e2f1a3b4c", "", 107, 38, {}, {}, {}, {}, {}}};
+  wanted.vms = {
+      {"web", "", "alice", {}, 31, "blue", false, true, true, true, 0.5, ByteCount{1u << 30}},
+      {"", "8d1b3a54-6c2e-4f0a-9b7d-0c5e2f1a3b4c", "", 107, 41, {}, {}, {}, {}, {}, {}, {}}};
   CHECK(*config == wanted);
 }
 
@@ -190,6 +195,12 @@ TEST_CASE("every key refuses a value of another type and one out of range") {
       {"fold.zero = \"yes\"", "fold.zero"},
       {"fold.share = 0", "fold.share"},
       {"fold.lz4 = [true]", "fold.lz4"},
+      {"fold.stall_budget = 0", "fold.stall_budget"},
+      {"fold.stall_budget = 101", "fold.stall_budget"},
+      {"fold.stall_budget = \"1%\"", "fold.stall_budget"},
+      {"[[vm]]\nname = \"a\"\nstall_budget = 0", "vm.stall_budget"},
+      {"[[vm]]\nname = \"a\"\nresident_floor = \"20%\"", "vm.resident_floor"},
+      {"[[vm]]\nname = \"a\"\nresident_floor = -1", "vm.resident_floor"},
       {"scan.cpu = 0", "scan.cpu"},
       {"scan.cpu = 1.5", "scan.cpu"},
       {"scan.threads = 65", "scan.threads"},

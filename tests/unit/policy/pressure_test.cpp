@@ -40,6 +40,40 @@ TEST_CASE(
   }
 }
 
+TEST_CASE("around its target a host does not start and stop folding all the time") {
+  // Folding gives back a little each second, guests take it again.
+  Memory memory = Memory::enough;
+  unsigned changes = 0;
+  for (unsigned second = 0; second < 600; ++second) {
+    const std::uint64_t available =
+        memory == Memory::is_short ? 201 + second % 3 : 199 - second % 3;
+    const Memory next = judge(kTargets, {ByteCount{available}, {}}, {}, memory).memory;
+    changes += next != memory;
+    memory = next;
+  }
+  CHECK(changes == 1);
+  CHECK(judge(kTargets, {ByteCount{212}, {}}, {}, Memory::is_short).memory == Memory::is_short);
+  CHECK(judge(kTargets, {ByteCount{213}, {}}, {}, Memory::is_short).plentiful);
+  CHECK(judge(kTargets, {ByteCount{201}, {}}, {}, Memory::enough).plentiful);
+}
+
+TEST_CASE("where tasks wait for memory it is short, whatever is said to be available") {
+  struct Step {
+    unsigned stalled_permille;
+    bool plentiful;
+  };
+  constexpr std::array kTrace{Step{0, true},   Step{99, true},  Step{100, false}, Step{400, false},
+                              Step{50, false}, Step{10, false}, Step{9, true},    Step{99, true}};
+  Memory memory = Memory::enough;
+  for (const Step& step : kTrace) {
+    INFO(step.stalled_permille);
+    const MemoryVerdict verdict =
+        judge(kTargets, {ByteCount{900}, {}, step.stalled_permille}, {}, memory);
+    CHECK(verdict.plentiful == step.plentiful);
+    memory = verdict.memory;
+  }
+}
+
 TEST_CASE("eager folding knows no plenty, and keeps the promise") {
   HostTargets targets = kTargets;
   targets.when = FoldWhen::eager;

@@ -75,6 +75,24 @@ TEST_CASE("what takes away holds for who claims the name, what gives does not") 
   }
 }
 
+TEST_CASE(
+    "a smaller stall budget and a floor hold for who claims the name, a larger budget does not") {
+  const auto of = [](const char* keys, Vouched vouched = Vouched::no) {
+    const Config config = config_of(std::string("[[vm]]\nname = \"web\"\n") + keys);
+    return targets(config, {"web", "", kMallory, vouched});
+  };
+  CHECK(of("fold = true").stall_budget == 0.01);
+  CHECK(of("stall_budget = 0.001").stall_budget == 0.001);
+  CHECK(of("stall_budget = 0.5").stall_budget == 0.01);
+  CHECK(of("stall_budget = 0.5", Vouched::yes).stall_budget == 0.5);
+  CHECK(of("resident_floor = \"1 GiB\"").resident_floor == ByteCount{1u << 30});
+  CHECK(of("fold = true").resident_floor == ByteCount{0});
+  const Config larger = config_of("[[vm]]\nname = \"web\"\nstall_budget = 0.5\n");
+  REQUIRE(override_complaints(larger, "r.toml", uid_of).size() == 1);
+  CHECK(override_complaints(larger, "r.toml", uid_of)[0].find("stall_budget does not hold") !=
+        std::string::npos);
+}
+
 TEST_CASE("uuid before name, owner before none, absent keys as for the rest") {
   Config config = config_of(std::string("[fold]\nlz4 = false\n") +
                             "[[vm]]\nname = \"a\"\nuid = 1001\ngroup = \"named\"\nfold = false\n"

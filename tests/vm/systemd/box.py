@@ -20,6 +20,7 @@ when = "eager"
 passes = 1
 pass_seconds = 0.1
 backoff = false
+stall_budget = 100
 [scan]
 cpu = 1.0
 [host]

@@ -134,3 +134,20 @@ TEST_CASE("off that holds but for lost pages tells them, and a remedy that helps
   CHECK(verdict.reasons[0].text.find("20 of vm web") != std::string::npos);
   CHECK(verdict.reasons[0].remedy.find("restart those VMs") != std::string::npos);
 }
+
+TEST_CASE("memory that was short is short until more than the target is available") {
+  policy::Config config;  // keeps 20 % of 64 GiB
+  HostInputs in = good();
+  in.memory->available = ByteCount{gib(64).value / 5 + (64 << 20)};
+  HostVerdict verdict = judge_host(in, config);
+  CHECK(verdict.has("memory-plentiful"));
+  CHECK(verdict.memory == policy::Memory::enough);
+  in.memory_before = policy::Memory::is_short;
+  verdict = judge_host(in, config);
+  CHECK(verdict.may_fold);
+  CHECK(verdict.memory == policy::Memory::is_short);
+  in.memory->available = gib(40);
+  CHECK(judge_host(in, config).has("memory-plentiful"));
+  in.memory_stalled_permille = 50;
+  CHECK(judge_host(in, config).may_fold);
+}
