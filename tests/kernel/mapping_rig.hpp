@@ -84,11 +84,12 @@ class CorePort final : public guest::AgentPort {
 
 class AllButOne final : public guest::QuietProof {
  public:
-  guest::PageMask quiet(guest::Vm&, PageRun run) noexcept override {
-    guest::PageMask all = guest::all_pages(run.count);
+  guest::ProofAnswer ask(guest::Vm&, PageRun run, guest::PageMask) noexcept override {
+    const guest::PageMask resident = guest::all_pages(run.count);
+    guest::PageMask all = resident;
     if (held >= run.first && held < run.end())
       all &= static_cast<guest::PageMask>(~(1u << (held.value - run.first.value)));
-    return all;
+    return {.quiet = all, .resident = resident};
   }
   PageIndex held{~std::uint64_t{0}};  // but this one
 };
