@@ -85,11 +85,10 @@ class CorePort final : public guest::AgentPort {
 class AllButOne final : public guest::QuietProof {
  public:
   guest::ProofAnswer ask(guest::Vm&, PageRun run, guest::PageMask) noexcept override {
-    const guest::PageMask resident = guest::all_pages(run.count);
-    guest::PageMask all = resident;
+    guest::ProofAnswer answer{guest::all_pages(run.count), guest::all_pages(run.count)};
     if (held >= run.first && held < run.end())
-      all &= static_cast<guest::PageMask>(~(1u << (held.value - run.first.value)));
-    return {.quiet = all, .resident = resident};
+      answer.quiet &= static_cast<guest::PageMask>(~(1u << (held.value - run.first.value)));
+    return answer;
   }
   PageIndex held{~std::uint64_t{0}};  // but this one
 };
