@@ -33,8 +33,10 @@ class ZramSwap {
     write("comp_algorithm", "lz4");
     const std::string device = "/dev/zram" + std::to_string(number_);
     s_at_signal = this;
+    s_owner = ::getpid();
     struct sigaction ending{};
     ending.sa_handler = [](int) {
+      if (::getpid() != s_owner) ::_exit(1);  // a child that was forked meanwhile
       // A second signal may meet another thread.
       if (s_ending.exchange(true)) ::pause();
       s_at_signal->give_back();
@@ -88,6 +90,7 @@ class ZramSwap {
 
   static constexpr int kTries = 100;
   static inline const ZramSwap* s_at_signal = nullptr;
+  static inline pid_t s_owner = 0;
   static inline std::atomic<bool> s_ending{false};
   int number_ = -1;
   bool is_on_ = false;
