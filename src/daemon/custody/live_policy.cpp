@@ -118,7 +118,6 @@ policy::WithSetValues LivePolicy::made_of(const Configuration& file,
 
 void LivePolicy::publish(PolicyOrigin origin, policy::Config config) {
   auto next = std::make_shared<const PolicyOrigin>(std::move(origin));
-  log_changes(*current_.get(), config);
   {
     const MutexLock applying(applying_);
     {
@@ -160,6 +159,7 @@ bool LivePolicy::reload() {
     log::warn("policy: a value that was set does not hold: {}", problem.line());
   }
   after.problems = std::move(made.problems);
+  log_changes(*config(), made.config);
   publish(std::move(after), std::move(made.config));
   log::info("the configuration was read anew");
   return before->file.broken.has_value();
@@ -181,6 +181,7 @@ control::Answer<void> LivePolicy::replace_set(std::vector<DecisionBook::Set> set
         decisions_.unreadable() ? "`ramfold resume` begins a new file" : "make state_dir writable");
   }
   after.problems = std::move(made.problems);
+  log_changes(*config(), made.config);
   publish(std::move(after), std::move(made.config));
   return {};
 }
