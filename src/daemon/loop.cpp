@@ -52,7 +52,7 @@ void Loop::run() {
     p_.off.tend();
     for (const VmHandle& vm : p_.vms.all()) tend_damage(*vm, p_.contents);
     judge();
-    stalls_.check(p_.vms.all(), monotonic_ns(), p_.configuration.config.fold.pass_seconds);
+    stalls_.check(p_.vms.all(), monotonic_ns(), p_.policy.config()->fold.pass_seconds);
     tell_status();
     tend_threads();
     if (monotonic_ns() >= facts_due_ns) {

@@ -50,9 +50,11 @@ TEST_CASE("a value that is shown can be set, and is the same then") {
       "runtime_dir = \"/run/r\"\nstate_dir = \"/var/s\"\ncontrol_group = \"a\"\n"
       "agent_group = \"b\"\nlog_level = \"debug\"\n[fold]\nwhen = \"eager\"\n"
       "keep_available = \"12.5%\"\npasses = 3\npass_seconds = 0.25\nbackoff = false\n"
-      "backoff_seconds_max = 60\nzero = false\nshare = false\nlz4 = false\n[reform]\n"
+      "backoff_seconds_max = 60\nzero = false\nshare = false\nlz4 = false\nstall_budget = 0.05\n"
+      "[reform]\n"
       "policy = \"off\"\ncpu = 0.5\nsimilar = false\nzstd = false\nmix = false\n[scan]\n"
-      "cpu = 1.5\nthreads = 2\n[fault]\nthreads_per_vm = 3\n[host]\nreserve = 4096\n"
+      "cpu = 1.5\nthreads = 2\nreferenced = \"forget\"\n[fault]\nthreads_per_vm = "
+      "3\n[host]\nreserve = 4096\n"
       "unbacked_max = \"1 GiB\"\narena_max = \"7%\"\nvm_ram_factor_max = 2\n"
       "vm_kept_factor_max = 0.5\n[groups]\ndefault = \"vm\"\n");
   Config set;
