@@ -44,7 +44,8 @@ RestoringRun::RestoringRun(guest::Vm& vm, const sys::VmaQuery& vmas, guest::Quie
         vm_.uffd().guard(range).outcome != Outcome::done) {
       return;
     }
-    quiet_ |= static_cast<Mask>((proof.quiet(vm_, part) & guest::all_pages(part.count)) << first);
+    const guest::PageMask all = guest::all_pages(part.count);
+    quiet_ |= static_cast<Mask>((proof.ask(vm_, part, all).quiet & all) << first);
   });
 }
 

@@ -52,7 +52,8 @@ SharingRun::SharingRun(guest::Vm& vm, const sys::VmaQuery& vmas, guest::QuietPro
   Mask quiet = 0;
   for_each_run(owned_, [&](unsigned first, unsigned count) {
     const PageRun part{page(first), PageCount{count}};
-    quiet |= static_cast<Mask>((proof.quiet(vm_, part) & guest::all_pages(part.count)) << first);
+    const guest::PageMask all = guest::all_pages(part.count);
+    quiet |= static_cast<Mask>((proof.ask(vm_, part, all).quiet & all) << first);
   });
   undo(without(owned_, quiet));
   compare(contents);

@@ -84,11 +84,11 @@ class CorePort final : public guest::AgentPort {
 
 class AllButOne final : public guest::QuietProof {
  public:
-  guest::PageMask quiet(guest::Vm&, PageRun run) noexcept override {
-    guest::PageMask all = guest::all_pages(run.count);
+  guest::ProofAnswer ask(guest::Vm&, PageRun run, guest::PageMask) noexcept override {
+    guest::ProofAnswer answer{guest::all_pages(run.count), guest::all_pages(run.count)};
     if (held >= run.first && held < run.end())
-      all &= static_cast<guest::PageMask>(~(1u << (held.value - run.first.value)));
-    return all;
+      answer.quiet &= static_cast<guest::PageMask>(~(1u << (held.value - run.first.value)));
+    return answer;
   }
   PageIndex held{~std::uint64_t{0}};  // but this one
 };
