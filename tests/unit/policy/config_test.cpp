@@ -204,6 +204,7 @@ TEST_CASE("every key refuses a value of another type and one out of range") {
       {"scan.cpu = 0", "scan.cpu"},
       {"scan.cpu = 1.5", "scan.cpu"},
       {"scan.threads = 65", "scan.threads"},
+      {"scan.referenced = \"idle\"", "scan.referenced"},
       {"fault.threads_per_vm = 0", "fault.threads_per_vm"},
       {"host.reserve = \"\"", "host.reserve"},
       {"host.unbacked_max = \"x\"", "host.unbacked_max"},
