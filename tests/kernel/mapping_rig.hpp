@@ -9,6 +9,7 @@
 #include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -73,8 +74,18 @@ class CorePort final : public guest::AgentPort {
                                               : guest::AgentAnswer::failed;
   }
   void give_up(guest::AgentToken) override {}
-  void carry_out(const rf_map_command& message) { rf_command_run(&message.c, &last); }
+  void carry_out(const rf_map_command& message) {
+    rlimit before{};
+    REQUIRE(::getrlimit(limited, &before) == 0);
+    const rlimit none{1, before.rlim_max};  // of data, 0 would not count
+    if (fails) (void)::setrlimit(limited, &none);
+    rf_command_run(&message.c, &last);
+    if (fails) (void)::setrlimit(limited, &before);
+  }
 
+  // The kernel refuses what this limit is about while the agent works.
+  bool fails = false;
+  __rlimit_resource limited = RLIMIT_DATA;
   bool closed = false;
   bool loses = false;  // the connection ends before the answer; `left` may run later
   rf_map_command left{};

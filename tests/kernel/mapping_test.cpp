@@ -2,6 +2,7 @@
 // Pages that map the pool: the agent's acts and the daemon's halves, step by step, on real memory.
 #include "kernel/mapping_rig.hpp"
 
+#include <csignal>
 #include <thread>
 
 #include "fold/written.hpp"
@@ -107,6 +108,41 @@ TEST_CASE("pages that differ, are held, or find no slot stay as they are") {
   rig.vm->gate().close();
   CHECK(rig.share(32, 300) == 0);
   (void)rig.vm->gate().open(0, rig.vm->gate().epoch());
+}
+
+TEST_CASE("a call of the agent's that fails leaves every page with its bytes") {
+  MappingRig& rig = MappingRig::get();
+  fill(rig, 192, 950);
+  rig.port.limited = RLIMIT_DATA;  // private mappings that may be written
+  rig.port.fails = true;
+  CHECK(rig.share(192, 950) == 0);
+  rig.port.fails = false;
+  CHECK(rig.port.last.status == RF_ANSWER_FAILED);
+  CHECK(rig.port.last.error == ENOMEM);
+  CHECK(rig.pool.taken() == 0);
+  CHECK(rig.tag(192) == Tag::none);
+  CHECK(*rig.at(192) == static_cast<char>(950 & 255));
+
+  REQUIRE(rig.share(192, 950) == kAll);
+  *rig.at(195) = 7;
+  ::signal(SIGXFSZ, SIG_IGN);
+  rig.port.limited = RLIMIT_FSIZE;  // writes to files
+  rig.port.fails = true;
+  CHECK(rig.restore(192) == 0);
+  rig.port.fails = false;
+  CHECK(rig.port.last.error == EFBIG);
+  for (unsigned i = 0; i < 16; ++i) {
+    CHECK(rig.maps_pool(192 + i));
+    CHECK(rig.tag(192 + i) == Tag::mapped);
+    CHECK_FALSE(rig.in_ram_file(192 + i));
+    CHECK(*rig.at(192 + i) == (i == 3 ? 7 : static_cast<char>(950 + i)));
+  }
+  CHECK(rig.pool.taken() == 16);
+  *rig.at(196) = 8;  // not guarded any more
+  REQUIRE(rig.restore(192) == kAll);
+  CHECK(*rig.at(195) == 7);
+  CHECK(*rig.at(196) == 8);
+  CHECK(rig.pool.taken() == 0);
 }
 
 TEST_CASE("D10: without an answer pages stay owned and guarded until a fence tells") {
