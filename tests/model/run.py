@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Checks one configuration exhaustively: run.py CONFIG TABLES, or run.py --list.
 
-Those whose name begins with "reform", "gate", "pins" or "mapping" are of the model of that name,
-all others of page.pml. TABLES is the output of print_tables, the code's own transition tables. A
-configuration of PROOFS must be searched completely without an error; one of REMOVALS, a proof
-without one rule, must be refuted.
+Those whose name begins with "reform", "gate", "pins", "mapping" or "pool" are of the model of that
+name, all others of page.pml. TABLES is the output of print_tables, the code's own transition
+tables. A configuration of PROOFS must be searched completely without an error; one of REMOVALS, a
+proof without one rule, must be refuted.
 Exit status: 0 as expected, 1 not, 77 when spin is missing and cannot be installed.
 """
 
@@ -59,6 +59,8 @@ PROOFS = {
     "reform-workers": ("WORKERS=2", []),
     "reform-third": ("WORDS=3 VALUES=3 SLOTS=5 LEFT_MAX=2", []),
     "reform-marks": ("MARKS CRASHES=1 SWITCHES=1", []),
+    "pool": ("OPS=3 CRASHES=0", []),
+    "pool-crash": ("", []),
     "gate": ("", []),
     "gate-lookers": ("LOOKERS=2 RUNS=2", []),
     "pins": ("", []),
@@ -124,6 +126,13 @@ REMOVALS = {
     "reform-count-dependents": ("reform-crash", "NO_COUNT_DEPENDENTS"),
     "reform-left-to-sweep": ("reform-crash", "NO_LEFT_TO_SWEEP"),
     "reform-phase-first": ("reform-crash", "NO_PHASE_FIRST"),
+    "pool-mappings-check": ("pool", "NO_MAPPINGS_CHECK"),
+    "pool-punch": ("pool", "NO_PUNCH"),
+    "pool-count-first": ("pool", "NO_COUNT_FIRST"),
+    "pool-unmap-first": ("pool", "NO_UNMAP_FIRST"),
+    "pool-generation": ("pool-crash", "NO_GENERATION"),
+    "pool-fence-first": ("pool-crash", "NO_FENCE_FIRST"),
+    "pool-note": ("pool-crash", "NO_NOTE"),
     "gate-epoch": ("gate", "NO_EPOCH"),
     "gate-drain": ("gate", "NO_DRAIN"),
     "gate-raise-first": ("gate", "NO_RAISE_FIRST NO_SECOND_LOOK"),
@@ -234,7 +243,7 @@ def main() -> int:
 
     defines, rows, must_fail = switches(arguments.config)
     part = arguments.config.split("-")[0]
-    model = f"{part}.pml" if part in ("reform", "gate", "pins", "mapping") else "page.pml"
+    model = f"{part}.pml" if part in ("reform", "gate", "pins", "mapping", "pool") else "page.pml"
     # Most searches of a removal end sooner than a compiler that optimises; for proofs a little of
     # it is worth its time.
     optimised = "-O0" if must_fail else "-O1"
