@@ -72,7 +72,8 @@ class Forgetting final : public AgentAnswers, public guest::AgentPort {
     return {std::shared_ptr<void>(), static_cast<guest::AgentPort*>(this)};
   }
   std::expected<guest::AgentToken, guest::NotSent> send(guest::AgentAct,
-                                                        std::span<const PageRun> runs) override {
+                                                        std::span<const PageRun> runs,
+                                                        std::span<const ByteCount>) override {
     const std::lock_guard lock(mutex_);
     CHECK(runs.size() <= kRunsMax);
     for (const PageRun run : runs) {
