@@ -37,6 +37,7 @@ class Working {
     host_.publish(std::move(verdict));
     vms_.add(attached_);
     workers_.fold_with(test::pin_test());
+    workers_.set(policy::work_targets(config_));
     workers_.start();
   }
   ~Working() {
