@@ -155,10 +155,11 @@ TEST_CASE("a guest's write while the proof is asked takes the page, whatever the
 TEST_CASE("clean pages leave without the proof: their guard is as old as their frame") {
   ProofRig rig;
   rig.pass();
-  for (std::uint64_t p = 0; p < kPages; ++p) {
-    REQUIRE(rig.tag(p) == Tag::folded);
+  for (std::uint64_t p = 0; p < kPages; ++p) REQUIRE(rig.tag(p) == Tag::folded);
+  // Some come with the page before them.
+  for (std::uint64_t p = 0; p < kPages; ++p)
     CHECK(rig.process->load(PageIndex{p}) == GuestProcess::checksum(p + 1));
-  }
+  for (std::uint64_t p = 0; p < kPages; ++p) REQUIRE(rig.tag(p) == Tag::clean);
   rig.kernel.runs.clear();
   for (std::uint64_t p = 0; p < kPages; ++p) rig.kernel.held.push_back(p);
   rig.fold_until(kPages);
