@@ -122,7 +122,8 @@ class Contents final : public ContentSource {
   // Makes the pool of the group, if there is none. `kept` is for the keeper, which must have it
   // before the first share_run(); `read_only` is for QEMUs of the group. No QEMU that runs as the
   // daemon's user may get it, because it could open the file for writing. Errors: EAGAIN the store
-  // is recovering; EUCLEAN the entry of the group is damaged.
+  // is recovering; EUCLEAN the entry of the group is damaged; ENOTSUP the store is of a version
+  // without pools.
   struct PoolFiles {
     sys::Fd kept;
     sys::Fd read_only;

@@ -68,7 +68,7 @@ Result<std::shared_ptr<GroupTable>> GroupTable::open(sys::BorrowedFd file, std::
   auto mapping = sys::Mapping::shared(file, kFileBytes);
   if (!mapping) return std::unexpected(mapping.error());
   const auto& head = *mapping->as<GroupsHead>();
-  if (head.magic != kGroupsMagic || head.version != kFormatVersion ||
+  if (head.magic != kGroupsMagic || !is_known_format(head.version) ||
       head.groups_max != kGroupsMax || head.store_id != store_id ||
       head.checksum != head_checksum(head)) {
     return fail("adopt the store: the groups file is not of this store and version", EINVAL);

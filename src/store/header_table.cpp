@@ -56,7 +56,7 @@ Result<std::unique_ptr<HeaderTable>> HeaderTable::open(sys::BorrowedFd file) {
   auto first = sys::Mapping::shared(file, ByteCount{kPageSize});
   if (!first) return std::unexpected(first.error());
   const auto& block = *first->as<Superblock>();
-  if (block.magic != kContentsMagic || block.version != kFormatVersion ||
+  if (block.magic != kContentsMagic || !is_known_format(block.version) ||
       block.checksum != checksum_of(block)) {
     return fail("adopt the store: the contents file is not of this version", EINVAL);
   }

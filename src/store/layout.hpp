@@ -26,6 +26,11 @@ inline constexpr std::uint64_t kContentsMagic = 0x31'54'4e'43'44'4c'46'52;  // "
 inline constexpr std::uint64_t kGroupsMagic = 0x31'50'52'47'44'4c'46'52;    // "RFLDGRP1"
 inline constexpr std::uint64_t kPoolMagic = 0x31'4c'4f'50'44'4c'46'52;      // "RFLDPOL1"
 inline constexpr std::uint32_t kFormatVersion = 5;
+// A store of version 4 is read, too, and stays of this version: no place of it is in a pool.
+inline constexpr std::uint32_t kFormatWithoutPools = 4;
+constexpr bool is_known_format(std::uint32_t version) noexcept {
+  return version == kFormatVersion || version == kFormatWithoutPools;
+}
 // Larger offsets do not fit into a Where.
 inline constexpr ByteCount kArenaMax{std::uint64_t{1} << 40};
 

@@ -177,6 +177,9 @@ void Parts::account_switch(ContentId id, GroupId group, Where from, Where to,
 
 Result<Contents::PoolFiles> Contents::pool(GroupId group) {
   Parts& parts = *parts_;
+  // An older daemon that took the store back would take a content in a pool for a damaged one.
+  if (parts.headers->superblock().version == kFormatWithoutPools)
+    return fail("a store of this version has no pools; the next one after an `off` has", ENOTSUP);
   const auto pool_id = parts.groups->pool_id(group);
   if (!pool_id) return fail("the group's entry is damaged", EUCLEAN);
   const MutexLock lock(parts.moving.mutex);

@@ -5,8 +5,10 @@
 #include <vector>
 
 #include "pages.hpp"
+#include "store/hash.hpp"
 #include "store/layout.hpp"
 #include "stores.hpp"
+#include "sys/memory.hpp"
 
 using namespace ramfold;
 using namespace ramfold::store;
@@ -160,12 +162,43 @@ TEST_CASE("a damaged superblock or group table is refused") {
   }
 }
 
+TEST_CASE("a store of the version before pools is taken over, and gets no pool") {
+  const auto relabel = [](const Contents& store, std::uint32_t version) {
+    const auto contents = must(sys::Mapping::shared(store.files().contents, ByteCount{kPageSize}));
+    auto& block = *contents.as<Superblock>();
+    block.version = version;
+    block.checksum = plain_checksum(
+        {reinterpret_cast<const std::byte*>(&block), offsetof(Superblock, checksum)});
+    const auto groups = must(sys::Mapping::shared(store.files().groups, ByteCount{kPageSize}));
+    auto& head = *groups.as<GroupsHead>();
+    head.version = version;
+    head.checksum =
+        plain_checksum({reinterpret_cast<const std::byte*>(&head), offsetof(GroupsHead, checksum)});
+  };
+  Left left(3);
+  relabel(*left.store, kFormatWithoutPools);
+  auto store = left.restart();
+  for (const auto& [number, id] : left.words) {
+    CHECK(holds(*store, id, page_of(number)));
+    store->count(kFirstGroup, id);
+  }
+  must(store->finish_recovery());
+  const auto pool = store->pool(kFirstGroup);
+  REQUIRE_FALSE(pool.has_value());
+  CHECK(pool.error().code == ENOTSUP);
+  for (const std::uint32_t version : {kFormatWithoutPools - 1, kFormatVersion + 1}) {
+    relabel(*store, version);
+    CHECK_FALSE(Contents::adopt(same_files(*store)));
+  }
+}
+
 TEST_CASE("files of two stores do not mix") {
   Left a(1);
   Left b(1);
   Contents::Files mixed = same_files(*a.store);
   mixed.groups = must(b.store->files().groups.duplicate());
-  CHECK_FALSE(Contents::adopt(std::move(mixed)));
+  const auto adopted = Contents::adopt(std::move(mixed));
+  CHECK_FALSE(adopted);
 }
 
 TEST_CASE("damaged headers are corrupt and leave the others alone") {
