@@ -93,6 +93,12 @@ def tells_the_way(box):
     ok('stop and restart are refused, and the status tells the way')
 
 
+def upgrade(box):
+    """Puts another file in the place of the daemon's program, as a package does."""
+    box.run('cp', '-p', f'{BIN}/ramfoldd', f'{BIN}/ramfoldd.new')
+    box.run('mv', f'{BIN}/ramfoldd.new', f'{BIN}/ramfoldd')
+
+
 def reads_as_a_journal(box):
     """Lines have priorities, and neither these nor a second timestamp are in their texts."""
     def lines(*words):
@@ -123,9 +129,20 @@ def body(box):
     tells_the_way(box)
     reads_as_a_journal(box)
 
+    old = box.daemon()
+    box.run('systemctl', 'reload', 'ramfold')
+    wait('the news of a reload', lambda: 'the configuration was read anew' in box.run(
+        'journalctl', '--no-pager', '-o', 'cat', '_COMM=ramfoldd'))
+    if box.daemon() != old:
+        raise Failed('a reload without another program started the daemon anew')
+    guest.check()
+    ok('systemctl reload ramfold reads the configuration anew, in the same process')
+
     for unit in ('ramfold', 'ramfold-keeper'):
         others = {u: box.property('MainPID', u) for u in ('ramfold', 'ramfold-keeper') if u != unit}
         old = box.property('MainPID', unit)
+        if unit == 'ramfold':  # the keeper starts anew at every reload
+            upgrade(box)
         box.run('systemctl', 'reload', unit)
         took = wait(f'{unit} after a reload', lambda: box.is_back(old, unit))
         guest.check()
@@ -160,6 +177,7 @@ def body(box):
 
     box.run(f'{BIN}/ramfold', 'off')
     old = box.daemon()
+    upgrade(box)
     box.run('systemctl', 'reload', 'ramfold')
     wait('the daemon after a reload while off', lambda: box.is_back(old))
     if '"state":"off"' not in box.run(f'{BIN}/ramfold', 'status', '--json').replace(' ', ''):
@@ -167,7 +185,7 @@ def body(box):
     box.run('systemctl', 'kill', 'ramfold')
     wait('the end', lambda: box.property('ActiveState', 'ramfold') == 'inactive')
     guest.check()
-    ok('off: a reload starts it anew, `systemctl kill` ends it for good')
+    ok('off: a reload is an upgrade, `systemctl kill` ends it for good')
 
 
 def main():
