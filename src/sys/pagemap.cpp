@@ -1,10 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "sys/pagemap.hpp"
 
-#include <fcntl.h>
-#include <poll.h>
 #include <sys/ioctl.h>
-#include <cstdio>
 
 namespace ramfold::sys {
 namespace {
@@ -29,22 +26,6 @@ constexpr unsigned long kPagemapScan = _IOWR('f', 16, ScanArg);
 
 }  // namespace
 
-Result<int> Pagemap::opened() const {
-  const int before = fd_.load(std::memory_order_acquire);
-  if (before >= 0) return before;
-  char path[64];
-  std::snprintf(path, sizeof path, "/proc/%d/pagemap", static_cast<int>(pid_));
-  Fd fd(::open(path, O_RDONLY | O_CLOEXEC));
-  if (!fd) return fail(std::string("open ") + path, errno == ENOENT ? ESRCH : errno);
-  if (pidfd_ >= 0) {
-    pollfd p{pidfd_, POLLIN, 0};
-    if (::poll(&p, 1, 0) != 0) return fail("the process has ended", ESRCH);
-  }
-  int none = -1;
-  if (!fd_.compare_exchange_strong(none, fd.get(), std::memory_order_acq_rel)) return none;
-  return fd.release();
-}
-
 Result<std::size_t> Pagemap::scan(UffdRange range, std::uint64_t required, std::uint64_t returned,
                                   std::span<PageRegion> into, HostVirt& walked) const {
   ScanArg arg{};
@@ -55,7 +36,7 @@ Result<std::size_t> Pagemap::scan(UffdRange range, std::uint64_t required, std::
   arg.vec_len = into.size();
   arg.category_mask = required;
   arg.return_mask = returned;
-  const auto fd = opened();
+  const auto fd = file_.opened();
   if (!fd) return std::unexpected(fd.error());
   const int error = injected(Call::scan);
   const int n = error != 0 ? -1 : ::ioctl(*fd, kPagemapScan, &arg);

@@ -4,13 +4,12 @@
 // Documentation/admin-guide/mm/pagemap.rst. Threads: stateless over a descriptor.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <span>
 
 #include "base/result.hpp"
 #include "base/types.hpp"
-#include "sys/fd.hpp"
+#include "sys/proc_file.hpp"
 #include "sys/uffd.hpp"
 
 namespace ramfold::sys {
@@ -31,13 +30,8 @@ static_assert(sizeof(PageRegion) == 24);
 
 class Pagemap {
  public:
-  // Opens nothing. The first scan opens the pagemap, because the process can make that call wait.
-  // `pidfd` then tells whether the pid still names the same process; -1: the caller knows that it
-  // does. REQUIRES: `pidfd` outlives this.
-  Pagemap(pid_t pid, BorrowedFd pidfd) noexcept : pid_(pid), pidfd_(pidfd.get()) {}
-  ~Pagemap() { Fd(fd_.load()).reset(); }
-  Pagemap(const Pagemap&) = delete;
-  Pagemap& operator=(const Pagemap&) = delete;
+  // As ProcFile: the first scan opens the file.
+  Pagemap(pid_t pid, BorrowedFd pidfd) noexcept : file_(pid, pidfd, "pagemap") {}
 
   // Regions of `range` (at most kUffdCallMax) that have every category of `required`; `returned`
   // says which categories to tell apart. Gives the count, and in `walked` where the kernel stopped
@@ -46,11 +40,7 @@ class Pagemap {
                            std::span<PageRegion> into, HostVirt& walked) const;
 
  private:
-  Result<int> opened() const;
-
-  pid_t pid_;
-  int pidfd_;
-  mutable std::atomic<int> fd_{-1};
+  ProcFile file_;
 };
 
 }  // namespace ramfold::sys

@@ -1,11 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "sys/vma_query.hpp"
 
-#include <fcntl.h>
-#include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/sysmacros.h>
-#include <cstdio>
 
 namespace ramfold::sys {
 namespace {
@@ -34,24 +31,8 @@ constexpr std::uint64_t kShared = 8;  // PROCMAP_QUERY_VMA_SHARED
 
 }  // namespace
 
-Result<int> VmaQuery::opened() const {
-  const int before = fd_.load(std::memory_order_acquire);
-  if (before >= 0) return before;
-  char path[64];
-  std::snprintf(path, sizeof path, "/proc/%d/maps", static_cast<int>(pid_));
-  Fd fd(::open(path, O_RDONLY | O_CLOEXEC));
-  if (!fd) return fail(std::string("open ") + path, errno == ENOENT ? ESRCH : errno);
-  if (pidfd_ >= 0) {
-    pollfd p{pidfd_, POLLIN, 0};
-    if (::poll(&p, 1, 0) != 0) return fail("the process has ended", ESRCH);
-  }
-  int none = -1;
-  if (!fd_.compare_exchange_strong(none, fd.get(), std::memory_order_acq_rel)) return none;
-  return fd.release();
-}
-
 Result<std::optional<MappedRange>> VmaQuery::at(HostVirt address) const {
-  const auto fd = opened();
+  const auto fd = file_.opened();
   if (!fd) return std::unexpected(fd.error());
   QueryArg arg{};
   arg.size = sizeof arg;

@@ -6,13 +6,12 @@
 
 #include <sys/types.h>
 
-#include <atomic>
 #include <cstdint>
 #include <optional>
 
 #include "base/result.hpp"
 #include "base/types.hpp"
-#include "sys/fd.hpp"
+#include "sys/proc_file.hpp"
 
 namespace ramfold::sys {
 
@@ -27,22 +26,14 @@ struct MappedRange {
 
 class VmaQuery {
  public:
-  // As Pagemap: opens nothing. REQUIRES: `pidfd` outlives this; -1: the caller knows that the pid
-  // names the process.
-  VmaQuery(pid_t pid, BorrowedFd pidfd) noexcept : pid_(pid), pidfd_(pidfd.get()) {}
-  ~VmaQuery() { Fd(fd_.load()).reset(); }
-  VmaQuery(const VmaQuery&) = delete;
-  VmaQuery& operator=(const VmaQuery&) = delete;
+  // As ProcFile: the first query opens the file.
+  VmaQuery(pid_t pid, BorrowedFd pidfd) noexcept : file_(pid, pidfd, "maps") {}
 
   // The mapping that has the address; nothing: there is none. ESRCH: the process is gone.
   Result<std::optional<MappedRange>> at(HostVirt address) const;
 
  private:
-  Result<int> opened() const;
-
-  pid_t pid_;
-  int pidfd_;
-  mutable std::atomic<int> fd_{-1};
+  ProcFile file_;
 };
 
 }  // namespace ramfold::sys

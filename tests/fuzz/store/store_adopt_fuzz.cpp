@@ -127,16 +127,6 @@ struct Pristine {
       std::memcpy(pools[i].data(), pool_copies[i].data(), pool_copies[i].size());
     }
   }
-  Contents::Files borrow() const {
-    Contents::Files copy{must(files.contents.duplicate()),
-                         must(files.arena.duplicate()),
-                         must(files.groups.duplicate()),
-                         {}};
-    for (const PoolFile& pool : files.pools) {
-      copy.pools.push_back({pool.group, must(pool.file.duplicate())});
-    }
-    return copy;
-  }
 };
 
 struct Damage {
@@ -190,7 +180,7 @@ void inflict(Pristine& p, const Damage& d) {
 
 // What a daemon does after a restart, over the damage. False when the store was refused.
 bool live(Pristine& p, bool reads) {
-  auto adopted = Contents::adopt(p.borrow());
+  auto adopted = Contents::adopt(copy_of(p.files));
   if (!adopted) return false;
   Contents& store = **adopted;
   PageCopy out;

@@ -12,7 +12,7 @@ import threading
 import time
 
 from off import QuietGuest, cli, must_succeed, wait
-from rig import Failed, Rig, binary, need_userfaultfd, say
+from rig import Failed, Rig, binary, run_named, say
 from patience import deadline
 
 FOLDED = 3000  # of 4096 pages
@@ -344,17 +344,6 @@ def keeper():
         rig.close(keep=sys.exc_info()[0] is not None)
 
 
-def main():
-    need_userfaultfd()
-    tests = {'kept': kept, 'half-done': half_done, 'told-to-end': told_to_end,
-             'unreadable': unreadable, 'broken': broken, 'keeper': keeper}
-    try:
-        tests[sys.argv[1]]()
-    except Failed as e:
-        print(f'FAILED: {e}')
-        return 1
-    return 0
-
-
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run_named({'kept': kept, 'half-done': half_done, 'told-to-end': told_to_end,
+                        'unreadable': unreadable, 'broken': broken, 'keeper': keeper}))

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 
-from rig import Failed, Rig, binary, need_userfaultfd, say, wait
+from rig import Failed, Rig, binary, run_named, say, wait
 from patience import slower
 
 MIB = 1 << 20
@@ -372,15 +372,6 @@ def ended():
         rig.close(keep=sys.exc_info()[0] is not None)
 
 
-def main():
-    need_userfaultfd()
-    try:
-        {'off': off, 'refused': refused, 'consumer': consumer, 'incoming': incoming,
-         'ended': ended}[sys.argv[1]]()
-    except Failed as e:
-        say(f'FAILED: {e}')
-        sys.exit(1)
-
-
 if __name__ == '__main__':
-    main()
+    sys.exit(run_named({'off': off, 'refused': refused, 'consumer': consumer, 'incoming': incoming,
+                        'ended': ended}))

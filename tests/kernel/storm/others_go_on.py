@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 
-from rig import Failed, Rig, need_userfaultfd, say, wait
+from rig import Failed, Rig, run_named, say, wait
 from off import QuietGuest, cli
 from patience import slower
 
@@ -100,15 +100,5 @@ def refused():
         rig.close(keep=sys.exc_info()[0] is not None)
 
 
-def main():
-    need_userfaultfd()
-    try:
-        {'keeper': keeper, 'refused': refused}[sys.argv[1]]()
-    except Failed as e:
-        say(f'FAILED: {e}')
-        return 1
-    return 0
-
-
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run_named({'keeper': keeper, 'refused': refused}))

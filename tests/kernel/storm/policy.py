@@ -15,7 +15,7 @@ import time
 from decisions import is_folded, restart, stays_unfolded, vm_of, wait_vm
 from off import QuietGuest, cli, must_succeed
 from patience import slower
-from rig import Failed, Rig, binary, need_userfaultfd, say, wait
+from rig import Failed, Rig, binary, run_named, wait
 
 NOBODY = 65534
 
@@ -286,16 +286,5 @@ def version():
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def main():
-    need_userfaultfd()
-    tests = {'vm': vm, 'reload': reload, 'set': of_host, 'version': version}
-    try:
-        tests[sys.argv[1]]()
-    except Failed as e:
-        say(f'FAILED: {e}')
-        return 1
-    return 0
-
-
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run_named({'vm': vm, 'reload': reload, 'set': of_host, 'version': version}))

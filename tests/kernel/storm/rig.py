@@ -88,6 +88,17 @@ def run(rig, body):
     return 1 if failed else 0
 
 
+def run_named(tests):
+    """The main of a script whose argument names one of its tests. Returns the exit status."""
+    need_userfaultfd()
+    try:
+        tests[sys.argv[1]]()
+    except Failed as e:
+        say(f'FAILED: {e}')
+        return 1
+    return 0
+
+
 def must_lose(body, too_weak):
     """Some guest meets a wrong byte in body(), or the test could not have found one: Failed, with
     `too_weak`."""

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 
-from rig import Failed, Rig, binary, need_userfaultfd, say, wait
+from rig import Failed, Rig, binary, run_named, say, wait
 from off import cli
 
 PAGES = 2048
@@ -195,17 +195,8 @@ def again(rig, guest):
     say(f'{taken} snapshots, {len(numbers)} attachments')
 
 
-def main():
-    need_userfaultfd()
-    tests = {'closed': (closed,), 'open': (still_open,), 'restart': (restart,),
-             'incoming': (incoming, '-incoming', 'defer'), 'again': (again,)}
-    try:
-        with_guest(*tests[sys.argv[1]])
-    except Failed as e:
-        say(f'FAILED: {e}')
-        return 1
-    return 0
-
-
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run_named({
+        'closed': lambda: with_guest(closed), 'open': lambda: with_guest(still_open),
+        'restart': lambda: with_guest(restart), 'again': lambda: with_guest(again),
+        'incoming': lambda: with_guest(incoming, '-incoming', 'defer')}))

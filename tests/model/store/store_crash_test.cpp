@@ -3,14 +3,11 @@
 // moments; then its files are adopted and every word's bytes compared. The words are in shared
 // memory as a page table would be: a word is written after put() returned and cleared before
 // drop().
-#include <sys/mman.h>
-#include <sys/wait.h>
 #include <unistd.h>
 #include <algorithm>
 #include <atomic>
 #include <catch2/catch.hpp>
 #include <chrono>
-#include <csignal>
 #include <cstring>
 #include <set>
 #include <span>
@@ -20,13 +17,10 @@
 
 #include "base/test_points.hpp"
 #include "greedy.hpp"
+#include "killed.hpp"
 #include "pages.hpp"
 #include "random.hpp"
 #include "stores.hpp"
-
-#ifndef RAMFOLD_TEST_POINTS
-#error "built against the store with test points"
-#endif
 
 using namespace ramfold;
 using namespace ramfold::store;
@@ -50,15 +44,6 @@ constexpr GroupId group_of(std::uint64_t word) {
 }
 constexpr ContentId id_of(std::uint64_t word) {
   return ContentId{static_cast<std::uint32_t>(word)};
-}
-
-std::atomic<const char*> armed_point{nullptr};
-std::atomic<std::int64_t> hits_left{0};
-
-void kill_at_armed_point(const char* name) {
-  const char* armed = armed_point.load(std::memory_order_relaxed);
-  if (armed == nullptr || std::strcmp(armed, name) != 0) return;
-  if (hits_left.fetch_sub(1) == 1) ::raise(SIGKILL);
 }
 
 void change_words(Contents& store, GroupId group, Words& words, std::size_t thread,
@@ -104,20 +89,6 @@ void come_and_go(Contents& store, Words& words, std::uint64_t seed) {
   }
 }
 
-struct Shared {
-  Words* words;
-
-  Shared() {
-    void* at =
-        ::mmap(nullptr, sizeof(Words), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (at == MAP_FAILED) throw std::runtime_error("mmap");
-    words = static_cast<Words*>(at);
-  }
-  ~Shared() { ::munmap(words, sizeof(Words)); }
-  Shared(const Shared&) = delete;
-  Shared& operator=(const Shared&) = delete;
-};
-
 void count_all(Contents& store, const Words& words) {
   for (const auto& word : words) {
     const std::uint64_t seen = word.load();
@@ -127,7 +98,6 @@ void count_all(Contents& store, const Words& words) {
 
 // The daemon's life: recover, then work until killed.
 [[noreturn]] void live(Contents::Files files, Words& words, std::uint64_t seed) {
-  test_point_hook.store(kill_at_armed_point);
   auto adopted = Contents::adopt(std::move(files));
   if (!adopted) ::_exit(4);
   Contents& store = **adopted;
@@ -144,52 +114,22 @@ void count_all(Contents& store, const Words& words) {
   if (!reformer) ::_exit(7);
   ReformPolicy policy = greedy();
   // As they are stored, so many are of one size that slabs run half empty.
-  const char* const point = armed_point.load();
+  const char* const point = death.point;
   policy.similar = policy.dense = point == nullptr || std::strcmp(point, "reform.moved") != 0;
   for (std::uint64_t now = 1000;; now += 1000) (void)(*reformer)->step(policy, now, 5'000'000);
 }
 
-struct Death {
-  const char* point = nullptr;  // or a random moment
-  std::int64_t hits = 0;
-};
-
-void live_and_die(const Contents::Files& files, Words& words, Death death, Random& random) {
-  Contents::Files mine{must(files.contents.duplicate()), must(files.arena.duplicate()),
-                       must(files.groups.duplicate())};
+void live_and_die(const Contents::Files& files, Words& words, const Death& how, Random& random) {
+  Contents::Files mine = copy_of(files);
   const std::uint64_t seed = random.next();
-  const pid_t child = ::fork();
-  REQUIRE(child >= 0);
-  if (child == 0) {
-    armed_point.store(death.point);
-    hits_left.store(death.hits);
-    live(std::move(mine), words, seed);
-  }
-  if (death.point == nullptr) {
-    ::usleep(static_cast<useconds_t>(random.below(30'000)));
-    ::kill(child, SIGKILL);
-  }
-  int status = 0;
-  for (int waited_ms = 0; ::waitpid(child, &status, WNOHANG) == 0; ++waited_ms) {
-    if (waited_ms == 20'000) {
-      ::kill(child, SIGKILL);
-      ::waitpid(child, &status, 0);
-      FAIL("the test point " << (death.point == nullptr ? "(none)" : death.point)
-                             << " was not reached");
-    }
-    ::usleep(1000);
-  }
-  REQUIRE(WIFSIGNALED(status));
-  REQUIRE(WTERMSIG(status) == SIGKILL);
+  live_and_die(how, random, [&] { live(std::move(mine), words, seed); });
 }
 
 std::uint64_t referring_seen = 0;
 
 // Every byte, before recovery and after it, and not one content too many.
 void verify(const Contents::Files& files, const Words& words) {
-  auto store =
-      must(Contents::adopt({must(files.contents.duplicate()), must(files.arena.duplicate()),
-                            must(files.groups.duplicate())}));
+  auto store = must(Contents::adopt(copy_of(files)));
   const auto all_hold = [&] {
     for (const auto& word : words) {
       const std::uint64_t seen = word.load();
@@ -239,7 +179,7 @@ TEST_CASE("a kill at every point of the store loses and changes nothing") {
   auto first = must(Contents::create(ByteCount{64u << 20}));
   const Contents::Files files = same_files(*first);
   first.reset();
-  const Shared shared;
+  const Shared<Words> shared;
   constexpr const char* kPoints[] = {"store.alloc",          "store.write",
                                      "store.publish",        "store.index",
                                      "store.drop",           "store.drop.cleared",
@@ -255,10 +195,10 @@ TEST_CASE("a kill at every point of the store loses and changes nothing") {
       CAPTURE(round, point);
       // A kill between put() and its word leaves something to sweep for the next point.
       if (std::strcmp(point, "recovery.store.sweep") == 0) {
-        live_and_die(files, *shared.words, {"store.index", 50}, random);
+        live_and_die(files, *shared, {"store.index", 50}, random);
       }
-      live_and_die(files, *shared.words, {point, hits_of(point, random)}, random);
-      verify(files, *shared.words);
+      live_and_die(files, *shared, {point, hits_of(point, random)}, random);
+      verify(files, *shared);
     }
   }
   CHECK(referring_seen > 0);
@@ -270,12 +210,12 @@ TEST_CASE("kills at random moments, also in recovery, lose and change nothing") 
   auto first = must(Contents::create(ByteCount{64u << 20}));
   const Contents::Files files = same_files(*first);
   first.reset();
-  const Shared shared;
+  const Shared<Words> shared;
   for (int i = 0; i < 60; ++i) {
-    live_and_die(files, *shared.words, {}, random);
-    if (i % 3 == 0) verify(files, *shared.words);
+    live_and_die(files, *shared, {}, random);
+    if (i % 3 == 0) verify(files, *shared);
   }
-  verify(files, *shared.words);
+  verify(files, *shared);
 }
 
 namespace {

@@ -3,31 +3,23 @@
 // and in recovery. Words and mappings are in shared memory, as the page tables of guests and
 // /proc/PID/maps would be. A mapping is entered after share_run() returned and cleared before
 // unmap(). Whatever happens, a slot that is mapped has the bytes of its page.
-#include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 #include <algorithm>
 #include <array>
 #include <atomic>
 #include <catch2/catch.hpp>
-#include <csignal>
 #include <cstring>
 #include <set>
 #include <span>
-#include <stdexcept>
 #include <thread>
 #include <vector>
 
-#include "base/test_points.hpp"
 #include "greedy.hpp"
+#include "killed.hpp"
 #include "pages.hpp"
 #include "random.hpp"
 #include "stores.hpp"
-
-#ifndef RAMFOLD_TEST_POINTS
-#error "built against the store with test points"
-#endif
 
 using namespace ramfold;
 using namespace ramfold::store;
@@ -50,15 +42,6 @@ using Pages = std::array<Page, kWorkers * kWordsEach>;
 constexpr std::uint64_t number_of(std::uint64_t word) { return word >> 32; }
 constexpr ContentId id_of(std::uint64_t word) {
   return ContentId{static_cast<std::uint32_t>(word)};
-}
-
-std::atomic<const char*> armed_point{nullptr};
-std::atomic<std::int64_t> hits_left{0};
-
-void kill_at_armed_point(const char* name) {
-  const char* armed = armed_point.load(std::memory_order_relaxed);
-  if (armed == nullptr || std::strcmp(armed, name) != 0) return;
-  if (hits_left.fetch_sub(1) == 1) ::raise(SIGKILL);
 }
 
 bool maps_its_page(int pool, const Page& page) {
@@ -114,31 +97,6 @@ void work(Contents& store, GroupId group, std::span<Page> own, int pool, std::ui
   }
 }
 
-struct Shared {
-  Pages* pages;
-
-  Shared() {
-    void* at =
-        ::mmap(nullptr, sizeof(Pages), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (at == MAP_FAILED) throw std::runtime_error("mmap");
-    pages = static_cast<Pages*>(at);
-  }
-  ~Shared() { ::munmap(pages, sizeof(Pages)); }
-  Shared(const Shared&) = delete;
-  Shared& operator=(const Shared&) = delete;
-};
-
-Contents::Files copy_of(const Contents::Files& files) {
-  Contents::Files copy{must(files.contents.duplicate()),
-                       must(files.arena.duplicate()),
-                       must(files.groups.duplicate()),
-                       {}};
-  for (const PoolFile& pool : files.pools) {
-    copy.pools.push_back({pool.group, must(pool.file.duplicate())});
-  }
-  return copy;
-}
-
 // False: a word or a mapping was refused.
 bool recover(Contents& store, GroupId group, const Pages& pages) {
   bool all = true;
@@ -152,7 +110,6 @@ bool recover(Contents& store, GroupId group, const Pages& pages) {
 }
 
 [[noreturn]] void live(Contents::Files files, Pages& pages, std::uint64_t seed) {
-  test_point_hook.store(kill_at_armed_point);
   const sys::Fd pool = must(files.pools.at(0).file.duplicate());
   auto adopted = Contents::adopt(std::move(files));
   if (!adopted) ::_exit(4);
@@ -175,33 +132,10 @@ bool recover(Contents& store, GroupId group, const Pages& pages) {
   for (std::uint64_t now = 1000;; now += 1000) (void)(*reformer)->step(greedy(), now, 5'000'000);
 }
 
-void live_and_die(const Contents::Files& files, Pages& pages, const char* point, std::int64_t hits,
-                  Random& random) {
+void live_and_die(const Contents::Files& files, Pages& pages, const Death& how, Random& random) {
   Contents::Files mine = copy_of(files);
   const std::uint64_t seed = random.next();
-  const pid_t child = ::fork();
-  REQUIRE(child >= 0);
-  if (child == 0) {
-    armed_point.store(point);
-    hits_left.store(hits);
-    live(std::move(mine), pages, seed);
-  }
-  if (point == nullptr) {
-    ::usleep(static_cast<useconds_t>(random.below(30'000)));
-    ::kill(child, SIGKILL);
-  }
-  int status = 0;
-  for (int waited_ms = 0; ::waitpid(child, &status, WNOHANG) == 0; ++waited_ms) {
-    if (waited_ms == 20'000) {
-      ::kill(child, SIGKILL);
-      ::waitpid(child, &status, 0);
-      FAIL("the test point " << (point == nullptr ? "(none)" : point) << " was not reached");
-    }
-    ::usleep(1000);
-  }
-  INFO("status " << status);
-  REQUIRE(WIFSIGNALED(status));
-  REQUIRE(WTERMSIG(status) == SIGKILL);
+  live_and_die(how, random, [&] { live(std::move(mine), pages, seed); });
 }
 
 std::uint64_t mappings_seen = 0;
@@ -260,7 +194,7 @@ TEST_CASE("D10, D12: a kill at every point of the pool leaves every mapped slot 
   CAPTURE(seed_of_run());
   Random random(seed_of_run());
   const Contents::Files files = with_pool();
-  const Shared shared;
+  const Shared<Pages> shared;
   constexpr const char* kPoints[] = {"store.pool.write", "store.pool.filled",   "store.pool.switch",
                                      "store.pool.back",  "store.pool.returned", "store.pool.punch",
                                      "reform.free",      "recovery.store.pool"};
@@ -269,8 +203,8 @@ TEST_CASE("D10, D12: a kill at every point of the pool leaves every mapped slot 
       CAPTURE(round, point);
       const bool is_once = std::strstr(point, "recovery") != nullptr;
       const auto hits = is_once ? 1 : static_cast<std::int64_t>(random.below(200)) + 1;
-      live_and_die(files, *shared.pages, point, hits, random);
-      verify(files, *shared.pages);
+      live_and_die(files, *shared, {point, hits}, random);
+      verify(files, *shared);
     }
   }
   CHECK(mappings_seen > 0);
@@ -280,10 +214,10 @@ TEST_CASE("D10: kills at random moments leave every mapped slot its page") {
   CAPTURE(seed_of_run());
   Random random(mix(seed_of_run()));
   const Contents::Files files = with_pool();
-  const Shared shared;
+  const Shared<Pages> shared;
   for (int i = 0; i < 40; ++i) {
-    live_and_die(files, *shared.pages, nullptr, 0, random);
-    if (i % 4 == 0) verify(files, *shared.pages);
+    live_and_die(files, *shared, {}, random);
+    if (i % 4 == 0) verify(files, *shared);
   }
-  verify(files, *shared.pages);
+  verify(files, *shared);
 }

@@ -40,6 +40,16 @@ inline bool holds(Contents& store, ContentId id, const PageCopy& page,
   return store.get(group, id, out.bytes.data(), {}) == Got::done && out.bytes == page.bytes;
 }
 
+inline Contents::Files copy_of(const Contents::Files& files) {
+  Contents::Files copy{must(files.contents.duplicate()),
+                       must(files.arena.duplicate()),
+                       must(files.groups.duplicate()),
+                       {}};
+  for (const PoolFile& pool : files.pools)
+    copy.pools.push_back({pool.group, must(pool.file.duplicate())});
+  return copy;
+}
+
 // What a daemon finds after a restart: the same files, nothing else.
 inline Contents::Files same_files(const Contents& store) {
   return {must(store.files().contents.duplicate()), must(store.files().arena.duplicate()),
