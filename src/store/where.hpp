@@ -46,7 +46,9 @@ constexpr ByteCount pool_bytes_for(ByteCount arena) noexcept {
 
 class Where {
  public:
-  static constexpr std::uint64_t kVersion = 5;
+  // Older than the store's version: the words of a store of kFormatWithoutPools are the same, and a
+  // daemon that knows no pools takes a place in a pool for damage.
+  static constexpr std::uint64_t kVersion = 4;
   static constexpr std::uint64_t kBad = std::uint64_t{1} << 61;
 
   constexpr Where() noexcept = default;

@@ -177,6 +177,9 @@ TEST_CASE("a store of the version before pools is taken over, and gets no pool")
   };
   Left left(3);
   relabel(*left.store, kFormatWithoutPools);
+  // Its words are of the version that all words have had since then.
+  for (const auto& [number, id] : left.words)
+    CHECK((read_u64(left.store->files().contents, where_offset(id)) >> 56 & 0xf) == 4);
   auto store = left.restart();
   for (const auto& [number, id] : left.words) {
     CHECK(holds(*store, id, page_of(number)));
