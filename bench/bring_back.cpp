@@ -6,12 +6,11 @@
 // it is two interrupts that wake a core, or one where the fault thread is awake.
 //
 // usage: bench_bring_back [MIB]   a power of 2; 1024 unless RAM is short
-#include <fstream>
-
 #include "bench/fault_echo.hpp"
 #include "bench/report.hpp"
 #include "bench/rig.hpp"
 #include "bench/zram_swap.hpp"
+#include "sys/procfs.hpp"
 
 using namespace ramfold;
 using bench::Placed;
@@ -104,11 +103,8 @@ void measure(const bench::SwappedMemory& memory, std::uint64_t pages, Order orde
 }
 
 std::uint64_t available_mib() {
-  std::ifstream file("/proc/meminfo");
-  std::string key;
-  std::uint64_t kib = 0;
-  while (file >> key >> kib && key != "MemAvailable:") file.ignore(64, '\n');
-  return kib / 1024;
+  const auto memory = sys::Procfs().memory_info();
+  return memory ? memory->available.value >> 20 : 0;
 }
 
 }  // namespace

@@ -23,12 +23,11 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 
 class Guests:
     def __init__(self, h, periods):
-        env = dict(os.environ, LD_PRELOAD=os.path.join(h.build, "src/agent/libramfold-agent.so"),
-                   RAMFOLD_AGENT_SOCKET=h.path("agent.sock"))
         self.host = h
         self.processes = [subprocess.Popen(
             [sys.executable, os.path.join(HERE, "sweeping_guest.py"), str(MIB), str(period)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=h.log, text=True, env=env)
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=h.log, text=True,
+            env=h.agent_env())
             for period in periods]
         for process in self.processes:
             if process.stdout.readline() != "ready\n":

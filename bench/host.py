@@ -68,11 +68,14 @@ class Host:
                     return answer
         raise ConnectionError("the daemon hung up")
 
+    def agent_env(self):
+        """The environment of a guest that loads the agent."""
+        return dict(os.environ, RAMFOLD_AGENT_SOCKET=self.path("agent.sock"),
+                    LD_PRELOAD=os.path.join(self.build, "src/agent/libramfold-agent.so"))
+
     def start_guest(self, gib, touchers):
-        env = dict(os.environ, LD_PRELOAD=os.path.join(self.build, "src/agent/libramfold-agent.so"),
-                   RAMFOLD_AGENT_SOCKET=self.path("agent.sock"))
         self.guest = self.spawn("bench/bench_ram_guest", str(gib), str(touchers),
-                                stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env)
+                                stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=self.agent_env())
         assert self.guest.stdout.readline() == "ready\n"
 
     def tell(self, command):
