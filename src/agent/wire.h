@@ -48,7 +48,7 @@ enum rf_type {
   RF_ANSWER = 17,    /* agent:  the result of one command */
   RF_UNFOLDING = 18, /* daemon: how far RF_UNFOLD has come; skippable, at most once a second */
   RF_POOL = 19 /* daemon: descriptor: the pool of the VM's group, read-only. For RF_ACT_MAP, until
-                  the next one or the connection's end */
+                  the next one, RF_DETACHED, or the connection's end */
 };
 
 struct rf_header {

@@ -44,6 +44,14 @@ constexpr std::chrono::milliseconds kConnectPause{50};
 
 }  // namespace
 
+ExitCode exit_of(const ClientError& error) noexcept {
+  return error.kind == ClientError::Kind::not_running ? ExitCode::not_running : ExitCode::failed;
+}
+
+OperationError another_kind() {
+  return {Failure::failed, "the daemon gave an answer of another kind", "", {}};
+}
+
 Asked<Client> Client::connect(const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;

@@ -7,6 +7,7 @@
 #include <functional>
 #include <string>
 
+#include "cli/exit_code.hpp"
 #include "control/protocol.hpp"
 #include "sys/fd.hpp"
 
@@ -21,6 +22,10 @@ struct ClientError {
 };
 template <typename T>
 using Asked = std::expected<T, ClientError>;
+// The status of a command that ends with this error.
+ExitCode exit_of(const ClientError& error) noexcept;
+// The answer is none to the question.
+control::OperationError another_kind();
 
 class Client {
  public:

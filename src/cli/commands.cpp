@@ -26,9 +26,6 @@ constexpr std::chrono::milliseconds kOperationPatience = 0ms;  // as long as it 
 // How often progress is printed when stdout is no terminal, so that it does not fill a log.
 constexpr std::uint64_t kProgressLineNs = 5'000'000'000;
 
-ExitCode exit_of(const ClientError& error) {
-  return error.kind == ClientError::Kind::not_running ? ExitCode::not_running : ExitCode::failed;
-}
 ExitCode exit_of(const OperationError& error) {
   return error.failure == Failure::refused ? ExitCode::refused : ExitCode::failed;
 }
@@ -68,8 +65,7 @@ ExitCode ask_and_show(const CommandOptions& options, const Console& console, con
   }
   const auto* view = std::get_if<View>(&reply->body);
   if (view == nullptr) {
-    report(options, console,
-           {Failure::failed, "the daemon gave an answer of another kind", "", {}});
+    report(options, console, another_kind());
     return ExitCode::failed;
   }
   show(*view);

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "cli/top.hpp"
 
-#include <fmt/format.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -49,9 +48,7 @@ class Daemon {
     if (const auto* error = std::get_if<control::OperationError>(&reply->body)) {
       return std::unexpected(ClientError{ClientError::Kind::broken, *error});
     }
-    return std::unexpected(ClientError{
-        ClientError::Kind::broken,
-        {control::Failure::failed, "the daemon gave an answer of another kind", "", {}}});
+    return std::unexpected(ClientError{ClientError::Kind::broken, another_kind()});
   }
 
   std::string socket_;
@@ -97,10 +94,6 @@ class Looks {
   std::optional<ClientError> error_;
   bool restarted_ = false;
 };
-
-ExitCode exit_of(const ClientError& error) {
-  return error.kind == ClientError::Kind::not_running ? ExitCode::not_running : ExitCode::failed;
-}
 
 ExitCode run_plain(const TopOptions& options, const Console& console, Looks& looks) {
   const std::chrono::duration<double> delay(options.delay_seconds);

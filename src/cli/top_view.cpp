@@ -58,8 +58,8 @@ std::string cut(std::string_view text, std::size_t columns) {
 }
 
 std::string padded(std::string text, std::size_t width, bool right) {
-  if (width_of(text) > width) text = cut(text, width);
-  const std::string blanks(width - std::min(width, width_of(text)), ' ');
+  text = cut(text, width);
+  const std::string blanks(width - width_of(text), ' ');
   return right ? blanks + text : text + blanks;
 }
 
@@ -70,7 +70,7 @@ std::string cell(const TopRow& row, TopColumn column) {
     case TopColumn::state: return std::string(control::name_of(row.state));
     case TopColumn::resident: return human(row.resident);
     case TopColumn::folded: return human(row.folded);
-    case TopColumn::stall: return row.stall ? fmt::format("{:.2f} %", *row.stall * 100) : "-";
+    case TopColumn::stall: return row.stall ? human_share(*row.stall) : "-";
     case TopColumn::refaults: return row.refaults ? fmt::format("{:.0f}", *row.refaults) : "-";
     case TopColumn::net: return human_signed(row.net_bytes);
   }

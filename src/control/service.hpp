@@ -85,8 +85,8 @@ class Service {
   // The keys of the host, or of one attached VM, with the values in force.
   virtual Answer<PolicyView> policy(const VmsSelector& vm) = 0;
   // Sets keys of the host, or of one VM. Each assignment is KEY=VALUE, or KEY= for the value of the
-  // file. All are carried out, or none. The answer is as of policy(), afterwards; without keys when
-  // the VM is not there and its values were taken back.
+  // file. All are carried out, or none. Answers what policy() answers afterwards. If the VM is
+  // not there and its values were taken back, the answer has no keys.
   virtual Answer<PolicyView> set_policy(const VmsSelector& vm,
                                         const std::vector<std::string>& assignments) = 0;
 

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "fold/agent_run.hpp"
 
-#include <algorithm>
-
 namespace ramfold::fold {
 
 using guest::AgentAnswer;
@@ -11,17 +9,14 @@ Status AgentRun::look(Mask pages) noexcept {
   std::optional<sys::MappedRange> range;
   for (unsigned i = 0; i < run_.count.value; ++i) {
     if ((pages & bit(i)) == 0) continue;
-    maps_[i] = Maps::unknown;
+    maps_[i] = Maps::other;
     const std::uint64_t at = vm_.address_of(page(i)).value;
     if (!range || at >= range->end) {
       auto found = vmas_.at(HostVirt{at});
       if (!found) return std::unexpected(found.error());
       range = *found;
     }
-    if (!range) {
-      maps_[i] = Maps::other;
-      continue;
-    }
+    if (!range) continue;
     const guest::Block& block = vm_.block_of(page(i));
     const rf_block& offered =
         vm_.record().block[static_cast<std::size_t>(&block - vm_.blocks().data())];
@@ -30,15 +25,30 @@ Status AgentRun::look(Mask pages) noexcept {
         block.offset.value + ((page(i).value - block.first.value) << kPageShift);
     const guest::RamFileId file{range->device, range->inode};
     if (file == guest::RamFileId{offered.device, offered.inode}) {
-      maps_[i] = range->shared && offset == in_ram ? Maps::ram : Maps::other;
+      if (range->shared && offset == in_ram) maps_[i] = Maps::ram;
     } else if (file == pool_.file() && !range->shared) {
       maps_[i] = Maps::pool;
-      offsets_[i] = ByteCount{offset};
-    } else {
-      maps_[i] = Maps::other;
     }
   }
   return {};
+}
+
+AgentRun::Mask AgentRun::that_map(Mask pages, Maps what) const noexcept {
+  Mask found = 0;
+  for_each_bit(pages, [&](unsigned i) {
+    if (maps_[i] == what) found |= bit(i);
+  });
+  return found;
+}
+
+AgentRun::Mask AgentRun::quiet(guest::QuietProof& proof, Mask pages) noexcept {
+  Mask found = 0;
+  for_each_run(pages, [&](unsigned first, unsigned count) {
+    const PageRun part{page(first), PageCount{count}};
+    const guest::PageMask all = guest::all_pages(part.count);
+    found |= static_cast<Mask>((proof.ask(vm_, part, all).quiet & all) << first);
+  });
+  return found;
 }
 
 Settled AgentRun::ask(guest::AgentPort& agent, guest::AgentAct act, Mask pages,

@@ -26,7 +26,7 @@ inline constexpr PageCount kAgentRunPages = guest::kProofPagesMax;
 enum class Settled : bool { no, yes };
 
 // What the address of a page maps.
-enum class Maps : std::uint8_t { unknown, ram, pool, other };
+enum class Maps : std::uint8_t { other, ram, pool };
 
 class AgentRun {
  public:
@@ -43,9 +43,10 @@ class AgentRun {
   PageIndex page(unsigned i) const noexcept { return PageIndex{run_.first.value + i}; }
   // Asks the kernel about these pages. ESRCH: the process is gone.
   Status look(Mask pages) noexcept;
-  Maps maps(unsigned i) const noexcept { return maps_[i]; }
-  // Into the pool. REQUIRES: maps(i) is `pool`.
-  ByteCount offset(unsigned i) const noexcept { return offsets_[i]; }
+  // Those of the pages whose addresses mapped this when look() was asked last.
+  Mask that_map(Mask pages, Maps what) const noexcept;
+  // Those of the pages that are quiet. REQUIRES: they are owned and guarded.
+  Mask quiet(guest::QuietProof& proof, Mask pages) noexcept;
   // Has the agent do it, to runs of pages; `slots`: for each page of the window, where in the pool.
   // No: the command may run later.
   Settled ask(guest::AgentPort& agent, guest::AgentAct act, Mask pages,
@@ -61,7 +62,6 @@ class AgentRun {
 
  private:
   std::array<Maps, kAgentRunPages.value> maps_{};
-  std::array<ByteCount, kAgentRunPages.value> offsets_{};
 };
 
 }  // namespace ramfold::fold

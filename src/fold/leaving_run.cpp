@@ -18,8 +18,6 @@ using sys::Wake;
 
 namespace {
 
-Mask without(Mask from, Mask what) noexcept { return static_cast<Mask>(from & ~what); }
-
 bool fits(Word word, bool fresh) noexcept {
   if (!fresh) return word.tag() == Tag::clean || word.tag() == Tag::folded;
   return word.tag() == Tag::none || word.tag() == Tag::observed;
@@ -123,17 +121,14 @@ void LeavingRun::verify_guarded() noexcept {
       range, 0, sys::kPagePresent | sys::kPageSwapped | sys::kPageWritten | sys::kPageHuge, regions,
       walked);
   Mask guarded = 0;
-  mapped_ = 0;
   if (n) {
     for (std::size_t r = 0; r < *n; ++r) {
       const std::uint64_t categories = regions[r].categories;
       if ((categories & (sys::kPageWritten | sys::kPageHuge)) != 0) continue;
       if ((categories & (sys::kPagePresent | sys::kPageSwapped)) == 0) continue;
-      for (std::uint64_t va = regions[r].start; va < regions[r].end; va += kPageSize) {
-        const Mask page = bit(static_cast<unsigned>((va - range.start.value) >> kPageShift));
-        guarded |= page;
-        if ((categories & sys::kPagePresent) != 0) mapped_ |= page;
-      }
+      const Mask pages = pages_of(regions[r], range);
+      guarded |= pages;
+      if ((categories & sys::kPagePresent) != 0) mapped_ |= pages;
     }
   } else {
     vm_.counters().errors.add();

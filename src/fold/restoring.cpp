@@ -29,24 +29,19 @@ RestoringRun::RestoringRun(guest::Vm& vm, const sys::VmaQuery& vmas, guest::Quie
     }
     owned_ |= bit(i);
     words_[i] = *word;
-    contents_[i] = word->content();
   }
   if (!look(owned_)) return;
-  Mask pool_pages = 0;
-  for_each_bit(owned_, [&](unsigned i) {
-    if (maps(i) == Maps::pool) pool_pages |= bit(i);
-  });
-  for_each_run(pool_pages, [&](unsigned first, unsigned count) {
-    const PageRun part{page(first), PageCount{count}};
-    const sys::UffdRange range = vm_.range_of(part);
+  Mask guarded = 0;
+  for_each_run(that_map(owned_, Maps::pool), [&](unsigned first, unsigned count) {
+    const sys::UffdRange range = vm_.range_of({page(first), PageCount{count}});
     // A discard may put the RAM file back at any moment; then the guard fails.
     if (vm_.uffd().register_for_guards(range).outcome != Outcome::done ||
         vm_.uffd().guard(range).outcome != Outcome::done) {
       return;
     }
-    const guest::PageMask all = guest::all_pages(part.count);
-    quiet_ |= static_cast<Mask>((proof.ask(vm_, part, all).quiet & all) << first);
+    guarded |= static_cast<Mask>(guest::all_pages(PageCount{count}) << first);
   });
+  quiet_ = quiet(proof, guarded);
 }
 
 RestoringRun::~RestoringRun() {
@@ -82,10 +77,7 @@ Settled RestoringRun::settle() noexcept {
 }
 
 void RestoringRun::finish() noexcept {
-  Mask back = 0;
-  for_each_bit(owned_, [&](unsigned i) {
-    if (maps(i) == Maps::ram) back |= bit(i);
-  });
+  const Mask back = that_map(owned_, Maps::ram);
   for_each_run(back, [&](unsigned first, unsigned count) {
     // Without it these pages are guarded by nobody, and never leave. None of them is folded.
     const sys::UffdRange range = vm_.range_of({page(first), PageCount{count}});

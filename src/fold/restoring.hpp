@@ -22,9 +22,9 @@ class RestoringRun : public AgentRun {
   Settled restore(guest::AgentPort& agent, std::chrono::milliseconds wait);
   Settled settle() noexcept;
   // The pages that are in the RAM file again. The caller gives up the reference that each word
-  // held, of contents(i).
+  // held: that of content(i).
   Mask restored() const noexcept { return restored_; }
-  ContentId content(unsigned i) const noexcept { return contents_[i]; }
+  ContentId content(unsigned i) const noexcept { return words_[i].content(); }
 
  private:
   void finish() noexcept;
@@ -34,7 +34,6 @@ class RestoringRun : public AgentRun {
   bool asked_ = false;
   Mask restored_ = 0;
   std::array<guest::Word, kAgentRunPages.value> words_{};
-  std::array<ContentId, kAgentRunPages.value> contents_{};
 };
 
 }  // namespace ramfold::fold

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "fold/sharing.hpp"
 
-#include <cstring>
-
 #include "base/check.hpp"
 #include "base/page_copy.hpp"
 
@@ -12,14 +10,6 @@ using guest::Owner;
 using guest::Tag;
 using guest::Word;
 using sys::Outcome;
-
-namespace {
-
-guest::PageMask without(guest::PageMask from, guest::PageMask what) noexcept {
-  return static_cast<guest::PageMask>(from & ~what);
-}
-
-}  // namespace
 
 SharingRun::SharingRun(guest::Vm& vm, const sys::VmaQuery& vmas, guest::QuietProof& proof,
                        SharedPool& pool, PageRun run, std::span<const ContentId> contents) noexcept
@@ -37,11 +27,7 @@ SharingRun::SharingRun(guest::Vm& vm, const sys::VmaQuery& vmas, guest::QuietPro
     undo(owned_);
     return;
   }
-  Mask elsewhere = 0;
-  for_each_bit(owned_, [&](unsigned i) {
-    if (maps(i) != Maps::ram) elsewhere |= bit(i);
-  });
-  undo(elsewhere);
+  undo(without(owned_, that_map(owned_, Maps::ram)));
   if (!guard()) return;
   keep_guarded();
   if (!pass_.holds()) {
@@ -49,14 +35,8 @@ SharingRun::SharingRun(guest::Vm& vm, const sys::VmaQuery& vmas, guest::QuietPro
     undo(owned_);
     return;
   }
-  Mask quiet = 0;
-  for_each_run(owned_, [&](unsigned first, unsigned count) {
-    const PageRun part{page(first), PageCount{count}};
-    const guest::PageMask all = guest::all_pages(part.count);
-    quiet |= static_cast<Mask>((proof.ask(vm_, part, all).quiet & all) << first);
-  });
-  undo(without(owned_, quiet));
-  compare(contents);
+  undo(without(owned_, quiet(proof, owned_)));
+  compare();
   undo(without(owned_, equal_));
 }
 
@@ -83,19 +63,21 @@ void SharingRun::own(std::span<const ContentId> contents) noexcept {
 }
 
 bool SharingRun::guard() noexcept {
+  if (owned_ == 0) return false;
+  if (vm_.ensure_registered(page(0)).outcome != Outcome::done ||
+      vm_.ensure_registered(PageIndex{run_.end().value - 1}).outcome != Outcome::done) {
+    vm_.counters().errors.add();
+    undo(owned_);
+    return false;
+  }
   bool all = true;
-  const bool registered =
-      owned_ == 0 ||
-      (vm_.ensure_registered(page(0)).outcome == Outcome::done &&
-       vm_.ensure_registered(PageIndex{run_.end().value - 1}).outcome == Outcome::done);
   for_each_run(owned_, [&](unsigned first, unsigned count) {
     const sys::UffdRange range = vm_.range_of({page(first), PageCount{count}});
-    auto guarded = registered ? vm_.uffd().guard(range) : sys::UffdResult{Outcome::failed, 0, 0};
-    if (guarded.outcome == Outcome::range_gone) {
-      // A discard put the RAM file back here, and nobody has registered it since.
-      if (vm_.uffd().register_range(range).outcome == Outcome::done) {
-        guarded = vm_.uffd().guard(range);
-      }
+    auto guarded = vm_.uffd().guard(range);
+    // A discard may have put the RAM file back here, and nobody has registered it since.
+    if (guarded.outcome == Outcome::range_gone &&
+        vm_.uffd().register_range(range).outcome == Outcome::done) {
+      guarded = vm_.uffd().guard(range);
     }
     if (guarded.outcome == Outcome::done) return;
     if (guarded.outcome == Outcome::vm_gone) vm_.set_gone();
@@ -103,7 +85,7 @@ bool SharingRun::guard() noexcept {
     all = false;
   });
   if (!all) undo(owned_);
-  return owned_ != 0;
+  return all;
 }
 
 void SharingRun::keep_guarded() noexcept {
@@ -118,9 +100,7 @@ void SharingRun::keep_guarded() noexcept {
   if (n) {
     for (std::size_t r = 0; r < *n; ++r) {
       if ((regions[r].categories & (sys::kPageWritten | sys::kPageHuge)) != 0) continue;
-      for (std::uint64_t va = regions[r].start; va < regions[r].end; va += kPageSize) {
-        good |= bit(static_cast<unsigned>((va - range.start.value) >> kPageShift));
-      }
+      good |= pages_of(regions[r], range);
     }
   } else {
     vm_.counters().errors.add();
@@ -128,11 +108,11 @@ void SharingRun::keep_guarded() noexcept {
   undo(without(owned_, good));
 }
 
-void SharingRun::compare(std::span<const ContentId> contents) noexcept {
+void SharingRun::compare() noexcept {
   PageCopy ours;
   PageCopy theirs;
   for_each_bit(owned_, [&](unsigned i) {
-    const auto slot = pool_.take(page(i), contents[i]);
+    const auto slot = pool_.take(page(i), contents_[i]);
     if (!slot) return;
     slots_[i] = *slot;
     equal_ |= bit(i);
@@ -174,11 +154,9 @@ Settled SharingRun::settle() noexcept {
     vm_.set_gone();  // nothing maps anything; the words' references are given up with the VM's
     mapped_ = sent_;
   } else {
-    for_each_bit(sent_, [&](unsigned i) {
-      // Of anything but RAM the slot is kept: whatever the agent has mapped there, it can read no
-      // bytes but these.
-      if (maps(i) != Maps::ram) mapped_ |= bit(i);
-    });
+    // Of anything but RAM the slot is kept: whatever the agent has mapped there, it can read no
+    // bytes but these.
+    mapped_ = without(sent_, that_map(sent_, Maps::ram));
   }
   const Mask back = without(sent_, mapped_);
   for_each_bit(back, [&](unsigned i) {

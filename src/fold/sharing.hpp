@@ -31,7 +31,7 @@ class SharingRun : public AgentRun {
   void own(std::span<const ContentId> contents) noexcept;
   bool guard() noexcept;
   void keep_guarded() noexcept;
-  void compare(std::span<const ContentId> contents) noexcept;
+  void compare() noexcept;
   void undo(Mask pages) noexcept;
 
   guest::Gate::Pass pass_;

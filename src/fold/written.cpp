@@ -21,8 +21,7 @@ Result<guest::PageMask> written_pages(const guest::Vm& vm, PageRun run, guest::P
     const std::uint64_t has = regions[r].categories;
     if ((has & sys::kPageFile) != 0 || (has & (sys::kPagePresent | sys::kPageSwapped)) == 0)
       continue;
-    for (std::uint64_t va = regions[r].start; va < regions[r].end; va += kPageSize)
-      written |= bit(static_cast<unsigned>((va - range.start.value) >> kPageShift));
+    written |= pages_of(regions[r], range);
   }
   return static_cast<guest::PageMask>(written & mapped);
 }

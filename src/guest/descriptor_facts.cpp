@@ -118,6 +118,9 @@ class FilesystemTypes {
   std::optional<sys::Mounts> ours_;
 };
 
+// KVM's descriptor of a vCPU.
+bool is_vcpu(string_view link) noexcept { return link.starts_with("anon_inode:kvm-vcpu"); }
+
 class DescriptorCheck {
  public:
   DescriptorCheck(const sys::Procfs& procfs, pid_t pid, ReasonList& reasons) noexcept
@@ -138,7 +141,9 @@ class DescriptorCheck {
     };
     switch (judge_link(entry.link)) {
       case KernelObject::none: check_file(entry); return;
-      case KernelObject::harmless: facts_.vcpus += is_vcpu(entry.link) ? 1 : 0; return;
+      case KernelObject::harmless:
+        if (is_vcpu(entry.link)) ++facts_.vcpus;
+        return;
       case KernelObject::userfaultfd: ++facts_.userfaultfds; return;
       case KernelObject::other_consumer:
         reasons_.add(ReasonCode::other_consumer, describe() + " gives RAM to a device");
@@ -218,8 +223,6 @@ Judged judge_device(string_view name) noexcept {
   }
   return Judged::unknown;
 }
-
-bool is_vcpu(string_view link) noexcept { return link.starts_with("anon_inode:kvm-vcpu"); }
 
 KernelObject judge_link(string_view link) noexcept {
   constexpr string_view kAnonymous = "anon_inode:";

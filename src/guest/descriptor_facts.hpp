@@ -32,8 +32,6 @@ enum class KernelObject : std::uint8_t {
   confidential,
   unknown,
 };
-// KVM's descriptor of a vCPU.
-bool is_vcpu(std::string_view link) noexcept;
 // A link that is no path: "anon_inode:[eventfd]", "socket:[7]", "/dmabuf:".
 KernelObject judge_link(std::string_view link) noexcept;
 
@@ -43,7 +41,7 @@ bool is_local_filesystem(std::string_view type) noexcept;
 struct DescriptorFacts {
   sys::Seen seen = sys::Seen::all;
   std::size_t userfaultfds = 0;
-  std::size_t vcpus = 0;  // 0: KVM runs none, as under TCG
+  std::size_t vcpus = 0;  // KVM's; 0: not known, as under TCG
 };
 // Adds a reason for each descriptor of `pid` that stands against folding.
 DescriptorFacts check_descriptors(const sys::Procfs& procfs, pid_t pid, ReasonList& reasons);

@@ -4,7 +4,7 @@
 //   have         = available + free swap on disks     (swap on zram is RAM, and does not count)
 //   limit        = have - reserve + unbacked_max
 //   promise_kept = needed_if_all_back <= limit
-//   short        = begins when available <= keep_available, or tasks stall for memory for more than
+//   short        = begins when available <= keep_available, or tasks stall for memory for at least
 //                  10 % of the time; ends when available > 17/16 keep_available, and tasks stall
 //                  for less than 1 %
 //   plentiful    = when is "pressure", and memory is not short
@@ -27,7 +27,7 @@ struct MemorySample {
   unsigned stalled_permille = 0;
 };
 
-// Of the verdict before.
+// Where `short` begins and where it ends differ, so judge() needs the last answer.
 enum class Memory : bool { enough, is_short };
 
 struct MemoryVerdict {

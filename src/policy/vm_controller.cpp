@@ -63,7 +63,7 @@ VmActs VmController::decide_pace(const VmSense& now, const VmBudget& budget) noe
   acts.backs_off = debt_ > 0 && !debt_began_;
   if (acts.backs_off) begin_debt();
   if (debt_ == 0 && debt_began_) end_debt(now);
-  if (debt_ == 0) grow_pace(seconds, stalled, allowed * seconds);
+  if (debt_ == 0) grow_pace(seconds, stalled, allowed);
 
   // Act.
   if (debt_ > 0) {
@@ -101,7 +101,7 @@ void VmController::grow_pace(double seconds, double stalled, double allowed) noe
   since_grown_ += seconds;
   stalled_since_grown_ += stalled;
   if (since_grown_ < wait_) return;
-  const double budget = allowed / seconds * since_grown_;
+  const double budget = allowed * since_grown_;
   const bool quiet = stalled_since_grown_ < budget / 4;
   if (quiet) pace_ *= 2;
   wait_ = quiet ? std::max(wait_ / 2, kGrowSecondsMin) : grow_;

@@ -63,6 +63,7 @@ class VmController {
   VmActs decide_pace(const VmSense& now, const VmBudget& budget) noexcept;
   void begin_debt() noexcept;
   void end_debt(const VmSense& now) noexcept;
+  // `allowed`: stall of each second.
   void grow_pace(double seconds, double stalled, double allowed) noexcept;
 
   std::optional<VmSense> before_;

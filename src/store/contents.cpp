@@ -199,8 +199,8 @@ Got Contents::get(GroupId group, ContentId id, std::byte* out, FetchTicket) noex
   return Got::corrupt;
 }
 
-// Of an echo's 11.6 us (docs/design.md, "Forms") about a quarter. So a page that comes with a
-// neighbour pays when one of four such pages is touched.
+// About a quarter of an echo, which takes 11.6 us (docs/design.md, "Forms"). So it pays to bring
+// neighbours back if the guest touches one of four.
 constexpr double kQuickNs = 3'000;
 
 bool Contents::is_quick(ContentId id) const noexcept {

@@ -100,8 +100,9 @@ struct Parts {
     const std::byte* const at = data(group, where);
     if (at != nullptr) Arena::prefetch(at, where.extent().length);
   }
-  // Guests map the slot of a content in the pool, or a second one with the same page. REQUIRES: as
-  // data().
+  // True: guests map the slot of the content, or its second slot, or the mappings are not known
+  // yet.
+  // REQUIRES: as data().
   bool is_mapped(GroupId group, Where where) const noexcept {
     Pool* const pool = pools.find(group);
     return pool != nullptr && pool->is_mapped(where.slot());

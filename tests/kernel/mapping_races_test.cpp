@@ -66,7 +66,7 @@ struct Count {
   std::uint64_t restored = 0;
 };
 
-// What a page's writers must not do: be stopped nowhere. As the protocol, without its guards.
+// Maps as the protocol does, but without guards: nothing stops the writers.
 void map_naively(MappingRig& rig) {
   for (unsigned i = 0; i < kPagesWritten; ++i) {
     PageCopy ours;

@@ -110,7 +110,7 @@ class TestPool final : public fold::SharedPool {
  public:
   static constexpr unsigned kSlots = 4096;
   TestPool() {
-    file_ = Fd_(::memfd_create("test-pool", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+    file_ = sys::Fd(::memfd_create("test-pool", MFD_CLOEXEC | MFD_ALLOW_SEALING));
     REQUIRE(::ftruncate(file_.get(), off_t{kSlots} * kPageSize) == 0);
     REQUIRE(::fchmod(file_.get(), 0444) == 0);
     REQUIRE(::fcntl(file_.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) == 0);
@@ -146,14 +146,13 @@ class TestPool final : public fold::SharedPool {
   bool none_left = false;
 
  private:
-  using Fd_ = sys::Fd;
   void write(std::uint32_t slot, std::uint32_t byte) {
     std::array<char, kPageSize> page{};
     page[0] = static_cast<char>(byte);
     if (::pwrite(file_.get(), page.data(), kPageSize, off_t{slot} * kPageSize) != kPageSize)
       std::abort();
   }
-  Fd_ file_;
+  sys::Fd file_;
   std::map<std::uint64_t, std::uint32_t> taken_;
   std::map<std::uint32_t, unsigned> users_;
 };

@@ -53,7 +53,7 @@ struct Watched {
     const std::uint64_t end = now() + n;
     REQUIRE(soon([&] { return now() >= end; }));
   }
-  Because because() const { return vm->acts.load().because; }
+  Because because() const { return vm->held_back.load(); }
 };
 
 }  // namespace

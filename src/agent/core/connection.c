@@ -221,7 +221,8 @@ static void pool(int fd) {
   const char *const obstacle = rf_mapping_obstacle_here();
   if (obstacle != NULL) {
     rf_own_drop(fd);
-    rf_say(RF_SAY_POOL, "ramfold: pages are shared only while they are folded: %s", obstacle);
+    rf_say(RF_SAY_POOL, "ramfold: only folded pages can be shared, not pages in memory: %s",
+           obstacle);
   } else if (!rf_mapping_pool(fd)) {
     rf_say(RF_SAY_POOL, "ramfold: the daemon's pool of shared pages is not usable");
   }

@@ -22,14 +22,10 @@ struct step {
   unsigned runs;
 };
 
-static _Atomic uint64_t *bitmap_of(const struct rf_gate *gate) {
-  return (_Atomic uint64_t *)(void *)((char *)gate->shared + RF_SHARED_PAGE);
-}
-
 static void set_bits(struct step *step, const struct rf_gate *gate, const struct rf_part *part) {
-  const uint64_t page = part->block->first_page + part->offset / RF_SHARED_PAGE;
+  const uint64_t page = rf_part_first(part);
   const uint64_t pages = part->length / RF_SHARED_PAGE;
-  _Atomic uint64_t *words = bitmap_of(gate) + page / 64;
+  _Atomic uint64_t *words = rf_gate_bits(gate) + page / 64;
   const unsigned run = step->runs++;
   step->parts[run] = *part;
   const uint64_t end = page % 64 + pages; /* relative to the first word */
@@ -53,12 +49,8 @@ static void clear_fresh(struct step *step) {
    are addresses, or all three are offsets in the file. */
 static void set_block(struct step *step, const struct rf_gate *gate, struct rf_ram_block *block,
                       uint64_t begin, uint64_t from, uint64_t to) {
-  const uint64_t end = begin + block->size;
-  if (from < begin) from = begin;
-  if (to > end) to = end;
-  if (from >= to) return;
-  const struct rf_part part = {block, from - begin, to - from};
-  set_bits(step, gate, &part);
+  struct rf_part part;
+  if (rf_part_meet(block, begin, from, to, &part)) set_bits(step, gate, &part);
 }
 
 /* Like a system call: 0, or -1 and errno. */
@@ -70,9 +62,9 @@ static int fills_ended(struct rf_gate *gate, long *until) {
   return 0;
 }
 
-/* Pages that map the pool are not in the RAM file: the call would not reach them. They are zeros
-   afterwards, also if the call fails then. It is not expected to: drop has just made the same punch
-   for them. As fills_ended(). */
+/* Pages that map the pool are not in the RAM file, so the call would not reach them. Dropping the
+   mapping makes them zeros, even if the call fails afterwards. That is not expected, because the
+   drop has made the same punch. Result as of fills_ended(). */
 static int mappings_dropped(const struct step *step) {
   for (unsigned run = 0; run < step->runs; ++run) {
     const int failed = rf_mapping_drop(&step->parts[run]);

@@ -15,6 +15,7 @@
 #include "agent/wire.h"
 
 #include <stdbool.h>
+#include <stddef.h>
 
 struct rf_gate_map; /* one mapping of shared memory, counted */
 
@@ -26,6 +27,10 @@ struct rf_gate {
 void rf_gate_enter(struct rf_gate *gate);
 void rf_gate_leave(struct rf_gate *gate);
 static inline bool rf_gate_stands(const struct rf_gate *gate) { return gate->map != NULL; }
+/* The discard bits, one for each page. REQUIRES: stands. */
+static inline _Atomic uint64_t *rf_gate_bits(const struct rf_gate *gate) {
+  return (_Atomic uint64_t *)(void *)((char *)gate->shared + RF_SHARED_PAGE);
+}
 
 /* Between a discard's bits and its call (T5): waits until no fill is under way that may have looked
    at a bit before it was set. Returns 0, or EBUSY: then the call must not be made. `until`: 0 when

@@ -6,7 +6,6 @@
 #include "agent/core/host.h"
 #include "agent/core/raw.h"
 #include "agent/core/reset.h"
-#include "agent/wire.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -96,12 +95,10 @@ int rf_mapping_in_pool(uint64_t offset, uint64_t length) {
 
 /* ---- with the lock ---- */
 
-static bool is_mapped(uint64_t page) {
-  return mapping.mapped != NULL && (mapping.mapped[page / 64] >> (page % 64) & 1) != 0;
-}
+static bool is_mapped(uint64_t page) { return (mapping.mapped[page / 64] >> (page % 64) & 1) != 0; }
 
 static void note(const struct rf_part *part, bool maps) {
-  const uint64_t first = part->block->first_page + part->offset / RF_SHARED_PAGE;
+  const uint64_t first = rf_part_first(part);
   for (uint64_t p = first; p < first + part->length / RF_SHARED_PAGE; ++p) {
     const uint64_t bit = UINT64_C(1) << (p % 64);
     if (maps) {
@@ -114,7 +111,7 @@ static void note(const struct rf_part *part, bool maps) {
 
 /* The first run, of at most RF_PIECE_PAGES, that maps the pool. False: there is none. */
 static bool first_mapped(const struct rf_part *in, struct rf_part *run) {
-  const uint64_t first = in->block->first_page + in->offset / RF_SHARED_PAGE;
+  const uint64_t first = rf_part_first(in);
   const uint64_t pages = in->length / RF_SHARED_PAGE;
   uint64_t at = 0;
   if (mapping.mapped == NULL) return false;
@@ -127,13 +124,12 @@ static bool first_mapped(const struct rf_part *in, struct rf_part *run) {
 }
 
 static bool any_discarded(const struct rf_part *part) {
-  const uint64_t first = part->block->first_page + part->offset / RF_SHARED_PAGE;
+  const uint64_t first = rf_part_first(part);
   struct rf_gate gate;
   bool any = false;
   rf_gate_enter(&gate);
   if (rf_gate_stands(&gate)) {
-    const _Atomic uint64_t *bits =
-        (const _Atomic uint64_t *)(const void *)((const char *)gate.shared + RF_SHARED_PAGE);
+    const _Atomic uint64_t *bits = rf_gate_bits(&gate);
     for (uint64_t p = first; p < first + part->length / RF_SHARED_PAGE && !any; ++p)
       any = (atomic_load(&bits[p / 64]) >> (p % 64) & 1) != 0;
   }
@@ -258,12 +254,9 @@ int rf_mapping_forget(const struct rf_part *part) {
   return failed;
 }
 
-/* The part of a block that a range of addresses meets. False: none. */
-static bool meet(struct rf_ram_block *block, const void *at, size_t size, struct rf_part *part) {
-  const uint64_t begin = block->address;
+bool rf_part_meet(struct rf_ram_block *block, uint64_t begin, uint64_t from, uint64_t to,
+                  struct rf_part *part) {
   const uint64_t end = begin + block->size;
-  uint64_t from = (uint64_t)at;
-  uint64_t to = from + ((size + RF_SHARED_PAGE - 1) & ~(uint64_t)(RF_SHARED_PAGE - 1));
   if (from < begin) from = begin;
   if (to > end) to = end;
   if (from >= to) return false;
@@ -277,12 +270,16 @@ int rf_mapping_dontneed(void *at, size_t size) {
     char *const from = (char *)at + done;
     const size_t left = size - done;
     const size_t bytes = left < RF_COMMAND_BYTES_MAX ? left : RF_COMMAND_BYTES_MAX;
+    const uint64_t to =
+        (uint64_t)from + ((bytes + RF_SHARED_PAGE - 1) & ~(uint64_t)(RF_SHARED_PAGE - 1));
     bool any = false;
     lock();
     for (uint32_t i = 0; i < rf_ram_count() && !any; ++i) {
       struct rf_part part;
       struct rf_part run;
-      any = meet(rf_ram_block(i), from, bytes, &part) && first_mapped(&part, &run);
+      struct rf_ram_block *const block = rf_ram_block(i);
+      any = rf_part_meet(block, block->address, (uint64_t)from, to, &part) &&
+            first_mapped(&part, &run);
     }
     if (!any) result = rf_host.madvise(from, bytes, MADV_DONTNEED);
     unlock();

@@ -10,13 +10,15 @@
  * after it could meet a page that was discarded and written since.
  *
  * Threads: map, restore, forget and the pool are the session's; drop and dontneed any. The lock is
- * held over one system call or a few, which cover at most 4 MiB. Nobody who holds it touches
- * RAM in a way that waits for the daemon: bytes are read, and a guard stops writes alone.
+ * held for one piece (RF_PIECE_PAGES; to put it back takes a write for each page), or for one
+ * madvise of at most 4 MiB. Nobody who holds it touches RAM in a way that waits for the daemon: RAM
+ * is only read, and guards stop only writes.
  */
 #ifndef RAMFOLD_AGENT_CORE_MAPPING_H
 #define RAMFOLD_AGENT_CORE_MAPPING_H
 
 #include "agent/core/ram.h"
+#include "agent/wire.h"
 
 /* One call maps or unmaps no more, so that it does not hold QEMU's mmap_lock for longer than
    200 us. */
@@ -28,6 +30,15 @@ struct rf_part {
   uint64_t offset;
   uint64_t length;
 };
+
+/* The number of its first page, among the pages of all blocks. */
+static inline uint64_t rf_part_first(const struct rf_part *part) {
+  return part->block->first_page + part->offset / RF_SHARED_PAGE;
+}
+/* The part of the block that [from, to) meets; `begin` is where the block begins. All three are
+   addresses, or all three are offsets in the file. False: none. */
+bool rf_part_meet(struct rf_ram_block *block, uint64_t begin, uint64_t from, uint64_t to,
+                  struct rf_part *part);
 
 /* Why the pool must not be mapped into a process with these user ids, on a kernel of this release;
    null: it may be. Root could open the pool for writing. Before Linux 6.12 a failed mmap may leave
@@ -53,8 +64,8 @@ int rf_mapping_in_pool(uint64_t offset, uint64_t length);
    afterwards, and map the RAM file. 0 or -errno; then the call must not be made. */
 int rf_mapping_drop(const struct rf_part *part);
 /* madvise(MADV_DONTNEED) of the host's. It frees nothing of a shared mapping, but it would free the
-   copies of written pages. So nothing is done in steps of 4 MiB where a page maps the pool. As
-   madvise. */
+   copies of written pages. So it works in steps of 4 MiB, and leaves out a step in which a page
+   maps the pool. Result and errno as of madvise. */
 int rf_mapping_dontneed(void *at, size_t size);
 
 #endif

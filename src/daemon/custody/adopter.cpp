@@ -47,8 +47,7 @@ Result<VmHandle> Adopter::finish(const guest::VmRecord& record, guest::Vm::Files
   attached->vm = std::move(*vm);
   attached->uuid = policy::normal_uuid(record.uuid);
   const auto config = config_.get();
-  attached->targets.store(
-      policy::vm_targets(*config, {record.name, attached->uuid, record.uid, policy::Vouched::no}));
+  attached->targets.store(policy::vm_targets(*config, claim_of(*attached)));
   // Before its controller has decided for the first time nothing is folded.
   attached->allowance.give_nothing();
   // If the operator decided to detach it, it is not folded until the detach is done or the decision

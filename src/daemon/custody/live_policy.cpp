@@ -34,10 +34,15 @@ policy::SetValues values_of(const std::vector<DecisionBook::Set>& set) {
   return values;
 }
 
+constexpr std::string_view kDoesNotHold = "a value that was set does not hold";
+
+void warn_of(const std::vector<policy::KeyProblem>& problems) {
+  for (const policy::KeyProblem& problem : problems)
+    log::warn("policy: {}: {}", kDoesNotHold, problem.line());
+}
+
 void put_targets(AttachedVm& vm, const policy::Config& config) {
-  const guest::VmRecord& record = vm.vm->record();
-  policy::VmTargets targets =
-      policy::vm_targets(config, {record.name, vm.uuid, record.uid, policy::Vouched::no});
+  policy::VmTargets targets = policy::vm_targets(config, claim_of(vm));
   // It belongs to the trust group, which the VM keeps.
   targets.share = vm.targets.load().share;
   vm.targets.store(targets);
@@ -82,9 +87,7 @@ void LivePolicy::begin() {
   PolicyOrigin origin = *this->origin();
   origin.set = decisions_.set_values();
   policy::WithSetValues made = made_of(origin.file, origin.set);
-  for (const policy::KeyProblem& problem : made.problems) {
-    log::warn("policy: a value that was set does not hold: {}", problem.line());
-  }
+  warn_of(made.problems);
   origin.problems = std::move(made.problems);
   publish(std::move(origin), std::move(made.config));
 }
@@ -103,8 +106,7 @@ std::vector<control::Reason> LivePolicy::notices() const {
   const auto now = origin();
   std::vector<control::Reason> notices = now->file.notices;
   for (const policy::KeyProblem& problem : now->problems) {
-    notices.push_back({"policy",
-                       "a value that was set does not hold: " + problem.key + ": " + problem.text,
+    notices.push_back({"policy", fmt::format("{}: {}: {}", kDoesNotHold, problem.key, problem.text),
                        fmt::format("{}, or take it back: `ramfold policy set {}=`", problem.remedy,
                                    problem.key)});
   }
@@ -118,6 +120,7 @@ policy::WithSetValues LivePolicy::made_of(const Configuration& file,
 
 void LivePolicy::publish(PolicyOrigin origin, policy::Config config) {
   auto next = std::make_shared<const PolicyOrigin>(std::move(origin));
+  std::shared_ptr<const policy::Config> now;
   {
     const MutexLock applying(applying_);
     {
@@ -125,10 +128,10 @@ void LivePolicy::publish(PolicyOrigin origin, policy::Config config) {
       origin_ = std::move(next);
     }
     current_.set(std::move(config));
-    const auto now = current_.get();
+    now = current_.get();
     for (const VmHandle& vm : vms_.all()) put_targets(*vm, *now);
   }
-  if (apply_) apply_(*current_.get());
+  if (apply_) apply_(*now);
 }
 
 void LivePolicy::attached(AttachedVm& vm) {
@@ -155,9 +158,7 @@ bool LivePolicy::reload() {
     log::warn("{}; {}", notice.text, notice.remedy);
   PolicyOrigin after{std::move(read), before->set, {}};
   policy::WithSetValues made = made_of(after.file, after.set);
-  for (const policy::KeyProblem& problem : made.problems) {
-    log::warn("policy: a value that was set does not hold: {}", problem.line());
-  }
+  warn_of(made.problems);
   after.problems = std::move(made.problems);
   log_changes(*config(), made.config);
   publish(std::move(after), std::move(made.config));

@@ -8,6 +8,11 @@
 
 namespace ramfold::daemon {
 
+policy::VmClaim claim_of(const AttachedVm& vm) noexcept {
+  const guest::VmRecord& record = vm.vm->record();
+  return {record.name, vm.uuid, record.uid, policy::Vouched::no};
+}
+
 ByteCount backed(sys::BorrowedFd file) noexcept {
   struct stat st{};
   if (::fstat(file.get(), &st) != 0) return ByteCount{0};

@@ -175,8 +175,8 @@ struct AttachedVm {
   ScanCursor cursor;
   Keeps keeps;
   FoldAllowance allowance;
-  Published<policy::VmActs> acts;  // what its controller decided last
-  std::atomic<unsigned> vcpus{0};  // 0: not known
+  std::atomic<policy::VmActs::Because> held_back{policy::VmActs::Because::nothing};  // why
+  std::atomic<unsigned> vcpus{0};                                                    // 0: not known
 
   bool stays_unfolded() const noexcept { return consumers != 0 || consumer_found; }
   // It stays unfolded only because of userfaultfds of QEMU's own, and no agent waits for an answer.
@@ -196,6 +196,9 @@ struct AttachedVm {
 };
 
 using VmHandle = std::shared_ptr<AttachedVm>;
+
+// Who the VM claims to be. Nobody vouches for it. The names are the VM's own.
+policy::VmClaim claim_of(const AttachedVm& vm) noexcept;
 
 // The memory allocated for a file in tmpfs.
 ByteCount backed(sys::BorrowedFd file) noexcept;

@@ -30,7 +30,7 @@ void StallWatch::check(std::span<const VmHandle> vms, std::uint64_t now_ns, doub
     const policy::VmActs acts = watched.controller.decide(
         sense(*vm, now_ns), {targets.stall_budget, targets.resident_floor, pass_seconds});
     vm->allowance.give(acts.pages_more, acts.pages_max, settled);
-    vm->acts.store(acts);
+    vm->held_back.store(acts.because);
     if (acts.backs_off) vm->vm->counters().backed_off.add();
   }
   std::erase_if(watched_, [](const auto& one) { return !one.second.met; });
@@ -39,7 +39,7 @@ void StallWatch::check(std::span<const VmHandle> vms, std::uint64_t now_ns, doub
 std::optional<control::Reason> why_held_back(const AttachedVm& vm) {
   using Because = policy::VmActs::Because;
   const policy::VmTargets targets = vm.targets.load();
-  switch (vm.acts.load().because) {
+  switch (vm.held_back.load()) {
     case Because::nothing: break;
     case Because::over_budget:
       return control::Reason{

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Runs the controller of each VM (policy/vm_controller.hpp), once an epoch: senses the VM's
-// counters, and publishes the decision in AttachedVm::acts and allowance. Scan workers ask the
+// counters, and publishes the decision in AttachedVm::held_back and allowance. Scan workers ask the
 // allowance before they fold.
 // Threads: one.
 #pragma once

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "daemon/report/accounting.hpp"
 
-#include <sys/stat.h>
 #include <unistd.h>
 #include <algorithm>
 

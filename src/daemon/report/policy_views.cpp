@@ -43,8 +43,7 @@ PolicyKeyView row_of(std::string_view path, std::string value, Origin origin) {
 // The keys of one VM.
 class VmRows {
  public:
-  VmRows(const PolicyOrigin& origin, const policy::VmOverride& section, const VmKey& key)
-      : origin_(origin), section_(section), key_(key) {}
+  VmRows(const PolicyOrigin& origin, const VmKey& key) : origin_(origin), key_(key) {}
 
   // `given`: by a section of the file. `later`: the value after the next attach.
   void add(std::string_view path, std::string value, std::string later, bool given) {
@@ -71,14 +70,11 @@ class VmRows {
     if (std::ranges::any_of(origin_.set, is_set)) return Origin::set;
     if (given) return Origin::file;
     if (path == "vm.fold" || path == "vm.resident_floor") return Origin::preset;
-    if (path == "vm.group") {
-      return section_.group ? Origin::file : origin_of(origin_, "groups.default");
-    }
+    if (path == "vm.group") return origin_of(origin_, "groups.default");
     return origin_of(origin_, fmt::format("fold.{}", name));
   }
 
   const PolicyOrigin& origin_;
-  const policy::VmOverride& section_;
   const VmKey& key_;
 };
 
@@ -103,12 +99,12 @@ control::PolicyView policy_view(const LivePolicy& policy, const AttachedVm& vm, 
   const auto origin = policy.origin();
   const auto config = policy.config();
   const guest::VmRecord& record = vm.vm->record();
-  const policy::VmClaim claim{record.name, vm.uuid, record.uid, policy::Vouched::no};
+  const policy::VmClaim claim = claim_of(vm);
   const auto section =
       policy::override_that_holds(origin->file.config, claim).value_or(policy::VmOverride{});
   const policy::VmTargets now = vm.targets.load();
   const policy::VmTargets later = policy::vm_targets(*config, claim);
-  VmRows rows(*origin, section, key);
+  VmRows rows(*origin, key);
   rows.add("vm.fold", now.fold, later.fold, section.fold);
   rows.add("vm.zero", now.zero, later.zero, section.zero);
   rows.add("vm.share", now.share, later.share, section.share);
@@ -116,7 +112,8 @@ control::PolicyView policy_view(const LivePolicy& policy, const AttachedVm& vm, 
   rows.add("vm.stall_budget", now.stall_budget, later.stall_budget, section.stall_budget);
   rows.add("vm.resident_floor", now.resident_floor, later.resident_floor, section.resident_floor);
   rows.add("vm.group", std::string(record.group),
-           group_of(*config, {record.name, vm.uuid}, record.uid, VmId{record.vm}), false);
+           group_of(*config, {record.name, vm.uuid}, record.uid, VmId{record.vm}),
+           section.group.has_value());
   return {origin->file.source.path, std::move(rows.rows)};
 }
 

@@ -78,7 +78,8 @@ class ScanWorkers {
     std::atomic<bool> dismissed{false};                      // it ends after its chunk
   };
   bool add_worker() REQUIRES(mutex_);
-  // Until as many workers stay as the targets say, or the kernel gives no thread.
+  // Starts or dismisses workers until there are scan_threads of them. Ends early if the kernel
+  // gives no thread.
   void adjust_number() REQUIRES(mutex_);
   void leave(const Worker& self) EXCLUDES(mutex_);
   void run(Worker& self) noexcept;
@@ -96,7 +97,7 @@ class ScanWorkers {
   // Asks which pages of the chunk the guest touches from now on.
   void ask(const Claim& claim, guest::AgentPort& port, std::span<const scan::SeenPage> seen,
            scan::Met& met);
-  // Notes in `met` which pages the chunk holds. Returns the CPU time of folding alone, in
+  // Counts in `met` what pages the chunk holds. Returns the CPU time of folding alone, in
   // nanoseconds.
   std::uint64_t work(const Claim& claim, scan::Planner& planner, fold::Folder& folder,
                      std::span<scan::Window, scan::kChunkWindows> windows, scan::Met& met);

@@ -157,10 +157,7 @@ class Model {
     REQUIRE(store_->unmap(groups_[w.group], w.slot) == Booked::done);
   }
   bool maps_its_page(const Word& w) const {
-    PageCopy seen;
-    return ::pread(pools_[w.group].get(), seen.bytes.data(), kPageSize,
-                   std::int64_t{w.slot.value} * 4096) == kPageSize &&
-           seen.bytes == page(w.page).bytes;
+    return slot_holds(pools_[w.group].get(), w.slot, page(w.page));
   }
 
   // The VM of a group ends, its words are given up, and another comes.

@@ -45,10 +45,7 @@ constexpr ContentId id_of(std::uint64_t word) {
 }
 
 bool maps_its_page(int pool, const Page& page) {
-  PageCopy seen;
-  const off_t at = std::int64_t{page.slot.load()} * 4096;
-  return ::pread(pool, seen.bytes.data(), kPageSize, at) == kPageSize &&
-         seen.bytes == any_page(number_of(page.word.load())).bytes;
+  return slot_holds(pool, PoolSlot{page.slot}, any_page(number_of(page.word)));
 }
 
 void unmap(Contents& store, GroupId group, Page& page) {
@@ -118,6 +115,7 @@ bool recover(Contents& store, GroupId group, const Pages& pages) {
   if (!group) ::_exit(6);
   if (!recover(store, *group, pages)) ::_exit(5);
   std::vector<std::thread> threads;
+  threads.reserve(kWorkers + 1);
   for (std::size_t t = 0; t < kWorkers; ++t) {
     threads.emplace_back([&, t] {
       work(store, *group, std::span(pages).subspan(t * kWordsEach, kWordsEach), pool.get(),

@@ -30,12 +30,7 @@ struct Word {
   PoolSlot slot{};  // that the page maps; 0: none
 };
 
-bool maps_its_page(int pool, const Word& w) {
-  PageCopy seen;
-  return ::pread(pool, seen.bytes.data(), kPageSize, std::int64_t{w.slot.value} * 4096) ==
-             kPageSize &&
-         seen.bytes == any_page(w.page).bytes;
-}
+bool maps_its_page(int pool, const Word& w) { return slot_holds(pool, w.slot, any_page(w.page)); }
 
 // Maps the page, or unmaps it. False when a byte was wrong, or a mapping was not counted.
 bool turn(Contents& store, GroupId group, int pool, Word& w) {

@@ -2,11 +2,13 @@
 // Steps with a whole store that several of its tests take.
 #pragma once
 
+#include <unistd.h>
 #include <cstdint>
 
 #include "base/page_copy.hpp"
 #include "pages.hpp"
 #include "store/contents.hpp"
+#include "store/pool/slot.hpp"
 #include "store/stats.hpp"
 
 namespace ramfold::store::test {
@@ -38,6 +40,13 @@ inline bool holds(Contents& store, ContentId id, const PageCopy& page,
                   GroupId group = kFirstGroup) {
   PageCopy out;
   return store.get(group, id, out.bytes.data(), {}) == Got::done && out.bytes == page.bytes;
+}
+
+// What a QEMU of the group reads in a slot of the pool.
+inline bool slot_holds(int pool, PoolSlot slot, const PageCopy& page) {
+  PageCopy seen;
+  const off_t at = std::int64_t{slot.value} * 4096;
+  return ::pread(pool, seen.bytes.data(), kPageSize, at) == kPageSize && seen.bytes == page.bytes;
 }
 
 inline Contents::Files copy_of(const Contents::Files& files) {

@@ -4,6 +4,7 @@
 #include <map>
 #include <vector>
 
+#include "header_words.hpp"
 #include "pages.hpp"
 #include "store/hash.hpp"
 #include "store/layout.hpp"
@@ -35,16 +36,6 @@ struct Left {
     return next;
   }
 };
-
-void write_u64(const sys::Fd& fd, std::uint64_t offset, std::uint64_t value) {
-  REQUIRE(::pwrite(fd.get(), &value, sizeof value, static_cast<off_t>(offset)) == sizeof value);
-}
-std::uint64_t read_u64(const sys::Fd& fd, std::uint64_t offset) {
-  std::uint64_t value = 0;
-  REQUIRE(::pread(fd.get(), &value, sizeof value, static_cast<off_t>(offset)) == sizeof value);
-  return value;
-}
-std::uint64_t where_offset(ContentId id) { return kPageSize + id.value * std::uint64_t{16} + 8; }
 
 }  // namespace
 

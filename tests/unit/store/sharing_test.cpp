@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "greedy.hpp"
+#include "header_words.hpp"
 #include "pages.hpp"
 #include "store/layout.hpp"
 #include "stores.hpp"
@@ -40,10 +41,7 @@ struct Rig {
   }
   // As a QEMU sees it.
   bool reads(PoolSlot slot, const PageCopy& page) const {
-    PageCopy seen;
-    return ::pread(files.read_only.get(), seen.bytes.data(), kPageSize,
-                   std::int64_t{slot.value} * 4096) == kPageSize &&
-           seen.bytes == page.bytes;
+    return slot_holds(files.read_only.get(), slot, page);
   }
   std::uint64_t pool_bytes() const {
     struct stat st{};
@@ -58,16 +56,6 @@ struct Rig {
 };
 
 int code_of(const Result<PoolSlot>& result) { return result ? 0 : result.error().code; }
-
-std::uint64_t where_offset(ContentId id) { return kPageSize + id.value * std::uint64_t{16} + 8; }
-std::uint64_t read_u64(const sys::Fd& fd, std::uint64_t offset) {
-  std::uint64_t value = 0;
-  REQUIRE(::pread(fd.get(), &value, sizeof value, static_cast<off_t>(offset)) == sizeof value);
-  return value;
-}
-void write_u64(const sys::Fd& fd, std::uint64_t offset, std::uint64_t value) {
-  REQUIRE(::pwrite(fd.get(), &value, sizeof value, static_cast<off_t>(offset)) == sizeof value);
-}
 
 }  // namespace
 
