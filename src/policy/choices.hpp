@@ -35,4 +35,12 @@ constexpr const auto& choices_of(Referenced) noexcept { return kReferenced; }
 constexpr const auto& choices_of(ReformPreset) noexcept { return kReformPresets; }
 constexpr const auto& choices_of(GroupDefault) noexcept { return kGroupDefaults; }
 
+template <typename Enum>
+constexpr std::string_view word_of(Enum value) noexcept {
+  for (const auto& choice : choices_of(value)) {
+    if (choice.value == value) return choice.name;
+  }
+  return "?";
+}
+
 }  // namespace ramfold::policy

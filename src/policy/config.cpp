@@ -42,12 +42,12 @@ const std::array kKeys{
                 [](Config& c, const Node& n) { return set_word(c.agent_group, n, 32); }},
     Key<Config>{{"log_level", "\"error\", \"warning\", \"info\" or \"debug\""},
                 [](Config& c, const Node& n) { return set_choice(c.log_level, n, kLogLevels); }},
-    Key<Config>{{"fold.when", "\"pressure\" or \"eager\""},
+    Key<Config>{{"fold.when", kWhenAllowed},
                 [](Config& c, const Node& n) { return set_choice(c.fold.when, n, kFoldWhens); }},
     Key<Config>{{"fold.keep_available", kAmountAllowed},
                 [](Config& c, const Node& n) { return set_amount(c.fold.keep_available, n, 95); }},
-    Key<Config>{{"fold.passes", "a whole number from 1 to 16"},
-                [](Config& c, const Node& n) { return set_unsigned(c.fold.passes, n, 1, 16); }},
+    Key<Config>{{"fold.passes", kPassesAllowed},
+                [](Config& c, const Node& n) { return set_passes(c.fold.passes, n); }},
     Key<Config>{
         {"fold.pass_seconds", "a number of seconds from 0.1 to 86400"},
         [](Config& c, const Node& n) { return set_double(c.fold.pass_seconds, n, 0.1, 86400); }},
@@ -124,6 +124,10 @@ const std::array kVmKeys{
                     [](VmOverride& v, const Node& n) { return set_bool(v.share, n); }},
     Key<VmOverride>{{"vm.lz4", kBoolAllowed},
                     [](VmOverride& v, const Node& n) { return set_bool(v.lz4, n); }},
+    Key<VmOverride>{{"vm.when", kWhenAllowed},
+                    [](VmOverride& v, const Node& n) { return set_choice(v.when, n, kFoldWhens); }},
+    Key<VmOverride>{{"vm.passes", kPassesAllowed},
+                    [](VmOverride& v, const Node& n) { return set_passes(v.passes, n); }},
     Key<VmOverride>{
         {"vm.stall_budget", kStallBudgetAllowed},
         [](VmOverride& v, const Node& n) { return set_stall_budget(v.stall_budget, n); }},
@@ -376,10 +380,9 @@ std::optional<KeyProblem> set_key(VmOverride& vm, std::string_view name, std::st
 }
 
 unsigned FoldConfig::backoff_passes_max() const noexcept {
-  if (!backoff) return passes;
+  if (!backoff) return 0;
   constexpr double kMost = 1e6;
-  return std::max(passes, static_cast<unsigned>(
-                              std::min(std::ceil(backoff_seconds_max / pass_seconds), kMost)));
+  return static_cast<unsigned>(std::min(std::ceil(backoff_seconds_max / pass_seconds), kMost));
 }
 
 ConfigReading read_config(std::string_view text, std::string_view source) {

@@ -74,7 +74,7 @@ struct FoldConfig {
   bool share = true;
   bool lz4 = true;
   double stall_budget = 0.01;  // share of wall time that a vCPU may wait for ramfold
-  // backoff_seconds_max in passes, but at least `passes`; `passes` without back-off.
+  // backoff_seconds_max in passes; 0 without back-off.
   unsigned backoff_passes_max() const noexcept;
   friend bool operator==(const FoldConfig&, const FoldConfig&) = default;
 };
@@ -140,6 +140,8 @@ struct VmOverride {
   std::optional<bool> zero;
   std::optional<bool> share;
   std::optional<bool> lz4;
+  std::optional<FoldWhen> when;
+  std::optional<unsigned> passes;
   std::optional<double> stall_budget;
   std::optional<ByteCount> resident_floor;
   bool names_owner() const noexcept { return uid.has_value() || !user.empty(); }

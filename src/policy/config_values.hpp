@@ -27,11 +27,17 @@ inline bool set_bool(bool& to, const toml::node& node) {
   return value.has_value();
 }
 
-inline bool set_bool(std::optional<bool>& to, const toml::node& node) {
-  bool value = false;
-  if (!set_bool(value, node)) return false;
+// A key of [[vm]], set as the key of all VMs.
+template <typename T>
+bool set_optional(std::optional<T>& to, const auto& set) {
+  T value{};
+  if (!set(value)) return false;
   to = value;
   return true;
+}
+
+inline bool set_bool(std::optional<bool>& to, const toml::node& node) {
+  return set_optional(to, [&](bool& value) { return set_bool(value, node); });
 }
 
 inline bool set_double(double& to, const toml::node& node, double least, double most) {
@@ -47,6 +53,15 @@ inline bool set_unsigned(unsigned& to, const toml::node& node, unsigned least, u
   if (!value || *value < least || *value > most) return false;
   to = static_cast<unsigned>(*value);
   return true;
+}
+
+inline constexpr std::string_view kPassesAllowed = "a whole number from 1 to 16";
+
+inline bool set_passes(unsigned& to, const toml::node& node) {
+  return set_unsigned(to, node, 1, 16);
+}
+inline bool set_passes(std::optional<unsigned>& to, const toml::node& node) {
+  return set_optional(to, [&](unsigned& value) { return set_passes(value, node); });
 }
 
 inline bool set_amount(MemoryAmount& to, const toml::node& node, double percent_max) {
@@ -76,10 +91,7 @@ inline bool set_stall_budget(double& to, const toml::node& node) {
   return set_double(to, node, 0.0001, 100);
 }
 inline bool set_stall_budget(std::optional<double>& to, const toml::node& node) {
-  double value = 0;
-  if (!set_stall_budget(value, node)) return false;
-  to = value;
-  return true;
+  return set_optional(to, [&](double& value) { return set_stall_budget(value, node); });
 }
 
 template <typename Enum, std::size_t N>
@@ -95,6 +107,13 @@ inline bool set_choice(Enum& to, const toml::node& node,
   }
   return false;
 }
+template <typename Enum, std::size_t N>
+inline bool set_choice(std::optional<Enum>& to, const toml::node& node,
+                       const std::array<Choice<Enum>, N>& choices) {
+  return set_optional(to, [&](Enum& value) { return set_choice(value, node, choices); });
+}
+
+inline constexpr std::string_view kWhenAllowed = "\"pressure\" or \"eager\"";
 
 inline bool is_word(std::string_view text, std::size_t size_max) {
   const auto fits = [](char c) {
@@ -161,10 +180,7 @@ inline bool set_vm_name(std::string& to, const toml::node& node) {
 }
 
 inline bool set_group(std::optional<std::string>& to, const toml::node& node) {
-  std::string name;
-  if (!set_word(name, node, 64)) return false;
-  to = name;
-  return true;
+  return set_optional(to, [&](std::string& name) { return set_word(name, node, 64); });
 }
 
 }  // namespace ramfold::policy

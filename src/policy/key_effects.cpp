@@ -16,10 +16,7 @@ namespace {
 template <typename T>
 std::string text_of(const T& value) {
   if constexpr (std::is_enum_v<T>) {
-    for (const auto& choice : choices_of(value)) {
-      if (choice.value == value) return std::string(choice.name);
-    }
-    return "?";
+    return std::string(word_of(value));
   } else if constexpr (std::is_same_v<T, MemoryAmount>) {
     if (value.relative()) return fmt::format("{}%", value.percent());
     return fmt::format("{}", value.resolve(ByteCount{0}).value);
@@ -93,6 +90,8 @@ constexpr std::array kEffects{
     vm_key("vm.share", Takes::at_attach,
            "it decides the trust group, which a VM gets when it is attached"),
     vm_key("vm.lz4", Takes::at_once, "for pages that leave from then on"),
+    vm_key("vm.when", Takes::at_once, "for pages that leave from then on"),
+    vm_key("vm.passes", Takes::at_once, "from the VM's next chunk of RAM on"),
     vm_key("vm.stall_budget", Takes::at_once, "when the VM's controller decides next"),
     vm_key("vm.resident_floor", Takes::at_once, "when the VM's controller decides next"),
 };

@@ -40,10 +40,8 @@ MemoryVerdict judge(const HostTargets& targets, const MemorySample& sample,
                     ByteCount needed_if_all_back, Memory before) {
   const ByteCount limit =
       plus(room_for_unfolding(targets, sample, Reserve::left_alone), targets.unbacked_max);
-  const Memory memory = memory_of(targets, sample, before);
   return {.promise_kept = needed_if_all_back <= limit,
-          .plentiful = targets.when == FoldWhen::pressure && memory == Memory::enough,
-          .memory = memory};
+          .memory = memory_of(targets, sample, before)};
 }
 
 }  // namespace ramfold::policy

@@ -7,8 +7,7 @@
 //   short        = begins when available <= keep_available, or tasks stall for memory for at least
 //                  10 % of the time; ends when available > 17/16 keep_available, and tasks stall
 //                  for less than 1 %
-//   plentiful    = when is "pressure", and memory is not short
-//   may_fold     = promise_kept and not plentiful
+//   may_fold     = promise_kept, and `when` is "eager" or memory is short
 // Folding raises `available`, so that one threshold would make it start and stop all the time.
 // Tasks stall where the kernel reclaims memory again and again, also when `available` looks good.
 // Threads: pure functions, values.
@@ -30,11 +29,14 @@ struct MemorySample {
 // Where `short` begins and where it ends differ, so judge() needs the last answer.
 enum class Memory : bool { enough, is_short };
 
+// Does a VM that is folded then need folding now?
+constexpr bool needs_folding(FoldWhen when, Memory memory) noexcept {
+  return when == FoldWhen::eager || memory == Memory::is_short;
+}
+
 struct MemoryVerdict {
   bool promise_kept = false;  // memory would suffice if all pages came back
-  bool plentiful = false;     // nothing needs folding now (never under when = "eager")
   Memory memory = Memory::enough;
-  bool may_fold() const noexcept { return promise_kept && !plentiful; }
   friend bool operator==(const MemoryVerdict&, const MemoryVerdict&) = default;
 };
 

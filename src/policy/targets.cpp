@@ -41,9 +41,14 @@ bool is_trusted(const VmOverride& vm, const VmClaim& claim) {
 }
 
 VmTargets defaults(const Config& config) {
-  return {
-      true,        config.fold.zero, config.fold.share, config.fold.lz4, config.fold.stall_budget,
-      ByteCount{0}};
+  return {.fold = true,
+          .zero = config.fold.zero,
+          .share = config.fold.share,
+          .lz4 = config.fold.lz4,
+          .when = config.fold.when,
+          .passes = config.fold.passes,
+          .stall_budget = config.fold.stall_budget,
+          .resident_floor = ByteCount{0}};
 }
 
 // Keys of `vm` that do not hold for a VM that only claims the name, as written in the file.
@@ -53,6 +58,8 @@ std::vector<std::string_view> withheld_keys(const VmOverride& vm, const VmTarget
   if (vm.zero.value_or(false) && !host.zero) keys.emplace_back("zero");
   if (vm.share.value_or(false) && !host.share) keys.emplace_back("share");
   if (vm.lz4.value_or(false) && !host.lz4) keys.emplace_back("lz4");
+  if (vm.when == FoldWhen::eager && host.when != FoldWhen::eager) keys.emplace_back("when");
+  if (vm.passes.value_or(host.passes) < host.passes) keys.emplace_back("passes");
   if (vm.stall_budget.value_or(0) > host.stall_budget) keys.emplace_back("stall_budget");
   return keys;
 }
@@ -97,6 +104,8 @@ std::optional<VmOverride> override_that_holds(const Config& config, const VmClai
   for (auto* const value : {&vm.fold, &vm.zero, &vm.share, &vm.lz4}) {
     if (value->value_or(false)) value->reset();
   }
+  if (vm.when == FoldWhen::eager) vm.when.reset();
+  if (vm.passes) vm.passes = std::max(*vm.passes, config.fold.passes);
   if (vm.stall_budget) vm.stall_budget = std::min(*vm.stall_budget, config.fold.stall_budget);
   return vm;
 }
@@ -109,6 +118,8 @@ VmTargets vm_targets(const Config& config, const VmClaim& claim, UidOf uid_of) {
   targets.zero = vm->zero.value_or(targets.zero);
   targets.share = vm->share.value_or(targets.share);
   targets.lz4 = vm->lz4.value_or(targets.lz4);
+  targets.when = vm->when.value_or(targets.when);
+  targets.passes = vm->passes.value_or(targets.passes);
   targets.stall_budget = vm->stall_budget.value_or(targets.stall_budget);
   targets.resident_floor = vm->resident_floor.value_or(ByteCount{0});
   return targets;
@@ -142,9 +153,8 @@ std::vector<std::string> override_complaints(const Config& config, std::string_v
 }
 
 WorkTargets work_targets(const Config& config) {
-  return {config.fold.passes,       config.fold.backoff_passes_max(),
-          config.fold.pass_seconds, config.scan.cpu,
-          config.scan.threads,      config.scan.referenced};
+  return {config.fold.backoff_passes_max(), config.fold.pass_seconds, config.scan.cpu,
+          config.scan.threads, config.scan.referenced};
 }
 
 HostTargets host_targets(const Config& config, ByteCount host_ram) {

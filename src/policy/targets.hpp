@@ -5,9 +5,9 @@
 // process that tells the same. Only the uid comes from the kernel. So an override of [[vm]]
 //   - that names the owner (`user`, `uid`) holds for VMs of that owner only, with all its keys;
 //   - that names no owner holds for every VM that claims the name, but only where it takes
-//     something away: `false` for fold, zero, share and lz4, a stall budget below the host's, a
-//     resident floor. A claim alone never gives a trust group, or a mechanism that the host has
-//     switched off;
+//     something away: `false` for fold, zero, share and lz4, folding under pressure only, more
+//     passes or a smaller stall budget than the host's, a resident floor. A claim alone never gives
+//     a trust group, or a mechanism that the host has switched off;
 //   - holds with all its keys where the VM's manager vouches for name and uuid (Vouched::yes).
 // Threads: pure functions and values; uid_of_user() reads the user database.
 #pragma once
@@ -43,6 +43,8 @@ struct VmTargets {
   bool zero = true;
   bool share = true;
   bool lz4 = true;
+  FoldWhen when = FoldWhen::pressure;
+  unsigned passes = 2;
   double stall_budget = 0.01;
   ByteCount resident_floor{};
   friend bool operator==(const VmTargets&, const VmTargets&) = default;
@@ -75,8 +77,7 @@ HostTargets host_targets(const Config& config, ByteCount host_ram);
 
 // The settings of scanning and folding.
 struct WorkTargets {
-  unsigned passes = 2;
-  unsigned backoff_passes_max = 2;
+  unsigned backoff_passes_max = 0;  // as FoldConfig::backoff_passes_max()
   double pass_seconds = 30;
   double scan_cpu = 0.25;
   unsigned scan_threads = 1;

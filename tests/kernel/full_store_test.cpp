@@ -34,6 +34,7 @@ class Working {
     config_.scan.cpu = 1;
     daemon::HostVerdict verdict;
     verdict.may_observe = verdict.may_fold = true;
+    verdict.memory = policy::Memory::is_short;
     host_.publish(std::move(verdict));
     vms_.add(attached_);
     workers_.fold_with(test::pin_test());

@@ -131,6 +131,7 @@ struct Scanning {
     HostVerdict verdict;
     verdict.may_observe = true;
     verdict.may_fold = may == May::fold;
+    verdict.memory = policy::Memory::is_short;
     host.publish(std::move(verdict));
   }
   void start() {
@@ -139,6 +140,7 @@ struct Scanning {
   }
   void add(const Guest& guest) {
     guest.vm->group = *contents->group(std::to_string(guest.vm->vm->id().value));
+    guest.vm->targets.store(policy::vm_targets(config, {}));
     vms.add(guest.vm);
   }
 };

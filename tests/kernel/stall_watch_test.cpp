@@ -77,6 +77,7 @@ TEST_CASE("a VM over its stall budget is left alone within an epoch, and its nei
   HostState host;
   HostVerdict verdict;
   verdict.may_observe = verdict.may_fold = true;
+  verdict.memory = policy::Memory::is_short;
   host.publish(std::move(verdict));
   VmSet vms;
   for (const VmHandle& vm : both) vms.add(vm);
@@ -138,6 +139,7 @@ TEST_CASE("folding leaves the resident floor") {
   HostState host;
   HostVerdict verdict;
   verdict.may_observe = verdict.may_fold = true;
+  verdict.memory = policy::Memory::is_short;
   host.publish(std::move(verdict));
   VmSet vms;
   vms.add(guest.vm);

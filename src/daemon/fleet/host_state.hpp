@@ -20,13 +20,16 @@ namespace ramfold::daemon {
 
 struct HostVerdict {
   bool may_observe = false;  // VMs may be scanned
-  bool may_fold = false;
+  bool may_fold = false;  // VMs that are folded eagerly; for the others memory has to be short, too
   bool may_reform = false;
   std::vector<control::Reason> reasons;  // against folding, or against part of it
   policy::Memory memory = policy::Memory::enough;
   control::Promise promise;
   ByteCount keep_available;
 
+  bool may_fold_when(policy::FoldWhen when) const noexcept {
+    return may_fold && policy::needs_folding(when, memory);
+  }
   bool has(std::string_view code) const noexcept {
     return std::ranges::any_of(reasons, [&](const auto& reason) { return reason.code == code; });
   }
@@ -41,7 +44,10 @@ class HostState {
   // After a start, until all references are counted.
   std::atomic<bool> recovering{true};
 
-  bool may_fold() const noexcept { return may_fold_ && switched_on(); }
+  // A VM that is folded then may be folded now.
+  bool may_fold(policy::FoldWhen when) const noexcept {
+    return may_fold_ && policy::needs_folding(when, memory_) && switched_on();
+  }
   bool may_observe() const noexcept { return may_observe_ && switched_on(); }
   // Stored contents may get other forms.
   bool may_reform() const noexcept { return may_reform_ && switched_on(); }
@@ -67,6 +73,7 @@ class HostState {
   void publish(HostVerdict verdict) {
     const MutexLock lock(mutex_);
     may_fold_.store(verdict.may_fold);
+    memory_.store(verdict.memory);
     may_observe_.store(verdict.may_observe);
     may_reform_.store(verdict.may_reform);
     verdict_ = std::move(verdict);
@@ -82,6 +89,7 @@ class HostState {
   }
 
   std::atomic<bool> may_fold_{false};
+  std::atomic<policy::Memory> memory_{policy::Memory::enough};
   std::atomic<bool> may_observe_{false};
   std::atomic<bool> may_reform_{false};
   std::atomic<std::uint64_t> store_full_until_ns_{0};

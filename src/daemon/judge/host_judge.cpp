@@ -87,13 +87,13 @@ void judge_memory(const HostInputs& in, const policy::Config& config, HostVerdic
         {"promise", "if every folded page came back, the host's memory would not suffice",
          "add memory or swap, run fewer VMs, or raise host.unbacked_max"});
   }
-  if (memory.plentiful) {
-    verdict.reasons.push_back({"memory-plentiful", "idle: memory plentiful",
-                               "set fold.when = \"eager\" to fold all the same"});
-  }
 }
 
 }  // namespace
+
+control::Reason memory_plentiful(std::string remedy) {
+  return {"memory-plentiful", "idle: memory plentiful", std::move(remedy)};
+}
 
 HostVerdict judge_host(const HostInputs& in, const policy::Config& config) {
   HostVerdict verdict;
@@ -106,7 +106,12 @@ HostVerdict judge_host(const HostInputs& in, const policy::Config& config) {
         {"meminfo", "/proc/meminfo cannot be read", "check that /proc is mounted"});
   }
   verdict.may_fold = verdict.reasons.empty();
-  if (in.store_full) {  // after `may_fold`: zeros and equal pages are still folded
+  // After `may_fold`: a VM may have another `when` than the host.
+  if (in.memory && !policy::needs_folding(config.fold.when, verdict.memory)) {
+    verdict.reasons.push_back(memory_plentiful("set fold.when = \"eager\" to fold all the same"));
+  }
+  // The same: zeros and equal pages are still folded.
+  if (in.store_full) {
     verdict.reasons.push_back({"store-full",
                                "the store has no room for new contents: only zeros and pages that "
                                "are stored already are folded",

@@ -44,6 +44,9 @@ struct HostInputs {
   ByteCount needed_if_all_back;
 };
 
+// The host has enough memory, and folding waits until it has not.
+control::Reason memory_plentiful(std::string remedy);
+
 HostVerdict judge_host(const HostInputs& inputs, const policy::Config& config);
 
 }  // namespace ramfold::daemon

@@ -9,6 +9,7 @@
 
 #include "base/check.hpp"
 #include "daemon/agents/attach.hpp"
+#include "policy/choices.hpp"
 #include "policy/key_effects.hpp"
 
 namespace ramfold::daemon {
@@ -51,8 +52,8 @@ class VmRows {
     if (later != row.in_force) row.pending = std::move(later);
     rows.push_back(std::move(row));
   }
-  template <typename T>
-  void add(std::string_view path, T value, T later, const std::optional<T>& given) {
+  template <typename T, typename Given>
+  void add(std::string_view path, T value, T later, const std::optional<Given>& given) {
     add(path, fmt::format("{}", value), fmt::format("{}", later), given.has_value());
   }
   void add(std::string_view path, ByteCount value, ByteCount later,
@@ -109,6 +110,8 @@ control::PolicyView policy_view(const LivePolicy& policy, const AttachedVm& vm, 
   rows.add("vm.zero", now.zero, later.zero, section.zero);
   rows.add("vm.share", now.share, later.share, section.share);
   rows.add("vm.lz4", now.lz4, later.lz4, section.lz4);
+  rows.add("vm.when", policy::word_of(now.when), policy::word_of(later.when), section.when);
+  rows.add("vm.passes", now.passes, later.passes, section.passes);
   rows.add("vm.stall_budget", now.stall_budget, later.stall_budget, section.stall_budget);
   rows.add("vm.resident_floor", now.resident_floor, later.resident_floor, section.resident_floor);
   rows.add("vm.group", std::string(record.group),

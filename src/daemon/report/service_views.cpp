@@ -6,6 +6,7 @@
 
 #include "base/clock.hpp"
 #include "daemon/custody/hand_over.hpp"
+#include "daemon/judge/host_judge.hpp"
 #include "daemon/judge/quota.hpp"
 #include "daemon/judge/stall_watch.hpp"
 #include "daemon/report/figures.hpp"
@@ -53,14 +54,19 @@ control::HostView HostService::host_view(const std::vector<VmHandle>& vms,
   view.self_test = p_.state.self_test();
   const bool cannot = verdict.has("self-test") || verdict.has("no-keeper") ||
                       verdict.has("no-pin-test") || verdict.has("config") || verdict.has("state");
+  // Where there is no VM, it is told whether the next one would be folded.
+  const bool folds = vms.empty() ? verdict.may_fold_when(p_.policy.config()->fold.when)
+                                 : std::ranges::any_of(vms, [&](const VmHandle& vm) {
+                                     return verdict.may_fold_when(vm->targets.load().when);
+                                   });
   const bool is_off = p_.state.off_done || !p_.off.lost_left().empty();
   view.state = is_off                                           ? control::HostState::off
                : p_.state.recovering || verdict.has("starting") ? control::HostState::starting
                : p_.state.off                                   ? control::HostState::unfolding
                : cannot                                         ? control::HostState::observe_only
                : p_.state.paused                                ? control::HostState::paused
-               : !verdict.may_fold                              ? control::HostState::idle
-                                                                : control::HostState::folding;
+               : folds                                          ? control::HostState::folding
+                                                                : control::HostState::idle;
   view.notices = p_.policy.notices();
   if (const auto why = p_.decisions.unsaved()) {
     view.notices.push_back({"state", "the operator's decisions are not on the disk: " + *why,
@@ -243,7 +249,9 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
             fmt::format("it is tried again by itself, in {:.0f} s at the latest",
                         std::ceil(trouble->next_seconds)));
   }
-  const bool folding = p_.state.may_fold();
+  const HostVerdict verdict = p_.state.verdict();
+  const policy::FoldWhen when = vm->targets.load().when;
+  const bool folding = p_.state.may_fold(when);
   if (vm->let_go) {
     because("let-go",
             fmt::format("it was detached, but has {} lost pages, so the daemon still serves it",
@@ -260,7 +268,13 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
                : folding      ? VmState::folding
                               : VmState::idle;
   if (open) {  // also while it is folded: the store may be full
-    for (control::Reason& r : p_.state.verdict().reasons) view.reasons.push_back(std::move(r));
+    for (const control::Reason& r : verdict.reasons) {
+      if (r.code != "memory-plentiful") view.reasons.push_back(r);
+    }
+    if (!policy::needs_folding(when, verdict.memory)) {
+      view.reasons.push_back(
+          memory_plentiful("set `when = \"eager\"` for this VM to fold it all the same"));
+    }
   }
   if (open && holds_much(view.pages)) {
     because("held-pages", fmt::format("{} pages are held by a device", view.pages.held.value),

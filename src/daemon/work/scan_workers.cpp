@@ -287,7 +287,8 @@ std::uint64_t ScanWorkers::work(const Claim& claim, scan::Planner& planner, fold
   const auto port = claim.history != nullptr ? agents_->port(vm) : nullptr;
   scan::History* const history = port ? claim.history : nullptr;
   const policy::WorkTargets targets = targets_.load();
-  const scan::ColdRule rule{targets.passes, targets.backoff_passes_max};
+  const unsigned passes = vm.targets.load().passes;
+  const scan::ColdRule rule{passes, std::max(passes, targets.backoff_passes_max)};
   const auto planned = planner.plan(*vm.vm, claim.chunk, rule, windows, history);
   met = planner.met();
   if (!planned) {
@@ -317,7 +318,8 @@ void ScanWorkers::ask(const Claim& claim, guest::AgentPort& port,
                       std::span<const scan::SeenPage> seen, scan::Met& met) {
   guest::Vm& vm = *claim.vm->vm;
   vm.counters().retouched.add(met.asked.retouched);
-  if (stopping_ || !claim.vm->wants_folding() || !host_.may_fold()) return;
+  if (stopping_ || !claim.vm->wants_folding()) return;
+  if (!host_.may_fold(claim.vm->targets.load().when)) return;
   const scan::Question question = scan::choose(vm, seen, claim.sampling);
   met.asked.candidates = question.candidates;
   if (!scan::ask(port, question, seen, *claim.history)) return;
@@ -340,7 +342,7 @@ void ScanWorkers::fold(AttachedVm& vm, fold::Folder& folder,
   const classify::Policy policy{targets.zero, may_keep && (targets.share || targets.lz4)};
   for (const scan::Window& window : windows) {
     if (stopping_ || !vm.wants_folding()) return;
-    if (!host_.may_fold()) return;
+    if (!host_.may_fold(vm.targets.load().when)) return;
     const auto pages = static_cast<std::uint64_t>(
         std::popcount(static_cast<unsigned>(window.fold | window.again)));
     if (pages == 0) continue;

@@ -75,6 +75,22 @@ def vm():
             must_be(rig, 'fold', 'true', 'set', vm='web')
             web.check()
             wait('web is folded again', is_folded(web), 60)
+            # Its own `when` wins over the host's.
+            must_put(rig, 'fold.when=pressure', 'fold.keep_available=1%')
+            must_put(rig, 'when=eager', 'passes=2', vm='web')
+            web.check()
+            wait('web is folded while memory is plentiful', is_folded(web), 60)
+            must_be(rig, 'when', 'eager', 'set', vm='web')
+            must_be(rig, 'passes', '2', 'set', vm='web')
+            must_put(rig, 'fold.when=', 'fold.keep_available=')
+            must_put(rig, 'when=pressure', vm='web')
+            web.check()
+            stays_unfolded(rig, web)
+            if 'memory-plentiful' not in [r['code'] for r in vm_of(rig, web)['reasons']]:
+                raise Failed(f'no reason: {vm_of(rig, web)["reasons"]}')
+            must_put(rig, 'when=', 'passes=', vm='web')
+            must_be(rig, 'when', 'eager', 'file', vm='web')
+            wait('web is folded as the host says', is_folded(web), 60)
             # Taken back the file holds, and what came back stays.
             must_put(rig, 'fold=', vm='web')
             must_be(rig, 'fold', 'false', 'file', vm='web')

@@ -68,19 +68,18 @@ TEST_CASE("the reference names every key and what it may be") {
   }
 }
 
-TEST_CASE("the back-off is bounded by time, and never shorter than without") {
+TEST_CASE("the back-off is bounded by time") {
   FoldConfig fold;
-  fold.passes = 3;
   fold.pass_seconds = 30;
   fold.backoff_seconds_max = 7200;
   CHECK(fold.backoff_passes_max() == 240);
   fold.backoff_seconds_max = 100;
   CHECK(fold.backoff_passes_max() == 4);
   fold.backoff_seconds_max = 1;
-  CHECK(fold.backoff_passes_max() == 3);
+  CHECK(fold.backoff_passes_max() == 1);
   fold.backoff = false;
   fold.backoff_seconds_max = 7200;
-  CHECK(fold.backoff_passes_max() == 3);
+  CHECK(fold.backoff_passes_max() == 0);
 }
 
 TEST_CASE("every key is read") {
@@ -122,6 +121,8 @@ fold = false
 zero = true
 share = true
 lz4 = true
+when = "pressure"
+passes = 7
 stall_budget = 0.5
 resident_floor = "1 GiB"
 [[vm]]
@@ -151,9 +152,34 @@ uid = 107
   wanted.host = {MemoryAmount::of_bytes(ByteCount{1ull << 30}), MemoryAmount::of_percent(10),
                  MemoryAmount::of_bytes(ByteCount{512ull << 20}), 2.5, 0.5};
   wanted.group_default = GroupDefault::vm;
-  wanted.vms = {
-      {"web", "", "alice", {}, 31, "blue", false, true, true, true, 0.5, ByteCount{1u << 30}},
-      {"", "8d1b3a54-6c2e-4f0a-9b7d-0c5e2f1a3b4c", "", 107, 41, {}, {}, {}, {}, {}, {}, {}}};
+  wanted.vms = {{"web",
+                 "",
+                 "alice",
+                 {},
+                 31,
+                 "blue",
+                 false,
+                 true,
+                 true,
+                 true,
+                 FoldWhen::pressure,
+                 7,
+                 0.5,
+                 ByteCount{1u << 30}},
+                {"",
+                 "8d1b3a54-6c2e-4f0a-9b7d-0c5e2f1a3b4c",
+                 "",
+                 107,
+                 43,
+                 {},
+                 {},
+                 {},
+                 {},
+                 {},
+                 {},
+                 {},
+                 {},
+                 {}}};
   CHECK(*config == wanted);
 }
 
@@ -198,6 +224,10 @@ TEST_CASE("every key refuses a value of another type and one out of range") {
       {"fold.stall_budget = 0", "fold.stall_budget"},
       {"fold.stall_budget = 101", "fold.stall_budget"},
       {"fold.stall_budget = \"1%\"", "fold.stall_budget"},
+      {"[[vm]]\nname = \"a\"\nwhen = \"never\"", "vm.when"},
+      {"[[vm]]\nname = \"a\"\nwhen = true", "vm.when"},
+      {"[[vm]]\nname = \"a\"\npasses = 0", "vm.passes"},
+      {"[[vm]]\nname = \"a\"\npasses = 17", "vm.passes"},
       {"[[vm]]\nname = \"a\"\nstall_budget = 0", "vm.stall_budget"},
       {"[[vm]]\nname = \"a\"\nresident_floor = \"20%\"", "vm.resident_floor"},
       {"[[vm]]\nname = \"a\"\nresident_floor = -1", "vm.resident_floor"},

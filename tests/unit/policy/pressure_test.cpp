@@ -18,16 +18,14 @@ TEST_CASE(
     "a host that fills up is folded from its target on, and no longer than it can be undone") {
   struct Step {
     std::uint64_t available, swap, needed;
-    bool kept, plentiful;
+    bool kept, is_short;
   };
   // Guests fill the memory; folding gives some back; then something else takes it all.
   constexpr std::array kTrace{
-      Step{900, 0, 0, true, true},    Step{201, 0, 0, true, true},
-      Step{200, 0, 0, true, false},   Step{180, 0, 100, true, false},
-      Step{190, 0, 140, true, false}, Step{190, 0, 141, false, false},
-      Step{60, 0, 141, false, false}, Step{60, 131, 141, true, false},
-      Step{40, 0, 0, true, false},    Step{40, 0, 1, false, false},
-      Step{500, 0, 141, true, true},
+      Step{900, 0, 0, true, false},  Step{201, 0, 0, true, false},   Step{200, 0, 0, true, true},
+      Step{180, 0, 100, true, true}, Step{190, 0, 140, true, true},  Step{190, 0, 141, false, true},
+      Step{60, 0, 141, false, true}, Step{60, 131, 141, true, true}, Step{40, 0, 0, true, true},
+      Step{40, 0, 1, false, true},   Step{500, 0, 141, true, false},
   };
   for (std::size_t i = 0; i < kTrace.size(); ++i) {
     const Step& step = kTrace[i];
@@ -35,8 +33,9 @@ TEST_CASE(
     const MemoryVerdict verdict =
         judge(kTargets, {ByteCount{step.available}, ByteCount{step.swap}}, ByteCount{step.needed});
     CHECK(verdict.promise_kept == step.kept);
-    CHECK(verdict.plentiful == step.plentiful);
-    CHECK(verdict.may_fold() == (step.kept && !step.plentiful));
+    CHECK((verdict.memory == Memory::is_short) == step.is_short);
+    CHECK(needs_folding(FoldWhen::pressure, verdict.memory) == step.is_short);
+    CHECK(needs_folding(FoldWhen::eager, verdict.memory));
   }
 }
 
@@ -53,32 +52,30 @@ TEST_CASE("around its target a host does not start and stop folding all the time
   }
   CHECK(changes == 1);
   CHECK(judge(kTargets, {ByteCount{212}, {}}, {}, Memory::is_short).memory == Memory::is_short);
-  CHECK(judge(kTargets, {ByteCount{213}, {}}, {}, Memory::is_short).plentiful);
-  CHECK(judge(kTargets, {ByteCount{201}, {}}, {}, Memory::enough).plentiful);
+  CHECK(judge(kTargets, {ByteCount{213}, {}}, {}, Memory::is_short).memory == Memory::enough);
+  CHECK(judge(kTargets, {ByteCount{201}, {}}, {}, Memory::enough).memory == Memory::enough);
 }
 
 TEST_CASE("where tasks wait for memory it is short, whatever is said to be available") {
   struct Step {
     unsigned stalled_permille;
-    bool plentiful;
+    bool is_short;
   };
-  constexpr std::array kTrace{Step{0, true},   Step{99, true},  Step{100, false}, Step{400, false},
-                              Step{50, false}, Step{10, false}, Step{9, true},    Step{99, true}};
+  constexpr std::array kTrace{Step{0, false}, Step{99, false}, Step{100, true}, Step{400, true},
+                              Step{50, true}, Step{10, true},  Step{9, false},  Step{99, false}};
   Memory memory = Memory::enough;
   for (const Step& step : kTrace) {
     INFO(step.stalled_permille);
     const MemoryVerdict verdict =
         judge(kTargets, {ByteCount{900}, {}, step.stalled_permille}, {}, memory);
-    CHECK(verdict.plentiful == step.plentiful);
+    CHECK((verdict.memory == Memory::is_short) == step.is_short);
     memory = verdict.memory;
   }
 }
 
-TEST_CASE("eager folding knows no plenty, and keeps the promise") {
-  HostTargets targets = kTargets;
-  targets.when = FoldWhen::eager;
-  CHECK(judge(targets, {ByteCount{900}, {}}, ByteCount{850}).may_fold());
-  CHECK_FALSE(judge(targets, {ByteCount{900}, {}}, ByteCount{851}).may_fold());
+TEST_CASE("the promise holds up to the last byte beyond the reserve") {
+  CHECK(judge(kTargets, {ByteCount{900}, {}}, ByteCount{850}).promise_kept);
+  CHECK_FALSE(judge(kTargets, {ByteCount{900}, {}}, ByteCount{851}).promise_kept);
 }
 
 TEST_CASE("what may be promised beyond the host's memory counts for the promise alone") {

@@ -93,6 +93,32 @@ TEST_CASE(
         std::string::npos);
 }
 
+TEST_CASE("who claims the name may be folded later than others, and no sooner") {
+  const auto of = [](const char* keys, const char* host, Vouched vouched = Vouched::no) {
+    const Config config = config_of(std::string(host) + "[[vm]]\nname = \"web\"\n" + keys);
+    return targets(config, {"web", "", kMallory, vouched});
+  };
+  const char* const pressure = "[fold]\nwhen = \"pressure\"\npasses = 3\n";
+  const char* const eager = "[fold]\nwhen = \"eager\"\npasses = 3\n";
+  CHECK(of("", eager).when == FoldWhen::eager);
+  CHECK(of("when = \"pressure\"", eager).when == FoldWhen::pressure);
+  CHECK(of("when = \"eager\"", eager).when == FoldWhen::eager);
+  CHECK(of("when = \"eager\"", pressure).when == FoldWhen::pressure);
+  CHECK(of("when = \"eager\"", pressure, Vouched::yes).when == FoldWhen::eager);
+  CHECK(of("", eager).passes == 3);
+  CHECK(of("passes = 5", eager).passes == 5);
+  CHECK(of("passes = 2", eager).passes == 3);
+  CHECK(of("passes = 2", eager, Vouched::yes).passes == 2);
+  const Config sooner =
+      config_of(std::string(pressure) + "[[vm]]\nname = \"web\"\nwhen = \"eager\"\npasses = 1\n");
+  REQUIRE(override_complaints(sooner, "r.toml", uid_of).size() == 1);
+  CHECK(override_complaints(sooner, "r.toml", uid_of)[0].find("when, passes does not hold") !=
+        std::string::npos);
+  const Config later =
+      config_of(std::string(eager) + "[[vm]]\nname = \"web\"\nwhen = \"pressure\"\npasses = 4\n");
+  CHECK(override_complaints(later, "r.toml", uid_of).empty());
+}
+
 TEST_CASE("uuid before name, owner before none, absent keys as for the rest") {
   Config config = config_of(std::string("[fold]\nlz4 = false\n") +
                             "[[vm]]\nname = \"a\"\nuid = 1001\ngroup = \"named\"\nfold = false\n"

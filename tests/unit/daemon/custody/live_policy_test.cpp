@@ -142,7 +142,12 @@ TEST_CASE("what was set wins over the file, outlives the daemon, and is taken ba
   CHECK(daemon.row("fold.lz4").in_force == "true");
   CHECK(daemon.row("fold.lz4").origin == control::PolicyOrigin::set);
   const policy::VmClaim web{"web", "", 107, policy::Vouched::no};
-  CHECK(policy::vm_targets(*daemon->config(), web) == policy::VmTargets{true, false, true, false});
+  const policy::VmTargets targets = policy::vm_targets(*daemon->config(), web);
+  CHECK_FALSE(targets.zero);
+  CHECK_FALSE(targets.lz4);
+  CHECK(targets.share);
+  CHECK(targets.passes == 3);
+  CHECK(targets.when == policy::FoldWhen::eager);
   REQUIRE(daemon->set({}, Words{"fold.lz4="}).has_value());
   CHECK_FALSE(daemon->config()->fold.lz4);
   CHECK(daemon->config()->fold.when == policy::FoldWhen::eager);

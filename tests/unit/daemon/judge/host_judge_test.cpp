@@ -120,6 +120,8 @@ TEST_CASE("under pressure only: folding waits until less than keep_available is 
   const HostVerdict plentiful = judge_host(in, config);
   CHECK(plentiful.has("memory-plentiful"));
   CHECK(plentiful.may_observe);
+  CHECK_FALSE(plentiful.may_fold_when(policy::FoldWhen::pressure));
+  CHECK(plentiful.may_fold_when(policy::FoldWhen::eager));  // of one VM
   in.memory->available = ByteCount{plentiful.keep_available.value - 1};
   CHECK_FALSE(judge_host(in, config).has("memory-plentiful"));
 }
@@ -144,10 +146,10 @@ TEST_CASE("memory that was short is short until more than the target is availabl
   CHECK(verdict.memory == policy::Memory::enough);
   in.memory_before = policy::Memory::is_short;
   verdict = judge_host(in, config);
-  CHECK(verdict.may_fold);
+  CHECK(verdict.may_fold_when(policy::FoldWhen::pressure));
   CHECK(verdict.memory == policy::Memory::is_short);
   in.memory->available = gib(40);
   CHECK(judge_host(in, config).has("memory-plentiful"));
   in.memory_stalled_permille = 50;
-  CHECK(judge_host(in, config).may_fold);
+  CHECK(judge_host(in, config).may_fold_when(policy::FoldWhen::pressure));
 }
