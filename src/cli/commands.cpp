@@ -53,11 +53,10 @@ Asked<Reply> ask(const CommandOptions& options, Request request, std::chrono::mi
   return client->ask(request, patience, part);
 }
 
-// Makes one request. The last line of its answer is a View, which goes to `show`.
+// The last line of an answer is a View, which goes to `show`.
 template <typename View, typename Show>
-ExitCode ask_and_show(const CommandOptions& options, const Console& console, const Request& request,
-                      Show show) {
-  const auto reply = ask(options, request, kLookPatience);
+ExitCode show_answer(const CommandOptions& options, const Console& console,
+                     const Asked<Reply>& reply, Show show) {
   if (!reply) return fail_with(options, console, reply.error());
   if (const auto* error = std::get_if<OperationError>(&reply->body)) {
     report(options, console, *error);
@@ -70,6 +69,13 @@ ExitCode ask_and_show(const CommandOptions& options, const Console& console, con
   }
   show(*view);
   return ExitCode::ok;
+}
+
+// Makes one request, which is answered soon.
+template <typename View, typename Show>
+ExitCode ask_and_show(const CommandOptions& options, const Console& console, const Request& request,
+                      Show show) {
+  return show_answer<View>(options, console, ask(options, request, kLookPatience), show);
 }
 
 // Under --watch, again and again. A look that fails does not end it, so the daemon may restart.
@@ -253,7 +259,12 @@ ExitCode run_policy_set(const CommandOptions& options, const Console& console,
     return ExitCode::usage;
   }
   request.assignments = std::move(words);
-  return ask_and_show<PolicyView>(options, console, request, [&](const PolicyView& policy) {
+  // A VM that gets another trust group is unfolded first.
+  UnfoldScreen screen(options, console, "policy set");
+  const auto reply =
+      ask(options, request, kOperationPatience, [&](const Reply& part) { screen.part(part); });
+  screen.finish();
+  return show_answer<PolicyView>(options, console, reply, [&](const PolicyView& policy) {
     if (options.output == Output::json) return print_json(console, {{"policy", to_json(policy)}});
     if (policy.keys.empty()) {
       return console.print("Taken back. The VM is not there; the file's values will hold.\n");

@@ -262,12 +262,21 @@ class Server::Impl {
       case Operation::pause: return done(service_.pause(request.vm));
       case Operation::resume: return done(service_.resume(request.vm));
       case Operation::policy_set: {
-        const auto policy = service_.set_policy(request.vm, request.assignments);
+        const auto policy =
+            service_.set_policy(request.vm, request.assignments, sink_of(session, request.id));
         if (!policy) return std::unexpected(policy.error());
         return encode_reply(request.id, *policy);
       }
       default: return unfold(session, request);
     }
+  }
+
+  ProgressSink sink_of(const SessionPtr& session, std::uint64_t id) {
+    return [this, session, id](const UnfoldProgress& progress) {
+      asio::post(io_, [session, line = encode_reply(id, progress)]() mutable {
+        session->progress(std::move(line));
+      });
+    };
   }
 
   Answer<std::string> unfold(const SessionPtr& session, const Request& request) {
@@ -287,11 +296,7 @@ class Server::Impl {
           plan->missing());
     }
     if (request.plan_only) return encode_done(request.id);
-    const ProgressSink sink = [this, session, id = request.id](const UnfoldProgress& progress) {
-      asio::post(io_, [session, line = encode_reply(id, progress)]() mutable {
-        session->progress(std::move(line));
-      });
-    };
+    const ProgressSink sink = sink_of(session, request.id);
     const auto end = one ? service_.detach(*request.vm, sink) : service_.off(sink);
     if (!end) return std::unexpected(end.error());
     return encode_done(request.id);

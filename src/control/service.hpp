@@ -86,9 +86,12 @@ class Service {
   virtual Answer<PolicyView> policy(const VmsSelector& vm) = 0;
   // Sets keys of the host, or of one VM. Each assignment is KEY=VALUE, or KEY= for the value of the
   // file. All are carried out, or none. Answers what policy() answers afterwards. If the VM is
-  // not there and its values were taken back, the answer has no keys.
+  // not there and its values were taken back, the answer has no keys. A VM that gets another trust
+  // group by this shares nothing with its old group on return: all of its pages came back, which
+  // takes time and memory as detach() does.
   virtual Answer<PolicyView> set_policy(const VmsSelector& vm,
-                                        const std::vector<std::string>& assignments) = 0;
+                                        const std::vector<std::string>& assignments,
+                                        const ProgressSink& progress) = 0;
 
   // Paused: nothing more is folded; faults are served, folded pages stay folded.
   virtual Answer<void> pause(const VmsSelector& vms) = 0;

@@ -296,10 +296,10 @@ void Host::make_way() noexcept {
 
 std::unique_ptr<control::Service> Host::make_service() {
   Rooms& r = *rooms_;
-  return std::make_unique<HostService>(
-      HostService::Parts{policy_, decisions_, procfs_, state_, vms_, *contents_, keeping_,
-                         r.departures, *agents_, r.facts, r.work, r.detach, r.off, r.consumers,
-                         *fault_pool_, [&r] { r.loop.judge(); }, started_ns_, restarts_});
+  return std::make_unique<HostService>(HostService::Parts{
+      policy_, decisions_, procfs_, state_, vms_, *contents_, keeping_, r.departures, *agents_,
+      r.facts, r.work, r.detach, r.renewal, r.off, r.consumers, *fault_pool_,
+      [&r] { r.loop.judge(); }, started_ns_, restarts_});
 }
 
 bool Host::wanted(const WaitingAgent& agent) {

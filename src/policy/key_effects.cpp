@@ -35,6 +35,9 @@ constexpr KeyEffect vm_key(std::string_view path, Takes takes, std::string_view 
   return {path, takes, how};
 }
 
+constexpr std::string_view kGroupOfVm =
+    "a VM gets its trust group when it is attached; set at run time, it attaches the VM anew";
+
 #define MEMBER(name) [](auto& config) -> auto& { return config.name; }
 constexpr std::array kEffects{
     key<MEMBER(runtime_dir)>("runtime_dir", Takes::at_start, "the sockets are made at a start"),
@@ -84,11 +87,10 @@ constexpr std::array kEffects{
     vm_key("vm.uuid", Takes::at_once, "it is looked up anew which section fits a VM"),
     vm_key("vm.user", Takes::at_once, "it is looked up anew which section fits a VM"),
     vm_key("vm.uid", Takes::at_once, "it is looked up anew which section fits a VM"),
-    vm_key("vm.group", Takes::at_attach, "a VM gets its trust group when it is attached"),
+    vm_key("vm.group", Takes::at_attach, kGroupOfVm),
     vm_key("vm.fold", Takes::at_once, "for pages that leave from then on"),
     vm_key("vm.zero", Takes::at_once, "for pages that leave from then on"),
-    vm_key("vm.share", Takes::at_attach,
-           "it decides the trust group, which a VM gets when it is attached"),
+    vm_key("vm.share", Takes::at_attach, kGroupOfVm),
     vm_key("vm.lz4", Takes::at_once, "for pages that leave from then on"),
     vm_key("vm.when", Takes::at_once, "for pages that leave from then on"),
     vm_key("vm.passes", Takes::at_once, "from the VM's next chunk of RAM on"),

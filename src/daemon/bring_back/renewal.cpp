@@ -10,16 +10,21 @@ namespace ramfold::daemon {
 void Renewal::begin(const VmHandle& vm) {
   if (vm->renewal_due.exchange(true)) return;
   retries_.add({fmt::format("vm {} (id {}): attaching it anew", vm->vm->name(), vm->vm->id().value),
-                [this, vm] { return attach_anew(vm); }, [vm] { return vm->is_renewable(); },
-                [vm](bool) { vm->renewal_due.store(false); }, 0});
+                [this, vm]() -> Status {
+                  log::info("vm {}: QEMU has closed its own userfaultfd: attaching the VM anew",
+                            vm->vm->name());
+                  const auto done = attach_anew(vm, [](const control::UnfoldProgress&) {});
+                  if (!done) return fail(done.error().text + ": " + done.error().remedy);
+                  return {};
+                },
+                [vm] { return vm->is_renewable(); }, [vm](bool) { vm->renewal_due.store(false); },
+                0});
 }
 
-Status Renewal::attach_anew(const VmHandle& vm) {
-  log::info("vm {}: QEMU has closed its own userfaultfd: attaching the VM anew", vm->vm->name());
+control::Answer<void> Renewal::attach_anew(const VmHandle& vm,
+                                           const control::ProgressSink& progress) {
   const pid_t pid = vm->vm->pid();
-  const auto gone =
-      detach_.run(vm, [](const control::UnfoldProgress&) {}, Afterwards::attached_anew);
-  if (!gone) return fail(gone.error().text + ": " + gone.error().remedy);
+  if (auto gone = detach_.run(vm, progress, Afterwards::attached_anew); !gone) return gone;
   // If the agent's connection has ended meanwhile, the agent connects again, and is asked for its
   // RAM then.
   (void)agents_.invite(pid);

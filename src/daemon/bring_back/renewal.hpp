@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// A VM may be unfolded because QEMU opens a userfaultfd of its own (for postcopy, a background
-// snapshot, or a probe for them). The daemon then promises the agent that nothing will be folded.
-// Only a new attachment ends this promise, so the VM is attached anew after QEMU has closed that
-// userfaultfd. Between the two attachments the agent stops no calls, and QEMU may open another
-// userfaultfd. The first look of the new attachment finds it in /proc, and then nothing is folded.
+// Attaches a VM anew: all of its pages come back, the daemon lets go of it, and its agent offers
+// its RAM again. There are two reasons.
+//   - Its trust group changes. It shares pages until it is detached, so it gets the new group with
+//     the new attachment.
+//   - QEMU opened a userfaultfd of its own (for postcopy, a background snapshot, or a probe for
+//     them), and has closed it. The daemon had promised the agent that nothing will be folded. Only
+//     a new attachment ends this promise.
+// Between the two attachments the agent stops no calls, and QEMU may open another userfaultfd. The
+// first look of the new attachment finds it in /proc, and then nothing is folded.
 // Threads: any.
 #pragma once
 
@@ -22,10 +26,11 @@ class Renewal {
   // Call it when looks have found for a while that the VM is_renewable() and that QEMU has no
   // userfaultfd of its own open.
   void begin(const VmHandle& vm);
+  // On return the VM is detached, and its agent was asked for its RAM. An error: it is attached and
+  // served as before.
+  control::Answer<void> attach_anew(const VmHandle& vm, const control::ProgressSink& progress);
 
  private:
-  Status attach_anew(const VmHandle& vm);
-
   Retries& retries_;
   Detach& detach_;
   AgentAnswers& agents_;

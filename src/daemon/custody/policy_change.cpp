@@ -22,12 +22,6 @@ constexpr std::array<std::string_view, 4> kNamesOfVms{"name", "uuid", "user", "u
 
 // Why `key` cannot be set at run time, whatever its value. nullopt: it can, or is not known.
 std::optional<KeyProblem> fixed(const std::string& key, bool of_vm, std::string_view file) {
-  if (of_vm && key == "group") {
-    return KeyProblem{key, "a VM gets its trust group when it is attached",
-                      fmt::format("`ramfold detach` the VM, change its group in {}, `systemctl "
-                                  "reload ramfold`, `ramfold attach` it",
-                                  file)};
-  }
   if (of_vm && std::ranges::find(kNamesOfVms, key) != kNamesOfVms.end()) {
     return KeyProblem{key, "it names a VM in the file, and is no setting",
                       fmt::format("change it in {}", file)};
@@ -48,6 +42,14 @@ std::optional<KeyProblem> wrong(const std::string& key, const std::string& value
   const bool known = policy::effect_of(of_vm ? "vm." + key : key) != nullptr;
   if (value.empty() && known) return std::nullopt;
   return problem;
+}
+
+bool is_of(const DecisionBook::Set& one, const std::string& key, const std::optional<VmKey>& vm) {
+  return one.key == key && one.vm.has_value() == vm.has_value() && (!vm || one.vm->is(*vm));
+}
+
+std::string key_of(const std::string& assignment) {
+  return assignment.substr(0, assignment.find('='));
 }
 
 }  // namespace
@@ -77,12 +79,30 @@ control::Answer<std::vector<DecisionBook::Set>> with_assignments(
       return refuse_key({key, "it is given twice", "give it once"});
     }
     seen.push_back(key);
-    std::erase_if(set, [&](const DecisionBook::Set& one) {
-      return one.key == key && one.vm.has_value() == vm.has_value() && (!vm || one.vm->is(*vm));
-    });
+    std::erase_if(set, [&](const DecisionBook::Set& one) { return is_of(one, key, vm); });
     if (!value.empty()) set.push_back({key, value, vm});
   }
   return set;
+}
+
+std::vector<std::string> taking_back(const std::vector<DecisionBook::Set>& set,
+                                     const std::optional<VmKey>& vm,
+                                     std::span<const std::string> assignments) {
+  std::vector<std::string> back;
+  for (const std::string& assignment : assignments) {
+    const std::string key = key_of(assignment);
+    const auto before = std::ranges::find_if(
+        set, [&](const DecisionBook::Set& one) { return is_of(one, key, vm); });
+    back.push_back(key + "=" + (before == set.end() ? "" : before->value));
+  }
+  return back;
+}
+
+bool may_change_group(std::span<const std::string> assignments) {
+  return std::ranges::any_of(assignments, [](const std::string& assignment) {
+    const std::string key = key_of(assignment);
+    return key == "group" || key == "share";
+  });
 }
 
 }  // namespace ramfold::daemon

@@ -21,6 +21,13 @@ control::Answer<std::vector<DecisionBook::Set>> with_assignments(
     std::vector<DecisionBook::Set> set, const std::optional<VmKey>& vm,
     std::span<const std::string> assignments, std::string_view file);
 
+// Assignments that make `set` again of what with_assignments() makes of it.
+std::vector<std::string> taking_back(const std::vector<DecisionBook::Set>& set,
+                                     const std::optional<VmKey>& vm,
+                                     std::span<const std::string> assignments);
+// One of the keys decides which trust group a VM has.
+bool may_change_group(std::span<const std::string> assignments);
+
 std::unexpected<control::OperationError> refuse_key(const policy::KeyProblem& problem);
 
 }  // namespace ramfold::daemon

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <thread>
 
+#include "daemon/agents/attach.hpp"
+#include "daemon/custody/policy_change.hpp"
 #include "daemon/log.hpp"
 #include "daemon/report/policy_views.hpp"
 #include "daemon/report/select_vm.hpp"
@@ -33,6 +35,11 @@ std::vector<VmLabel> labels_of(const std::vector<VmHandle>& vms,
     labels.push_back({{}, agent.pid, agent.identity.name, agent.identity.uuid});
   }
   return labels;
+}
+
+std::unexpected<control::OperationError> not_offered() {
+  return control::refuse(Failure::failed, "the agent did not offer its RAM in time",
+                         "see the VM's log");
 }
 
 }  // namespace
@@ -148,15 +155,18 @@ Answer<control::VmView> HostService::attach(const control::VmSelector& selector,
                            fmt::format("no connected agent of '{}'", selector.text),
                            "start the VM with `ramfold exec -- qemu-system-x86_64 ...`");
   }
+  const VmHandle vm = await_attached(pid);
+  if (!vm) return not_offered();
+  if (incoming == control::Incoming::finished) return believe_incoming(vm);
+  return show({fmt::format("{}", pid)});
+}
+
+VmHandle HostService::await_attached(pid_t pid) const {
   for (unsigned i = 0; i < kAttachWaits; ++i) {
     std::this_thread::sleep_for(kAttachNap);
-    const VmHandle vm = p_.vms.by_pid(pid);
-    if (!vm) continue;
-    if (incoming == control::Incoming::finished) return believe_incoming(vm);
-    return show({fmt::format("{}", pid)});
+    if (VmHandle vm = p_.vms.by_pid(pid)) return vm;
   }
-  return control::refuse(Failure::failed, "the agent did not offer its RAM in time",
-                         "see the VM's log");
+  return nullptr;
 }
 
 std::optional<control::OperationError> HostService::no_attaching() const {
@@ -282,7 +292,8 @@ Answer<control::PolicyView> HostService::policy(const control::VmsSelector& vm) 
 }
 
 Answer<control::PolicyView> HostService::set_policy(const control::VmsSelector& vm,
-                                                    const std::vector<std::string>& assignments) {
+                                                    const std::vector<std::string>& assignments,
+                                                    const control::ProgressSink& progress) {
   if (!vm) {
     if (auto done = p_.policy.set(std::nullopt, assignments); !done) {
       return std::unexpected(done.error());
@@ -297,11 +308,50 @@ Answer<control::PolicyView> HostService::set_policy(const control::VmsSelector& 
     if (*taken_back) return control::PolicyView{p_.policy.origin()->file.source.path, {}};
     return std::unexpected(found.error());
   }
-  if (auto done = p_.policy.set(key_of(p_.decisions, **found), assignments); !done) {
+  const pid_t pid = (*found)->vm->pid();
+  if (auto done = set_of_vm(*found, assignments, progress); !done) {
     return std::unexpected(done.error());
   }
-  p_.facts.look_again(*found);
-  return policy(vm);
+  return policy(control::VmSelector{fmt::format("{}", pid)});  // its id may be another now
+}
+
+Answer<void> HostService::set_of_vm(const VmHandle& vm, const std::vector<std::string>& assignments,
+                                    const control::ProgressSink& progress) {
+  const VmKey key = key_of(p_.decisions, *vm);
+  const guest::VmRecord& record = vm->vm->record();
+  const auto before = taking_back(p_.policy.origin()->set, key, assignments);
+  if (auto done = p_.policy.set(key, assignments); !done) return done;
+  const std::string group =
+      group_of(*p_.policy.config(), {record.name, vm->uuid}, record.uid, vm->vm->id());
+  if (!may_change_group(assignments) || group == record.group) {
+    p_.facts.look_again(vm);
+    return {};
+  }
+  const bool was_let_go = vm->let_go;
+  auto done = [&]() -> Answer<void> {
+    if (auto why = no_attaching()) return std::unexpected(std::move(*why));
+    if (vm->lost() != 0) {
+      return control::refuse(Failure::conflict,
+                             fmt::format("its group stays: it has {} lost pages", vm->lost()),
+                             "restart the VM");
+    }
+    if (!vm->agent_ready) {
+      return control::refuse(Failure::conflict, "its group stays: its agent does not answer",
+                             "wait until it does, or restart the VM");
+    }
+    return p_.renewal.attach_anew(vm, progress);
+  }();
+  if (!done) {
+    if (!was_let_go) take_up(*vm);  // pages may have been lost on the way
+    if (auto back = p_.policy.set(key, before); !back) {
+      log::error("vm {}: what was set stays, and its group is that of before: {}", vm->vm->name(),
+                 back.error().text);
+    }
+    return done;
+  }
+  log::info("vm {}: it left the trust group {} and gets {}", vm->vm->name(), record.group, group);
+  if (!await_attached(vm->vm->pid())) return not_offered();
+  return {};
 }
 
 }  // namespace ramfold::daemon

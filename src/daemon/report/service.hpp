@@ -14,6 +14,7 @@
 #include "daemon/bring_back/consumers.hpp"
 #include "daemon/bring_back/detach.hpp"
 #include "daemon/bring_back/off_switch.hpp"
+#include "daemon/bring_back/renewal.hpp"
 #include "daemon/custody/decisions.hpp"
 #include "daemon/custody/departures.hpp"
 #include "daemon/custody/live_policy.hpp"
@@ -41,6 +42,7 @@ class HostService final : public control::Service {
     FactWatch& facts;
     const Work& work;
     Detach& detach;
+    Renewal& renewal;
     OffSwitch& off;
     const Consumers& consumers;
     const fault::Pool& fault_pool;
@@ -63,8 +65,9 @@ class HostService final : public control::Service {
   control::Answer<void> pause(const control::VmsSelector& vms) override;
   control::Answer<void> resume(const control::VmsSelector& vms) override;
   control::Answer<control::PolicyView> policy(const control::VmsSelector& vm) override;
-  control::Answer<control::PolicyView> set_policy(
-      const control::VmsSelector& vm, const std::vector<std::string>& assignments) override;
+  control::Answer<control::PolicyView> set_policy(const control::VmsSelector& vm,
+                                                  const std::vector<std::string>& assignments,
+                                                  const control::ProgressSink& progress) override;
 
  private:
   control::Answer<control::VmView> believe_incoming(const VmHandle& vm);
@@ -75,6 +78,11 @@ class HostService final : public control::Service {
   std::optional<control::OperationError> no_attaching() const;
   control::Answer<void> resume_vm(const control::VmSelector& selector) REQUIRES(deciding_);
   control::VmView waiting_view(const WaitingAgent& agent, const control::HostView& host) const;
+  // Sets keys of one VM. If it gets another trust group by this, attaches it anew.
+  control::Answer<void> set_of_vm(const VmHandle& vm, const std::vector<std::string>& assignments,
+                                  const control::ProgressSink& progress);
+  // Waits until the VM of this process is attached. nullptr: not in time.
+  VmHandle await_attached(pid_t pid) const;
   control::Answer<VmHandle> find(const control::VmSelector& selector) const;
   Account account(const std::vector<VmHandle>& vms) const;
   // `gone`: the events of VMs that have left.

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The configuration of a running daemon changes: by its file, and by `ramfold policy set`.
 
-policy.py vm|reload|set|version. Exits 77 where a userfaultfd cannot be driven from outside."""
+policy.py vm|group|reload|set|version. Exits 77 where a userfaultfd cannot be driven from
+outside."""
 import os
 import shutil
 import signal
@@ -97,7 +98,7 @@ def vm():
             web.check()
             stays_unfolded(rig, web)
             group = keys_of(rig, 'web')['group']['value']
-            must_refuse(rig, 'group', 'group=others', vm='web')
+            must_refuse(rig, 'group', 'group=a/b', vm='web')
             must_refuse(rig, 'unknown key', 'fold=true', 'lz5=true', vm='web')
             must_be(rig, 'fold', 'false', 'file', vm='web')
             must_be(rig, 'group', group, 'default', vm='web')
@@ -172,6 +173,59 @@ def reload():
             if rig.daemon_died() or rig.snapshot()['host']['restarts'] != 0:
                 raise Failed('a reload was a restart')
             web.check()
+    finally:
+        rig.close(keep=sys.exc_info()[0] is not None)
+
+
+def group():
+    """A VM that gets another trust group leaves the old one before the command returns: its pages
+    come back, it is attached anew, and is folded in the new group. Its neighbour stays."""
+    rig = Rig(seed=25)
+
+    def group_of(vm):
+        return keys_of(rig, vm)['group']['value']
+
+    try:
+        rig.start_daemon()
+        with QuietGuest(rig, 16, '-name', 'web') as web, QuietGuest(rig, 16, '-name', 'db') as db:
+            wait('both are folded', lambda: is_folded(web)() and is_folded(db)(), 60)
+            owners = group_of('web')
+            if group_of('db') != owners:
+                raise Failed(f'{owners} and {group_of("db")}')
+            ids = {vm.process.pid: vm_of(rig, vm)['id'] for vm in (web, db)}
+            must_put(rig, 'group=blue', 'lz4=true', vm='web')
+            if group_of('web') != 'set:blue' or group_of('db') != owners:
+                raise Failed(f'{group_of("web")} and {group_of("db")}')
+            if vm_of(rig, web)['id'] == ids[web.process.pid]:
+                raise Failed('it was not attached anew')
+            if vm_of(rig, db)['id'] != ids[db.process.pid]:
+                raise Failed('its neighbour was attached anew')
+            web.check()
+            wait('it is folded in its new group', is_folded(web), 60)
+            # The same group again changes nothing.
+            now = vm_of(rig, web)['id']
+            must_put(rig, 'group=blue', vm='web')
+            if vm_of(rig, web)['id'] != now:
+                raise Failed('attached anew without a need')
+            restart(rig)
+            must_be(rig, 'group', 'set:blue', 'set', vm='web')
+            wait('folded', is_folded(web), 60)
+            done = cli(rig, 'policy', 'set', 'web', 'group=', 'share=false')
+            if done.returncode != 0 or 'share' not in done.stdout:
+                raise Failed(f'{done}')
+            if not group_of('web').startswith('vm:'):
+                raise Failed(f'it shares with nobody, and its group is {group_of("web")}')
+            web.check()
+            must_put(rig, 'share=', vm='web')
+            if group_of('web') != owners:
+                raise Failed(f'its group is {group_of("web")}')
+            wait('folded again', is_folded(web), 60)
+            must_succeed('pause', rig.request('pause', 30, vm='web'))
+            must_put(rig, 'group=green', vm='web')
+            must_be(rig, 'group', 'set:green', 'set', vm='web')
+            wait_vm(rig, web, 'paused')
+            web.check()
+            db.check()
     finally:
         rig.close(keep=sys.exc_info()[0] is not None)
 
@@ -303,4 +357,5 @@ def version():
 
 
 if __name__ == '__main__':
-    sys.exit(run_named({'vm': vm, 'reload': reload, 'set': of_host, 'version': version}))
+    sys.exit(run_named({'vm': vm, 'group': group, 'reload': reload, 'set': of_host,
+                        'version': version}))

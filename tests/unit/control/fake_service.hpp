@@ -140,8 +140,9 @@ class FakeService : public Service {
                          "the sockets are made at a start", "/run/mine"});
     return view;
   }
-  Answer<PolicyView> set_policy(const VmsSelector& vms,
-                                const std::vector<std::string>& assignments) override {
+  Answer<PolicyView> set_policy(const VmsSelector& vms, const std::vector<std::string>& assignments,
+                                const ProgressSink& progress) override {
+    progress({PageCount{1}, PageCount{2}, 3});
     const std::string key = vms ? "lz4=" : "fold.lz4=";
     for (const std::string& assignment : assignments) {
       if (assignment.starts_with(key)) {

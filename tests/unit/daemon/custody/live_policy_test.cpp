@@ -3,6 +3,7 @@
 
 #include <catch2/catch.hpp>
 
+#include "daemon/custody/policy_change.hpp"
 #include "daemon/report/policy_views.hpp"
 #include "unit/temp_dir.hpp"
 
@@ -118,13 +119,33 @@ TEST_CASE("several assignments are carried out all or not at all") {
   CHECK(refused({}, {"fold.lz4=false", "state_dir=/x"})
             .starts_with("state_dir: it changes only at a start"));
   CHECK(refused({}, {"fold.lz4=false", "scan.cpu=2"}).starts_with("scan.cpu: 2 cores need"));
-  CHECK(refused(kWeb, {"lz4=false", "group=g"}).starts_with("group: a VM gets its trust group"));
+  CHECK(refused(kWeb, {"lz4=false", "group=a/b"}).starts_with("group: a/b is not allowed"));
   CHECK(refused(kWeb, {"lz4=false", "name=db"}).starts_with("name: it names a VM"));
   CHECK(refused(kWeb, {"lz4=false", "colour="}) == "colour: unknown key");
   CHECK(daemon.applied.empty());
   CHECK(daemon->origin()->set.empty());
   CHECK(daemon->set({}, Words{"scan.cpu=2", "scan.threads=2"}).has_value());
   CHECK(daemon->config()->scan.cpu == 2);
+}
+
+TEST_CASE("assignments are undone by others") {
+  const TempDir dir;
+  Daemon daemon(dir, "[fold]\nlz4 = false\n");
+  REQUIRE(daemon->set(kWeb, Words{"lz4=true", "passes=3"}).has_value());
+  const Words wanted{"group=blue", "passes=4", "lz4="};
+  const auto before = daemon->origin()->set;
+  const Words back = taking_back(before, kWeb, wanted);
+  CHECK(back == Words{"group=", "passes=3", "lz4=true"});
+  CHECK(may_change_group(wanted));
+  CHECK(may_change_group(Words{"share=true"}));
+  CHECK_FALSE(may_change_group(Words{"lz4=group", "passes=3"}));
+  REQUIRE(daemon->set(kWeb, wanted).has_value());
+  const policy::VmClaim web{"web", "", 107, policy::Vouched::no};
+  CHECK(policy::vm_group(*daemon->config(), web) == "blue");
+  REQUIRE(daemon->set(kWeb, back).has_value());
+  CHECK_FALSE(policy::vm_group(*daemon->config(), web));
+  CHECK(policy::vm_targets(*daemon->config(), web).passes == 3);
+  CHECK(policy::vm_targets(*daemon->config(), web).lz4);
 }
 
 TEST_CASE("what was set wins over the file, outlives the daemon, and is taken back") {
