@@ -51,16 +51,20 @@ VmTargets defaults(const Config& config) {
           .resident_floor = ByteCount{0}};
 }
 
-// Keys of `vm` that do not hold for a VM that only claims the name, as written in the file.
-std::vector<std::string_view> withheld_keys(const VmOverride& vm, const VmTargets& host) {
-  std::vector<std::string_view> keys;
-  if (vm.group) keys.emplace_back("group");
-  if (vm.zero.value_or(false) && !host.zero) keys.emplace_back("zero");
-  if (vm.share.value_or(false) && !host.share) keys.emplace_back("share");
-  if (vm.lz4.value_or(false) && !host.lz4) keys.emplace_back("lz4");
-  if (vm.when == FoldWhen::eager && host.when != FoldWhen::eager) keys.emplace_back("when");
-  if (vm.passes.value_or(host.passes) < host.passes) keys.emplace_back("passes");
-  if (vm.stall_budget.value_or(0) > host.stall_budget) keys.emplace_back("stall_budget");
+// Keys of `vm` that do not hold for a VM that only claims the name: "group, lz4". Empty: none.
+std::string withheld_keys(const VmOverride& vm, const VmTargets& host) {
+  std::string keys;
+  const auto withhold = [&keys](std::string_view key) {
+    if (!keys.empty()) keys += ", ";
+    keys += key;
+  };
+  if (vm.group) withhold("group");
+  if (vm.zero.value_or(false) && !host.zero) withhold("zero");
+  if (vm.share.value_or(false) && !host.share) withhold("share");
+  if (vm.lz4.value_or(false) && !host.lz4) withhold("lz4");
+  if (vm.when == FoldWhen::eager && host.when != FoldWhen::eager) withhold("when");
+  if (vm.passes.value_or(host.passes) < host.passes) withhold("passes");
+  if (vm.stall_budget.value_or(0) > host.stall_budget) withhold("stall_budget");
   return keys;
 }
 
@@ -142,12 +146,12 @@ std::vector<std::string> override_complaints(const Config& config, std::string_v
           "{}: there is no account '{}', so it holds for no VM; correct user, or write uid = N",
           where, vm.user));
     }
-    const std::vector<std::string_view> keys = withheld_keys(vm, host);
+    const std::string keys = withheld_keys(vm, host);
     if (keys.empty() || vm.names_owner()) continue;
     complaints.push_back(fmt::format(
         "{}: {} does not hold, since any user can give a VM that name; add the VM's owner: "
         "user = \"...\" or uid = N",
-        where, fmt::join(keys, ", ")));
+        where, keys));
   }
   return complaints;
 }

@@ -103,6 +103,9 @@ std::uint64_t sweep_here(const std::byte* ram, const Request& r) {
     std::uint64_t value = 0;
     switch (static_cast<GuestProcess::Op>(r.op)) {
       case GuestProcess::Op::store: fill_page(r.seed, page); break;
+      case GuestProcess::Op::store_run:
+        for (std::uint64_t i = 0; i < r.count; ++i) fill_page(r.seed + i, page + (i << kPageShift));
+        break;
       case GuestProcess::Op::load: value = sum(page); break;
       case GuestProcess::Op::discard:
         value = static_cast<std::uint64_t>(
@@ -246,6 +249,11 @@ void GuestProcess::store(PageIndex p, std::uint64_t seed) {
   must(answer(ignored, kPatienceMs), "a store that ends");
 }
 
+void GuestProcess::store_run(PageIndex p, std::uint64_t seed, std::uint32_t count) {
+  ask(Op::store_run, p, seed, count);
+  std::uint64_t value = 0;
+  must(answer(value, kPatienceMs), "stores");
+}
 std::uint64_t GuestProcess::load(PageIndex p) {
   std::uint64_t value = 0;
   ask(Op::load, p, 0);

@@ -31,6 +31,7 @@ class GuestProcess {
   // in a fault.
   enum class Op : std::uint32_t {
     store,
+    store_run,
     load,
     discard,
     forget,
@@ -50,6 +51,8 @@ class GuestProcess {
   // or the child has ended, be it before it was asked (a full memory cgroup can do that).
   bool answer(std::uint64_t& value, int ms);
   void store(PageIndex p, std::uint64_t seed);
+  // Page p + i gets seed + i.
+  void store_run(PageIndex p, std::uint64_t seed, std::uint32_t count);
   std::uint64_t load(PageIndex p);
   void discard(PageIndex p);
   // Its entries in the page table go; the RAM file keeps the pages, and guards stay.
