@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Do CPU and memory a page stay the same while guests grow? Guests of 1, 4, 16 and 64 GiB are folded
-// whole, 64 MiB after the other, so that they never take much memory; their pages hold 4,096
+// Do CPU and memory a page stay the same while guests grow? Guests of 1, 4, 16 and 64 GiB are
+// folded whole, 64 MiB after the other, so that they never take much memory; their pages hold 4,096
 // different contents. Then everything that the daemon does to a page is measured: fold, scan of a
-// guest that is folded and idle, fault, recovery; and the memory of its bookkeeping. The guests take
-// turns in each, so that whatever else the machine does meets all of them. Folding is measured over
-// the last GiB of each guest. Each row compares a size with the smallest.
+// guest that is folded and idle, fault, recovery; and the memory of its bookkeeping. The guests
+// take turns in each, so that whatever else the machine does meets all of them. Folding is measured
+// over the last GiB of each guest. Each row compares a size with the smallest.
 // usage: bench_growth [GIB]...   other sizes; 10 bytes of memory a page are needed
 #include <sys/stat.h>
 #include <algorithm>
