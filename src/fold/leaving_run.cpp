@@ -200,6 +200,7 @@ Committed LeavingRun::commit() noexcept {
   guest::VmCounters& counters = vm_.counters();
   Mask won = 0;
   Mask kept = 0;  // committed, but the word could not be changed
+  unsigned zeros = 0, contents = 0, clean = 0;
   vm_.note_leaving();
   for_each_bit(staged_ | again_, [&](unsigned i) {
     const PageIndex p = page(i);
@@ -226,13 +227,15 @@ Committed LeavingRun::commit() noexcept {
     }
     if (staged) (void)refs_[i].release();
     TEST_POINT("fold.word");
-    if (seen.tag() != Tag::folded) {
-      (content == kZeroContent ? counters.folded_zero : counters.folded_content).add();
-    }
-    if (seen.tag() == Tag::clean) counters.clean.sub();
+    if (seen.tag() != Tag::folded) ++(content == kZeroContent ? zeros : contents);
+    if (seen.tag() == Tag::clean) ++clean;
     won |= bit(i);
     ++result.pages;
   });
+  // Before the pages are released: a fault then subtracts them.
+  if (zeros != 0) counters.folded_zero.add(zeros);
+  if (contents != 0) counters.folded_content.add(contents);
+  if (clean != 0) counters.clean.sub(clean);
   fresh_ = without(fresh_, won | kept);
   again_ = without(again_, won | kept);
   lift_and_release(kept);
