@@ -20,7 +20,7 @@
 
 namespace ramfold::fold {
 
-inline constexpr PageCount kAgentRunPages = guest::kProofPagesMax;
+inline constexpr PageCount kAgentRunPages{16};
 
 // no: call settle() when the VM's next port is open, and again while it says no.
 enum class Settled : bool { no, yes };

@@ -101,8 +101,6 @@ void Folder::fold(guest::Vm& vm, GroupId group, const scan::Window& window,
                   const classify::Policy& policy, store::Admit admit) noexcept {
   guest::VmCounters& counters = vm.counters();
   LeavingRun run(vm, proof_, window, window.fold, window.again, copies_);
-  std::array<store::PutRequest, scan::kWindowPages> requests;
-  std::array<unsigned, scan::kWindowPages> page_of;
   std::size_t wanted = 0;
   unsigned zeros = 0;
   for_each_bit(run.copied(), [&](unsigned i) {
@@ -118,20 +116,20 @@ void Folder::fold(guest::Vm& vm, GroupId group, const scan::Window& window,
       run.stage(i, store::Ref(contents_, group, kZeroContent));
       ++zeros;
     } else {
-      requests[wanted] = {&copy, hash, origin_of(vm, run.page(i))};
-      page_of[wanted++] = i;
+      requests_[wanted] = {&copy, hash, origin_of(vm, run.page(i))};
+      page_of_[wanted++] = i;
     }
   });
   TEST_POINT("fold.encode");
   unsigned shared = 0;
   unsigned stored = 0;
   if (wanted != 0) {
-    std::array<Result<store::PutResult>, scan::kWindowPages> results;
-    contents_.put_run(group, std::span(requests).first(wanted), std::span(results).first(wanted),
+    contents_.put_run(group, std::span(requests_).first(wanted), std::span(results_).first(wanted),
                       admit);
     for (std::size_t k = 0; k < wanted; ++k) {
-      if (!results[k]) {
-        const int code = results[k].error().code;
+      Result<store::PutResult>& result = results_[k];
+      if (!result) {
+        const int code = result.error().code;
         if (code == ENOSPC || code == ENOMEM) {
           store_full_ = true;
         } else {
@@ -139,9 +137,9 @@ void Folder::fold(guest::Vm& vm, GroupId group, const scan::Window& window,
         }
         continue;
       }
-      if (!results[k]->ref) continue;  // not admitted
-      (results[k]->existed ? shared : stored) += 1;
-      run.stage(page_of[k], std::move(results[k]->ref));
+      if (!result->ref) continue;  // not admitted
+      (result->existed ? shared : stored) += 1;
+      run.stage(page_of_[k], std::move(result->ref));
     }
   }
   const Committed done = run.commit();

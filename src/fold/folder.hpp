@@ -3,15 +3,13 @@
 // Threads: one thread each.
 #pragma once
 
+#include <array>
 #include <cstdint>
 
 #include "classify/classify.hpp"
 #include "fold/leaving_run.hpp"
 #include "store/admit.hpp"
-
-namespace ramfold::store {
-class Contents;
-}
+#include "store/contents.hpp"
 
 namespace ramfold::fold {
 
@@ -41,7 +39,11 @@ class Folder {
 
   store::Contents& contents_;
   guest::QuietProof& proof_;
+  // Of the window at hand.
   Copies copies_;
+  std::array<store::PutRequest, scan::kWindowPages> requests_;
+  std::array<Result<store::PutResult>, scan::kWindowPages> results_;
+  std::array<unsigned, scan::kWindowPages> page_of_{};  // of each request
   bool store_full_ = false;
 };
 

@@ -52,10 +52,10 @@ LeavingRun::LeavingRun(guest::Vm& vm, guest::QuietProof& proof, const scan::Wind
   guard();
   verify_guarded();
   // These builds are to lose writes, and nothing else.
-  if (kAsked != Asked::after_guard) undo(without(static_cast<Mask>(fresh_ | again_), mapped_));
+  if (kAsked != Asked::after_guard) undo(without(fresh_ | again_, mapped_));
   if (!pass_.holds()) {
     vm_.counters().aborted_by_gate.add();
-    undo(static_cast<Mask>(fresh_ | again_));
+    undo(fresh_ | again_);
     return;
   }
   TEST_POINT("fold.guard");
@@ -64,7 +64,7 @@ LeavingRun::LeavingRun(guest::Vm& vm, guest::QuietProof& proof, const scan::Wind
   TEST_POINT("fold.pread");
 }
 
-LeavingRun::~LeavingRun() { undo(static_cast<Mask>(fresh_ | again_)); }
+LeavingRun::~LeavingRun() { undo(fresh_ | again_); }
 
 void LeavingRun::own(Mask wanted, bool fresh) noexcept {
   guest::PageTable& table = vm_.table();
@@ -101,7 +101,7 @@ void LeavingRun::guard() noexcept {
     const PageRun run{page(first), PageCount{count}};
     // A failed call may have guarded some of the pages, so all of them are lifted (D8).
     const auto result = vm_.uffd().guard(vm_.range_of(run));
-    const auto pages = static_cast<Mask>(((1u << count) - 1u) << first);
+    const Mask pages = bits(first, count);
     guarded_ |= pages;
     if (result.outcome == Outcome::done) return;
     if (result.outcome == Outcome::vm_gone) vm_.set_gone();
@@ -133,7 +133,7 @@ void LeavingRun::verify_guarded() noexcept {
   } else {
     vm_.counters().errors.add();
   }
-  undo(without(static_cast<Mask>(fresh_ | again_), guarded));
+  undo(without(fresh_ | again_, guarded));
 }
 
 void LeavingRun::ask(guest::QuietProof& proof) noexcept {
@@ -144,21 +144,20 @@ void LeavingRun::ask(guest::QuietProof& proof) noexcept {
   if (asked == 0) return;
   const auto first = static_cast<unsigned>(std::countr_zero(asked));
   const auto count = static_cast<unsigned>(std::bit_width(asked)) - first;
-  const guest::ProofAnswer known = proof.ask(vm_, {page(first), PageCount{count}},
-                                             static_cast<guest::PageMask>(fresh_ >> first));
-  const auto quiet = static_cast<Mask>(known.quiet << first);
-  const auto resident = static_cast<Mask>(known.resident << first);
+  const guest::ProofAnswer known = proof.ask(vm_, {page(first), PageCount{count}}, fresh_ >> first);
+  const Mask quiet = known.quiet << first;
+  const Mask resident = known.resident << first;
   if (const Mask held = without(fresh_, quiet); held != 0) {
     vm_.counters().aborted_not_quiet.add(static_cast<unsigned>(std::popcount(held)));
     undo(held);
   }
-  undo(without(again_, static_cast<Mask>(mapped_ | resident)));
+  undo(without(again_, mapped_ | resident));
 }
 
 void LeavingRun::read(Copies& copies) noexcept {
   for_each_run(fresh_, [&](unsigned first, unsigned count) {
     if (vm_.read_pages({page(first), PageCount{count}}, copies[first].bytes.data())) {
-      copied_ |= static_cast<Mask>(((1u << count) - 1u) << first);
+      copied_ |= bits(first, count);
     } else {
       vm_.counters().errors.add();
     }
@@ -201,8 +200,9 @@ Committed LeavingRun::commit() noexcept {
   guest::VmCounters& counters = vm_.counters();
   Mask won = 0;
   Mask kept = 0;  // committed, but the word could not be changed
+  unsigned zeros = 0, contents = 0, clean = 0;
   vm_.note_leaving();
-  for_each_bit(static_cast<Mask>(staged_ | again_), [&](unsigned i) {
+  for_each_bit(staged_ | again_, [&](unsigned i) {
     const PageIndex p = page(i);
     if (table.discarded(p)) {
       counters.aborted_by_discard.add();
@@ -227,29 +227,32 @@ Committed LeavingRun::commit() noexcept {
     }
     if (staged) (void)refs_[i].release();
     TEST_POINT("fold.word");
-    if (seen.tag() != Tag::folded) {
-      (content == kZeroContent ? counters.folded_zero : counters.folded_content).add();
-    }
-    if (seen.tag() == Tag::clean) counters.clean.sub();
+    if (seen.tag() != Tag::folded) ++(content == kZeroContent ? zeros : contents);
+    if (seen.tag() == Tag::clean) ++clean;
     won |= bit(i);
     ++result.pages;
   });
-  fresh_ = without(fresh_, static_cast<Mask>(won | kept));
-  again_ = without(again_, static_cast<Mask>(won | kept));
+  // Before the pages are released: a fault then subtracts them.
+  if (zeros != 0) counters.folded_zero.add(zeros);
+  if (contents != 0) counters.folded_content.add(contents);
+  if (clean != 0) counters.clean.sub(clean);
+  fresh_ = without(fresh_, won | kept);
+  again_ = without(again_, won | kept);
   lift_and_release(kept);
   for_each_run(won, [&](unsigned first, unsigned count) {
     // If a punch fails, the page stays resident, guarded and equal to its content. Faults on it
     // read right bytes (T1, T4), and the next pass punches it again.
     if (!vm_.punch_pages({page(first), PageCount{count}})) counters.errors.add();
     TEST_POINT("fold.punch");
+    // At once: a fault on these pages does not wait for the punches of the others.
+    for (unsigned i = first; i < first + count; ++i) vm_.release(page(i));
   });
-  for_each_bit(won, [&](unsigned i) { vm_.release(page(i)); });
   return result;
 }
 
 void LeavingRun::undo(Mask pages) noexcept {
   guest::PageTable& table = vm_.table();
-  const Mask ours = static_cast<Mask>(pages & (fresh_ | again_));
+  const Mask ours = pages & (fresh_ | again_);
   if (ours == 0) return;
   fresh_ = without(fresh_, ours);
   again_ = without(again_, ours);

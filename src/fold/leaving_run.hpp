@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Folds up to 16 neighbouring pages. The steps: own -> guard -> see that all are guarded -> check
+// Folds up to 64 neighbouring pages. The steps: own -> guard -> see that all are guarded -> check
 // the gate -> ask the proof -> copy -> (the caller puts the bytes into the store) -> check the gate
 // -> commit -> word -> punch -> release, and wake waiting faults. The destructor undoes every page
 // that was not committed: it lifts the guard and releases the page.

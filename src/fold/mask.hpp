@@ -5,39 +5,43 @@
 #include <bit>
 #include <cstdint>
 
+#include "guest/quiet_proof.hpp"
 #include "sys/pagemap.hpp"
 
 namespace ramfold::fold {
 
-constexpr std::uint16_t bit(unsigned i) noexcept { return static_cast<std::uint16_t>(1u << i); }
+constexpr guest::PageMask bit(unsigned i) noexcept { return guest::PageMask{1} << i; }
 
-constexpr std::uint16_t without(std::uint16_t from, std::uint16_t what) noexcept {
-  return static_cast<std::uint16_t>(from & ~what);
+// REQUIRES: first + count <= kProofPagesMax.
+constexpr guest::PageMask bits(unsigned first, unsigned count) noexcept {
+  return guest::all_pages(PageCount{count}) << first;
+}
+
+constexpr guest::PageMask without(guest::PageMask from, guest::PageMask what) noexcept {
+  return from & ~what;
 }
 
 // The region's pages in the mask of the range that was scanned.
-constexpr std::uint16_t pages_of(const sys::PageRegion& region, sys::UffdRange range) noexcept {
+constexpr guest::PageMask pages_of(const sys::PageRegion& region, sys::UffdRange range) noexcept {
   const auto first = static_cast<unsigned>((region.start - range.start.value) >> kPageShift);
   const auto count = static_cast<unsigned>((region.end - region.start) >> kPageShift);
-  return static_cast<std::uint16_t>(((1u << count) - 1u) << first);
+  return bits(first, count);
 }
 
 // Calls f(first, count) for every run of neighbouring set bits, in order.
 template <typename F>
-constexpr void for_each_run(std::uint16_t mask, F f) {
-  unsigned rest = mask;
-  while (rest != 0) {
-    const auto first = static_cast<unsigned>(std::countr_zero(rest));
-    const auto count = static_cast<unsigned>(std::countr_one(rest >> first));
+constexpr void for_each_run(guest::PageMask mask, F f) {
+  while (mask != 0) {
+    const auto first = static_cast<unsigned>(std::countr_zero(mask));
+    const auto count = static_cast<unsigned>(std::countr_one(mask >> first));
     f(first, count);
-    rest &= ~(((1u << count) - 1u) << first);
+    mask = without(mask, bits(first, count));
   }
 }
 
 template <typename F>
-constexpr void for_each_bit(std::uint16_t mask, F f) {
-  for (unsigned rest = mask; rest != 0; rest &= rest - 1)
-    f(static_cast<unsigned>(std::countr_zero(rest)));
+constexpr void for_each_bit(guest::PageMask mask, F f) {
+  for (; mask != 0; mask &= mask - 1) f(static_cast<unsigned>(std::countr_zero(mask)));
 }
 
 }  // namespace ramfold::fold

@@ -17,7 +17,7 @@ ProofAnswer PinProof::ask(Vm& vm, PageRun run, PageMask leaving) noexcept {
   if (!test_.ask(vm.files().rams[block.ram], first, asked)) counters.errors.add();
   ProofAnswer known;
   for (std::size_t i = 0; i < asked.size(); ++i) {
-    const auto page = static_cast<PageMask>(1u << i);
+    const auto page = PageMask{1} << i;
     const bool counts = (leaving & page) != 0;
     switch (asked[i]) {
       case PinAnswer::quiet:

@@ -20,12 +20,12 @@
 namespace ramfold::guest {
 
 // Bit i stands for page i of a run.
-using PageMask = std::uint16_t;
-inline constexpr PageCount kProofPagesMax{16};
+using PageMask = std::uint64_t;
+inline constexpr PageCount kProofPagesMax{64};
 
 // REQUIRES: at most kProofPagesMax.
 constexpr PageMask all_pages(PageCount n) noexcept {
-  return static_cast<PageMask>((1u << n.value) - 1u);
+  return n.value == 0 ? 0 : ~PageMask{0} >> (kProofPagesMax.value - n.value);
 }
 
 struct ProofAnswer {

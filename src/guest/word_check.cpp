@@ -58,7 +58,7 @@ std::uint32_t WordCheck::mark_of(PageIndex p) const noexcept {
   x = (x ^ (x >> 30)) * 0xbf58'476d'1ce4'e5b9;
   x = (x ^ (x >> 27)) * 0x94d0'49bb'1331'11eb;
   const auto bits = static_cast<std::uint32_t>(x >> (64 - (kDegree - 1)));
-  return bits << 1 | (static_cast<std::uint32_t>(std::popcount(bits)) & 1);
+  return bits << 1 | static_cast<std::uint32_t>(__builtin_parity(bits));
 }
 
 std::uint64_t WordCheck::seal(PageIndex p, Word word) const noexcept {

@@ -7,7 +7,7 @@
 namespace ramfold::policy {
 namespace {
 
-constexpr std::uint64_t kWindowPages = 16;  // what workers fold at once (scan/plan.hpp)
+constexpr std::uint64_t kPagesMaxLeast = 16;  // at every pace
 constexpr double kPaceEnds = 64;
 constexpr double kGrowSecondsMin = 60;
 constexpr double kGrowSecondsMax = 3600;
@@ -73,8 +73,8 @@ VmActs VmController::decide_pace(const VmSense& now, const VmBudget& budget) noe
     acts.because = VmActs::Because::pages_come_back;
     const double pages = pace_ * pages_a_second(now, allowed);
     acts.pages_more = static_cast<std::uint64_t>(std::ceil(pages * seconds));
-    acts.pages_max =
-        std::max(kWindowPages, static_cast<std::uint64_t>(std::ceil(pages * budget.pass_seconds)));
+    acts.pages_max = std::max(kPagesMaxLeast,
+                              static_cast<std::uint64_t>(std::ceil(pages * budget.pass_seconds)));
   }
   return acts;
 }

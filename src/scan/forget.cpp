@@ -15,6 +15,7 @@ using guest::Tag;
 constexpr std::chrono::milliseconds kPatience{100};
 // A call holds QEMU's mmap_lock; 130 us for so many pages on a busy machine.
 constexpr PageCount kRunPagesMax{256};
+constexpr std::uint64_t kBlockPages = 16;
 
 bool is_worth_asking(const guest::Vm& vm, const SeenPage& seen) noexcept {
   if (!seen.mapped) return false;
@@ -41,7 +42,7 @@ Question choose(const guest::Vm& vm, std::span<const SeenPage> seen, const Sampl
   Question question;
   for (std::size_t i = 0; i < seen.size();) {
     const guest::Block& block = vm.block_of(seen[i].page);
-    const PageRun window = window_of(block, seen[i].page);
+    const PageRun window = window_of(block, seen[i].page, kBlockPages);
     std::uint64_t mapped = 0;
     bool is_worth = false;
     for (; i < seen.size() && seen[i].page < window.end(); ++i) {

@@ -15,15 +15,15 @@
 
 namespace ramfold::scan {
 
-// Runs of whole windows, all in one chunk.
+// Runs of whole blocks of 16 pages, all in one chunk.
 struct Question {
   std::array<PageRun, guest::AgentPort::kRunsMax> runs{};
   std::size_t count = 0;
-  std::uint64_t candidates = 0;  // pages of windows that are worth asking about
+  std::uint64_t candidates = 0;  // pages of blocks that are worth asking about
   std::uint64_t pages = 0;       // of them, those in `runs`
 };
 
-// A window is worth asking about if one of its pages is in the page table and was not modified in
+// A block is worth asking about if one of its pages is in the page table and was not modified in
 // the last pass. `seen`: the pages of a chunk.
 Question choose(const guest::Vm& vm, std::span<const SeenPage> seen, const Sampling& sampling);
 

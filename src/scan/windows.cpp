@@ -8,6 +8,13 @@
 
 namespace ramfold::scan {
 
+void Window::limit_leaving(std::uint64_t count) noexcept {
+  guest::PageMask rest = leaving();
+  for (; count != 0 && rest != 0; --count) rest &= rest - 1;
+  fold &= ~rest;
+  again &= ~rest;
+}
+
 void WindowList::put(const guest::Block& block, PageIndex p, Verdict verdict) noexcept {
   if (verdict == Verdict::leave) return;
   if (used_ == 0 || p >= into_[used_ - 1].pages.end()) {
@@ -15,7 +22,7 @@ void WindowList::put(const guest::Block& block, PageIndex p, Verdict verdict) no
     into_[used_++] = {window_of(block, p), 0, 0, 0, 0};
   }
   Window& window = into_[used_ - 1];
-  const auto page = static_cast<std::uint16_t>(1u << (p.value - window.pages.first.value));
+  const auto page = guest::PageMask{1} << (p.value - window.pages.first.value);
   switch (verdict) {
     case Verdict::observe: window.observe |= page; break;
     case Verdict::fold: window.fold |= page; break;

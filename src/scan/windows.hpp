@@ -7,30 +7,34 @@
 #include <cstdint>
 #include <span>
 
+#include "guest/quiet_proof.hpp"
 #include "guest/vm.hpp"
 #include "scan/clock.hpp"
 
 namespace ramfold::scan {
 
-inline constexpr std::size_t kWindowPages = 16;  // 64 KiB: larger runs leave the cache
+inline constexpr std::size_t kWindowPages = 64;  // 256 KiB: larger runs leave the cache (L2)
 inline constexpr std::size_t kChunkWindows =
-    64 + RF_BLOCKS_MAX;  // a block's end may split a window
+    guest::kChunkPages.value / kWindowPages + RF_BLOCKS_MAX;  // a block's end may split a window
 
 // What to do with the pages of one window; bit i is page first + i.
 struct Window {
-  PageRun pages;          // at most kWindowPages, within one block
-  std::uint16_t observe;  // read, remember the hash
-  std::uint16_t fold;     // guard, read; fold when the hash is still the same
-  std::uint16_t again;    // clean: fold without reading
-  std::uint16_t age;      // unchanged, still warm: count one more pass
-  std::uint16_t work() const noexcept { return observe | fold | again | age; }
+  PageRun pages;            // at most kWindowPages, within one block
+  guest::PageMask observe;  // read, remember the hash
+  guest::PageMask fold;     // guard, read; fold when the hash is still the same
+  guest::PageMask again;    // clean: fold without reading
+  guest::PageMask age;      // unchanged, still warm: count one more pass
+  guest::PageMask leaving() const noexcept { return fold | again; }
+  // Of the pages that are to leave, only the first `count` still leave.
+  void limit_leaving(std::uint64_t count) noexcept;
 };
 
-// The window of a page: at most kWindowPages pages, within its block.
-inline PageRun window_of(const guest::Block& block, PageIndex p) noexcept {
-  const std::uint64_t start = p.value / kWindowPages * kWindowPages;
+// The pages around p: an aligned block of `size` pages, as far as it is within `block`.
+inline PageRun window_of(const guest::Block& block, PageIndex p,
+                         std::uint64_t size = kWindowPages) noexcept {
+  const std::uint64_t start = p.value / size * size;
   const std::uint64_t first = std::max(start, block.first.value);
-  return {PageIndex{first}, PageCount{std::min(start + kWindowPages, block.end().value) - first}};
+  return {PageIndex{first}, PageCount{std::min(start + size, block.end().value) - first}};
 }
 
 // Fills `into`, in the order of pages.

@@ -63,7 +63,7 @@ struct PutRequest {
 class Contents final : public ContentSource {
  public:
   using Files = StoreFiles;
-  static constexpr std::size_t kPutRunMax = 16;  // pages: 64 KiB stay in the cache
+  static constexpr std::size_t kPutRunMax = 64;
 
   // An empty store that may grow to `arena_max` bytes of encoded pages (at most 1 TiB). Its files
   // are sparse: an empty store takes a few pages of memory.

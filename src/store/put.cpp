@@ -9,6 +9,7 @@
 #include "base/test_points.hpp"
 #include "store/codec/forms.hpp"
 #include "store/codec/lz4.hpp"
+#include "store/codec/lz4_compare.hpp"
 #include "store/contents.hpp"
 #include "store/parts.hpp"
 #include "store/scratch.hpp"
@@ -52,6 +53,11 @@ class Putter {
   // Finds the candidates: contents with the page's hash. Takes a reference to each.
   void look_up() noexcept;
   bool has_candidates() const noexcept { return candidates_.count != 0; }
+  // The first candidate and the page, if they can be compared without decoding. REQUIRES: the
+  // caller is in a section of `readers`.
+  lz4::Comparison comparison() const noexcept;
+  // The first candidate equals the page.
+  void note_equal() noexcept { is_first_equal_ = true; }
   void prefetch() const noexcept;
   // The candidate that equals the page, if there is one. REQUIRES: look_up().
   std::optional<PutResult> find() noexcept;
@@ -71,6 +77,7 @@ class Putter {
   std::uint64_t hash_;
   std::uint64_t origin_;
   Index::Candidates candidates_;
+  bool is_first_equal_ = false;
 };
 
 // Compares the content's bytes with the page. If they differ, it is a collision of hashes, or the
@@ -104,8 +111,17 @@ PutResult Putter::shared(ContentId id) noexcept {
 
 void Putter::look_up() noexcept { candidates_ = parts_.index->find(hash_, group_); }
 
+lz4::Comparison Putter::comparison() const noexcept {
+  if (candidates_.count == 0) return {};
+  const ContentId id = candidates_.ids[0];
+  const Where where = parts_.headers->where(id);
+  if (!parts_.readable(where) || parts_.headers->group(id) != group_) return {};
+  if (where.form() != Form::lz4 || where.transpose() != Transpose::none) return {};
+  return {{parts_.data(group_, where), where.extent().length}, &page_};
+}
+
 void Putter::prefetch() const noexcept {
-  if (candidates_.count == 0) return;
+  if (candidates_.count == 0 || is_first_equal_) return;
   const Where where = parts_.headers->where(candidates_.ids[0]);
   if (where.sound(parts_.arena->size())) parts_.prefetch(group_, where);
 }
@@ -114,7 +130,7 @@ std::optional<PutResult> Putter::find() noexcept {
   std::optional<PutResult> found;
   for (std::size_t i = 0; i < candidates_.count; ++i) {
     const ContentId id = candidates_.ids[i];
-    if (!found && holds_page(id)) {
+    if (!found && ((i == 0 && is_first_equal_) || holds_page(id))) {
       found = shared(id);
     } else {
       parts_.drop_uncounted(id);
@@ -193,6 +209,40 @@ PutResult Putter::enter(ContentId id, Where where) {
   return {Ref(contents_, group_, id), false, where.form()};
 }
 
+using Putters = std::array<std::optional<Putter>, Contents::kPutRunMax>;
+
+// Compares pages with their first candidates, two at a time. Putters without a note compare
+// themselves later.
+void compare_first(Parts& parts, Putters& putters, std::size_t count) noexcept {
+  const Readers::Section section(parts.readers);
+  std::array<lz4::Pair, 2> pairs;  // this one, and the next one
+  std::array<std::array<Putter*, 2>, 2> of{};
+  std::size_t i = 0;
+  const auto fill = [&](std::size_t which) {
+    pairs[which] = {};
+    std::size_t k = 0;
+    for (; i < count && k < pairs[which].size(); ++i) {
+      if (!putters[i]) continue;
+      pairs[which][k] = putters[i]->comparison();
+      if (!pairs[which][k].block.empty()) of[which][k++] = &*putters[i];
+    }
+    return k;
+  };
+  std::size_t here = fill(0);
+  for (std::size_t k = 0; k < here; ++k) {
+    const std::span<const std::byte> block = pairs[0][k].block;
+    Arena::prefetch(block.data(), static_cast<std::uint32_t>(block.size()));
+  }
+  for (std::size_t which = 0; here != 0; which = 1 - which) {
+    const std::size_t there = fill(1 - which);
+    lz4::compare(pairs[which], pairs[1 - which]);
+    for (std::size_t k = 0; k < here; ++k) {
+      if (pairs[which][k].equal) of[which][k]->note_equal();
+    }
+    here = there;
+  }
+}
+
 }  // namespace
 
 Result<PutResult> Contents::put(GroupId group, const PageCopy& page, ContentHash hash) {
@@ -208,9 +258,9 @@ void Contents::put_run(GroupId group, std::span<const PutRequest> requests,
   ENSURE(parts_->groups->hasher(group) != nullptr);
   Parts& parts = *parts_;
   const bool is_ready = parts.phase.load(std::memory_order_acquire) == Phase::ready;
-  // Most of the time here is waiting for memory. So several loops walk over the run, and each one
-  // prefetches memory for the next: buckets, headers, bytes.
-  std::array<std::optional<Putter>, kPutRunMax> putters;
+  // Most of the time here would be waiting for memory. So several loops walk over the run, and each
+  // one prefetches memory for the next: buckets, headers, bytes.
+  Putters putters;
   for (std::size_t i = 0; i < requests.size(); ++i) {
     const PageCopy& page = *requests[i].page;
     if (is_zero(page)) {
@@ -230,6 +280,7 @@ void Contents::put_run(GroupId group, std::span<const PutRequest> requests,
   for (std::size_t i = 0; i < requests.size(); ++i) {
     if (putters[i]) putters[i]->look_up();
   }
+  compare_first(parts, putters, requests.size());
   if (putters[0]) putters[0]->prefetch();
   for (std::size_t i = 0; i < requests.size(); ++i) {
     if (i + 1 < requests.size() && putters[i + 1]) putters[i + 1]->prefetch();

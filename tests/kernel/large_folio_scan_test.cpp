@@ -30,6 +30,7 @@ namespace {
 
 constexpr std::uint64_t kLargeBytes = 2u << 20;
 constexpr std::uint64_t kLargePages = kLargeBytes >> kPageShift;
+constexpr guest::PageMask kAll = guest::all_pages(PageCount{scan::kWindowPages});
 constexpr ByteCount kSize{2 * kLargeBytes};  // the first half becomes one large folio
 
 [[noreturn]] void skip(const char* why) {
@@ -104,7 +105,7 @@ TEST_CASE("D7: what is mapped large is neither planned nor folded") {
   CHECK(*n == kLargePages / scan::kWindowPages);
   for (std::size_t i = 0; i < *n; ++i) {
     CHECK((*windows)[i].pages.first.value >= kLargePages);
-    CHECK((*windows)[i].observe == 0xffff);
+    CHECK((*windows)[i].observe == kAll);
   }
 
   // A plan from before the folio: the page has been observed, and looks unchanged.
@@ -115,9 +116,9 @@ TEST_CASE("D7: what is mapped large is neither planned nor folded") {
   guest::PinProof proof(test::pin_test());
   fold::Folder folder(**made, proof);
   (void)vm->gate().open(0, vm->gate().epoch());
-  const scan::Window stale{{PageIndex{0}, PageCount{scan::kWindowPages}}, 0xffff, 0, 0, 0};
+  const scan::Window stale{{PageIndex{0}, PageCount{scan::kWindowPages}}, kAll, 0, 0, 0};
   folder.look(*vm, *group, stale);
-  const scan::Window next{{PageIndex{0}, PageCount{scan::kWindowPages}}, 0, 0xffff, 0, 0};
+  const scan::Window next{{PageIndex{0}, PageCount{scan::kWindowPages}}, 0, kAll, 0, 0};
   folder.leave(*vm, *group, next, {});
   for (std::uint64_t p = 0; p < scan::kWindowPages; ++p) {
     CHECK(vm->table().load(PageIndex{p})->tag() != guest::Tag::folded);

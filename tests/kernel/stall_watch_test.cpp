@@ -58,6 +58,22 @@ struct Watched {
 
 }  // namespace
 
+TEST_CASE("pages are allowed one by one, not by the window") {
+  FoldAllowance allowance;
+  allowance.give_nothing();
+  CHECK(allowance.take(64) == 0);
+  allowance.give(100, 100, allowance.settled());
+  CHECK(allowance.take(64) == 64);
+  CHECK(allowance.take(64) == 36);
+  CHECK(allowance.take(64) == 0);
+  // All 100 are on their way.
+  allowance.give(100, 100, allowance.settled());
+  CHECK(allowance.take(1) == 0);
+  allowance.settle(64);
+  allowance.give(100, 100, allowance.settled());
+  CHECK(allowance.take(100) == 64);
+}
+
 TEST_CASE("a VM over its stall budget is left alone within an epoch, and its neighbour is folded") {
   const auto store = Rig::make_store();
   auto first = test::GuestProcess::start(PageCount{2 * kPages});

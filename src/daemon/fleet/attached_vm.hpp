@@ -94,17 +94,16 @@ struct Keeps {
 // Threads: take() and settle() from any; one thread gives.
 class FoldAllowance {
  public:
-  // False: nothing is taken, and these pages must not be folded now.
-  bool take(std::uint64_t pages) noexcept {
+  // How many of these pages may be folded now; they are taken.
+  std::uint64_t take(std::uint64_t pages) noexcept {
     taken_.fetch_add(pages);  // first: give() must not miss pages that have left `left_`
     std::uint64_t left = left_.load();
+    std::uint64_t got = 0;
     do {
-      if (left < pages) {
-        taken_.fetch_sub(pages);
-        return false;
-      }
-    } while (!left_.compare_exchange_weak(left, left - pages));
-    return true;
+      got = std::min(left, pages);
+    } while (!left_.compare_exchange_weak(left, left - got));
+    taken_.fetch_sub(pages - got);
+    return got;
   }
   void settle(std::uint64_t pages) noexcept { settled_.fetch_add(pages); }
 

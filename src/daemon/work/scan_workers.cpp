@@ -343,11 +343,13 @@ void ScanWorkers::fold(AttachedVm& vm, fold::Folder& folder,
   for (const scan::Window& window : windows) {
     if (stopping_ || !vm.wants_folding()) return;
     if (!host_.may_fold(vm.targets.load().when)) return;
-    const auto pages = static_cast<std::uint64_t>(
-        std::popcount(static_cast<unsigned>(window.fold | window.again)));
-    if (pages == 0) continue;
-    if (!vm.allowance.take(pages)) return;
-    folder.leave(*vm.vm, vm.group, window, policy, admitted(vm));
+    const auto wanted = static_cast<std::uint64_t>(std::popcount(window.leaving()));
+    if (wanted == 0) continue;
+    const std::uint64_t pages = vm.allowance.take(wanted);
+    if (pages == 0) return;
+    scan::Window allowed = window;
+    if (pages != wanted) allowed.limit_leaving(pages);
+    folder.leave(*vm.vm, vm.group, allowed, policy, admitted(vm));
     vm.allowance.settle(pages);
     if (folder.found_store_full()) {
       host_.rest_store(kStoreFullRestNs);

@@ -193,6 +193,14 @@ TEST_CASE("a run of pages is put as single pages are") {
     CHECK(results[i]->existed == (i == 3 || i % 2 == 1));
     CHECK(holds(*store, results[i]->ref.id(), pages[i]));
   }
+  std::array<Result<PutResult>, Contents::kPutRunMax> again;
+  store->put_run(group, requests, again);
+  for (std::size_t i = 0; i < pages.size(); ++i) {
+    REQUIRE(again[i]);
+    CHECK(again[i]->existed);
+    CHECK(again[i]->form == results[i]->form);
+    CHECK(again[i]->ref.id() == results[i]->ref.id());
+  }
 }
 
 TEST_CASE("ids that were never given out are corrupt") {

@@ -7,6 +7,7 @@
 
 #include "pages.hpp"
 #include "random.hpp"
+#include "store/codec/lz4_compare.hpp"
 
 using namespace ramfold;
 using namespace ramfold::store;
@@ -28,6 +29,68 @@ PageCopy page_of_repeats(Random& random) {
   }
   return page;
 }
+
+// The block lies between bytes that nobody may read, for the sanitizer.
+struct Encoded {
+  std::vector<std::byte> block;
+  std::unique_ptr<PageCopy> page = std::make_unique<PageCopy>();
+
+  lz4::Comparison comparison() const { return {block, page.get(), false}; }
+  bool decodes() const {
+    const auto decoded = std::make_unique<PageCopy>();
+    return lz4::decode(block, decoded->bytes.data()) && decoded->bytes == page->bytes;
+  }
+};
+
+Encoded encoded(Random& random) {
+  for (;;) {
+    Encoded made;
+    *made.page = random.one_in(2) ? page_of_repeats(random) : page_of(random.next());
+    std::array<std::byte, kPageSize> block;
+    const std::uint32_t length = lz4::encode(*made.page, block);
+    if (length == 0) continue;
+    made.block.assign(block.begin(), block.begin() + length);
+    return made;
+  }
+}
+
+void put_length(std::vector<std::byte>& block, std::size_t length) {
+  for (length -= 15; length >= 255; length -= 255) block.push_back(std::byte{255});
+  block.push_back(static_cast<std::byte>(length));
+}
+
+// Sequences that no encoder makes, with ends that the format allows, and with others.
+Encoded any_sequences(Random& random) {
+  Encoded made;
+  std::size_t at = 0;
+  const std::size_t longest = random.one_in(2) ? 14 : 300;
+  while (at < kPageSize) {
+    const std::size_t room = kPageSize - at;
+    std::size_t literals = std::min<std::size_t>(room, random.below(longest));
+    if (at == 0) literals = std::max<std::size_t>(literals, 1);
+    const bool ends = room - literals < 4 || (room < 24 && random.one_in(2));
+    if (ends) literals = room;
+    const std::size_t left = room - literals;
+    const std::size_t match = ends ? 4 : 4 + random.below(std::min(left - 4, longest) + 1);
+    made.block.push_back(static_cast<std::byte>(std::min<std::size_t>(literals, 15) << 4 |
+                                                std::min<std::size_t>(match - 4, 15)));
+    if (literals >= 15) put_length(made.block, literals);
+    for (std::size_t i = 0; i < literals; ++i, ++at) {
+      made.page->bytes[at] = static_cast<std::byte>(random.below(4));
+      made.block.push_back(made.page->bytes[at]);
+    }
+    if (ends) break;
+    const std::size_t distance = random.one_in(500) ? 0 : random.below(at) + 1;
+    made.block.push_back(static_cast<std::byte>(distance));
+    made.block.push_back(static_cast<std::byte>(distance >> 8));
+    if (match - 4 >= 15) put_length(made.block, match - 4);
+    for (std::size_t i = 0; i < match; ++i, ++at)
+      made.page->bytes[at] = made.page->bytes[at - distance];
+  }
+  return made;
+}
+
+bool can_compare() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2"); }
 
 }  // namespace
 
@@ -68,4 +131,59 @@ TEST_CASE("a page that does not compress is refused at the bound") {
   std::array<std::byte, kPageSize> block;
   CHECK(lz4::encode(page_of(1, kPageSize), std::span(block).first(lz4::kEncodedMax)) == 0);
   CHECK(lz4::encode(page_of(1, 3000), std::span(block).first(lz4::kEncodedMax)) != 0);
+}
+
+TEST_CASE("a page is equal to its block, whatever it is paired with") {
+  CAPTURE(seed_of_run());
+  Random random(seed_of_run());
+  for (int i = 0; i < 2000; ++i) {
+    const Encoded one = encoded(random);
+    const Encoded other = random.one_in(4) ? Encoded{} : encoded(random);
+    lz4::Pair pair{one.comparison(), other.comparison()};
+    if (random.one_in(2)) std::swap(pair[0], pair[1]);
+    lz4::compare(pair, random.one_in(2) ? pair : lz4::Pair{});
+    for (const lz4::Comparison& compared : pair)
+      REQUIRE(compared.equal == (can_compare() && !compared.block.empty()));
+  }
+}
+
+TEST_CASE("a page that differs in one bit is not equal, and the page beside it is") {
+  CAPTURE(seed_of_run());
+  Random random(mix(seed_of_run()));
+  for (int i = 0; i < 4000; ++i) {
+    const Encoded one = encoded(random);
+    const Encoded other = encoded(random);
+    const std::size_t at = i < 200 ? (i % 2 == 0 ? i : kPageSize - 1 - i) : random.below(kPageSize);
+    one.page->bytes[at] ^= static_cast<std::byte>(1u << random.below(8));
+    lz4::Pair pair{one.comparison(), other.comparison()};
+    lz4::compare(pair, {});
+    REQUIRE_FALSE(pair[0].equal);
+    REQUIRE(pair[1].equal == can_compare());
+  }
+}
+
+TEST_CASE("of any block, a page is called equal only when the block decodes to it") {
+  CAPTURE(seed_of_run());
+  Random random(mix(seed_of_run() + 1));
+  unsigned equal = 0;
+  for (int i = 0; i < 20'000; ++i) {
+    std::array<Encoded, 2> made;
+    lz4::Pair pair;
+    for (std::size_t k = 0; k < made.size(); ++k) {
+      made[k] = random.one_in(3) ? encoded(random) : any_sequences(random);
+      std::vector<std::byte>& block = made[k].block;
+      if (random.one_in(4))
+        block[random.below(block.size())] ^= static_cast<std::byte>(random.next());
+      if (random.one_in(8)) block.resize(random.below(block.size()) + 1);
+      if (random.one_in(16)) block.push_back(static_cast<std::byte>(random.next()));
+      block.shrink_to_fit();
+      pair[k] = made[k].comparison();
+    }
+    lz4::compare(pair, {});
+    for (std::size_t k = 0; k < made.size(); ++k) {
+      equal += pair[k].equal;
+      if (pair[k].equal) REQUIRE(made[k].decodes());
+    }
+  }
+  if (can_compare()) CHECK(equal > 5'000);
 }
