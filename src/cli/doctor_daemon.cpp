@@ -110,6 +110,18 @@ std::vector<Check> check_self_test(const Asked<Snapshot>& daemon) {
   return checks;
 }
 
+// Without the source that the configuration wants, ramfold folds, but also pages that guests read.
+std::vector<Check> check_referenced(const Asked<Snapshot>& daemon) {
+  const std::string well =
+      !daemon || daemon->host.referenced.empty() || daemon->host.referenced == "off"
+          ? "nobody is asked which pages guests touch (scan.referenced)"
+          : fmt::format("which pages guests touch is known by {} (scan.referenced)",
+                        daemon->host.referenced);
+  std::vector<Check> checks = check_told(daemon, "daemon.referenced", {"referenced"}, well);
+  for (Check& check : checks) check.severity = Severity::warning;
+  return checks;
+}
+
 // proc(5): "Max open files   1024   524288   files".
 std::optional<std::uint64_t> soft_file_limit(const HostFiles& host, pid_t pid) {
   const std::string limits = host.of(pid, "limits").value_or("");
@@ -164,6 +176,7 @@ std::vector<Check> check_daemon(const HostFiles& host, const Asked<Snapshot>& da
                                  "the kernel tells which pages a device holds")) {
     checks.push_back(std::move(check));
   }
+  for (Check& check : check_referenced(daemon)) checks.push_back(std::move(check));
   for (Check& check : check_files(host)) checks.push_back(std::move(check));
   return checks;
 }

@@ -245,6 +245,11 @@ std::string render_status(const Snapshot& snapshot, const Style& style) {
       style);
   out += keeper_of(host.keeper, style);
   out += self_test_of(host, style);
+  if (!host.referenced.empty()) {
+    const bool off = host.referenced == "off";
+    out += line_of("touches", off ? "nobody is asked" : "told by " + printable(host.referenced),
+                   style);
+  }
   out += line_of(
       "uptime",
       fmt::format("{}, {} restarts", human_duration_s(host.uptime_seconds), host.restarts), style);

@@ -130,6 +130,7 @@ constexpr void visit(V& v, S& s) {
   v(named("notices"), s.notices);
   v(named("version"), s.version);
   v(named("kernel"), s.kernel);
+  v(named("referenced"), s.referenced);
   v(named("self_test"), s.self_test);
   v(named("keeper"), s.keeper);
   v(gauge("ram_total_bytes", "Memory of the host."), s.ram_total);

@@ -165,6 +165,8 @@ struct HostView {
   std::vector<Reason> notices;  // problems that do not stop folding
   std::string version;
   std::string kernel;  // uname -r
+  // The source that tells which pages guests touch: "forget" or "page_idle"; "off": none.
+  std::string referenced;
   std::vector<SelfTestView> self_test;
   KeeperView keeper;
   ByteCount ram_total;

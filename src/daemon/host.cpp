@@ -27,9 +27,8 @@ namespace {
 constexpr std::uint64_t kStopNapNs = 1'000'000;
 constexpr unsigned kStopWaits = 2000;  // of kStopNapNs
 
-// The features to ask for at every VM's userfaultfd: those that folding needs, and POISON if the
-// kernel has it.
-Result<std::uint64_t> choose_features(sys::BorrowedFd device) {
+// The features that the kernel's userfaultfd offers. It offers at least those that folding needs.
+Result<std::uint64_t> offered_features(sys::BorrowedFd device) {
   sys::Fd probe(::ioctl(device.get(), USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK));
   if (!probe) return fail_errno("make a userfaultfd");
   const auto offered = sys::Uffd::offered_features(probe);
@@ -38,7 +37,7 @@ Result<std::uint64_t> choose_features(sys::BorrowedFd device) {
     return fail(
         "this kernel's userfaultfd cannot guard shared memory: Linux 6.7 or newer is needed");
   }
-  return sys::Uffd::kFeaturesNeeded | (*offered & sys::Uffd::kFeaturePoison);
+  return offered;
 }
 
 // Numbers this run of the daemon. It must differ from the number of the run before, and from 0.
@@ -66,7 +65,7 @@ struct Host::Rooms {
             h.vms_, h.procfs_, [this](const VmHandle& vm) { consumers.has_begun(vm); },
             [this](const VmHandle& vm) { renewal.begin(vm); }, h.stopping_),
         recovery(h.vms_, h.keeping_, h.left_behind_, *h.adopter_, *h.agents_, h.stopping_),
-        work(h.vms_, *h.contents_, h.state_, *h.policy_.config()),
+        work(h.vms_, *h.contents_, h.state_, *h.policy_.config(), {h.offered_, {}}),
         loop({h.policy_, h.decisions_, h.procfs_, h.device_, *h.pins_, h.state_, h.vms_,
               *h.contents_, h.keeping_, hand_over, departures, h.left_behind_, recovery, facts,
               work, off, *h.fault_pool_, h.stopping_}) {}
@@ -164,9 +163,11 @@ Status Host::open_device() {
     return fail("open /dev/userfaultfd (Linux 6.1 or newer with CONFIG_USERFAULTFD is needed)",
                 errno);
   }
-  const auto features = choose_features(device_);
-  if (!features) return std::unexpected(features.error());
-  features_ = *features;
+  const auto offered = offered_features(device_);
+  if (!offered) return std::unexpected(offered.error());
+  offered_ = *offered;
+  // Every VM's userfaultfd has those that folding needs, and POISON if the kernel has it.
+  features_ = sys::Uffd::kFeaturesNeeded | (offered_ & sys::Uffd::kFeaturePoison);
   return {};
 }
 

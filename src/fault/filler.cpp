@@ -57,6 +57,7 @@ void Filler::give_up(PageIndex p) noexcept { release(p); }
 
 Served Filler::serve_owned(PageIndex p, Need need, store::FetchTicket ticket,
                            FillerThread& me) noexcept {
+  vm_.stir(p);
   const auto loaded = load(p);
   if (!loaded) return retry(p);
   const Word word = apply_discard(p, *loaded);
@@ -316,6 +317,7 @@ Served Filler::poison(PageIndex p, Word word) noexcept {
 Served Filler::unfold(PageIndex p, store::FetchTicket ticket, FillerThread& me) noexcept {
   guest::PageTable& table = vm_.table();
   if (!table.take_idle_for_fill(p)) return Served::busy;
+  vm_.stir(p);
   const auto loaded = load(p);
   if (!loaded) return retry(p);
   const Word word = apply_discard(p, *loaded);

@@ -24,8 +24,9 @@ std::uint64_t origin_of(const guest::Vm& vm, PageIndex p) noexcept {
 
 }  // namespace
 
-void Folder::look(guest::Vm& vm, GroupId group, const scan::Window& window) noexcept {
-  if (window.age != 0) age(vm, window);
+void Folder::look(guest::Vm& vm, GroupId group, const scan::Window& window,
+                  unsigned epochs) noexcept {
+  if (window.age != 0) age(vm, window, epochs);
   if (window.observe != 0) observe(vm, group, window);
 }
 
@@ -35,7 +36,7 @@ void Folder::leave(guest::Vm& vm, GroupId group, const scan::Window& window,
   if ((window.fold | window.again) != 0) fold(vm, group, window, policy, admit);
 }
 
-void Folder::age(guest::Vm& vm, const scan::Window& window) noexcept {
+void Folder::age(guest::Vm& vm, const scan::Window& window, unsigned epochs) noexcept {
   guest::PageTable& table = vm.table();
   for_each_bit(window.age, [&](unsigned i) {
     const PageIndex p{window.pages.first.value + i};
@@ -44,8 +45,7 @@ void Folder::age(guest::Vm& vm, const scan::Window& window) noexcept {
     if (!table.commit(p)) return;
     const guest::LoadedWord word = table.load(p);
     if (word && (word->tag() == Tag::clean || word->tag() == Tag::observed)) {
-      (void)vm.advance(p, *word, word->with_age(std::min(word->age() + 1, Word::kAgeMax)),
-                       Owner::punching);
+      (void)vm.advance(p, *word, word->with_age(scan::aged(*word, epochs)), Owner::punching);
     }
     vm.release(p);
   });

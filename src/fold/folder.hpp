@@ -20,7 +20,8 @@ class Folder {
 
   // Carries out window.observe and window.age: these pages stay. Errors are counted in the VM, here
   // and in leave(); none is fatal.
-  void look(guest::Vm& vm, GroupId group, const scan::Window& window) noexcept;
+  // `epochs`: passes since the last look at these pages.
+  void look(guest::Vm& vm, GroupId group, const scan::Window& window, unsigned epochs = 1) noexcept;
   // Carries out window.fold and window.again: these pages leave.
   // `admit`: which pages the store may add; other pages stay as they are.
   void leave(guest::Vm& vm, GroupId group, const scan::Window& window,
@@ -33,7 +34,7 @@ class Folder {
   // Notes the hash bits of a resident page in its word. REQUIRES: p is owned as `punching`.
   void note(guest::Vm& vm, GroupId group, PageIndex p, guest::Word word,
             std::uint32_t bits) noexcept;
-  void age(guest::Vm& vm, const scan::Window& window) noexcept;
+  void age(guest::Vm& vm, const scan::Window& window, unsigned epochs) noexcept;
   void fold(guest::Vm& vm, GroupId group, const scan::Window& window,
             const classify::Policy& policy, store::Admit admit) noexcept;
 

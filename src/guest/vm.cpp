@@ -67,6 +67,7 @@ Vm::Vm(const VmRecord& record, Files files, PageTable table, std::vector<Block> 
       pagemap_(record.pid, files_.pidfd),
       // A chunk of the index may hold pages of two blocks; each block's part is registered with it.
       registered_(table_.pages().value / kChunkPages.value + 1),
+      stirred_(registered_.size()),
       counted_(table_.pages().value) {}
 
 const Block& Vm::block_of(PageIndex p) const noexcept {
@@ -193,6 +194,8 @@ Status Vm::unregister_all() noexcept {
     }
   }
   for (auto& r : registered_) r.store(0, std::memory_order_release);
+  // From now on no event tells of a page that comes.
+  for (auto& s : stirred_) s.store(true, std::memory_order_relaxed);
   return {};
 }
 

@@ -104,6 +104,20 @@ class Vm {
   Status punch_pages(PageRun run) const noexcept;
   // Registers the chunk of p, unless that was done. Any thread; twice does no harm.
   sys::UffdResult ensure_registered(PageIndex p) noexcept;
+  // The chunk is registered: a touch of a hole of it is an event, and so is a write to a guarded
+  // page.
+  bool is_registered(std::size_t chunk) const noexcept {
+    return registered_[chunk].load(std::memory_order_acquire) != 0;
+  }
+  // Notes for the scan that p comes back, or may be written to. Any thread.
+  void stir(PageIndex p) noexcept {
+    stirred_[p.value / kChunkPages.value].store(true, std::memory_order_relaxed);
+  }
+  // A page of the chunk was stirred since this was last asked.
+  bool take_stir(std::size_t chunk) noexcept {
+    return stirred_[chunk].load(std::memory_order_relaxed) &&
+           stirred_[chunk].exchange(false, std::memory_order_relaxed);
+  }
   // After everything is unfolded: lifts all guards and unregisters, a chunk at a time. Pages that
   // are lost stay registered: if one has lost its mark in QEMU's page table, an access to it waits
   // and does not read zeros.
@@ -196,6 +210,7 @@ class Vm {
   sys::Pagemap pagemap_;
   // One for each chunk of the linear page index.
   std::vector<std::atomic<std::uint8_t>> registered_;
+  std::vector<std::atomic<bool>> stirred_;
   VmCounters counters_;
   std::atomic<bool> alive_{true};
   std::atomic<Inconsistency> inconsistency_{Inconsistency::none};

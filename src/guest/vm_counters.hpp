@@ -22,15 +22,17 @@ struct VmCounters {
   Counter not_quiet_busy, not_quiet_large, not_quiet_mapped_more, not_quiet_other;
   Counter faults_zero, faults_content, faults_write_guarded, faults_late, faults_busy,
       faults_pending, neighbours_brought, neighbour_runs_cut, spun_ns;
-  Counter forgotten, retouched;
+  Counter forgotten, retouched, touch_ns;
   Counter returned_soon, zero_filled, errors, no_memory_waits, corrupt, damaged_words,
       discards_seen, unregistered_chunks;
   Counter backed_off;
   LatencyHistogram latency_zero, latency_content, latency_guarded;
 
-  // Time that the VM's threads waited for ramfold, summed over the threads.
+  // Time that the VM's threads lost by ramfold, summed over the threads: waits for an answer to a
+  // fault, and touches of forgotten pages.
   std::uint64_t stalled_ns() const noexcept {
-    return latency_zero.sum_ns() + latency_content.sum_ns() + latency_guarded.sum_ns();
+    return latency_zero.sum_ns() + latency_content.sum_ns() + latency_guarded.sum_ns() +
+           touch_ns.get();
   }
 };
 
@@ -97,10 +99,13 @@ constexpr void visit(V& v, S& s) {
             "Nanoseconds for which fault threads stayed awake for the next event."),
     s.spun_ns);
 
-  v(counter("pages_forgotten", "Pages that QEMU's page table was made to forget."), s.forgotten);
-  v(counter("pages_retouched",
-            "Forgotten pages that the guest touched again, for about 1.5 us each."),
+  v(counter("pages_forgotten", "Pages that were asked about: `forget` or `page_idle`."),
+    s.forgotten);
+  v(counter("pages_retouched", "Pages that were asked about and that the guest touched again."),
     s.retouched);
+  v(counter("touch_ns",
+            "Nanoseconds that these touches took: 1500 for a forgotten page, 0 with `page_idle`."),
+    s.touch_ns);
   v(counter("returned_soon", "Folded pages that came back within a few passes."), s.returned_soon);
   v(counter("zero_filled_pages",
             "Pages of zeros that were filled in, neighbours of faulting "

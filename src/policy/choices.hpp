@@ -21,8 +21,11 @@ inline constexpr std::array kLogLevels{
     Choice<LogLevel>{"info", LogLevel::info}, Choice<LogLevel>{"debug", LogLevel::debug}};
 inline constexpr std::array kFoldWhens{Choice<FoldWhen>{"pressure", FoldWhen::pressure},
                                        Choice<FoldWhen>{"eager", FoldWhen::eager}};
-inline constexpr std::array kReferenced{Choice<Referenced>{"none", Referenced::none},
-                                        Choice<Referenced>{"forget", Referenced::forget}};
+inline constexpr std::array kReferenced{Choice<Referenced>{"off", Referenced::off},
+                                        Choice<Referenced>{"auto", Referenced::automatic},
+                                        Choice<Referenced>{"forget", Referenced::forget},
+                                        Choice<Referenced>{"page_idle", Referenced::page_idle},
+                                        Choice<Referenced>{"rwp", Referenced::rwp}};
 inline constexpr std::array kReformPresets{Choice<ReformPreset>{"off", ReformPreset::off},
                                            Choice<ReformPreset>{"balanced", ReformPreset::balanced},
                                            Choice<ReformPreset>{"dense", ReformPreset::dense}};

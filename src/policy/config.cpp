@@ -81,7 +81,7 @@ const std::array kKeys{
     Key<Config>{{"scan.threads", "a whole number from 1 to 64"},
                 [](Config& c, const Node& n) { return set_unsigned(c.scan.threads, n, 1, 64); }},
     Key<Config>{
-        {"scan.referenced", "\"none\" or \"forget\""},
+        {"scan.referenced", "\"off\", \"auto\", \"forget\", \"page_idle\" or \"rwp\""},
         [](Config& c, const Node& n) { return set_choice(c.scan.referenced, n, kReferenced); }},
     Key<Config>{
         {"fault.threads_per_vm", "a whole number from 1 to 16"},

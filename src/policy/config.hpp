@@ -98,14 +98,17 @@ struct ReformConfig {
 
 // How it is known which pages a guest references.
 enum class Referenced : std::uint8_t {
-  none,   // it is not known: pages that do not change are cold
-  forget  // the agent forgets pages, and those that are touched come back into QEMU's page table
+  off,        // it is not known: pages that do not change are cold
+  automatic,  // page_idle where the kernel has it, else forget
+  forget,     // the agent forgets pages; those that are touched come back into QEMU's page table
+  page_idle,  // the kernel's idle page tracking
+  rwp         // userfaultfd's read-write protection; no kernel offers it beside guards
 };
 
 struct ScanConfig {
   double cpu = 0.25;     // share of ONE core over all scan threads together; above 1 with several
   unsigned threads = 1;  // REQUIRES: cpu <= threads
-  Referenced referenced = Referenced::none;
+  Referenced referenced = Referenced::off;
   friend bool operator==(const ScanConfig&, const ScanConfig&) = default;
 };
 

@@ -81,7 +81,7 @@ struct WorkTargets {
   double pass_seconds = 30;
   double scan_cpu = 0.25;
   unsigned scan_threads = 1;
-  Referenced referenced = Referenced::none;
+  Referenced referenced = Referenced::off;
   friend bool operator==(const WorkTargets&, const WorkTargets&) = default;
 };
 WorkTargets work_targets(const Config& config);

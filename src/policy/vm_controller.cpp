@@ -16,9 +16,9 @@ constexpr double kGrowForgottenSeconds = 2 * 3600;  // without debt
 // Folding at this pace uses half of what is allowed if every page comes back.
 double pages_a_second(const VmSense& now, double allowed) noexcept {
   constexpr double kFaultNsUsual = 20'000;
-  const double fault_ns =
-      now.faults == 0 ? kFaultNsUsual
-                      : static_cast<double>(now.stalled_ns) / static_cast<double>(now.faults);
+  const double fault_ns = now.faults == 0 ? kFaultNsUsual
+                                          : static_cast<double>(now.stalled_ns - now.touched_ns) /
+                                                static_cast<double>(now.faults);
   return allowed / 2 / (std::max(fault_ns, 1000.0) / 1e9);
 }
 

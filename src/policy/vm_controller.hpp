@@ -29,6 +29,7 @@ struct VmSense {
   std::uint64_t returned = 0;    // pages that came back soon after they were folded
   unsigned vcpus = 0;            // 0: not known, counted as 1
   ByteCount resident{};
+  std::uint64_t touched_ns = 0;  // of stalled_ns, the part that no fault of `faults` made
 };
 
 struct VmBudget {

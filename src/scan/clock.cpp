@@ -16,10 +16,19 @@ bool ColdRule::holds_back(Word word) const noexcept {
   return candidate && need(word) > passes;
 }
 
+unsigned ColdRule::unmodified(Word word) const noexcept {
+  // Of a page without a word nothing is known.
+  return word.tag() == Tag::none ? 0 : aged(word, epochs);
+}
+
+unsigned ColdRule::epochs_to_cold(Word word) const noexcept {
+  const unsigned needed = need(word);
+  return needed - std::min(unmodified(word), needed - 1);
+}
+
 PageClass ColdRule::class_of(Word word, Touches touches) const noexcept {
   const unsigned needed = need(word);
-  // The look that is going on ends one more epoch. Of a page without a word nothing is known.
-  const unsigned unmodified = word.tag() == Tag::none ? 0 : word.age() + 1;
+  const unsigned unmodified = this->unmodified(word);
   if (unmodified < needed) return PageClass::recently_modified;
   switch (touches.known) {
     case Touches::Known::nothing: break;

@@ -65,6 +65,12 @@ struct SeenPage {
 
 enum class Verdict : std::uint8_t { leave, observe, fold, again, age };
 
+// The age of a page that was found unchanged, `epochs` after the last look at it. Age 0: it came or
+// changed at some time since then, so only this epoch counts.
+constexpr unsigned aged(guest::Word word, unsigned epochs) noexcept {
+  return std::min(word.age() == 0 ? 1 : word.age() + epochs, guest::Word::kAgeMax);
+}
+
 // A page is cold when its bytes did not change over `need` passes:
 //
 //   need = min(passes * 2^backoff, passes_max, Word::kAgeMax)
@@ -78,14 +84,19 @@ struct ColdRule {
 
   unsigned passes = 2;
   unsigned passes_max = guest::Word::kAgeMax;  // == passes: no back-off. REQUIRES: >= passes
+  unsigned epochs = 1;                         // since the last look at the page, this one included
 
   PageClass class_of(guest::Word word, Touches touches) const noexcept;
   Verdict judge(guest::Word word, const SeenPage& seen, Touches touches) const noexcept;
   // The page is not folded, and its back-off asks for more than `passes` passes.
   bool holds_back(guest::Word word) const noexcept;
+  // So many epochs after this look, a page that stays as it is becomes cold; at least 1.
+  unsigned epochs_to_cold(guest::Word word) const noexcept;
 
  private:
   unsigned need(guest::Word word) const noexcept;
+  // Epochs without a change, as far as is known when the look has ended.
+  unsigned unmodified(guest::Word word) const noexcept;
 };
 
 // The page was folded, and a fault has brought it back.

@@ -3,76 +3,32 @@
 
 #include <chrono>
 
-#include "scan/windows.hpp"
-
 namespace ramfold::scan {
 namespace {
-
-using guest::Tag;
 
 // The agent's thread answers in well under a millisecond. An answer that comes later is lost with
 // its question: the pages are asked about again in another pass.
 constexpr std::chrono::milliseconds kPatience{100};
-// A call holds QEMU's mmap_lock; 130 us for so many pages on a busy machine.
-constexpr PageCount kRunPagesMax{256};
-constexpr std::uint64_t kBlockPages = 16;
-
-bool is_worth_asking(const guest::Vm& vm, const SeenPage& seen) noexcept {
-  if (!seen.mapped) return false;
-  const guest::LoadedWord word = vm.table().load(seen.page);
-  if (!word) return false;
-  return word->tag() == Tag::clean || (word->tag() == Tag::observed && word->age() != 0);
-}
-
-void add(Question& question, const guest::Block& block, PageRun window) noexcept {
-  if (question.count != 0) {
-    PageRun& last = question.runs[question.count - 1];
-    if (last.end() == window.first && window.first != block.first &&
-        last.count.value + window.count.value <= kRunPagesMax.value) {
-      last.count = PageCount{last.count.value + window.count.value};
-      return;
-    }
-  }
-  if (question.count < question.runs.size()) question.runs[question.count++] = window;
-}
 
 }  // namespace
 
-Question choose(const guest::Vm& vm, std::span<const SeenPage> seen, const Sampling& sampling) {
-  Question question;
-  for (std::size_t i = 0; i < seen.size();) {
-    const guest::Block& block = vm.block_of(seen[i].page);
-    const PageRun window = window_of(block, seen[i].page, kBlockPages);
-    std::uint64_t mapped = 0;
-    bool is_worth = false;
-    for (; i < seen.size() && seen[i].page < window.end(); ++i) {
-      mapped += seen[i].mapped;
-      is_worth = is_worth || is_worth_asking(vm, seen[i]);
-    }
-    if (!is_worth) continue;
-    question.candidates += mapped;
-    if (!sampling.takes(window.first, vm.pass_now())) continue;
-    question.pages += mapped;
-    add(question, block, window);
-  }
-  return question;
+TouchedPages ForgetSource::touched(const guest::Vm&, std::span<const SeenPage> seen,
+                                   const History&) const {
+  TouchedPages touched;
+  for (std::size_t i = 0; i < seen.size(); ++i) touched[i] = seen[i].mapped;
+  return touched;
 }
 
-bool ask(guest::AgentPort& port, const Question& question, std::span<const SeenPage> seen,
-         History& history) {
+bool ForgetSource::ask(const guest::Vm&, guest::AgentPort* agent, const Question& question,
+                       std::span<const SeenPage> seen, History& history) const {
   if (question.count == 0) return false;
-  const std::span<const PageRun> runs = std::span(question.runs).first(question.count);
-  const auto token = port.send(guest::AgentAct::forget, runs);
+  const auto token =
+      agent->send(guest::AgentAct::forget, std::span(question.runs).first(question.count));
   if (!token) return false;
-  const auto answer = port.take(*token, kPatience);
-  if (!answer) port.give_up(*token);
+  const auto answer = agent->take(*token, kPatience);
+  if (!answer) agent->give_up(*token);
   if (answer != guest::AgentAnswer::done) return false;
-  auto run = runs.begin();
-  for (const SeenPage& page : seen) {
-    while (run != runs.end() && run->end() <= page.page) ++run;
-    if (run == runs.end()) break;
-    if (run->first <= page.page) history.forget(page.page);
-  }
+  each_asked(question, seen, [&](const SeenPage& page) { history.ask(page.page); });
   return true;
 }
 

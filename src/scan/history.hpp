@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Which pages of a VM were touched lately: a byte a page, in memory that does not outlive the
-// daemon. A page is asked about by forgetting it (scan/forget.hpp): if it is in QEMU's page table
-// at the next look, it was touched.
+// daemon. A source (scan/referenced.hpp) is asked about a page, and tells at the next look whether
+// the page was touched.
 //
 //   0       not asked about
 //   1..8    was touched, and seen this many times since its last question began
-//   9..255  forgotten, and untouched at each of (byte - 9) looks since
+//   9..255  asked about, and untouched at each of (byte - 9) looks since
 //
 // The state stands beside the word, because the word has no bits left, and because a daemon that
 // starts does not know what was touched meanwhile.
@@ -31,18 +31,19 @@ class History {
     return History(std::move(*bytes));
   }
 
-  // It was forgotten: it may be resident without an entry in QEMU's page table.
-  bool is_forgotten(PageIndex p) const noexcept { return at(p) >= kForgotten; }
-  // A look at the page. True: the guest has touched it since it was forgotten, which has cost it a
-  // fault.
-  bool see(PageIndex p, bool mapped) noexcept {
+  // A source was asked about it, and it was not touched since, as far as is known. If it was
+  // forgotten, it may be resident without an entry in QEMU's page table.
+  bool is_asked(PageIndex p) const noexcept { return at(p) >= kAsked; }
+  // A look at the page; `touched`: the source's answer. True: the guest has touched it since it was
+  // asked about.
+  bool see(PageIndex p, bool touched) noexcept {
     std::uint8_t& state = at(p);
     if (state == kNotAsked) return false;
-    if (state < kForgotten) {
-      state = state + 1 == kForgotten ? kNotAsked : static_cast<std::uint8_t>(state + 1);
+    if (state < kAsked) {
+      state = state + 1 == kAsked ? kNotAsked : static_cast<std::uint8_t>(state + 1);
       return false;
     }
-    if (!mapped) {
+    if (!touched) {
       state = static_cast<std::uint8_t>(std::min(state + 1, 255));
       return false;
     }
@@ -53,14 +54,14 @@ class History {
     using Known = Touches::Known;
     const std::uint8_t state = at(p);
     if (state == kNotAsked) return {Known::not_asked, 0};
-    if (state < kForgotten) return {Known::touched, 0};
-    return {Known::untouched, static_cast<unsigned>(state - kForgotten)};
+    if (state < kAsked) return {Known::touched, 0};
+    return {Known::untouched, static_cast<unsigned>(state - kAsked)};
   }
-  // The page is forgotten from now on. What is known of untouched pages stays.
-  void forget(PageIndex p) noexcept { at(p) = std::max(at(p), kForgotten); }
+  // From now on its source can tell of touches. What is known of untouched pages stays.
+  void ask(PageIndex p) noexcept { at(p) = std::max(at(p), kAsked); }
 
  private:
-  static constexpr std::uint8_t kNotAsked = 0, kTouched = 1, kForgotten = 9;
+  static constexpr std::uint8_t kNotAsked = 0, kTouched = 1, kAsked = 9;
 
   explicit History(sys::Mapping bytes) noexcept : bytes_(std::move(bytes)) {}
   std::uint8_t& at(PageIndex p) const noexcept { return bytes_.as<std::uint8_t>()[p.value]; }

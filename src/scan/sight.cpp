@@ -15,7 +15,7 @@ bool may_be_there(const guest::Vm& vm, PageIndex p, const History* history) noex
   switch (word->tag()) {
     case Tag::observed:
     case Tag::clean: return true;
-    case Tag::none: return history != nullptr && history->is_forgotten(p);
+    case Tag::none: return history != nullptr && history->is_asked(p);
     case Tag::folded:
     case Tag::mapped:
     case Tag::poisoned: break;

@@ -2,6 +2,7 @@
 #include "sys/pagemap.hpp"
 
 #include <sys/ioctl.h>
+#include <unistd.h>
 
 namespace ramfold::sys {
 namespace {
@@ -24,7 +25,29 @@ struct ScanArg {
 static_assert(sizeof(ScanArg) == 96);
 constexpr unsigned long kPagemapScan = _IOWR('f', 16, ScanArg);
 
+// An entry of the file: 8 bytes a page.
+constexpr std::uint64_t kEntryPresent = std::uint64_t{1} << 63;
+constexpr std::uint64_t kEntryFrame = (std::uint64_t{1} << 55) - 1;
+
 }  // namespace
+
+Status read_frames(BorrowedFd pagemap, UffdRange range, std::span<std::uint64_t> into) {
+  const std::uint64_t pages = range.size.value >> kPageShift;
+  const std::size_t wanted = pages * sizeof(std::uint64_t);
+  const auto at = static_cast<off_t>((range.start.value >> kPageShift) * sizeof(std::uint64_t));
+  const ssize_t got = ::pread(pagemap.get(), into.data(), wanted, at);
+  if (got < 0) return fail_errno("read /proc/PID/pagemap");
+  if (static_cast<std::size_t>(got) != wanted) return fail("read /proc/PID/pagemap", ESRCH);
+  for (std::uint64_t& entry : into.first(pages))
+    entry = (entry & kEntryPresent) != 0 ? entry & kEntryFrame : 0;
+  return {};
+}
+
+Status Pagemap::frames(UffdRange range, std::span<std::uint64_t> into) const {
+  const auto fd = file_.opened();
+  if (!fd) return std::unexpected(fd.error());
+  return read_frames(BorrowedFd(*fd), range, into);
+}
 
 Result<std::size_t> Pagemap::scan(UffdRange range, std::uint64_t required, std::uint64_t returned,
                                   std::span<PageRegion> into, HostVirt& walked) const {

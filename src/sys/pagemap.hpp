@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// PAGEMAP_SCAN (6.7) on /proc/PID/pagemap: which pages of a range are in the process's page table,
-// and which are guarded, at about 0.01 us a page, from outside.
+// /proc/PID/pagemap. PAGEMAP_SCAN (6.7) tells which pages of a range are in the process's page
+// table, and which are guarded, at about 0.01 us a page, from outside. Reading it tells the frames.
 // Documentation/admin-guide/mm/pagemap.rst. Threads: stateless over a descriptor.
 #pragma once
 
@@ -28,6 +28,11 @@ struct PageRegion {
 };
 static_assert(sizeof(PageRegion) == 24);
 
+// The frame numbers of the pages of `range`, read from `pagemap`, an open /proc/PID/pagemap. 0: the
+// page has no frame in the page table, or frame numbers are hidden from this process.
+// REQUIRES: `into` has a place for each page.
+Status read_frames(BorrowedFd pagemap, UffdRange range, std::span<std::uint64_t> into);
+
 class Pagemap {
  public:
   // As ProcFile: the first scan opens the file.
@@ -38,6 +43,8 @@ class Pagemap {
   // (the end of the range, or earlier when `into` was full). ESRCH when the process is gone.
   Result<std::size_t> scan(UffdRange range, std::uint64_t required, std::uint64_t returned,
                            std::span<PageRegion> into, HostVirt& walked) const;
+  // As read_frames(). ESRCH when the process is gone.
+  Status frames(UffdRange range, std::span<std::uint64_t> into) const;
 
  private:
   ProcFile file_;

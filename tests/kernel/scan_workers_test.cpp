@@ -339,7 +339,7 @@ struct Clocked {
         fault::Server::start(pool, *guest.vm->vm, *scanning.contents, guest.vm->group, 1);
     REQUIRE(started.has_value());
     guest.vm->faults = std::move(*started);
-    scanning.workers->ask_through(agent);
+    scanning.workers->ask_through(agent, sources);
     scanning.start();
   }
   ~Clocked() {
@@ -362,6 +362,7 @@ struct Clocked {
   std::shared_ptr<fault::Pool> pool = std::move(*fault::Pool::make());
   Guest guest;
   Forgetting agent;
+  Sources sources{{}};
   Scanning scanning;
 };
 
@@ -384,6 +385,7 @@ TEST_CASE("a page that came back is asked about before it is folded again") {
   REQUIRE(test::soon_quiet([&] { return clocked.are_folded(0, Clocked::kPages); }));
   SECTION("the guest goes on to read it: it stays") {
     clocked.agent.read(kHot);
+    clocked.wait_for_passes(1);  // a fault is counted after its thread was woken
     const std::uint64_t faults = clocked.counters().faults_content.get();
     clocked.wait_for_passes(20);
     for (std::uint64_t p = 0; p < kHot; ++p) CHECK(clocked.tag(p) == Tag::clean);
@@ -397,4 +399,116 @@ TEST_CASE("a page that came back is asked about before it is folded again") {
     CHECK(clocked.counters().folds_again.get() >= kHot);  // and neighbours that came along
   }
   CHECK(clocked.counters().errors.get() == 0);
+}
+
+namespace {
+
+// Eight chunks with a few pages each, which nobody touches.
+struct Quiet {
+  static constexpr std::uint64_t kChunks = 8, kAChunk = 4;
+
+  explicit Quiet(May may) : guest(1, 1000, PageCount{kChunks * kChunk}), scanning(1) {
+    for (std::uint64_t i = 0; i < kChunks * kAChunk; ++i) guest.process->store(page(i), i + 1);
+    scanning.config.fold.pass_seconds = 0.01;
+    scanning.config.fold.passes = kPasses;
+    scanning.allow(may);
+    scanning.add(guest);
+    REQUIRE(pool->begin().has_value());
+    auto started =
+        fault::Server::start(pool, *guest.vm->vm, *scanning.contents, guest.vm->group, 1);
+    REQUIRE(started.has_value());
+    guest.vm->faults = std::move(*started);
+    scanning.start();
+  }
+  ~Quiet() {
+    scanning.workers->stop();
+    guest.vm->faults.reset();  // before the store
+  }
+  static PageIndex page(std::uint64_t i) { return PageIndex{i / kAChunk * kChunk + i % kAChunk}; }
+  bool are_all(Tag tag) const {
+    for (std::uint64_t i = 0; i < kChunks * kAChunk; ++i) {
+      if (guest.vm->vm->table().load(page(i))->tag() != tag) return false;
+    }
+    return true;
+  }
+  void wait_for_passes(std::uint64_t passes) const {
+    const std::uint64_t end = guest.passes() + passes;
+    REQUIRE(test::soon([&] { return guest.passes() >= end; }));
+  }
+  // Until the chunks rest for as long as they may. From then on passes take longer than the test's
+  // polls.
+  void come_to_rest() {
+    wait_for_passes(2 * scan::Rests::kLongest);
+    scanning.config.fold.pass_seconds = 0.2;
+    scanning.workers->set(policy::work_targets(scanning.config));
+    wait_for_passes(3);  // the terms have changed: one of these looks at all chunks
+  }
+  static constexpr unsigned kPasses = 3;
+  std::shared_ptr<fault::Pool> pool = std::move(*fault::Pool::make());
+  Guest guest;
+  Scanning scanning;
+};
+
+}  // namespace
+
+TEST_CASE("chunks in which nothing happens are looked at seldom, and the pages in them count") {
+  const May may = GENERATE(May::observe, May::fold);
+  Quiet quiet(may);
+  REQUIRE(test::soon_quiet(
+      [&] { return quiet.are_all(may == May::fold ? Tag::folded : Tag::observed); }));
+  quiet.wait_for_passes(2 * scan::Rests::kLongest);
+  // Each chunk is looked at once or twice; without rests it would be in each pass.
+  const std::uint64_t before = quiet.guest.chunks();
+  quiet.wait_for_passes(scan::Rests::kLongest);
+  CHECK(quiet.guest.chunks() - before <= 2 * Quiet::kChunks);
+  const MutexLock lock(quiet.guest.vm->cursor.mutex);
+  CHECK(quiet.guest.vm->cursor.met_last.present ==
+        (may == May::fold ? 0 : Quiet::kChunks * Quiet::kAChunk));
+}
+
+TEST_CASE("when pages may leave again, chunks that rest are looked at at once") {
+  Quiet quiet(May::observe);
+  REQUIRE(test::soon([&] { return quiet.are_all(Tag::observed); }));
+  quiet.come_to_rest();
+  const std::uint64_t before = quiet.guest.passes();
+  quiet.scanning.allow(May::fold);
+  REQUIRE(test::soon_quiet([&] { return quiet.are_all(Tag::folded); }));
+  CHECK(quiet.guest.passes() <= before + scan::Rests::kLongest / 4);
+}
+
+TEST_CASE("a page that comes back ends its chunk's rest, and leaves as soon as without one") {
+  Quiet quiet(May::fold);
+  REQUIRE(test::soon_quiet([&] { return quiet.are_all(Tag::folded); }));
+  quiet.come_to_rest();
+  const PageIndex p = Quiet::page(5);
+  const auto tag = [&] { return quiet.guest.vm->vm->table().load(p)->tag(); };
+  CHECK(quiet.guest.process->load(p) == test::GuestProcess::checksum(6));
+  const std::uint64_t came = quiet.guest.passes();
+  REQUIRE(test::soon([&] { return tag() == Tag::clean; }));
+  REQUIRE(test::soon_quiet([&] { return tag() == Tag::folded; }));
+  // The rest says nothing of a page that came in the middle of it.
+  CHECK(quiet.guest.passes() >= came + Quiet::kPasses - 1);
+  CHECK(quiet.guest.passes() <= came + scan::Rests::kLongest / 4);
+}
+
+TEST_CASE("touches of forgotten pages count as stall, and stay within the budget") {
+  constexpr double kBudget = 0.002;
+  Clocked clocked(4, Clocked::kPages);
+  policy::VmTargets targets = clocked.guest.vm->targets.load();
+  targets.stall_budget = kBudget;
+  clocked.guest.vm->targets.store(targets);
+  const std::uint64_t began = monotonic_ns();
+  clocked.wait_for_passes(30);
+  const guest::VmCounters& counters = clocked.counters();
+  CHECK(counters.retouched.get() > 0);
+  CHECK(counters.touch_ns.get() == counters.retouched.get() * 1500);
+  CHECK(counters.stalled_ns() >= counters.touch_ns.get());
+  CHECK(static_cast<double>(counters.touch_ns.get()) <
+        kBudget * static_cast<double>(monotonic_ns() - began));
+  // Beyond its budget nothing more is asked.
+  clocked.guest.vm->held_back.store(policy::VmActs::Because::over_budget);
+  clocked.wait_for_passes(2);
+  const std::uint64_t forgotten = counters.forgotten.get();
+  clocked.wait_for_passes(5);
+  CHECK(counters.forgotten.get() == forgotten);
 }

@@ -143,6 +143,27 @@ TEST_CASE("a VM over its stall budget is left alone within an epoch, and its nei
   workers.stop();
 }
 
+TEST_CASE("touches of forgotten pages alone can exceed the stall budget") {
+  const auto store = Rig::make_store();
+  Watched guest(1, store, test::GuestProcess::start(PageCount{2 * kPages}));
+  policy::VmTargets targets;
+  targets.stall_budget = 0.01;  // 10 ms of each second
+  guest.vm->targets.store(targets);
+  StallWatch watch;
+  std::uint64_t now_ns = 0;
+  const auto epoch = [&](std::uint64_t touch_ns) {
+    guest.vm->vm->counters().touch_ns.add(touch_ns);
+    now_ns += StallWatch::kEpochNs;
+    watch.check(std::array{guest.vm}, now_ns, kPassSeconds);
+    return guest.because();
+  };
+  CHECK(epoch(0) == Because::nothing);
+  CHECK(epoch(9'000'000) == Because::nothing);
+  CHECK(epoch(25'000'000) == Because::over_budget);
+  CHECK(epoch(0) == Because::over_budget);
+  CHECK(epoch(0) == Because::nothing);
+}
+
 TEST_CASE("folding leaves the resident floor") {
   const auto store = Rig::make_store();
   Watched guest(1, store, test::GuestProcess::start(PageCount{2 * kPages}));

@@ -21,6 +21,7 @@
 #include "policy/targets.hpp"
 #include "policy/vm_controller.hpp"
 #include "scan/plan.hpp"
+#include "scan/rests.hpp"
 #include "store/group.hpp"
 
 namespace ramfold::daemon {
@@ -41,10 +42,23 @@ struct ScanCursor {
   std::uint64_t began_ns GUARDED_BY(mutex) = 0;
   scan::Met met GUARDED_BY(mutex);       // in this pass so far
   scan::Met met_last GUARDED_BY(mutex);  // in the last whole pass
-  // Which pages were touched lately; nothing where nobody asks. Made once, then each page's part
-  // belongs to the worker that has its chunk.
+  // The source of `history`, and which pages were touched lately; nothing where no source is asked.
+  // Made once, then each page's part belongs to the worker that has its chunk.
+  const scan::ReferencedSource* source GUARDED_BY(mutex) = nullptr;
   std::optional<scan::History> history GUARDED_BY(mutex);
-  scan::Sampling sampling GUARDED_BY(mutex);    // of the pass that runs
+  scan::Sampling sampling GUARDED_BY(mutex);  // of the pass that runs
+  // Chunks that passes do not look at; nothing before the first pass, and when memory is short.
+  std::optional<scan::Rests> rests GUARDED_BY(mutex);
+  // What decides when a page leaves, as at the beginning of the pass. When it changes, one pass
+  // looks at every chunk.
+  struct Terms {
+    bool folds = false;  // pages may leave
+    unsigned passes = 0;
+    unsigned passes_max = 0;
+    friend bool operator==(const Terms&, const Terms&) = default;
+  };
+  Terms terms GUARDED_BY(mutex);
+  bool looks_at_all GUARDED_BY(mutex) = false;  // this pass does
   std::uint64_t pass_ns GUARDED_BY(mutex) = 0;  // duration of the last whole pass
   std::uint64_t passes GUARDED_BY(mutex) = 0;
   // Pages that were to leave and that something held: at the beginning of the pass (the counter

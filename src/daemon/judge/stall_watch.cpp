@@ -8,12 +8,15 @@ namespace {
 
 policy::VmSense sense(const AttachedVm& vm, std::uint64_t now_ns) {
   const guest::VmCounters& c = vm.vm->counters();
+  // First, so that it is never more than the whole.
+  const std::uint64_t touched_ns = c.touch_ns.get();
   return {.now_ns = now_ns,
           .stalled_ns = c.stalled_ns(),
           .faults = c.faults_zero.get() + c.faults_content.get() + c.faults_write_guarded.get(),
           .returned = c.returned_soon.get(),
           .vcpus = vm.vcpus.load(std::memory_order_relaxed),
-          .resident = bytes(resident(*vm.vm))};
+          .resident = bytes(resident(*vm.vm)),
+          .touched_ns = touched_ns};
 }
 
 }  // namespace

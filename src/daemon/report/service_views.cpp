@@ -68,6 +68,9 @@ control::HostView HostService::host_view(const std::vector<VmHandle>& vms,
                : folds                                          ? control::HostState::folding
                                                                 : control::HostState::idle;
   view.notices = p_.policy.notices();
+  Work::Asked asked = p_.work.asked();
+  view.referenced = asked.source;
+  if (asked.refusal) view.notices.push_back(std::move(*asked.refusal));
   if (const auto why = p_.decisions.unsaved()) {
     view.notices.push_back({"state", "the operator's decisions are not on the disk: " + *why,
                             "make state_dir writable; the daemon tries again by itself"});

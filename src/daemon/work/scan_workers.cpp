@@ -10,7 +10,6 @@
 #include "base/clock.hpp"
 #include "daemon/log.hpp"
 #include "daemon/threads/apart.hpp"
-#include "scan/forget.hpp"
 #include "sys/priority.hpp"
 #include "sys/thread_name.hpp"
 
@@ -34,6 +33,19 @@ void free_words(guest::Vm& vm, std::size_t chunk) noexcept {
   for (std::uint64_t p = first; p < first + guest::kChunkPages.value; p += guest::Vm::kWordsAPage) {
     (void)vm.free_words(PageIndex{p});
   }
+}
+
+scan::ColdRule rule_of(const AttachedVm& vm, const policy::WorkTargets& targets, unsigned epochs) {
+  const unsigned passes = vm.targets.load().passes;
+  return {passes, std::max(passes, targets.backoff_passes_max), epochs};
+}
+
+// Of each second, how much of its threads' time a VM may spend on touches of forgotten pages: half
+// of its stall budget. The other half is for pages that come back. Beyond its budget, nothing.
+double budget_of_touches(const AttachedVm& vm) noexcept {
+  if (vm.held_back.load() == policy::VmActs::Because::over_budget) return 0;
+  const unsigned vcpus = std::max(vm.vcpus.load(std::memory_order_relaxed), 1u);
+  return vm.targets.load().stall_budget * vcpus / 2;
 }
 
 // The number of times that this thread has waited for something (voluntary context switches).
@@ -208,33 +220,82 @@ bool ScanWorkers::claim(Claim& claim) {
 bool ScanWorkers::claim_of(const VmHandle& vm, Claim& claim) {
   if (!vm->wants_folding() || !vm->vm->gate().is_open()) return false;
   ScanCursor& cursor = vm->cursor;
+  const std::size_t end = scan::chunk_count(*vm->vm);
   const MutexLock lock(cursor.mutex);
-  if (cursor.next == scan::chunk_count(*vm->vm)) {
+  if (cursor.next == end) {
     if (cursor.in_work != 0) return false;
     const std::uint64_t now = monotonic_ns();
     const auto least = static_cast<std::uint64_t>(targets_.load().pass_seconds * 1e9);
     if (cursor.passes != 0 && now - cursor.began_ns < least) return false;
-    if (!asks()) {
-      cursor.history.reset();
-    } else if (cursor.passes != 0) {
-      if (!cursor.history) {
-        if (auto made = scan::History::make(vm->vm->pages())) cursor.history = std::move(*made);
-      }
-      cursor.sampling.next(now - cursor.began_ns, cursor.met_last.asked);
-    }
-    cursor.next = 0;
-    cursor.began_ns = now;
-    cursor.met = {};
-    cursor.busy_before = vm->vm->counters().not_quiet_busy.get();
-    vm->vm->next_pass();
+    begin_pass(*vm, cursor, now);
+  }
+  skip_resting(*vm, cursor, end);
+  if (cursor.next == end) {
+    end_pass_if_over(*vm, cursor);
+    return false;
   }
   ++cursor.in_work;
   ++cursor.chunks;
   claim.vm = vm;
   claim.chunk = cursor.next++;
+  claim.source = cursor.source;
   claim.history = cursor.history ? &*cursor.history : nullptr;
   claim.sampling = cursor.sampling;
+  claim.folds = cursor.terms.folds;
+  claim.epochs = cursor.rests ? cursor.rests->epochs(claim.chunk) : 1;
   return true;
+}
+
+void ScanWorkers::begin_pass(AttachedVm& vm, ScanCursor& cursor, std::uint64_t now_ns) {
+  prepare_questions(vm, cursor, now_ns - cursor.began_ns);
+  if (!cursor.rests) {
+    if (auto made = scan::Rests::make(scan::chunk_count(*vm.vm))) cursor.rests = std::move(*made);
+  }
+  const scan::ColdRule rule = rule_of(vm, targets_.load(), 1);
+  const ScanCursor::Terms terms{host_.may_fold(vm.targets.load().when), rule.passes,
+                                rule.passes_max};
+  cursor.looks_at_all = terms != cursor.terms;
+  cursor.terms = terms;
+  cursor.next = 0;
+  cursor.began_ns = now_ns;
+  cursor.met = {};
+  cursor.busy_before = vm.vm->counters().not_quiet_busy.get();
+  vm.vm->next_pass();
+}
+
+void ScanWorkers::end_pass_if_over(AttachedVm& vm, ScanCursor& cursor) {
+  if (cursor.next != scan::chunk_count(*vm.vm) || cursor.in_work != 0) return;
+  cursor.met_last = cursor.met;
+  cursor.busy_last = vm.vm->counters().not_quiet_busy.get() - cursor.busy_before;
+  cursor.pass_ns = monotonic_ns() - cursor.began_ns;
+  ++cursor.passes;
+}
+
+void ScanWorkers::skip_resting(AttachedVm& vm, ScanCursor& cursor, std::size_t end) {
+  if (!cursor.rests) return;
+  cursor.next = cursor.rests->next_due(cursor.next, end, cursor.looks_at_all, cursor.met,
+                                       [&](std::size_t chunk) { return vm.vm->take_stir(chunk); });
+}
+
+void ScanWorkers::prepare_questions(const AttachedVm& vm, ScanCursor& cursor,
+                                    std::uint64_t elapsed_ns) {
+  const scan::ReferencedSource* const source =
+      sources_ == nullptr ? nullptr : sources_->chosen(targets_.load().referenced);
+  if (source != cursor.source) {
+    // The answers of one source say nothing of the questions of another.
+    cursor.history.reset();
+    cursor.source = nullptr;
+  }
+  // Nothing is worth a question before the first pass.
+  if (source == nullptr || cursor.passes == 0) return;
+  if (!cursor.history) {
+    auto made = scan::History::make(vm.vm->pages());
+    if (!made) return;
+    cursor.history = std::move(*made);
+    cursor.source = source;
+  }
+  cursor.sampling.next(elapsed_ns, cursor.met_last.asked,
+                       {source->touch_ns(), budget_of_touches(vm)});
 }
 
 void ScanWorkers::skip_holes(const Claim& claim) {
@@ -248,6 +309,7 @@ void ScanWorkers::skip_holes(const Claim& claim) {
     std::size_t from = 0;
     {
       const MutexLock lock(cursor.mutex);
+      skip_resting(*claim.vm, cursor, backed);
       from = cursor.next;
     }
     if (from >= backed) return;
@@ -258,7 +320,10 @@ void ScanWorkers::skip_holes(const Claim& claim) {
       if (cursor.next != from) return;
       cursor.next = std::min(noted + 1, backed);
     }
-    if (noted < backed) free_words(vm, noted);
+    if (noted == backed) return;
+    free_words(vm, noted);
+    const MutexLock lock(cursor.mutex);
+    if (cursor.rests) cursor.rests->looked(noted, {}, rest_of(*claim.vm, noted, claim.folds, {}));
   }
 }
 
@@ -271,29 +336,41 @@ void ScanWorkers::give_back(const Claim& claim, const scan::Met& met) {
   cursor.met.asked.candidates += met.asked.candidates;
   cursor.met.asked.forgotten += met.asked.forgotten;
   cursor.met.asked.retouched += met.asked.retouched;
-  if (cursor.next == scan::chunk_count(*claim.vm->vm) && cursor.in_work == 0) {
-    cursor.met_last = cursor.met;
-    cursor.busy_last = claim.vm->vm->counters().not_quiet_busy.get() - cursor.busy_before;
-    cursor.pass_ns = monotonic_ns() - cursor.began_ns;
-    ++cursor.passes;
+  if (cursor.rests) {
+    cursor.rests->looked(claim.chunk, met, rest_of(*claim.vm, claim.chunk, claim.folds, met));
   }
+  end_pass_if_over(*claim.vm, cursor);
+}
+
+unsigned ScanWorkers::rest_of(const AttachedVm& vm, std::size_t chunk, bool folds,
+                              const scan::Met& met) const noexcept {
+  if (met.active != 0) return 1;
+  // While nothing may leave, nothing is missed. A pass looks at every chunk as soon as it may.
+  if (!folds) return scan::Rests::kLongest;
+  // Pages may come into a chunk that is not registered, and no event tells of it.
+  if (met.leaving != 0 || !vm.vm->is_registered(chunk)) return 1;
+  return met.warm_for;
 }
 
 std::uint64_t ScanWorkers::work(const Claim& claim, scan::Planner& planner, fold::Folder& folder,
                                 std::span<scan::Window, scan::kChunkWindows> windows,
                                 scan::Met& met) {
   AttachedVm& vm = *claim.vm;
-  // Without an agent that answers, nobody knows which pages are referenced.
-  const auto port = claim.history != nullptr ? agents_->port(vm) : nullptr;
-  scan::History* const history = port ? claim.history : nullptr;
-  const policy::WorkTargets targets = targets_.load();
-  const unsigned passes = vm.targets.load().passes;
-  const scan::ColdRule rule{passes, std::max(passes, targets.backoff_passes_max)};
-  const auto planned = planner.plan(*vm.vm, claim.chunk, rule, windows, history);
+  std::optional<scan::Asking> asking;
+  if (claim.history != nullptr) asking.emplace(*claim.source, *claim.history);
+  std::shared_ptr<guest::AgentPort> agent;
+  if (asking && claim.source->needs_agent()) {
+    agent = agents_->port(vm);
+    if (!agent) asking.reset();  // nobody knows which pages are referenced
+  }
+  const scan::ColdRule rule = rule_of(vm, targets_.load(), claim.epochs);
+  const auto planned =
+      planner.plan(*vm.vm, claim.chunk, rule, windows, asking ? &*asking : nullptr);
   met = planner.met();
   if (!planned) {
     if (planned.error().code == ESRCH) vm.vm->set_gone();
     vm.vm->counters().errors.add();
+    met.active = 1;
     return 0;
   }
   // First look at all windows, then fold all: so the clock is read twice per chunk, not twice per
@@ -301,28 +378,25 @@ std::uint64_t ScanWorkers::work(const Claim& claim, scan::Planner& planner, fold
   const std::span<const scan::Window> found = std::span(windows).first(*planned);
   for (const scan::Window& window : found) {
     if (stopping_ || !vm.wants_folding()) return 0;
-    folder.look(*vm.vm, vm.group, window);
+    folder.look(*vm.vm, vm.group, window, claim.epochs);
   }
   const std::uint64_t began = thread_cpu_ns();
   fold(vm, folder, found);
   const std::uint64_t folding = thread_cpu_ns() - began;
-  if (history != nullptr) ask(claim, *port, planner.seen(), met);
+  if (asking) ask(claim, agent.get(), planner.seen(), met);
   return folding;
 }
 
-bool ScanWorkers::asks() const noexcept {
-  return agents_ != nullptr && targets_.load().referenced == policy::Referenced::forget;
-}
-
-void ScanWorkers::ask(const Claim& claim, guest::AgentPort& port,
+void ScanWorkers::ask(const Claim& claim, guest::AgentPort* agent,
                       std::span<const scan::SeenPage> seen, scan::Met& met) {
   guest::Vm& vm = *claim.vm->vm;
   vm.counters().retouched.add(met.asked.retouched);
+  vm.counters().touch_ns.add(met.asked.retouched * claim.source->touch_ns());
   if (stopping_ || !claim.vm->wants_folding()) return;
   if (!host_.may_fold(claim.vm->targets.load().when)) return;
   const scan::Question question = scan::choose(vm, seen, claim.sampling);
   met.asked.candidates = question.candidates;
-  if (!scan::ask(port, question, seen, *claim.history)) return;
+  if (!claim.source->ask(vm, agent, question, seen, *claim.history)) return;
   met.asked.forgotten = question.pages;
   vm.counters().forgotten.add(question.pages);
 }

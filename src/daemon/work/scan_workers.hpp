@@ -17,6 +17,7 @@
 #include "daemon/fleet/host_state.hpp"
 #include "daemon/fleet/vm_set.hpp"
 #include "daemon/threads/nap.hpp"
+#include "daemon/work/sources.hpp"
 #include "fold/folder.hpp"
 #include "guest/pin_proof.hpp"
 #include "policy/targets.hpp"
@@ -43,9 +44,12 @@ class ScanWorkers {
   // Before a page leaves, `test` tells who holds it. Until this is called no gate is open, and no
   // page leaves. `test` outlives this. REQUIRES: called once.
   void fold_with(const sys::PinTest& test) noexcept { pin_test_.store(&test); }
-  // Asks agents which pages their guests touch, where the configuration says so (scan.referenced).
-  // `agents` outlives this. REQUIRES: called once, before start().
-  void ask_through(AgentAnswers& agents) noexcept { agents_ = &agents; }
+  // Asks which pages guests touch, by the source that the configuration chooses (scan.referenced).
+  // Both outlive this. REQUIRES: called once, before start().
+  void ask_through(AgentAnswers& agents, const Sources& sources) noexcept {
+    agents_ = &agents;
+    sources_ = &sources;
+  }
   // Waits up to 3 s for the threads. A thread that a process holds up is abandoned
   // (daemon/threads/apart.hpp).
   void stop() noexcept;
@@ -67,8 +71,11 @@ class ScanWorkers {
     VmHandle vm;
     scan::Turns::Member turn;
     std::size_t chunk = 0;
-    scan::History* history = nullptr;
+    const scan::ReferencedSource* source = nullptr;  // null: none is asked
+    scan::History* history = nullptr;                // null as well
     scan::Sampling sampling;
+    bool folds = false;   // ScanCursor::Terms
+    unsigned epochs = 1;  // passes since the last look at the chunk
   };
   struct Worker {
     VmHandle at GUARDED_BY(&ScanWorkers::mutex_);  // the VM, since since_ns; null: none
@@ -90,12 +97,23 @@ class ScanWorkers {
   bool claim(Claim& claim) EXCLUDES(turns_mutex_);
   bool claim_of(const VmHandle& vm, Claim& claim) REQUIRES(turns_mutex_);
   void meet_new_vms() REQUIRES(turns_mutex_);
+  void begin_pass(AttachedVm& vm, ScanCursor& cursor, std::uint64_t now_ns) REQUIRES(cursor.mutex);
+  // The pass ends when every chunk was taken and given back.
+  void end_pass_if_over(AttachedVm& vm, ScanCursor& cursor) REQUIRES(cursor.mutex);
+  // Moves the cursor over chunks that rest, up to `end`.
+  void skip_resting(AttachedVm& vm, ScanCursor& cursor, std::size_t end) REQUIRES(cursor.mutex);
   // After an empty chunk: skips the chunks in a hole of the RAM file, and frees their words.
   void skip_holes(const Claim& claim);
   void give_back(const Claim& claim, const scan::Met& met);
-  bool asks() const noexcept;
+  // The most passes from a look that has met this in the chunk to the next one.
+  unsigned rest_of(const AttachedVm& vm, std::size_t chunk, bool folds,
+                   const scan::Met& met) const noexcept;
+  // Chooses for a pass the source, and the share of the VM's RAM that it is asked about.
+  // `elapsed_ns`: since the last pass began.
+  void prepare_questions(const AttachedVm& vm, ScanCursor& cursor, std::uint64_t elapsed_ns)
+      REQUIRES(cursor.mutex);
   // Asks which pages of the chunk the guest touches from now on.
-  void ask(const Claim& claim, guest::AgentPort& port, std::span<const scan::SeenPage> seen,
+  void ask(const Claim& claim, guest::AgentPort* agent, std::span<const scan::SeenPage> seen,
            scan::Met& met);
   // Counts in `met` what pages the chunk holds. Returns the CPU time of folding alone, in
   // nanoseconds.
@@ -111,6 +129,7 @@ class ScanWorkers {
   HostState& host_;
   Published<policy::WorkTargets> targets_;
   AgentAnswers* agents_ = nullptr;
+  const Sources* sources_ = nullptr;
   StopFlag stopping_;
   std::atomic<std::uint64_t> scan_cpu_ns_{0};
   std::atomic<std::uint64_t> fold_cpu_ns_{0};

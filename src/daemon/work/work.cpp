@@ -16,12 +16,30 @@ double worth_of(const policy::ReformConfig& reform) noexcept {
 
 }  // namespace
 
-Work::Work(VmSet& vms, store::Contents& contents, HostState& state, const policy::Config& config)
+Work::Work(VmSet& vms, store::Contents& contents, HostState& state, const policy::Config& config,
+           const Sources::Kernel& kernel)
     : contents_(contents),
       state_(state),
+      sources_(kernel),
       scan_(vms, contents, state, config),
+      referenced_(config.scan.referenced),
       reform_config_(config.reform),
-      cpu_s_per_gib_hour_(worth_of(config.reform)) {}
+      cpu_s_per_gib_hour_(worth_of(config.reform)) {
+  tell_referenced(config.scan.referenced);
+}
+
+void Work::tell_referenced(policy::Referenced wanted) const {
+  if (const auto why = sources_.refusal(wanted)) {
+    log::warn("{}: it is not known which pages guests touch; {}", why->text, why->remedy);
+  } else {
+    log::info("scan.referenced: {}", sources_.name_of_chosen(wanted));
+  }
+}
+
+Work::Asked Work::asked() const {
+  const policy::Referenced wanted = referenced_;
+  return {sources_.name_of_chosen(wanted), sources_.refusal(wanted)};
+}
 
 void Work::start() {
   scan_.start();
@@ -32,6 +50,8 @@ void Work::start() {
 
 void Work::set(const policy::Config& config) {
   scan_.set(policy::work_targets(config));
+  if (referenced_.exchange(config.scan.referenced) != config.scan.referenced)
+    tell_referenced(config.scan.referenced);
   const MutexLock lock(reform_mutex_);
   reform_config_ = config.reform;
   cpu_s_per_gib_hour_.store(worth_of(config.reform));

@@ -18,7 +18,8 @@ namespace ramfold::daemon {
 class Work {
  public:
   // REQUIRES: all outlive this.
-  Work(VmSet& vms, store::Contents& contents, HostState& state, const policy::Config& config);
+  Work(VmSet& vms, store::Contents& contents, HostState& state, const policy::Config& config,
+       const Sources::Kernel& kernel);
 
   void start();
   // Takes up the settings of scanning, folding and reforming.
@@ -26,7 +27,13 @@ class Work {
   // See ScanWorkers::fold_with().
   void fold_with(const sys::PinTest& test) noexcept { scan_.fold_with(test); }
   // See ScanWorkers::ask_through().
-  void ask_through(AgentAnswers& agents) noexcept { scan_.ask_through(agents); }
+  void ask_through(AgentAnswers& agents) noexcept { scan_.ask_through(agents, sources_); }
+  // The source that tells which pages guests touch.
+  struct Asked {
+    std::string_view source;                 // "off": none
+    std::optional<control::Reason> refusal;  // of the source that the configuration wants
+  };
+  Asked asked() const;
   void stop() noexcept;
   // Call it regularly; see ScanWorkers::tend().
   void tend() EXCLUDES(reform_mutex_);
@@ -50,10 +57,13 @@ class Work {
  private:
   store::Contents& contents_;
   HostState& state_;
+  void tell_referenced(policy::Referenced wanted) const;  // in the log
   // Makes the reform worker when it is needed for the first time.
   void tend_reform() REQUIRES(reform_mutex_);
 
+  const Sources sources_;
   ScanWorkers scan_;
+  std::atomic<policy::Referenced> referenced_;
   Mutex reform_mutex_{"Work::reform"};
   policy::ReformConfig reform_config_ GUARDED_BY(reform_mutex_);
   std::string reform_complaint_ GUARDED_BY(reform_mutex_);  // the last one that was logged

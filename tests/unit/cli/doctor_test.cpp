@@ -239,6 +239,12 @@ const std::vector<Fixture> kFixtures{
            {"no-pin-test", "the kernel cannot be asked: it is locked down", "lockdown=integrity"});
      },
      "locked down", "lockdown=integrity", [](Host& h) { h.daemon.host.reasons.clear(); }},
+    {"daemon.referenced",
+     [](Host& h) {
+       h.daemon.host.notices.push_back(
+           {"referenced", "scan.referenced = \"page_idle\" cannot be used", "set \"auto\""});
+     },
+     "page_idle", "auto", [](Host& h) { h.daemon.host.notices.clear(); }},
     {"daemon.files",
      [](Host& h) { h.tree.write("proc/50/limits", "Max open files   1024   524288   files\n"); },
      "1024", "LimitNOFILE", nullptr},

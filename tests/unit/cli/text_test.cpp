@@ -121,6 +121,7 @@ TEST_CASE("status shows savings, spending and the promise") {
   CHECK(has(text, "ramfold 0.1.0 on Linux 6.18.0: folding\n"));
   CHECK(has(text, "3 attached, 1 of them observe-only"));
   CHECK(has(text, "1 of 1 kernel facts hold\n"));
+  CHECK(has(text, "told by forget\n"));
   CHECK(has(text, "shared     20,000 78.1 MiB"));
   CHECK(has(text, "net        38,000  134 MiB"));
   CHECK(has(text, ": kept\n"));

@@ -61,6 +61,7 @@ class FakeService : public Service {
     host.state = HostState::folding;
     host.version = "0.1.0";
     host.kernel = "6.18.0";
+    host.referenced = "forget";
     host.self_test = {{"guard", CheckOutcome::passed, "0.2 us a page", ""}};
     host.keeper = {KeeperState::holding, 12, ""};
     host.ram_total = ByteCount{8ull << 30};

@@ -278,3 +278,23 @@ TEST_CASE("recorded: folding stops in the very epoch in which a guest exceeds it
     CHECK(backed_off <= over);
   }
 }
+
+TEST_CASE("the pace follows what a fault takes, and touches of forgotten pages are none") {
+  const auto pages_more = [](std::uint64_t touched_ns) {
+    VmController controller;
+    VmSense now{.now_ns = kSecond, .vcpus = 1};
+    (void)controller.decide(now, kBudget);
+    now.faults = now.returned = 100;
+    now.stalled_ns = 100 * kFaultNs + touched_ns;  // 20 ms, and the touches
+    now.touched_ns = touched_ns;
+    VmActs acts;
+    do {
+      now.now_ns += kSecond;
+      acts = controller.decide(now, kBudget);
+    } while (acts.because == Because::over_budget);
+    CHECK(acts.because == Because::pages_come_back);
+    return acts.pages_more;
+  };
+  CHECK(pages_more(0) == 25);  // half of 10 ms, at 200 us a fault
+  CHECK(pages_more(30'000'000) == 25);
+}

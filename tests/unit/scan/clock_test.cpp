@@ -102,14 +102,14 @@ TEST_CASE("history: a page is touched when it is in the page table again") {
   constexpr PageIndex p{1};
   CHECK(history->touches(p).known == Known::not_asked);
   CHECK_FALSE(history->see(p, true));
-  CHECK_FALSE(history->is_forgotten(p));
-  history->forget(p);
-  CHECK(history->is_forgotten(p));
+  CHECK_FALSE(history->is_asked(p));
+  history->ask(p);
+  CHECK(history->is_asked(p));
   for (unsigned epochs = 1; epochs < 400; ++epochs) {
     CHECK_FALSE(history->see(p, false));
     CHECK(history->touches(p).known == Known::untouched);
     CHECK(history->touches(p).epochs == std::min(epochs, 246u));
-    history->forget(p);  // its neighbours were asked about: what is known of it stays
+    history->ask(p);  // its neighbours were asked about: what is known of it stays
   }
   CHECK(history->see(p, true));
   for (int looks = 0; looks < 8; ++looks) {
@@ -118,4 +118,34 @@ TEST_CASE("history: a page is touched when it is in the page table again") {
   }
   CHECK(history->touches(p).known == Known::not_asked);
   CHECK(history->touches(PageIndex{0}).known == Known::not_asked);
+}
+
+TEST_CASE("after a rest of its chunk a page that did not change is older by all of it") {
+  constexpr ColdRule rested{.passes = 3, .passes_max = 24, .epochs = 10};
+  CHECK(rested.judge(word(Tag::clean, 1, 2), kGuarded, {}) == Verdict::age);
+  CHECK(rested.judge(word(Tag::clean, 2, 2), kGuarded, {}) == Verdict::again);
+  CHECK(scan::aged(word(Tag::clean, 2), 10) == 12);
+  CHECK(scan::aged(word(Tag::clean, 250), 10) == Word::kAgeMax);
+  // A page of age 0 may have come at any time of the rest.
+  CHECK(rested.judge(word(Tag::clean, 0), kGuarded, {}) == Verdict::age);
+  CHECK(scan::aged(word(Tag::clean, 0), 10) == 1);
+}
+
+TEST_CASE("it is known when a page becomes cold if nothing happens to it") {
+  CHECK(kRule.epochs_to_cold(word(Tag::clean, 0)) == 2);
+  CHECK(kRule.epochs_to_cold(word(Tag::clean, 1)) == 1);
+  CHECK(kRule.epochs_to_cold(word(Tag::clean, 9)) == 1);
+  CHECK(kRule.epochs_to_cold(word(Tag::clean, 4, 2)) == 7);
+  for (unsigned age = 0; age < 12; ++age) {
+    const Word now = word(Tag::clean, age, 2);  // cold after 12 epochs
+    const unsigned left = kRule.epochs_to_cold(now);
+    const Word then = word(Tag::clean, scan::aged(now, 1), 2);
+    ColdRule rule = kRule;
+    rule.epochs = left;
+    CHECK(rule.judge(then, kGuarded, {}) == Verdict::again);
+    if (left > 1) {
+      rule.epochs = left - 1;
+      CHECK(rule.judge(then, kGuarded, {}) == Verdict::age);
+    }
+  }
 }
