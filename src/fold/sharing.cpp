@@ -109,15 +109,21 @@ void SharingRun::keep_guarded() noexcept {
 }
 
 void SharingRun::compare() noexcept {
+  if (owned_ == 0) return;
+  std::array<ContentId, kAgentRunPages.value> wanted;
+  std::array<std::optional<ByteCount>, kAgentRunPages.value> slots;
+  for (unsigned i = 0; i < run_.count.value; ++i)
+    wanted[i] = (owned_ & bit(i)) != 0 ? contents_[i] : kZeroContent;
+  pool_.take(run_.first, std::span(wanted).first(run_.count.value),
+             std::span(slots).first(run_.count.value));
   PageCopy ours;
   PageCopy theirs;
   for_each_bit(owned_, [&](unsigned i) {
-    const auto slot = pool_.take(page(i), contents_[i]);
-    if (!slot) return;
-    slots_[i] = *slot;
+    if (!slots[i]) return;
+    slots_[i] = *slots[i];
     equal_ |= bit(i);
     const bool same = vm_.read_pages({page(i), PageCount{1}}, ours.bytes.data()) &&
-                      pool_.read(*slot, theirs.bytes.data()) && ours.bytes == theirs.bytes;
+                      pool_.read(slots_[i], theirs.bytes.data()) && ours.bytes == theirs.bytes;
     if (!same) undo(bit(i));
   });
 }

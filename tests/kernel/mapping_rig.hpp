@@ -124,12 +124,16 @@ class TestPool final : public fold::SharedPool {
     (void)::fstat(file_.get(), &s);
     return {s.st_dev, s.st_ino};
   }
-  std::optional<ByteCount> take(PageIndex p, ContentId content) noexcept override {
-    if (none_left) return std::nullopt;
-    const ByteCount at{std::uint64_t{content.value} << kPageShift};
-    if (users_[content.value]++ == 0) write(content.value, content.value);
-    taken_[p.value] = content.value;
-    return at;
+  void take(PageIndex first, std::span<const ContentId> contents,
+            std::span<std::optional<ByteCount>> out) noexcept override {
+    for (std::size_t i = 0; i < contents.size(); ++i) {
+      out[i] = std::nullopt;
+      if (none_left || contents[i] == kZeroContent) continue;
+      const std::uint32_t slot = contents[i].value;
+      out[i] = ByteCount{std::uint64_t{slot} << kPageShift};
+      if (users_[slot]++ == 0) write(slot, slot);
+      taken_[first.value + i] = slot;
+    }
   }
   void give_back(PageIndex p) noexcept override {
     const auto slot = taken_.find(p.value);

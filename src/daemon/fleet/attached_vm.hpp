@@ -16,6 +16,7 @@
 #include "base/published.hpp"
 #include "base/thread_annotations.hpp"
 #include "fault/server.hpp"
+#include "fold/vm_pool.hpp"
 #include "guest/facts.hpp"
 #include "guest/vm.hpp"
 #include "policy/targets.hpp"
@@ -130,6 +131,9 @@ struct AttachedVm {
   std::unique_ptr<guest::Vm> vm;
   std::unique_ptr<fault::Server> faults;  // destroyed before the Vm
   store::GroupUse group;
+  // What its pages map of the group's pool. Null, or not open: it maps nothing, and never did. Set
+  // before the VM is in the set of VMs.
+  std::unique_ptr<fold::VmPool> pool;
   Published<policy::VmTargets> targets;
   std::vector<guest::RamBlock> ram;
   std::string uuid;
