@@ -125,7 +125,7 @@ class Contents final : public ContentSource {
   // is recovering; EUCLEAN the entry of the group is damaged; ENOTSUP the store is of a version
   // without pools.
   struct PoolFiles {
-    sys::Fd kept;
+    PoolFile kept;
     sys::Fd read_only;
   };
   Result<PoolFiles> pool(GroupId group);

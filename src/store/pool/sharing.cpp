@@ -199,7 +199,7 @@ Result<Contents::PoolFiles> Contents::pool(GroupId group) {
   if (!kept) return std::unexpected(kept.error());
   auto read_only = pool->read_only();
   if (!read_only) return std::unexpected(read_only.error());
-  return PoolFiles{std::move(*kept), std::move(*read_only)};
+  return PoolFiles{{group, std::move(*kept), identity.pool_id}, std::move(*read_only)};
 }
 
 Result<std::vector<PoolFile>> Contents::pool_files() const {
@@ -212,7 +212,7 @@ Result<std::vector<PoolFile>> Contents::pool_files() const {
     if (pool == nullptr || parts.groups->pool_id(group) != pool->identity().pool_id) continue;
     auto file = pool->file().duplicate();
     if (!file) return std::unexpected(file.error());
-    files.push_back({group, std::move(*file)});
+    files.push_back({group, std::move(*file), pool->identity().pool_id});
   }
   return files;
 }
