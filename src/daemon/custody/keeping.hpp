@@ -82,9 +82,10 @@ class Keeping {
   // Takes what an earlier daemon left. Drops VMs whose hand-over was not complete: they were never
   // folded.
   Result<Inheritance> inherit();
-  // Gives the keeper the store and the pools (unless it has them), then the VM, its record last: a VM without
-  // a record was never folded. Errors: EBUSY, the keeper holds the store of an earlier daemon;
-  // EDQUOT, the VM's owner has used up its share of the keeper; others from the call.
+  // Gives the keeper the store and the pools (unless it has them), then the VM, the VM's record
+  // last: a VM without a record was never folded. Errors: EBUSY, the keeper holds the store of an
+  // earlier daemon; EDQUOT, the VM's owner has used up its share of the keeper; others from the
+  // call.
   Status keep_vm(const guest::Vm& vm, const store::StoreFiles& store);
   // Does nothing if the keeper holds the store of an earlier daemon: the VM with this number is
   // then a VM of that daemon, and may live. If the call fails, connect() drops the VM later.
@@ -94,8 +95,8 @@ class Keeping {
   Status keep_pool(const store::PoolFile& pool, const store::StoreFiles& store, uid_t uid);
   // The keeper forgets the pools that are not among these: their groups are gone.
   Status forget_pools_but(std::span<const store::PoolFile> pools);
-  // Drops the pools, then the store. Does nothing if the store was never given to the keeper. EBUSY: the keeper holds a VM, whose
-  // pages may be in the store.
+  // Drops the pools, then the store. Does nothing if the store was never given to the keeper. EBUSY:
+  // the keeper holds a VM, whose pages may be in the store.
   Status drop_store();
 
  private:
