@@ -28,6 +28,7 @@ Status AgentRun::look(Mask pages) noexcept {
       if (range->shared && offset == in_ram) maps_[i] = Maps::ram;
     } else if (file == pool_.file() && !range->shared) {
       maps_[i] = Maps::pool;
+      in_pool_[i] = ByteCount{offset};
     }
   }
   return {};

@@ -45,6 +45,8 @@ class AgentRun {
   Status look(Mask pages) noexcept;
   // Those of the pages whose addresses mapped this when look() was asked last.
   Mask that_map(Mask pages, Maps what) const noexcept;
+  // Where in the pool page i is, if look() found that it maps the pool.
+  ByteCount place_in_pool(unsigned i) const noexcept { return in_pool_[i]; }
   // Those of the pages that are quiet. REQUIRES: they are owned and guarded.
   Mask quiet(guest::QuietProof& proof, Mask pages) noexcept;
   // Has the agent do it, to runs of pages; `slots`: for each page of the window, where in the pool.
@@ -62,6 +64,7 @@ class AgentRun {
 
  private:
   std::array<Maps, kAgentRunPages.value> maps_{};
+  std::array<ByteCount, kAgentRunPages.value> in_pool_{};
 };
 
 }  // namespace ramfold::fold

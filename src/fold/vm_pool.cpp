@@ -97,16 +97,21 @@ Status VmPool::read(ByteCount offset, std::byte* to) const noexcept {
   return {};
 }
 
-Booked VmPool::note(PageIndex p, ContentId content, PoolSlot slot) noexcept {
-  ENSURE(is_open() && slot.value != 0);
-  struct stat st{};
-  const bool exists = ::fstat(file_.get(), &st) == 0 &&
-                      place_in_file(slot).value < static_cast<std::uint64_t>(st.st_size);
-  const Booked noted = contents_.note_mapping(group_, content, slot);
-  // Without a note the slot keeps a mapping that nobody ends: it is not freed before a restart.
-  if (!exists || !has_table(p)) return Booked::refused;
-  set(p, slot);
+Result<Booked> VmPool::note(PageIndex p, ContentId content, PoolSlot slot) noexcept {
+  ENSURE(is_open());
+  if (!has_table(p)) return fail("memory for the slots of pages", ENOMEM);
+  const Result<Booked> noted = contents_.note_mapping(group_, content, slot);
+  if (noted) set(p, slot);
+  if (chunk_of(p)->used == 0) chunk_of(p).reset();
   return noted;
+}
+
+void VmPool::give_all_back() noexcept {
+  for (std::size_t c = 0; c < chunks_.size(); ++c) {
+    for (std::uint64_t i = 0; chunks_[c] && i < guest::kChunkPages.value; ++i) {
+      if (chunks_[c]->slots[i].value != 0) give_back(PageIndex{c * guest::kChunkPages.value + i});
+    }
+  }
 }
 
 std::optional<ByteCount> VmPool::slot_of(PageIndex p) const noexcept {

@@ -37,9 +37,12 @@ class VmPool final : public SharedPool {
   Status read(ByteCount offset, std::byte* to) const noexcept override;
 
   // After a restart, before the store's mappings_known(): the address of p maps this slot, and its
-  // word names the content. refused: the slot has other bytes, so the page is damaged; or there is
-  // no such slot, or no memory to note it. REQUIRES: p has no slot.
-  store::Booked note(PageIndex p, ContentId content, store::PoolSlot slot) noexcept;
+  // word names the content. refused: the slot has other bytes, so the page is damaged; p has the
+  // slot all the same. Errors, then p has none: ENOMEM; ENOENT, EOVERFLOW as note_mapping() of the
+  // store. REQUIRES: p has no slot.
+  Result<store::Booked> note(PageIndex p, ContentId content, store::PoolSlot slot) noexcept;
+  // The process has ended: no page maps its slot any more. REQUIRES: nobody else uses this.
+  void give_all_back() noexcept;
 
   // Where in the file the slot of p is; nothing: it has none.
   std::optional<ByteCount> slot_of(PageIndex p) const noexcept;

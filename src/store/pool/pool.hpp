@@ -62,6 +62,8 @@ class Pool {
   const sys::Fd& file() const noexcept { return file_; }
   // A descriptor for a QEMU: the file is opened anew, for reading.
   Result<sys::Fd> read_only() const;
+  // There is such a slot.
+  bool has(PoolSlot slot) const noexcept { return exists(slot); }
   std::byte* data(PoolSlot slot) const noexcept {
     return data_.data() + std::size_t{slot.value} * kPageSize;
   }

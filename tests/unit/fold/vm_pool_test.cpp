@@ -93,7 +93,7 @@ TEST_CASE("a content that one page names gets no slot, and its neighbours get th
 TEST_CASE("the file is named as the kernel names it where it is mapped") {
   Rig rig;
   struct stat st{};
-  REQUIRE(::fstat(rig.files.kept.get(), &st) == 0);
+  REQUIRE(::fstat(rig.files.kept.file.get(), &st) == 0);
   CHECK(rig.pool.file() == guest::RamFileId{st.st_dev, st.st_ino});
   PageCopy page;
   CHECK_FALSE(rig.pool.read(ByteCount{static_cast<std::uint64_t>(st.st_size)}, page.bytes.data()));
@@ -124,16 +124,18 @@ TEST_CASE("after a restart each mapping is noted, and can be given back") {
   // A page that is damaged keeps its slot until it maps it no more.
   CHECK(pool.note(kFirst + PageCount{1}, id, slot(1)) == Booked::refused);
   // There is no such slot, so there is nothing to give back.
-  CHECK(pool.note(kFirst + PageCount{2}, id, PoolSlot{0xffffff00}) == Booked::refused);
+  CHECK(pool.note(kFirst + PageCount{2}, id, PoolSlot{0xffffff00}).error().code == ENOENT);
+  CHECK(pool.note(kFirst + PageCount{2}, id, PoolSlot{0}).error().code == ENOENT);
   CHECK(pool.mapped().value == 2);
   CHECK_FALSE(pool.slot_of(kFirst + PageCount{2}));
   REQUIRE(next->finish_recovery());
   REQUIRE(next->mappings_known(group));
   CHECK(next->stats().pool_mappings == 2);
   CHECK(rig.reads(pool, pool.slot_of(kFirst), any_page(1)));
-  pool.give_back(kFirst);
-  pool.give_back(kFirst + PageCount{1});
+  pool.give_all_back();
+  CHECK(pool.mapped().value == 0);
   CHECK(next->stats().pool_mappings == 0);
+  CHECK(next->stats().miscounted == 0);
 }
 
 TEST_CASE("a pool that is not open yet maps nothing") {
