@@ -49,6 +49,7 @@ void Loop::run() {
       ::kill(::getpid(), SIGTERM);
     }
     p_.departures.bury_dead();
+    p_.mappings.tend();
     p_.off.tend();
     for (const VmHandle& vm : p_.vms.all()) tend_damage(*vm, p_.contents);
     judge();

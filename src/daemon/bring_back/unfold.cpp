@@ -76,6 +76,9 @@ control::UnfoldPlan plan_unfold(const AttachedVm& vm, ByteCount available, doubl
 
 Status unfold(AttachedVm& vm, const std::function<void(std::uint64_t)>& progress,
               const std::atomic<bool>& stop) {
+  // A page that maps the pool would be left behind.
+  if (!vm.vm->mappings_known())
+    return fail("which of its pages are shared is not known since the last start", EAGAIN);
   vm.vm->gate().close();
   vm.vm->gate().drain();
   vm.only_lost_left.store(false);

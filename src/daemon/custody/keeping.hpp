@@ -95,8 +95,8 @@ class Keeping {
   Status keep_pool(const store::PoolFile& pool, const store::StoreFiles& store, uid_t uid);
   // The keeper forgets the pools that are not among these: their groups are gone.
   Status forget_pools_but(std::span<const store::PoolFile> pools);
-  // Drops the pools, then the store. Does nothing if the store was never given to the keeper. EBUSY:
-  // the keeper holds a VM, whose pages may be in the store.
+  // Drops the pools, then the store. Does nothing if the store was never given to the keeper.
+  // EBUSY: the keeper holds a VM, whose pages may be in the store.
   Status drop_store();
 
  private:

@@ -127,6 +127,20 @@ class FoldAllowance {
   std::atomic<std::uint64_t> settled_{0};
 };
 
+// Why no page begins to map the pool.
+enum class MapObstacle : std::uint8_t {
+  nothing,
+  off,        // `map` is off for the VM
+  kernel,     // before Linux 6.12, or it does not tell what an address maps
+  root,       // QEMU runs as the daemon's user
+  agent,      // it cannot map, or is not there
+  store,      // it is of a version without pools
+  keeper,     // it has not got the pool, or the VM
+  not_known,  // which pages map the pool is not known yet
+  stops,      // the VM is being unfolded, or is damaged, or has ended
+  failed,     // no memory or no descriptor for the pool; tried again
+};
+
 struct AttachedVm {
   std::unique_ptr<guest::Vm> vm;
   std::unique_ptr<fault::Server> faults;  // destroyed before the Vm
@@ -168,6 +182,15 @@ struct AttachedVm {
   std::atomic<bool> held_said{false};
   std::atomic<bool> faults_stopped{false};
 
+  // Mapping (custody/mappings.hpp).
+  std::atomic<bool> fenced{false};     // its agent has answered a fence of this daemon
+  std::atomic<bool> pool_sent{false};  // the connected agent was given the pool
+  // A thread finds out what its pages map. That thread alone uses `pool` meanwhile.
+  std::atomic<bool> finding_mappings{false};
+  // Pages map the pool, and their words do not say so: damage. So what the VM maps stays unknown.
+  std::atomic<bool> unnamed_mappings{false};
+  std::atomic<MapObstacle> map_obstacle{MapObstacle::off};
+
   // Bounds on the work that an agent's messages can cause.
   std::atomic<std::uint32_t> unfolds_asked{0};  // not answered yet
   std::atomic<bool> look_asked{false};  // a look at its facts was asked for and has not begun
@@ -182,6 +205,12 @@ struct AttachedVm {
   std::atomic<policy::VmActs::Because> held_back{policy::VmActs::Because::nothing};  // why
   std::atomic<unsigned> vcpus{0};                                                    // 0: not known
 
+  // Pages may be put back: it is known which map the pool.
+  bool may_restore() const noexcept { return pool && pool->is_open() && vm->mappings_known(); }
+  // Further pages may map the pool.
+  bool may_map() const noexcept {
+    return map_obstacle == MapObstacle::nothing && pool_sent && may_restore() && wants_folding();
+  }
   bool stays_unfolded() const noexcept { return consumers != 0 || consumer_found; }
   // It stays unfolded only because of userfaultfds of QEMU's own, and no agent waits for an answer.
   // After these are closed it may be attached anew.
