@@ -28,7 +28,7 @@ struct MappingsFound {
 // Notes each mapping in vm.pool, and puts the words right of pages that map the RAM file. At the
 // end the VM's mappings are known (guest::Vm::mappings_known), unless there are unnamed ones: they
 // have no content, so nobody could put them back, and the slots stay as they are until the VM ends.
-  std::uint64_t damaged = 0;  // mapped pages whose slots have other bytes than the content
+// Errors: ESRCH, the process is gone; ECANCELED, `stop` was set; EAGAIN and others: call it again.
 // REQUIRES: the agent has answered the fence; the VM's references are counted; nobody else uses
 // vm.pool.
 Result<MappingsFound> recover_mappings(AttachedVm& vm, store::Contents& contents,
