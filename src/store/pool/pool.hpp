@@ -84,7 +84,8 @@ class Pool {
   [[nodiscard]] bool retire(PoolSlot home, ContentId owner) noexcept EXCLUDES(mutex_);
 
   // Counts one more mapping of the home of `owner`, or of its spare; returns the one. Empty: both
-  // have kMappingsMax mappings, so a new spare is needed; or it is not the home of `owner`.
+  // have kMappingsMax mappings, so a new spare is needed; or it is not the home of `owner`; or the
+  // mappings are not known.
   std::optional<PoolSlot> map(PoolSlot home, ContentId owner) noexcept EXCLUDES(mutex_);
   // A mapping ended, for which see above. False: none was counted.
   [[nodiscard]] bool unmap(PoolSlot slot) noexcept EXCLUDES(mutex_);
