@@ -38,6 +38,8 @@ class Pagemap {
   // (the end of the range, or earlier when `into` was full). ESRCH when the process is gone.
   Result<std::size_t> scan(UffdRange range, std::uint64_t required, std::uint64_t returned,
                            std::span<PageRegion> into, HostVirt& walked) const;
+  // Of the file, which stays open as long as this lives.
+  Result<int> descriptor() const { return file_.opened(); }
 
  private:
   ProcFile file_;
