@@ -85,6 +85,9 @@ void Loop::prove_kernel() {
   KernelProof proof = daemon::prove_kernel(p_.procfs, p_.userfault_device, pins);
   p_.state.publish_self_test(std::move(proof.views));
   if (pins) p_.work.fold_with(*pins);
+  const sys::LoadedPrivatePins& copies = p_.pins.private_pins();
+  if (pins && copies) p_.work.map_with(*pins, *copies);
+  if (!copies) log::info("no page maps a pool: {}", copies.error().text());
   {
     const MutexLock judging(judging_);
     no_pin_test_ = proof.facts.no_pin_test;

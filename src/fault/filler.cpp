@@ -334,6 +334,10 @@ Served Filler::unfold(PageIndex p, store::FetchTicket ticket, FillerThread& me) 
   if (!table.take_idle_for_fill(p)) return Served::busy;
   const auto loaded = load(p);
   if (!loaded) return retry(p);
+  if (loaded->tag() == Tag::mapped) {  // not ours: it is put back, not filled
+    vm_.release(p);
+    return Served::busy;
+  }
   const Word word = apply_discard(p, *loaded);
   if (word.tag() == Tag::poisoned) return poison(p, word);
   if (!word.names_content()) {

@@ -78,7 +78,7 @@ void VmPool::take(PageIndex first, std::span<const ContentId> contents,
 
 void VmPool::give_back(PageIndex p) noexcept {
   std::unique_ptr<Chunk>& chunk = chunk_of(p);
-  ENSURE(chunk && chunk->slots[place_of(p)].value != 0);
+  if (!chunk || chunk->slots[place_of(p)].value == 0) return;
   const PoolSlot slot = std::exchange(chunk->slots[place_of(p)], PoolSlot{0});
   if (--chunk->used == 0) chunk.reset();
   mapped_.fetch_sub(1, std::memory_order_relaxed);

@@ -46,6 +46,10 @@ class VmPool final : public SharedPool {
 
   // Where in the file the slot of p is; nothing: it has none.
   std::optional<ByteCount> slot_of(PageIndex p) const noexcept;
+  // Pages of this chunk that have a slot.
+  unsigned mapped_in(std::size_t chunk) const noexcept {
+    return chunk < chunks_.size() && chunks_[chunk] ? chunks_[chunk]->used : 0;
+  }
   // Pages that have a slot.
   PageCount mapped() const noexcept { return PageCount{mapped_.load(std::memory_order_relaxed)}; }
 

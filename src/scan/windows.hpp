@@ -23,7 +23,8 @@ struct Window {
   std::uint16_t fold;     // guard, read; fold when the hash is still the same
   std::uint16_t again;    // clean: fold without reading
   std::uint16_t age;      // unchanged, still warm: count one more pass
-  std::uint16_t work() const noexcept { return observe | fold | again | age; }
+  std::uint16_t map = 0;  // stays, and may map the pool; beside any other work
+  std::uint16_t work() const noexcept { return observe | fold | again | age | map; }
 };
 
 // The window of a page: at most kWindowPages pages, within its block.
@@ -38,7 +39,7 @@ class WindowList {
  public:
   explicit WindowList(std::span<Window, kChunkWindows> into) noexcept : into_(into) {}
   // REQUIRES: pages come in order; all are of one chunk.
-  void put(const guest::Block& block, PageIndex p, Verdict verdict) noexcept;
+  void put(const guest::Block& block, PageIndex p, Verdict verdict, bool may_map = false) noexcept;
   std::size_t count() const noexcept { return used_; }
 
  private:

@@ -142,6 +142,8 @@ class Contents final : public ContentSource {
   // EINVAL it is no content of the group, or the page of zeros; ENOENT the group has no pool;
   // ENOSPC, ENOMEM, EIO, EUCLEAN as put().
   void share_run(GroupId group, std::span<const ContentId> ids, std::span<Result<PoolSlot>> out);
+  // At least two pages name the content, so share_run() may take it. A hint: pages come and go.
+  bool is_shared(GroupId group, ContentId id) const noexcept;
   // A mapping that share_run() or note_mapping() counted has ended: the page does not map the slot,
   // no command to map it is under way, and nobody has pinned the slot through it (D1, D10, D12).
   Booked unmap(GroupId group, PoolSlot slot) noexcept;

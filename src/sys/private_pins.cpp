@@ -75,7 +75,7 @@ class Held {
 
 }  // namespace
 
-std::expected<PrivatePins, PinTestRefusal> PrivatePins::load(const Procfs& procfs) {
+LoadedPrivatePins PrivatePins::load(const Procfs& procfs) {
   std::size_t size = 0;
   const void* const bytes = private_pins_bpf__elf_bytes(&size);
   constexpr std::array kNames{"find_kernel", "private_pins"};

@@ -17,13 +17,16 @@
 
 namespace ramfold::sys {
 
+class PrivatePins;
+using LoadedPrivatePins = std::expected<PrivatePins, PinTestRefusal>;
+
 class PrivatePins {
  public:
   static constexpr PageCount kPagesMax{RF_PRIVATE_PAGES_MAX};
 
   // Finds out where the kernel keeps its tables, and tries the program on pages of its own. Needs
   // PinTest::kCapabilities.
-  static std::expected<PrivatePins, PinTestRefusal> load(const Procfs& procfs);
+  static LoadedPrivatePins load(const Procfs& procfs);
 
   // Of the pages from `first` on, in the process of `pagemap`:
   //   quiet    there is a private copy, and nothing but the page table holds it

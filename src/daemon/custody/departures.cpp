@@ -51,7 +51,7 @@ void Departures::bury_dead() {
     if (!vm->counted) continue;  // its references are being counted right now
     vm->vm->set_gone();
     vm->vm->gate().close();
-    if (vm->unfolding || vm->finding_mappings) continue;
+    if (vm->unfolding || vm->finding_mappings || vm->mapping.under_way) continue;
     {
       const MutexLock lock(vm->cursor.mutex);
       if (vm->cursor.in_work != 0) continue;
@@ -73,6 +73,11 @@ void Departures::bury_dead() {
 void Departures::bury(VmHandle vm) {
   vm->faults->stop();
   fault_cpu_ns_.fetch_add(vm->faults->cpu_ns());
+  // A turn that began before `detached` was set ends first; a later one does nothing.
+  MutexLock mapping(vm->mapping.mutex);
+  if (vm->mapping.mapper) (void)vm->mapping.mapper->settle(nullptr);
+  vm->mapping.mapper.reset();
+  mapping.unlock();
   if (vm->pool) vm->pool->give_all_back();
   std::uint64_t dropped = 0;
   std::uint64_t refused = 0;

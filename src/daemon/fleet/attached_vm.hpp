@@ -15,6 +15,7 @@
 
 #include "base/published.hpp"
 #include "base/thread_annotations.hpp"
+#include "daemon/fleet/mapping_state.hpp"
 #include "fault/server.hpp"
 #include "fold/vm_pool.hpp"
 #include "guest/facts.hpp"
@@ -32,13 +33,15 @@ inline bool has_ended(sys::BorrowedFd pidfd) noexcept {
   return ::poll(&p, 1, 0) == 1 && (p.revents & POLLIN) != 0;
 }
 
-// The chunk that a worker takes next. A pass ends when every chunk was taken and given back, or was
+// The chunk that a worker takes next. Nobody takes a chunk that another has. A pass ends when every chunk was taken and given back, or was
 // skipped because the RAM file has a hole there. A new pass begins only after that, so only one
 // worker at a time works on a chunk.
 struct ScanCursor {
   Mutex mutex{"ScanCursor"};
   std::size_t next GUARDED_BY(mutex) = 0;
   std::size_t in_work GUARDED_BY(mutex) = 0;
+  // The chunks that workers have, and the one in which pages are mapped or put back.
+  std::vector<std::size_t> taken GUARDED_BY(mutex);
   std::uint64_t began_ns GUARDED_BY(mutex) = 0;
   scan::Met met GUARDED_BY(mutex);       // in this pass so far
   scan::Met met_last GUARDED_BY(mutex);  // in the last whole pass
@@ -200,6 +203,7 @@ struct AttachedVm {
 
   FactState facts;
   ScanCursor cursor;
+  MappingState mapping;  // destroyed before the pool and the Vm
   Keeps keeps;
   FoldAllowance allowance;
   std::atomic<policy::VmActs::Because> held_back{policy::VmActs::Because::nothing};  // why
@@ -211,6 +215,9 @@ struct AttachedVm {
   bool may_map() const noexcept {
     return map_obstacle == MapObstacle::nothing && pool_sent && may_restore() && wants_folding();
   }
+  // Pages that map the pool of its group, or are about to.
+  PageCount mapped() const noexcept { return pool ? pool->mapped() : PageCount{0}; }
+
   bool stays_unfolded() const noexcept { return consumers != 0 || consumer_found; }
   // It stays unfolded only because of userfaultfds of QEMU's own, and no agent waits for an answer.
   // After these are closed it may be attached anew.

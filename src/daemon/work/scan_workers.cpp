@@ -228,10 +228,13 @@ bool ScanWorkers::claim_of(const VmHandle& vm, Claim& claim) {
     cursor.busy_before = vm->vm->counters().not_quiet_busy.get();
     vm->vm->next_pass();
   }
+  // Its pages are mapped or put back at this moment.
+  if (std::ranges::find(cursor.taken, cursor.next) != cursor.taken.end()) return false;
   ++cursor.in_work;
   ++cursor.chunks;
   claim.vm = vm;
   claim.chunk = cursor.next++;
+  cursor.taken.push_back(claim.chunk);
   claim.history = cursor.history ? &*cursor.history : nullptr;
   claim.sampling = cursor.sampling;
   return true;
@@ -266,6 +269,7 @@ void ScanWorkers::give_back(const Claim& claim, const scan::Met& met) {
   ScanCursor& cursor = claim.vm->cursor;
   const MutexLock lock(cursor.mutex);
   --cursor.in_work;
+  std::erase(cursor.taken, claim.chunk);
   cursor.met.present += met.present;
   cursor.met.held += met.held;
   cursor.met.asked.candidates += met.asked.candidates;
@@ -288,7 +292,8 @@ std::uint64_t ScanWorkers::work(const Claim& claim, scan::Planner& planner, fold
   scan::History* const history = port ? claim.history : nullptr;
   const policy::WorkTargets targets = targets_.load();
   const unsigned passes = vm.targets.load().passes;
-  const scan::ColdRule rule{passes, std::max(passes, targets.backoff_passes_max)};
+  const scan::ColdRule rule{passes, std::max(passes, targets.backoff_passes_max),
+                            vm.mapping.wanted};
   const auto planned = planner.plan(*vm.vm, claim.chunk, rule, windows, history);
   met = planner.met();
   if (!planned) {
@@ -306,6 +311,11 @@ std::uint64_t ScanWorkers::work(const Claim& claim, scan::Planner& planner, fold
   const std::uint64_t began = thread_cpu_ns();
   fold(vm, folder, found);
   const std::uint64_t folding = thread_cpu_ns() - began;
+  if (vm.mapping.wanted) {
+    for (const scan::Window& window : found) {
+      if (window.map != 0) vm.mapping.found.put({window.pages, window.map});
+    }
+  }
   if (history != nullptr) ask(claim, *port, planner.seen(), met);
   return folding;
 }

@@ -20,11 +20,13 @@ Work::Work(VmSet& vms, store::Contents& contents, HostState& state, const policy
     : contents_(contents),
       state_(state),
       scan_(vms, contents, state, config),
+      mapping_(vms, contents, state, config),
       reform_config_(config.reform),
       cpu_s_per_gib_hour_(worth_of(config.reform)) {}
 
 void Work::start() {
   scan_.start();
+  tend_mapping();
   started_.store(true);  // tend() starts the threads that the kernel refused
   const MutexLock lock(reform_mutex_);
   tend_reform();
@@ -32,6 +34,7 @@ void Work::start() {
 
 void Work::set(const policy::Config& config) {
   scan_.set(policy::work_targets(config));
+  mapping_.set(policy::work_targets(config));
   const MutexLock lock(reform_mutex_);
   reform_config_ = config.reform;
   cpu_s_per_gib_hour_.store(worth_of(config.reform));
@@ -55,8 +58,15 @@ void Work::tend_reform() {
   (void)owned_reform_->begin();
 }
 
+void Work::tend_mapping() {
+  const Status begun = mapping_.begin();
+  if (!begun && !std::exchange(mapping_complained_, true))
+    log::error("pages are not mapped, and not put back: {}: trying again", begun.error().text());
+}
+
 void Work::stop() noexcept {
   scan_.stop();
+  mapping_.stop();
   const MutexLock lock(reform_mutex_);
   stopped_ = true;
   if (owned_reform_) owned_reform_->stop();
@@ -65,13 +75,15 @@ void Work::stop() noexcept {
 void Work::tend() {
   if (!started_) return;
   scan_.tend();
+  tend_mapping();
   const MutexLock lock(reform_mutex_);
   tend_reform();
 }
 
 Work::Cpu Work::cpu() const noexcept {
   const ReformWorker* const reform = reform_.load();
-  return {scan_.scan_cpu_ns(), scan_.fold_cpu_ns(), reform == nullptr ? 0 : reform->cpu_ns()};
+  return {scan_.scan_cpu_ns(), scan_.fold_cpu_ns() + mapping_.cpu_ns(),
+          reform == nullptr ? 0 : reform->cpu_ns()};
 }
 
 std::optional<Work::Reform> Work::reform() const {

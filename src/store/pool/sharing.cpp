@@ -238,6 +238,10 @@ void Contents::share_run(GroupId group, std::span<const ContentId> ids,
   parts.settle();
 }
 
+bool Contents::is_shared(GroupId group, ContentId id) const noexcept {
+  return parts_->belongs(id, group) && parts_->pages_of(id) >= 2;
+}
+
 Booked Contents::unmap(GroupId group, PoolSlot slot) noexcept {
   Pool* const pool = parts_->pools.find(group);
   if (pool != nullptr && pool->unmap(slot)) return Booked::done;
