@@ -36,12 +36,29 @@ struct Check {
 };
 
 inline constexpr auto kChecks = std::to_array<std::string_view>({
-    "kernel.fold",     "kernel.map",    "kernel.userfaultfd", "kernel.unprivileged",
-    "kernel.mappings", "kernel.files",  "memory.hugepages",   "memory.ksm",
-    "memory.zram",     "memory.zswap",  "daemon.running",     "daemon.config",
-    "daemon.state",    "daemon.keeper", "daemon.self_test",   "daemon.pin_test",
-    "daemon.files",    "vm.command",    "vm.agent",           "vm.group",
-    "vm.cgroup",       "vm.mappings",
+    "kernel.fold",
+    "kernel.map",
+    "kernel.userfaultfd",
+    "kernel.unprivileged",
+    "kernel.mappings",
+    "kernel.files",
+    "memory.hugepages",
+    "memory.ksm",
+    "memory.zram",
+    "memory.zswap",
+    "daemon.running",
+    "daemon.config",
+    "daemon.state",
+    "daemon.keeper",
+    "daemon.self_test",
+    "daemon.pin_test",
+    "daemon.files",
+    "vm.command",
+    "vm.agent",
+    "vm.group",
+    "vm.cgroup",
+    "vm.mappings",
+    "vm.map",
 });
 
 // `daemon` in the functions below: its snapshot, or why there is none.

@@ -209,6 +209,7 @@ constexpr void visit(V& v, S& s) {
   v(named("state"), s.state);
   v(named("gate"), s.gate);
   v(named("reasons"), s.reasons);
+  v(named("notices"), s.notices);
   v(named("pages"), s.pages);
   v(named("saved"), s.saved);
   v(named("faults"), s.faults);

@@ -261,6 +261,7 @@ struct VmView {
   VmState state = VmState::connected;
   GateState gate = GateState::unknown;
   std::vector<Reason> reasons;  // why it saves nothing or too little; most important first
+  std::vector<Reason> notices;  // what stands against mapping pages; folding goes on
   PagesView pages;
   Savings saved;  // net_bytes: with this VM's share of the memory spent
   std::vector<FaultKindView> faults;

@@ -335,12 +335,14 @@ Status Keeping::keep_vm(const guest::Vm& vm, const store::StoreFiles& store) {
   });
 }
 
-Status Keeping::keep_pool(const store::PoolFile& pool, const store::StoreFiles& store, uid_t uid) {
+Status Keeping::keep_pool(const store::PoolFile& pool, const guest::Vm& vm) {
   return call([&](keeper::Client& client) -> Status {
     mutex_.is_held();
+    // So a VM that leaves at this moment brings neither a pool nor the store back to the keeper.
+    if (!vms_kept_.contains(vm.id().value))
+      return fail("the keeper does not hold the VM that needs the pool", ENOENT);
     if (anothers_store_) return fail("the keeper holds another daemon's store", EBUSY);
-    if (Status kept = keep_store(client, store); !kept) return kept;
-    const uid_t account = ids_.account_of(uid);
+    const uid_t account = ids_.account_of(vm.record().uid);
     if (pools_.has(pool)) {
       pools_.set_account(pool, account);
     } else if (Status allowed = check_share(pools_.places_of(pool, account)); !allowed) {

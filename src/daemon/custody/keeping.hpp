@@ -90,9 +90,9 @@ class Keeping {
   // Does nothing if the keeper holds the store of an earlier daemon: the VM with this number is
   // then a VM of that daemon, and may live. If the call fails, connect() drops the VM later.
   Status drop_vm(VmId id);
-  // Gives the keeper a pool, for a VM of this user; before that the store. It must have the pool
-  // before a page maps it. Errors as keep_vm().
-  Status keep_pool(const store::PoolFile& pool, const store::StoreFiles& store, uid_t uid);
+  // Gives the keeper the pool of a VM's group, before a page of the VM maps it. Errors: ENOENT, the
+  // keeper does not hold the VM; others as keep_vm().
+  Status keep_pool(const store::PoolFile& pool, const guest::Vm& vm);
   // The keeper forgets the pools that are not among these: their groups are gone.
   Status forget_pools_but(std::span<const store::PoolFile> pools);
   // Drops the pools, then the store. Does nothing if the store was never given to the keeper.

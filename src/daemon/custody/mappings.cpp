@@ -176,10 +176,7 @@ void Mappings::settle_groups() {
 MapObstacle Mappings::open(AttachedVm& vm) {
   auto files = p_.contents.pool(vm.group);
   if (!files) return files.error().code == ENOTSUP ? MapObstacle::store : MapObstacle::failed;
-  if (Status kept = p_.keeping.keep_pool(files->kept, p_.contents.files(), vm.vm->record().uid);
-      !kept) {
-    return MapObstacle::keeper;
-  }
+  if (!p_.keeping.keep_pool(files->kept, *vm.vm)) return MapObstacle::keeper;
   if (!vm.pool->is_open()) {
     if (Status opened = vm.pool->open(std::move(files->read_only)); !opened)
       return MapObstacle::failed;

@@ -6,6 +6,7 @@
 
 #include "base/clock.hpp"
 #include "daemon/custody/hand_over.hpp"
+#include "daemon/custody/mappings.hpp"
 #include "daemon/judge/host_judge.hpp"
 #include "daemon/judge/quota.hpp"
 #include "daemon/judge/stall_watch.hpp"
@@ -207,6 +208,7 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
     is_renewable = vm->is_renewable();
   }
   view.gate = open ? control::GateState::pinned : control::GateState::closed;
+  if (const auto why = why_not_mapped(*vm)) view.notices.push_back(*why);
   if (!vm->kept) view.reasons.push_back(why_not_kept(*vm));
   if (!vm->agent_ready) {
     because("agent-silent", "its agent does not answer, so nothing is folded",

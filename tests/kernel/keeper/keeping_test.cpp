@@ -245,16 +245,17 @@ TEST_CASE("a pool comes back to the next daemon, and goes with its group or with
   REQUIRE(second.has_value());
   CHECK(pool->kept.id != second->kept.id);
   auto keeping = std::make_unique<daemon::Keeping>(keeper.socket());
-  CHECK_FALSE(keeping->keep_pool(pool->kept, (*contents)->files(), 1000));  // not connected
+  CHECK_FALSE(keeping->keep_pool(pool->kept, *guest.vm));  // not connected
   REQUIRE(eventually([&] { return keeping->connect().has_value(); }));
-  REQUIRE(keeping->keep_pool(pool->kept, (*contents)->files(), 1000));
-  CHECK(keeping->held() == 4);  // the store came first
-  REQUIRE(keeping->keep_pool(pool->kept, (*contents)->files(), 1000));
-  REQUIRE(keeping->keep_pool(second->kept, (*contents)->files(), 1000));
-  CHECK(keeping->held() == 5);
+  CHECK(keeping->keep_pool(pool->kept, *guest.vm).error().code == ENOENT);
+  CHECK(keeping->held() == 0);
   REQUIRE(keeping->keep_vm(*guest.vm, (*contents)->files()));
+  const std::uint64_t without = keeping->held();
+  REQUIRE(keeping->keep_pool(pool->kept, *guest.vm));
+  REQUIRE(keeping->keep_pool(pool->kept, *guest.vm));
+  REQUIRE(keeping->keep_pool(second->kept, *guest.vm));
+  CHECK(keeping->held() == without + 2);
   CHECK_FALSE(keeping->drop_store());
-  CHECK(keeping->held() > 5);
 
   // The next daemon.
   keeping = std::make_unique<daemon::Keeping>(keeper.socket());
@@ -264,7 +265,7 @@ TEST_CASE("a pool comes back to the next daemon, and goes with its group or with
   REQUIRE(left->store.has_value());
   CHECK(left->store->pools.size() == 2);
   const std::uint64_t held = keeping->held();
-  CHECK(held > 5);
+  CHECK(held == without + 2);
   other->reset();
   auto adopted = store::Contents::adopt(std::move(*left->store));
   REQUIRE(adopted.has_value());
@@ -281,6 +282,8 @@ TEST_CASE("a pool comes back to the next daemon, and goes with its group or with
 
   REQUIRE(keeping->drop_vm(guest.vm->id()));
   REQUIRE(keeping->drop_store());
+  CHECK(keeping->held() == 0);
+  CHECK_FALSE(keeping->keep_pool(files->front(), *guest.vm));  // it was about to when the VM left
   CHECK(keeping->held() == 0);
   keeping.reset();
   auto client = keeper::Client::connect(keeper.socket());
@@ -302,8 +305,8 @@ TEST_CASE("a keeper that lost everything gets the pools before the first VM") {
   REQUIRE(pool.has_value());
   daemon::Keeping keeping(keeper->socket());
   REQUIRE(eventually([&] { return keeping.connect().has_value(); }));
-  REQUIRE(keeping.keep_pool(pool->kept, (*contents)->files(), 0));
   REQUIRE(keeping.keep_vm(*guest.vm, (*contents)->files()));
+  REQUIRE(keeping.keep_pool(pool->kept, *guest.vm));
   const std::uint64_t held = keeping.held();
   keeper->kill();
   REQUIRE(eventually([&] { return !keeping.connected(); }));

@@ -326,6 +326,12 @@ const std::vector<Fixture> kFixtures{
        write_many_maps(h, 60'000);
      },
      "60001 of 65530", "raise the limit", nullptr},
+    {"vm.map",
+     [](Host& h) {
+       h.daemon.vms[0].pid = 101;
+       h.daemon.vms[0].notices = {{"no-mapping", "QEMU runs as root", "run QEMU as another user"}};
+     },
+     "QEMU runs as root", "another user", [](Host& h) { h.daemon.vms[0].notices.clear(); }},
 };
 
 std::vector<Check> failed(const Host& host, std::string_view id) {
