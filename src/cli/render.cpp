@@ -287,6 +287,12 @@ std::string render_vm(const VmView& vm, const Style& style) {
       fmt::format("{} observed, {} clean, {} folded", human_count(vm.pages.observed.value),
                   human_count(vm.pages.clean.value), human_count(vm.saved.folded_pages().value)),
       style);
+  if (vm.pages.mapped > PageCount{0}) {
+    out += line_of("mapped",
+                   fmt::format("{} of the folded pages can be read without a fault",
+                               human_count(vm.pages.mapped.value)),
+                   style);
+  }
   if (vm.pages.held > PageCount{0}) {
     out += line_of("held",
                    fmt::format("{} pages are held by a device", human_count(vm.pages.held.value)),

@@ -213,10 +213,11 @@ struct FaultKindView {
 
 struct PagesView {
   PageCount total;
-  PageCount touched;  // resident now, or folded
+  PageCount touched;  // resident now, folded or mapped
   PageCount resident;
   PageCount observed;
   PageCount clean;
+  PageCount mapped;  // counted as folded, too
   PageCount poisoned;
   PageCount held;  // by a device, when the last pass wanted to fold them
   friend bool operator==(const PagesView&, const PagesView&) = default;

@@ -86,8 +86,12 @@ void Loop::prove_kernel() {
   p_.state.publish_self_test(std::move(proof.views));
   if (pins) p_.work.fold_with(*pins);
   const sys::LoadedPrivatePins& copies = p_.pins.private_pins();
-  if (pins && copies) p_.work.map_with(*pins, *copies);
-  if (!copies) log::info("no page maps a pool: {}", copies.error().text());
+  if (pins && copies) {
+    p_.work.map_with(*pins, *copies);
+  } else {
+    p_.work.map_nothing();
+    if (!copies) log::info("no page will be shared while it is read: {}", copies.error().text());
+  }
   {
     const MutexLock judging(judging_);
     no_pin_test_ = proof.facts.no_pin_test;

@@ -31,8 +31,8 @@ class SharedPool {
   // pages for which a slot is wanted have none; the caller holds a reference to each content.
   virtual void take(PageIndex first, std::span<const ContentId> contents,
                     std::span<std::optional<ByteCount>> out) noexcept = 0;
-  // p has never mapped its slot, or maps it no more. Nothing is done if it has none: a restart found
-  // no slot where its address maps the file.
+  // p has never mapped its slot, or maps it no more. Nothing is done if it has none: a restart may
+  // have found no slot where its address maps the file.
   virtual void give_back(PageIndex p) noexcept = 0;
   // A page of bytes from the file.
   virtual Status read(ByteCount offset, std::byte* to) const noexcept = 0;

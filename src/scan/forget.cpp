@@ -23,6 +23,15 @@ bool is_worth_asking(const guest::Vm& vm, const SeenPage& seen) noexcept {
   return word->tag() == Tag::clean || (word->tag() == Tag::observed && word->age() != 0);
 }
 
+// The agent forgets nothing of a run in which a page maps the pool: a copy would be lost.
+bool any_maps_pool(const guest::Vm& vm, PageRun window) noexcept {
+  for (PageIndex p = window.first; p < window.end(); ++p.value) {
+    const guest::LoadedWord word = vm.table().load(p);
+    if (word && word->tag() == Tag::mapped) return true;
+  }
+  return false;
+}
+
 void add(Question& question, const guest::Block& block, PageRun window) noexcept {
   if (question.count != 0) {
     PageRun& last = question.runs[question.count - 1];
@@ -48,7 +57,7 @@ Question choose(const guest::Vm& vm, std::span<const SeenPage> seen, const Sampl
       mapped += seen[i].mapped;
       is_worth = is_worth || is_worth_asking(vm, seen[i]);
     }
-    if (!is_worth) continue;
+    if (!is_worth || any_maps_pool(vm, window)) continue;
     question.candidates += mapped;
     if (!sampling.takes(window.first, vm.pass_now())) continue;
     question.pages += mapped;

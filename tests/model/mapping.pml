@@ -8,8 +8,8 @@
  * Asserted: every read of the guest gives the last write, or zero after a discard; while a discard
  * is under way, or when a write came during it, either is right. No guest reads a slot that was
  * given to others. No write of a device is lost. No guest thread sleeps for ever. At the end, no
- * slot is held that no page maps, and none is free that a page maps. No page whose word says `clean`
- * is written (T4).
+ * slot is held that no page maps, and none is free that a page maps. No page whose word says
+ * `clean` is written (T4).
  * Not covered: folding (page.pml), contents that several pages map (the pool counts them), the
  * order of the kernel's own steps inside one system call, an agent that lies, weak memory order.
  *

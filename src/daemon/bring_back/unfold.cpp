@@ -64,8 +64,7 @@ Round unfold_round(AttachedVm& vm, fault::FillerThread& me, std::uint64_t& done,
 }
 
 // The mapping worker puts the VM's pages back while it is `unfolding`. Waits for that as long as it
-// gets on. A page that a device holds, or an agent that does not answer, would be waited for without
-// an end.
+// gets on: a page that a device holds, or an agent that does not answer, has no end.
 Status wait_until_unmapped(AttachedVm& vm, std::uint64_t& done,
                            const std::function<void(std::uint64_t)>& progress,
                            const std::atomic<bool>& stop) {

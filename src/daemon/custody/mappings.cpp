@@ -41,8 +41,8 @@ std::optional<control::Reason> why_not_mapped(const AttachedVm& vm) {
                            std::move(remedy)};
   };
   switch (vm.map_obstacle.load()) {
-    case MapObstacle::nothing:
     case MapObstacle::off: return std::nullopt;
+    case MapObstacle::nothing: break;
     case MapObstacle::kernel:
       return because("this kernel cannot say what an address maps, or is older than Linux 6.12",
                      "boot Linux 6.12 or newer");
@@ -64,6 +64,16 @@ std::optional<control::Reason> why_not_mapped(const AttachedVm& vm) {
     case MapObstacle::stops: return because("the VM is not folded at the moment", "");
     case MapObstacle::failed:
       return because("there is no memory or no descriptor for it", "it is tried again by itself");
+  }
+  switch (vm.mapping.not_now.load()) {
+    case MapsNot::maps: break;
+    case MapsNot::no_proof:
+      return because("the kernel cannot be asked who holds the copies of such pages",
+                     "see the log of the daemon's start");
+    case MapsNot::no_agent: return because("its agent does not answer", "wait");
+    case MapsNot::no_room:
+      return because("QEMU has nearly as many mappings as a process may have",
+                     "raise vm.max_map_count, for example to 1048576, and restart ramfold");
   }
   return std::nullopt;
 }

@@ -33,9 +33,9 @@ inline bool has_ended(sys::BorrowedFd pidfd) noexcept {
   return ::poll(&p, 1, 0) == 1 && (p.revents & POLLIN) != 0;
 }
 
-// The chunk that a worker takes next. Nobody takes a chunk that another has. A pass ends when every chunk was taken and given back, or was
-// skipped because the RAM file has a hole there. A new pass begins only after that, so only one
-// worker at a time works on a chunk.
+// The chunk that a worker takes next. A pass ends when every chunk was taken and given back, or was
+// skipped because the RAM file has a hole there. A new pass begins only after that, and nobody
+// takes a chunk that another has. So only one worker at a time works on a chunk.
 struct ScanCursor {
   Mutex mutex{"ScanCursor"};
   std::size_t next GUARDED_BY(mutex) = 0;

@@ -50,7 +50,12 @@ class MapQueue {
 };
 
 // Why nothing of a VM is mapped anew.
-enum class MapsNot : std::uint8_t { maps, no_agent, no_room };
+enum class MapsNot : std::uint8_t {
+  maps,
+  no_proof,  // the kernel cannot be asked who holds a private copy
+  no_agent,  // it does not answer
+  no_room,   // its process has nearly as many mappings as it may have
+};
 
 struct MappingState {
   MapQueue found;

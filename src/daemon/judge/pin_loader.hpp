@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Loads the programs that ask the kernel who holds a page (sys/pin_test.hpp) and who holds a private
-// copy (sys/private_pins.hpp), on a thread of its own: it takes tens of milliseconds, in which guests may wait for faults. Only that thread has the
-// capabilities for it. It gives them up when it has loaded the program, or could not.
+// Loads the programs that ask the kernel who holds a page (sys/pin_test.hpp) and who holds a
+// private copy (sys/private_pins.hpp), on a thread of its own: it takes tens of milliseconds, in
+// which guests may wait for faults. Only that thread has the capabilities for it. It gives them up
+// when it has loaded the programs, or could not.
 // Threads: begin() on the first thread, before any other begins; loaded() from one thread.
 #pragma once
 

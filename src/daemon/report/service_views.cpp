@@ -159,9 +159,10 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
   view.pages.total = vm->vm->pages();
   view.pages.resident = resident(*vm->vm);
   view.pages.clean = PageCount{c.clean.get()};
+  view.pages.mapped = vm->mapped();
   view.pages.poisoned = PageCount{c.poisoned.get()};
-  view.pages.touched =
-      PageCount{view.pages.resident.value + c.folded_zero.get() + c.folded_content.get()};
+  view.pages.touched = PageCount{view.pages.resident.value + c.folded_zero.get() +
+                                 c.folded_content.get() + view.pages.mapped.value};
   {
     const MutexLock lock(vm->cursor.mutex);
     view.pass_seconds = seconds(vm->cursor.pass_ns);

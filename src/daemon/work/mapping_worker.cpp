@@ -273,6 +273,9 @@ void MappingWorker::run() noexcept {
   while (!stopping_) {
     const std::uint64_t used_before = cpu_ns();
     bool hurries = false;
+    if (no_proof_) {
+      for (const VmHandle& vm : vms_.all()) vm->mapping.not_now = MapsNot::no_proof;
+    }
     if (agents_ != nullptr && pin_test_.load() != nullptr) {
       for (const VmHandle& vm : vms_.all()) {
         if (stopping_) return;

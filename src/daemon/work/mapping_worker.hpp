@@ -44,6 +44,8 @@ class MappingWorker {
   // Who holds a page in the RAM file, and who holds a private copy. Until this is called nothing is
   // mapped. Both outlive this. REQUIRES: called once.
   void map_with(const sys::PinTest& pages, const sys::PrivatePins& copies) noexcept;
+  // The kernel cannot be asked: nothing will be mapped. REQUIRES: instead of map_with().
+  void map_nothing() noexcept { no_proof_.store(true); }
   // REQUIRES: called once, before begin(); `agents` outlives this.
   void ask_through(AgentAnswers& agents) noexcept { agents_ = &agents; }
   std::uint64_t cpu_ns() const noexcept { return cpu_ns_.load(std::memory_order_relaxed); }
@@ -73,6 +75,7 @@ class MappingWorker {
   AgentAnswers* agents_ = nullptr;
   std::atomic<const sys::PinTest*> pin_test_{nullptr};
   std::atomic<const sys::PrivatePins*> private_pins_{nullptr};
+  std::atomic<bool> no_proof_{false};
   std::atomic<std::uint64_t> max_map_count_{0};
   std::atomic<std::uint64_t> cpu_ns_{0};
   StopFlag stopping_;

@@ -30,6 +30,7 @@ class Work {
   void map_with(const sys::PinTest& pages, const sys::PrivatePins& copies) noexcept {
     mapping_.map_with(pages, copies);
   }
+  void map_nothing() noexcept { mapping_.map_nothing(); }
   // See ScanWorkers::ask_through() and MappingWorker::ask_through().
   void ask_through(AgentAnswers& agents) noexcept {
     scan_.ask_through(agents);
