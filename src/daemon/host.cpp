@@ -282,7 +282,8 @@ void Host::make_way() noexcept {
       in_work = vm->cursor.in_work != 0;
     }
     // If only a look at /proc is held up, nothing of the VM can change.
-    if (!in_work && !vm->unfolding && !vm->finding_mappings && vm->faults_stopped) continue;
+    const bool mapping = vm->finding_mappings || vm->mapping.under_way;
+    if (!in_work && !vm->unfolding && !mapping && vm->faults_stopped) continue;
     log::warn(
         "vm {} (pid {}): holds up a thread of this daemon, so this daemon cannot end; no daemon "
         "serves the VM until it releases the thread",

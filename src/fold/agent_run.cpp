@@ -2,6 +2,7 @@
 #include "fold/agent_run.hpp"
 
 #include "base/check.hpp"
+#include "base/test_points.hpp"
 
 namespace ramfold::fold {
 
@@ -75,9 +76,12 @@ Settled AgentRun::ask(guest::AgentPort& agent, guest::AgentAct act, Mask pages,
   const auto sent = agent.send(act, std::span(runs).first(count),
                                std::span(where).first(slots.empty() ? 0 : count));
   if (!sent) return Settled::yes;  // nothing was done
+  TEST_POINT("map.sent");
   token_ = *sent;
   waits_for_ = WaitsFor::answer;
-  return look_for_answer(agent, wait) == WaitsFor::kernel ? Settled::yes : Settled::no;
+  const WaitsFor now = look_for_answer(agent, wait);
+  TEST_POINT("map.answered");
+  return now == WaitsFor::kernel ? Settled::yes : Settled::no;
 }
 
 WaitsFor AgentRun::look_for_answer(guest::AgentPort& agent, std::chrono::milliseconds wait) {

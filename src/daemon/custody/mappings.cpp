@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "base/clock.hpp"
+#include "base/test_points.hpp"
 #include "daemon/custody/mapping_recovery.hpp"
 #include "daemon/log.hpp"
 #include "daemon/threads/apart.hpp"
@@ -191,7 +192,9 @@ MapObstacle Mappings::open(AttachedVm& vm) {
     if (Status opened = vm.pool->open(std::move(files->read_only)); !opened)
       return MapObstacle::failed;
   }
-  return p_.agents.send_pool(vm) ? MapObstacle::nothing : MapObstacle::agent;
+  if (!p_.agents.send_pool(vm)) return MapObstacle::agent;
+  TEST_POINT("map.pool");
+  return MapObstacle::nothing;
 }
 
 }  // namespace ramfold::daemon
