@@ -394,9 +394,12 @@ TEST_CASE("no window in which a page maps the pool is forgotten, and its neighbo
   for (std::uint64_t i = 0; i < seen.size(); ++i) {
     const PageIndex p{kFirst + i};
     seen[i] = {p, true, false};
+    REQUIRE(rig.vm->table().take_for_fold(p));
+    REQUIRE(rig.vm->table().commit(p));
     const guest::Word word = rig.vm->table().load(p).value();
-    REQUIRE(
-        rig.vm->advance(p, word, word.becomes(Tag::observed, 1u, 3, 0), guest::Owner::punching));
+    const guest::Word next = word.becomes(Tag::observed, 1u, 3, 0);
+    REQUIRE(rig.vm->advance(p, word, next, guest::Owner::punching));
+    rig.vm->release(p);
   }
   const auto windows = [&] {
     const scan::Question question = scan::choose(*rig.vm, seen, scan::Sampling{});
