@@ -58,7 +58,7 @@ struct Host : FakeHost {
         running ? Asked<control::Snapshot>(daemon)
                 : std::unexpected(ClientError{ClientError::Kind::not_running, {}});
     for (Check& check : check_daemon(files, asked)) all.push_back(check);
-    for (Check& check : check_vms(files)) all.push_back(check);
+    for (Check& check : check_vms(files, running ? &daemon : nullptr)) all.push_back(check);
     return all;
   }
 
