@@ -41,7 +41,7 @@ inline constexpr auto kChecks = std::to_array<std::string_view>({
     "memory.zram",       "memory.zswap",  "daemon.running",     "daemon.config",
     "daemon.state",      "daemon.keeper", "daemon.self_test",   "daemon.pin_test",
     "daemon.referenced", "daemon.files",  "vm.command",         "vm.agent",
-    "vm.group",          "vm.cgroup",     "vm.mappings",
+    "vm.group",          "vm.cgroup",     "vm.mappings",        "vm.map",
 });
 
 // `daemon` in the functions below: its snapshot, or why there is none.

@@ -221,6 +221,20 @@ Check check_mappings(const HostFiles& host, const Qemu& qemu) {
   return check;
 }
 
+Check check_map(const Qemu& qemu, const control::Snapshot* daemon) {
+  Check check = make("vm.map", qemu);
+  check.severity = Severity::info;
+  check.text = "nothing stands against sharing pages that are read (if fold.map is on)";
+  if (daemon == nullptr) return check;
+  for (const control::VmView& vm : daemon->vms) {
+    if (vm.pid != qemu.pid || vm.notices.empty()) continue;
+    check.outcome = Outcome::fail;
+    check.text = vm.notices.front().text;
+    check.remedy = vm.notices.front().remedy;
+  }
+  return check;
+}
+
 bool is_incoming(const control::Reason& reason) { return reason.code == "incoming_migration"; }
 
 // The operator has said so with `attach --incoming-finished`.
@@ -243,6 +257,7 @@ std::vector<Check> check_vm(const HostFiles& host, pid_t pid, const control::Sna
   checks.push_back(check_group(host, *qemu));
   checks.push_back(check_cgroup(host, *qemu));
   checks.push_back(check_mappings(host, *qemu));
+  checks.push_back(check_map(*qemu, daemon));
   return checks;
 }
 

@@ -29,6 +29,12 @@ std::string line_of(std::string_view label, std::string_view text, const Style& 
   return fmt::format("{:<{}}{}\n", label, kLabel, wrap(text, style.width(), kLabel, kLabel));
 }
 
+std::string notices_of(const std::vector<Reason>& notices, const Style& style) {
+  std::string text;
+  for (const Reason& notice : notices) text += line_of("note", reason_line(notice, style), style);
+  return text;
+}
+
 std::string reasons_of(const std::vector<Reason>& reasons, const Style& style) {
   std::string text;
   for (const Reason& reason : reasons) text += line_of("why", reason_line(reason, style), style);
@@ -233,8 +239,7 @@ std::string render_status(const Snapshot& snapshot, const Style& style) {
                   style.paint(colour_of(host.state), name_of(host.state)));
   std::string out = wrap(head, style.width(), 0, 4) + "\n";
   out += reasons_of(host.reasons, style);
-  for (const Reason& notice : host.notices)
-    out += line_of("note", reason_line(notice, style), style);
+  out += notices_of(host.notices, style);
   out += line_of("memory",
                  fmt::format("{}, {} available; to be kept available: {}", human(host.ram_total),
                              human(host.ram_available), human(host.keep_available)),
@@ -271,6 +276,7 @@ std::string render_vm(const VmView& vm, const Style& style) {
                   style.paint(colour_of(vm.state), name_of(vm.state)));
   std::string out = wrap(head, style.width(), 0, 4) + "\n";
   out += reasons_of(vm.reasons, style);
+  out += notices_of(vm.notices, style);
   out += line_of("process",
                  fmt::format("pid {}, uid {}, uuid {}", vm.pid, vm.uid,
                              vm.uuid.empty() ? "-" : printable(vm.uuid)),
@@ -286,6 +292,12 @@ std::string render_vm(const VmView& vm, const Style& style) {
       fmt::format("{} observed, {} clean, {} folded", human_count(vm.pages.observed.value),
                   human_count(vm.pages.clean.value), human_count(vm.saved.folded_pages().value)),
       style);
+  if (vm.pages.mapped > PageCount{0}) {
+    out += line_of("mapped",
+                   fmt::format("{} of the folded pages can be read without a fault",
+                               human_count(vm.pages.mapped.value)),
+                   style);
+  }
   if (vm.pages.held > PageCount{0}) {
     out += line_of("held",
                    fmt::format("{} pages are held by a device", human_count(vm.pages.held.value)),

@@ -13,7 +13,7 @@ namespace {
 
 // These checks are about an attached VM; they do not keep a VM from being attached.
 bool is_of_attached(const Check& check) {
-  return check.id == "vm.cgroup" || check.id == "vm.mappings";
+  return check.id == "vm.cgroup" || check.id == "vm.mappings" || check.id == "vm.map";
 }
 
 // Why the running daemon does not have the VM: the checks that failed, then the unknown ones.

@@ -166,6 +166,8 @@ constexpr void visit(V& v, S& s) {
   v(gauge("resident", "Pages in memory."), s.resident);
   v(gauge("observed", "Pages that were present in the last pass."), s.observed);
   v(gauge("clean", "Resident pages that are known to be equal to a stored content."), s.clean);
+  v(gauge("mapped", "Pages that share one page of memory with others, and can be read as before."),
+    s.mapped);
   v(gauge("poisoned", "Pages that cannot be read back."), s.poisoned);
   v(gauge("held", "Cold pages that a device held when the last pass wanted to fold them."), s.held);
 }
@@ -210,6 +212,7 @@ constexpr void visit(V& v, S& s) {
   v(named("state"), s.state);
   v(named("gate"), s.gate);
   v(named("reasons"), s.reasons);
+  v(named("notices"), s.notices);
   v(named("pages"), s.pages);
   v(named("saved"), s.saved);
   v(named("faults"), s.faults);

@@ -215,10 +215,11 @@ struct FaultKindView {
 
 struct PagesView {
   PageCount total;
-  PageCount touched;  // resident now, or folded
+  PageCount touched;  // resident now, folded or mapped
   PageCount resident;
   PageCount observed;
   PageCount clean;
+  PageCount mapped;  // counted as folded, too
   PageCount poisoned;
   PageCount held;  // by a device, when the last pass wanted to fold them
   friend bool operator==(const PagesView&, const PagesView&) = default;
@@ -263,6 +264,7 @@ struct VmView {
   VmState state = VmState::connected;
   GateState gate = GateState::unknown;
   std::vector<Reason> reasons;  // why it saves nothing or too little; most important first
+  std::vector<Reason> notices;  // what stands against mapping pages; folding goes on
   PagesView pages;
   Savings saved;  // net_bytes: with this VM's share of the memory spent
   std::vector<FaultKindView> faults;

@@ -65,10 +65,11 @@ struct Host::Rooms {
             h.vms_, h.procfs_, [this](const VmHandle& vm) { consumers.has_begun(vm); },
             [this](const VmHandle& vm) { renewal.begin(vm); }, h.stopping_),
         recovery(h.vms_, h.keeping_, h.left_behind_, *h.adopter_, *h.agents_, h.stopping_),
+        mappings({h.vms_, *h.contents_, h.keeping_, *h.agents_, h.state_, h.procfs_, h.stopping_}),
         work(h.vms_, *h.contents_, h.state_, *h.policy_.config(), {h.offered_, {}}),
         loop({h.policy_, h.decisions_, h.procfs_, h.device_, *h.pins_, h.state_, h.vms_,
-              *h.contents_, h.keeping_, hand_over, departures, h.left_behind_, recovery, facts,
-              work, off, *h.fault_pool_, h.stopping_}) {}
+              *h.contents_, h.keeping_, hand_over, departures, h.left_behind_, recovery, mappings,
+              facts, work, off, *h.fault_pool_, h.stopping_}) {}
 
   Departures departures;
   HandOver hand_over;
@@ -79,6 +80,7 @@ struct Host::Rooms {
   Renewal renewal;
   FactWatch facts;
   Recovery recovery;
+  Mappings mappings;
   Work work;
   Loop loop;
 };
@@ -281,7 +283,8 @@ void Host::make_way() noexcept {
       in_work = vm->cursor.in_work != 0;
     }
     // If only a look at /proc is held up, nothing of the VM can change.
-    if (!in_work && !vm->unfolding && vm->faults_stopped) continue;
+    const bool mapping = vm->finding_mappings || vm->mapping.under_way;
+    if (!in_work && !vm->unfolding && !mapping && vm->faults_stopped) continue;
     log::warn(
         "vm {} (pid {}): holds up a thread of this daemon, so this daemon cannot end; no daemon "
         "serves the VM until it releases the thread",
@@ -327,6 +330,7 @@ void Host::attached(const VmHandle& vm) {
 
 bool Host::forget_unused(const VmHandle& vm) { return rooms_->departures.forget_unused(vm); }
 void Host::agent_ready(const VmHandle& vm) { rooms_->facts.look_again(vm); }
+void Host::fenced(const VmHandle& vm) { rooms_->mappings.fenced(vm); }
 void Host::look_again(const VmHandle& vm) { rooms_->facts.look_again(vm); }
 void Host::unfold_wanted(const VmHandle& vm, std::uint32_t token, std::uint32_t hazard) {
   rooms_->consumers.wants_to_begin(vm, token, hazard);

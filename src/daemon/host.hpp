@@ -75,6 +75,7 @@ class Host final : private AgentEvents {
   // AgentEvents
   bool wanted(const WaitingAgent& agent) override;
   void agent_ready(const VmHandle& vm) override;
+  void fenced(const VmHandle& vm) override;
   void look_again(const VmHandle& vm) override;
   void unfold_wanted(const VmHandle& vm, std::uint32_t token, std::uint32_t hazard) override;
   void attached(const VmHandle& vm) override;

@@ -49,6 +49,7 @@ void Loop::run() {
       ::kill(::getpid(), SIGTERM);
     }
     p_.departures.bury_dead();
+    p_.mappings.tend();
     p_.off.tend();
     for (const VmHandle& vm : p_.vms.all()) tend_damage(*vm, p_.contents);
     judge();
@@ -84,6 +85,13 @@ void Loop::prove_kernel() {
   KernelProof proof = daemon::prove_kernel(p_.procfs, p_.userfault_device, pins);
   p_.state.publish_self_test(std::move(proof.views));
   if (pins) p_.work.fold_with(*pins);
+  const sys::LoadedPrivatePins& copies = p_.pins.private_pins();
+  if (pins && copies) {
+    p_.work.map_with(*pins, *copies);
+  } else {
+    p_.work.map_nothing();
+    if (!copies) log::info("no page will be shared while it is read: {}", copies.error().text());
+  }
   {
     const MutexLock judging(judging_);
     no_pin_test_ = proof.facts.no_pin_test;

@@ -16,6 +16,7 @@
 #include "daemon/custody/hand_over.hpp"
 #include "daemon/custody/left_behind.hpp"
 #include "daemon/custody/live_policy.hpp"
+#include "daemon/custody/mappings.hpp"
 #include "daemon/custody/recovery.hpp"
 #include "daemon/fleet/host_state.hpp"
 #include "daemon/fleet/vm_set.hpp"
@@ -46,6 +47,7 @@ class Loop {
     Departures& departures;
     LeftBehind& left_behind;
     Recovery& recovery;
+    Mappings& mappings;
     FactWatch& facts;
     Work& work;
     OffSwitch& off;

@@ -60,6 +60,7 @@ Served Filler::serve_owned(PageIndex p, Need need, store::FetchTicket ticket,
   vm_.stir(p);
   const auto loaded = load(p);
   if (!loaded) return retry(p);
+  if (loaded->tag() == Tag::mapped) return serve_mapped(p, need);
   const Word word = apply_discard(p, *loaded);
   switch (word.tag()) {
     case Tag::folded:
@@ -206,7 +207,8 @@ Served Filler::fill_zero(PageIndex p, Need need) noexcept {
   guest::PageTable& table = vm_.table();
   // A clean word on a hole reads as zero (T3), but the page that comes now is not guarded (T4).
   const guest::LoadedWord word = table.load(p);
-  if (word && word->names_content()) drop(set_word(p, *word, word->cleared()));
+  if (word && word->names_content() && word->tag() != Tag::mapped)
+    drop(set_word(p, *word, word->cleared()));
   const PageRun run{p, need == Need::lift ? PageCount{1} : own_zero_run(p)};
   Served served = Served::zeroed;
   sys::UffdResult result;
@@ -272,6 +274,20 @@ PageCount Filler::own_zero_run(PageIndex p) noexcept {
   return PageCount{q.value - p.value};
 }
 
+// A guard here is left of a run that its daemon did not end. The word stays: the address may map
+// the pool (T2). Before the mappings are known a command of an earlier daemon may still run; a
+// guard that is lifted, or a discard bit that is cleared, would then lose a write. Recovery wakes.
+Served Filler::serve_mapped(PageIndex p, Need need) noexcept {
+  if (!vm_.mappings_known()) {
+    release(p);
+    return Served::busy;
+  }
+  if (need != Need::lift) return fill_zero(p, need);
+  const auto result = persist([&] { return vm_.uffd().lift(vm_.range_of(one(p)), Wake::no); });
+  if (result.outcome == Outcome::vm_gone) vm_.set_gone();
+  return finish(p, result.outcome == Outcome::done ? Served::lifted : Served::again);
+}
+
 Served Filler::lift_guard(PageIndex p, Word word) noexcept {
   Held held;
   if (word.names_content() || word.tag() == Tag::observed) held = set_word(p, word, word.cleared());
@@ -320,6 +336,10 @@ Served Filler::unfold(PageIndex p, store::FetchTicket ticket, FillerThread& me) 
   vm_.stir(p);
   const auto loaded = load(p);
   if (!loaded) return retry(p);
+  if (loaded->tag() == Tag::mapped) {  // not ours: it is put back, not filled
+    vm_.release(p);
+    return Served::busy;
+  }
   const Word word = apply_discard(p, *loaded);
   if (word.tag() == Tag::poisoned) return poison(p, word);
   if (!word.names_content()) {

@@ -83,6 +83,7 @@ class Filler {
   Served fill_content(PageIndex p, guest::Word word, Need need, store::FetchTicket ticket,
                       FillerThread& me) noexcept;
   Served fill_zero(PageIndex p, Need need) noexcept;
+  Served serve_mapped(PageIndex p, Need need) noexcept;
   Served lift_guard(PageIndex p, guest::Word word) noexcept;
   Served poison(PageIndex p, guest::Word word) noexcept;
   // p's word. A damaged one is repaired first: it becomes `none` if the page is resident (T1) or

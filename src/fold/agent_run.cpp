@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "fold/agent_run.hpp"
 
+#include "base/check.hpp"
+#include "base/test_points.hpp"
+
 namespace ramfold::fold {
 
 using guest::AgentAnswer;
@@ -28,6 +31,7 @@ Status AgentRun::look(Mask pages) noexcept {
       if (range->shared && offset == in_ram) maps_[i] = Maps::ram;
     } else if (file == pool_.file() && !range->shared) {
       maps_[i] = Maps::pool;
+      in_pool_[i] = ByteCount{offset};
     }
   }
   return {};
@@ -72,9 +76,20 @@ Settled AgentRun::ask(guest::AgentPort& agent, guest::AgentAct act, Mask pages,
   const auto sent = agent.send(act, std::span(runs).first(count),
                                std::span(where).first(slots.empty() ? 0 : count));
   if (!sent) return Settled::yes;  // nothing was done
-  const auto answer = agent.take(*sent, wait);
-  if (!answer) agent.give_up(*sent);
-  return answer && *answer != AgentAnswer::lost ? Settled::yes : Settled::no;
+  TEST_POINT("map.sent");
+  token_ = *sent;
+  waits_for_ = WaitsFor::answer;
+  const WaitsFor now = look_for_answer(agent, wait);
+  TEST_POINT("map.answered");
+  return now == WaitsFor::kernel ? Settled::yes : Settled::no;
+}
+
+WaitsFor AgentRun::look_for_answer(guest::AgentPort& agent, std::chrono::milliseconds wait) {
+  ENSURE(waits_for_ == WaitsFor::answer);
+  if (const auto answer = agent.take(token_, wait)) {
+    waits_for_ = *answer == AgentAnswer::lost ? WaitsFor::fence : WaitsFor::kernel;
+  }
+  return waits_for_;
 }
 
 void AgentRun::lift(Mask pages) noexcept {

@@ -22,8 +22,15 @@ namespace ramfold::fold {
 
 inline constexpr PageCount kAgentRunPages{16};
 
-// no: call settle() when the VM's next port is open, and again while it says no.
+// no: a command was sent, and its effect is not known. See AgentRun::waits().
 enum class Settled : bool { no, yes };
+
+// What a run that is not settled waits for.
+enum class WaitsFor : std::uint8_t {
+  answer,  // look_for_answer() through the port that the run used; then settle()
+  fence,   // the answer is lost: settle() when a later port of the VM is open
+  kernel,  // settle() once more: the kernel did not tell what is mapped
+};
 
 // What the address of a page maps.
 enum class Maps : std::uint8_t { other, ram, pool };
@@ -32,6 +39,13 @@ class AgentRun {
  public:
   AgentRun(const AgentRun&) = delete;
   AgentRun& operator=(const AgentRun&) = delete;
+
+  // REQUIRES: not settled.
+  WaitsFor waits_for() const noexcept { return waits_for_; }
+  // Waits at most `wait` for the answer. REQUIRES: it waits for one; `agent` is the port that the
+  // command was sent through.
+  WaitsFor look_for_answer(guest::AgentPort& agent, std::chrono::milliseconds wait);
+  PageRun run() const noexcept { return run_; }
 
  protected:
   using Mask = guest::PageMask;
@@ -45,6 +59,8 @@ class AgentRun {
   Status look(Mask pages) noexcept;
   // Those of the pages whose addresses mapped this when look() was asked last.
   Mask that_map(Mask pages, Maps what) const noexcept;
+  // Where in the pool page i is, if look() found that it maps the pool.
+  ByteCount place_in_pool(unsigned i) const noexcept { return in_pool_[i]; }
   // Those of the pages that are quiet. REQUIRES: they are owned and guarded.
   Mask quiet(guest::QuietProof& proof, Mask pages) noexcept;
   // Has the agent do it, to runs of pages; `slots`: for each page of the window, where in the pool.
@@ -61,7 +77,10 @@ class AgentRun {
   PageRun run_;
 
  private:
+  WaitsFor waits_for_ = WaitsFor::kernel;
+  guest::AgentToken token_;
   std::array<Maps, kAgentRunPages.value> maps_{};
+  std::array<ByteCount, kAgentRunPages.value> in_pool_{};
 };
 
 }  // namespace ramfold::fold

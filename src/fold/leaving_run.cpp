@@ -78,7 +78,9 @@ void LeavingRun::own(Mask wanted, bool fresh) noexcept {
     }
     const Word word = *loaded;
     const bool right = fits(word, fresh);
-    if (table.discarded(p) && word.tag() != Tag::folded) table.clear_discard(p);
+    // Of a page that maps the pool the bit stays: it tells that the mapping was dropped.
+    if (table.discarded(p) && word.tag() != Tag::folded && word.tag() != Tag::mapped)
+      table.clear_discard(p);
     if (!right || table.discarded(p)) {
       if (right) vm_.counters().aborted_by_discard.add();
       table.give_up_fold(p);

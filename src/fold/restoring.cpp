@@ -91,6 +91,7 @@ void RestoringRun::finish() noexcept {
     if (!vm_.advance(page(i), words_[i], words_[i].cleared(), Owner::restoring)) return;
     pool_.give_back(page(i));
     restored_ |= bit(i);
+    vm_.counters().restores.add();
   });
 }
 

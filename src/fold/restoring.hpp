@@ -25,6 +25,11 @@ class RestoringRun : public AgentRun {
   // held: that of content(i).
   Mask restored() const noexcept { return restored_; }
   ContentId content(unsigned i) const noexcept { return words_[i].content(); }
+  // For a daemon that ends before this is settled: the pages keep their words, guards and slots.
+  void abandon() noexcept {
+    asked_ = false;
+    owned_ = quiet_ = 0;
+  }
 
  private:
   void finish() noexcept;

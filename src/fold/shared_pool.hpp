@@ -2,11 +2,12 @@
 // What mapping needs of the pool of a VM's group, as one VM sees it: a read-only file in which each
 // slot holds the bytes of one content. A slot is written once, into a hole, and freed by punching
 // (D12). So a slot never changes while a page maps it.
-// Threads: any.
+// Threads: any, but one at a time for the pages of one chunk.
 #pragma once
 
 #include <cstddef>
 #include <optional>
+#include <span>
 
 #include "base/result.hpp"
 #include "base/types.hpp"
@@ -23,10 +24,15 @@ class SharedPool {
 
   // As the kernel names it where it is mapped.
   virtual guest::RamFileId file() const noexcept = 0;
-  // A slot with the content's bytes that p may map: where it is in the file. It stays until p gives
-  // it back. Nothing: none can be had now. REQUIRES: p has no slot.
-  virtual std::optional<ByteCount> take(PageIndex p, ContentId content) noexcept = 0;
-  // p has never mapped its slot, or maps it no more.
+  // For the page first + i: a slot with the bytes of contents[i] that it may map, namely where the
+  // slot is in the file. It stays until the page gives it back. Nothing: none can be had now, or
+  // the content is kZeroContent, for which none is wanted. Neighbours get neighbouring slots where
+  // possible. REQUIRES: out.size() == contents.size() <= guest::kProofPagesMax, in one chunk; the
+  // pages for which a slot is wanted have none; the caller holds a reference to each content.
+  virtual void take(PageIndex first, std::span<const ContentId> contents,
+                    std::span<std::optional<ByteCount>> out) noexcept = 0;
+  // p has never mapped its slot, or maps it no more. Nothing is done if it has none: a restart may
+  // have found no slot where its address maps the file.
   virtual void give_back(PageIndex p) noexcept = 0;
   // A page of bytes from the file.
   virtual Status read(ByteCount offset, std::byte* to) const noexcept = 0;

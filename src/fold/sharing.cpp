@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "fold/sharing.hpp"
 
+#include <bit>
+
 #include "base/check.hpp"
 #include "base/page_copy.hpp"
 
@@ -15,7 +17,7 @@ SharingRun::SharingRun(guest::Vm& vm, const sys::VmaQuery& vmas, guest::QuietPro
                        SharedPool& pool, PageRun run, std::span<const ContentId> contents) noexcept
     : AgentRun(vm, vmas, pool, run), pass_(vm.gate().enter()) {
   ENSURE(run.count <= kAgentRunPages && contents.size() == run.count.value);
-  if (!pass_.holds()) {
+  if (!pass_->holds()) {
     vm_.counters().aborted_by_gate.add();
     return;
   }
@@ -30,7 +32,7 @@ SharingRun::SharingRun(guest::Vm& vm, const sys::VmaQuery& vmas, guest::QuietPro
   undo(without(owned_, that_map(owned_, Maps::ram)));
   if (!guard()) return;
   keep_guarded();
-  if (!pass_.holds()) {
+  if (!pass_->holds()) {
     vm_.counters().aborted_by_gate.add();
     undo(owned_);
     return;
@@ -51,12 +53,14 @@ void SharingRun::own(std::span<const ContentId> contents) noexcept {
     if (contents[i] == kZeroContent || !table.take_for_mapping(page(i))) continue;
     owned_ |= bit(i);
     const guest::LoadedWord word = table.load(page(i));
-    const bool fits = word && (word->tag() == Tag::none || word->tag() == Tag::observed);
-    if (fits && table.discarded(page(i))) table.clear_discard(page(i));
-    if (!fits || table.discarded(page(i))) {
+    const bool unnamed = word && (word->tag() == Tag::none || word->tag() == Tag::observed);
+    const bool clean = word && word->tag() == Tag::clean && word->content() == contents[i];
+    if (unnamed && table.discarded(page(i))) table.clear_discard(page(i));
+    if ((!unnamed && !clean) || table.discarded(page(i))) {
       undo(bit(i));
       continue;
     }
+    if (clean) clean_ |= bit(i);
     words_[i] = *word;
     contents_[i] = contents[i];
   }
@@ -109,15 +113,21 @@ void SharingRun::keep_guarded() noexcept {
 }
 
 void SharingRun::compare() noexcept {
+  if (owned_ == 0) return;
+  std::array<ContentId, kAgentRunPages.value> wanted;
+  std::array<std::optional<ByteCount>, kAgentRunPages.value> slots;
+  for (unsigned i = 0; i < run_.count.value; ++i)
+    wanted[i] = (owned_ & bit(i)) != 0 ? contents_[i] : kZeroContent;
+  pool_.take(run_.first, std::span(wanted).first(run_.count.value),
+             std::span(slots).first(run_.count.value));
   PageCopy ours;
   PageCopy theirs;
   for_each_bit(owned_, [&](unsigned i) {
-    const auto slot = pool_.take(page(i), contents_[i]);
-    if (!slot) return;
-    slots_[i] = *slot;
+    if (!slots[i]) return;
+    slots_[i] = *slots[i];
     equal_ |= bit(i);
     const bool same = vm_.read_pages({page(i), PageCount{1}}, ours.bytes.data()) &&
-                      pool_.read(*slot, theirs.bytes.data()) && ours.bytes == theirs.bytes;
+                      pool_.read(slots_[i], theirs.bytes.data()) && ours.bytes == theirs.bytes;
     if (!same) undo(bit(i));
   });
 }
@@ -125,7 +135,7 @@ void SharingRun::compare() noexcept {
 Settled SharingRun::map(guest::AgentPort& agent, std::chrono::milliseconds wait) {
   ENSURE(sent_ == 0);
   if (equal_ == 0) return Settled::yes;
-  if (!pass_.holds()) {
+  if (!pass_->holds()) {
     vm_.counters().aborted_by_gate.add();
     undo(owned_);
     return Settled::yes;
@@ -137,13 +147,19 @@ Settled SharingRun::map(guest::AgentPort& agent, std::chrono::milliseconds wait)
     if (vm_.advance(page(i), words_[i], next, Owner::mapping)) {
       words_[i] = next;
       sent_ |= bit(i);
+      if ((clean_ & bit(i)) != 0) vm_.counters().clean.sub();
     } else {
       kept |= bit(i);
     }
   });
+  from_clean_ = static_cast<Mask>(sent_ & clean_);
+  clean_ = without(clean_, sent_);
   undo(kept);
   if (sent_ == 0) return Settled::yes;
-  if (ask(agent, guest::AgentAct::map, sent_, slots_, wait) == Settled::no) return Settled::no;
+  if (ask(agent, guest::AgentAct::map, sent_, slots_, wait) == Settled::no) {
+    pass_.reset();
+    return Settled::no;
+  }
   return settle();
 }
 
@@ -160,8 +176,10 @@ Settled SharingRun::settle() noexcept {
   }
   const Mask back = without(sent_, mapped_);
   for_each_bit(back, [&](unsigned i) {
-    (void)vm_.advance(page(i), words_[i], words_[i].cleared(), Owner::mapping);
+    if (!vm_.advance(page(i), words_[i], words_[i].cleared(), Owner::mapping)) return;
+    emptied_ |= static_cast<Mask>(bit(i) & from_clean_);
   });
+  vm_.counters().maps.add(static_cast<std::uint64_t>(std::popcount(mapped_)));
   sent_ = 0;
   owned_ = without(owned_, mapped_);
   equal_ = without(equal_, mapped_);
@@ -170,13 +188,14 @@ Settled SharingRun::settle() noexcept {
   return Settled::yes;
 }
 
-// Whose word names nothing.
+// Whose words do not say `mapped`.
 void SharingRun::undo(Mask pages) noexcept {
   const Mask ours = static_cast<Mask>(pages & owned_);
   for_each_bit(static_cast<Mask>(ours & equal_), [&](unsigned i) { pool_.give_back(page(i)); });
+  lift(without(ours, clean_));
   owned_ = without(owned_, ours);
+  clean_ = without(clean_, ours);
   equal_ = without(equal_, ours);
-  lift(ours);
   release(ours);
 }
 

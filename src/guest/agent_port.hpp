@@ -53,6 +53,8 @@ class AgentPort {
   static constexpr std::size_t kUnderWayMax = RF_COMMANDS_UNDER_WAY_MAX;
 
   virtual ~AgentPort() = default;
+  // It can be sent through.
+  virtual bool is_open() = 0;
   // Never waits. REQUIRES: at most kRunsMax runs, none empty, of kPagesMax pages together, each
   // within one RAM block. To map: for each run, where it begins in the pool; else nothing.
   virtual std::expected<AgentToken, NotSent> send(AgentAct act, std::span<const PageRun> runs,

@@ -156,7 +156,7 @@ class VmRead {
 
   void check_mappings() {
     if (vm_.blocks.empty()) return;
-    const RamMapping ram = look_at_ram(procfs_, vm_.pid, vm_.blocks);
+    const RamMapping ram = look_at_ram(procfs_, vm_.pid, vm_.blocks, vm_.pool);
     slow_.ram_vmas = ram.vmas;
     ram_beside_ = ram.beside;
     if (ram.seen != sys::Seen::all) return seen("its mappings", ram.seen);

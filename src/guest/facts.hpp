@@ -146,6 +146,7 @@ struct VmToCheck {
   pid_t pid = 0;
   std::uint64_t start_ticks = 0;  // of the process that was attached (Procfs::start_ticks); 0: any
   std::span<const RamBlock> blocks;
+  std::optional<RamFileId> pool{};  // that its pages may map
   std::uint32_t agent_hazards = 0;  // RF_HAZARD_* that cannot end any more: rf_shared.sticky
   std::uint64_t agent_capabilities = ~std::uint64_t{0};  // RF_CAP_*
   bool agent_answers = true;

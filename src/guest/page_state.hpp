@@ -55,6 +55,7 @@ inline constexpr std::array kTransitions{
     Transition{Tag::clean, Tag::none, Owner::punching},      // found unguarded by a scan
     Transition{Tag::none, Tag::mapped, Owner::mapping},      // before the agent maps the pool
     Transition{Tag::observed, Tag::mapped, Owner::mapping},  // the same
+    Transition{Tag::clean, Tag::mapped, Owner::mapping},     // the same; it keeps its content
     Transition{Tag::mapped, Tag::none, Owner::mapping},      // the agent did not map it
     Transition{Tag::mapped, Tag::none, Owner::restoring},    // the RAM file is mapped again
 };

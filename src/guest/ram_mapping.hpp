@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Whether a process maps its RAM files exactly where its agent said: shared, readable, writable,
-// once. Threads: values.
+// once. In the place of parts of RAM it may map the pool. Threads: values.
 #pragma once
 
 #include <cstddef>
+#include <optional>
 #include <span>
 
 #include "guest/facts.hpp"
@@ -13,12 +14,14 @@ namespace ramfold::guest {
 
 struct RamMapping {
   sys::Seen seen = sys::Seen::all;
-  std::size_t vmas = 0;  // of RAM files
-  bool exact = false;    // the mappings of RAM files are the blocks, no more and no less
+  std::size_t vmas = 0;  // of RAM files, and of the pool in their places
+  bool exact = false;    // these mappings are the blocks, no more and no less
   bool hugetlb = false;  // the process has memory on hugetlbfs
   ByteCount beside;      // of RAM that the agent did not offer: plugged in later
 };
-RamMapping look_at_ram(const sys::Procfs& procfs, pid_t pid, std::span<const RamBlock> blocks);
+// `pool`: the file of the pool that its pages may map; nothing: they map none.
+RamMapping look_at_ram(const sys::Procfs& procfs, pid_t pid, std::span<const RamBlock> blocks,
+                       std::optional<RamFileId> pool = std::nullopt);
 bool is_ram(const sys::MapEntry& entry, std::span<const RamBlock> blocks) noexcept;
 
 }  // namespace ramfold::guest

@@ -191,6 +191,13 @@ class Vm {
   }
   void set_counted(PageIndex end) noexcept { counted_.store(end.value, std::memory_order_release); }
   void begin_uncounted() noexcept { counted_.store(0, std::memory_order_release); }
+  // False: it is not known which pages map the pool, because commands of an earlier daemon may
+  // still run, or the kernel was not asked yet. Then nothing is done to pages whose words say
+  // `mapped`, and threads that wait for one of them wait on (custody/mapping_recovery.hpp).
+  bool mappings_known() const noexcept { return mappings_known_.load(std::memory_order_acquire); }
+  void set_mappings_known(bool known) noexcept {
+    mappings_known_.store(known, std::memory_order_release);
+  }
 
  private:
   // Runs of lost pages, in order. Beyond kLostRunsMax runs, the last one includes the pages
@@ -216,6 +223,7 @@ class Vm {
   std::atomic<Inconsistency> inconsistency_{Inconsistency::none};
   std::atomic<unsigned> pass_{0};
   std::atomic<std::uint64_t> counted_;
+  std::atomic<bool> mappings_known_{true};
 };
 
 }  // namespace ramfold::guest

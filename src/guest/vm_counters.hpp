@@ -23,6 +23,7 @@ struct VmCounters {
   Counter faults_zero, faults_content, faults_write_guarded, faults_late, faults_busy,
       faults_pending, neighbours_brought, neighbour_runs_cut, spun_ns;
   Counter forgotten, retouched, touch_ns;
+  Counter maps, restores, map_written;
   Counter returned_soon, zero_filled, errors, no_memory_waits, corrupt, damaged_words,
       discards_seen, unregistered_chunks;
   Counter backed_off;
@@ -106,6 +107,10 @@ constexpr void visit(V& v, S& s) {
   v(counter("touch_ns",
             "Nanoseconds that these touches took: 1500 for a forgotten page, 0 with `page_idle`."),
     s.touch_ns);
+  v(counter("maps", "Pages whose addresses were made to map the pool."), s.maps);
+  v(counter("restores", "Pages that mapped the pool and were put back into the RAM file."),
+    s.restores);
+  v(counter("map_written", "Pages that mapped the pool and were found written."), s.map_written);
   v(counter("returned_soon", "Folded pages that came back within a few passes."), s.returned_soon);
   v(counter("zero_filled_pages",
             "Pages of zeros that were filled in, neighbours of faulting "

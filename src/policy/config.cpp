@@ -63,6 +63,8 @@ const std::array kKeys{
                 [](Config& c, const Node& n) { return set_bool(c.fold.share, n); }},
     Key<Config>{{"fold.lz4", kBoolAllowed},
                 [](Config& c, const Node& n) { return set_bool(c.fold.lz4, n); }},
+    Key<Config>{{"fold.map", kBoolAllowed},
+                [](Config& c, const Node& n) { return set_bool(c.fold.map, n); }},
     Key<Config>{{"fold.stall_budget", kStallBudgetAllowed},
                 [](Config& c, const Node& n) { return set_stall_budget(c.fold.stall_budget, n); }},
     Key<Config>{
@@ -124,6 +126,8 @@ const std::array kVmKeys{
                     [](VmOverride& v, const Node& n) { return set_bool(v.share, n); }},
     Key<VmOverride>{{"vm.lz4", kBoolAllowed},
                     [](VmOverride& v, const Node& n) { return set_bool(v.lz4, n); }},
+    Key<VmOverride>{{"vm.map", kBoolAllowed},
+                    [](VmOverride& v, const Node& n) { return set_bool(v.map, n); }},
     Key<VmOverride>{{"vm.when", kWhenAllowed},
                     [](VmOverride& v, const Node& n) { return set_choice(v.when, n, kFoldWhens); }},
     Key<VmOverride>{{"vm.passes", kPassesAllowed},

@@ -73,6 +73,7 @@ struct FoldConfig {
   bool zero = true;                   // mechanisms
   bool share = true;
   bool lz4 = true;
+  bool map = false;
   double stall_budget = 0.01;  // share of wall time that a vCPU may wait for ramfold
   // backoff_seconds_max in passes; 0 without back-off.
   unsigned backoff_passes_max() const noexcept;
@@ -143,6 +144,7 @@ struct VmOverride {
   std::optional<bool> zero;
   std::optional<bool> share;
   std::optional<bool> lz4;
+  std::optional<bool> map;
   std::optional<FoldWhen> when;
   std::optional<unsigned> passes;
   std::optional<double> stall_budget;

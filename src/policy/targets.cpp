@@ -45,6 +45,7 @@ VmTargets defaults(const Config& config) {
           .zero = config.fold.zero,
           .share = config.fold.share,
           .lz4 = config.fold.lz4,
+          .map = config.fold.map,
           .when = config.fold.when,
           .passes = config.fold.passes,
           .stall_budget = config.fold.stall_budget,
@@ -62,6 +63,7 @@ std::string withheld_keys(const VmOverride& vm, const VmTargets& host) {
   if (vm.zero.value_or(false) && !host.zero) withhold("zero");
   if (vm.share.value_or(false) && !host.share) withhold("share");
   if (vm.lz4.value_or(false) && !host.lz4) withhold("lz4");
+  if (vm.map.value_or(false) && !host.map) withhold("map");
   if (vm.when == FoldWhen::eager && host.when != FoldWhen::eager) withhold("when");
   if (vm.passes.value_or(host.passes) < host.passes) withhold("passes");
   if (vm.stall_budget.value_or(0) > host.stall_budget) withhold("stall_budget");
@@ -105,7 +107,7 @@ std::optional<VmOverride> override_that_holds(const Config& config, const VmClai
   VmOverride vm = *found;
   if (is_trusted(vm, claim)) return vm;
   vm.group.reset();
-  for (auto* const value : {&vm.fold, &vm.zero, &vm.share, &vm.lz4}) {
+  for (auto* const value : {&vm.fold, &vm.zero, &vm.share, &vm.lz4, &vm.map}) {
     if (value->value_or(false)) value->reset();
   }
   if (vm.when == FoldWhen::eager) vm.when.reset();
@@ -122,6 +124,7 @@ VmTargets vm_targets(const Config& config, const VmClaim& claim, UidOf uid_of) {
   targets.zero = vm->zero.value_or(targets.zero);
   targets.share = vm->share.value_or(targets.share);
   targets.lz4 = vm->lz4.value_or(targets.lz4);
+  targets.map = vm->map.value_or(targets.map);
   targets.when = vm->when.value_or(targets.when);
   targets.passes = vm->passes.value_or(targets.passes);
   targets.stall_budget = vm->stall_budget.value_or(targets.stall_budget);

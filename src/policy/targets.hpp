@@ -5,7 +5,7 @@
 // process that tells the same. Only the uid comes from the kernel. So an override of [[vm]]
 //   - that names the owner (`user`, `uid`) holds for VMs of that owner only, with all its keys;
 //   - that names no owner holds for every VM that claims the name, but only where it takes
-//     something away: `false` for fold, zero, share and lz4, folding under pressure only, more
+//     something away: `false` for fold, zero, share, lz4 and map, folding under pressure only, more
 //     passes or a smaller stall budget than the host's, a resident floor. A claim alone never gives
 //     a trust group, or a mechanism that the host has switched off;
 //   - holds with all its keys where the VM's manager vouches for name and uuid (Vouched::yes).
@@ -43,6 +43,7 @@ struct VmTargets {
   bool zero = true;
   bool share = true;
   bool lz4 = true;
+  bool map = false;  // pages that are equal may map the pool of their group
   FoldWhen when = FoldWhen::pressure;
   unsigned passes = 2;
   double stall_budget = 0.01;

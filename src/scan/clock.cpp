@@ -44,6 +44,15 @@ PageClass ColdRule::class_of(Word word, Touches touches) const noexcept {
   return PageClass::not_referenced;
 }
 
+bool ColdRule::stays_and_may_map(Word word, const SeenPage& seen, Touches touches) const noexcept {
+  if (!maps) return false;
+  const PageClass page_class = class_of(word, touches);
+  if (word.tag() == Tag::clean) {
+    return seen.guarded && (word.age() == 0 || !may_leave(page_class));
+  }
+  return word.tag() == Tag::observed && !may_leave(page_class) && may_map(page_class);
+}
+
 Verdict ColdRule::judge(Word word, const SeenPage& seen, Touches touches) const noexcept {
   const bool cold = may_leave(class_of(word, touches));
   switch (word.tag()) {
@@ -55,6 +64,8 @@ Verdict ColdRule::judge(Word word, const SeenPage& seen, Touches touches) const 
                                                                                : Verdict::observe;
     case Tag::clean:
       if (!seen.guarded) return Verdict::observe;
+      // It has just come back, so it was touched. It is mapped rather than folded again.
+      if (maps && word.age() == 0) return Verdict::age;
       return cold ? Verdict::again : Verdict::age;
     case Tag::folded:
       // The page is there although the word says folded: a crash came between word and punch. While

@@ -22,24 +22,32 @@ enum class PageClass : std::uint8_t { recently_modified, referenced, not_referen
 
 struct Allowed {
   PageClass page_class;
+  bool may_map;    // may map the pool of its group, if it equals a content that others name
   bool may_leave;  // shared with equal pages, or stored in the form that pays: lz4, zstd, a patch
 };
 // What a page of each class may become.
 //
 //   recently modified            left alone
-//   not modified, but referenced left where it is. It may be shared, or be a reference, where that
-//                                leaves it mapped; to fold it would make the guest fault at once
+//   not modified, but referenced left where it is, or made to map the pool: then it stays readable.
+//                                To fold it would make the guest fault at once
 //   not referenced               may leave: shared, patched and compressed
 //   not referenced for long      is a hole by then. The store's contents that nobody reads for long
 //                                get the densest forms (store/reform)
 inline constexpr std::array kAllowed{
-    Allowed{PageClass::recently_modified, false},
-    Allowed{PageClass::referenced, false},
-    Allowed{PageClass::not_referenced, true},
+    Allowed{PageClass::recently_modified, false, false},
+    Allowed{PageClass::referenced, true, false},
+    Allowed{PageClass::not_referenced, true, true},
 };
 constexpr bool may_leave(PageClass page_class) noexcept {
   for (const Allowed& row : kAllowed) {
     if (row.page_class == page_class) return row.may_leave;
+  }
+  return false;
+}
+
+constexpr bool may_map(PageClass page_class) noexcept {
+  for (const Allowed& row : kAllowed) {
+    if (row.page_class == page_class) return row.may_map;
   }
   return false;
 }
@@ -85,9 +93,13 @@ struct ColdRule {
   unsigned passes = 2;
   unsigned passes_max = guest::Word::kAgeMax;  // == passes: no back-off. REQUIRES: >= passes
   unsigned epochs = 1;                         // since the last look at the page, this one included
+  bool maps = false;                           // pages may map the pool
 
   PageClass class_of(guest::Word word, Touches touches) const noexcept;
   Verdict judge(guest::Word word, const SeenPage& seen, Touches touches) const noexcept;
+  // The page stays for now, and may map the pool if it equals a content that others name. A clean
+  // page is known to be unmodified, however short the time since it came back.
+  bool stays_and_may_map(guest::Word word, const SeenPage& seen, Touches touches) const noexcept;
   // The page is not folded, and its back-off asks for more than `passes` passes.
   bool holds_back(guest::Word word) const noexcept;
   // So many epochs after this look, a page that stays as it is becomes cold; at least 1.

@@ -26,6 +26,15 @@ bool is_worth_asking(const guest::Vm& vm, const SeenPage& seen) noexcept {
   return word->tag() == Tag::clean || (word->tag() == Tag::observed && word->age() != 0);
 }
 
+// The agent forgets nothing of a run in which a page maps the pool: a copy would be lost.
+bool any_maps_pool(const guest::Vm& vm, PageRun piece) noexcept {
+  for (PageIndex p = piece.first; p < piece.end(); ++p.value) {
+    const guest::LoadedWord word = vm.table().load(p);
+    if (word && word->tag() == Tag::mapped) return true;
+  }
+  return false;
+}
+
 // False: there is no room for it.
 bool add(Question& question, const guest::Block& block, PageRun piece) noexcept {
   if (question.count != 0) {
@@ -54,7 +63,7 @@ Question choose(const guest::Vm& vm, std::span<const SeenPage> seen, const Sampl
       mapped += seen[i].mapped;
       is_worth = is_worth || is_worth_asking(vm, seen[i]);
     }
-    if (!is_worth) continue;
+    if (!is_worth || any_maps_pool(vm, piece)) continue;
     question.candidates += mapped;
     if (sampling.takes(piece.first, vm.pass_now()) && add(question, block, piece))
       question.pages += mapped;

@@ -15,14 +15,16 @@ void Window::limit_leaving(std::uint64_t count) noexcept {
   again &= ~rest;
 }
 
-void WindowList::put(const guest::Block& block, PageIndex p, Verdict verdict) noexcept {
-  if (verdict == Verdict::leave) return;
+void WindowList::put(const guest::Block& block, PageIndex p, Verdict verdict,
+                     bool may_map) noexcept {
+  if (verdict == Verdict::leave && !may_map) return;
   if (used_ == 0 || p >= into_[used_ - 1].pages.end()) {
     if (used_ == into_.size()) return;
     into_[used_++] = {window_of(block, p), 0, 0, 0, 0};
   }
   Window& window = into_[used_ - 1];
   const auto page = guest::PageMask{1} << (p.value - window.pages.first.value);
+  if (may_map) window.map |= page;
   switch (verdict) {
     case Verdict::observe: window.observe |= page; break;
     case Verdict::fold: window.fold |= page; break;

@@ -24,6 +24,7 @@ struct Window {
   guest::PageMask fold;     // guard, read; fold when the hash is still the same
   guest::PageMask again;    // clean: fold without reading
   guest::PageMask age;      // unchanged, still warm: count one more pass
+  guest::PageMask map;      // stays, and may map the pool; beside any other work
   guest::PageMask leaving() const noexcept { return fold | again; }
   // Of the pages that are to leave, only the first `count` still leave.
   void limit_leaving(std::uint64_t count) noexcept;
@@ -42,7 +43,7 @@ class WindowList {
  public:
   explicit WindowList(std::span<Window, kChunkWindows> into) noexcept : into_(into) {}
   // REQUIRES: pages come in order; all are of one chunk.
-  void put(const guest::Block& block, PageIndex p, Verdict verdict) noexcept;
+  void put(const guest::Block& block, PageIndex p, Verdict verdict, bool may_map = false) noexcept;
   std::size_t count() const noexcept { return used_; }
 
  private:

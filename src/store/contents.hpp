@@ -121,14 +121,15 @@ class Contents final : public ContentSource {
   //
   // Makes the pool of the group, if there is none. `kept` is for the keeper, which must have it
   // before the first share_run(); `read_only` is for QEMUs of the group. No QEMU that runs as the
-  // daemon's user may get it, because it could open the file for writing. Errors: EAGAIN the store
-  // is recovering; EUCLEAN the entry of the group is damaged; ENOTSUP the store is of a version
-  // without pools.
+  // daemon's user may get it, because it could open the file for writing. Errors: EAGAIN there is
+  // none and the store is recovering; EUCLEAN the entry of the group is damaged; ENOTSUP the store
+  // is of a version without pools; ENOENT there is none, and none is to be made.
   struct PoolFiles {
-    sys::Fd kept;
+    PoolFile kept;
     sys::Fd read_only;
   };
-  Result<PoolFiles> pool(GroupId group);
+  enum class MakePool : bool { no, yes };
+  Result<PoolFiles> pool(GroupId group, MakePool make = MakePool::yes);
   // All pools. The keeper may forget other pools that it has.
   Result<std::vector<PoolFile>> pool_files() const;
   static constexpr std::size_t kShareRunMax = 64;
@@ -141,13 +142,16 @@ class Contents final : public ContentSource {
   // EINVAL it is no content of the group, or the page of zeros; ENOENT the group has no pool;
   // ENOSPC, ENOMEM, EIO, EUCLEAN as put().
   void share_run(GroupId group, std::span<const ContentId> ids, std::span<Result<PoolSlot>> out);
+  // At least two pages name the content, so share_run() may take it. A hint: pages come and go.
+  bool is_shared(GroupId group, ContentId id) const noexcept;
   // A mapping that share_run() or note_mapping() counted has ended: the page does not map the slot,
   // no command to map it is under way, and nobody has pinned the slot through it (D1, D10, D12).
   Booked unmap(GroupId group, PoolSlot slot) noexcept;
   // After adopt(), before mappings_known(): a page maps this slot, and its word names the content.
-  // refused: the slot has not the content's bytes, so the page is damaged. The mapping is counted
-  // all the same, if there is such a slot.
-  Booked note_mapping(GroupId group, ContentId id, PoolSlot slot) noexcept;
+  // refused: the mapping is counted, but the slot has not the content's bytes, so the page is
+  // damaged. Errors, then nothing is counted: ENOENT there is no such slot, or the group has no
+  // pool; EOVERFLOW it has more mappings than are ever made.
+  Result<Booked> note_mapping(GroupId group, ContentId id, PoolSlot slot) noexcept;
   // After finish_recovery(): commands of earlier daemons have no effect any more (the fence), and
   // note_mapping() was called for every mapping of every VM of the group. From now on slots of its
   // pool are given out and freed. Does nothing for a group without a pool. Errors: EAGAIN the store

@@ -3,6 +3,7 @@
 // holds duplicates of them. Threads: a value.
 #pragma once
 
+#include <cstdint>
 #include <vector>
 
 #include "base/types.hpp"
@@ -14,6 +15,7 @@ namespace ramfold::store {
 struct PoolFile {
   GroupId group;
   sys::Fd file;
+  std::uint64_t id = 0;  // random: every pool has another one
 };
 
 struct StoreFiles {

@@ -48,6 +48,13 @@ Result<Mapping> Mapping::shared(BorrowedFd fd, ByteCount size, ByteCount offset)
   return Mapping(static_cast<std::byte*>(at), size.value);
 }
 
+Result<Mapping> Mapping::private_of(BorrowedFd fd, ByteCount size) {
+  void* at =
+      ::mmap(nullptr, size.value, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, fd.get(), 0);
+  if (at == MAP_FAILED) return fail_errno("mmap");
+  return Mapping(static_cast<std::byte*>(at), size.value);
+}
+
 Result<Mapping> Mapping::anonymous(ByteCount size) {
   void* at = ::mmap(nullptr, size.value, PROT_READ | PROT_WRITE,
                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

@@ -39,6 +39,8 @@ class Mapping {
 
   // Shared and writable, without reserving memory for it.
   static Result<Mapping> shared(BorrowedFd fd, ByteCount size, ByteCount offset = ByteCount{0});
+  // The same, but what is written here goes to copies, not to the file.
+  static Result<Mapping> private_of(BorrowedFd fd, ByteCount size);
   static Result<Mapping> anonymous(ByteCount size);
 
   // Gives whole pages of an anonymous mapping back to the host; they read as zero after.

@@ -45,6 +45,8 @@ class Pagemap {
                            std::span<PageRegion> into, HostVirt& walked) const;
   // As read_frames(). ESRCH when the process is gone.
   Status frames(UffdRange range, std::span<std::uint64_t> into) const;
+  // Of the file, which stays open as long as this lives.
+  Result<int> descriptor() const { return file_.opened(); }
 
  private:
   ProcFile file_;

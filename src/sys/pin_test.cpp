@@ -1,62 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "sys/pin_test.hpp"
 
-#include <bpf/bpf.h>
-#include <bpf/libbpf.h>
-#include <fcntl.h>
 #include <pin_test.skel.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <cstdarg>
-#include <cstdio>
 #include <cstring>
-#include <memory>
 #include <utility>
 
 #include "base/check.hpp"
+#include "sys/bpf_load.hpp"
 
 namespace ramfold::sys {
-namespace {
-
-// libbpf tells what went wrong through one function for the whole process.
-thread_local std::string* t_last_words = nullptr;
-
-int note_last_words(libbpf_print_level level, const char* format, std::va_list arguments) {
-  if (level != LIBBPF_WARN || t_last_words == nullptr) return 0;
-  std::array<char, 512> line{};
-  const int n = std::vsnprintf(line.data(), line.size(), format, arguments);
-  std::string_view text(line.data(), std::min<std::size_t>(n < 0 ? 0 : n, line.size() - 1));
-  // The verifier's log has many lines, and its reason is near the end.
-  while (text.ends_with('\n')) text.remove_suffix(1);
-  text.remove_prefix(text.rfind('\n') == std::string_view::npos ? 0 : text.rfind('\n') + 1);
-  if (!text.empty()) *t_last_words = text;
-  return 0;
-}
-
-class LastWords {
- public:
-  LastWords() : before_(libbpf_set_print(note_last_words)) { t_last_words = &said_; }
-  ~LastWords() {
-    t_last_words = nullptr;
-    libbpf_set_print(before_);
-  }
-  LastWords(const LastWords&) = delete;
-  LastWords& operator=(const LastWords&) = delete;
-  std::string take() { return std::move(said_); }
-
- private:
-  std::string said_;
-  libbpf_print_fn_t before_;
-};
-
-struct Close {
-  void operator()(bpf_object* object) const noexcept { bpf_object__close(object); }
-};
-
-}  // namespace
-
 std::string_view name_of(PinAnswer answer) noexcept {
   switch (answer) {
     case PinAnswer::unanswered: return "unanswered";
@@ -116,17 +72,13 @@ PinTestRefusal refusal_of(int code, std::string said, const Procfs& procfs) {
 }
 
 LoadedPinTest PinTest::load(const Procfs& procfs) {
-  LastWords last_words;
   std::size_t size = 0;
-  const void* bytes = pin_test_bpf__elf_bytes(&size);
-  const std::unique_ptr<bpf_object, Close> object(bpf_object__open_mem(bytes, size, nullptr));
-  if (!object) return std::unexpected(refusal_of(errno, last_words.take(), procfs));
-  if (const int result = bpf_object__load(object.get()); result != 0)
-    return std::unexpected(refusal_of(-result, last_words.take(), procfs));
-  const bpf_program* loaded = bpf_object__find_program_by_name(object.get(), "pin_test");
-  // The program outlives what libbpf keeps beside it.
-  Fd program(::fcntl(bpf_program__fd(loaded), F_DUPFD_CLOEXEC, 0));
-  if (!program) return std::unexpected(refusal_of(errno, "F_DUPFD_CLOEXEC", procfs));
+  const void* const bytes = pin_test_bpf__elf_bytes(&size);
+  constexpr std::array kNames{"pin_test"};
+  Fd program;
+  const auto loaded =
+      load_programs({static_cast<const std::byte*>(bytes), size}, kNames, {&program, 1}, procfs);
+  if (!loaded) return std::unexpected(loaded.error());
   return PinTest(std::move(program));
 }
 
@@ -137,12 +89,7 @@ bool PinTest::ask(BorrowedFd file, std::uint64_t first,
   request.fd = static_cast<std::uint32_t>(file.get());
   request.pages = static_cast<std::uint32_t>(answers.size());
   request.first = first;
-  bpf_test_run_opts options{};
-  options.sz = sizeof options;
-  options.ctx_in = &request;
-  options.ctx_size_in = sizeof request;
-  const bool ran = bpf_prog_test_run_opts(program_.get(), &options) == 0;
-  if (!ran || options.retval != request.pages) {
+  if (run_program(program_, std::as_writable_bytes(std::span(&request, 1))) != request.pages) {
     std::ranges::fill(answers, PinAnswer::unanswered);
     return false;
   }

@@ -174,6 +174,8 @@ class Procfs {
   // Free swap on devices that are not zram (procfs_swap.cpp); 0 where /proc/swaps cannot be read.
   ByteCount disk_swap_free() const;
   Result<Pressure> memory_pressure() const;
+  // How many mappings a process may have: vm.max_map_count.
+  Result<std::uint64_t> mappings_max() const;
   Result<KernelVersion> kernel_version() const;
   // The kernel describes its types to BPF programs.
   bool describes_types() const;

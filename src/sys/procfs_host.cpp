@@ -222,6 +222,13 @@ Result<Pressure> Procfs::memory_pressure() const {
   return pressure;
 }
 
+Result<std::uint64_t> Procfs::mappings_max() const {
+  const std::string path = root_ + "/proc/sys/vm/max_map_count";
+  const auto most = read_number(path);
+  if (!most) return fail("read " + path, EIO);
+  return *most;
+}
+
 std::optional<KernelVersion> parse_kernel_version(std::string_view content) {
   std::string_view rest = content;
   const std::string_view release = text::word(rest);

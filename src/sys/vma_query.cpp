@@ -27,15 +27,23 @@ struct QueryArg {
 };
 static_assert(sizeof(QueryArg) == 104);
 constexpr unsigned long kQuery = _IOWR('f', 17, QueryArg);
-constexpr std::uint64_t kShared = 8;  // PROCMAP_QUERY_VMA_SHARED
+constexpr std::uint64_t kShared = 8;        // PROCMAP_QUERY_VMA_SHARED
+constexpr std::uint64_t kOrNextVma = 0x10;  // PROCMAP_QUERY_COVERING_OR_NEXT_VMA
 
 }  // namespace
 
-Result<std::optional<MappedRange>> VmaQuery::at(HostVirt address) const {
+Result<std::optional<MappedRange>> VmaQuery::at(HostVirt address) const { return ask(address, 0); }
+
+Result<std::optional<MappedRange>> VmaQuery::at_or_after(HostVirt address) const {
+  return ask(address, kOrNextVma);
+}
+
+Result<std::optional<MappedRange>> VmaQuery::ask(HostVirt address, std::uint64_t flags) const {
   const auto fd = file_.opened();
   if (!fd) return std::unexpected(fd.error());
   QueryArg arg{};
   arg.size = sizeof arg;
+  arg.query_flags = flags;
   arg.query_addr = address.value;
   if (::ioctl(*fd, kQuery, &arg) != 0) {
     if (errno == ENOENT) return std::nullopt;

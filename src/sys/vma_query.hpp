@@ -31,8 +31,12 @@ class VmaQuery {
 
   // The mapping that has the address; nothing: there is none. ESRCH: the process is gone.
   Result<std::optional<MappedRange>> at(HostVirt address) const;
+  // The same, or else the first mapping after the address.
+  Result<std::optional<MappedRange>> at_or_after(HostVirt address) const;
 
  private:
+  Result<std::optional<MappedRange>> ask(HostVirt address, std::uint64_t flags) const;
+
   ProcFile file_;
 };
 

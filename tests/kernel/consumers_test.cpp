@@ -35,6 +35,7 @@ class Answers final : public AgentAnswers {
   void send_detached(const AttachedVm&, Afterwards) override {}
   bool invite(pid_t) override { return false; }
   std::shared_ptr<guest::AgentPort> port(const AttachedVm&) override { return nullptr; }
+  bool send_pool(AttachedVm&) override { return false; }
   void finish_offers() override {}
   void invite_all() override {}
   void call_back(pid_t) override {}

@@ -72,7 +72,9 @@ void map_naively(MappingRig& rig) {
     PageCopy ours;
     PageCopy theirs;
     const PageRun page{PageIndex{kFirst + i}, PageCount{1}};
-    const auto slot = rig.pool.take(page.first, ContentId{1000 + i});
+    const ContentId content{1000 + i};
+    std::optional<ByteCount> slot;
+    rig.pool.take(page.first, {&content, 1}, {&slot, 1});
     REQUIRE(rig.vm->read_pages(page, ours.bytes.data()));
     REQUIRE(rig.pool.read(*slot, theirs.bytes.data()));
     if (ours.bytes == theirs.bytes) {

@@ -47,6 +47,7 @@ using namespace std::chrono_literals;
 // The agent, asked without a socket.
 class CorePort final : public guest::AgentPort {
  public:
+  bool is_open() override { return !closed; }
   using AgentPort::send;
   std::expected<guest::AgentToken, guest::NotSent> send(
       guest::AgentAct act, std::span<const PageRun> runs,
@@ -124,12 +125,16 @@ class TestPool final : public fold::SharedPool {
     (void)::fstat(file_.get(), &s);
     return {s.st_dev, s.st_ino};
   }
-  std::optional<ByteCount> take(PageIndex p, ContentId content) noexcept override {
-    if (none_left) return std::nullopt;
-    const ByteCount at{std::uint64_t{content.value} << kPageShift};
-    if (users_[content.value]++ == 0) write(content.value, content.value);
-    taken_[p.value] = content.value;
-    return at;
+  void take(PageIndex first, std::span<const ContentId> contents,
+            std::span<std::optional<ByteCount>> out) noexcept override {
+    for (std::size_t i = 0; i < contents.size(); ++i) {
+      out[i] = std::nullopt;
+      if (none_left || contents[i] == kZeroContent) continue;
+      const std::uint32_t slot = contents[i].value;
+      out[i] = ByteCount{std::uint64_t{slot} << kPageShift};
+      if (users_[slot]++ == 0) write(slot, slot);
+      taken_[first.value + i] = slot;
+    }
   }
   void give_back(PageIndex p) noexcept override {
     const auto slot = taken_.find(p.value);
@@ -157,12 +162,21 @@ class TestPool final : public fold::SharedPool {
   std::map<std::uint32_t, unsigned> users_;
 };
 
+// Who serves the faults: a thread of the rig's, as for pages that are not folded; or the test.
+enum class ServedBy : bool { rig, test };
+
 class MappingRig {
  public:
   static constexpr PageCount kPages{4096};
   static MappingRig& get() {
-    static MappingRig& rig = *new MappingRig;  // never destroyed: a thread uses it to the end
+    static MappingRig& rig = *new MappingRig(ServedBy::rig);  // a thread uses it to the end
     return rig;
+  }
+  // The only one of its process.
+  explicit MappingRig(ServedBy served_by)
+      : ram_(::memfd_create("memory-backend-memfd", MFD_CLOEXEC)) {
+    make();
+    if (served_by == ServedBy::rig) std::thread([this] { serve(); }).detach();
   }
 
   volatile char* at(std::uint64_t page) const { return base_ + page * kPageSize; }
@@ -228,7 +242,7 @@ class MappingRig {
   sys::VmaQuery vmas{::getpid(), sys::BorrowedFd(-1)};
 
  private:
-  MappingRig() : ram_(::memfd_create("memory-backend-memfd", MFD_CLOEXEC)) {
+  void make() {
     const ByteCount size = bytes(kPages);
     REQUIRE(::ftruncate(ram_.get(), static_cast<off_t>(size.value)) == 0);
     void* const at = ::mmap(nullptr, size.value, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
@@ -273,7 +287,6 @@ class MappingRig {
     // One mapping from the begin: what is registered differs from what is not.
     for (std::uint64_t p = 0; p < kPages.value; p += guest::kChunkPages.value)
       REQUIRE(vm->ensure_registered(PageIndex{p}).outcome == sys::Outcome::done);
-    std::thread([this] { serve(); }).detach();
   }
   // As a fault thread does with pages that are not folded. For ever: it must outlive every waiter.
   void serve() {

@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "fold/written.hpp"
+#include "scan/forget.hpp"
 
 using namespace ramfold;
 using namespace ramfold::test;
@@ -383,4 +384,32 @@ TEST_CASE("a piece holds mmap_lock for less than 200 us") {
   }
   REQUIRE(::munmap(at, kBytes) == 0);
   CHECK(best < 200us);
+}
+
+TEST_CASE("no window in which a page maps the pool is forgotten, and its neighbours are") {
+  MappingRig& rig = MappingRig::get();
+  constexpr std::uint64_t kFirst = 2048;
+  constexpr std::uint64_t kMapped = kFirst + 16 + 5;
+  std::array<scan::SeenPage, 32> seen;
+  for (std::uint64_t i = 0; i < seen.size(); ++i) {
+    const PageIndex p{kFirst + i};
+    seen[i] = {p, true, false};
+    REQUIRE(rig.vm->table().take_for_fold(p));
+    REQUIRE(rig.vm->table().commit(p));
+    const guest::Word word = rig.vm->table().load(p).value();
+    const guest::Word next = word.becomes(Tag::observed, 1u, 3, 0);
+    REQUIRE(rig.vm->advance(p, word, next, guest::Owner::punching));
+    rig.vm->release(p);
+  }
+  const auto windows = [&] {
+    const scan::Question question = scan::choose(*rig.vm, seen, scan::Sampling{});
+    std::uint64_t pages = 0;
+    for (std::size_t i = 0; i < question.count; ++i) pages += question.runs[i].count.value;
+    return std::pair(pages, question.candidates);
+  };
+  CHECK(windows().second == 32);
+  rig.fill(kMapped, 1300);
+  REQUIRE(rig.share(kMapped, 1300, 1) == 1);
+  CHECK(windows().second == 16);
+  REQUIRE(rig.restore(kMapped, 1) == 1);
 }

@@ -71,6 +71,8 @@ class Forgetting final : public AgentAnswers, public guest::AgentPort {
   std::shared_ptr<guest::AgentPort> port(const AttachedVm&) override {
     return {std::shared_ptr<void>(), static_cast<guest::AgentPort*>(this)};
   }
+  bool send_pool(AttachedVm&) override { return false; }
+  bool is_open() override { return true; }
   std::expected<guest::AgentToken, guest::NotSent> send(guest::AgentAct,
                                                         std::span<const PageRun> runs,
                                                         std::span<const ByteCount>) override {

@@ -49,7 +49,7 @@ inline share() {
   :: else
   fi;
   if
-  :: pool || discard || (tag != TAG_none && tag != TAG_observed) -> skip
+  :: pool || discard || (tag != TAG_none && tag != TAG_observed && tag != TAG_clean) -> skip
   :: else ->
 #ifdef NO_READ_UNDER_GUARD
     quiet = (ram_value == SAME && resident);
@@ -99,7 +99,15 @@ inline share() {
         guard = 0;
         free_slot()
       fi
-    :: !quiet -> guard = 0
+    :: !quiet || tag == TAG_clean -> /* held, or another page's; or there is no slot */
+#ifndef NO_CLEAN_GUARD
+      if
+      :: tag != TAG_clean -> guard = 0
+      :: tag == TAG_clean
+      fi
+#else
+      guard = 0
+#endif
     fi;
 #ifndef NO_WAKE
     wake()
@@ -173,7 +181,12 @@ end:
 #ifdef NO_FENCED_FAULTS
       :: true -> guard = 0
 #else
-      :: tag != TAG_mapped -> guard = 0
+      :: tag != TAG_mapped ->
+        if
+        :: d_step { tag == TAG_clean -> set_tag(TAG_none, OWN_filling) }
+        :: tag != TAG_clean
+        fi;
+        guard = 0
       :: tag == TAG_mapped /* nothing is guarded there any more */
 #endif
       fi;

@@ -78,6 +78,8 @@ PROOFS = {
     "mapping-discard": ("DISCARDS=1", ["word mapped->none by mapping"]),
     "mapping-discards": ("DISCARDS=2 TURNS=3 CRASHES=0", []),
     "mapping-pins": ("PINS=1", []),
+    "mapping-clean": ("FIRST=TAG_clean GUARDED=1 TURNS=3", ["word clean->mapped by mapping"]),
+    "mapping-clean-discard": ("FIRST=TAG_clean GUARDED=1 DISCARDS=1 MAY_FAIL CRASHES=0", []),
     "mapping-fails": ("MAY_FAIL TURNS=3", []),
     "mapping-fails-discard": ("MAY_FAIL DISCARDS=1 CRASHES=0", []),
 }
@@ -149,6 +151,7 @@ REMOVALS = {
     "pins-guard-kept": ("pins", "NO_GUARD_KEPT FORGETS=0"),
     "mapping-guard": ("mapping-again", "NO_GUARD"),
     "mapping-read-under-guard": ("mapping-again", "NO_READ_UNDER_GUARD"),
+    "mapping-clean-guard": ("mapping-clean", "NO_CLEAN_GUARD"),
     "mapping-word-first": ("mapping", "NO_WORD_FIRST"),
     "mapping-wake": ("mapping-again", "NO_WAKE"),
     "mapping-gate": ("mapping-pins", "NO_GATE"),

@@ -10,7 +10,6 @@
 import grp
 import mmap
 import os
-import shutil
 import time
 
 import vm_tests
@@ -20,7 +19,6 @@ MEMORY_MIB = 256
 ADDED_MIB = 128
 FOLDED_PAGES_MIN = 8000
 UNFOLD_S_MAX = 60
-NOBODY = 65534
 SANDBOX = ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
 
 
@@ -73,23 +71,6 @@ class NumaVm(vm.Vm):
         self.qmp("object-add", **{"qom-type": "memory-backend-memfd", "id": "more", "share": True,
                                   "size": mib << 20})
         self.qmp("device_add", driver="pc-dimm", id="dimm", memdev="more", node=0)
-
-
-def for_nobody(guest, rig, run_dir):
-    """A guest, and the agent, where an unprivileged user can read them: its wrapper and its env."""
-    home = run_dir / "nobody"
-    home.mkdir()
-    os.chown(home, NOBODY, NOBODY)
-    files = {name: shutil.copy(path, home / name) for name, path in
-             (("vmlinuz", guest.kernel), ("initrd.gz", guest.initrd), ("agent.so", rig.agent))}
-    for path in files.values():
-        os.chmod(path, 0o755)
-    os.chmod(run_dir, 0o755)
-    own = vm.Guest(kind=guest.kind, kernel=str(files["vmlinuz"]), initrd=str(files["initrd.gz"]),
-                   append=guest.append)
-    wrapper = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--",
-               "setpriv", "--pdeathsig", "KILL", "--"]  # a change of the user has cleared it
-    return own, home, wrapper, {**rig.qemu_env, "LD_PRELOAD": str(files["agent.so"])}
 
 
 def ram_path(pid):
@@ -155,10 +136,10 @@ def mapped_by_stranger(rig, guest):
 
 def test(run_dir, options):
     kind = vm.guest("mini")
-    agents = {"agent_group": grp.getgrgid(NOBODY).gr_name}
+    agents = {"agent_group": grp.getgrgid(vm_tests.NOBODY).gr_name}
     with rig_of(options, run_dir, agents) as rig:
         common = {"memory_mib": MEMORY_MIB, "env": rig.qemu_env}
-        own, home, wrapper, env = for_nobody(kind, rig, run_dir)
+        own, home, wrapper, env = vm_tests.for_nobody(kind, rig, run_dir)
         with DaemonizedVm(kind, "dae", run_dir, **common) as dae, \
                 vm.Vm(own, "box", home, memory_mib=MEMORY_MIB, env=env, wrapper=wrapper,
                       extra=SANDBOX) as box, \

@@ -22,6 +22,8 @@ import kernel_can  # noqa: E402
 import ramfold_rig  # noqa: E402
 import vm  # noqa: E402
 
+NOBODY = 65534
+
 
 def parser(description):
     options = argparse.ArgumentParser(description=description)
@@ -52,6 +54,23 @@ def rig_of(options, run_dir, config=None):
 def vm_options(options):
     """The keyword arguments for vm.Vm that the command line asked for."""
     return {"wrapper": options.wrapper, "env": dict(text.split("=", 1) for text in options.env)}
+
+
+def for_nobody(guest, rig, run_dir):
+    """A guest, and the agent, where an unprivileged user can read them: its wrapper and its env."""
+    home = run_dir / "nobody"
+    home.mkdir()
+    os.chown(home, NOBODY, NOBODY)
+    files = {name: shutil.copy(path, home / name) for name, path in
+             (("vmlinuz", guest.kernel), ("initrd.gz", guest.initrd), ("agent.so", rig.agent))}
+    for path in files.values():
+        os.chmod(path, 0o755)
+    os.chmod(run_dir, 0o755)
+    own = vm.Guest(kind=guest.kind, kernel=str(files["vmlinuz"]), initrd=str(files["initrd.gz"]),
+                   append=guest.append)
+    wrapper = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--",
+               "setpriv", "--pdeathsig", "KILL", "--"]  # a change of the user has cleared it
+    return own, home, wrapper, {**rig.qemu_env, "LD_PRELOAD": str(files["agent.so"])}
 
 
 def run(test, options):

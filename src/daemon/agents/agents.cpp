@@ -231,10 +231,12 @@ bool Agents::handle(Connection& c, sys::Message& message, std::span<const std::b
       return !vm || stage != Stage::attached || agents.on_unfold(c, vm, m.wire);
     }
     bool operator()(const guest::Fenced& m) {
-      const MutexLock lock(agents.mutex_);
-      if (c.commands && m.wire.h.generation == agents.generation_) {
+      {
+        const MutexLock lock(agents.mutex_);
+        if (!c.commands || m.wire.h.generation != agents.generation_) return true;
         c.commands->open(c.socket, agents.generation_);
       }
+      if (vm) agents.events_.fenced(vm);
       return true;
     }
     bool operator()(const guest::Answered& m) {
@@ -269,6 +271,7 @@ void Agents::close(Connection& c) {
   if (c.vm && (c.stage == Stage::attached || c.stage == Stage::ready)) {
     // No agent stops dangerous calls now, so nothing may be folded until the agent is back.
     c.vm->agent_ready.store(false);
+    c.vm->pool_sent.store(false);
     c.vm->vm->gate().close();
   }
   hear(c, false);

@@ -38,6 +38,8 @@ class AgentEvents {
   virtual bool wanted(const WaitingAgent& agent) = 0;
   // The agent of an attached VM is ready; or it asks for a look at changed facts.
   virtual void agent_ready(const VmHandle& vm) = 0;
+  // No command of an earlier daemon or connection runs any more.
+  virtual void fenced(const VmHandle& vm) = 0;
   virtual void look_again(const VmHandle& vm) = 0;
   // A consumer of RAM waits until nothing is folded. Agents::send_unfolded() answers it.
   virtual void unfold_wanted(const VmHandle& vm, std::uint32_t token, std::uint32_t hazard) = 0;
@@ -75,6 +77,7 @@ class Agents final : public AgentAnswers {
   void finish_offers() override EXCLUDES(offers_mutex_) { const MutexLock lock(offers_mutex_); }
   void invite_all() override;
   std::shared_ptr<guest::AgentPort> port(const AttachedVm& vm) override;
+  bool send_pool(AttachedVm& vm) override;
   bool invite(pid_t pid) override EXCLUDES(mutex_);
   // Agents that wait, and agents that were refused a short time ago.
   std::vector<WaitingAgent> waiting() EXCLUDES(mutex_);

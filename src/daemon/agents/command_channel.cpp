@@ -57,6 +57,11 @@ void CommandChannel::answered(const rf_answer& answer) noexcept {
   changed_.notify_all();
 }
 
+bool CommandChannel::is_open() {
+  const MutexLock lock(mutex_);
+  return phase_ == Phase::open;
+}
+
 std::expected<guest::AgentToken, guest::NotSent> CommandChannel::send(
     guest::AgentAct act, std::span<const PageRun> runs, std::span<const ByteCount> in_pool) {
   ENSURE(runs.size() <= kRunsMax);

@@ -25,6 +25,7 @@ class CommandChannel final : public guest::AgentPort {
   // Ignores an answer with an unknown token.
   void answered(const rf_answer& answer) noexcept;
 
+  bool is_open() override;
   using guest::AgentPort::send;
   std::expected<guest::AgentToken, guest::NotSent> send(
       guest::AgentAct act, std::span<const PageRun> runs,

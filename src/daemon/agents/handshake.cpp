@@ -265,6 +265,8 @@ void Agents::on_ready(Connection& c, const VmHandle& vm) {
   }
   vm->agent_ready.store(true);
   events_.agent_ready(vm);
+  // An agent that knows no commands has never got one.
+  if ((c.capabilities & RF_CAP_COMMANDS) == 0) events_.fenced(vm);
 }
 
 // The agent may still execute a command of an earlier daemon. No command is sent until the agent
@@ -287,6 +289,17 @@ std::shared_ptr<guest::AgentPort> Agents::port(const AttachedVm& vm) {
     port = c.commands;
   });
   return port;
+}
+
+bool Agents::send_pool(AttachedVm& vm) {
+  rf_bare message{};
+  const std::array fds{vm.pool->descriptor().get()};
+  send_to(vm, [&](Connection& c) {
+    mutex_.is_held();
+    if (vm.pool_sent || !c.commands) return;
+    vm.pool_sent.store(send(c, message, RF_POOL, fds));
+  });
+  return vm.pool_sent;
 }
 
 bool Agents::welcome(Connection& c, std::uint16_t action, const std::uint8_t* instance, int fd) {

@@ -40,8 +40,8 @@ Status Consumers::bring_back(const VmHandle& vm, Reserve reserve) {
 void Consumers::tell(const AttachedVm& vm) {
   const std::uint64_t back = vm.came_back.load();
   const guest::VmCounters& counters = vm.vm->counters();
-  const std::uint64_t left =
-      counters.folded_content.get() + counters.folded_zero.get() + counters.clean.get();
+  const std::uint64_t left = counters.folded_content.get() + counters.folded_zero.get() +
+                             counters.clean.get() + vm.mapped().value;
   const std::uint64_t now = monotonic_ns();
   struct News {
     std::uint32_t token;

@@ -105,7 +105,7 @@ Answer<void> Detach::run(const VmHandle& vm, const control::ProgressSink& progre
   }
   if (!wait_counted(*vm)) return stopping_ ? cut_short() : still_counting();
   if (auto no = room_.lacking(*vm, Reserve::left_alone)) return std::unexpected(std::move(*no));
-  const PageCount pages{vm->vm->counters().folded_content.get()};
+  const PageCount pages{vm->vm->counters().folded_content.get() + vm->mapped().value};
   const std::uint64_t began = monotonic_ns();
   const auto tell = [&](std::uint64_t done) {
     const double spent = static_cast<double>(monotonic_ns() - began) / 1e9;

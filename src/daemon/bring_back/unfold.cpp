@@ -22,6 +22,7 @@ namespace {
 constexpr double kPageNs = 6'700;
 constexpr unsigned kRoundsMax = 2'000;  // later rounds try the pages that a fault owned before
 constexpr std::uint64_t kNapNs = 1'000'000;
+constexpr std::uint64_t kUnmapPatienceNs = 2'500'000'000;  // less than any caller's patience
 constexpr auto kTellEvery = std::chrono::milliseconds(50);
 
 struct Round {
@@ -62,12 +63,40 @@ Round unfold_round(AttachedVm& vm, fault::FillerThread& me, std::uint64_t& done,
   return round;
 }
 
+// The mapping worker puts the VM's pages back while it is `unfolding`. Waits for that as long as it
+// gets on: a page that a device holds, or an agent that does not answer, has no end.
+Status wait_until_unmapped(AttachedVm& vm, std::uint64_t& done,
+                           const std::function<void(std::uint64_t)>& progress,
+                           const std::atomic<bool>& stop) {
+  std::uint64_t left = vm.mapped().value;
+  std::uint64_t moved_ns = monotonic_ns();
+  while (left != 0 && vm.vm->alive()) {
+    if (stop.load(std::memory_order_relaxed)) return fail("the daemon stops", ECANCELED);
+    const std::uint64_t now_left = vm.mapped().value;
+    if (now_left < left) {
+      vm.came_back.fetch_add(left - now_left, std::memory_order_relaxed);
+      moved_ns = monotonic_ns();
+      vm.came_back_ns.store(moved_ns);
+      progress(done += left - now_left);
+    } else if (monotonic_ns() - moved_ns >= kUnmapPatienceNs) {
+      return fail(
+          fmt::format("{} pages are shared with other VMs and do not come back: QEMU's agent "
+                      "does not answer, or a device is using them",
+                      now_left),
+          EAGAIN);
+    }
+    left = now_left;
+    if (left != 0) sleep_ns(kNapNs);
+  }
+  return {};
+}
+
 }  // namespace
 
 control::UnfoldPlan plan_unfold(const AttachedVm& vm, ByteCount available, double read_ns) {
   const guest::VmCounters& counters = vm.vm->counters();
   control::UnfoldPlan plan;
-  plan.pages = PageCount{counters.folded_content.get()};
+  plan.pages = PageCount{counters.folded_content.get() + vm.mapped().value};
   plan.needed = bytes(plan.pages);
   plan.available = available;
   plan.seconds = static_cast<double>(plan.pages.value) * (kPageNs + read_ns) / 1e9;
@@ -76,11 +105,15 @@ control::UnfoldPlan plan_unfold(const AttachedVm& vm, ByteCount available, doubl
 
 Status unfold(AttachedVm& vm, const std::function<void(std::uint64_t)>& progress,
               const std::atomic<bool>& stop) {
+  // A page that maps the pool would be left behind.
+  if (!vm.vm->mappings_known())
+    return fail("which of its pages are shared is not known since the last start", EAGAIN);
   vm.vm->gate().close();
   vm.vm->gate().drain();
   vm.only_lost_left.store(false);
   fault::FillerThread me(vm.vm->fillings()[guest::Fillings::kUnfolder]);
   std::uint64_t done = 0;
+  if (Status back = wait_until_unmapped(vm, done, progress, stop); !back) return back;
   for (unsigned i = 0; i < kRoundsMax; ++i) {
     const Round round = unfold_round(vm, me, done, progress, stop);
     if (!round.status) return round.status;

@@ -70,9 +70,12 @@ Result<VmHandle> Adopter::finish(const guest::VmRecord& record, guest::Vm::Files
   auto group = contents_.group(record.group);
   if (!group) return std::unexpected(group.error());
   attached->group = std::move(*group);
+  attached->pool =
+      std::make_unique<fold::VmPool>(contents_, attached->group, attached->vm->pages());
   if (recovering) {
     attached->counted.store(false);
     attached->vm->begin_uncounted();
+    attached->vm->set_mappings_known(false);
     attached->vm->gate().reset_runs();
   }
   {

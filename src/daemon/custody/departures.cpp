@@ -51,7 +51,7 @@ void Departures::bury_dead() {
     if (!vm->counted) continue;  // its references are being counted right now
     vm->vm->set_gone();
     vm->vm->gate().close();
-    if (vm->unfolding) continue;
+    if (vm->unfolding || vm->finding_mappings || vm->mapping.under_way) continue;
     {
       const MutexLock lock(vm->cursor.mutex);
       if (vm->cursor.in_work != 0) continue;
@@ -73,6 +73,12 @@ void Departures::bury_dead() {
 void Departures::bury(VmHandle vm) {
   vm->faults->stop();
   fault_cpu_ns_.fetch_add(vm->faults->cpu_ns());
+  // A turn that began before `detached` was set ends first; a later one does nothing.
+  MutexLock mapping(vm->mapping.mutex);
+  if (vm->mapping.mapper) (void)vm->mapping.mapper->settle(nullptr);
+  vm->mapping.mapper.reset();
+  mapping.unlock();
+  if (vm->pool) vm->pool->give_all_back();
   std::uint64_t dropped = 0;
   std::uint64_t refused = 0;
   (void)vm->vm->each_speaking([&](PageIndex p) {
@@ -101,7 +107,8 @@ void Departures::let_go(const VmHandle& vm, std::uint64_t patience_ns) {
 
 bool Departures::forget_unused(const VmHandle& vm) {
   const guest::VmCounters& c = vm->vm->counters();
-  if (!vm->counted || vm->agent_ready || vm->unfolding) return false;
+  if (!vm->counted || vm->agent_ready || vm->unfolding || !vm->vm->mappings_known()) return false;
+  if (vm->pool && vm->pool->mapped().value != 0) return false;
   if (c.folded_zero.get() + c.folded_content.get() + c.clean.get() + c.poisoned.get() != 0)
     return false;
   // The next VM may be attached with the same userfaultfd, and only one service may read its

@@ -19,9 +19,6 @@ constexpr std::string_view kVmPrefix = "vm.";
 constexpr std::size_t kStoreParts = 3;
 constexpr auto kNobody = static_cast<uid_t>(-1);
 
-// As the keeper counts (keeper/table.cpp): kind, dot, name, colon.
-std::size_t stored_bytes(std::string_view name) noexcept { return name.size() + 3; }
-
 constexpr std::uint64_t kSilentNapNs = 100'000'000;
 
 // True if connect() failed but a keeper exists and may answer later: it is stopped or slow, it is
@@ -96,7 +93,7 @@ void Keeping::publish() {
   } else {
     watched_.reset();
   }
-  now.held = store_kept_ ? kStoreParts : 0;
+  now.held = (store_kept_ ? kStoreParts : 0) + pools_.size();
   for (const auto& [id, places] : vms_kept_) now.held += places.descriptors;
   const MutexLock lock(known_mutex_);
   std::swap(known_, now);
@@ -116,6 +113,7 @@ Status Keeping::connect() {
   watched_ = std::make_shared<const sys::Fd>(std::move(watched));
   store_kept_ = false;
   vms_kept_.clear();
+  pools_.new_connection();
   anothers_store_ = false;
   if (!store_handed_over_) {
     const auto kept = client_->take_all();
@@ -195,11 +193,14 @@ Result<Inheritance> Keeping::inherit() {
   if (!taken) return std::unexpected(taken.error());
   Inheritance result;
   Named store_parts;
+  std::vector<store::PoolFile> pools;
   std::map<std::uint32_t, Named> vms;
   for (keeper::Kept& kept : all) {
     const std::string_view name = kept.name;
     if (name.starts_with(kStorePrefix)) {
       store_parts[std::string(name.substr(kStorePrefix.size()))] = std::move(kept.fd);
+    } else if (name.starts_with(KeptPools::kPrefix)) {
+      if (auto pool = KeptPools::parse(name, std::move(kept.fd))) pools.push_back(std::move(*pool));
     } else if (kept.kind == keeper::Kind::watch) {
       const auto vm = split_vm(std::string(name) + "pidfd");
       if (vm) vms[vm->first]["pidfd"] = std::move(kept.fd);
@@ -220,12 +221,14 @@ Result<Inheritance> Keeping::inherit() {
     anothers_store_ = false;
     store_kept_ = store;
     store_handed_over_ = !store_parts.empty();
+    if (Status noted = note_pools(pools, store); !noted) return std::unexpected(noted.error());
     for (const auto& [id, parts] : vms) {
       Places& places = vms_kept_[id];
       places = {parts.size(), 0, kNobody};
       for (const auto& [name, fd] : parts) places.bytes += stored_bytes(vm_prefix(VmId{id}) + name);
     }
   }
+  if (store) result.store->pools = std::move(pools);
   if (!vms.empty()) result.last = VmId{vms.rbegin()->first};
   for (auto& [id, parts] : vms) {
     if (!parts.contains("record")) {
@@ -250,6 +253,17 @@ Result<Inheritance> Keeping::inherit() {
   return result;
 }
 
+Status Keeping::note_pools(std::span<const store::PoolFile> pools, bool store) {
+  if (!store) {
+    // Left when an `off` was cut short: the pools go first.
+    return pools.empty() || !client_ ? Status{} : pools_.drop(*client_);
+  }
+  for (const store::PoolFile& pool : pools) {
+    if (Status noted = pools_.note_kept(pool, kNobody); !noted) return noted;
+  }
+  return {};
+}
+
 void Keeping::note_owner(const KeptVm& vm) {
   const Working working(*this);
   vms_kept_[vm.record.vm].account = ids_.account_of(vm.record.uid);
@@ -258,11 +272,13 @@ void Keeping::note_owner(const KeptVm& vm) {
 Status Keeping::check_share(const Places& wanted) const {
   Places own;
   Places others{kStoreParts, 0, 0};
-  for (const auto& [id, places] : vms_kept_) {
+  const auto add = [&](const Places& places) {
     Places& sum = places.account == wanted.account ? own : others;
     sum.descriptors += places.descriptors;
     sum.bytes += places.bytes;
-  }
+  };
+  for (const auto& [id, places] : vms_kept_) add(places);
+  pools_.each_places(add);
   const OwnerShare descriptors(client_->held_max(), OwnerShare::kHalf);
   const OwnerShare bytes(keeper::kNameBytesMax, OwnerShare::kHalf);
   if (descriptors.allows(others.descriptors, own.descriptors, wanted.descriptors) &&
@@ -293,6 +309,7 @@ Status Keeping::keep_vm(const guest::Vm& vm, const store::StoreFiles& store) {
     mutex_.is_held();
     if (anothers_store_) return fail("the keeper holds another daemon's store", EBUSY);
     if (Status kept = keep_store(client, store); !kept) return kept;
+    if (Status kept = pools_.keep_all(client); !kept) return kept;
     const guest::Vm::Files& files = vm.files();
     const std::string prefix = vm_prefix(vm.id());
     const std::string uffd = prefix + "uffd";
@@ -315,6 +332,31 @@ Status Keeping::keep_vm(const guest::Vm& vm, const store::StoreFiles& store) {
     vms_kept_[vm.id().value] = wanted;
     if (Status kept = client.keep_together(set); !kept) return kept;
     return client.keep(record, files.record);
+  });
+}
+
+Status Keeping::keep_pool(const store::PoolFile& pool, const guest::Vm& vm) {
+  return call([&](keeper::Client& client) -> Status {
+    mutex_.is_held();
+    // So a VM that leaves at this moment brings neither a pool nor the store back to the keeper.
+    if (!vms_kept_.contains(vm.id().value))
+      return fail("the keeper does not hold the VM that needs the pool", ENOENT);
+    if (anothers_store_) return fail("the keeper holds another daemon's store", EBUSY);
+    const uid_t account = ids_.account_of(vm.record().uid);
+    if (pools_.has(pool)) {
+      pools_.set_account(pool, account);
+    } else if (Status allowed = check_share(pools_.places_of(pool, account)); !allowed) {
+      return allowed;
+    }
+    return pools_.keep(client, pool, account);
+  });
+}
+
+Status Keeping::forget_pools_but(std::span<const store::PoolFile> pools) {
+  return call([&](keeper::Client& client) -> Status {
+    mutex_.is_held();
+    if (anothers_store_) return {};
+    return pools_.forget_but(client, pools);
   });
 }
 
@@ -342,6 +384,8 @@ Status Keeping::drop_store() {
     if (!vms_kept_.empty() || !vms_to_drop_.empty()) {
       return fail("the keeper holds VMs whose pages may be in the store", EBUSY);
     }
+    // The pools first: pools without a store would be of no use to the next daemon.
+    if (Status gone = pools_.drop(client); !gone) return gone;
     store_kept_ = false;
     Status dropped = client.drop_prefix(kStorePrefix);
     store_handed_over_ = !dropped;

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The daemon's side of the keeper. Files that must outlive the daemon have the names "store.*" and
-// "vm.<id>.*". They are given to the keeper before anything is punched, and taken back at the
-// start.
+// The daemon's side of the keeper. Files that must outlive the daemon have the names "store.*",
+// "pool.*" and "vm.<id>.*". They are given to the keeper before anything is punched, and taken back
+// at the start.
 // Threads: any. One call to the keeper at a time; it takes as long as the keeper needs. The const
 // functions answer from a copy and never wait for a stopped keeper.
-// Invariants: the keeper never holds a VM without the store that has its pages: keep_vm() gives the
-// store first, drop_store() refuses while a VM is kept. No owner has more of the keeper's places
+// Invariants: the keeper never holds a VM without the store and the pools that have its pages:
+// keep_vm() gives the store first, then the pools, and drop_store() refuses while a VM is kept. A
+// pool is given before a page can map it. No owner has more of the keeper's places
 // than its share (base/owner_share.hpp), so no owner keeps the VMs of others out.
 #pragma once
 
@@ -15,10 +16,12 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "base/thread_annotations.hpp"
+#include "daemon/custody/kept_pools.hpp"
 #include "guest/vm.hpp"
 #include "keeper/client.hpp"
 #include "store/files.hpp"
@@ -79,15 +82,21 @@ class Keeping {
   // Takes what an earlier daemon left. Drops VMs whose hand-over was not complete: they were never
   // folded.
   Result<Inheritance> inherit();
-  // Gives the keeper the store (unless it has it), then the VM, the VM's record last: a VM without
-  // a record was never folded. Errors: EBUSY, the keeper holds the store of an earlier daemon;
-  // EDQUOT, the VM's owner has used up its share of the keeper; others from the call.
+  // Gives the keeper the store and the pools (unless it has them), then the VM, the VM's record
+  // last: a VM without a record was never folded. Errors: EBUSY, the keeper holds the store of an
+  // earlier daemon; EDQUOT, the VM's owner has used up its share of the keeper; others from the
+  // call.
   Status keep_vm(const guest::Vm& vm, const store::StoreFiles& store);
   // Does nothing if the keeper holds the store of an earlier daemon: the VM with this number is
   // then a VM of that daemon, and may live. If the call fails, connect() drops the VM later.
   Status drop_vm(VmId id);
-  // Does nothing if the store was never given to the keeper. EBUSY: the keeper holds a VM, whose
-  // pages may be in the store.
+  // Gives the keeper the pool of a VM's group, before a page of the VM maps it. Errors: ENOENT, the
+  // keeper does not hold the VM; others as keep_vm().
+  Status keep_pool(const store::PoolFile& pool, const guest::Vm& vm);
+  // The keeper forgets the pools that are not among these: their groups are gone.
+  Status forget_pools_but(std::span<const store::PoolFile> pools);
+  // Drops the pools, then the store. Does nothing if the store was never given to the keeper.
+  // EBUSY: the keeper holds a VM, whose pages may be in the store.
   Status drop_store();
 
  private:
@@ -117,14 +126,10 @@ class Keeping {
    private:
     Keeping& keeping_;
   };
-  // Places of the keeper: descriptors, and bytes of their names.
-  struct Places {
-    std::size_t descriptors = 0;
-    std::size_t bytes = 0;
-    uid_t account = 0;
-  };
+  using Places = KeeperPlaces;
   void publish() REQUIRES(mutex_);
   void note_owner(const KeptVm& vm) EXCLUDES(mutex_);
+  Status note_pools(std::span<const store::PoolFile> pools, bool store) REQUIRES(mutex_);
   Status check_share(const Places& wanted) const REQUIRES(mutex_);  // and: connected
   Status call(auto&& request) EXCLUDES(mutex_);
   Status keep_store(keeper::Client& client, const store::StoreFiles& store) REQUIRES(mutex_);
@@ -141,6 +146,7 @@ class Keeping {
   bool store_kept_ GUARDED_BY(mutex_) = false;
   std::map<std::uint32_t, Places> vms_kept_ GUARDED_BY(mutex_);  // the places of each VM
   std::set<std::uint32_t> vms_to_drop_ GUARDED_BY(mutex_);       // left while the keeper was away
+  KeptPools pools_ GUARDED_BY(mutex_);
   bool anothers_store_ GUARDED_BY(mutex_) = false;
   // Not of this connection: after the store was given once, a keeper that restarts gets it back
   // from its service manager.

@@ -34,6 +34,7 @@ bool own(guest::PageTable& table, PageIndex p, const std::atomic<bool>& stop) {
 }
 
 struct Found {
+  std::uint64_t mapped = 0;   // words that say so
   std::uint64_t damaged = 0;  // words; a fault or the scan repairs them
   std::uint64_t refused = 0;  // references that the store does not know
 };
@@ -46,6 +47,7 @@ void count_page(AttachedVm& vm, store::Contents& contents, PageIndex p, Found& f
   } else if (word->names_content()) {
     if (contents.count(vm.group, word->content()) == store::Booked::refused) ++found.refused;
     if (word->tag() == Tag::clean) counters.clean.add();
+    if (word->tag() == Tag::mapped) ++found.mapped;
     if (word->tag() == Tag::folded) {
       (word->content() == kZeroContent ? counters.folded_zero : counters.folded_content).add();
     }
@@ -85,6 +87,9 @@ bool count_references(AttachedVm& vm, store::Contents& contents, const std::atom
   tell(vm, found);
   if (!whole) return false;
   if (found.refused != 0) vm.vm->stop_folding(guest::Inconsistency::references);
+  // Before a command to map a page is sent, the page's word says `mapped`. So without such a word
+  // no page maps the pool, nor will. A damaged word may have been one.
+  if (found.mapped == 0 && found.damaged == 0) vm.vm->set_mappings_known(true);
   vm.vm->set_counted(PageIndex{vm.vm->pages().value});
   vm.counted.store(true);
   return true;

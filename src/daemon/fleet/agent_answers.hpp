@@ -40,6 +40,9 @@ class AgentAnswers {
   // The port for commands to the VM's agent. It is open after the agent has answered the fence, and
   // closed for ever when the connection ends. Null: there is no agent, or it knows no commands.
   virtual std::shared_ptr<guest::AgentPort> port(const AttachedVm& vm) = 0;
+  // Gives the VM's agent the pool of its group, once for each connection; sets vm.pool_sent. False:
+  // there is no agent that knows commands, or it does not read. REQUIRES: vm.pool is open.
+  virtual bool send_pool(AttachedVm& vm) = 0;
 };
 
 }  // namespace ramfold::daemon

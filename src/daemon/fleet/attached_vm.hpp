@@ -15,7 +15,9 @@
 
 #include "base/published.hpp"
 #include "base/thread_annotations.hpp"
+#include "daemon/fleet/mapping_state.hpp"
 #include "fault/server.hpp"
+#include "fold/vm_pool.hpp"
 #include "guest/facts.hpp"
 #include "guest/vm.hpp"
 #include "policy/targets.hpp"
@@ -33,12 +35,14 @@ inline bool has_ended(sys::BorrowedFd pidfd) noexcept {
 }
 
 // The chunk that a worker takes next. A pass ends when every chunk was taken and given back, or was
-// skipped because the RAM file has a hole there. A new pass begins only after that, so only one
-// worker at a time works on a chunk.
+// skipped because the RAM file has a hole there. A new pass begins only after that, and nobody
+// takes a chunk that another has. So only one worker at a time works on a chunk.
 struct ScanCursor {
   Mutex mutex{"ScanCursor"};
   std::size_t next GUARDED_BY(mutex) = 0;
   std::size_t in_work GUARDED_BY(mutex) = 0;
+  // The chunks that workers have, and the one in which pages are mapped or put back.
+  std::vector<std::size_t> taken GUARDED_BY(mutex);
   std::uint64_t began_ns GUARDED_BY(mutex) = 0;
   scan::Met met GUARDED_BY(mutex);       // in this pass so far
   scan::Met met_last GUARDED_BY(mutex);  // in the last whole pass
@@ -139,10 +143,27 @@ class FoldAllowance {
   std::atomic<std::uint64_t> settled_{0};
 };
 
+// Why no page begins to map the pool.
+enum class MapObstacle : std::uint8_t {
+  nothing,
+  off,        // `map` is off for the VM
+  kernel,     // before Linux 6.12, or it does not tell what an address maps
+  root,       // QEMU runs as the daemon's user
+  agent,      // it cannot map, or is not there
+  store,      // it is of a version without pools
+  keeper,     // it has not got the pool, or the VM
+  not_known,  // which pages map the pool is not known yet
+  stops,      // the VM is being unfolded, or is damaged, or has ended
+  failed,     // no memory or no descriptor for the pool; tried again
+};
+
 struct AttachedVm {
   std::unique_ptr<guest::Vm> vm;
   std::unique_ptr<fault::Server> faults;  // destroyed before the Vm
   store::GroupUse group;
+  // What its pages map of the group's pool. Null, or not open: it maps nothing, and never did. Set
+  // before the VM is in the set of VMs.
+  std::unique_ptr<fold::VmPool> pool;
   Published<policy::VmTargets> targets;
   std::vector<guest::RamBlock> ram;
   std::string uuid;
@@ -177,6 +198,15 @@ struct AttachedVm {
   std::atomic<bool> held_said{false};
   std::atomic<bool> faults_stopped{false};
 
+  // Mapping (custody/mappings.hpp).
+  std::atomic<bool> fenced{false};     // its agent has answered a fence of this daemon
+  std::atomic<bool> pool_sent{false};  // the connected agent was given the pool
+  // A thread finds out what its pages map. That thread alone uses `pool` meanwhile.
+  std::atomic<bool> finding_mappings{false};
+  // Pages map the pool, and their words do not say so: damage. So what the VM maps stays unknown.
+  std::atomic<bool> unnamed_mappings{false};
+  std::atomic<MapObstacle> map_obstacle{MapObstacle::off};
+
   // Bounds on the work that an agent's messages can cause.
   std::atomic<std::uint32_t> unfolds_asked{0};  // not answered yet
   std::atomic<bool> look_asked{false};  // a look at its facts was asked for and has not begun
@@ -186,10 +216,20 @@ struct AttachedVm {
 
   FactState facts;
   ScanCursor cursor;
+  MappingState mapping;  // destroyed before the pool and the Vm
   Keeps keeps;
   FoldAllowance allowance;
   std::atomic<policy::VmActs::Because> held_back{policy::VmActs::Because::nothing};  // why
   std::atomic<unsigned> vcpus{0};                                                    // 0: not known
+
+  // Pages may be put back: it is known which map the pool.
+  bool may_restore() const noexcept { return pool && pool->is_open() && vm->mappings_known(); }
+  // Further pages may map the pool.
+  bool may_map() const noexcept {
+    return map_obstacle == MapObstacle::nothing && pool_sent && may_restore() && wants_folding();
+  }
+  // Pages that map the pool of its group, or are about to.
+  PageCount mapped() const noexcept { return pool ? pool->mapped() : PageCount{0}; }
 
   bool stays_unfolded() const noexcept { return consumers != 0 || consumer_found; }
   // It stays unfolded only because of userfaultfds of QEMU's own, and no agent waits for an answer.

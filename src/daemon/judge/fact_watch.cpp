@@ -111,6 +111,7 @@ void FactWatch::look(const VmHandle& vm, guest::Depth depth) {
   what.pid = vm->vm->pid();
   what.start_ticks = vm->vm->record().start_time;
   what.blocks = vm->ram;
+  if (vm->pool && vm->pool->is_open()) what.pool = vm->pool->file();
   what.agent_answers = vm->agent_ready;
   what.incoming_finished = vm->incoming_finished;
   const auto others = sight.others.known();

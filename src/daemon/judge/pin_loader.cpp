@@ -28,12 +28,18 @@ std::unique_ptr<PinLoader> PinLoader::begin() {
 
 void PinLoader::load() {
   loaded_.emplace(sys::PinTest::load(sys::Procfs()));
+  private_pins_.emplace(sys::PrivatePins::load(sys::Procfs()));
   give_up_capabilities();
 }
 
 const sys::LoadedPinTest& PinLoader::loaded() {
   thread_.join();
   return *loaded_;
+}
+
+const sys::LoadedPrivatePins& PinLoader::private_pins() {
+  thread_.join();
+  return *private_pins_;
 }
 
 }  // namespace ramfold::daemon

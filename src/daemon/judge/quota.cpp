@@ -72,8 +72,9 @@ void KeepsJudge::judge(std::span<const VmHandle> vms, const store::Stats& stats,
   for (const VmHandle& vm : vms) {
     const guest::VmCounters& c = vm->vm->counters();
     keeps.push_back({ids_.account_of(vm->vm->record().uid), vm->group,
-                     c.folded_content.get() + c.clean.get(), backed(vm->vm->files().words),
-                     backed(vm->vm->files().shared), bytes(vm->vm->pages())});
+                     c.folded_content.get() + c.clean.get() + vm->mapped().value,
+                     backed(vm->vm->files().words), backed(vm->vm->files().shared),
+                     bytes(vm->vm->pages())});
   }
   const std::vector<KeepsVerdict> verdicts = judge_keeps(keeps, stats, limits);
   for (std::size_t i = 0; i < vms.size(); ++i) {

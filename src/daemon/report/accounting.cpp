@@ -22,6 +22,10 @@ ByteCount own_page_tables(const sys::Procfs& procfs) {
   return status ? status->page_tables : ByteCount{0};
 }
 
+// A mapping of a process takes so much memory of the kernel's: vm_area_struct and its place in the
+// tree.
+constexpr std::uint64_t kBytesAMapping = 230;
+
 // Anonymous memory of a process: shared mappings are counted by their files.
 ByteCount private_memory(const sys::Procfs& procfs, pid_t pid) {
   const auto status = procfs.status(pid);
@@ -34,7 +38,7 @@ ByteCount needed_if_all_back(const std::vector<VmHandle>& vms, const store::Stat
   std::uint64_t pages = 0;
   for (const VmHandle& vm : vms) {
     const guest::VmCounters& c = vm->vm->counters();
-    pages += c.folded_content.get() + c.folded_zero.get();
+    pages += c.folded_content.get() + c.folded_zero.get() + vm->mapped().value;
   }
   const std::uint64_t needed = pages << kPageShift;
   return ByteCount{needed - std::min(needed, stats.arena_in_slots.value + stats.pool_stored.value)};
@@ -49,7 +53,9 @@ Account host_account(const std::vector<VmHandle>& vms, const store::Contents& co
   for (const VmHandle& vm : vms) {
     const guest::VmCounters& c = vm->vm->counters();
     account.saved.zero.pages.value += c.folded_zero.get();
-    folded_content += c.folded_content.get();
+    folded_content += c.folded_content.get() + vm->mapped().value;
+    if (vm->mapped().value != 0)
+      account.spent.kernel_mappings.value += vm->mapping.ranges * kBytesAMapping;
     account.spent.page_tables = account.spent.page_tables + backed(vm->vm->files().words);
     account.spent.discard_bitmaps = account.spent.discard_bitmaps + backed(vm->vm->files().shared);
   }
@@ -90,7 +96,7 @@ control::Savings vm_savings(const AttachedVm& vm, const Account& host,
   const guest::VmCounters& c = vm.vm->counters();
   control::Savings saved;
   saved.zero = {PageCount{c.folded_zero.get()}, bytes(PageCount{c.folded_zero.get()})};
-  const std::uint64_t mine = c.folded_content.get();
+  const std::uint64_t mine = c.folded_content.get() + vm.mapped().value;
   const std::uint64_t all = host.saved.shared.pages.value + host.saved.compressed.pages.value;
   const double part = all == 0 ? 0 : static_cast<double>(mine) / static_cast<double>(all);
   const auto share = [part](Mechanism m) {

@@ -110,6 +110,7 @@ control::PolicyView policy_view(const LivePolicy& policy, const AttachedVm& vm, 
   rows.add("vm.zero", now.zero, later.zero, section.zero);
   rows.add("vm.share", now.share, later.share, section.share);
   rows.add("vm.lz4", now.lz4, later.lz4, section.lz4);
+  rows.add("vm.map", now.map, later.map, section.map);
   rows.add("vm.when", policy::word_of(now.when), policy::word_of(later.when), section.when);
   rows.add("vm.passes", now.passes, later.passes, section.passes);
   rows.add("vm.stall_budget", now.stall_budget, later.stall_budget, section.stall_budget);

@@ -6,6 +6,7 @@
 
 #include "base/clock.hpp"
 #include "daemon/custody/hand_over.hpp"
+#include "daemon/custody/mappings.hpp"
 #include "daemon/judge/host_judge.hpp"
 #include "daemon/judge/quota.hpp"
 #include "daemon/judge/stall_watch.hpp"
@@ -161,9 +162,10 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
   view.pages.total = vm->vm->pages();
   view.pages.resident = resident(*vm->vm);
   view.pages.clean = PageCount{c.clean.get()};
+  view.pages.mapped = vm->mapped();
   view.pages.poisoned = PageCount{c.poisoned.get()};
-  view.pages.touched =
-      PageCount{view.pages.resident.value + c.folded_zero.get() + c.folded_content.get()};
+  view.pages.touched = PageCount{view.pages.resident.value + c.folded_zero.get() +
+                                 c.folded_content.get() + view.pages.mapped.value};
   {
     const MutexLock lock(vm->cursor.mutex);
     view.pass_seconds = seconds(vm->cursor.pass_ns);
@@ -210,6 +212,7 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
     is_renewable = vm->is_renewable();
   }
   view.gate = open ? control::GateState::pinned : control::GateState::closed;
+  if (const auto why = why_not_mapped(*vm)) view.notices.push_back(*why);
   if (!vm->kept) view.reasons.push_back(why_not_kept(*vm));
   if (!vm->agent_ready) {
     because("agent-silent", "its agent does not answer, so nothing is folded",

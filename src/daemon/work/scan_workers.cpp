@@ -37,7 +37,7 @@ void free_words(guest::Vm& vm, std::size_t chunk) noexcept {
 
 scan::ColdRule rule_of(const AttachedVm& vm, const policy::WorkTargets& targets, unsigned epochs) {
   const unsigned passes = vm.targets.load().passes;
-  return {passes, std::max(passes, targets.backoff_passes_max), epochs};
+  return {passes, std::max(passes, targets.backoff_passes_max), epochs, vm.mapping.wanted};
 }
 
 // Of each second, how much of its threads' time a VM may spend on touches of forgotten pages: half
@@ -234,11 +234,14 @@ bool ScanWorkers::claim_of(const VmHandle& vm, Claim& claim) {
     end_pass_if_over(*vm, cursor);
     return false;
   }
+  // Its pages are mapped or put back at this moment.
+  if (std::ranges::find(cursor.taken, cursor.next) != cursor.taken.end()) return false;
   ++cursor.in_work;
   ++cursor.chunks;
   claim.vm = vm;
   claim.chunk = cursor.next++;
   claim.source = cursor.source;
+  cursor.taken.push_back(claim.chunk);
   claim.history = cursor.history ? &*cursor.history : nullptr;
   claim.sampling = cursor.sampling;
   claim.folds = cursor.terms.folds;
@@ -331,6 +334,7 @@ void ScanWorkers::give_back(const Claim& claim, const scan::Met& met) {
   ScanCursor& cursor = claim.vm->cursor;
   const MutexLock lock(cursor.mutex);
   --cursor.in_work;
+  std::erase(cursor.taken, claim.chunk);
   cursor.met.present += met.present;
   cursor.met.held += met.held;
   cursor.met.asked.candidates += met.asked.candidates;
@@ -383,6 +387,9 @@ std::uint64_t ScanWorkers::work(const Claim& claim, scan::Planner& planner, fold
   const std::uint64_t began = thread_cpu_ns();
   fold(vm, folder, found);
   const std::uint64_t folding = thread_cpu_ns() - began;
+  if (vm.mapping.wanted) {
+    for (const scan::Window& window : found) vm.mapping.found.put_parts(window.pages, window.map);
+  }
   if (asking) ask(claim, agent.get(), planner.seen(), met);
   return folding;
 }

@@ -23,6 +23,7 @@ Work::Work(VmSet& vms, store::Contents& contents, HostState& state, const policy
       sources_(kernel),
       scan_(vms, contents, state, config),
       referenced_(config.scan.referenced),
+      mapping_(vms, contents, state, config),
       reform_config_(config.reform),
       cpu_s_per_gib_hour_(worth_of(config.reform)) {
   tell_referenced(config.scan.referenced);
@@ -43,6 +44,7 @@ Work::Asked Work::asked() const {
 
 void Work::start() {
   scan_.start();
+  tend_mapping();
   started_.store(true);  // tend() starts the threads that the kernel refused
   const MutexLock lock(reform_mutex_);
   tend_reform();
@@ -52,6 +54,7 @@ void Work::set(const policy::Config& config) {
   scan_.set(policy::work_targets(config));
   if (referenced_.exchange(config.scan.referenced) != config.scan.referenced)
     tell_referenced(config.scan.referenced);
+  mapping_.set(policy::work_targets(config));
   const MutexLock lock(reform_mutex_);
   reform_config_ = config.reform;
   cpu_s_per_gib_hour_.store(worth_of(config.reform));
@@ -75,8 +78,15 @@ void Work::tend_reform() {
   (void)owned_reform_->begin();
 }
 
+void Work::tend_mapping() {
+  const Status begun = mapping_.begin();
+  if (!begun && !std::exchange(mapping_complained_, true))
+    log::error("pages are not mapped, and not put back: {}: trying again", begun.error().text());
+}
+
 void Work::stop() noexcept {
   scan_.stop();
+  mapping_.stop();
   const MutexLock lock(reform_mutex_);
   stopped_ = true;
   if (owned_reform_) owned_reform_->stop();
@@ -85,13 +95,15 @@ void Work::stop() noexcept {
 void Work::tend() {
   if (!started_) return;
   scan_.tend();
+  tend_mapping();
   const MutexLock lock(reform_mutex_);
   tend_reform();
 }
 
 Work::Cpu Work::cpu() const noexcept {
   const ReformWorker* const reform = reform_.load();
-  return {scan_.scan_cpu_ns(), scan_.fold_cpu_ns(), reform == nullptr ? 0 : reform->cpu_ns()};
+  return {scan_.scan_cpu_ns(), scan_.fold_cpu_ns() + mapping_.cpu_ns(),
+          reform == nullptr ? 0 : reform->cpu_ns()};
 }
 
 std::optional<Work::Reform> Work::reform() const {

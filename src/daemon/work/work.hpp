@@ -10,6 +10,7 @@
 #include <string>
 
 #include "base/thread_annotations.hpp"
+#include "daemon/work/mapping_worker.hpp"
 #include "daemon/work/reform_worker.hpp"
 #include "daemon/work/scan_workers.hpp"
 
@@ -26,8 +27,16 @@ class Work {
   void set(const policy::Config& config) EXCLUDES(reform_mutex_);
   // See ScanWorkers::fold_with().
   void fold_with(const sys::PinTest& test) noexcept { scan_.fold_with(test); }
-  // See ScanWorkers::ask_through().
-  void ask_through(AgentAnswers& agents) noexcept { scan_.ask_through(agents, sources_); }
+  // See MappingWorker::map_with().
+  void map_with(const sys::PinTest& pages, const sys::PrivatePins& copies) noexcept {
+    mapping_.map_with(pages, copies);
+  }
+  void map_nothing() noexcept { mapping_.map_nothing(); }
+  // See ScanWorkers::ask_through() and MappingWorker::ask_through().
+  void ask_through(AgentAnswers& agents) noexcept {
+    scan_.ask_through(agents, sources_);
+    mapping_.ask_through(agents);
+  }
   // The source that tells which pages guests touch.
   struct Asked {
     std::string_view source;                 // "off": none
@@ -57,13 +66,16 @@ class Work {
  private:
   store::Contents& contents_;
   HostState& state_;
-  void tell_referenced(policy::Referenced wanted) const;  // in the log
   // Makes the reform worker when it is needed for the first time.
   void tend_reform() REQUIRES(reform_mutex_);
+  void tend_mapping();
+  void tell_referenced(policy::Referenced wanted) const;  // in the log
 
   const Sources sources_;
   ScanWorkers scan_;
   std::atomic<policy::Referenced> referenced_;
+  MappingWorker mapping_;
+  bool mapping_complained_ = false;
   Mutex reform_mutex_{"Work::reform"};
   policy::ReformConfig reform_config_ GUARDED_BY(reform_mutex_);
   std::string reform_complaint_ GUARDED_BY(reform_mutex_);  // the last one that was logged

@@ -62,6 +62,8 @@ class Pool {
   const sys::Fd& file() const noexcept { return file_; }
   // A descriptor for a QEMU: the file is opened anew, for reading.
   Result<sys::Fd> read_only() const;
+  // There is such a slot.
+  bool has(PoolSlot slot) const noexcept { return exists(slot); }
   std::byte* data(PoolSlot slot) const noexcept {
     return data_.data() + std::size_t{slot.value} * kPageSize;
   }
@@ -82,7 +84,8 @@ class Pool {
   [[nodiscard]] bool retire(PoolSlot home, ContentId owner) noexcept EXCLUDES(mutex_);
 
   // Counts one more mapping of the home of `owner`, or of its spare; returns the one. Empty: both
-  // have kMappingsMax mappings, so a new spare is needed; or it is not the home of `owner`.
+  // have kMappingsMax mappings, so a new spare is needed; or it is not the home of `owner`; or the
+  // mappings are not known.
   std::optional<PoolSlot> map(PoolSlot home, ContentId owner) noexcept EXCLUDES(mutex_);
   // A mapping ended, for which see above. False: none was counted.
   [[nodiscard]] bool unmap(PoolSlot slot) noexcept EXCLUDES(mutex_);

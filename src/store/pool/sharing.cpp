@@ -175,7 +175,7 @@ void Parts::account_switch(ContentId id, GroupId group, Where from, Where to,
   usage.add_references(group, to.form(), words);
 }
 
-Result<Contents::PoolFiles> Contents::pool(GroupId group) {
+Result<Contents::PoolFiles> Contents::pool(GroupId group, MakePool make) {
   Parts& parts = *parts_;
   // An older daemon that took the store back would take a content in a pool for a damaged one.
   if (parts.headers->superblock().version == kFormatWithoutPools)
@@ -183,12 +183,13 @@ Result<Contents::PoolFiles> Contents::pool(GroupId group) {
   const auto pool_id = parts.groups->pool_id(group);
   if (!pool_id) return fail("the group's entry is damaged", EUCLEAN);
   const MutexLock lock(parts.moving.mutex);
-  if (parts.phase.load(std::memory_order_acquire) != Phase::ready) {
-    return fail("the store is recovering", EAGAIN);
-  }
   const Pool::Identity identity = parts.pool_identity(group, *pool_id);
   const Pool* pool = parts.pools.find(group);
   if (pool == nullptr || pool->identity() != identity) {
+    if (make == MakePool::no) return fail("the group has no pool", ENOENT);
+    if (parts.phase.load(std::memory_order_acquire) != Phase::ready) {
+      return fail("the store is recovering", EAGAIN);
+    }
     auto made = Pool::create(identity, pool_bytes_for(parts.arena->size()));
     if (!made) return std::unexpected(made.error());
     pool = made->get();
@@ -199,7 +200,7 @@ Result<Contents::PoolFiles> Contents::pool(GroupId group) {
   if (!kept) return std::unexpected(kept.error());
   auto read_only = pool->read_only();
   if (!read_only) return std::unexpected(read_only.error());
-  return PoolFiles{std::move(*kept), std::move(*read_only)};
+  return PoolFiles{{group, std::move(*kept), identity.pool_id}, std::move(*read_only)};
 }
 
 Result<std::vector<PoolFile>> Contents::pool_files() const {
@@ -212,7 +213,7 @@ Result<std::vector<PoolFile>> Contents::pool_files() const {
     if (pool == nullptr || parts.groups->pool_id(group) != pool->identity().pool_id) continue;
     auto file = pool->file().duplicate();
     if (!file) return std::unexpected(file.error());
-    files.push_back({group, std::move(*file)});
+    files.push_back({group, std::move(*file), pool->identity().pool_id});
   }
   return files;
 }
@@ -237,6 +238,10 @@ void Contents::share_run(GroupId group, std::span<const ContentId> ids,
   parts.settle();
 }
 
+bool Contents::is_shared(GroupId group, ContentId id) const noexcept {
+  return parts_->belongs(id, group) && parts_->pages_of(id) >= 2;
+}
+
 Booked Contents::unmap(GroupId group, PoolSlot slot) noexcept {
   Pool* const pool = parts_->pools.find(group);
   if (pool != nullptr && pool->unmap(slot)) return Booked::done;
@@ -244,12 +249,13 @@ Booked Contents::unmap(GroupId group, PoolSlot slot) noexcept {
   return Booked::refused;
 }
 
-Booked Contents::note_mapping(GroupId group, ContentId id, PoolSlot slot) noexcept {
+Result<Booked> Contents::note_mapping(GroupId group, ContentId id, PoolSlot slot) noexcept {
   Parts& parts = *parts_;
   Pool* const pool = parts.pools.find(group);
-  if (pool == nullptr || !pool->note_mapping(slot)) {
+  if (pool == nullptr || !pool->has(slot)) return fail("there is no such slot", ENOENT);
+  if (!pool->note_mapping(slot)) {
     parts.miscounted.add();
-    return Booked::refused;
+    return fail("too many pages map the slot, or it is too late to note it", EOVERFLOW);
   }
   if (!parts.belongs(id, group)) return Booked::refused;
   if (parts.headers->where(id).bits() == Where::in_pool(slot).bits()) return Booked::done;

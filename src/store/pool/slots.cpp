@@ -136,7 +136,7 @@ bool Pool::retire(PoolSlot home, ContentId owner) noexcept {
 
 std::optional<PoolSlot> Pool::map(PoolSlot home, ContentId owner) noexcept {
   const MutexLock lock(mutex_);
-  if (!is_home(home, owner)) return std::nullopt;
+  if (!known_ || !is_home(home, owner)) return std::nullopt;
   for (const std::uint32_t index : {home.value, slots_[home.value].link}) {
     if (index == 0 || slots_[index].mappings >= kMappingsMax) continue;
     ++slots_[index].mappings;

@@ -6,82 +6,15 @@
 // more for each other holder: a device write in flight, a registered buffer, a pipe, a CPU's batch
 // of new pages. The kernel moves a page by the same rule (folio_expected_ref_count() in
 // include/linux/mm.h).
-//
-// The structs name only the fields that are read. libbpf puts in the offsets of the running kernel
-// (CO-RE); where a field is not there, the program does not load. All reads are of pointers that
-// the verifier does not trust: a bad address reads as 0.
-#include <linux/bpf.h>
-
-#include <bpf/bpf_core_read.h>
-#include <bpf/bpf_helpers.h>
-
+#include "sys/bpf/kernel.bpf.h"
 #include "sys/bpf/pin_test_request.h"
 
-#define KERNEL __attribute__((preserve_access_index))
-
-typedef struct {
-  int counter;
-} atomic_t;
-
-struct xarray {
-  void *xa_head;
-} KERNEL;
 struct xa_node {
   unsigned char shift;
   void *slots[64];
 } KERNEL;
-struct address_space {
-  struct xarray i_pages;
-} KERNEL;
-struct file {
-  struct address_space *f_mapping;
-} KERNEL;
-struct fdtable {
-  unsigned int max_fds;
-  struct file **fd;
-} KERNEL;
-struct files_struct {
-  struct fdtable *fdt;
-} KERNEL;
-struct task_struct {
-  struct files_struct *files;
-} KERNEL;
-struct folio {
-  struct address_space *mapping;
-  unsigned long index;
-  atomic_t _mapcount;  // page table entries, less 1
-  atomic_t _refcount;
-} KERNEL;
-// The flags are a word, since Linux 6.18 in a struct.
-struct folio___word {
-  unsigned long flags;
-} KERNEL;
-struct folio___struct {
-  struct {
-    unsigned long f;
-  } flags;
-} KERNEL;
-// The place of PG_head differs between versions.
-enum pageflags { PG_head = 6 };
-
-extern void bpf_rcu_read_lock(void) __ksym;
-extern void bpf_rcu_read_unlock(void) __ksym;
-extern void *bpf_rdonly_cast(void *obj, __u32 btf_id) __ksym;
 
 char LICENSE[] SEC("license") = "GPL";
-
-#define AS(type, address) \
-  ((struct type *)bpf_rdonly_cast((void *)(address), bpf_core_type_id_kernel(struct type)))
-// Reads in the order of the program. x86 keeps the order of loads; a port to another architecture
-// needs a barrier here.
-#define READ(place) (*(volatile typeof(place) *)&(place))
-
-// The word at any kernel address. Only casts to structs are allowed, so the word is read as a field
-// of one; the verifier takes it for a number, which a field with a pointer would not be.
-static __always_inline __u64 word_at(__u64 address) {
-  const __u64 start = address - bpf_core_field_offset(struct folio, index);
-  return READ(AS(folio, start)->index);
-}
 
 // The entries of the page cache's tree (include/linux/xarray.h):
 //
@@ -145,26 +78,6 @@ static __always_inline void find_block(struct address_space *mapping, __u64 inde
   block->answer = RF_PIN_AGAIN;
 }
 
-static __always_inline __u64 flags_of(__u64 folio) {
-  if (bpf_core_field_exists(struct folio___struct, flags.f)) {
-    return word_at(folio + bpf_core_field_offset(struct folio___struct, flags));
-  }
-  return word_at(folio + bpf_core_field_offset(struct folio___word, flags));
-}
-
-// Both counts at one moment: they are the halves of one aligned word, and one load reads it. Of two
-// loads one could see the page mapped and the other not, so that a holder passes for a page table
-// entry. Three loads (mappings, references, mappings) do not exclude it: tests/model/pins.pml.
-// A new page table entry counts as a reference first, then as a mapping; one that goes, in the
-// opposite order. In between the page looks held.
-#define COUNTS_ARE_A_WORD                                     \
-  (bpf_core_field_offset(struct folio, _mapcount) % 8 == 0 && \
-   bpf_core_field_offset(struct folio, _refcount) ==          \
-       bpf_core_field_offset(struct folio, _mapcount) + 4)
-static __always_inline __u64 counts_of(__u64 folio) {
-  return word_at(folio + bpf_core_field_offset(struct folio, _mapcount));
-}
-
 static __always_inline __u8 answer_at(struct address_space *mapping, __u64 index, __u64 slot) {
   const __u64 entry = word_at(slot);
   if (!is_folio(entry)) return answer_without_folio(entry);
@@ -173,7 +86,7 @@ static __always_inline __u8 answer_at(struct address_space *mapping, __u64 index
   const int maps = (int)(__u32)counts + 1;
   const int references = (int)(counts >> 32);
   if (READ(folio->mapping) != mapping) return RF_PIN_AGAIN;  // it has just left the file
-  if (flags_of(entry) & (1ul << bpf_core_enum_value(enum pageflags, PG_head))) return RF_PIN_LARGE;
+  if (HAS_FLAG(flags_of(entry), PG_head)) return RF_PIN_LARGE;
   if (READ(folio->index) != index) return RF_PIN_AGAIN;
   if (!COUNTS_ARE_A_WORD) return RF_PIN_AGAIN;
   if (maps > 1) return RF_PIN_MAPPED_MORE;
@@ -205,15 +118,6 @@ static long answer_page(__u32 i, struct run *run) {
   return 0;
 }
 
-// REQUIRES: an RCU read section. The file stays: its descriptor belongs to who asks.
-static __always_inline struct address_space *mapping_of(__u32 fd) {
-  struct task_struct *task = (void *)bpf_get_current_task();
-  struct fdtable *table = READ(AS(files_struct, AS(task_struct, task)->files)->fdt);
-  if (fd >= READ(AS(fdtable, table)->max_fds)) return 0;
-  const __u64 file = word_at((__u64)READ(AS(fdtable, table)->fd) + 8ul * fd);
-  return file == 0 ? 0 : READ(AS(file, file)->f_mapping);
-}
-
 // Returns how many pages were answered; 0: no such file.
 SEC("syscall")
 int pin_test(struct rf_pin_request *request) {
@@ -221,7 +125,8 @@ int pin_test(struct rf_pin_request *request) {
   if (pages > RF_PIN_PAGES_MAX) return 0;
   struct run run = {.first = request->first};
   bpf_rcu_read_lock();
-  run.mapping = mapping_of(request->fd);
+  const __u64 file = file_of(request->fd);
+  if (file) run.mapping = READ(AS(file, file)->f_mapping);
   if (run.mapping) bpf_loop(pages, answer_page, &run, 0);
   bpf_rcu_read_unlock();
   if (!run.mapping) return 0;

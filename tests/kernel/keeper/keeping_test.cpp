@@ -55,6 +55,18 @@ struct Vm {
   }
 };
 
+std::vector<std::string> names_of(keeper::Client& client) {
+  std::vector<std::string> names;
+  const auto kept = client.take_all();
+  REQUIRE(kept.has_value());
+  for (const keeper::Kept& one : *kept) names.push_back(one.name);
+  return names;
+}
+std::size_t count_of(const std::vector<std::string>& names, std::string_view prefix) {
+  return static_cast<std::size_t>(
+      std::ranges::count_if(names, [&](const std::string& n) { return n.starts_with(prefix); }));
+}
+
 }  // namespace
 
 TEST_CASE("a VM's record is the last that the keeper gets of it, and the first that goes") {
@@ -217,4 +229,145 @@ TEST_CASE("that the keeper takes no more is said once a VM, however many wait in
   CHECK_FALSE(vms[2]->kept);
   CHECK_FALSE(vms[3]->kept);
   CHECK(said == 2);
+}
+
+TEST_CASE("a pool comes back to the next daemon, and goes with its group or with the store") {
+  const Directory dir;
+  const KeeperProcess keeper(dir / "k");
+  const Vm guest(7);
+  auto contents = store::Contents::create(ByteCount{1u << 20});
+  REQUIRE(contents.has_value());
+  auto group = (*contents)->group("one");
+  auto other = (*contents)->group("two");
+  const auto pool = (*contents)->pool(group->id());
+  const auto second = (*contents)->pool(other->id());
+  REQUIRE(pool.has_value());
+  REQUIRE(second.has_value());
+  CHECK(pool->kept.id != second->kept.id);
+  auto keeping = std::make_unique<daemon::Keeping>(keeper.socket());
+  CHECK_FALSE(keeping->keep_pool(pool->kept, *guest.vm));  // not connected
+  REQUIRE(eventually([&] { return keeping->connect().has_value(); }));
+  CHECK(keeping->keep_pool(pool->kept, *guest.vm).error().code == ENOENT);
+  CHECK(keeping->held() == 0);
+  REQUIRE(keeping->keep_vm(*guest.vm, (*contents)->files()));
+  const std::uint64_t without = keeping->held();
+  REQUIRE(keeping->keep_pool(pool->kept, *guest.vm));
+  REQUIRE(keeping->keep_pool(pool->kept, *guest.vm));
+  REQUIRE(keeping->keep_pool(second->kept, *guest.vm));
+  CHECK(keeping->held() == without + 2);
+  CHECK_FALSE(keeping->drop_store());
+
+  // The next daemon.
+  keeping = std::make_unique<daemon::Keeping>(keeper.socket());
+  REQUIRE(eventually([&] { return keeping->connect().has_value(); }));
+  auto left = keeping->inherit();
+  REQUIRE(left.has_value());
+  REQUIRE(left->store.has_value());
+  CHECK(left->store->pools.size() == 2);
+  const std::uint64_t held = keeping->held();
+  CHECK(held == without + 2);
+  other->reset();
+  auto adopted = store::Contents::adopt(std::move(*left->store));
+  REQUIRE(adopted.has_value());
+  auto again = (*adopted)->group("one");
+  REQUIRE((*adopted)->finish_recovery().has_value());
+  const auto files = (*adopted)->pool_files();
+  REQUIRE(files.has_value());
+  REQUIRE(files->size() == 1);  // nobody is in the second group
+  CHECK(files->front().id == pool->kept.id);
+  REQUIRE(keeping->forget_pools_but(*files));
+  CHECK(keeping->held() == held - 1);
+  REQUIRE(keeping->forget_pools_but(*files));
+  CHECK(keeping->held() == held - 1);
+
+  REQUIRE(keeping->drop_vm(guest.vm->id()));
+  REQUIRE(keeping->drop_store());
+  CHECK(keeping->held() == 0);
+  CHECK_FALSE(keeping->keep_pool(files->front(), *guest.vm));  // it was about to when the VM left
+  CHECK(keeping->held() == 0);
+  keeping.reset();
+  auto client = keeper::Client::connect(keeper.socket());
+  REQUIRE(eventually([&] {
+    client = keeper::Client::connect(keeper.socket());
+    return client.has_value();
+  }));
+  CHECK(names_of(*client).empty());
+}
+
+TEST_CASE("a keeper that lost everything gets the pools before the first VM") {
+  const Directory dir;
+  auto keeper = std::make_unique<KeeperProcess>(dir / "k");
+  const Vm guest(7);
+  const auto contents = store::Contents::create(ByteCount{1u << 20});
+  REQUIRE(contents.has_value());
+  const auto group = (*contents)->group("one");
+  const auto pool = (*contents)->pool(group->id());
+  REQUIRE(pool.has_value());
+  daemon::Keeping keeping(keeper->socket());
+  REQUIRE(eventually([&] { return keeping.connect().has_value(); }));
+  REQUIRE(keeping.keep_vm(*guest.vm, (*contents)->files()));
+  REQUIRE(keeping.keep_pool(pool->kept, *guest.vm));
+  const std::uint64_t held = keeping.held();
+  keeper->kill();
+  REQUIRE(eventually([&] { return !keeping.connected(); }));
+  ::unlink((dir / "k").c_str());
+  keeper = std::make_unique<KeeperProcess>(dir / "k");
+  REQUIRE(eventually([&] { return keeping.connect().has_value(); }));
+  REQUIRE(keeping.keep_vm(*guest.vm, (*contents)->files()));
+  CHECK(keeping.held() == held);
+  keeping.disconnect();
+  auto client = keeper::Client::connect(keeper->socket());
+  REQUIRE(eventually([&] {
+    client = keeper::Client::connect(keeper->socket());
+    return client.has_value();
+  }));
+  const auto names = names_of(*client);
+  CHECK(names.size() == held);
+  CHECK(count_of(names, "pool.") == 1);
+}
+
+TEST_CASE("pools without a store, which an `off` that was cut short leaves, are dropped") {
+  const Directory dir;
+  const KeeperProcess keeper(dir / "k");
+  const auto contents = store::Contents::create(ByteCount{1u << 20});
+  const auto group = (*contents)->group("one");
+  const auto pool = (*contents)->pool(group->id());
+  {
+    auto client = keeper::Client::connect(keeper.socket());
+    REQUIRE(eventually([&] {
+      if (!client) client = keeper::Client::connect(keeper.socket());
+      return client.has_value();
+    }));
+    REQUIRE(client->keep(daemon::KeptPools::name_of(pool->kept), pool->kept.file));
+    REQUIRE(client->keep("pool.1.not-a-number", memfd()));
+  }
+  daemon::Keeping keeping(keeper.socket());
+  REQUIRE(eventually([&] { return keeping.connect().has_value(); }));
+  CHECK_FALSE(keeping.holds_anothers_store());
+  auto left = keeping.inherit();
+  REQUIRE(left.has_value());
+  CHECK_FALSE(left->store.has_value());
+  CHECK(keeping.held() == 0);
+  keeping.disconnect();
+  auto client = keeper::Client::connect(keeper.socket());
+  REQUIRE(eventually([&] {
+    if (!client) client = keeper::Client::connect(keeper.socket());
+    return client.has_value();
+  }));
+  CHECK(names_of(*client).empty());
+}
+
+TEST_CASE("the name of a pool is read as it was written, and nothing else is") {
+  using daemon::KeptPools;
+  const auto parse = [](std::string_view name) { return KeptPools::parse(name, sys::Fd{}); };
+  const store::PoolFile pool{GroupId{12}, sys::Fd{}, 0xfedc'ba98'7654'3210};
+  CHECK(KeptPools::name_of(pool) == "pool.12.fedcba9876543210");
+  REQUIRE(parse("pool.12.fedcba9876543210").has_value());
+  CHECK(parse("pool.12.fedcba9876543210")->group == GroupId{12});
+  CHECK(parse("pool.12.fedcba9876543210")->id == pool.id);
+  for (const char* name : {"pool.", "pool.12", "pool.12.", "pool.x.0000000000000001", "pool.12.1",
+                           "pool.012.0000000000000001", "pool.65536.0000000000000001",
+                           "pool.12.000000000000000g", "vm.12.0000000000000001"}) {
+    CHECK_FALSE(parse(name).has_value());
+  }
 }

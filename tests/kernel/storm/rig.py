@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Keeper, daemon and fake guests in a private runtime directory, for the storm's tests."""
+import grp
 import json
 import os
 import pathlib
@@ -31,6 +32,7 @@ passes = {passes}
 pass_seconds = 0.1
 backoff = false
 stall_budget = 100
+{fold}
 [reform]
 policy = "dense"
 cpu = 0.5
@@ -130,6 +132,8 @@ class Guest:
         self.process = subprocess.Popen(
             [binary('RAMFOLD_STORM_GUEST'), '--guest', str(number),
              '--seed', str(rig.seed + number), *arguments],
+            user=rig.guest_user, group=rig.guest_user,
+            extra_groups=None if rig.guest_user is None else [],
             env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             text=True)
         self.lines = queue.Queue()
@@ -180,11 +184,13 @@ class Guest:
 class Rig:
     def __init__(self, seed=1, passes=1, fault_threads=1, scan_threads=1, daemon='RAMFOLDD_POINTS',
                  host='reserve = "1%"', extra='', notify=None, managed=False,
-                 agent_group='root'):
+                 agent_group='root', guest_user=None, fold=''):
         """host: keys of [host]; extra: more of the configuration; notify: a function that makes, in
         the rig's directory, the socket of a service manager for the keeper; managed: a service
         manager that starts it; agent_group: root's by default, which hostile agents of other users
-        keep."""
+        keep; guest_user: the uid and gid of the guests, which then may use the agents' socket;
+        fold: keys of [fold]."""
+        self.guest_user = guest_user
         self.dir = tempfile.mkdtemp(prefix='rf-storm.', dir='/dev/shm')
         self.seed = seed
         self.daemon_binary = daemon
@@ -201,7 +207,10 @@ class Rig:
         with open(f'{self.dir}/config.toml', 'w') as f:
             f.write(CONFIG.format(dir=self.dir, passes=passes, fault_threads=fault_threads,
                                   scan_threads=scan_threads, host=host, extra=extra,
-                                  agent_group=agent_group))
+                                  agent_group=agent_group if guest_user is None
+                                  else grp.getgrgid(guest_user).gr_name, fold=fold))
+        if guest_user is not None:
+            os.chmod(self.dir, 0o711)
         self.log = open(f'{self.dir}/daemon.log', 'w')
         self.notify = notify(self.dir) if notify else None
         self.manager = ServiceManager(f'{self.dir}/notify.sock') if managed else None

@@ -55,7 +55,7 @@ inline Contents::Files copy_of(const Contents::Files& files) {
                        must(files.groups.duplicate()),
                        {}};
   for (const PoolFile& pool : files.pools)
-    copy.pools.push_back({pool.group, must(pool.file.duplicate())});
+    copy.pools.push_back({pool.group, must(pool.file.duplicate()), pool.id});
   return copy;
 }
 

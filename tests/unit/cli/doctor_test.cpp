@@ -58,7 +58,7 @@ struct Host : FakeHost {
         running ? Asked<control::Snapshot>(daemon)
                 : std::unexpected(ClientError{ClientError::Kind::not_running, {}});
     for (Check& check : check_daemon(files, asked)) all.push_back(check);
-    for (Check& check : check_vms(files)) all.push_back(check);
+    for (Check& check : check_vms(files, running ? &daemon : nullptr)) all.push_back(check);
     return all;
   }
 
@@ -332,6 +332,12 @@ const std::vector<Fixture> kFixtures{
        write_many_maps(h, 60'000);
      },
      "60001 of 65530", "raise the limit", nullptr},
+    {"vm.map",
+     [](Host& h) {
+       h.daemon.vms[0].pid = 101;
+       h.daemon.vms[0].notices = {{"no-mapping", "QEMU runs as root", "run QEMU as another user"}};
+     },
+     "QEMU runs as root", "another user", [](Host& h) { h.daemon.vms[0].notices.clear(); }},
 };
 
 std::vector<Check> failed(const Host& host, std::string_view id) {

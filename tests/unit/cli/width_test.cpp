@@ -42,7 +42,7 @@ VmView large_vm(std::uint32_t id) {
   vm.uid = 4'294'967'294;
   vm.pages = {PageCount{1ull << 31}, PageCount{(1ull << 31) - 1}, PageCount{1023ull << 18},
               PageCount{1ull << 31}, PageCount{1ull << 31},       PageCount{999'999'999},
-              PageCount{1ull << 31}};
+              PageCount{1ull << 31}, PageCount{1ull << 31}};
   vm.saved = {{PageCount{1ull << 30}, ByteCount{1ull << 42}},
               {PageCount{1ull << 30}, ByteCount{1ull << 42}},
               {PageCount{1ull << 30}, ByteCount{1ull << 42}},

@@ -29,7 +29,7 @@ inline VmView fake_vm(std::uint32_t id, const char* name, VmState state) {
   vm.state = state;
   vm.gate = state == VmState::observe_only ? GateState::closed : GateState::pinned;
   vm.pages = {PageCount{131072}, PageCount{60000}, PageCount{22000}, PageCount{9000},
-              PageCount{500},    PageCount{0},     PageCount{0}};
+              PageCount{500},    PageCount{0},     PageCount{0},     PageCount{0}};
   if (state == VmState::folding) {
     vm.saved = {{PageCount{10000}, ByteCount{40960000}},
                 {PageCount{20000}, ByteCount{81920000}},

@@ -99,6 +99,7 @@ backoff_seconds_max = 90
 zero = false
 share = false
 lz4 = false
+map = true
 stall_budget = 0.05
 [scan]
 cpu = 1.5
@@ -121,6 +122,7 @@ fold = false
 zero = true
 share = true
 lz4 = true
+map = true
 when = "pressure"
 passes = 7
 stall_budget = 0.5
@@ -146,6 +148,7 @@ uid = 107
                  false,
                  false,
                  false,
+                 true,
                  0.05};
   wanted.scan = {1.5, 2};
   wanted.fault = {3};
@@ -156,9 +159,10 @@ uid = 107
                  "",
                  "alice",
                  {},
-                 31,
+                 32,
                  "blue",
                  false,
+                 true,
                  true,
                  true,
                  true,
@@ -170,7 +174,8 @@ uid = 107
                  "8d1b3a54-6c2e-4f0a-9b7d-0c5e2f1a3b4c",
                  "",
                  107,
-                 43,
+                 45,
+                 {},
                  {},
                  {},
                  {},
@@ -221,6 +226,7 @@ TEST_CASE("every key refuses a value of another type and one out of range") {
       {"fold.zero = \"yes\"", "fold.zero"},
       {"fold.share = 0", "fold.share"},
       {"fold.lz4 = [true]", "fold.lz4"},
+      {"fold.map = 1", "fold.map"},
       {"fold.stall_budget = 0", "fold.stall_budget"},
       {"fold.stall_budget = 101", "fold.stall_budget"},
       {"fold.stall_budget = \"1%\"", "fold.stall_budget"},

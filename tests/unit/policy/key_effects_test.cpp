@@ -50,7 +50,7 @@ TEST_CASE("a value that is shown can be set, and is the same then") {
       "runtime_dir = \"/run/r\"\nstate_dir = \"/var/s\"\ncontrol_group = \"a\"\n"
       "agent_group = \"b\"\nlog_level = \"debug\"\n[fold]\nwhen = \"eager\"\n"
       "keep_available = \"12.5%\"\npasses = 3\npass_seconds = 0.25\nbackoff = false\n"
-      "backoff_seconds_max = 60\nzero = false\nshare = false\nlz4 = false\n"
+      "backoff_seconds_max = 60\nzero = false\nshare = false\nlz4 = false\nmap = true\n"
       "stall_budget = 0.05\n[reform]\n"
       "policy = \"off\"\ncpu = 0.5\nsimilar = false\nzstd = false\nmix = false\n[scan]\n"
       "cpu = 1.5\nthreads = 2\nreferenced = \"forget\"\n[fault]\nthreads_per_vm = "

@@ -57,20 +57,21 @@ TEST_CASE("an account that is not known owns no VM") {
 TEST_CASE("what takes away holds for who claims the name, what gives does not") {
   SECTION("takes away") {
     const Config config = config_of(
-        "[[vm]]\nname = \"web\"\nfold = false\nzero = false\nshare = false\nlz4 = false\n");
+        "[[vm]]\nname = \"web\"\nfold = false\nzero = false\nshare = false\nlz4 = false\n"
+        "map = false\n[fold]\nmap = true\n");
     CHECK(targets(config, {"web", "", kMallory}) == VmTargets{false, false, false, false});
     CHECK(override_complaints(config, "r.toml", uid_of).empty());
   }
   SECTION("gives") {
     const char* const text =
         "[fold]\nzero = false\nshare = false\nlz4 = false\n[[vm]]\nname = \"web\"\nfold = true\n"
-        "zero = true\nshare = true\nlz4 = true\n";
+        "zero = true\nshare = true\nlz4 = true\nmap = true\n";
     const Config config = config_of(text);
     CHECK(targets(config, {"web", "", kMallory}) == VmTargets{true, false, false, false});
     CHECK(targets(config, {"web", "", kMallory, Vouched::yes}) ==
-          VmTargets{true, true, true, true});
+          VmTargets{true, true, true, true, true});
     const Config owned = config_of(std::string(text) + "user = \"alice\"\n");
-    CHECK(targets(owned, {"web", "", kAlice}) == VmTargets{true, true, true, true});
+    CHECK(targets(owned, {"web", "", kAlice}) == VmTargets{true, true, true, true, true});
     CHECK(targets(owned, {"web", "", kMallory}) == VmTargets{true, false, false, false});
   }
 }

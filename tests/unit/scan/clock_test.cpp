@@ -149,3 +149,32 @@ TEST_CASE("it is known when a page becomes cold if nothing happens to it") {
     }
   }
 }
+
+TEST_CASE("a page that stays may map the pool when it is clean, or referenced and not modified") {
+  constexpr ColdRule rule{.passes = 3, .passes_max = 24, .maps = true};
+  // Clean: known to be unmodified, however short ago it came back.
+  for (const unsigned age : {0u, 1u}) {
+    CHECK(rule.stays_and_may_map(word(Tag::clean, age), kGuarded, {}));
+    CHECK(rule.judge(word(Tag::clean, age), kGuarded, {}) == Verdict::age);
+    CHECK_FALSE(kRule.stays_and_may_map(word(Tag::clean, age), kGuarded, {}));
+  }
+  CHECK_FALSE(rule.stays_and_may_map(word(Tag::clean, 1), kMapped, {}));  // its guard is lost
+  // Cold: it leaves.
+  CHECK_FALSE(rule.stays_and_may_map(word(Tag::clean, 2), kGuarded, {}));
+  CHECK(rule.judge(word(Tag::clean, 2), kGuarded, {}) == Verdict::again);
+  // What is read and was observed for long enough.
+  CHECK(rule.stays_and_may_map(word(Tag::observed, 2), kMapped, {Known::touched, 0}));
+  CHECK_FALSE(rule.stays_and_may_map(word(Tag::observed, 1), kMapped, {Known::touched, 0}));
+  CHECK_FALSE(rule.stays_and_may_map(word(Tag::observed, 2), kMapped, {}));
+  for (const Tag tag : {Tag::none, Tag::folded, Tag::mapped, Tag::poisoned})
+    CHECK_FALSE(rule.stays_and_may_map(word(tag, 0), kGuarded, {Known::touched, 0}));
+}
+
+TEST_CASE("a clean page that has just come back is mapped before it is folded again") {
+  constexpr ColdRule at_once{.passes = 1, .passes_max = 1, .maps = true};
+  CHECK(at_once.judge(word(Tag::clean, 0), kGuarded, {}) == Verdict::age);
+  CHECK(at_once.stays_and_may_map(word(Tag::clean, 0), kGuarded, {}));
+  CHECK(at_once.judge(word(Tag::clean, 1), kGuarded, {}) == Verdict::again);
+  constexpr ColdRule maps_not{.passes = 1, .passes_max = 1};
+  CHECK(maps_not.judge(word(Tag::clean, 0), kGuarded, {}) == Verdict::again);
+}

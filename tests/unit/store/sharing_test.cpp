@@ -45,7 +45,7 @@ struct Rig {
   }
   std::uint64_t pool_bytes() const {
     struct stat st{};
-    REQUIRE(::fstat(files.kept.get(), &st) == 0);
+    REQUIRE(::fstat(files.kept.file.get(), &st) == 0);
     return static_cast<std::uint64_t>(st.st_blocks) * 512;
   }
   void restart() {
@@ -268,7 +268,7 @@ TEST_CASE("damaged bytes in the pool are corrupt, and are not mapped once more")
   Rig rig;
   const ContentId id = rig.stored(any_page(1));
   const PoolSlot slot = must(rig.share(id));
-  write_u64(rig.files.kept, std::uint64_t{slot.value} * kPageSize + 64, 0x0bad'0bad'0bad'0bad);
+  write_u64(rig.files.kept.file, std::uint64_t{slot.value} * kPageSize + 64, 0x0bad'0bad'0bad'0bad);
   PageCopy out;
   CHECK(rig.store->get(rig.group, id, out.bytes.data(), {}) == Got::corrupt);
   CHECK(code_of(rig.share(id)) == EUCLEAN);

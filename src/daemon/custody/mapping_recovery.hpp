@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// After a restart: finds out which pages of a VM map the pool of its group. The kernel says it
+// (T2). A word that says `mapped` only tells where to look, and names the content. The VM's agent
+// must have answered the fence of this daemon before: until then a command of an earlier daemon
+// could still map a page, or put it back.
+// Threads: one for each VM. It makes calls that the VM's process can hold up.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "daemon/fleet/attached_vm.hpp"
+
+namespace ramfold::store {
+class Contents;
+}
+
+namespace ramfold::daemon {
+
+struct MappingsFound {
+  std::uint64_t mapped = 0;   // pages that map the pool
+  std::uint64_t left = 0;     // pages that were about to map it, or were put back
+  std::uint64_t strange = 0;  // of these, pages that map neither the pool nor their RAM
+  std::uint64_t damaged = 0;  // mapped pages whose slots have other bytes than their words name
+  std::uint64_t unnamed = 0;  // pages that map the pool, and whose words do not say so
+};
+
+// Notes each mapping in vm.pool, and puts the words right of pages that map the RAM file. At the
+// end the VM's mappings are known (guest::Vm::mappings_known), unless there are unnamed ones: they
+// have no content, so nobody could put them back, and the slots stay as they are until the VM ends.
+// Errors: ESRCH, the process is gone; ECANCELED, `stop` was set; EAGAIN and others: call it again.
+// REQUIRES: the agent has answered the fence; the VM's references are counted; nobody else uses
+// vm.pool.
+Result<MappingsFound> recover_mappings(AttachedVm& vm, store::Contents& contents,
+                                       const std::atomic<bool>& stop);
+
+}  // namespace ramfold::daemon

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "fold/vm_pool.hpp"
+
+#include <sys/stat.h>
+
+#include <array>
+#include <catch2/catch.hpp>
+#include <vector>
+
+#include "pages.hpp"
+#include "stores.hpp"
+
+using namespace ramfold;
+using namespace ramfold::store;
+using namespace ramfold::store::test;
+using fold::VmPool;
+
+namespace {
+
+constexpr PageCount kPages{3 * guest::kChunkPages.value};
+constexpr PageIndex kFirst{guest::kChunkPages.value + 16};
+using Places = std::array<std::optional<ByteCount>, 16>;
+
+struct Rig {
+  std::unique_ptr<Contents> store = must(Contents::create(ByteCount{64u << 20}));
+  GroupUse group = must(store->group("a"));
+  Contents::PoolFiles files = must(store->pool(group));
+  VmPool pool{*store, group, kPages};
+
+  Rig() { REQUIRE(pool.open(must(files.read_only.duplicate()))); }
+  ContentId stored(const PageCopy& page, int pages = 2) {
+    ContentId id{};
+    for (int i = 0; i < pages; ++i) id = put(*store, group, page).ref.release();
+    return id;
+  }
+  bool reads(const VmPool& from, std::optional<ByteCount> place, const PageCopy& page) const {
+    PageCopy seen;
+    return place && from.read(*place, seen.bytes.data()) && seen.bytes == page.bytes;
+  }
+};
+
+}  // namespace
+
+TEST_CASE("neighbours get neighbouring slots, with gaps where no slot is wanted") {
+  Rig rig;
+  std::array<ContentId, 16> contents{};
+  for (std::uint64_t i = 0; i < 16; ++i)
+    contents[i] = i == 5 ? kZeroContent : rig.stored(any_page(i + 1));
+  Places places;
+  rig.pool.take(kFirst, contents, places);
+  std::optional<ByteCount> last;
+  for (std::uint64_t i = 0; i < 16; ++i) {
+    const PageIndex p{kFirst.value + i};
+    CHECK(rig.pool.slot_of(p) == places[i]);
+    if (i == 5) {
+      CHECK_FALSE(places[i]);
+      continue;
+    }
+    CHECK(rig.reads(rig.pool, places[i], any_page(i + 1)));
+    if (last) CHECK(places[i]->value == last->value + kPageSize);
+    last = places[i];
+  }
+  CHECK(rig.pool.mapped().value == 15);
+  CHECK(rig.store->stats().pool_mappings == 15);
+  for (std::uint64_t i = 0; i < 16; ++i) {
+    if (i != 5) rig.pool.give_back(PageIndex{kFirst.value + i});
+    CHECK_FALSE(rig.pool.slot_of(PageIndex{kFirst.value + i}));
+  }
+  CHECK(rig.pool.mapped().value == 0);
+  CHECK(rig.store->stats().pool_mappings == 0);
+  CHECK(rig.store->stats().miscounted == 0);
+}
+
+TEST_CASE("a content that one page names gets no slot, and its neighbours get theirs") {
+  Rig rig;
+  const std::array contents{rig.stored(any_page(1)), rig.stored(any_page(2), 1),
+                            rig.stored(any_page(3))};
+  std::array<std::optional<ByteCount>, 3> places;
+  rig.pool.take(kFirst, contents, places);
+  CHECK(rig.reads(rig.pool, places[0], any_page(1)));
+  CHECK_FALSE(places[1]);
+  CHECK(rig.reads(rig.pool, places[2], any_page(3)));
+  CHECK(rig.store->stats().pool_mappings == 2);
+  // The next page that takes one is in another chunk.
+  std::array<std::optional<ByteCount>, 1> again;
+  rig.pool.take(PageIndex{0}, std::span(contents).first(1), again);
+  CHECK(again[0] == places[0]);
+  for (const std::uint64_t p : {std::uint64_t{0}, kFirst.value, kFirst.value + 2})
+    rig.pool.give_back(PageIndex{p});
+  CHECK(rig.store->stats().miscounted == 0);
+}
+
+TEST_CASE("the file is named as the kernel names it where it is mapped") {
+  Rig rig;
+  struct stat st{};
+  REQUIRE(::fstat(rig.files.kept.file.get(), &st) == 0);
+  CHECK(rig.pool.file() == guest::RamFileId{st.st_dev, st.st_ino});
+  PageCopy page;
+  CHECK_FALSE(rig.pool.read(ByteCount{static_cast<std::uint64_t>(st.st_size)}, page.bytes.data()));
+}
+
+TEST_CASE("after a restart each mapping is noted, and can be given back") {
+  Rig rig;
+  const ContentId id = rig.stored(any_page(1));
+  const ContentId other = rig.stored(any_page(2));
+  const std::array contents{id, other};
+  std::array<std::optional<ByteCount>, 2> places;
+  rig.pool.take(kFirst, contents, places);
+  REQUIRE((places[0] && places[1]));
+  const auto slot = [&](std::size_t i) {
+    return PoolSlot{static_cast<std::uint32_t>(places[i]->value >> kPageShift)};
+  };
+
+  auto next = must(Contents::adopt(same_files(*rig.store)));
+  const GroupUse group = must(next->group("a"));
+  auto kept = must(next->pool_files());
+  REQUIRE(kept.size() == 1);
+  VmPool pool(*next, group, kPages);
+  REQUIRE(pool.open(std::move(kept[0].file)));
+  for (const ContentId each : contents) {
+    for (int n = 0; n < 2; ++n) REQUIRE(next->count(group, each) == Booked::done);
+  }
+  CHECK(pool.note(kFirst, id, slot(0)) == Booked::done);
+  // A page that is damaged keeps its slot until it maps it no more.
+  CHECK(pool.note(kFirst + PageCount{1}, id, slot(1)) == Booked::refused);
+  // There is no such slot, so there is nothing to give back.
+  CHECK(pool.note(kFirst + PageCount{2}, id, PoolSlot{0xffffff00}).error().code == ENOENT);
+  CHECK(pool.note(kFirst + PageCount{2}, id, PoolSlot{0}).error().code == ENOENT);
+  CHECK(pool.mapped().value == 2);
+  CHECK_FALSE(pool.slot_of(kFirst + PageCount{2}));
+  REQUIRE(next->finish_recovery());
+  REQUIRE(next->mappings_known(group));
+  CHECK(next->stats().pool_mappings == 2);
+  CHECK(rig.reads(pool, pool.slot_of(kFirst), any_page(1)));
+  pool.give_all_back();
+  CHECK(pool.mapped().value == 0);
+  CHECK(next->stats().pool_mappings == 0);
+  CHECK(next->stats().miscounted == 0);
+}
+
+TEST_CASE("a pool that is not open yet maps nothing") {
+  Rig rig;
+  const VmPool pool(*rig.store, rig.group, kPages);
+  CHECK_FALSE(pool.is_open());
+  CHECK(pool.mapped().value == 0);
+}
