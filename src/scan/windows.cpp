@@ -20,7 +20,7 @@ void WindowList::put(const guest::Block& block, PageIndex p, Verdict verdict,
   if (verdict == Verdict::leave && !may_map) return;
   if (used_ == 0 || p >= into_[used_ - 1].pages.end()) {
     if (used_ == into_.size()) return;
-    into_[used_++] = {window_of(block, p), 0, 0, 0, 0};
+    into_[used_++] = {.pages = window_of(block, p)};
   }
   Window& window = into_[used_ - 1];
   const auto page = guest::PageMask{1} << (p.value - window.pages.first.value);

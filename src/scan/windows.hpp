@@ -19,12 +19,12 @@ inline constexpr std::size_t kChunkWindows =
 
 // What to do with the pages of one window; bit i is page first + i.
 struct Window {
-  PageRun pages;            // at most kWindowPages, within one block
-  guest::PageMask observe;  // read, remember the hash
-  guest::PageMask fold;     // guard, read; fold when the hash is still the same
-  guest::PageMask again;    // clean: fold without reading
-  guest::PageMask age;      // unchanged, still warm: count one more pass
-  guest::PageMask map;      // stays, and may map the pool; beside any other work
+  PageRun pages{};              // at most kWindowPages, within one block
+  guest::PageMask observe = 0;  // read, remember the hash
+  guest::PageMask fold = 0;     // guard, read; fold when the hash is still the same
+  guest::PageMask again = 0;    // clean: fold without reading
+  guest::PageMask age = 0;      // unchanged, still warm: count one more pass
+  guest::PageMask map = 0;      // stays, and may map the pool; beside any other work
   guest::PageMask leaving() const noexcept { return fold | again; }
   // Of the pages that are to leave, only the first `count` still leave.
   void limit_leaving(std::uint64_t count) noexcept;
