@@ -93,7 +93,7 @@ class Gate {
     return shared_->sticky.load(std::memory_order_relaxed);
   }
   // Waits until no run of this daemon is under way; REQUIRES: close() before. Spins with short
-  // sleeps; a run takes well under a millisecond.
+  // sleeps; a run takes about a millisecond at most.
   void drain() const noexcept;
   bool is_drained() const noexcept { return runs_.load(std::memory_order_seq_cst) == 0; }
   // For a daemon that begins: the runs that a dead one counted have ended.
