@@ -4,12 +4,13 @@
 put back. Afterwards the daemon and the kernel agree on which pages map the pool, and everything
 comes back when fold.map is switched off. The guests run as another user: root gets no pool.
 
-mapped.py kills|points|switch; RAMFOLD_LONG=1: the long forms; RAMFOLD_SEED=n."""
+mapped.py kills|points|switch|keeper; RAMFOLD_LONG=1: the long forms; RAMFOLD_SEED=n."""
 import os
 import random
 import sys
 import time
 
+from keeper_storm import Kills, wait_buried
 from rig import Failed, Rig, need_userfaultfd, run, say, wait
 from patience import SANITIZED
 from storm import die_at, finish, kill_delay, progress_of, wait_for_progress
@@ -188,9 +189,41 @@ def switch(rig):
     finish(rig)
 
 
-TESTS = {'kills': kills, 'points': points, 'switch': switch}
+def keeper(rig):
+    """Kills keeper, daemon and guests in every order. A service manager has the pools, too."""
+    dice = random.Random(SEED)
+    start(rig)
+    kinds = Kills(rig, dice)
+    seen = {}
+    for i in range(120 if LONG else 10 if SANITIZED else 20):
+        before = progress_of(rig)
+        name = kinds.one()
+        seen[name] = seen.get(name, 0) + 1
+        rig.must_be_well()
+        if dice.random() < 0.3:
+            continue  # the next one comes at once
+        wait_for_progress(rig, progress_of(rig) if name == 'guest' else before, 30)
+        if dice.random() < 0.5:
+            wait_mapped(rig)
+        if i % 10 == 9:
+            say(f'{seen}, {mapped_by_kernel(rig)} pages mapped')
+    wait_for_progress(rig, progress_of(rig), 30)
+    wait_buried(rig, kinds.buried)
+    wait('a page is mapped', lambda: counter(rig, 'maps'), 90)
+    agree(rig)
+    all_back(rig)
+    finish(rig)
+    if left := [name for name in rig.manager.names() if 'pool' in name]:
+        raise Failed(f'after off the service manager still holds {left}')
+    if rig.manager.wrong:
+        raise Failed(f'the keeper to its service manager: {rig.manager.wrong}')
+    say(f'{seen}, {len(kinds.buried)} guests buried, no wrong byte')
+
+
+TESTS = {'kills': kills, 'points': points, 'switch': switch, 'keeper': keeper}
 
 if __name__ == '__main__':
     need_userfaultfd()
     say(f'seed {SEED}')
-    sys.exit(run(Rig(seed=SEED, guest_user=USER, fold='map = true'), TESTS[sys.argv[1]]))
+    sys.exit(run(Rig(seed=SEED, guest_user=USER, fold='map = true',
+                     managed=sys.argv[1] == 'keeper'), TESTS[sys.argv[1]]))
