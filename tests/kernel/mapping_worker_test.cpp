@@ -122,7 +122,6 @@ struct Machine {
     verdict.may_observe = verdict.may_fold = true;
     host.publish(std::move(verdict));
     config.fold.pass_seconds = 0.03;
-    config.fold.passes = 1;
     config.fold.backoff = false;
     config.scan.cpu = 1;
     scan = std::make_unique<ScanWorkers>(vms, *contents, host, config);
@@ -140,6 +139,8 @@ struct Machine {
     policy::VmTargets targets;
     targets.stall_budget = 100;
     targets.map = map;
+    targets.when = policy::FoldWhen::eager;
+    targets.passes = 1;
     vm->targets.store(targets);
     (void)vm->vm->gate().open(0, vm->vm->gate().epoch());
   }

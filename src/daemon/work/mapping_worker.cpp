@@ -211,10 +211,10 @@ void MappingWorker::map_with(const sys::PinTest& pages, const sys::PrivatePins& 
 
 MappingWorker::Task MappingWorker::task_of(const AttachedVm& vm) const noexcept {
   if (!vm.may_restore() || !vm.counted || vm.detached || !vm.vm->alive()) return Task::nothing;
-  if (vm.unfolding || !vm.targets.load().map) return Task::put_all_back;
-  return vm.may_map() && vm.vm->gate().is_open() && host_.may_fold(vm.targets.load().when)
-             ? Task::map
-             : Task::tend;
+  const policy::VmTargets targets = vm.targets.load();
+  if (vm.unfolding || !targets.map) return Task::put_all_back;
+  const bool maps = vm.may_map() && vm.vm->gate().is_open() && host_.may_fold(targets.when);
+  return maps ? Task::map : Task::tend;
 }
 
 bool MappingWorker::has_work(const AttachedVm& vm, Task task) const {
