@@ -57,7 +57,9 @@ void SharingRun::own(std::span<const ContentId> contents) noexcept {
     const bool clean = word && word->tag() == Tag::clean && word->content() == contents[i];
     if (unnamed && table.discarded(page(i))) table.clear_discard(page(i));
     if ((!unnamed && !clean) || table.discarded(page(i))) {
-      undo(bit(i));
+      // Its guard, if it has one, is not this run's: a clean page needs it (T4).
+      owned_ = without(owned_, bit(i));
+      release(bit(i));
       continue;
     }
     if (clean) clean_ |= bit(i);

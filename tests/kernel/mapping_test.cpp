@@ -413,3 +413,46 @@ TEST_CASE("no window in which a page maps the pool is forgotten, and its neighbo
   CHECK(windows().second == 16);
   REQUIRE(rig.restore(kMapped, 1) == 1);
 }
+
+TEST_CASE("T4: a clean page is mapped, or keeps its guard") {
+  MappingRig& rig = MappingRig::get();
+  constexpr std::uint64_t kPage = 2112;
+  const PageIndex p{kPage};
+  guest::PageTable& table = rig.vm->table();
+  const sys::UffdRange range = rig.vm->range_of({p, PageCount{1}});
+  const auto is_guarded = [&] {
+    std::array<sys::PageRegion, 1> regions;
+    HostVirt walked{};
+    const auto n =
+        rig.vm->pagemap().scan(range, 0, sys::kPagePresent | sys::kPageWritten, regions, walked);
+    return n && *n == 1 && (regions[0].categories & sys::kPageWritten) == 0;
+  };
+  rig.fill(kPage, 1310);
+  REQUIRE(table.take_for_fold(p));
+  REQUIRE(table.commit(p));
+  const guest::Word none = table.load(p).value();
+  const guest::Word folded = none.becomes(Tag::folded, ContentId{1310}, 0, 0);
+  REQUIRE(rig.vm->advance(p, none, folded, guest::Owner::punching));
+  rig.vm->release(p);
+  REQUIRE(table.take_for_fill(p) == guest::Taken::owned);
+  const guest::Word clean = folded.becomes(Tag::clean, ContentId{1310}, 0, 0);
+  REQUIRE(rig.vm->advance(p, folded, clean, guest::Owner::filling));
+  REQUIRE(rig.vm->uffd().guard(range).outcome == sys::Outcome::done);
+  rig.vm->release(p);
+
+  CHECK(rig.share(kPage, 1311, 1) == 0);  // its word names another content
+  CHECK(rig.tag(kPage) == Tag::clean);
+  CHECK(is_guarded());
+  rig.pool.none_left = true;
+  CHECK(rig.share(kPage, 1310, 1) == 0);
+  CHECK(is_guarded());
+  rig.pool.none_left = false;
+  rig.proof.held = p;
+  CHECK(rig.share(kPage, 1310, 1) == 0);
+  CHECK(rig.tag(kPage) == Tag::clean);
+  CHECK(is_guarded());
+  rig.proof.held = PageIndex{~std::uint64_t{0}};
+  CHECK(rig.share(kPage, 1310, 1) == 1);
+  CHECK(rig.maps_pool(kPage));
+  REQUIRE(rig.restore(kPage, 1) == 1);
+}
