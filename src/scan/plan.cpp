@@ -27,8 +27,9 @@ Result<std::size_t> Planner::plan(guest::Vm& vm, std::size_t chunk, const ColdRu
     if (word && rule.holds_back(*word)) ++met_.held;
     // A damaged word: to observe the page writes a new one.
     const Verdict verdict = word ? rule.judge(*word, page, touches) : Verdict::observe;
-    windows.put(vm.block_of(page.page), page.page, verdict,
-                word && rule.stays_and_may_map(*word, page, touches));
+    const bool may_map = word && rule.stays_and_may_map(*word, page, touches);
+    if (may_map) ++met_.active;  // until it maps the pool, or nothing equals it
+    windows.put(vm.block_of(page.page), page.page, verdict, may_map);
     switch (verdict) {
       case Verdict::observe: ++met_.active; break;
       case Verdict::fold:
