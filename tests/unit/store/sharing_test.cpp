@@ -332,10 +332,13 @@ TEST_CASE("a process that hands its store over gives out and punches nothing any
   Rig rig;
   const ContentId id = rig.stored(any_page(1));
   const PoolSlot slot = must(rig.share(id));
+  const GroupUse without_pool = must(rig.store->group("without a pool"));
   rig.store->hand_over();
   CHECK(code_of(rig.share(id)) == EAGAIN);
   CHECK(rig.store->unmap(rig.group, slot) == Booked::done);
   rig.store->trim_all();
   CHECK(rig.reads(slot, any_page(1)));
-  CHECK_FALSE(rig.store->pool(rig.group));
+  const auto pool = rig.store->pool(without_pool);
+  REQUIRE_FALSE(pool);
+  CHECK(pool.error().code == EAGAIN);
 }
