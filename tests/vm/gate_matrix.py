@@ -31,7 +31,7 @@ CONFIG = {"fold": {"when": "eager", "passes": 1, "pass_seconds": 0.1, "backoff":
                    "stall_budget": 100},
           "reform": {"policy": "off"}, "scan": {"cpu": 1.0}}
 
-ROW_S = 130 if LONG else 25
+ROW_S = 130 if LONG else 15
 # What a row has to reach, however long it takes.
 CHECKS_MIN = 100_000 if LONG else 20_000  # of each disk
 FOLDS_MIN = 200_000 if LONG else 20_000
