@@ -114,6 +114,9 @@ def members(rig):
     else:
         groups = os.getgrouplist(libvirt.pw_name, libvirt.pw_gid)
         must('libvirt-qemu', hear_as(path, libvirt.pw_uid, libvirt.pw_gid, groups), 'device')
+    # The daemon keeps no more descriptors for itself when it has started.
+    rig.wait(lambda: (s := rig.snapshot()) and s['host']['state'] != 'starting', 20,
+             'the end of its start')
     # The file's mode is the first lock, the peer's ids are the second.
     os.chmod(path, 0o666)
     before = descriptors_of(rig)
