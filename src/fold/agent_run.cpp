@@ -92,6 +92,25 @@ WaitsFor AgentRun::look_for_answer(guest::AgentPort& agent, std::chrono::millise
   return waits_for_;
 }
 
+AgentRun::Owned AgentRun::own_mapped(std::span<guest::Word> words) noexcept {
+  guest::PageTable& table = vm_.table();
+  Owned owned;
+  for (unsigned i = 0; i < run_.count.value; ++i) {
+    if (!table.take_for_restoring(page(i))) {
+      owned.any_busy = true;
+      continue;
+    }
+    const guest::LoadedWord word = table.load(page(i));
+    if (!word || word->tag() != guest::Tag::mapped) {
+      vm_.release(page(i));
+      continue;
+    }
+    owned.pages |= bit(i);
+    words[i] = *word;
+  }
+  return owned;
+}
+
 void AgentRun::lift(Mask pages) noexcept {
   for_each_run(pages, [&](unsigned first, unsigned count) {
     // Where the mapping was replaced there is no guard, and the call says so.

@@ -55,6 +55,12 @@ class AgentRun {
   ~AgentRun() = default;
 
   PageIndex page(unsigned i) const noexcept { return PageIndex{run_.first.value + i}; }
+  // Owns, as `restoring`, the pages of the run whose words say `mapped`. `words`: of these pages.
+  struct Owned {
+    Mask pages = 0;
+    bool any_busy = false;  // somebody else owns a page of the run at this moment
+  };
+  Owned own_mapped(std::span<guest::Word> words) noexcept;
   // Asks the kernel about these pages. ESRCH: the process is gone.
   Status look(Mask pages) noexcept;
   // Those of the pages whose addresses mapped this when look() was asked last.

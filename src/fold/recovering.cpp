@@ -13,20 +13,9 @@ RecoveringRun::RecoveringRun(guest::Vm& vm, const sys::VmaQuery& vmas, VmPool& p
                              PageRun run) noexcept
     : AgentRun(vm, vmas, pool, run), pool_of_vm_(pool) {
   ENSURE(run.count <= kAgentRunPages);
-  guest::PageTable& table = vm_.table();
-  for (unsigned i = 0; i < run.count.value; ++i) {
-    if (!table.take_for_restoring(page(i))) {
-      busy_ = true;
-      continue;
-    }
-    const guest::LoadedWord word = table.load(page(i));
-    if (!word || word->tag() != Tag::mapped) {
-      vm_.release(page(i));
-      continue;
-    }
-    owned_ |= bit(i);
-    words_[i] = *word;
-  }
+  const Owned owned = own_mapped(words_);
+  owned_ = owned.pages;
+  busy_ = owned.any_busy;
 }
 
 RecoveringRun::~RecoveringRun() {

@@ -19,17 +19,7 @@ RestoringRun::RestoringRun(guest::Vm& vm, const sys::VmaQuery& vmas, guest::Quie
                            SharedPool& pool, PageRun run) noexcept
     : AgentRun(vm, vmas, pool, run) {
   ENSURE(run.count <= kAgentRunPages);
-  guest::PageTable& table = vm_.table();
-  for (unsigned i = 0; i < run.count.value; ++i) {
-    if (!table.take_for_restoring(page(i))) continue;
-    const guest::LoadedWord word = table.load(page(i));
-    if (!word || word->tag() != Tag::mapped) {
-      vm_.release(page(i));
-      continue;
-    }
-    owned_ |= bit(i);
-    words_[i] = *word;
-  }
+  owned_ = own_mapped(words_).pages;
   if (!look(owned_)) return;
   Mask guarded = 0;
   for_each_run(that_map(owned_, Maps::pool), [&](unsigned first, unsigned count) {

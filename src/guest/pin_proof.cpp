@@ -3,6 +3,8 @@
 
 #include <array>
 
+#include "guest/not_quiet.hpp"
+
 namespace ramfold::guest {
 
 using sys::PinAnswer;
@@ -18,30 +20,11 @@ ProofAnswer PinProof::ask(Vm& vm, PageRun run, PageMask leaving) noexcept {
   ProofAnswer known;
   for (std::size_t i = 0; i < asked.size(); ++i) {
     const auto page = PageMask{1} << i;
-    const bool counts = (leaving & page) != 0;
-    switch (asked[i]) {
-      case PinAnswer::quiet:
-        known.quiet |= page;
-        known.resident |= page;
-        break;
-      case PinAnswer::busy:
-        known.resident |= page;
-        if (counts) counters.not_quiet_busy.add();
-        break;
-      case PinAnswer::mapped_more:
-        known.resident |= page;
-        if (counts) counters.not_quiet_mapped_more.add();
-        break;
-      case PinAnswer::large:
-        if (counts) counters.not_quiet_large.add();
-        break;
-      case PinAnswer::unanswered:
-      case PinAnswer::hole:
-      case PinAnswer::swapped:
-      case PinAnswer::again:
-        if (counts) counters.not_quiet_other.add();
-        break;
-    }
+    const bool is_quiet = asked[i] == PinAnswer::quiet;
+    if (is_quiet) known.quiet |= page;
+    if (is_quiet || asked[i] == PinAnswer::busy || asked[i] == PinAnswer::mapped_more)
+      known.resident |= page;
+    if (!is_quiet && (leaving & page) != 0) count_not_quiet(counters, asked[i]);
   }
   return known;
 }

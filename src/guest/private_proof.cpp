@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "guest/private_proof.hpp"
 
+#include <algorithm>
 #include <array>
 #include <span>
 
+#include "guest/not_quiet.hpp"
 #include "sys/remote_memory.hpp"
 
 namespace ramfold::guest {
@@ -32,34 +34,18 @@ ProofAnswer PrivateProof::ask(Vm& vm, PageRun run, PageMask leaving) noexcept {
   const HostVirt first = vm.address_of(run.first);
   VmCounters& counters = vm.counters();
   bool answered = pins_.ask(vm.pagemap(), first, asked);
-  for (const PinAnswer answer : asked) {
-    if (answer != PinAnswer::swapped) continue;
+  if (std::ranges::count(asked, PinAnswer::swapped) != 0) {
     bring_back(vm, first, asked);
     answered = pins_.ask(vm.pagemap(), first, asked);
-    break;
   }
   if (!answered) counters.errors.add();
   ProofAnswer known;
   for (std::size_t i = 0; i < asked.size(); ++i) {
     const auto page = PageMask{1} << i;
-    const bool counts = (leaving & page) != 0;
-    switch (asked[i]) {
-      case PinAnswer::quiet:
-      case PinAnswer::hole: known.quiet |= page; break;
-      case PinAnswer::busy:
-        if (counts) counters.not_quiet_busy.add();
-        break;
-      case PinAnswer::mapped_more:
-        if (counts) counters.not_quiet_mapped_more.add();
-        break;
-      case PinAnswer::large:
-        if (counts) counters.not_quiet_large.add();
-        break;
-      case PinAnswer::unanswered:
-      case PinAnswer::swapped:
-      case PinAnswer::again:
-        if (counts) counters.not_quiet_other.add();
-        break;
+    if (asked[i] == PinAnswer::quiet || asked[i] == PinAnswer::hole) {
+      known.quiet |= page;
+    } else if ((leaving & page) != 0) {
+      count_not_quiet(counters, asked[i]);
     }
   }
   known.resident = known.quiet;

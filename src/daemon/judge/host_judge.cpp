@@ -69,7 +69,8 @@ void judge_daemon(const HostInputs& in, std::vector<Reason>& reasons) {
   if (in.paused) reasons.push_back({"paused", "paused by the operator", "`ramfold resume`"});
 }
 
-void judge_memory(const HostInputs& in, const policy::Config& config, HostVerdict& verdict) {
+// True: VMs without a `when` of their own need folding now.
+bool judge_memory(const HostInputs& in, const policy::Config& config, HostVerdict& verdict) {
   control::Promise& promise = verdict.promise;
   promise.needed_if_all_back = in.needed_if_all_back;
   const policy::HostTargets targets = policy::host_targets(config, in.memory->total);
@@ -87,6 +88,7 @@ void judge_memory(const HostInputs& in, const policy::Config& config, HostVerdic
         {"promise", "if every folded page came back, the host's memory would not suffice",
          "add memory or swap, run fewer VMs, or raise host.unbacked_max"});
   }
+  return policy::needs_folding(targets.when, memory.memory);
 }
 
 }  // namespace
@@ -99,15 +101,16 @@ HostVerdict judge_host(const HostInputs& in, const policy::Config& config) {
   HostVerdict verdict;
   judge_daemon(in, verdict.reasons);
   verdict.may_observe = verdict.reasons.empty() && in.memory;
+  bool needs_folding = true;
   if (in.memory) {
-    judge_memory(in, config, verdict);
+    needs_folding = judge_memory(in, config, verdict);
   } else {
     verdict.reasons.push_back(
         {"meminfo", "/proc/meminfo cannot be read", "check that /proc is mounted"});
   }
   verdict.may_fold = verdict.reasons.empty();
   // After `may_fold`: a VM may have another `when` than the host.
-  if (in.memory && !policy::needs_folding(config.fold.when, verdict.memory)) {
+  if (!needs_folding) {
     verdict.reasons.push_back(memory_plentiful("set fold.when = \"eager\" to fold all the same"));
   }
   // The same: zeros and equal pages are still folded.
