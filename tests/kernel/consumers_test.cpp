@@ -11,6 +11,7 @@
 #include "base/clock.hpp"
 #include "daemon/bring_back/unfold.hpp"
 #include "kernel/fold_rig.hpp"
+#include "kernel/silent_agents.hpp"
 #include "patience.hpp"
 #include "policy/amount.hpp"
 
@@ -21,7 +22,7 @@ using test::soon;
 
 namespace {
 
-class Answers final : public AgentAnswers {
+class Answers final : public test::SilentAgents {
  public:
   void send_unfolded(const AttachedVm&, std::uint32_t token, bool ok) override {
     const std::lock_guard lock(mutex_);
@@ -32,13 +33,6 @@ class Answers final : public AgentAnswers {
     const std::lock_guard lock(mutex_);
     news_.push_back({token, done, all});
   }
-  void send_detached(const AttachedVm&, Afterwards) override {}
-  bool invite(pid_t) override { return false; }
-  std::shared_ptr<guest::AgentPort> port(const AttachedVm&) override { return nullptr; }
-  bool send_pool(AttachedVm&) override { return false; }
-  void finish_offers() override {}
-  void invite_all() override {}
-  void call_back(pid_t) override {}
 
   std::optional<bool> answer(std::uint32_t token) {
     const std::lock_guard lock(mutex_);

@@ -157,42 +157,13 @@ class CustodyRig {
 
  private:
   CustodyRig() : ram_(::memfd_create("memory-backend-memfd", MFD_CLOEXEC)) {
-    const ByteCount size = bytes(kPages);
-    REQUIRE(::ftruncate(ram_.get(), static_cast<off_t>(size.value)) == 0);
-    void* const at = ::mmap(nullptr, size.value, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
-                            ram_.get(), 0);
-    REQUIRE(at != MAP_FAILED);
-    base_ = static_cast<char*>(at);
-    std::memset(base_, 0x5A, size.value);
-    REQUIRE(rf_ram_add(at, size.value, ram_.get(), 0, MAP_SHARED | MAP_NORESERVE));
-    rf_ram_freeze();
-    REQUIRE(::madvise(at, size.value, MADV_DONTFORK) == 0);
-    guest::VmRecord record;
-    record.vm = 1;
-    record.pid = ::getpid();
-    record.blocks = 1;
-    struct stat st{};
-    REQUIRE(::fstat(ram_.get(), &st) == 0);
-    record.block[0] = {reinterpret_cast<std::uint64_t>(at), size.value, 0, st.st_dev, st.st_ino};
-    record.features = sys::Uffd::kFeaturesNeeded | sys::Uffd::kFeaturePoison;
-    const sys::Fd device(::open("/dev/userfaultfd", O_RDWR | O_CLOEXEC));
-    guest::Vm::Files files;
-    files.uffd.reset(::ioctl(device.get(), _IO(0xAA, 0x00), O_CLOEXEC | O_NONBLOCK));
-    REQUIRE(sys::Uffd(files.uffd).handshake(record.features));
-    files.rams.push_back(must(ram_.duplicate()));
-    files.words =
-        must(sys::make_memfd("words", guest::PageTable::words_size(kPages), sys::Sealed::yes));
-    files.shared =
-        must(sys::make_memfd("shared", guest::PageTable::shared_size(kPages), sys::Sealed::yes));
-    files.record = must(sys::make_memfd("record", ByteCount{kPageSize}, sys::Sealed::yes));
-    const int shared = ::dup(files.shared.get());
+    AgentRam ram = make_agent_ram(ram_, kPages);
+    base_ = ram.base;
+    ram.files.record = must(sys::make_memfd("record", ByteCount{kPageSize}, sys::Sealed::yes));
+    const int shared = ::dup(ram.files.shared.get());
     contents = must(store::Contents::create(ByteCount{64u << 20}));
-    begin(record, std::move(files), true);
-    rf_shared& memory = vm().table().shared();
-    memory.magic = RF_MAGIC;
-    memory.version = RF_VERSION_MAX;
-    memory.pages = kPages.value;
-    REQUIRE(rf_gate_publish(shared, kPages.value, 1) == 0);
+    begin(ram.record, std::move(ram.files), true);
+    share_with_agent(vm(), shared);
     auto made = must(contents->pool(attached->group));
     REQUIRE(rf_mapping_pool(::dup(made.read_only.get())));
     REQUIRE(pool().open(std::move(made.read_only)));

@@ -23,18 +23,15 @@
 #include "base/page_copy.hpp"
 #include "fold/restoring.hpp"
 #include "fold/sharing.hpp"
+#include "kernel/agent_ram.hpp"
 #include "patience.hpp"
 #include "sys/memory.hpp"
 
 extern "C" {
 void rf_command_run(const struct rf_command* command, struct rf_answer* answer);
-bool rf_ram_add(void* at, size_t size, int fd, off_t offset, int flags);
-void rf_ram_dump(const void* at, size_t size, bool dump);
-void rf_ram_freeze(void);
 bool rf_mapping_pool(int fd);
 int rf_mapping_dontneed(void* at, size_t size);
 const char* rf_mapping_obstacle(const unsigned ids[3], const char* release);
-int rf_gate_publish(int fd, std::uint64_t pages, std::uint32_t generation);
 int rf_test_discard(int fd, off_t offset, off_t size);
 }
 
@@ -243,45 +240,13 @@ class MappingRig {
 
  private:
   void make() {
-    const ByteCount size = bytes(kPages);
-    REQUIRE(::ftruncate(ram_.get(), static_cast<off_t>(size.value)) == 0);
-    void* const at = ::mmap(nullptr, size.value, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
-                            ram_.get(), 0);
-    REQUIRE(at != MAP_FAILED);
-    base_ = static_cast<char*>(at);
-    std::memset(base_, 0x5A, size.value);
-    REQUIRE(rf_ram_add(at, size.value, ram_.get(), 0, MAP_SHARED | MAP_NORESERVE));
-    rf_ram_freeze();
-    REQUIRE(::madvise(at, size.value, MADV_DONTFORK) == 0);  // as the agent does when it attaches
-    REQUIRE(::madvise(at, size.value, MADV_DONTDUMP) == 0);  // as QEMU does
-    rf_ram_dump(at, size.value, false);
-
-    guest::VmRecord record;
-    record.vm = 1;
-    record.pid = ::getpid();
-    record.blocks = 1;
-    struct stat st{};
-    REQUIRE(::fstat(ram_.get(), &st) == 0);
-    record.block[0] = {base(), size.value, 0, st.st_dev, st.st_ino};
-    record.features = sys::Uffd::kFeaturesNeeded | sys::Uffd::kFeaturePoison;
-    const sys::Fd device(::open("/dev/userfaultfd", O_RDWR | O_CLOEXEC));
-    guest::Vm::Files files;
-    files.uffd.reset(::ioctl(device.get(), _IO(0xAA, 0x00), O_CLOEXEC | O_NONBLOCK));
-    REQUIRE(sys::Uffd(files.uffd).handshake(record.features));
-    files.rams.push_back(std::move(*ram_.duplicate()));
-    files.words = std::move(
-        *sys::make_memfd("words", guest::PageTable::words_size(kPages), sys::Sealed::yes));
-    files.shared = std::move(
-        *sys::make_memfd("shared", guest::PageTable::shared_size(kPages), sys::Sealed::yes));
-    const int shared = ::dup(files.shared.get());
-    auto made = guest::Vm::make(record, std::move(files));
+    AgentRam ram = make_agent_ram(ram_, kPages);
+    base_ = ram.base;
+    const int shared = ::dup(ram.files.shared.get());
+    auto made = guest::Vm::make(ram.record, std::move(ram.files));
     REQUIRE(made.has_value());
     vm = std::move(*made);
-    rf_shared& memory = vm->table().shared();
-    memory.magic = RF_MAGIC;
-    memory.version = RF_VERSION_MAX;
-    memory.pages = kPages.value;
-    REQUIRE(rf_gate_publish(shared, kPages.value, 1) == 0);
+    share_with_agent(*vm, shared);
     (void)vm->gate().open(0, vm->gate().epoch());
     REQUIRE(rf_mapping_pool(pool.read_only()));
     // One mapping from the begin: what is registered differs from what is not.

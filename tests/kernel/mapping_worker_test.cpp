@@ -16,6 +16,7 @@
 #include "daemon/work/scan_workers.hpp"
 #include "kernel/mapping_rig.hpp"
 #include "kernel/pin_test.hpp"
+#include "kernel/silent_agents.hpp"
 #include "store/contents.hpp"
 #include "store/stats.hpp"
 
@@ -38,7 +39,7 @@ const sys::PrivatePins& private_pins() {
 }
 
 // The agent's connection.
-class Agents final : public AgentAnswers {
+class Agents final : public test::SilentAgents {
  public:
   std::shared_ptr<guest::AgentPort> port(const AttachedVm&) override {
     const std::lock_guard lock(mutex_);
@@ -59,14 +60,6 @@ class Agents final : public AgentAnswers {
     port_->closed = true;
     port_ = std::make_shared<CorePort>();
   }
-
-  void send_unfolded(const AttachedVm&, std::uint32_t, bool) override {}
-  void send_unfolding(const AttachedVm&, std::uint32_t, std::uint64_t, std::uint64_t) override {}
-  void send_detached(const AttachedVm&, Afterwards) override {}
-  bool invite(pid_t) override { return false; }
-  void finish_offers() override {}
-  void invite_all() override {}
-  void call_back(pid_t) override {}
 
  private:
   std::mutex mutex_;

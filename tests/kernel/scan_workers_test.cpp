@@ -15,6 +15,7 @@
 #include "daemon/report/accounting.hpp"
 #include "kernel/guest_process.hpp"
 #include "kernel/pin_test.hpp"
+#include "kernel/silent_agents.hpp"
 #include "patience.hpp"
 #include "store/contents.hpp"
 
@@ -65,13 +66,12 @@ std::size_t scan_threads() {
 }
 
 // An agent that forgets, and a guest that then touches its hot pages at once.
-class Forgetting final : public AgentAnswers, public guest::AgentPort {
+class Forgetting final : public test::SilentAgents, public guest::AgentPort {
  public:
   Forgetting(test::GuestProcess& process, std::uint64_t hot) : process_(process), hot_(hot) {}
   std::shared_ptr<guest::AgentPort> port(const AttachedVm&) override {
     return {std::shared_ptr<void>(), static_cast<guest::AgentPort*>(this)};
   }
-  bool send_pool(AttachedVm&) override { return false; }
   bool is_open() override { return true; }
   std::expected<guest::AgentToken, guest::NotSent> send(guest::AgentAct,
                                                         std::span<const PageRun> runs,
@@ -95,14 +95,6 @@ class Forgetting final : public AgentAnswers, public guest::AgentPort {
     hot_ = hot;
     for (std::uint64_t p = 0; p < hot; ++p) (void)process_.load(PageIndex{p});
   }
-
-  void send_unfolded(const AttachedVm&, std::uint32_t, bool) override {}
-  void send_unfolding(const AttachedVm&, std::uint32_t, std::uint64_t, std::uint64_t) override {}
-  void send_detached(const AttachedVm&, Afterwards) override {}
-  bool invite(pid_t) override { return false; }
-  void finish_offers() override {}
-  void invite_all() override {}
-  void call_back(pid_t) override {}
 
  private:
   std::mutex mutex_;

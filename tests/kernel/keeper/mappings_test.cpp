@@ -13,6 +13,7 @@
 #include "daemon/threads/apart.hpp"
 #include "keeper_process.hpp"
 #include "kernel/guest_process.hpp"
+#include "kernel/silent_agents.hpp"
 #include "store/contents.hpp"
 
 using namespace ramfold;
@@ -23,17 +24,9 @@ namespace {
 
 constexpr uid_t kUser = 1000;
 
-class Agents final : public AgentAnswers {
+class Agents final : public test::SilentAgents {
  public:
   explicit Agents(Keeping& keeping) : keeping_(keeping) {}
-  void send_unfolded(const AttachedVm&, std::uint32_t, bool) override {}
-  void send_unfolding(const AttachedVm&, std::uint32_t, std::uint64_t, std::uint64_t) override {}
-  void send_detached(const AttachedVm&, Afterwards) override {}
-  bool invite(pid_t) override { return false; }
-  void finish_offers() override {}
-  void invite_all() override {}
-  void call_back(pid_t) override {}
-  std::shared_ptr<guest::AgentPort> port(const AttachedVm&) override { return nullptr; }
   bool send_pool(AttachedVm& vm) override {
     held = keeping_.held();
     const int flags = ::fcntl(vm.pool->descriptor().get(), F_GETFL);

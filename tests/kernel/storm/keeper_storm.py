@@ -173,27 +173,40 @@ def keeper_out_of_reach(rig):
     rig.wait_folded(200, 60)
 
 
+def kill_in_any_order(rig, kills, count, settle, told):
+    """How often each kind came. `settle` waits until the guests have something to lose; `told` says
+    what they have."""
+    seen = {}
+    for i in range(count):
+        before = progress_of(rig)
+        name = kills.one()
+        seen[name] = seen.get(name, 0) + 1
+        rig.must_be_well()
+        if kills.dice.random() < 0.3:
+            continue  # the next one comes at once
+        wait_for_progress(rig, progress_of(rig) if name == 'guest' else before, 30)
+        if kills.dice.random() < 0.5:
+            settle()
+        now = told()
+        if i % 10 == 9:
+            say(f'{seen}, {now}')
+    wait_for_progress(rig, progress_of(rig), 30)
+    wait_buried(rig, kills.buried)
+    return seen
+
+
 def keeper_storm(rig):
     dice = random.Random(SEED)
     start(rig, 2, '--pages', '2048')
     keeper_out_of_reach(rig)
     kills = Kills(rig, dice)
-    seen = {}
-    for i in range(200 if LONG else 12 if SANITIZED else 30):
-        before = progress_of(rig)
-        name = kills.one()
-        seen[name] = seen.get(name, 0) + 1
-        rig.must_be_well()
-        if dice.random() < 0.3:
-            continue  # the next one comes at once
-        wait_for_progress(rig, progress_of(rig) if name == 'guest' else before, 30)
-        if dice.random() < 0.5:
-            rig.wait_folded(200, 60)
+
+    def told():
         rig.count()
-        if i % 10 == 9:
-            say(f'{seen}, {rig.counted()}')
-    wait_for_progress(rig, progress_of(rig), 30)
-    wait_buried(rig, kills.buried)
+        return rig.counted()
+
+    seen = kill_in_any_order(rig, kills, 200 if LONG else 12 if SANITIZED else 30,
+                             lambda: rig.wait_folded(200, 60), told)
     if not kills.buried:
         raise Failed('no guest ended: this shows nothing of L5')
     rig.wait_folded(200, 60)

@@ -10,7 +10,7 @@ import random
 import sys
 import time
 
-from keeper_storm import Kills, wait_buried
+from keeper_storm import Kills, kill_in_any_order
 from rig import Failed, Rig, need_userfaultfd, run, say, wait
 from patience import SANITIZED
 from storm import die_at, finish, kill_delay, progress_of, wait_for_progress
@@ -194,21 +194,9 @@ def keeper(rig):
     dice = random.Random(SEED)
     start(rig)
     kinds = Kills(rig, dice)
-    seen = {}
-    for i in range(120 if LONG else 10 if SANITIZED else 20):
-        before = progress_of(rig)
-        name = kinds.one()
-        seen[name] = seen.get(name, 0) + 1
-        rig.must_be_well()
-        if dice.random() < 0.3:
-            continue  # the next one comes at once
-        wait_for_progress(rig, progress_of(rig) if name == 'guest' else before, 30)
-        if dice.random() < 0.5:
-            wait_mapped(rig)
-        if i % 10 == 9:
-            say(f'{seen}, {mapped_by_kernel(rig)} pages mapped')
-    wait_for_progress(rig, progress_of(rig), 30)
-    wait_buried(rig, kinds.buried)
+    seen = kill_in_any_order(rig, kinds, 120 if LONG else 10 if SANITIZED else 20,
+                             lambda: wait_mapped(rig),
+                             lambda: f'{mapped_by_kernel(rig)} pages mapped')
     wait('a page is mapped', lambda: counter(rig, 'maps'), 90)
     agree(rig)
     all_back(rig)

@@ -8,6 +8,7 @@
 #include <atomic>
 #include <catch2/catch.hpp>
 #include <cerrno>
+#include <cstring>
 #include <vector>
 
 #include "greedy.hpp"
@@ -17,6 +18,7 @@
 namespace {
 std::atomic<bool> memory_is_short{false};
 std::atomic<int> populates_left{-1};  // that find memory; negative: all
+std::atomic<bool> seeds_are_fixed{false};
 }  // namespace
 
 // In the C library's stead: memory that is asked for, while there is none.
@@ -34,6 +36,12 @@ extern "C" int madvise(void* at, size_t size, int advice) noexcept {
     return -1;
   }
   return static_cast<int>(::syscall(SYS_madvise, at, size, advice));
+}
+
+extern "C" ssize_t getrandom(void* to, size_t size, unsigned flags) {
+  if (!seeds_are_fixed) return ::syscall(SYS_getrandom, to, size, flags);
+  std::memset(to, 1, size);
+  return static_cast<ssize_t>(size);
 }
 
 using namespace ramfold;
@@ -484,8 +492,12 @@ TEST_CASE(
   for (const auto& [id, page] : kept) CHECK(holds(*rig.store, id, page));
 }
 
-TEST_CASE("of neighbours that are alike one is the reference of the others") {
+TEST_CASE("of neighbours that are alike one is the reference of all others") {
+  // The group's seed decides which candidates a search meets. With about 3 % of the seeds one more
+  // page stays without a reference.
+  seeds_are_fixed = true;
   Rig rig;
+  seeds_are_fixed = false;
   constexpr std::uint64_t kPages = 24;
   std::vector<std::pair<ContentId, PageCopy>> kept;
   const PageCopy base = page_of(3, kPageSize);
@@ -496,9 +508,7 @@ TEST_CASE("of neighbours that are alike one is the reference of the others") {
   ReformPolicy unmixed = greedy();
   unmixed.mixed = false;
   for (int i = 0; i < 3; ++i) rig.round(unmixed);
-  // The group's seed, another one in each run, decides which candidates a search meets. With about
-  // 3 % of the seeds one more page stays without a reference.
-  CHECK(rig.contents(Form::delta) >= kPages - 2);
+  CHECK(rig.contents(Form::delta) == kPages - 1);
   for (const auto& [id, page] : kept) CHECK(holds(*rig.store, id, page));
 }
 
