@@ -11,6 +11,7 @@
 
 #include "daemon/custody/recovery.hpp"
 #include "fold/recovering.hpp"
+#include "guest/ram_mapping.hpp"
 #include "kernel/fold_rig.hpp"
 #include "kernel/mapping_rig.hpp"
 #include "store/stats.hpp"
@@ -270,6 +271,26 @@ TEST_CASE("a restart finds every page that maps the pool, and frees no slot befo
   rig.clear();
   CHECK(*rig.at(3) == 77);
   CHECK(*rig.at(5) == 6);
+}
+
+TEST_CASE("a look between a restart and the search does not take the pool for something else") {
+  CustodyRig& rig = CustodyRig::get();
+  rig.share_twice(0, 1);
+  rig.restart();
+  REQUIRE_FALSE(rig.vm().mappings_known());
+  const rf_block& offered = rig.vm().record().block[0];
+  const std::array ram{guest::RamBlock{{static_cast<dev_t>(offered.device), offered.inode},
+                                       HostVirt{offered.address},
+                                       ByteCount{offered.size},
+                                       ByteCount{offered.offset}}};
+  const sys::Procfs procfs;
+  CHECK_FALSE(guest::look_at_ram(procfs, ::getpid(), ram).exact);
+  REQUIRE(daemon::open_known_pool(*rig.attached, *rig.contents).has_value());
+  REQUIRE(rig.pool().is_open());
+  CHECK(guest::look_at_ram(procfs, ::getpid(), ram, rig.pool().file()).exact);
+  REQUIRE(rig.recover().has_value());
+  rig.finish();
+  rig.clear();
 }
 
 TEST_CASE("a page that was about to map the pool is the guest's own again") {

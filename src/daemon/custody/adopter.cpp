@@ -5,6 +5,8 @@
 
 #include "base/clock.hpp"
 #include "base/printable.hpp"
+#include "daemon/custody/mapping_recovery.hpp"
+#include "daemon/log.hpp"
 #include "daemon/threads/apart.hpp"
 #include "policy/targets.hpp"
 #include "scan/plan.hpp"
@@ -76,6 +78,9 @@ Result<VmHandle> Adopter::finish(const guest::VmRecord& record, guest::Vm::Files
     attached->counted.store(false);
     attached->vm->begin_uncounted();
     attached->vm->set_mappings_known(false);
+    // Without it the VM is served all the same; the search for mappings tries again.
+    if (Status opened = open_known_pool(*attached, contents_); !opened)
+      log::error("vm {}: {}", attached->vm->name(), opened.error().text());
     attached->vm->gate().reset_runs();
   }
   {

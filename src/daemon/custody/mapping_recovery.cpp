@@ -24,7 +24,6 @@ class Search {
   Search(AttachedVm& vm, store::Contents& contents, const std::atomic<bool>& stop)
       : vm_(vm), contents_(contents), stop_(stop), vmas_(vm.vm->pid(), vm.vm->files().pidfd) {}
 
-  Status open_pool();
   // All pages whose words say `mapped`.
   Status recover_named();
   // Pages that map the pool, and whose words do not say so.
@@ -41,15 +40,6 @@ class Search {
   const sys::VmaQuery vmas_;
   MappingsFound found_;
 };
-
-Status Search::open_pool() {
-  if (vm_.pool->is_open()) return {};
-  auto files = contents_.pool(vm_.group, store::Contents::MakePool::no);
-  if (files) return vm_.pool->open(std::move(files->read_only));
-  const int code = files.error().code;
-  if (code == ENOENT || code == ENOTSUP || code == EUCLEAN) return {};  // there is none to map
-  return std::unexpected(files.error());
-}
 
 Result<bool> Search::recover_once(PageRun run) {
   fold::RecoveringRun pages(*vm_.vm, vmas_, *vm_.pool, run);
@@ -130,10 +120,20 @@ Status Search::find_unnamed() {
 
 }  // namespace
 
+Status open_known_pool(AttachedVm& vm, store::Contents& contents) {
+  if (vm.pool->is_open()) return {};
+  auto files = contents.pool(vm.group, store::Contents::MakePool::no);
+  if (files) return vm.pool->open(std::move(files->read_only));
+  const int code = files.error().code;
+  if (code == ENOENT || code == ENOTSUP || code == EUCLEAN) return {};  // there is none to map
+  return std::unexpected(files.error());
+}
+
 Result<MappingsFound> recover_mappings(AttachedVm& vm, store::Contents& contents,
                                        const std::atomic<bool>& stop) {
+  if (Status opened = open_known_pool(vm, contents); !opened)
+    return std::unexpected(opened.error());
   Search search(vm, contents, stop);
-  if (Status opened = search.open_pool(); !opened) return std::unexpected(opened.error());
   if (Status done = search.recover_named(); !done) return std::unexpected(done.error());
   if (Status done = search.find_unnamed(); !done) return std::unexpected(done.error());
   const MappingsFound& found = search.found();

@@ -25,6 +25,11 @@ struct MappingsFound {
   std::uint64_t unnamed = 0;  // pages that map the pool, and whose words do not say so
 };
 
+// Opens vm.pool if the VM's group has a pool. Does nothing if it is open. Call it before the first
+// look at the VM's facts: that must not take mappings of the pool for something else in the place
+// of RAM.
+Status open_known_pool(AttachedVm& vm, store::Contents& contents);
+
 // Notes each mapping in vm.pool, and puts the words right of pages that map the RAM file. At the
 // end the VM's mappings are known (guest::Vm::mappings_known), unless there are unnamed ones: they
 // have no content, so nobody could put them back, and the slots stay as they are until the VM ends.
