@@ -197,7 +197,11 @@ def keeper(rig):
     seen = kill_in_any_order(rig, kinds, 120 if LONG else 10 if SANITIZED else 20,
                              lambda: wait_mapped(rig),
                              lambda: f'{mapped_by_kernel(rig)} pages mapped')
-    wait('a page is mapped', lambda: counter(rig, 'maps'), 90)
+
+    def maps_anew():
+        rig.must_be_well()  # a daemon that has met another keeper may have ended, and starts again
+        return counter(rig, 'maps')
+    wait('a page is mapped', maps_anew, 90)
     agree(rig)
     all_back(rig)
     finish(rig)
