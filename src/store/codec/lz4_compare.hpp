@@ -9,6 +9,7 @@
 
 #include <array>
 #include <cstddef>
+#include <cstdint>
 #include <span>
 
 #include "base/page_copy.hpp"
@@ -24,7 +25,13 @@ struct Comparison {
 };
 using Pair = std::array<Comparison, 2>;
 
+// The processor's instructions that compare() uses; each one includes those before it.
+enum class Vectors : std::uint8_t { none, avx2, avx512 };
+// The best that this processor has.
+Vectors vectors_here() noexcept;
+
 // Fills in `equal`. Safe on any bytes. Meanwhile the blocks of `next` are prefetched.
-void compare(Pair& pair, const Pair& next) noexcept;
+// REQUIRES: the processor has the instructions.
+void compare(Pair& pair, const Pair& next, Vectors vectors = vectors_here()) noexcept;
 
 }  // namespace ramfold::store::lz4

@@ -90,7 +90,14 @@ Encoded any_sequences(Random& random) {
   return made;
 }
 
-bool can_compare() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2"); }
+// What compare() may use here.
+std::vector<lz4::Vectors> all_vectors() {
+  std::vector<lz4::Vectors> all;
+  for (const auto vectors : {lz4::Vectors::none, lz4::Vectors::avx2, lz4::Vectors::avx512}) {
+    if (vectors <= lz4::vectors_here()) all.push_back(vectors);
+  }
+  return all;
+}
 
 }  // namespace
 
@@ -141,9 +148,12 @@ TEST_CASE("a page is equal to its block, whatever it is paired with") {
     const Encoded other = random.one_in(4) ? Encoded{} : encoded(random);
     lz4::Pair pair{one.comparison(), other.comparison()};
     if (random.one_in(2)) std::swap(pair[0], pair[1]);
-    lz4::compare(pair, random.one_in(2) ? pair : lz4::Pair{});
-    for (const lz4::Comparison& compared : pair)
-      REQUIRE(compared.equal == (can_compare() && !compared.block.empty()));
+    const lz4::Pair next = random.one_in(2) ? pair : lz4::Pair{};
+    for (const lz4::Vectors vectors : all_vectors()) {
+      lz4::compare(pair, next, vectors);
+      for (const lz4::Comparison& compared : pair)
+        REQUIRE(compared.equal == (vectors != lz4::Vectors::none && !compared.block.empty()));
+    }
   }
 }
 
@@ -155,10 +165,12 @@ TEST_CASE("a page that differs in one bit is not equal, and the page beside it i
     const Encoded other = encoded(random);
     const std::size_t at = i < 200 ? (i % 2 == 0 ? i : kPageSize - 1 - i) : random.below(kPageSize);
     one.page->bytes[at] ^= static_cast<std::byte>(1u << random.below(8));
-    lz4::Pair pair{one.comparison(), other.comparison()};
-    lz4::compare(pair, {});
-    REQUIRE_FALSE(pair[0].equal);
-    REQUIRE(pair[1].equal == can_compare());
+    for (const lz4::Vectors vectors : all_vectors()) {
+      lz4::Pair pair{one.comparison(), other.comparison()};
+      lz4::compare(pair, {}, vectors);
+      REQUIRE_FALSE(pair[0].equal);
+      REQUIRE(pair[1].equal == (vectors != lz4::Vectors::none));
+    }
   }
 }
 
@@ -179,11 +191,14 @@ TEST_CASE("of any block, a page is called equal only when the block decodes to i
       block.shrink_to_fit();
       pair[k] = made[k].comparison();
     }
-    lz4::compare(pair, {});
-    for (std::size_t k = 0; k < made.size(); ++k) {
-      equal += pair[k].equal;
-      if (pair[k].equal) REQUIRE(made[k].decodes());
+    for (const lz4::Vectors vectors : all_vectors()) {
+      for (lz4::Comparison& compared : pair) compared.equal = false;
+      lz4::compare(pair, {}, vectors);
+      for (std::size_t k = 0; k < made.size(); ++k) {
+        if (pair[k].equal) REQUIRE(made[k].decodes());
+      }
     }
+    equal += pair[0].equal + pair[1].equal;
   }
-  if (can_compare()) CHECK(equal > 500);
+  if (lz4::vectors_here() != lz4::Vectors::none) CHECK(equal > 500);
 }
