@@ -3,7 +3,7 @@
 // doubles the time until the next one, up to kLongest passes. So a scan costs in proportion to what
 // changes, not to what exists.
 //
-// The caller says how long a chunk may rest (ScanWorkers::rest_of). A page that comes back, and a
+// The caller says how long a chunk may rest (ChunkQueue::rest_of). A page that comes back, and a
 // write to a guarded page, ends the rest of its chunk (Vm::stir).
 // Threads: one at a time.
 #pragma once

@@ -1,29 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The threads that scan and fold. All of them together keep within the CPU budget scan.cpu.
-// scan/turns.hpp chooses the VM whose chunk comes next. An owner is a user with its subordinate
-// ids.
+// The threads that scan and fold. All of them together keep within the CPU budget scan.cpu. Each
+// one takes a chunk from the queue (chunk_queue.hpp), works on it (chunk_work.hpp), and gives it
+// back.
 // Threads: start/stop from one thread; fold_with() and set() from any.
 #pragma once
 
 #include <atomic>
-#include <map>
 #include <memory>
 #include <vector>
 
 #include "base/published.hpp"
 #include "base/thread_annotations.hpp"
 #include "daemon/fleet/agent_answers.hpp"
-#include "daemon/fleet/attached_vm.hpp"
 #include "daemon/fleet/host_state.hpp"
 #include "daemon/fleet/vm_set.hpp"
 #include "daemon/threads/nap.hpp"
+#include "daemon/work/chunk_queue.hpp"
 #include "daemon/work/sources.hpp"
-#include "fold/folder.hpp"
-#include "guest/pin_proof.hpp"
 #include "policy/targets.hpp"
-#include "scan/plan.hpp"
 #include "scan/turns.hpp"
-#include "sys/subordinate_ids.hpp"
+#include "sys/pin_test.hpp"
 
 namespace ramfold::store {
 class Contents;
@@ -48,7 +44,7 @@ class ScanWorkers {
   // Both outlive this. REQUIRES: called once, before start().
   void ask_through(AgentAnswers& agents, const Sources& sources) noexcept {
     agents_ = &agents;
-    sources_ = &sources;
+    queue_.ask_of(sources);
   }
   // Waits up to 3 s for the threads. A thread that a process holds up is abandoned
   // (daemon/threads/apart.hpp).
@@ -67,16 +63,6 @@ class ScanWorkers {
   }
 
  private:
-  struct Claim {
-    VmHandle vm;
-    scan::Turns::Member turn;
-    std::size_t chunk = 0;
-    const scan::ReferencedSource* source = nullptr;  // null: none is asked
-    scan::History* history = nullptr;                // null as well
-    scan::Sampling sampling;
-    bool folds = false;   // ScanCursor::Terms
-    unsigned epochs = 1;  // passes since the last look at the chunk
-  };
   struct Worker {
     VmHandle at GUARDED_BY(&ScanWorkers::mutex_);  // the VM, since since_ns; null: none
     std::uint64_t since_ns GUARDED_BY(&ScanWorkers::mutex_) = 0;
@@ -92,59 +78,20 @@ class ScanWorkers {
   void run(Worker& self) noexcept;
   // Records the VM on which a worker works. False: the worker was replaced meanwhile.
   bool at(Worker& self, const VmHandle& vm, const scan::Turns::Member& turn) EXCLUDES(mutex_);
-  // Takes a chunk of the VM whose turn it is, among VMs whose pass runs or is due. False: no VM has
-  // one.
-  bool claim(Claim& claim) EXCLUDES(turns_mutex_);
-  bool claim_of(const VmHandle& vm, Claim& claim) REQUIRES(turns_mutex_);
-  void meet_new_vms() REQUIRES(turns_mutex_);
-  void begin_pass(AttachedVm& vm, ScanCursor& cursor, std::uint64_t now_ns) REQUIRES(cursor.mutex);
-  // The pass ends when every chunk was taken and given back.
-  void end_pass_if_over(AttachedVm& vm, ScanCursor& cursor) REQUIRES(cursor.mutex);
-  // Moves the cursor over chunks that rest, up to `end`.
-  void skip_resting(AttachedVm& vm, ScanCursor& cursor, std::size_t end) REQUIRES(cursor.mutex);
-  // After an empty chunk: skips the chunks in a hole of the RAM file, and frees their words.
-  void skip_holes(const Claim& claim);
-  void give_back(const Claim& claim, const scan::Met& met);
-  // The most passes from a look that has met this in the chunk to the next one.
-  unsigned rest_of(const AttachedVm& vm, std::size_t chunk, bool folds,
-                   const scan::Met& met) const noexcept;
-  // Chooses for a pass the source, and the share of the VM's RAM that it is asked about.
-  // `elapsed_ns`: since the last pass began.
-  void prepare_questions(const AttachedVm& vm, ScanCursor& cursor, std::uint64_t elapsed_ns)
-      REQUIRES(cursor.mutex);
-  // Asks which pages of the chunk the guest touches from now on.
-  void ask(const Claim& claim, guest::AgentPort* agent, std::span<const scan::SeenPage> seen,
-           scan::Met& met);
-  // Counts in `met` what pages the chunk holds. Returns the CPU time of folding alone, in
-  // nanoseconds.
-  std::uint64_t work(const Claim& claim, scan::Planner& planner, fold::Folder& folder,
-                     std::span<scan::Window, scan::kChunkWindows> windows, scan::Met& met);
-  void fold(AttachedVm& vm, fold::Folder& folder, std::span<const scan::Window> windows);
-  store::Admit admitted(const AttachedVm& vm) const noexcept;
   // Sleeps while the threads together have used more CPU time than their budget allows.
   void pay(std::uint64_t cpu_ns) noexcept;
 
-  VmSet& vms_;
   store::Contents& contents_;
   HostState& host_;
   Published<policy::WorkTargets> targets_;
+  ChunkQueue queue_;
   AgentAnswers* agents_ = nullptr;
-  const Sources* sources_ = nullptr;
   StopFlag stopping_;
   std::atomic<std::uint64_t> scan_cpu_ns_{0};
   std::atomic<std::uint64_t> fold_cpu_ns_{0};
   std::atomic<std::uint64_t> budget_until_ns_{
       0};  // the CPU time used so far is within the budget from this time on
-  Mutex turns_mutex_ ACQUIRED_BEFORE(&ScanCursor::mutex){"ScanWorkers::turns"};
-  scan::Turns turns_ GUARDED_BY(turns_mutex_);
-  struct Turn {
-    std::weak_ptr<AttachedVm> vm;
-    uid_t owner = 0;
-  };
-  std::map<VmId, Turn> met_ GUARDED_BY(turns_mutex_);
-  std::uint64_t met_changes_ GUARDED_BY(turns_mutex_) = 0;  // VmSet::changes() when `met_` was made
-  sys::SubordinateIds ids_ GUARDED_BY(turns_mutex_);
-  Mutex mutex_ ACQUIRED_BEFORE(turns_mutex_){"ScanWorkers"};
+  Mutex mutex_{"ScanWorkers"};
   // Not the replaced ones; `running_` counts those too. The dismissed ones until they end.
   std::vector<std::shared_ptr<Worker>> workers_ GUARDED_BY(mutex_);
   std::atomic<unsigned> running_{0};
