@@ -146,6 +146,30 @@ TEST_CASE("a copy that two processes map shows") {
   CHECK(pool.becomes(PinAnswer::quiet, 0));
 }
 
+// Run by storm/with_swap.py, with a zram device to swap to.
+TEST_CASE("the swap cache does not make a copy busy, and does not hide who does", "[.][swap]") {
+  const Pool pool;
+  for (const bool is_held : {false, true}) {
+    const std::uint64_t p = is_held ? 9 : 8;
+    *pool.at(p) = std::byte{5};
+    REQUIRE(pool.becomes(PinAnswer::quiet, p));
+    const Pipe pipe;
+    const iovec vector{pool.mapping.data() + p * kPageSize, kPageSize};
+    if (is_held) REQUIRE(::vmsplice(pipe.in.get(), &vector, 1, 0) == kPageSize);
+    REQUIRE(soon([&] {
+      (void)::madvise(vector.iov_base, kPageSize, MADV_PAGEOUT);
+      return pool.says(p) == PinAnswer::swapped;
+    }));
+    // A read leaves it in the swap cache.
+    REQUIRE(*pool.at(p) == std::byte{5});
+    if (is_held) {
+      CHECK(pool.says(p) == PinAnswer::busy);
+    } else {
+      CHECK(pool.becomes(PinAnswer::quiet, p));
+    }
+  }
+}
+
 TEST_CASE("a large page of copies shows as such") {
   constexpr ByteCount kSize{4u << 20};
   const auto memory = sys::Mapping::anonymous(kSize);

@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Checks one configuration exhaustively: run.py CONFIG TABLES, or run.py --list.
 
-Those whose name begins with "reform", "gate", "pins", "mapping" or "pool" are of the model of that
-name, all others of page.pml. TABLES is the output of print_tables, the code's own transition
-tables. A configuration of PROOFS must be searched completely without an error; one of REMOVALS, a
-proof without one rule, must be refuted.
+Those whose name begins with "reform", "gate", "pins", "copy", "mapping" or "pool" are of the model
+of that name, all others of page.pml. TABLES is the output of print_tables, the code's own
+transition tables. A configuration of PROOFS must be searched completely without an error; one of
+REMOVALS, a proof without one rule, must be refuted.
 Exit status: 0 as expected, 1 not, 77 when spin is missing and cannot be installed.
 """
 
@@ -67,6 +67,7 @@ PROOFS = {
     "pins-moves": ("MOVES=2 FORGETS=0", []),
     "pins-runs": ("RUNS=2 PINS=2 STEPS=2 MOVES=0", []),
     "pins-devices": ("DEVICES=2 RUNS=2 MOVES=0 FORGETS=0", []),
+    "copy": ("", []),
     "mapping": (
         "FIRST=TAG_observed",
         ["word observed->mapped by mapping", "word mapped->none by restoring",
@@ -149,6 +150,9 @@ REMOVALS = {
     "pins-gup-recheck": ("pins", "NO_GUP_RECHECK MOVES=0 FORGETS=0"),
     "pins-gup-order": ("pins", "NO_GUP_ORDER MOVES=0 FORGETS=0"),
     "pins-guard-kept": ("pins", "NO_GUARD_KEPT FORGETS=0"),
+    "copy-place-before": ("copy", "NO_PLACE_BEFORE"),
+    "copy-place-after": ("copy", "NO_PLACE_AFTER"),
+    "copy-place": ("copy", "NO_PLACE"),
     "mapping-guard": ("mapping-again", "NO_GUARD"),
     "mapping-read-under-guard": ("mapping-again", "NO_READ_UNDER_GUARD"),
     "mapping-clean-guard": ("mapping-clean", "NO_CLEAN_GUARD"),
@@ -246,7 +250,8 @@ def main() -> int:
 
     defines, rows, must_fail = switches(arguments.config)
     part = arguments.config.split("-")[0]
-    model = f"{part}.pml" if part in ("reform", "gate", "pins", "mapping", "pool") else "page.pml"
+    own_models = ("reform", "gate", "pins", "copy", "mapping", "pool")
+    model = f"{part}.pml" if part in own_models else "page.pml"
     # Most searches of a removal end sooner than a compiler that optimises; for proofs a little of
     # it is worth its time.
     optimised = "-O0" if must_fail else "-O1"

@@ -40,6 +40,7 @@ struct task_struct {
 struct folio {
   struct address_space *mapping;
   unsigned long index;
+  void *private;       // the place in swap, while the frame is in the swap cache
   atomic_t _mapcount;  // page table entries, less 1
   atomic_t _refcount;
 } KERNEL;

@@ -4,7 +4,7 @@
 //
 // A private copy is in no file, so the way to its frame is the process's page table. The kernel's
 // rule for moving such a page is: its references are 1 for each page table entry, and 1 if it is in
-// the swap cache (folio_expected_ref_count() in include/linux/mm.h).
+// the swap cache (folio_expected_ref_count() in include/linux/mm.h). See tests/model/copy.pml.
 //
 // x86-64 alone. A page table is named by its physical address; the kernel maps all physical memory
 // somewhere (the direct map), and has one struct page for each frame in an array. Where both begin
@@ -135,13 +135,24 @@ struct run {
   __u8 answers[RF_PRIVATE_PAGES_MAX];
 };
 
+// The place of a frame in the swap cache; 0: it is in none. The cache's reference is there before
+// the frame has a place, and goes after the place (mm/swap_state.c).
+static __always_inline __u64 swap_place_of(__u64 folio, __u64 flags) {
+  if (!HAS_FLAG(flags, PG_swapcache)) return 0;
+  return WORD(folio, folio, private);
+}
+
 // Of a frame that a page table entry names. HOLE: it is a page of a file, and no copy.
 static __always_inline __u8 answer_of(__u64 folio) {
   const __u64 flags = flags_of(folio);
+  const __u64 place = swap_place_of(folio, flags);
   const __u64 mapping = WORD(folio, folio, mapping);
   const __u64 counts = counts_of(folio);
   const int maps = (int)(__u32)counts + 1;
   const int references = (int)(counts >> 32);
+  // One place before and after the counts: the swap cache held its reference between. Otherwise
+  // another holder's could pass for it.
+  if (swap_place_of(folio, flags_of(folio)) != place) return RF_PIN_AGAIN;
   if (HAS_FLAG(flags, PG_head)) return RF_PIN_LARGE;
   if (WORD(page, folio, compound_head) & 1) return RF_PIN_LARGE;
   if (!mapping) return RF_PIN_AGAIN;
@@ -149,7 +160,7 @@ static __always_inline __u8 answer_of(__u64 folio) {
   if ((mapping & 3) != 1) return RF_PIN_BUSY;  // not an anonymous page of the plain kind
   if (!COUNTS_ARE_A_WORD) return RF_PIN_AGAIN;
   if (maps != 1) return maps > 1 ? RF_PIN_MAPPED_MORE : RF_PIN_AGAIN;
-  return references == maps + (int)HAS_FLAG(flags, PG_swapcache) ? RF_PIN_QUIET : RF_PIN_BUSY;
+  return references == maps + (place != 0) ? RF_PIN_QUIET : RF_PIN_BUSY;
 }
 
 static long answer_page(__u32 i, struct run *run) {
