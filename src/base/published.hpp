@@ -61,7 +61,7 @@ class Published {
     for (std::size_t i = 0; i < kWords; ++i) words_[i].store(words[i], std::memory_order_release);
   }
 
-  Mutex writing_;
+  Mutex writing_{"Published"};
   std::atomic<std::uint64_t> number_{0};
   std::array<std::atomic<std::uint64_t>, kWords> words_{};
 };

@@ -97,7 +97,7 @@ class GroupTable {
   std::vector<GroupId> found_;  // by open(), which holds a use of each
   std::atomic<std::uint32_t> limit_{0};
   std::atomic<std::uint64_t> wiped_{0};
-  mutable Mutex mutex_;
+  mutable Mutex mutex_{"Groups"};
   bool closed_ GUARDED_BY(mutex_) = false;
 };
 

@@ -168,7 +168,7 @@ class HeaderTable {
   alignas(64) std::atomic<std::uint32_t> next_{1};  // ids from here on were never used
   // Free list: id in the low half, a count of changes in the high half against ABA.
   alignas(64) std::atomic<std::uint64_t> free_{0};
-  Mutex grow_mutex_;
+  Mutex grow_mutex_{"HeaderTable::grow"};
 };
 
 }  // namespace ramfold::store

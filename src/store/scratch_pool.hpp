@@ -92,7 +92,7 @@ class ScratchPool {
     free_ = free_->next;
   }
 
-  Mutex mutex_;
+  Mutex mutex_{"ScratchPool"};
   T* free_ GUARDED_BY(mutex_) = nullptr;
   unsigned owed_ GUARDED_BY(mutex_) = 0;  // that many are deleted when they are given back
 };

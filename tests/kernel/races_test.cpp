@@ -469,7 +469,7 @@ TEST_CASE("pages whose contents are on their way wait without holding up others"
     rig.pass();
     slow.open();
     CHECK(rig.process->collect(1000) == 2 * sum_of(10));
-    CHECK(rig.faults->parked() == 0);
+    CHECK(soon([&] { return rig.faults->parked() == 0; }));
   }
   SECTION("more wait than there are places") {
     constexpr std::uint32_t kPages = fault::Server::kParkedMax + 100;

@@ -240,7 +240,7 @@ TEST_CASE("a content that cannot be read now is waited for, and is not lost") {
     rig.process->load_apart(page, 1);
     REQUIRE(source.wait_for_failures(5));
     CHECK(rig.tag(page.value) == guest::Tag::folded);
-    CHECK(rig.faults->parked() == 1);
+    CHECK(test::soon([&] { return rig.faults->parked() == 1; }));
     CHECK(rig.process->load(PageIndex{4}) == sum_of(5));  // nobody else waits for it
     source.mend();
     CHECK(rig.process->collect(20'000) == sum_of(4));

@@ -78,7 +78,7 @@ TEST_CASE("words that name a content, and what a page waits for, are never given
   rig.process->store(PageIndex{kWords + 5}, 3);
   CHECK_FALSE(rig.vm->free_words(PageIndex{0}));
   // Its owner is at work on one of them.
-  REQUIRE(rig.vm->table().take_for_fold(PageIndex{kWords + 5}));
+  REQUIRE(soon([&] { return rig.vm->table().take_for_fold(PageIndex{kWords + 5}); }));
   CHECK_FALSE(rig.vm->free_words(PageIndex{kWords}));
   REQUIRE(rig.vm->table().give_up_fold(PageIndex{kWords + 5}));
   CHECK(rig.process->load(kNine) == sum_of(5));

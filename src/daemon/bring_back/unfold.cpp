@@ -141,7 +141,7 @@ namespace {
 
 struct Course {
   std::atomic<std::uint64_t> done{0};  // pages that are back
-  Mutex mutex;
+  Mutex mutex{"Course"};
   CondVar changed;
   std::optional<Status> status GUARDED_BY(mutex);
   bool given_up GUARDED_BY(mutex) = false;

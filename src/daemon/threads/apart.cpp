@@ -45,7 +45,7 @@ bool run_apart(std::function<void()> errand) {
 
 Ended run_apart_for(std::uint64_t patience_ns, std::function<void()> errand) {
   struct End {
-    Mutex mutex;
+    Mutex mutex{"End"};
     CondVar changed;
     bool ended GUARDED_BY(mutex) = false;
   };

@@ -38,7 +38,7 @@ class StopFlag {
   void sleep(std::uint64_t ns) const noexcept { sleep_until(monotonic_ns() + ns); }
 
  private:
-  mutable Mutex mutex_;
+  mutable Mutex mutex_{"StopFlag"};
   mutable CondVar heard_;
   std::atomic<bool> raised_{false};
 };

@@ -132,7 +132,7 @@ class Arena {
   static_assert(sizeof(Slab) == 64);
 
   struct alignas(64) ClassLists {
-    Mutex mutex;
+    Mutex mutex{"Arena::ClassLists"};
     // Slabs with free slots among the usable ones, by fullness.
     std::array<std::uint32_t, kLevels> partial GUARDED_BY(mutex) = {kNone, kNone, kNone, kNone};
     // Slabs without a free usable slot that can get more memory.
@@ -221,7 +221,7 @@ class Arena {
   Slab* slabs_;
   std::array<ClassLists, kClasses> classes_;
 
-  Mutex pool_mutex_;
+  Mutex pool_mutex_{"Arena::pool"};
   // Chunks are handed out under pool_mutex_. The bits of a chunk belong to its slab.
   BitmapPool bitmaps_;
   std::uint32_t empty_ GUARDED_BY(pool_mutex_) = kNone;

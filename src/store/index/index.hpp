@@ -87,7 +87,7 @@ class Index {
     std::uint32_t id;
   };
   struct alignas(64) Stripe {
-    Mutex mutex;
+    Mutex mutex{"Index::Stripe"};
   };
 
   Index(HeaderTable& headers, std::uint32_t segments_max, sys::Mapping segments,
@@ -128,7 +128,7 @@ class Index {
   std::unique_ptr<std::array<Stripe, kStripes>> stripe_memory_;
   Stripe* stripes_;
 
-  Mutex grow_mutex_ ACQUIRED_BEFORE(&Stripe::mutex);
+  Mutex grow_mutex_ ACQUIRED_BEFORE(&Stripe::mutex){"Index::grow"};
   std::vector<Entry> moving_ GUARDED_BY(grow_mutex_);
 
   std::atomic<std::uint32_t> segment_count_{0};

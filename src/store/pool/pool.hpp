@@ -163,7 +163,7 @@ class Pool {
   sys::Mapping used_memory_;
   std::uint32_t slots_max_;
 
-  Mutex mutex_;
+  Mutex mutex_{"store::Pool"};
   Slot* slots_ GUARDED_BY(mutex_);
   std::uint64_t* used_ GUARDED_BY(mutex_);         // a bit for each slot that is no hole
   bool known_ GUARDED_BY(mutex_) = false;          // since mappings_known()

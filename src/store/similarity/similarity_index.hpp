@@ -82,7 +82,7 @@ class SimilarityIndex {
 
   const sys::Mapping memory_;
   const std::uint64_t buckets_max_;
-  mutable Mutex mutex_;
+  mutable Mutex mutex_{"SimilarityIndex"};
   std::uint64_t buckets_count_ GUARDED_BY(mutex_) = std::uint64_t{1} << kLevelMin;
   unsigned level_ GUARDED_BY(mutex_) = kLevelMin;  // 2^level_ <= buckets_count_ < 2^(level_ + 1)
   std::uint64_t contents_count_ GUARDED_BY(mutex_) = 0;
