@@ -96,6 +96,7 @@ control::HostView HostService::host_view(const std::vector<VmHandle>& vms,
   const auto reform = p_.work.reform();
   const store::ReformFigures reformed = reform ? reform->figures : store::ReformFigures{};
   std::vector<const guest::VmCounters*> counted;
+  counted.reserve(vms.size());
   for (const VmHandle& vm : vms) counted.push_back(&vm->vm->counters());
   view.counters = counters_of({account.store, reformed, p_.fault_pool.figures()}, counted, gone);
   return view;
