@@ -18,7 +18,7 @@ demo=("${image[@]}" "${guest[@]}")
 test=("${image[@]}" "${guest[@]}" busybox-static catch2 clang-19 libclang-rt-19-dev fuse3 iproute2
   libfuse3-dev librapidcheck-dev libvirt-clients libvirt-daemon-driver-qemu libvirt-daemon-system
   procps qemu-utils spin systemd
-  xdelta3)  # what bench/run measures beside ours
+  fio xdelta3)  # for bench/run: I/O into RAM, and what is measured beside ours
 lint=(clang-19 clang-tidy-19 clang-format-19 python3)
 
 only_missing=0

@@ -19,6 +19,22 @@ def slower() -> float:
     return min(SLOWER_MAX, 4 * busy if SANITIZED else busy)
 
 
+class Patience:
+    """So many seconds on a machine that is not busy. Load that comes while a test waits counts:
+    `is_over` wants to be asked again and again."""
+
+    def __init__(self, seconds: float):
+        self._left = seconds
+        self._asked = time.monotonic()
+
+    def is_over(self) -> bool:
+        """Whether the seconds have passed, each as long as the load of its time made it."""
+        now = time.monotonic()
+        self._left -= (now - self._asked) / slower()
+        self._asked = now
+        return self._left <= 0
+
+
 def deadline(seconds: float) -> float:
     """When, by time.monotonic(), so many seconds have passed on a machine that is not busy."""
     return time.monotonic() + seconds * slower()

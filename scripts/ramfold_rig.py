@@ -35,6 +35,10 @@ class RigError(VmError):
         self.error = error or {}
 
 
+class NoAnswer(RigError):
+    """The daemon did not answer in time. Nothing is known of what it was asked."""
+
+
 def to_toml(config):
     """The small part of TOML that the configuration needs: plain values, and tables of such."""
     lines = [f"{key} = {json.dumps(value)}" for key, value in config.items()
@@ -183,7 +187,15 @@ class Rig:
     # ---- questions ------------------------------------------------------------------------------
 
     def ask(self, op, progress=None, timeout_s=120, **fields):
-        """One request: the last line of the answer. progress(line) sees those before it."""
+        """One request: the last line of the answer. progress(line) sees those before it. NoAnswer
+        when none of them comes in time."""
+        try:
+            return self._ask(op, progress, timeout_s, fields)
+        except socket.timeout:
+            raise NoAnswer(f"{op}: the daemon does not answer in time ({timeout_s} s on a machine "
+                           "that is not busy)") from None
+
+    def _ask(self, op, progress, timeout_s, fields):
         with socket.socket(socket.AF_UNIX) as link:
             link.settimeout(timeout_s * slower())
             link.connect(str(self.dir / "control.sock"))

@@ -103,7 +103,16 @@ def kvm_unusable():
 
 
 def ask_qmp(at, command, timeout_s=30, **arguments):
-    """One QMP command over a connection of its own: its result, VmError on an error."""
+    """One QMP command over a connection of its own: its result, VmError on an error or when QEMU
+    does not answer in time."""
+    try:
+        return _ask_qmp(at, command, timeout_s, arguments)
+    except socket.timeout:
+        raise VmError(f"{command}: QEMU does not answer in time ({timeout_s} s on a machine that "
+                      "is not busy)") from None
+
+
+def _ask_qmp(at, command, timeout_s, arguments):
     with socket.socket(socket.AF_UNIX) as link:
         link.settimeout(timeout_s * slower())
         link.connect(str(at))

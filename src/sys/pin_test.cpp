@@ -32,13 +32,14 @@ std::string PinTestRefusal::text() const {
   switch (why) {
     case Why::kernel_too_old: return "this kernel is older than Linux 6.7";
     case Why::no_types: return "this kernel does not describe its types (/sys/kernel/btf/vmlinux)";
-    case Why::lockdown: return "the kernel is locked down for confidentiality";
     case Why::not_permitted:
       return "loading a BPF program is not permitted: " + std::string(reason);
+    case Why::lockdown:
     case Why::refused: break;
   }
   std::string text = "the kernel refuses the BPF program: " + std::string(reason);
   if (!said.empty()) text += " (" + said + ")";
+  if (why == Why::lockdown) text += "; it is locked down for confidentiality";
   return text;
 }
 
@@ -47,7 +48,9 @@ std::string_view PinTestRefusal::remedy() const noexcept {
     case Why::kernel_too_old: return "boot Linux 6.7 or newer";
     case Why::no_types:
       return "boot a kernel with CONFIG_DEBUG_INFO_BTF, as distributions build it";
-    case Why::lockdown: return "boot with lockdown=integrity, which Secure Boot needs, or without";
+    case Why::lockdown:
+      return "give ramfoldd CAP_BPF and CAP_PERFMON and the system call bpf, as its unit does; if "
+             "it has them, boot with lockdown=integrity, which Secure Boot needs, or without";
     case Why::not_permitted:
       return "give ramfoldd CAP_BPF and CAP_PERFMON and the system call bpf, as its unit does";
     case Why::refused: break;

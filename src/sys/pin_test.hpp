@@ -38,6 +38,10 @@ std::string_view name_of(PinAnswer answer) noexcept;
 
 // Why the kernel does not load the program.
 struct PinTestRefusal {
+  // lockdown: the kernel is locked down for confidentiality. Linux as it is loads the program all
+  // the same: this level takes away helpers that read kernel memory (bpf_base_func_proto() in
+  // kernel/bpf/helpers.c), and the program calls none. So it is a guess, and `code` may have
+  // another cause.
   enum class Why : std::uint8_t { kernel_too_old, no_types, lockdown, not_permitted, refused };
 
   Why why = Why::refused;

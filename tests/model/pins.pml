@@ -185,6 +185,21 @@ proctype kernel() {
       :: d_step { refs[frame] = 1; frame = entry } /* the old frame is another's */
       :: frame = entry
       fi
+    /* Swap: the count is compared, and not set to 0. Then the page moves. */
+#ifdef NO_SWAP_COUNT
+    :: d_step { refs[OTHER(frame)] == 0 };
+#else
+    :: d_step { refs[frame] == 2 && refs[OTHER(frame)] == 0 };
+#endif
+#ifdef NO_SWAP_LOCK
+      folio_lock = 0;
+#endif
+      d_step {
+        refs[frame] = refs[frame] - 2;
+        entry = OTHER(frame);
+        refs[entry] = 2;
+        frame = entry
+      }
     :: true
     fi;
     if

@@ -150,6 +150,8 @@ REMOVALS = {
     "pins-gup-recheck": ("pins", "NO_GUP_RECHECK MOVES=0 FORGETS=0"),
     "pins-gup-order": ("pins", "NO_GUP_ORDER MOVES=0 FORGETS=0"),
     "pins-guard-kept": ("pins", "NO_GUARD_KEPT FORGETS=0"),
+    "pins-swap-count": ("pins", "NO_SWAP_COUNT FORGETS=0"),
+    "pins-swap-lock": ("pins", "NO_SWAP_LOCK FORGETS=0"),
     "copy-place-before": ("copy", "NO_PLACE_BEFORE"),
     "copy-place-after": ("copy", "NO_PLACE_AFTER"),
     "copy-place": ("copy", "NO_PLACE"),

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What docs/hazards.md names must exist: hazards.py BUILD. Its tests are those of BUILD (as in
 `meson test --list`), its quoted cases stand in a test's source, its files in the tree; every hazard
-says which test holds it, or why none does. hazards.py --self-test shows that it can complain."""
+says which test holds it, or why none does. Its table of calls has each call that the agent
+interposes, and no other. hazards.py --self-test shows that it can complain."""
 import json
 import pathlib
 import re
@@ -13,6 +14,8 @@ PAGE = "docs/hazards.md"
 COLUMNS = ["#", "hazard", "rule", "files", "tests"]
 NUMBERS = {f"D{i}" for i in range(1, 15)} | {f"L{i}" for i in range(1, 9)}
 GAPS = "## Without a test"
+CALLS = "### Calls that the agent holds"
+AGENT = "src/agent/preload"
 CASES = {".cpp", ".py", ".c"}
 
 
@@ -50,6 +53,31 @@ def complaints(text, tests, is_file, sources):
         yield f"0: {name} is not there"
 
 
+def interposed(source):
+    """What the agent's sources interpose: names of calls; and the arguments for which these do
+    something: advice of madvise, requests of ioctl, calls by syscall() that have no name here."""
+    calls = set(re.findall(r"^RF_EXPORT\b[^;{(]*?(\w+)\(", source, re.M))
+    cases = set(re.findall(r"\bcase ([A-Z]\w+):", source))
+    return ({name for name in calls if name.removesuffix("64") not in calls - {name}},
+            {name for name in cases if name.removeprefix("SYS_") not in calls})
+
+
+def calls_amiss(text, source):
+    """Differences between the page's table of calls and the agent's sources."""
+    calls, cases = interposed(source)
+    table = text.split(CALLS, 1)[1].split("\n## ", 1)[0] if CALLS in text else ""
+    rows = re.findall(r"^\| (?!calls |---)(.*?) \|", table, re.M)
+    listed = {word for row in rows for code in re.findall(r"`([^`]+)`", row)
+              for word in re.findall(r"\b[a-z]\w*", code)}
+    about = {word for row in rows for word in re.findall(r"\b[A-Z]+_\w+", row)}
+    for name in sorted(calls - listed) + sorted(cases - about):
+        yield f"0: the agent interposes {name}, and '{CALLS}' does not say why"
+    for name in sorted(listed - calls):
+        yield f"0: '{CALLS}' has {name}, which the agent does not interpose"
+    for name in sorted(about - cases):
+        yield f"0: '{CALLS}' has {name}, for which the agent does nothing"
+
+
 def self_test():
     known = {"one", "two, three"}
     rest = "".join(f"| {name} | h | r | `a.c` | `one` |\n" for name in sorted(NUMBERS - {"D1"}))
@@ -71,7 +99,25 @@ def self_test():
     for page in bad:
         if not found(page):
             sys.exit(f"bad, and not seen: {page}")
-    print(f"{len(good)} good pages, {len(bad)} bad ones")
+    source = ("RF_EXPORT void *mmap(void *at,\n    size_t size) {\n}\n"
+              "RF_EXPORT void *mmap64(void *at) { return mmap(at, 1); }\n"
+              "RF_EXPORT int madvise(void *at, int advice) {\n  case MADV_ONE: /* why */\n"
+              "    case MADV_TWO: {\n}\nRF_EXPORT long syscall(long nr, ...) {\n"
+              "    case SYS_made:\n    case SYS_mmap: return\n")
+    table = (f"{CALLS}\n\n| calls | why | rows |\n|---|---|---|\n| `mmap` | w | D1 |\n"
+             "| `syscall(SYS_made)` | it calls `other` | D1 |\n"
+             "| `madvise(MADV_ONE)`; MADV_TWO | not MADV_SIX | D1 |\n## Next\n| `other` | |\n")
+    if found := list(calls_amiss(table, source)):
+        sys.exit(f"a good table of calls, and complained of: {found}")
+    wrong = [(table.replace("`mmap` |", "`munmap` |"), source),
+             (table, source + "RF_EXPORT int another("),
+             (table, source + "  case MADV_SIX:\n"),
+             (table, source.replace("MADV_TWO", "MADV_ONE")),
+             (table.replace("(SYS_made)", ""), source), ("", source)]
+    for page, agent in wrong:
+        if not list(calls_amiss(page, agent)):
+            sys.exit(f"a bad table of calls, and not seen: {page}{agent}")
+    print(f"{len(good)} good pages, {len(bad)} bad ones; {len(wrong)} bad tables of calls")
 
 
 def main():
@@ -84,6 +130,8 @@ def main():
                         for path in sorted((ROOT / "tests").rglob("*"))
                         if path.suffix in CASES and path.is_file())
     found = list(complaints(text, tests, lambda path: (ROOT / path).is_file(), sources))
+    found += calls_amiss(text, "\n".join(path.read_text(encoding="utf-8")
+                                         for path in sorted((ROOT / AGENT).glob("*.c"))))
     for complaint in found:
         print(f"{PAGE}:{complaint}")
     print(f"{len(list(rows_of(text)))} hazards, {len(tests)} tests, {len(found)} complaints")

@@ -6,7 +6,9 @@ Every row is a VM with a disk of each device model (disk_rows.py), on storage wh
 to 30 ms and end out of order (slow_storage.py). The guest's sectors verify themselves. No sector
 may be wrong, and a row counts only when enough was folded and verified.
 
-With --must-lose the daemon is one that breaks a rule on purpose: a wrong sector must be seen.
+With --must-lose the daemon is one that breaks a rule on purpose: a wrong sector must be seen. A
+request that fails is neither: the test then fails, and tells the request.
+--self-test shows how a row's lines are judged, without a VM.
 RAMFOLD_LONG=1: every row, an hour. RAMFOLD_SEED=n. RAMFOLD_MATRIX_DIRS=DIR:DIR...: directories on
 other file systems that get a row each.
 """
@@ -15,13 +17,15 @@ import os
 import pathlib
 import re
 import subprocess
+import sys
 import time
 
 import disk_rows
 import slow_storage
 import vm_tests
-from patience import deadline
-from vm_tests import rig_of, vm
+import patience
+from patience import Patience
+from vm_tests import ramfold_rig, rig_of, vm
 
 LONG = os.environ.get("RAMFOLD_LONG", "0") == "1"
 SEED = int(os.environ.get("RAMFOLD_SEED", "0")) or int(time.time())
@@ -40,13 +44,30 @@ LOSE_S_MAX = 120
 
 PROGRESS = re.compile(r"^SECTORS(?P<done>-DONE)? disk=(?P<disk>\d+) .*checks=(?P<checks>\d+) "
                       r"later=(?P<later>\d+) wrong=(?P<wrong>\d+)", re.MULTILINE)
-BAD = re.compile(r"^(?:WRONG|FAILED) .*$", re.MULTILINE)
+WRONG = re.compile(r"^WRONG .*$", re.MULTILINE)
+FAILED = re.compile(r"^FAILED .*$", re.MULTILINE)
 HELD_FROM_MIB = 96
 HELD_MIB = 32
 
 
 class Lost(vm.VmError):
     """A guest read something else than its disk holds."""
+
+
+class DiskFailed(vm.VmError):
+    """A guest's request failed, for example by its kernel's timeout. Nothing is wrong with data."""
+
+
+def judged(said):
+    """What each disk's reader has said last: {disk: (checks, later)}. Lost when a sector is wrong,
+    DiskFailed when a request failed and no sector is wrong."""
+    said = said.replace("\r", "")
+    if wrong := WRONG.findall(said):
+        raise Lost("\n".join(wrong[:4]))
+    if failed := FAILED.findall(said):
+        raise DiskFailed("a request failed, and no sector is wrong:\n" + "\n".join(failed[:4]))
+    return {int(found["disk"]): (int(found["checks"]), int(found["later"]))
+            for found in PROGRESS.finditer(said)}
 
 
 def make_images(reader, images):
@@ -99,49 +120,66 @@ class Row:
         self.guest.stop()
 
     def progress(self):
-        """What each disk's reader has said last: {disk: (checks, later)}; Lost when it is bad."""
-        said = self.guest.serial().replace("\r", "")
-        bad = BAD.findall(said)
-        if bad:
-            raise Lost("\n".join(bad[:4]))
+        """judged() of what the guest has said."""
+        done = judged(self.guest.serial())
         if not self.guest.running():
             raise vm.VmError(f"QEMU ended: {self.guest.log()[-1000:]}")
-        return {int(found["disk"]): (int(found["checks"]), int(found["later"]))
-                for found in PROGRESS.finditer(said)}
+        return done
 
     def folds(self):
-        """Pages that have left: those that have come back, and those that are away."""
+        """Pages that have left: those that have come back, and those that are away. None: the
+        daemon did not answer in time."""
         try:
             view = self.rig.vm(self.guest.name)
+        except ramfold_rig.NoAnswer:
+            return None
         except vm.VmError:
             return 0  # not attached yet
         return view["saved"]["folded_pages"] + sum(
             kind["count"] for kind in view["faults"] if kind["kind"] == "content")
 
+    def folds_told(self):
+        """folds(), in words."""
+        folds = self.folds()
+        return "the daemon does not tell how many folds" if folds is None else f"{folds} folds"
+
+    def reasons(self):
+        """The daemon's reasons, or that it does not tell them."""
+        try:
+            return self.rig.reasons(self.guest.name)
+        except vm.VmError as problem:
+            return f"no reasons: {problem}"
+
     def run(self, seconds, checks_min, folds_min, seconds_max):
         """Reads for so long, and until enough was done."""
         least = time.monotonic() + seconds
-        end = deadline(seconds_max)
+        left = Patience(seconds_max)
+        folds = 0
         while True:
-            done, folds = self.progress(), self.folds()
+            done, now = self.progress(), self.folds()
+            folds = folds if now is None else now
             enough = (len(done) == len(self.disks) and folds >= folds_min and
                       all(checks >= checks_min for checks, _ in done.values()))
             if enough and time.monotonic() > least:
                 return
-            if time.monotonic() > end:
-                raise vm.VmError(f"too little happens: {folds} folds, {done}; "
-                                 f"{self.rig.reasons(self.guest.name)}")
+            if left.is_over():
+                raise vm.VmError(f"too little happens: {folds} folds, {done}; {self.reasons()}")
             time.sleep(0.5)
 
     def finish(self):
         """Every buffer is verified once more; tells the figures."""
         self.guest.sh("killall -TERM disk_reader")
-        self.guest.wait_serial(r"SECTORS-DONE", 120, count=len(self.disks))
-        done, folds = self.progress(), self.folds()
+        left = Patience(120)
+        while self.guest.serial().count("SECTORS-DONE") < len(self.disks):
+            done = self.progress()
+            if left.is_over():
+                raise vm.VmError(f"not all buffers are verified: {done}")
+            time.sleep(0.5)
+        done = self.progress()
         for number, disk in enumerate(self.disks):
             checks, later = done[number]
             print(f"  {disk}: {checks} sectors verified, {later} of them later", flush=True)
-        print(f"  {folds} folds, 0 wrong", flush=True)
+        print(f"  {self.folds_told()}, 0 wrong", flush=True)
 
 
 class Matrix:
@@ -169,17 +207,17 @@ class Matrix:
         """A wrong sector is met, or this test could not have found one."""
         began = time.monotonic()
         with self.row(disk_rows.paired_rows()[0]) as row:
-            end = deadline(LOSE_S_MAX)
-            while time.monotonic() < end:
+            left = Patience(LOSE_S_MAX)
+            while not left.is_over():
                 try:
                     row.progress()
                 except Lost as wrong:
                     seconds = time.monotonic() - began
-                    print(f"caught after {seconds:.0f} s, {row.folds()} folds:\n{wrong}",
+                    print(f"caught after {seconds:.0f} s, {row.folds_told()}:\n{wrong}",
                           flush=True)
                     return
                 time.sleep(0.2)
-            raise vm.VmError(f"no wrong sector, {row.folds()} folds: the test is too weak")
+            raise vm.VmError(f"no wrong sector, {row.folds_told()}: the test is too weak")
 
     def all(self, holder):
         versions = qemus()
@@ -250,7 +288,39 @@ def test(run_dir, options):
                 matrix.all(options.holder)
 
 
+def self_test():
+    """A wrong sector is a loss, also beside a failed request; a failed request alone is none."""
+    fine = ("SECTORS disk=0 device=vda reads=9 checks=20 later=7 wrong=0 zeros=0\r\n"
+            "SECTORS disk=1 device=sda reads=9 checks=30 later=8 wrong=0 zeros=0\r\n")
+    wrong = "WRONG disk=0 device=vda page=3 later: want 05, got 00 ... 00\r\n"
+    failed = "FAILED disk=1 device=sda read: Input/output error\r\n"
+    if judged(fine) != {0: (20, 7), 1: (30, 8)}:
+        sys.exit(f"the figures are {judged(fine)}")
+    for said, kind, line in ((fine + wrong, Lost, wrong), (fine + failed, DiskFailed, failed),
+                             (failed + wrong + fine, Lost, wrong)):
+        try:
+            done = judged(said)
+        except vm.VmError as problem:
+            if type(problem) is not kind or line.strip() not in str(problem):
+                sys.exit(f"{said!r} is judged as {type(problem).__name__}: {problem}")
+        else:
+            sys.exit(f"{said!r} is judged as good: {done}")
+    # Load that comes while a row waits lengthens its wait.
+    left = Patience(0.05)
+    patience.slower = lambda: 1000.0
+    time.sleep(0.1)
+    if left.is_over():
+        sys.exit("seconds of a machine that is busy count as whole ones")
+    patience.slower = lambda: 1.0
+    time.sleep(0.1)
+    if not left.is_over():
+        sys.exit("a wait has no end")
+    print("ok")
+
+
 def main():
+    if sys.argv[1:] == ["--self-test"]:
+        return self_test()
     options = vm_tests.rig_parser(__doc__)
     options.add_argument("--slow-disk", required=True)
     options.add_argument("--holder", required=True)
@@ -259,7 +329,7 @@ def main():
     if os.geteuid() != 0:
         vm.skip("mounting and folding need root")
     slow_storage.enter_own_mounts()
-    vm_tests.run(test, chosen)
+    return vm_tests.run(test, chosen)
 
 
 main()

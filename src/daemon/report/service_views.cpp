@@ -11,6 +11,7 @@
 #include "daemon/judge/quota.hpp"
 #include "daemon/judge/stall_watch.hpp"
 #include "daemon/report/figures.hpp"
+#include "daemon/report/held_pages.hpp"
 #include "daemon/report/service.hpp"
 #include "store/stats.hpp"
 #include "version.hpp"
@@ -26,13 +27,6 @@ namespace {
 constexpr std::uint64_t kKeptBesideRam = 5;
 
 double seconds(std::uint64_t ns) { return static_cast<double>(ns) / 1e9; }
-
-// So many pages are held that folding the rest saves notably less. A few are held at most times:
-// reads in flight, and pages that the kernel has not sorted in since they were touched.
-bool holds_much(const control::PagesView& pages) {
-  constexpr std::uint64_t kShare = 8;
-  return pages.held.value != 0 && pages.held.value * kShare >= pages.resident.value;
-}
 
 }  // namespace
 
@@ -102,6 +96,7 @@ control::HostView HostService::host_view(const std::vector<VmHandle>& vms,
   const auto reform = p_.work.reform();
   const store::ReformFigures reformed = reform ? reform->figures : store::ReformFigures{};
   std::vector<const guest::VmCounters*> counted;
+  counted.reserve(vms.size());
   for (const VmHandle& vm : vms) counted.push_back(&vm->vm->counters());
   view.counters = counters_of({account.store, reformed, p_.fault_pool.figures()}, counted, gone);
   return view;
@@ -282,10 +277,8 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
           memory_plentiful("set `when = \"eager\"` for this VM to fold it all the same"));
     }
   }
-  if (open && holds_much(view.pages)) {
-    because("held-pages", fmt::format("{} pages are held by a device", view.pages.held.value),
-            "nothing to do: they are folded when the device lets go. Buffers that QEMU registers "
-            "with io_uring are held for good");
+  if (open) {
+    if (const auto why = why_pages_stay(view.pages)) view.reasons.push_back(*why);
   }
   if (ram_beside.value != 0) {
     because("ram-added",

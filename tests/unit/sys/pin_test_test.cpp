@@ -42,10 +42,15 @@ TEST_CASE("a refused program is explained by what the host lacks, and has a reme
     CHECK(host.refuses(EPERM).why == Why::kernel_too_old);
     CHECK(host.refuses(ESRCH).remedy() == "boot Linux 6.7 or newer");
   }
-  SECTION("lockdown") {
+  SECTION("a kernel that is locked down refuses for this reason or another: both are told") {
     host.tree.write("sys/kernel/security/lockdown", "none integrity [confidentiality]\n");
     CHECK(host.refuses(EPERM).why == Why::lockdown);
-    CHECK(host.refuses(EINVAL).remedy().find("integrity") != std::string_view::npos);
+    CHECK(host.refuses(EINVAL, "unknown func bpf_x#1").text() ==
+          "the kernel refuses the BPF program: Invalid argument (unknown func bpf_x#1); it is "
+          "locked down for confidentiality");
+    const std::string_view remedy = host.refuses(EPERM).remedy();
+    CHECK(remedy.find("CAP_BPF") != std::string_view::npos);
+    CHECK(remedy.find("lockdown=integrity") != std::string_view::npos);
   }
   SECTION("anything else is told in the kernel's words") {
     const PinTestRefusal refusal = host.refuses(EINVAL, "unknown func bpf_x#1");

@@ -359,7 +359,7 @@ TEST_CASE("large folios of shared memory are possible when any size may have the
   CHECK(procfs.shmem_huge().value().forced);
 }
 
-TEST_CASE("memory, pressure, modules and KVM's counters") {
+TEST_CASE("memory and pressure") {
   const FakeTree tree;
   const Procfs procfs(tree.root());
   tree.write("proc/meminfo",

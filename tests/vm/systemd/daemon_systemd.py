@@ -7,6 +7,7 @@ daemon_systemd.py SOURCE_ROOT RAMFOLDD KEEPER CLI AGENT STORM_GUEST HOSTILE_AGEN
 systemd, FUSE or userfaultfd are not to be had."""
 import os
 import queue
+import re
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ from box import BIN, Box, Failed, ok, run, wait  # noqa: E402
 from patience import deadline  # noqa: E402
 
 FOLDED_MIN = 300
+FOR_BPF = {'cap_perfmon': 38, 'cap_bpf': 39}  # the bits of include/uapi/linux/capability.h
 
 
 class Talker:
@@ -114,6 +116,22 @@ def reads_as_a_journal(box):
     ok('the journal gets priorities and no second timestamp')
 
 
+def has_no_capability_for_bpf(box, when):
+    """The unit grants what loading a BPF program takes; no thread of the daemon has it any more."""
+    granted = box.property('CapabilityBoundingSet').lower().split()
+    if not FOR_BPF.keys() <= set(granted):
+        raise Failed(f'the unit does not grant {list(FOR_BPF)}: this proves nothing: {granted}')
+    threads = box.run('sh', '-c', f'cat /proc/{box.daemon()}/task/*/status', check=False)
+    sets = re.findall(r'^(CapPrm|CapEff):\s*([0-9a-f]+)$', threads, re.M)
+    if len(sets) < 4 or not any(int(bits, 16) for _, bits in sets):
+        raise Failed(f'the capabilities of several threads are not to be read: {sets}')
+    for name, bits in sets:
+        kept = [one for one, bit in FOR_BPF.items() if int(bits, 16) >> bit & 1]
+        if kept:
+            raise Failed(f'{when}: a thread of the daemon still has {kept} in {name}')
+    ok(f'{when}: none of {len(sets) // 2} threads has a capability for BPF')
+
+
 def body(box):
     box.run('systemctl', 'start', 'ramfold.service')
     guest = Talker(box, 'env', f'LD_PRELOAD={BIN}/libramfold-agent.so', 'RAMFOLD_SETTLE_MS=20',
@@ -126,6 +144,7 @@ def body(box):
     if not favoured or set(favoured) != {-10}:
         raise Failed(f'fault threads are not preferred: nice {favoured}')
     ok('the unit lets fault threads be preferred')
+    has_no_capability_for_bpf(box, 'folding')
     tells_the_way(box)
     reads_as_a_journal(box)
 
@@ -158,6 +177,8 @@ def body(box):
     took = wait('the daemon after SIGKILL', lambda: box.is_back(old))
     guest.check()
     ok(f'killed: back after {took:.1f} s')
+    wait('folding', lambda: folds(box), 60)
+    has_no_capability_for_bpf(box, 'after a restart')
 
     for how, words in (('SIGKILL', ('kill', '-KILL')), ('SIGTERM', ('kill', '-TERM'))):
         wait('folding', lambda: folds(box), 60)
