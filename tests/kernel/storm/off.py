@@ -31,6 +31,13 @@ for page in range(size // 4096):
     ram[page * 4096:page * 4096 + 4096] = struct.pack("<Q", page) * 512
 print("ram", fd, hashlib.sha256(ram).hexdigest(), flush=True)
 for line in sys.stdin:
+    verb, *mib = line.split()
+    if verb == "add":  # as QEMU does for `object_add memory-backend-memfd` and `device_add pc-dimm`
+        more = os.memfd_create("memory-backend-memfd", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(more, int(mib[0]) << 20)
+        added = mmap.mmap(more, int(mib[0]) << 20)
+        print("added", flush=True)
+        continue
     print(hashlib.sha256(ram).hexdigest(), flush=True)
 '''
 
@@ -260,11 +267,18 @@ class QuietGuest:
     def reason(self, code):
         return {r['code']: r for r in wait('an answer', self.view)['reasons']}.get(code)
 
-    def check(self):
-        self.process.stdin.write('sum\n')
+    def order(self, line):
+        self.process.stdin.write(line + '\n')
         self.process.stdin.flush()
-        if self.process.stdout.readline().strip() != self.checksum:
+        return self.process.stdout.readline().strip()
+
+    def check(self):
+        if self.order('sum') != self.checksum:
             raise Failed('the guest has other bytes than it wrote')
+
+    def add_ram(self, mib):
+        if self.order(f'add {mib}') != 'added':
+            raise Failed('the guest could not add RAM')
 
 
 def incoming():

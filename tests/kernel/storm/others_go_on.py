@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A keeper that does not answer, or a VM that is refused, is reported, and does not hold up the
-others.
+"""A keeper that does not answer, a VM that is refused, or RAM that is plugged in later is reported,
+and does not hold up the others.
 
-others_go_on.py keeper|refused. Exits 77 where a userfaultfd cannot be driven from outside."""
+others_go_on.py keeper|refused|added. Exits 77 where a userfaultfd cannot be driven from outside."""
 import signal
 import sys
 import time
@@ -100,5 +100,34 @@ def refused():
         rig.close(keep=sys.exc_info()[0] is not None)
 
 
+def added():
+    """RAM that is plugged in later is told, as RAM that is not folded; the rest is folded."""
+    rig = Rig(seed=33)
+    try:
+        rig.start_daemon()
+        with QuietGuest(rig, 16) as guest:
+            wait('it is folded', folded(guest, 4000), 60)
+            if reason := guest.reason('ram-added'):
+                raise Failed(f'told, and nothing was added: {reason}')
+            guest.add_ram(48)
+            reason = wait('it is told', lambda: guest.reason('ram-added'), 60)
+            if '48 MiB' not in reason['text'] or 'restart the VM' not in reason['remedy']:
+                raise Failed(f'what is the matter? {reason}')
+            say(reason['text'])
+            view, = rig.snapshot()['vms']
+            if 'ram-added' not in [reason['code'] for reason in view['reasons']]:
+                raise Failed(f'not in the list: {view["reasons"]}')
+            if (shown := cli(rig, 'show', guest.pid)).returncode != 0 \
+                    or '48 MiB' not in shown.stdout:
+                raise Failed(f'show: {shown}')
+            wait('the rest stays folded', folded(guest, 4000), 60)
+            view = guest.view()
+            if view['gate'] != 'pinned' or view['state'] not in ('folding', 'idle'):
+                raise Failed(f'the gate: {view["gate"]}, {view["state"]}, {view["reasons"]}')
+            guest.check()
+    finally:
+        rig.close(keep=sys.exc_info()[0] is not None)
+
+
 if __name__ == '__main__':
-    sys.exit(run_named({'keeper': keeper, 'refused': refused}))
+    sys.exit(run_named({'keeper': keeper, 'refused': refused, 'added': added}))
