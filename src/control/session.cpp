@@ -33,9 +33,16 @@ void Session::close() {
 
 void Session::arm(std::chrono::milliseconds limit) {
   deadline_.expires_after(limit);
-  deadline_.async_wait([self = shared_from_this()](const error_code& error) {
-    if (!error) self->close();
+  deadline_.async_wait([self = shared_from_this(), armed = ++armed_](const error_code& error) {
+    if (!error && armed == self->armed_) self->close();
   });
+}
+
+// A thread that did not run for long finds the end of its wait and the deadline at once. The
+// handler of the deadline can then not be cancelled any more.
+void Session::disarm() {
+  ++armed_;
+  deadline_.cancel();
 }
 
 void Session::read() {
@@ -47,12 +54,12 @@ void Session::read() {
 
 void Session::on_read(const error_code& error) {
   if (error == asio::error::not_found) {  // the buffer is full and holds no newline
-    deadline_.cancel();
+    disarm();
     on_line_(shared_from_this(), std::exchange(input_, {}));
     return;
   }
   if (error) return close();
-  deadline_.cancel();
+  disarm();
   const std::size_t end = input_.find('\n');
   ENSURE(end != std::string::npos);
   std::string line = input_.substr(0, end);
@@ -93,7 +100,7 @@ void Session::write() {
                         self->output_.push_back(std::exchange(self->progress_, {}));
                       }
                       if (!self->output_.empty()) return self->write();
-                      self->deadline_.cancel();
+                      self->disarm();
                       if (!self->answered_) return;  // the operation goes on
                       if (self->then_ == Then::close) return self->close();
                       self->read();

@@ -10,6 +10,7 @@
 #include <boost/asio/local/stream_protocol.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <chrono>
+#include <cstdint>
 #include <deque>
 #include <functional>
 #include <memory>
@@ -52,9 +53,11 @@ class Session : public std::enable_shared_from_this<Session> {
   void on_read(const boost::system::error_code& error);
   void write();
   void arm(std::chrono::milliseconds limit);
+  void disarm();
 
   Socket socket_;
   boost::asio::steady_timer deadline_;
+  std::uint64_t armed_ = 0;  // changes with each arm() and disarm()
   const Caller caller_;
   const SessionLimits limits_;
   const OnLine on_line_;
