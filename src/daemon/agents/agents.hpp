@@ -50,9 +50,11 @@ class AgentEvents {
 
 class Agents final : public AgentAnswers {
  public:
-  // Of each of the first two, one user gets at most its share (base/owner_share.hpp).
-  static constexpr std::size_t kConnectionsMax = 2048;
+  // Of each of the first two, one user gets at most its share (base/owner_share.hpp). The share of
+  // connections is larger than that of VMs: an agent whose VM is one too many must be heard, to be
+  // told why it is refused.
   static constexpr std::size_t kVmsMax = 2048;
+  static constexpr std::size_t kConnectionsMax = kVmsMax + kVmsMax / 4;
   static constexpr std::size_t kOfProcessMax = 2;
   static constexpr std::uint64_t kHandshakeNs = 5'000'000'000;
 
