@@ -59,7 +59,7 @@ Served Filler::serve_owned(PageIndex p, Need need, store::FetchTicket ticket,
                            FillerThread& me) noexcept {
   vm_.stir(p);
   const auto loaded = load(p);
-  if (!loaded) return retry(p);
+  if (!loaded) return serve_damaged(p, loaded.error());
   if (loaded->tag() == Tag::mapped) return serve_mapped(p, need);
   const Word word = apply_discard(p, *loaded);
   switch (word.tag()) {
@@ -76,14 +76,19 @@ Served Filler::serve_owned(PageIndex p, Need need, store::FetchTicket ticket,
   return need == Need::lift ? lift_guard(p, word) : fill_zero(p, need);
 }
 
-std::optional<Word> Filler::load(PageIndex p) noexcept {
+std::expected<Word, Filler::Damaged> Filler::load(PageIndex p) noexcept {
   guest::PageTable& table = vm_.table();
   const guest::LoadedWord loaded = table.load(p);
   if (loaded) return *loaded;
+  const std::optional<bool> maps_pool = vm_.maps_pool(p);
+  if (!maps_pool)
+    return std::unexpected(vm_.is_fenced() ? Damaged::asked_again : Damaged::not_fenced);
+  if (*maps_pool) return std::unexpected(Damaged::maps_pool);
   // In this order: if a discard removes the page between the two looks, its bit is set.
   const bool known = vm_.is_resident(p) || table.discarded(p);
   const Tag tag = known ? Tag::none : Tag::poisoned;
-  if (!vm_.repair(p, loaded.error(), tag, Owner::filling)) return std::nullopt;
+  if (!vm_.repair(p, loaded.error(), tag, Owner::filling))
+    return std::unexpected(Damaged::asked_again);
   return Word{}.becomes(tag, 0u, 0, 0);
 }
 
@@ -288,6 +293,17 @@ Served Filler::serve_mapped(PageIndex p, Need need) noexcept {
   return finish(p, result.outcome == Outcome::done ? Served::lifted : Served::again);
 }
 
+Served Filler::serve_damaged(PageIndex p, Damaged what) noexcept {
+  switch (what) {
+    case Damaged::not_fenced: release(p); return Served::busy;
+    case Damaged::asked_again: sleep_ns(kNapNs); return retry(p);
+    case Damaged::maps_pool: break;
+  }
+  // The guard is left of a run that its daemon did not end.
+  (void)persist([&] { return vm_.uffd().lift(vm_.range_of(one(p)), Wake::no); });
+  return finish(p, Served::lifted);
+}
+
 Served Filler::lift_guard(PageIndex p, Word word) noexcept {
   Held held;
   if (word.names_content() || word.tag() == Tag::observed) held = set_word(p, word, word.cleared());
@@ -335,9 +351,8 @@ Served Filler::unfold(PageIndex p, store::FetchTicket ticket, FillerThread& me) 
   if (!table.take_idle_for_fill(p)) return Served::busy;
   vm_.stir(p);
   const auto loaded = load(p);
-  if (!loaded) return retry(p);
-  if (loaded->tag() == Tag::mapped) {  // not ours: it is put back, not filled
-    vm_.release(p);
+  if (!loaded || loaded->tag() == Tag::mapped) {  // not ours: it is put back, not filled
+    release(p);
     return Served::busy;
   }
   const Word word = apply_discard(p, *loaded);

@@ -8,11 +8,12 @@
 // lifted -> WAKE.
 // Threads: any number of threads may serve the same VM, each with its own FillerThread. No
 // allocation, no lock, no logging; waits only for memory that the host has not got (no_memory).
+// Only for a page with a damaged word the kernel is asked what its address maps.
 #pragma once
 
 #include <array>
 #include <atomic>
-#include <optional>
+#include <expected>
 
 #include "base/page_copy.hpp"
 #include "fault/neighbour_windows.hpp"
@@ -86,9 +87,16 @@ class Filler {
   Served serve_mapped(PageIndex p, Need need) noexcept;
   Served lift_guard(PageIndex p, guest::Word word) noexcept;
   Served poison(PageIndex p, guest::Word word) noexcept;
+  // Why a damaged word stays as it is.
+  enum class Damaged : std::uint8_t {
+    not_fenced,   // the page may come to map the pool. As for `mapped`, recovery wakes the waiters
+    maps_pool,    // the mapping is the truth (T2)
+    asked_again,  // that could not be found out, or the repair failed
+  };
   // p's word. A damaged one is repaired first: it becomes `none` if the page is resident (T1) or
-  // discarded (T5), else `poisoned`. Nothing: the repair failed.
-  std::optional<guest::Word> load(PageIndex p) noexcept;
+  // discarded (T5), else `poisoned`.
+  std::expected<guest::Word, Damaged> load(PageIndex p) noexcept;
+  Served serve_damaged(PageIndex p, Damaged what) noexcept;
   // Takes ownership of zero pages after p, to fill them with p. Returns how many pages to fill, p
   // included. The window grows while faults come in sequence.
   PageCount own_zero_run(PageIndex p) noexcept;

@@ -65,9 +65,9 @@ void Folder::observe(guest::Vm& vm, GroupId group, const scan::Window& window) n
       if (!table.take_for_fold(p) || !table.commit(p)) continue;
       if (const guest::LoadedWord word = table.load(p); word) {
         note(vm, group, p, *word, bits);
-      } else if (vm.is_resident(p) || table.discarded(p)) {
-        // A page that is there is the truth (T1). No reference is given up: nobody knows which
-        // content the damaged word named.
+      } else if (vm.maps_pool(p) == false && (vm.is_resident(p) || table.discarded(p))) {
+        // A page that is there is the truth (T1), unless its address maps the pool (T2). No
+        // reference is given up: nobody knows which content the damaged word named.
         (void)vm.repair(p, word.error(), Tag::none, Owner::punching);
       }
       vm.release(p);

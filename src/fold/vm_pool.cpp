@@ -62,7 +62,8 @@ void VmPool::take(PageIndex first, std::span<const ContentId> contents,
   std::size_t count = 0;
   for (std::size_t i = 0; i < contents.size(); ++i) {
     out[i] = std::nullopt;
-    if (contents[i] == kZeroContent) continue;
+    // A page that has a slot lost its word to damage, and then its mapping to a discard.
+    if (contents[i] == kZeroContent || slot_of(PageIndex{first.value + i})) continue;
     wanted[count] = contents[i];
     page_of[count++] = i;
   }

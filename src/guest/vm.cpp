@@ -6,9 +6,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 
 #include "base/check.hpp"
 #include "base/clock.hpp"
+#include "sys/vma_query.hpp"
 
 namespace ramfold::guest {
 namespace {
@@ -219,6 +221,18 @@ bool Vm::is_resident(PageIndex p) const noexcept {
   const auto offset =
       static_cast<off_t>(b.offset.value + ((p.value - b.first.value) << kPageShift));
   return ::lseek(files_.rams[b.ram].get(), offset, SEEK_DATA) == offset;
+}
+
+std::optional<bool> Vm::maps_pool(PageIndex p) const noexcept {
+  if (!is_fenced()) return std::nullopt;
+  const sys::VmaQuery vmas(pid(), files_.pidfd);
+  const auto range = vmas.at(address_of(p));
+  // RAM is mapped shared, and the pool is not.
+  if (range) return *range && (*range)->inode != 0 && !(*range)->shared;
+  // A kernel that knows no such question lets no agent map; a process that has ended maps nothing.
+  const int code = range.error().code;
+  if (code == ENOTTY || code == ESRCH) return false;
+  return std::nullopt;
 }
 
 bool Vm::advance(PageIndex p, Word seen, Word next, Owner by) noexcept {

@@ -198,6 +198,15 @@ class Vm {
   void set_mappings_known(bool known) noexcept {
     mappings_known_.store(known, std::memory_order_release);
   }
+  // False: a command of an earlier daemon may still map a page, or put it back.
+  bool is_fenced() const noexcept {
+    return mappings_known() || fenced_.load(std::memory_order_acquire);
+  }
+  void set_fenced() noexcept { fenced_.store(true, std::memory_order_release); }
+  // For a page whose word is damaged: its address maps the pool, so that mapping is the truth (T2),
+  // and the word must stay damaged. Nothing: the VM is not fenced, or the kernel does not tell now.
+  // The process can make this wait. REQUIRES: the caller owns p.
+  std::optional<bool> maps_pool(PageIndex p) const noexcept;
 
  private:
   // Runs of lost pages, in order. Beyond kLostRunsMax runs, the last one includes the pages
@@ -224,6 +233,7 @@ class Vm {
   std::atomic<unsigned> pass_{0};
   std::atomic<std::uint64_t> counted_;
   std::atomic<bool> mappings_known_{true};
+  std::atomic<bool> fenced_{false};
 };
 
 }  // namespace ramfold::guest

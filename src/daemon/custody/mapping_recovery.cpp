@@ -133,6 +133,7 @@ Result<MappingsFound> recover_mappings(AttachedVm& vm, store::Contents& contents
                                        const std::atomic<bool>& stop) {
   if (Status opened = open_known_pool(vm, contents); !opened)
     return std::unexpected(opened.error());
+  vm.vm->set_fenced();
   Search search(vm, contents, stop);
   if (Status done = search.recover_named(); !done) return std::unexpected(done.error());
   if (Status done = search.find_unnamed(); !done) return std::unexpected(done.error());

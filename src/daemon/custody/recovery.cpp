@@ -6,6 +6,7 @@
 
 #include "base/clock.hpp"
 #include "base/test_points.hpp"
+#include "daemon/custody/mapping_recovery.hpp"
 #include "daemon/log.hpp"
 #include "daemon/threads/nap.hpp"
 #include "store/contents.hpp"
@@ -71,6 +72,10 @@ void tell(const AttachedVm& vm, const Found& found) {
   }
 }
 
+bool has_no_pool(AttachedVm& vm, store::Contents& contents) {
+  return !vm.pool || (open_known_pool(vm, contents) && !vm.pool->is_open());
+}
+
 }  // namespace
 
 bool count_references(AttachedVm& vm, store::Contents& contents, const std::atomic<bool>& stop) {
@@ -88,10 +93,13 @@ bool count_references(AttachedVm& vm, store::Contents& contents, const std::atom
   if (!whole) return false;
   if (found.refused != 0) vm.vm->stop_folding(guest::Inconsistency::references);
   // Before a command to map a page is sent, the page's word says `mapped`. So without such a word
-  // no page maps the pool, nor will. A damaged word may have been one.
-  if (found.mapped == 0 && found.damaged == 0) vm.vm->set_mappings_known(true);
+  // no page maps the pool, nor will. A damaged word may have been one, if there is a pool.
+  if (found.mapped == 0 && (found.damaged == 0 || has_no_pool(vm, contents)))
+    vm.vm->set_mappings_known(true);
   vm.vm->set_counted(PageIndex{vm.vm->pages().value});
   vm.counted.store(true);
+  // Events on pages with damaged words were dropped until now.
+  if (found.damaged != 0 && vm.vm->mappings_known()) vm.vm->wake_all();
   return true;
 }
 

@@ -138,6 +138,29 @@ TEST_CASE("after a restart each mapping is noted, and can be given back") {
   CHECK(next->stats().miscounted == 0);
 }
 
+TEST_CASE("a page that has a slot gets no other one before it gives that back") {
+  Rig rig;
+  std::array<ContentId, 16> contents{};
+  contents.fill(kZeroContent);
+  contents[3] = rig.stored(any_page(1));
+  Places places;
+  rig.pool.take(kFirst, contents, places);
+  const auto first = places[3];
+  REQUIRE(first);
+  // Its word was damaged, and repaired as that of another page.
+  contents[3] = contents[4] = rig.stored(any_page(2));
+  rig.pool.take(kFirst, contents, places);
+  CHECK_FALSE(places[3]);
+  CHECK(rig.pool.slot_of(kFirst + PageCount{3}) == first);
+  CHECK(rig.reads(rig.pool, first, any_page(1)));
+  CHECK(rig.reads(rig.pool, places[4], any_page(2)));
+  CHECK(rig.pool.mapped().value == 2);
+  for (const std::uint64_t i : {3u, 4u}) rig.pool.give_back(kFirst + PageCount{i});
+  CHECK(rig.pool.mapped().value == 0);
+  CHECK(rig.store->stats().pool_mappings == 0);
+  CHECK(rig.store->stats().miscounted == 0);
+}
+
 TEST_CASE("a pool that is not open yet maps nothing") {
   Rig rig;
   const VmPool pool(*rig.store, rig.group, kPages);
