@@ -7,7 +7,10 @@
 
 #include <algorithm>
 #include <array>
+#include <iterator>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "daemon/custody/recovery.hpp"
 #include "fold/recovering.hpp"
@@ -45,15 +48,23 @@ class CustodyRig {
     return rig;
   }
 
-  // Kills the daemon, and begins another up to where it serves faults.
-  void restart() {
+  // Kills the daemon, and begins another up to where it serves faults. lost: this one does not get
+  // the pool; the next one does.
+  enum class Pools : bool { kept, lost };
+  void restart(Pools pools = Pools::kept) {
+    restart_uncounted(pools);
+    count();
+  }
+  void restart_uncounted(Pools pools = Pools::kept) {
     Kept kept = keep();
     leave();
+    std::ranges::move(std::exchange(lost_pools_, {}), std::back_inserter(kept.store.pools));
+    if (pools == Pools::lost) lost_pools_ = std::exchange(kept.store.pools, {});
     contents = must(store::Contents::adopt(std::move(kept.store)));
     begin(kept.record, std::move(kept.files), false);
     vm().wake_all();
-    REQUIRE(daemon::count_references(*attached, *contents, stop));
   }
+  void count() { REQUIRE(daemon::count_references(*attached, *contents, stop)); }
   Result<daemon::MappingsFound> recover() {
     return daemon::recover_mappings(*attached, *contents, stop);
   }
@@ -215,6 +226,7 @@ class CustodyRig {
   std::shared_ptr<fault::Pool> fault_pool_ = Rig::fault_pool();
   sys::Fd ram_;
   char* base_ = nullptr;
+  std::vector<store::PoolFile> lost_pools_;
 };
 
 // Writes a page, and waits where it is guarded.
@@ -415,6 +427,69 @@ TEST_CASE(
   CHECK(*rig.at(321) == 2);
   // For the cases after this one: the page goes back as a discard of QEMU's.
   REQUIRE(rig.discard(321, 1) == 0);
+  rig.restart();
+  REQUIRE(rig.recover().has_value());
+  CHECK(rig.vm().mappings_known());
+  rig.finish();
+  rig.clear();
+}
+
+TEST_CASE("T2: while the pool cannot be opened its pages keep their words, and stay unknown") {
+  CustodyRig& rig = CustodyRig::get();
+  rig.share_twice(512, 1);
+  *rig.at(514) = 66;
+  rig.restart(CustodyRig::Pools::lost);
+  for (int i = 0; i < 2; ++i) {
+    const auto found = rig.recover();
+    REQUIRE(found.has_value());
+    CHECK_FALSE(rig.pool().is_open());
+    CHECK(found->strange == 32);
+    CHECK(found->left + found->unnamed == 0);
+    // Or an unfold would go on, and whoever reads the RAM file would read zeros there.
+    CHECK_FALSE(rig.vm().mappings_known());
+    CHECK(rig.tag(515) == Tag::mapped);
+  }
+  CHECK(rig.vm().inconsistency() == guest::Inconsistency::moved);
+  CHECK(*rig.at(514) == 66);
+  CHECK(*rig.at(515) == 4);
+  *rig.at(515) = 67;
+  // The next daemon has it.
+  rig.restart();
+  const auto found = rig.recover();
+  REQUIRE(found.has_value());
+  CHECK(found->mapped == 32);
+  CHECK(found->all_known());
+  CHECK(rig.vm().mappings_known());
+  rig.finish();
+  rig.clear();
+  CHECK(*rig.at(514) == 66);
+  CHECK(*rig.at(515) == 67);
+}
+
+TEST_CASE("a damaged word that a fault repairs before it is counted may have named a mapping") {
+  CustodyRig& rig = CustodyRig::get();
+  rig.share_twice(544, 1);
+  // All but one word are zero, and that one is damaged.
+  std::array<std::uint64_t, 32> words{};
+  words[7] = 0x0123456789abcdef;
+  REQUIRE(::pwrite(rig.vm().files().words.get(), words.data(), sizeof words, 544 * 8) ==
+          sizeof words);
+  const auto pools = GENERATE(CustodyRig::Pools::kept, CustodyRig::Pools::lost);
+  rig.restart_uncounted(pools);
+  const PageIndex damaged{551};
+  REQUIRE(rig.vm().table().take_idle_for_fill(damaged));
+  const guest::LoadedWord word = rig.vm().table().load(damaged);
+  REQUIRE_FALSE(word.has_value());
+  REQUIRE(rig.vm().repair(damaged, word.error(), Tag::none, guest::Owner::filling));
+  rig.vm().release(damaged);
+  rig.count();
+  CHECK_FALSE(rig.vm().mappings_known());
+  const auto found = rig.recover();
+  REQUIRE(found.has_value());
+  CHECK(found->unnamed == 32);
+  CHECK_FALSE(rig.vm().mappings_known());
+  // For the cases after this one.
+  REQUIRE(rig.discard(544, 32) == 0);
   rig.restart();
   REQUIRE(rig.recover().has_value());
   CHECK(rig.vm().mappings_known());

@@ -88,8 +88,10 @@ bool count_references(AttachedVm& vm, store::Contents& contents, const std::atom
   if (!whole) return false;
   if (found.refused != 0) vm.vm->stop_folding(guest::Inconsistency::references);
   // Before a command to map a page is sent, the page's word says `mapped`. So without such a word
-  // no page maps the pool, nor will. A damaged word may have been one.
-  if (found.mapped == 0 && found.damaged == 0) vm.vm->set_mappings_known(true);
+  // no page maps the pool, nor will. A damaged word may have been one, also one that a fault has
+  // repaired meanwhile.
+  const bool any_damaged = found.damaged != 0 || vm.vm->counters().damaged_words.get() != 0;
+  if (found.mapped == 0 && !any_damaged) vm.vm->set_mappings_known(true);
   vm.vm->set_counted(PageIndex{vm.vm->pages().value});
   vm.counted.store(true);
   return true;
