@@ -67,15 +67,15 @@ Status RecoveringRun::recover() noexcept {
     status = fail("register pages of the RAM file", registered.code);
     for (unsigned i = first; i < first + count; ++i) later |= bit(i);
   });
-  const Mask leave = without(without(owned_, stay), later);
+  const Mask leave = without(in_ram, later);
+  strange_ = without(without(without(owned_, leave), stay), later);
   for_each_bit(leave, [&](unsigned i) {
     if (!vm_.advance(page(i), words_[i], words_[i].cleared(), Owner::restoring)) return;
     if (pool_of_vm_.slot_of(page(i))) pool_of_vm_.give_back(page(i));
     left_ |= bit(i);
   });
-  strange_ = without(left_, in_ram);
   owned_ = later;
-  const Mask done = static_cast<Mask>(stay | leave);
+  const Mask done = static_cast<Mask>(stay | leave | strange_);
   lift(done);
   release(done);
   return status;

@@ -2,7 +2,8 @@
 // After a restart: pages whose words say `mapped`. Asks the kernel what each address maps (T2):
 //   a slot of the pool   the page stays mapped, and its slot is noted
 //   the RAM file         register, word: none; the caller gives up the word's reference
-//   anything else        the same: there is no slot that the page could give back
+//   anything else        the page stays `mapped`: it may be a pool that was lost, so the RAM file
+//                        need not have the page
 // Then the guards go that a run of an earlier daemon left, and whoever waits is woken.
 // Threads: one for each run. REQUIRES: no command of an earlier daemon runs any more (the fence),
 // and this daemon has sent none.
@@ -30,7 +31,7 @@ class RecoveringRun : public AgentRun {
   ContentId content(unsigned i) const noexcept { return words_[i].content(); }
   // Of the pages that stay, those whose slot has not the bytes that their words name.
   Mask damaged() const noexcept { return damaged_; }
-  // Of the pages that have left, those that map neither a slot nor the RAM file.
+  // Of the pages that stay, those that map neither a slot nor the RAM file.
   Mask strange() const noexcept { return strange_; }
 
  private:

@@ -12,6 +12,8 @@
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
+#include <cstdio>
+#include <fstream>
 #include <numeric>
 #include <set>
 #include <vector>
@@ -73,6 +75,19 @@ struct Rig {
     return word;
   }
   bool present(uint64_t page) const { return (entry(page) & kPresent) != 0; }
+  // VmFlags of the mapping that begins here.
+  std::string flags_at(uint64_t begin) const {
+    std::ifstream smaps("/proc/" + std::to_string(guest.pid) + "/smaps");
+    char wanted[32];
+    std::snprintf(wanted, sizeof wanted, "%lx-", begin);
+    std::string line;
+    while (std::getline(smaps, line) && line.rfind(wanted, 0) != 0) {
+    }
+    while (std::getline(smaps, line) && line.rfind("VmFlags", 0) != 0) {
+    }
+    CHECK(line.rfind("VmFlags", 0) == 0);
+    return line;
+  }
 
   void fence(uint32_t generation) {
     rf_bare message{};
@@ -266,6 +281,8 @@ TEST_CASE("the pool is mapped over RAM, and QEMU's calls lose nothing of it") {
   hand_over();
   CHECK(rig.answer_to(map.c).error == EINVAL);  // too short to say where in the pool
   REQUIRE(ask().status == RF_ANSWER_DONE);
+  CHECK(rig.guest.good("advise 0 12 0 " + std::to_string(3 * kPage)) == 0);  // MADV_MERGEABLE
+  CHECK(rig.flags_at(rig.address(0)).find(" mg") == std::string::npos);
   for (const uint64_t p : {0, 1, 2}) CHECK(rig.peek(p) == 9);
   CHECK(::lseek(rig.daemon.ram[0].get(), 0, SEEK_DATA) != 0);
 

@@ -5,10 +5,14 @@
 // Threads: the test's, the fault service's, and writers of RAM.
 #pragma once
 
+#include <algorithm>
 #include <array>
+#include <iterator>
 #include <memory>
 #include <optional>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "daemon/custody/mapping_recovery.hpp"
 #include "daemon/custody/recovery.hpp"
@@ -41,15 +45,23 @@ class CustodyRig {
     return rig;
   }
 
-  // Kills the daemon, and begins another up to where it serves faults.
-  void restart() {
+  // Kills the daemon, and begins another up to where it serves faults. lost: this one does not get
+  // the pool; the next one does.
+  enum class Pools : bool { kept, lost };
+  void restart(Pools pools = Pools::kept) {
+    restart_uncounted(pools);
+    count();
+  }
+  void restart_uncounted(Pools pools = Pools::kept) {
     Kept kept = keep();
     leave();
+    std::ranges::move(std::exchange(lost_pools_, {}), std::back_inserter(kept.store.pools));
+    if (pools == Pools::lost) lost_pools_ = std::exchange(kept.store.pools, {});
     contents = must(store::Contents::adopt(std::move(kept.store)));
     begin(kept.record, std::move(kept.files), false);
     vm().wake_all();
-    REQUIRE(daemon::count_references(*attached, *contents, stop));
   }
+  void count() { REQUIRE(daemon::count_references(*attached, *contents, stop)); }
   Result<daemon::MappingsFound> recover() {
     return daemon::recover_mappings(*attached, *contents, stop);
   }
@@ -211,6 +223,7 @@ class CustodyRig {
   std::shared_ptr<fault::Pool> fault_pool_ = Rig::fault_pool();
   sys::Fd ram_;
   char* base_ = nullptr;
+  std::vector<store::PoolFile> lost_pools_;
 };
 
 // Writes a page, and waits where it is guarded.

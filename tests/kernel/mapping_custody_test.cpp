@@ -199,6 +199,69 @@ TEST_CASE(
   rig.clear();
 }
 
+TEST_CASE("T2: while the pool cannot be opened its pages keep their words, and stay unknown") {
+  CustodyRig& rig = CustodyRig::get();
+  rig.share_twice(512, 1);
+  *rig.at(514) = 66;
+  rig.restart(CustodyRig::Pools::lost);
+  for (int i = 0; i < 2; ++i) {
+    const auto found = rig.recover();
+    REQUIRE(found.has_value());
+    CHECK_FALSE(rig.pool().is_open());
+    CHECK(found->strange == 32);
+    CHECK(found->left + found->unnamed == 0);
+    // Or an unfold would go on, and whoever reads the RAM file would read zeros there.
+    CHECK_FALSE(rig.vm().mappings_known());
+    CHECK(rig.tag(515) == Tag::mapped);
+  }
+  CHECK(rig.vm().inconsistency() == guest::Inconsistency::moved);
+  CHECK(*rig.at(514) == 66);
+  CHECK(*rig.at(515) == 4);
+  *rig.at(515) = 67;
+  // The next daemon has it.
+  rig.restart();
+  const auto found = rig.recover();
+  REQUIRE(found.has_value());
+  CHECK(found->mapped == 32);
+  CHECK(found->all_known());
+  CHECK(rig.vm().mappings_known());
+  rig.finish();
+  rig.clear();
+  CHECK(*rig.at(514) == 66);
+  CHECK(*rig.at(515) == 67);
+}
+
+TEST_CASE("a damaged word that a fault repairs before it is counted may have named a mapping") {
+  CustodyRig& rig = CustodyRig::get();
+  rig.share_twice(544, 1);
+  // All but one word are zero, and that one is damaged.
+  std::array<std::uint64_t, 32> words{};
+  words[7] = 0x0123456789abcdef;
+  REQUIRE(::pwrite(rig.vm().files().words.get(), words.data(), sizeof words, 544 * 8) ==
+          sizeof words);
+  const auto pools = GENERATE(CustodyRig::Pools::kept, CustodyRig::Pools::lost);
+  rig.restart_uncounted(pools);
+  const PageIndex damaged{551};
+  REQUIRE(rig.vm().table().take_idle_for_fill(damaged));
+  const guest::LoadedWord word = rig.vm().table().load(damaged);
+  REQUIRE_FALSE(word.has_value());
+  REQUIRE(rig.vm().repair(damaged, word.error(), Tag::none, guest::Owner::filling));
+  rig.vm().release(damaged);
+  rig.count();
+  CHECK_FALSE(rig.vm().mappings_known());
+  const auto found = rig.recover();
+  REQUIRE(found.has_value());
+  CHECK(found->unnamed == 32);
+  CHECK_FALSE(rig.vm().mappings_known());
+  // For the cases after this one.
+  REQUIRE(rig.discard(544, 32) == 0);
+  rig.restart();
+  REQUIRE(rig.recover().has_value());
+  CHECK(rig.vm().mappings_known());
+  rig.finish();
+  rig.clear();
+}
+
 TEST_CASE("a restart in the middle of the search finds the same, and an end gives all back") {
   CustodyRig& rig = CustodyRig::get();
   rig.share_twice(384, 1);

@@ -2,11 +2,15 @@
 // Pages that map the pool: the agent's acts and the daemon's halves, step by step, on real memory.
 #include "kernel/mapping_rig.hpp"
 
+#include <sys/prctl.h>
+
 #include <csignal>
+#include <string>
 #include <thread>
 
 #include "fold/written.hpp"
 #include "scan/forget.hpp"
+#include "sys/procfs.hpp"
 
 using namespace ramfold;
 using namespace ramfold::test;
@@ -261,6 +265,44 @@ TEST_CASE("QEMU's advice and the daemon's forget lose no private copy") {
   CHECK(*rig.at(97) == 9);
   REQUIRE(rig.restore(96) == kAll);
   CHECK(*rig.at(97) == 9);
+}
+
+TEST_CASE("D9: KSM may merge no copy of a pool's page, also where a process has all merged") {
+#ifndef PR_SET_MEMORY_MERGE
+#define PR_SET_MEMORY_MERGE 67  // since Linux 6.4
+#endif
+  MappingRig& rig = MappingRig::get();
+  if (::prctl(PR_SET_MEMORY_MERGE, 1, 0, 0, 0) != 0) {
+    WARN("the kernel has no KSM");
+    return;
+  }
+  const auto merged = [](std::uint64_t from, std::uint64_t to) {
+    unsigned n = 0;
+    (void)sys::Procfs().smaps(::getpid(), [&](const sys::MapEntry& entry, std::string_view flags) {
+      if (entry.begin.value < to && from < entry.end.value)
+        n += (" " + std::string(flags) + " ").find(" mg ") != std::string::npos ? 1 : 0;
+      return true;
+    });
+    return n;
+  };
+  const auto other = sys::Mapping::private_of(
+      *sys::make_memfd("x", ByteCount{kPageSize}, sys::Sealed::no), ByteCount{kPageSize});
+  const auto at = reinterpret_cast<std::uint64_t>(other->data());
+  CHECK(merged(at, at + 1) == 1);  // or this test could not tell
+
+  constexpr std::uint64_t kFirst = 512;
+  const std::uint64_t begin = rig.base() + kFirst * kPageSize;
+  const std::uint64_t end = begin + 48 * kPageSize;
+  for (const unsigned i : {0u, 16u, 32u}) fill(rig, kFirst + i, 900 + i);
+  for (const unsigned i : {0u, 16u, 32u}) REQUIRE(rig.share(kFirst + i, 900 + i) == kAll);
+  CHECK(merged(begin, end) == 0);  // as one mapping
+  REQUIRE(rig.restore(kFirst + 16) == kAll);
+  CHECK(merged(begin, end) == 0);  // in parts
+  fill(rig, kFirst + 16, 916);
+  REQUIRE(rig.share(kFirst + 16, 916) == kAll);
+  CHECK(merged(begin, end) == 0);
+  REQUIRE(::prctl(PR_SET_MEMORY_MERGE, 0, 0, 0, 0) == 0);
+  for (const unsigned i : {0u, 16u, 32u}) REQUIRE(rig.restore(kFirst + i) == kAll);
 }
 
 TEST_CASE("D11: written pages are those with a copy of their own") {

@@ -16,10 +16,12 @@
 #include <cstdlib>
 #include <fstream>
 #include <string>
+#include <vector>
 
 #include "patience.hpp"
 #include "sys/memory.hpp"
 #include "sys/page_batches.hpp"
+#include "sys/pin_test.hpp"
 
 using namespace ramfold;
 using sys::PinAnswer;
@@ -191,6 +193,63 @@ TEST_CASE("a large page of copies shows as such") {
     REQUIRE(pins().ask(own, HostVirt{found[0].start + page * kPageSize}, {&said, 1}));
     CHECK(said == PinAnswer::large);
   }
+}
+
+TEST_CASE("D1: a page that maps a large folio of the file has no copy, whoever made it large") {
+  constexpr int kCollapse = 25;  // MADV_COLLAPSE, which asks no setting of the host's
+  constexpr std::size_t kLarge = 2u << 20;
+  constexpr ByteCount kSize{kLarge};
+  const sys::Fd file = std::move(*sys::make_memfd("pool", kSize, sys::Sealed::no));
+  const std::vector<char> bytes(kLarge, 7);
+  REQUIRE(::pwrite(file.get(), bytes.data(), kLarge, 0) == static_cast<ssize_t>(kLarge));
+  // As the agent maps it, with a copy of page 2.
+  const sys::Mapping mapping = std::move(*sys::Mapping::private_of(file, kSize));
+  REQUIRE(::madvise(mapping.data(), kLarge, MADV_NOHUGEPAGE) == 0);
+  volatile std::byte* const at = mapping.data();
+  at[2 * kPageSize] = std::byte{1};
+  // Another process that may only read the file makes it large.
+  const pid_t other = ::fork();
+  if (other == 0) {
+    const std::string path = "/proc/self/fd/" + std::to_string(file.get());
+    const int reader = ::open(path.c_str(), O_RDONLY);
+    void* const room = ::mmap(nullptr, 2 * kLarge, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    const auto aligned = (reinterpret_cast<std::uintptr_t>(room) + kLarge - 1) & ~(kLarge - 1);
+    auto* const there = reinterpret_cast<void*>(aligned);
+    if (::mmap(there, kLarge, PROT_READ, MAP_SHARED | MAP_FIXED, reader, 0) == MAP_FAILED)
+      ::_exit(1);
+    ::_exit(::madvise(there, kLarge, kCollapse) == 0 ? 0 : 2);
+  }
+  int status = 0;
+  REQUIRE(::waitpid(other, &status, 0) == other);
+  const auto test = sys::PinTest::load(sys::Procfs());
+  REQUIRE(test.has_value());
+  PinAnswer in_file{};
+  REQUIRE(test->ask(file, 0, {&in_file, 1}));
+  if (status != 0 || in_file != PinAnswer::large) {
+    WARN("the kernel makes no large folio of a file here");
+    return;
+  }
+  const sys::Pagemap own(::getpid(), sys::BorrowedFd(-1));
+  const auto says = [&](std::uint64_t page) {
+    PinAnswer said{};
+    const HostVirt address{reinterpret_cast<std::uintptr_t>(mapping.data()) + page * kPageSize};
+    CHECK(pins().ask(own, address, {&said, 1}));
+    return said;
+  };
+  for (const std::uint64_t page : {0u, 1u, 511u}) {
+    CHECK(at[page * kPageSize] == std::byte{7});
+    CHECK(says(page) == PinAnswer::hole);
+  }
+  CHECK(soon([&] {
+    sys::drain_page_batches();
+    return says(2) == PinAnswer::quiet;
+  }));
+  at[511 * kPageSize] = std::byte{1};
+  CHECK(soon([&] {
+    sys::drain_page_batches();
+    return says(511) == PinAnswer::quiet;
+  }));
+  CHECK(says(1) == PinAnswer::hole);
 }
 
 TEST_CASE("the mappings of a process are counted as the kernel counts them") {

@@ -180,6 +180,9 @@ static int map_piece(const struct rf_part *part, uint64_t pool_offset) {
                   MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, mapping.pool, (off_t)pool_offset);
   if (at < 0) return (int)at;
   note(part, true);
+  /* Under PR_SET_MEMORY_MERGE a new private mapping is KSM's to merge. KSM replaces a copy in the
+     page table, and the guard goes with it. */
+  (void)rf_sys_madvise(address_of(part), part->length, MADV_UNMERGEABLE);
   advise(part);
   /* If it fails, the RAM file keeps an old page that nobody reads (T2). */
   (void)punch(part);

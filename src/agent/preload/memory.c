@@ -140,6 +140,7 @@ RF_EXPORT int madvise(void *at, size_t size, int advice) {
       break;
     case MADV_HUGEPAGE: /* a large page cannot be dropped in parts (D7), also later */
     case MADV_COLLAPSE:
+    case MADV_MERGEABLE: /* KSM never merges RAM, which is shared, but copies of pages of a pool */
       if (rf_active() && rf_ram_overlaps(at, size)) return 0;
       break;
     case MADV_DOFORK: /* a child that maps RAM would read holes as zeros */

@@ -2,6 +2,7 @@
 #include "daemon/custody/mapping_recovery.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <optional>
 
 #include "base/clock.hpp"
@@ -32,7 +33,8 @@ class Search {
 
  private:
   Status recover(PageRun run);
-  Result<bool> recover_once(PageRun run);
+  Result<bool> recover_once(PageRun run, guest::PageMask& strange);
+  bool may_map_pool(const guest::Block& block, const sys::MappedRange& maps) const;
 
   AttachedVm& vm_;
   store::Contents& contents_;
@@ -41,7 +43,7 @@ class Search {
   MappingsFound found_;
 };
 
-Result<bool> Search::recover_once(PageRun run) {
+Result<bool> Search::recover_once(PageRun run, guest::PageMask& strange) {
   fold::RecoveringRun pages(*vm_.vm, vmas_, *vm_.pool, run);
   const Status done = pages.recover();
   fold::for_each_bit(pages.left(), [&](unsigned i) {
@@ -51,18 +53,22 @@ Result<bool> Search::recover_once(PageRun run) {
       vm_.vm->stop_folding(guest::Inconsistency::references);
   });
   fold::for_each_bit(pages.damaged(), [&](unsigned) { ++found_.damaged; });
-  fold::for_each_bit(pages.strange(), [&](unsigned) { ++found_.strange; });
+  strange |= pages.strange();
   TEST_POINT("recovery.mapping");
   if (!done) return std::unexpected(done.error());
   return !pages.any_busy();
 }
 
 Status Search::recover(PageRun run) {
+  guest::PageMask strange = 0;  // such a page is found again by each attempt
   for (unsigned tries = 0; tries < kBusyTriesMax; ++tries) {
     if (stop_.load(std::memory_order_relaxed)) return fail("the daemon stops", ECANCELED);
-    const auto all = recover_once(run);
+    const auto all = recover_once(run, strange);
     if (!all) return std::unexpected(all.error());
-    if (*all) return {};
+    if (*all) {
+      found_.strange += static_cast<unsigned>(std::popcount(strange));
+      return {};
+    }
     sleep_ns(kNapNs);
   }
   return fail("pages that may map the pool are busy", EAGAIN);
@@ -94,9 +100,17 @@ Status Search::recover_named() {
   return status;
 }
 
+// A pool that cannot be opened is known by no number: it may be any file.
+bool Search::may_map_pool(const guest::Block& block, const sys::MappedRange& maps) const {
+  const guest::RamFileId file{maps.device, maps.inode};
+  if (vm_.pool->is_open()) return file == vm_.pool->file();
+  const rf_block& offered =
+      vm_.vm->record().block[static_cast<std::size_t>(&block - vm_.vm->blocks().data())];
+  return file.inode != 0 && file != guest::RamFileId{offered.device, offered.inode};
+}
+
 Status Search::find_unnamed() {
   found_.mapped = vm_.pool->mapped().value;
-  if (!vm_.pool->is_open()) return {};
   for (const guest::Block& block : vm_.vm->blocks()) {
     const std::uint64_t begin = block.address.value;
     const std::uint64_t end = begin + bytes(block.pages).value;
@@ -106,10 +120,11 @@ Status Search::find_unnamed() {
       if (!range) return std::unexpected(range.error());
       if (!*range) break;
       const sys::MappedRange& maps = **range;
-      if (guest::RamFileId{maps.device, maps.inode} == vm_.pool->file()) {
+      if (may_map_pool(block, maps)) {
         for (at = std::max(at, maps.begin); at < std::min(end, maps.end); at += kPageSize) {
           const PageIndex p{block.first.value + ((at - begin) >> kPageShift)};
-          if (!vm_.pool->slot_of(p)) ++found_.unnamed;
+          const guest::LoadedWord word = vm_.vm->table().load(p);
+          if (!word || word->tag() != Tag::mapped) ++found_.unnamed;
         }
       }
       at = maps.end;
@@ -138,14 +153,15 @@ Result<MappingsFound> recover_mappings(AttachedVm& vm, store::Contents& contents
   if (Status done = search.recover_named(); !done) return std::unexpected(done.error());
   if (Status done = search.find_unnamed(); !done) return std::unexpected(done.error());
   const MappingsFound& found = search.found();
-  if (found.damaged != 0 || found.strange != 0 || found.unnamed != 0) {
+  if (found.damaged != 0 || !found.all_known()) {
     vm.vm->stop_folding(guest::Inconsistency::moved);
     log::error(
         "vm {}: {} pages map slots with other bytes than their words name, {} pages map neither "
-        "the pool nor their RAM, {} pages map the pool and their words do not say so",
-        vm.vm->name(), found.damaged, found.strange, found.unnamed);
+        "the pool nor their RAM, {} pages map the pool and their words do not say so{}",
+        vm.vm->name(), found.damaged, found.strange, found.unnamed,
+        vm.pool->is_open() ? "" : "; the pool cannot be opened");
   }
-  if (found.unnamed == 0) vm.vm->set_mappings_known(true);
+  if (found.all_known()) vm.vm->set_mappings_known(true);
   TEST_POINT("recovery.mappings");
   // Events on pages whose words said `mapped` were dropped until now.
   vm.vm->wake_all();

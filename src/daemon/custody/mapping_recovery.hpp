@@ -18,11 +18,16 @@ class Contents;
 namespace ramfold::daemon {
 
 struct MappingsFound {
-  std::uint64_t mapped = 0;   // pages that map the pool
-  std::uint64_t left = 0;     // pages that were about to map it, or were put back
-  std::uint64_t strange = 0;  // of these, pages that map neither the pool nor their RAM
+  std::uint64_t mapped = 0;  // pages that map the pool
+  std::uint64_t left = 0;    // pages that were about to map it, or were put back
+  // Pages that map neither the pool nor their RAM, although their words say `mapped`.
+  std::uint64_t strange = 0;
   std::uint64_t damaged = 0;  // mapped pages whose slots have other bytes than their words name
-  std::uint64_t unnamed = 0;  // pages that map the pool, and whose words do not say so
+  // Pages that map the pool, and whose words do not say so. Where the pool cannot be opened: pages
+  // that map any file in the place of their RAM.
+  std::uint64_t unnamed = 0;
+
+  bool all_known() const noexcept { return strange == 0 && unnamed == 0; }
 };
 
 // Opens vm.pool if the VM's group has a pool. Does nothing if it is open. Call it before the first
@@ -31,8 +36,9 @@ struct MappingsFound {
 Status open_known_pool(AttachedVm& vm, store::Contents& contents);
 
 // Notes each mapping in vm.pool, and puts the words right of pages that map the RAM file. At the
-// end the VM's mappings are known (guest::Vm::mappings_known), unless there are unnamed ones: they
-// have no content, so nobody could put them back, and the slots stay as they are until the VM ends.
+// end the VM's mappings are known (guest::Vm::mappings_known), unless there are strange or unnamed
+// pages: nobody could put them back, and their bytes may be nowhere else. So the slots stay as they
+// are until the VM ends, and the VM cannot be unfolded.
 // Errors: ESRCH, the process is gone; ECANCELED, `stop` was set; EAGAIN and others: call it again.
 // REQUIRES: the agent has answered the fence; the VM's references are counted; nobody else uses
 // vm.pool.

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "daemon/custody/mappings.hpp"
 
+#include <linux/capability.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 
 #include "base/clock.hpp"
 #include "base/test_points.hpp"
@@ -11,6 +13,7 @@
 #include "daemon/log.hpp"
 #include "daemon/threads/apart.hpp"
 #include "store/contents.hpp"
+#include "sys/capabilities.hpp"
 #include "sys/thread_name.hpp"
 #include "sys/vma_query.hpp"
 
@@ -24,6 +27,20 @@ constexpr std::uint64_t kForgetEveryNs = 5'000'000'000;  // pools of groups that
 bool is_capable(AttachedVm& vm) {
   const MutexLock lock(vm.facts.mutex);
   return (vm.facts.capabilities & RF_CAP_MAPPING) != 0;
+}
+
+// With one of these a process gets a descriptor of the pool that can write, although it was given
+// one that can read: it may open the file against its mode; or change the mode, the owner, or its
+// own uid to the owner's; or give a program of its own such a capability. Others (CAP_SYS_PTRACE,
+// CAP_SYS_ADMIN, CAP_SYS_RAWIO) may lead to the memory of every process of the host. They do so
+// with and without a pool.
+bool could_write_pool(pid_t pid) {
+  const auto has = sys::capabilities_of(pid);
+  if (!has) return true;
+  constexpr std::array kWriters{CAP_CHOWN,  CAP_DAC_OVERRIDE, CAP_FOWNER,
+                                CAP_SETUID, CAP_SETPCAP,      CAP_SETFCAP};
+  return std::ranges::any_of(kWriters,
+                             [&](int capability) { return (*has >> capability & 1) != 0; });
 }
 
 }  // namespace
@@ -48,6 +65,12 @@ std::optional<control::Reason> why_not_mapped(const AttachedVm& vm) {
       return because("this kernel cannot say what an address maps, or is older than Linux 6.12",
                      "boot Linux 6.12 or newer");
     case MapObstacle::root:
+      if (vm.vm->record().uid != ::geteuid()) {
+        return because(
+            "QEMU has a capability of root's with which it could write to pages of other VMs",
+            "run QEMU without CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_SETUID, CAP_SETPCAP and "
+            "CAP_SETFCAP (getpcaps tells which it has)");
+      }
       return because("QEMU runs as root, so it could write to pages of other VMs",
                      "run QEMU as another user");
     case MapObstacle::agent:
@@ -90,7 +113,7 @@ void Mappings::tend() {
     // An obstacle that work() has met stays until work() has tried again.
     const MapObstacle before = vm->map_obstacle;
     const bool met = before == MapObstacle::store || before == MapObstacle::failed ||
-                     before == MapObstacle::keeper;
+                     before == MapObstacle::keeper || before == MapObstacle::root;
     if (now_there != MapObstacle::nothing || !met || vm->pool_sent)
       vm->map_obstacle.store(now_there);
   }
@@ -118,7 +141,7 @@ void Mappings::find(const VmHandle& vm) {
     if (!vm->vm->mappings_known()) {
       const auto found = recover_mappings(*vm, p_.contents, p_.stopping);
       if (found) {
-        vm->unnamed_mappings.store(found->unnamed != 0);
+        vm->unnamed_mappings.store(!found->all_known());
         log::info("vm {}: {} pages map the pool, {} were about to or had been put back",
                   vm->vm->name(), found->mapped, found->left);
       } else {
@@ -185,6 +208,7 @@ void Mappings::settle_groups() {
 
 // Opens the VM's pool, and gives it to the VM's agent.
 MapObstacle Mappings::open(AttachedVm& vm) {
+  if (could_write_pool(vm.vm->pid())) return MapObstacle::root;
   auto files = p_.contents.pool(vm.group);
   if (!files) return files.error().code == ENOTSUP ? MapObstacle::store : MapObstacle::failed;
   if (!p_.keeping.keep_pool(files->kept, *vm.vm)) return MapObstacle::keeper;

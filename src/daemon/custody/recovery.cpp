@@ -72,10 +72,6 @@ void tell(const AttachedVm& vm, const Found& found) {
   }
 }
 
-bool has_no_pool(AttachedVm& vm, store::Contents& contents) {
-  return !vm.pool || (open_known_pool(vm, contents) && !vm.pool->is_open());
-}
-
 }  // namespace
 
 bool count_references(AttachedVm& vm, store::Contents& contents, const std::atomic<bool>& stop) {
@@ -93,9 +89,10 @@ bool count_references(AttachedVm& vm, store::Contents& contents, const std::atom
   if (!whole) return false;
   if (found.refused != 0) vm.vm->stop_folding(guest::Inconsistency::references);
   // Before a command to map a page is sent, the page's word says `mapped`. So without such a word
-  // no page maps the pool, nor will. A damaged word may have been one, if there is a pool.
-  if (found.mapped == 0 && (found.damaged == 0 || has_no_pool(vm, contents)))
-    vm.vm->set_mappings_known(true);
+  // no page maps the pool, nor will. A damaged word may have been one, also one that a fault has
+  // repaired meanwhile.
+  const bool any_damaged = found.damaged != 0 || vm.vm->counters().damaged_words.get() != 0;
+  if (found.mapped == 0 && (!any_damaged || !vm.pool)) vm.vm->set_mappings_known(true);
   vm.vm->set_counted(PageIndex{vm.vm->pages().value});
   vm.counted.store(true);
   // Events on pages with damaged words were dropped until now.

@@ -148,7 +148,7 @@ enum class MapObstacle : std::uint8_t {
   nothing,
   off,        // `map` is off for the VM
   kernel,     // before Linux 6.12, or it does not tell what an address maps
-  root,       // QEMU runs as the daemon's user
+  root,       // QEMU runs as the daemon's user, or has capabilities to open the pool for writing
   agent,      // it cannot map, or is not there
   store,      // it is of a version without pools
   keeper,     // it has not got the pool, or the VM
@@ -203,7 +203,7 @@ struct AttachedVm {
   std::atomic<bool> pool_sent{false};  // the connected agent was given the pool
   // A thread finds out what its pages map. That thread alone uses `pool` meanwhile.
   std::atomic<bool> finding_mappings{false};
-  // Pages map the pool, and their words do not say so: damage. So what the VM maps stays unknown.
+  // Pages map the pool, or a lost one, and no word says which: damage. It stays unknown.
   std::atomic<bool> unnamed_mappings{false};
   std::atomic<MapObstacle> map_obstacle{MapObstacle::off};
 

@@ -53,15 +53,17 @@ Result<std::unique_ptr<Pool>> Pool::create(const Identity& identity, ByteCount s
   auto file = sys::make_memfd("ramfold-pool", size, sys::Sealed::yes);
   if (!file) return std::unexpected(file.error());
   if (::fchmod(file->get(), kReadByAll) != 0) return fail_errno("set the mode of a pool");
-  const PoolHead head = head_of(identity);
-  if (::pwrite(file->get(), &head, sizeof head, 0) != sizeof head) {
-    return fail_errno("write the head of a pool");
-  }
   auto pool = open(std::move(*file), identity, size);
-  if (pool) {
-    const MutexLock lock((*pool)->mutex_);
-    (*pool)->known_ = true;
+  if (!pool) return pool;
+  // Through the mapping: its advice keeps large folios out, and does not bind a pwrite (D7).
+  std::byte* const at = (*pool)->data_.data();
+  if (::madvise(at, kPageSize, MADV_POPULATE_WRITE) != 0) {
+    return fail("memory for the head of a pool", errno == EFAULT ? ENOMEM : errno);
   }
+  const PoolHead head = head_of(identity);
+  std::memcpy(at, &head, sizeof head);
+  const MutexLock lock((*pool)->mutex_);
+  (*pool)->known_ = true;
   return pool;
 }
 

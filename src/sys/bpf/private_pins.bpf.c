@@ -142,6 +142,15 @@ static __always_inline __u64 swap_place_of(__u64 folio, __u64 flags) {
   return WORD(folio, folio, private);
 }
 
+// Of a frame of a large folio. Whoever has a file may make the file's folios large
+// (MADV_COLLAPSE), but that makes no copy of a page.
+static __always_inline __u8 answer_of_large(__u64 frame) {
+  const __u64 link = WORD(page, frame, compound_head);
+  const __u64 mapping = WORD(folio, link & 1 ? link - 1 : frame, mapping);
+  if (WORD(page, frame, compound_head) != link || !mapping) return RF_PIN_AGAIN;  // it is split
+  return mapping & 3 ? RF_PIN_LARGE : RF_PIN_HOLE;
+}
+
 // Of a frame that a page table entry names. HOLE: it is a page of a file, and no copy.
 static __always_inline __u8 answer_of(__u64 folio) {
   const __u64 flags = flags_of(folio);
@@ -153,8 +162,8 @@ static __always_inline __u8 answer_of(__u64 folio) {
   // One place before and after the counts: the swap cache held its reference between. Otherwise
   // another holder's could pass for it.
   if (swap_place_of(folio, flags_of(folio)) != place) return RF_PIN_AGAIN;
-  if (HAS_FLAG(flags, PG_head)) return RF_PIN_LARGE;
-  if (WORD(page, folio, compound_head) & 1) return RF_PIN_LARGE;
+  if (HAS_FLAG(flags, PG_head) || WORD(page, folio, compound_head) & 1)
+    return answer_of_large(folio);
   if (!mapping) return RF_PIN_AGAIN;
   if (!(mapping & 3)) return RF_PIN_HOLE;
   if ((mapping & 3) != 1) return RF_PIN_BUSY;  // not an anonymous page of the plain kind

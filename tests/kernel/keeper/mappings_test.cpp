@@ -3,10 +3,15 @@
 // given out (src/daemon/custody/mappings). With a real keeper and store.
 #include "daemon/custody/mappings.hpp"
 
+#include <linux/capability.h>
+
 #include <array>
 #include <catch2/catch.hpp>
 #include <memory>
 #include <mutex>
+#include <numeric>
+#include <thread>
+#include <vector>
 
 #include "daemon/custody/departures.hpp"
 #include "daemon/custody/hand_over.hpp"
@@ -15,6 +20,7 @@
 #include "kernel/guest_process.hpp"
 #include "kernel/silent_agents.hpp"
 #include "store/contents.hpp"
+#include "sys/capabilities.hpp"
 
 using namespace ramfold;
 using namespace ramfold::daemon;
@@ -44,6 +50,19 @@ class Agents final : public test::SilentAgents {
   Keeping& keeping_;
 };
 
+// A guest that has this capability, or none. A child has those of the thread that forks it.
+std::unique_ptr<test::GuestProcess> guest_with(std::optional<int> capability) {
+  std::unique_ptr<test::GuestProcess> guest;
+  std::thread([&] {
+    std::vector<int> others(CAP_LAST_CAP + 1);
+    std::iota(others.begin(), others.end(), 0);
+    if (capability) std::erase(others, *capability);
+    if (sys::drop_capabilities(others)) guest = test::GuestProcess::start(PageCount{4});
+  }).join();
+  REQUIRE(guest != nullptr);
+  return guest;
+}
+
 struct Rig {
   const Directory dir;
   KeeperProcess keeper{dir / "k"};
@@ -68,8 +87,9 @@ struct Rig {
     (void)eventually([&] { return count_apart() == 0; });
   }
   // A VM that may map.
-  VmHandle add(std::uint32_t id, const char* group = "one", uid_t uid = kUser) {
-    guests.push_back(test::GuestProcess::start(PageCount{4}));
+  VmHandle add(std::uint32_t id, const char* group = "one", uid_t uid = kUser,
+               std::optional<int> capability = {}) {
+    guests.push_back(guest_with(capability));
     guest::VmRecord said;
     guest::Vm::Files files = guests.back()->files_for(id, said);
     said.uid = uid;
@@ -214,6 +234,23 @@ TEST_CASE("a QEMU of the daemon's user gets no pool") {
   CHECK(why_not_mapped(*vm)->text.find("runs as root") != std::string::npos);
   CHECK_FALSE(vm->pool->is_open());
   CHECK(rig.agents.sent == 0);
+}
+
+TEST_CASE("S5: a QEMU that could open the file of a pool for writing gets no pool") {
+  Rig rig;
+  const int capability = GENERATE(CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_CHOWN, CAP_SETUID);
+  const VmHandle vm = rig.add(1, "one", kUser, capability);
+  REQUIRE(hand_over(*vm, rig.keeping, rig.contents->files()));
+  CHECK(rig.settled(*vm) == MapObstacle::root);
+  CHECK(why_not_mapped(*vm)->text.find("has a capability") != std::string::npos);
+  CHECK_FALSE(vm->pool->is_open());
+  CHECK(rig.agents.sent == 0);
+  // Another of its group is none the worse, nor is one whose capability leads to no file.
+  const VmHandle other = rig.add(2, "one", kUser, CAP_NET_ADMIN);
+  REQUIRE(hand_over(*other, rig.keeping, rig.contents->files()));
+  REQUIRE(rig.soon([&] { return other->pool_sent.load(); }));
+  CHECK(rig.agents.sent == 1);
+  CHECK(vm->map_obstacle == MapObstacle::root);
 }
 
 TEST_CASE("the slots of a group wait for each of its VMs, and for no other's") {

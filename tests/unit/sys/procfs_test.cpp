@@ -17,6 +17,7 @@
 #include <algorithm>
 #include <thread>
 
+#include "sys/capabilities.hpp"
 #include "sys/fake_tree.hpp"
 #include "sys/memory.hpp"
 #include "sys/procfs_text.hpp"
@@ -373,4 +374,31 @@ TEST_CASE("memory and pressure") {
   CHECK(pressure.some_60s_permille == 2);
   CHECK(pressure.full_10s_permille == 9);
   CHECK(pressure.some_total_us == 1234);
+}
+
+TEST_CASE("S5: the capabilities of a process are those that any of its threads has or may get") {
+  const FakeTree tree;
+  const auto thread = [&](int id, const std::string& inherited, const std::string& permitted,
+                          const std::string& ambient) {
+    tree.write("proc/7/task/" + std::to_string(id) + "/status",
+               "Name:\tqemu\nCapInh:\t" + inherited + "\nCapPrm:\t" + permitted +
+                   "\nCapEff:\t0000000000000000\nCapBnd:\t000001ffffffffff\nCapAmb:\t" + ambient +
+                   "\n");
+  };
+  const auto has = [&] { return capabilities_of(7, tree.root()); };
+  const std::string none(16, '0');
+  CHECK(has().error().code == ESRCH);
+  thread(7, none, none, none);
+  CHECK(has().value() == 0);
+  thread(8, none, "0000000000000002", none);
+  CHECK(has().value() == 2);
+  thread(9, "0000000000000008", none, "0000010000000000");
+  CHECK(has().value() == 0x1'0000'000a);
+  thread(9, "x", none, none);
+  CHECK(has().error().code == EIO);
+  tree.write("proc/7/task/9/status", "CapInh:\t" + none + "\nCapPrm:\t" + none + "\n");
+  CHECK(has().error().code == EIO);
+  tree.remove("proc/7/task/9/status");  // the thread has ended
+  CHECK(has().value() == 2);
+  CHECK(capabilities_of(::getpid()).has_value());
 }
