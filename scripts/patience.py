@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """How long a test waits for an event: ten times what is normal, and longer on a machine that is
-busy or with a sanitizer. A test fails by what happened, never by how long it took."""
+busy or with a sanitizer. A test fails by what happened, never by how long it took.
 
+patience.py SECONDS: prints, for scripts of the shell, how long they take here; whole seconds."""
+
+import math
 import os
+import sys
 import time
 
 SANITIZED = bool(os.environ.get('RAMFOLD_SANITIZER'))
@@ -38,3 +42,7 @@ class Patience:
 def deadline(seconds: float) -> float:
     """When, by time.monotonic(), so many seconds have passed on a machine that is not busy."""
     return time.monotonic() + seconds * slower()
+
+
+if __name__ == '__main__':
+    print(math.ceil(float(sys.argv[1]) * slower()))

@@ -7,15 +7,18 @@
 #include <fcntl.h>
 #include <linux/fuse.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <new>
 #include <string>
 
 namespace ramfold::test {
@@ -30,6 +33,10 @@ class SilentFuse {
   explicit SilentFuse(Silent silent = Silent::at_flush) : silent_(silent) {
     const char* const below = ::getenv("TMPDIR");
     path_ = std::string(below != nullptr ? below : "/tmp") + "/ramfold-fuse-XXXXXX";
+    void* const shared = ::mmap(nullptr, sizeof *unanswered_, PROT_READ | PROT_WRITE,
+                                MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (shared == MAP_FAILED) return;
+    unanswered_ = new (shared) std::atomic<unsigned>(0);
     device_ = ::open("/dev/fuse", O_RDWR | O_CLOEXEC);
     if (device_ < 0 || ::mkdtemp(path_.data()) == nullptr) return;
     const std::string options =
@@ -50,7 +57,10 @@ class SilentFuse {
     end();
     if (mounted_) ::umount2(path_.c_str(), MNT_DETACH);
     ::rmdir(path_.c_str());
+    if (unanswered_ != nullptr) ::munmap(unanswered_, sizeof *unanswered_);
   }
+  SilentFuse(const SilentFuse&) = delete;
+  SilentFuse& operator=(const SilentFuse&) = delete;
   // What waits for the server is answered by the kernel, with an error.
   void end() {
     if (server_ <= 0) return;
@@ -59,6 +69,8 @@ class SilentFuse {
     server_ = -1;
   }
   bool works() const { return mounted_; }
+  // Requests that the server was silent to, and whose callers wait.
+  unsigned unanswered() const { return *unanswered_; }
   // -1: it cannot be opened. The caller's.
   int open_file() const { return ::open((path_ + "/f").c_str(), O_RDWR | O_CLOEXEC); }
 
@@ -80,6 +92,8 @@ class SilentFuse {
     const fuse_out_header out{.len = sizeof out, .error = -error, .unique = in.unique};
     (void)!::write(device_, &out, sizeof out);
   }
+
+  void be_silent() const { ++*unanswered_; }
 
   void serve() const {
     alignas(8) static std::array<char, 256 * 1024> buffer;
@@ -117,12 +131,12 @@ class SilentFuse {
             in, fuse_attr_out{.attr_valid = 60, .attr_valid_nsec = 0, .dummy = 0, .attr = attr});
       case FUSE_OPEN: return reply(in, fuse_open_out{});
       case FUSE_READ:
-        if (silent_ == Silent::at_read) return;
+        if (silent_ == Silent::at_read) return be_silent();
         return reply(in, std::array<char, 4096>{});
       case FUSE_FLUSH:
-        if (silent_ == Silent::at_flush) return;
+        if (silent_ == Silent::at_flush) return be_silent();
         return fail(in, ENOSYS);
-      case FUSE_WRITE:
+      case FUSE_WRITE: return be_silent();
       case FUSE_FORGET:
       case FUSE_INTERRUPT: return;
       default: return fail(in, ENOSYS);
@@ -130,6 +144,7 @@ class SilentFuse {
   }
 
   Silent silent_;
+  std::atomic<unsigned>* unanswered_ = nullptr;  // shared with the server
   int device_ = -1;
   std::string path_;
   bool mounted_ = false;

@@ -42,6 +42,7 @@ inline constexpr auto kChecks = std::to_array<std::string_view>({
     "daemon.state",      "daemon.keeper", "daemon.self_test",   "daemon.pin_test",
     "daemon.referenced", "daemon.files",  "vm.command",         "vm.agent",
     "vm.group",          "vm.cgroup",     "vm.mappings",        "vm.map",
+    "vm.folding",
 });
 
 // `daemon` in the functions below: its snapshot, or why there is none.
@@ -55,6 +56,8 @@ std::vector<Check> check_vms(const HostFiles& host, const control::Snapshot* dae
 // of -incoming has ended, which the command line does not tell.
 std::vector<Check> check_vm(const HostFiles& host, pid_t pid,
                             const control::Snapshot* daemon = nullptr);
+// A row for each reason why a VM of the daemon is not folded, unless another check has that reason.
+std::vector<Check> check_folding(const HostFiles& host, const control::Snapshot& daemon);
 
 // Something failed that is more than information.
 bool found_problems(const std::vector<Check>& checks);

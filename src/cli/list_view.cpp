@@ -18,7 +18,10 @@ using namespace ramfold::control;
 bool saves(const VmView& vm) { return vm.saved.net_bytes > 0; }
 
 // What it saved before does not hide why it is not folded any more.
-bool needs_why(const VmView& vm) { return !saves(vm) || vm.state == VmState::failed; }
+bool needs_why(const VmView& vm) {
+  return !saves(vm) || vm.state == VmState::observe_only || vm.state == VmState::detached ||
+         vm.state == VmState::failed;
+}
 
 // Of a VM that failed all that is damaged, of any other the first reason.
 std::vector<Reason> told_in_list(const VmView& vm) {
@@ -38,6 +41,7 @@ std::string why_of(const VmView& vm, const Style& style) {
     text += reason_line(reason, style);
   }
   if (!text.empty()) return text;
+  if (vm.state == VmState::observe_only) return "the daemon has not told yet; ask again";
   return vm.saved.folded_pages() > PageCount{0}
              ? fmt::format("{} saved so far is less than its share of the memory that ramfold uses",
                            human(vm.saved.gross()))
@@ -118,7 +122,7 @@ constexpr std::array kFields{
           }},
     Field{"STALL", "share of wall time that it waited for ramfold", Align::right, Cut::never, true,
           [](const VmView& vm, Amounts) -> Table::Cell { return {human_share(vm.stall_share)}; }},
-    Field{"WHY", "the first reason why it saves nothing, or what is damaged", Align::left,
+    Field{"WHY", "why it is not folded, or saves nothing; what is damaged", Align::left,
           Cut::when_narrow, false,
           [](const VmView& vm, Amounts) -> Table::Cell {
             return {needs_why(vm) ? why_of(vm, Style(false)) : "-"};

@@ -14,7 +14,8 @@
 namespace ramfold::cli {
 
 struct ListOptions {
-  std::vector<std::string> columns;  // empty: the usual, and a reason below a VM that saves nothing
+  // Empty: the usual ones, and a reason below a VM that saves nothing or is not folded.
+  std::vector<std::string> columns;
   Writing writing;
   bool bytes = false;  // amounts of memory as plain numbers
 

@@ -57,6 +57,9 @@ ExitCode run_doctor(const Arguments& arguments, const Console& console) {
   for (Check& check : check_daemon(host, daemon)) checks.push_back(std::move(check));
   for (Check& check : check_vms(host, daemon ? &*daemon : nullptr))
     checks.push_back(std::move(check));
+  if (daemon) {
+    for (Check& check : check_folding(host, *daemon)) checks.push_back(std::move(check));
+  }
   console.print(arguments.json
                     ? json_of(checks)
                     : render_checks(checks, arguments.all ? Detail::all : Detail::failed_only,

@@ -5,6 +5,10 @@
 
 namespace ramfold::cli {
 
+std::string label_of(std::string_view name, pid_t pid) {
+  return name.empty() ? fmt::format("pid {}", pid) : fmt::format("{} (pid {})", name, pid);
+}
+
 std::optional<Qemu> qemu_of(const HostFiles& host, pid_t pid) {
   const std::vector<std::string> arguments = host.arguments(pid);
   if (arguments.empty()) return std::nullopt;
@@ -14,8 +18,7 @@ std::optional<Qemu> qemu_of(const HostFiles& host, pid_t pid) {
               return host.named_by(pid, path);
             })};
   if (qemu.advice.probing) return std::nullopt;
-  qemu.label = qemu.advice.name.empty() ? fmt::format("pid {}", pid)
-                                        : fmt::format("{} (pid {})", qemu.advice.name, pid);
+  qemu.label = label_of(qemu.advice.name, pid);
   return qemu;
 }
 

@@ -5,15 +5,19 @@
 
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "cli/host_files.hpp"
 #include "cli/qemu_command.hpp"
 
 namespace ramfold::cli {
 
+// "web (pid 123)"; "pid 123" without a name.
+std::string label_of(std::string_view name, pid_t pid);
+
 struct Qemu {
   pid_t pid = 0;
-  std::string label;  // "web (pid 123)"
+  std::string label;  // label_of()
   QemuAdvice advice;
 };
 // Nothing when the process is not a QEMU that runs a VM.

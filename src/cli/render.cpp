@@ -303,12 +303,13 @@ std::string render_vm(const VmView& vm, const Style& style) {
                    fmt::format("{} pages are held by a device", human_count(vm.pages.held.value)),
                    style);
   }
-  out +=
-      line_of("kept",
-              fmt::format("{} of at most {}: stored {}, page table {}, bitmap {}; {} descriptors",
-                          human(vm.kept.total()), human(vm.kept.limit), human(vm.kept.stored),
-                          human(vm.kept.page_table), human(vm.kept.discard_bitmap), vm.kept.names),
-              style);
+  out += line_of(
+      "kept",
+      fmt::format("{} of at most {}: stored {}, page table {}, bitmap {}, notes {}; {} descriptors",
+                  human(vm.kept.total()), human(vm.kept.limit), human(vm.kept.stored),
+                  human(vm.kept.page_table), human(vm.kept.discard_bitmap), human(vm.kept.notes),
+                  vm.kept.names),
+      style);
   if (vm.pages.poisoned > PageCount{0}) {
     out += line_of("POISONED",
                    style.paint(Colour::red, fmt::format("{} pages cannot be read back",

@@ -143,7 +143,11 @@ constexpr void visit(V& v, S& s) {
   v(named("cpu"), s.cpu);
   v(named("reform"), s.reform);
   v(gauge("uptime_seconds", "Time since the daemon's start."), s.uptime_seconds);
-  v(gauge("restarts", "Times that a daemon took VMs over from its predecessor."), s.restarts);
+  v(gauge(
+        "restarts",
+        "Times that a daemon took VMs over from its predecessor, since the store was made: a boot "
+        "begins at 0, and so does a start after `off`."),
+    s.restarts);
   v(gauge("vms_attached", "Attached VMs."), s.vms_attached);
   v(gauge("vms_observe_only", "Attached VMs whose gate is closed."), s.vms_observe_only);
   v(gauge("contents", "Distinct contents that are stored."), s.contents);
@@ -194,9 +198,11 @@ template <typename V, ConstOr<KeptView> S>
 constexpr void visit(V& v, S& s) {
   v(gauge("page_table_bytes", "Its page table."), s.page_table);
   v(gauge("discard_bitmap_bytes", "Memory that is shared with its agent."), s.discard_bitmap);
+  v(gauge("notes_bytes", "What the daemon notes of its pages: owners, touches, rests, slots."),
+    s.notes);
   v(gauge("stored_bytes", "Its part of its group's stored pages, by the number of its own."),
     s.stored);
-  v.derived(gauge("total_bytes", "The sum of these three."), [&] { return s.total(); });
+  v.derived(gauge("total_bytes", "The sum of these four."), [&] { return s.total(); });
   v(gauge("limit_bytes", "What the sum may be (`host.vm_kept_factor_max`)."), s.limit);
   v(gauge("names", "Descriptors with the keeper."), s.names);
 }

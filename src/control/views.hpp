@@ -244,12 +244,13 @@ struct BackoffView {
 struct KeptView {
   ByteCount page_table;
   ByteCount discard_bitmap;
+  ByteCount notes;          // in the daemon's own memory
   ByteCount stored;         // its part of the stored bytes of its group
-  ByteCount limit;          // for the sum of the three
+  ByteCount limit;          // for the sum of the four
   std::uint64_t names = 0;  // descriptors with the keeper
 
   ByteCount total() const noexcept {
-    return ByteCount{page_table.value + discard_bitmap.value + stored.value};
+    return ByteCount{page_table.value + discard_bitmap.value + notes.value + stored.value};
   }
   friend bool operator==(const KeptView&, const KeptView&) = default;
 };

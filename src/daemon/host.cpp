@@ -184,7 +184,7 @@ Status Host::take_over_guests() {
       adopt_all(std::move(taken->left), lock_.remains, *adopter_, vms_, left_behind_);
   if (served == 0) return {};
   warn_of_groups();
-  ++restarts_;
+  contents_->note_take_over();
   log::info("took over {} VMs; faults are served {:.1f} ms after the start", served,
             static_cast<double>(monotonic_ns() - started_ns_) / 1e6);
   return {};
@@ -300,10 +300,10 @@ void Host::make_way() noexcept {
 
 std::unique_ptr<control::Service> Host::make_service() {
   Rooms& r = *rooms_;
-  return std::make_unique<HostService>(HostService::Parts{
-      policy_, decisions_, procfs_, state_, vms_, *contents_, keeping_, r.departures, *agents_,
-      r.facts, r.work, r.detach, r.renewal, r.off, r.consumers, *fault_pool_,
-      [&r] { r.loop.judge(); }, started_ns_, restarts_});
+  return std::make_unique<HostService>(
+      HostService::Parts{policy_, decisions_, procfs_, state_, vms_, *contents_, keeping_,
+                         r.departures, *agents_, r.facts, r.work, r.detach, r.renewal, r.off,
+                         r.consumers, *fault_pool_, [&r] { r.loop.judge(); }, started_ns_});
 }
 
 bool Host::wanted(const WaitingAgent& agent) {

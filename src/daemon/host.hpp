@@ -93,7 +93,6 @@ class Host final : private AgentEvents {
   sys::Fd device_;              // /dev/userfaultfd
   std::uint64_t offered_ = 0;   // of the kernel's userfaultfd
   std::uint64_t features_ = 0;  // of every VM's
-  std::uint64_t restarts_ = 0;
   HostState state_;
   VmSet vms_;
   LivePolicy policy_;

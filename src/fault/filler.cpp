@@ -6,6 +6,7 @@
 #include "base/check.hpp"
 #include "base/clock.hpp"
 #include "base/test_points.hpp"
+#include "guest/ram_mapping.hpp"
 
 namespace ramfold::fault {
 
@@ -282,12 +283,37 @@ PageCount Filler::own_zero_run(PageIndex p) noexcept {
 // A guard here is left of a run that its daemon did not end. The word stays: the address may map
 // the pool (T2). Before the mappings are known a command of an earlier daemon may still run; a
 // guard that is lifted, or a discard bit that is cleared, would then lose a write. Recovery wakes.
+//
+// A page that is missing: UFFDIO_ZEROPAGE works on a mapping that is registered for anything, and a
+// page that maps the pool is registered for guards when it is to go back. Zeros over the pool would
+// hide the page's bytes. So there are zeros only where the kernel says that the address maps the
+// RAM file:
+//   the RAM file: a discard has dropped the mapping. The hole is zero (T3, T5), also when the
+//     discard failed and has cleared its bit. A wake alone would raise this event again and again.
+//   anything else: the event is late, from before the page was mapped. Its thread needs a wake. It
+//     then reads the pool, which raises no event, because a slot that is mapped has its page.
+// A set discard bit alone says neither: the discard may not have dropped the mapping yet, and it
+// may fail before it does. The answer stays true while p is owned: the agent maps no page without
+// an owner, and a discard makes a mapping of the RAM file out of one of the pool, not the reverse.
 Served Filler::serve_mapped(PageIndex p, Need need) noexcept {
   if (!vm_.mappings_known()) {
     release(p);
     return Served::busy;
   }
-  if (need != Need::lift) return fill_zero(p, need);
+  if (need != Need::lift) {
+    const auto range = vmas_.at(vm_.address_of(p));
+    if (!range && range.error().code == ESRCH) {
+      vm_.set_gone();
+      release(p);
+      return Served::abandoned;
+    }
+    if (!range) {
+      vm_.counters().errors.add();
+      return finish(p, Served::again);
+    }
+    if (*range && guest::maps_ram(vm_, p, **range)) return fill_zero(p, need);
+    return finish(p, Served::late);
+  }
   const auto result = persist([&] { return vm_.uffd().lift(vm_.range_of(one(p)), Wake::no); });
   if (result.outcome == Outcome::vm_gone) vm_.set_gone();
   return finish(p, result.outcome == Outcome::done ? Served::lifted : Served::again);

@@ -19,6 +19,7 @@
 #include "fault/neighbour_windows.hpp"
 #include "guest/vm.hpp"
 #include "store/content_source.hpp"
+#include "sys/vma_query.hpp"
 
 namespace ramfold::fault {
 
@@ -59,7 +60,11 @@ class Filler {
   // `group`: of the VM's contents.
   Filler(guest::Vm& vm, store::ContentSource& source, GroupId group,
          const std::atomic<bool>& stopping) noexcept
-      : vm_(vm), source_(source), group_(group), stopping_(stopping) {}
+      : vm_(vm),
+        source_(source),
+        group_(group),
+        stopping_(stopping),
+        vmas_(vm.pid(), vm.files().pidfd) {}
 
   // Serves one event. `me` is the calling thread's.
   Served serve(PageIndex p, Need need, store::FetchTicket ticket, FillerThread& me) noexcept;
@@ -142,6 +147,7 @@ class Filler {
   store::ContentSource& source_;
   GroupId group_;
   const std::atomic<bool>& stopping_;
+  sys::VmaQuery vmas_;                       // asked for late events alone
   std::atomic<std::uint64_t> next_zero_{0};  // page after the last zero fill
   std::atomic<std::uint32_t> zero_window_{1};
   NeighbourWindows windows_;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "fold/agent_run.hpp"
 
-#include "base/check.hpp"
 #include "base/test_points.hpp"
+#include "guest/ram_mapping.hpp"
 
 namespace ramfold::fold {
 
@@ -20,18 +20,12 @@ Status AgentRun::look(Mask pages) noexcept {
       range = *found;
     }
     if (!range) continue;
-    const guest::Block& block = vm_.block_of(page(i));
-    const rf_block& offered =
-        vm_.record().block[static_cast<std::size_t>(&block - vm_.blocks().data())];
-    const std::uint64_t offset = range->offset + (at - range->begin);
-    const std::uint64_t in_ram =
-        block.offset.value + ((page(i).value - block.first.value) << kPageShift);
     const guest::RamFileId file{range->device, range->inode};
-    if (file == guest::RamFileId{offered.device, offered.inode}) {
-      if (range->shared && offset == in_ram) maps_[i] = Maps::ram;
+    if (guest::maps_ram(vm_, page(i), *range)) {
+      maps_[i] = Maps::ram;
     } else if (file == pool_.file() && !range->shared) {
       maps_[i] = Maps::pool;
-      in_pool_[i] = ByteCount{offset};
+      in_pool_[i] = ByteCount{range->offset + (at - range->begin)};
     }
   }
   return {};
@@ -85,7 +79,7 @@ Settled AgentRun::ask(guest::AgentPort& agent, guest::AgentAct act, Mask pages,
 }
 
 WaitsFor AgentRun::look_for_answer(guest::AgentPort& agent, std::chrono::milliseconds wait) {
-  ENSURE(waits_for_ == WaitsFor::answer);
+  if (waits_for_ != WaitsFor::answer) return waits_for_;
   if (const auto answer = agent.take(token_, wait)) {
     waits_for_ = *answer == AgentAnswer::lost ? WaitsFor::fence : WaitsFor::kernel;
   }

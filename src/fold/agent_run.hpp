@@ -42,8 +42,8 @@ class AgentRun {
 
   // REQUIRES: not settled.
   WaitsFor waits_for() const noexcept { return waits_for_; }
-  // Waits at most `wait` for the answer. REQUIRES: it waits for one; `agent` is the port that the
-  // command was sent through.
+  // Waits at most `wait` for the answer, if the run waits for one. REQUIRES: `agent` is the port
+  // that the command was sent through.
   WaitsFor look_for_answer(guest::AgentPort& agent, std::chrono::milliseconds wait);
   PageRun run() const noexcept { return run_; }
 

@@ -86,7 +86,8 @@ void Mapper::believe(PageRun run, guest::PageMask wanted, Contents& contents, Re
 
 unsigned Mapper::share(PageRun run, guest::PageMask wanted, const Port& port,
                        guest::QuietProof& pins) {
-  ENSURE(settled() && run.count <= kAgentRunPages);
+  ENSURE(run.count <= kAgentRunPages);
+  if (!settled()) return 0;
   Contents contents;
   Refs refs;
   believe(run, wanted, contents, refs);
@@ -100,7 +101,8 @@ unsigned Mapper::share(PageRun run, guest::PageMask wanted, const Port& port,
 }
 
 unsigned Mapper::restore(PageRun run, const Port& port, guest::QuietProof& copies) {
-  ENSURE(settled() && run.count <= kAgentRunPages);
+  ENSURE(run.count <= kAgentRunPages);
+  if (!settled()) return 0;
   auto restoring = std::make_unique<RestoringRun>(vm_, vmas_, copies, pool_, run);
   TEST_POINT("map.guarded");
   if (restoring->restore(*port, kWait) == Settled::yes) return finish(*restoring);

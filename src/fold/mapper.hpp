@@ -27,7 +27,8 @@ class Mapper {
 
   // Maps those of the `wanted` pages of the run that equal a content which another page names, too.
   // Waits for the agent's answer, a fraction of a second at most. `pins`: of pages in the RAM file.
-  // Returns how many are mapped now. REQUIRES: settled(); at most kAgentRunPages, in one block.
+  // Returns how many are mapped now; before it is settled() none is. REQUIRES: at most
+  // kAgentRunPages, in one block.
   unsigned share(PageRun run, guest::PageMask wanted, const Port& port, guest::QuietProof& pins);
   // Puts the pages of the run back whose words say `mapped`. `copies`: the proof for private
   // copies. Returns how many are back. REQUIRES: as above.

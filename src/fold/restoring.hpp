@@ -19,6 +19,7 @@ class RestoringRun : public AgentRun {
   // REQUIRES: settled.
   ~RestoringRun();
 
+  // No, and nothing is done: it was asked to before, and is not settled yet.
   Settled restore(guest::AgentPort& agent, std::chrono::milliseconds wait);
   Settled settle() noexcept;
   // The pages that are in the RAM file again. The caller gives up the reference that each word

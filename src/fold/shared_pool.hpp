@@ -27,10 +27,11 @@ class SharedPool {
   // For the page first + i: a slot with the bytes of contents[i] that it may map, namely where the
   // slot is in the file. It stays until the page gives it back. Nothing: none can be had now, or
   // the content is kZeroContent, for which none is wanted. Neighbours get neighbouring slots where
-  // possible. REQUIRES: out.size() == contents.size() <= guest::kProofPagesMax, in one chunk; the
-  // pages for which a slot is wanted have none; the caller holds a reference to each content.
-  virtual void take(PageIndex first, std::span<const ContentId> contents,
-                    std::span<std::optional<ByteCount>> out) noexcept = 0;
+  // possible. False: a page for which a slot is wanted has one already, which is damage. It keeps
+  // that one and gets none. REQUIRES: out.size() == contents.size() <= guest::kProofPagesMax, in
+  // one chunk; the caller holds a reference to each content.
+  [[nodiscard]] virtual bool take(PageIndex first, std::span<const ContentId> contents,
+                                  std::span<std::optional<ByteCount>> out) noexcept = 0;
   // p has never mapped its slot, or maps it no more. Nothing is done if it has none: a restart may
   // have found no slot where its address maps the file.
   virtual void give_back(PageIndex p) noexcept = 0;

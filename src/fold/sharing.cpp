@@ -120,8 +120,10 @@ void SharingRun::compare() noexcept {
   std::array<std::optional<ByteCount>, kAgentRunPages.value> slots;
   for (unsigned i = 0; i < run_.count.value; ++i)
     wanted[i] = (owned_ & bit(i)) != 0 ? contents_[i] : kZeroContent;
-  pool_.take(run_.first, std::span(wanted).first(run_.count.value),
-             std::span(slots).first(run_.count.value));
+  if (!pool_.take(run_.first, std::span(wanted).first(run_.count.value),
+                  std::span(slots).first(run_.count.value))) {
+    vm_.stop_folding(guest::Inconsistency::slots);
+  }
   PageCopy ours;
   PageCopy theirs;
   for_each_bit(owned_, [&](unsigned i) {
@@ -135,7 +137,7 @@ void SharingRun::compare() noexcept {
 }
 
 Settled SharingRun::map(guest::AgentPort& agent, std::chrono::milliseconds wait) {
-  ENSURE(sent_ == 0);
+  if (sent_ != 0) return Settled::no;
   if (equal_ == 0) return Settled::yes;
   if (!pass_->holds()) {
     vm_.counters().aborted_by_gate.add();

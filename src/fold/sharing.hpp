@@ -29,6 +29,7 @@ class SharingRun : public AgentRun {
 
   // The pages that equal their contents.
   Mask equal() const noexcept { return equal_; }
+  // No, and nothing is done: it was asked to before, and is not settled yet.
   Settled map(guest::AgentPort& agent, std::chrono::milliseconds wait);
   Settled settle() noexcept;
   // Once settled: the pages whose words say `mapped` now, and those of them that were clean.

@@ -23,12 +23,10 @@ constexpr ByteCount place_in_file(PoolSlot slot) noexcept {
 }  // namespace
 
 VmPool::VmPool(store::Contents& contents, GroupId group, PageCount pages)
-    : contents_(contents),
-      group_(group),
-      chunks_((pages.value + guest::kChunkPages.value - 1) / guest::kChunkPages.value) {}
+    : contents_(contents), group_(group), chunks_(chunks_of(pages)) {}
 
 Status VmPool::open(sys::Fd file) {
-  ENSURE(!is_open());
+  if (is_open()) return fail("the VM has its pool already", EALREADY);
   struct stat st{};
   if (::fstat(file.get(), &st) != 0) return fail_errno("fstat of a pool");
   id_ = {st.st_dev, st.st_ino};
@@ -39,51 +37,75 @@ Status VmPool::open(sys::Fd file) {
 
 bool VmPool::has_table(PageIndex p) noexcept {
   std::unique_ptr<Chunk>& chunk = chunk_of(p);
-  if (!chunk) chunk.reset(new (std::nothrow) Chunk);
-  return chunk != nullptr;
+  if (chunk) return true;
+  chunk.reset(new (std::nothrow) Chunk);
+  if (!chunk) return false;
+  tables_.fetch_add(1, std::memory_order_relaxed);
+  return true;
+}
+
+void VmPool::drop_table(PageIndex p) noexcept {
+  if (chunk_of(p)->used != 0) return;
+  chunk_of(p).reset();
+  tables_.fetch_sub(1, std::memory_order_relaxed);
+}
+
+ByteCount VmPool::tables() const noexcept {
+  return ByteCount{chunks_.size() * sizeof(chunks_[0]) +
+                   tables_.load(std::memory_order_relaxed) * sizeof(Chunk)};
+}
+
+ByteCount VmPool::tables_max(PageCount pages) noexcept {
+  return ByteCount{chunks_of(pages) * (sizeof(std::unique_ptr<Chunk>) + sizeof(Chunk))};
 }
 
 void VmPool::set(PageIndex p, PoolSlot slot) noexcept {
   Chunk& chunk = *chunk_of(p);
   PoolSlot& here = chunk.slots[place_of(p)];
-  ENSURE(here.value == 0);
+  DENSURE(here.value == 0);
   here = slot;
   ++chunk.used;
   mapped_.fetch_add(1, std::memory_order_relaxed);
 }
 
-void VmPool::take(PageIndex first, std::span<const ContentId> contents,
+bool VmPool::take(PageIndex first, std::span<const ContentId> contents,
                   std::span<std::optional<ByteCount>> out) noexcept {
-  ENSURE(is_open() && contents.size() == out.size() &&
-         contents.size() <= guest::kProofPagesMax.value);
+  ENSURE(contents.size() == out.size() && contents.size() <= guest::kProofPagesMax.value);
   std::array<ContentId, guest::kProofPagesMax.value> wanted;
   std::array<std::size_t, guest::kProofPagesMax.value> page_of;
   std::array<Result<PoolSlot>, guest::kProofPagesMax.value> slots;
   std::size_t count = 0;
+  bool all_without = true;
   for (std::size_t i = 0; i < contents.size(); ++i) {
     out[i] = std::nullopt;
-    // A page that has a slot lost its word to damage, and then its mapping to a discard.
-    if (contents[i] == kZeroContent || slot_of(PageIndex{first.value + i})) continue;
+    if (contents[i] == kZeroContent) continue;
+    // Such a page lost its word to damage, and then its mapping to a discard.
+    if (slot_of(PageIndex{first.value + i})) {
+      all_without = false;
+      continue;
+    }
     wanted[count] = contents[i];
     page_of[count++] = i;
   }
-  if (count == 0 || !has_table(first)) return;
+  if (count == 0 || !is_open() || !has_table(first)) return all_without;
   contents_.share_run(group_, std::span(wanted).first(count), std::span(slots).first(count));
   for (std::size_t k = 0; k < count; ++k) {
     if (!slots[k]) continue;
     set(PageIndex{first.value + page_of[k]}, *slots[k]);
     out[page_of[k]] = place_in_file(*slots[k]);
   }
-  if (chunk_of(first)->used == 0) chunk_of(first).reset();
+  drop_table(first);
+  return all_without;
 }
 
 void VmPool::give_back(PageIndex p) noexcept {
   std::unique_ptr<Chunk>& chunk = chunk_of(p);
   if (!chunk || chunk->slots[place_of(p)].value == 0) return;
   const PoolSlot slot = std::exchange(chunk->slots[place_of(p)], PoolSlot{0});
-  if (--chunk->used == 0) chunk.reset();
+  --chunk->used;
+  drop_table(p);
   mapped_.fetch_sub(1, std::memory_order_relaxed);
-  (void)contents_.unmap(group_, slot);  // the store counts a refusal (Stats::miscounted)
+  (void)contents_.unmap(group_, slot);  // a refusal stops the group
 }
 
 Status VmPool::read(ByteCount offset, std::byte* to) const noexcept {
@@ -99,11 +121,12 @@ Status VmPool::read(ByteCount offset, std::byte* to) const noexcept {
 }
 
 Result<Booked> VmPool::note(PageIndex p, ContentId content, PoolSlot slot) noexcept {
-  ENSURE(is_open());
+  if (!is_open()) return fail("the VM has no pool", ENOENT);
+  if (slot_of(p)) return Booked::refused;
   if (!has_table(p)) return fail("memory for the slots of pages", ENOMEM);
   const Result<Booked> noted = contents_.note_mapping(group_, content, slot);
   if (noted) set(p, slot);
-  if (chunk_of(p)->used == 0) chunk_of(p).reset();
+  drop_table(p);
   return noted;
 }
 

@@ -2,14 +2,14 @@
 #include "fold/written.hpp"
 
 #include <array>
+#include <cerrno>
 
-#include "base/check.hpp"
 #include "fold/mask.hpp"
 
 namespace ramfold::fold {
 
 Result<guest::PageMask> written_pages(const guest::Vm& vm, PageRun run, guest::PageMask mapped) {
-  ENSURE(run.count <= guest::kProofPagesMax);
+  if (run.count > guest::kProofPagesMax) return fail("so many pages at a time", EINVAL);
   std::array<sys::PageRegion, guest::kProofPagesMax.value> regions;
   HostVirt walked{};
   const sys::UffdRange range = vm.range_of(run);

@@ -9,10 +9,10 @@
 namespace ramfold::fold {
 
 // Of `mapped`, the pages of the run that have a private copy, in memory or in swap (D11). REQUIRES:
-// at most guest::kProofPagesMax pages in one block; the addresses of `mapped` map the pool. A page
-// that is guarded meanwhile and not in the page table counts as written: its marker looks like
-// swap, and putting back a page that was not written does no harm. For any other range this says
-// nothing.
+// they are in one block; the addresses of `mapped` map the pool. A page that is guarded meanwhile
+// and not in the page table counts as written: its marker looks like swap, and putting back a page
+// that was not written does no harm. For any other range this says nothing. EINVAL: more than
+// guest::kProofPagesMax.
 Result<guest::PageMask> written_pages(const guest::Vm& vm, PageRun run, guest::PageMask mapped);
 
 }  // namespace ramfold::fold

@@ -2,6 +2,7 @@
 #include "guest/page_table.hpp"
 
 #include "base/check.hpp"
+#include "sys/resident.hpp"
 
 namespace ramfold::guest {
 namespace {
@@ -24,6 +25,12 @@ ByteCount PageTable::shared_size(PageCount pages) noexcept {
   return ByteCount{RF_SHARED_PAGE + round_up((pages.value + 7) / 8, kPageSize)};
 }
 
+ByteCount PageTable::owners_size(PageCount pages) noexcept {
+  return ByteCount{round_up(pages.value, kPageSize)};
+}
+
+ByteCount PageTable::owners_in_memory() const noexcept { return sys::resident(owners_); }
+
 Result<PageTable> PageTable::open(sys::BorrowedFd words, sys::BorrowedFd shared, PageCount pages,
                                   std::uint64_t seed) {
   if (pages.value == 0) return fail("a page table needs at least one page");
@@ -37,7 +44,7 @@ Result<PageTable> PageTable::open(sys::BorrowedFd words, sys::BorrowedFd shared,
   if (!words_map) return std::unexpected(words_map.error());
   auto shared_map = sys::Mapping::shared(shared, shared_size(pages));
   if (!shared_map) return std::unexpected(shared_map.error());
-  auto owners = sys::Mapping::anonymous(ByteCount{round_up(pages.value, kPageSize)});
+  auto owners = sys::Mapping::anonymous(owners_size(pages));
   if (!owners) return std::unexpected(owners.error());
   return PageTable(std::move(*words_map), std::move(*owners), std::move(*shared_map), pages,
                    WordCheck(seed));

@@ -39,6 +39,9 @@ class PageTable {
                                 std::uint64_t seed);
   static ByteCount words_size(PageCount pages) noexcept;
   static ByteCount shared_size(PageCount pages) noexcept;
+  // Of the owners, in the daemon's own memory: the most, and what they take now.
+  static ByteCount owners_size(PageCount pages) noexcept;
+  ByteCount owners_in_memory() const noexcept;
 
   PageCount pages() const noexcept { return pages_; }
   rf_shared& shared() const noexcept { return *shared_.as<rf_shared>(); }

@@ -3,8 +3,12 @@
 
 #include <algorithm>
 
+#include "guest/vm.hpp"
+
 namespace ramfold::guest {
 namespace {
+
+constexpr ByteCount kFillingMax{64 * kPageSize};  // RF_FILL_PAGES of the agent's
 
 bool is_of(const sys::MapEntry& entry, const RamBlock& block) noexcept {
   return block.file.device == entry.device && block.file.inode == entry.inode;
@@ -25,10 +29,30 @@ bool is_pool_within(const sys::MapEntry& entry, RamFileId pool, const RamBlock& 
          entry.end.value <= block.address.value + block.size.value;
 }
 
+// The agent's, through which it fills holes of the RAM file (save() in src/agent/core/mapping.c).
+// There is one for less than a millisecond. Nothing else maps RAM so that it can only be written.
+bool is_filling(const sys::MapEntry& entry) noexcept {
+  return entry.shared && entry.writable && !entry.readable &&
+         entry.end.value - entry.begin.value <= kFillingMax.value;
+}
+
+bool is_of_any(const sys::MapEntry& entry, std::span<const RamBlock> blocks) noexcept {
+  return std::ranges::any_of(blocks, [&](const RamBlock& block) { return is_of(entry, block); });
+}
+
 }  // namespace
 
 bool is_ram(const sys::MapEntry& entry, std::span<const RamBlock> blocks) noexcept {
-  return std::ranges::any_of(blocks, [&](const RamBlock& block) { return is_of(entry, block); });
+  return is_of_any(entry, blocks) && !is_filling(entry);
+}
+
+bool maps_ram(const Vm& vm, PageIndex p, const sys::MappedRange& range) noexcept {
+  const Block& block = vm.block_of(p);
+  const rf_block& offered =
+      vm.record().block[static_cast<std::size_t>(&block - vm.blocks().data())];
+  const std::uint64_t in_ram = block.offset.value + ((p.value - block.first.value) << kPageShift);
+  return RamFileId{range.device, range.inode} == RamFileId{offered.device, offered.inode} &&
+         range.shared && range.offset + (vm.address_of(p).value - range.begin) == in_ram;
 }
 
 RamMapping look_at_ram(const sys::Procfs& procfs, pid_t pid, std::span<const RamBlock> blocks,
@@ -46,7 +70,8 @@ RamMapping look_at_ram(const sys::Procfs& procfs, pid_t pid, std::span<const Ram
       return true;
     }
     if (!is_ram(entry, blocks)) {
-      if (entry.shared && entry.path.starts_with("/memfd:memory-backend-memfd"))
+      if (!is_of_any(entry, blocks) && entry.shared &&
+          entry.path.starts_with("/memfd:memory-backend-memfd"))
         found.beside.value += entry.end.value - entry.begin.value;
       return true;
     }

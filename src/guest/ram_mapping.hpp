@@ -9,8 +9,11 @@
 
 #include "guest/facts.hpp"
 #include "sys/procfs.hpp"
+#include "sys/vma_query.hpp"
 
 namespace ramfold::guest {
+
+class Vm;
 
 struct RamMapping {
   sys::Seen seen = sys::Seen::all;
@@ -22,6 +25,9 @@ struct RamMapping {
 // `pool`: the file of the pool that its pages may map; nothing: they map none.
 RamMapping look_at_ram(const sys::Procfs& procfs, pid_t pid, std::span<const RamBlock> blocks,
                        std::optional<RamFileId> pool = std::nullopt);
+// Of RAM files, but not the agent's for a moment to fill holes through.
 bool is_ram(const sys::MapEntry& entry, std::span<const RamBlock> blocks) noexcept;
+// The range maps the RAM file where p's address is, as it should.
+bool maps_ram(const Vm& vm, PageIndex p, const sys::MappedRange& range) noexcept;
 
 }  // namespace ramfold::guest

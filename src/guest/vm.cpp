@@ -10,6 +10,7 @@
 
 #include "base/check.hpp"
 #include "base/clock.hpp"
+#include "sys/hole.hpp"
 #include "sys/vma_query.hpp"
 
 namespace ramfold::guest {
@@ -126,14 +127,7 @@ Status Vm::write_hole(PageIndex p, const std::byte* from) const noexcept {
   const off_t data = ::lseek(ram, offset, SEEK_DATA);
   if (data < 0 && errno != ENXIO) return fail_errno("lseek guest RAM");
   if (data == offset) return {};
-  for (std::size_t done = 0; done < kPageSize;) {
-    const ssize_t n =
-        ::pwrite(ram, from + done, kPageSize - done, offset + static_cast<off_t>(done));
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return fail_errno("pwrite guest RAM");
-    done += static_cast<std::size_t>(n);
-  }
-  return {};
+  return sys::fill_hole(sys::BorrowedFd(ram), ByteCount{static_cast<std::uint64_t>(offset)}, from);
 }
 
 Status Vm::punch_pages(PageRun run) const noexcept {

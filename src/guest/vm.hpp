@@ -45,6 +45,7 @@ enum class Inconsistency : std::uint8_t {
   moved,       // a word changed under its owner
   references,  // a reference was given up that the store does not know
   group,       // the same for another VM of its group
+  slots,       // a page that does not map the pool has a slot of it
   earlier,     // a daemon before this one found one of these
 };
 

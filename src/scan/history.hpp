@@ -19,14 +19,17 @@
 #include "base/types.hpp"
 #include "scan/clock.hpp"
 #include "sys/memory.hpp"
+#include "sys/resident.hpp"
 
 namespace ramfold::scan {
 
 class History {
  public:
+  static ByteCount size(PageCount pages) noexcept { return ByteCount{pages.value}; }
+  ByteCount in_memory() const noexcept { return sys::resident(bytes_); }
   // Takes memory only for pages that are asked about.
   static Result<History> make(PageCount pages) {
-    auto bytes = sys::Mapping::anonymous(ByteCount{pages.value});
+    auto bytes = sys::Mapping::anonymous(size(pages));
     if (!bytes) return std::unexpected(bytes.error());
     return History(std::move(*bytes));
   }

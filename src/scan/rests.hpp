@@ -15,6 +15,7 @@
 #include "base/result.hpp"
 #include "scan/plan.hpp"
 #include "sys/memory.hpp"
+#include "sys/resident.hpp"
 
 namespace ramfold::scan {
 
@@ -22,9 +23,11 @@ class Rests {
  public:
   static constexpr unsigned kLongest = 128;  // passes from one look to the next
 
+  static ByteCount size(std::size_t chunks) noexcept { return ByteCount{chunks * sizeof(Chunk)}; }
+  ByteCount in_memory() const noexcept { return sys::resident(bytes_); }
   // Takes memory only for chunks that were looked at.
   static Result<Rests> make(std::size_t chunks) {
-    auto bytes = sys::Mapping::anonymous(ByteCount{chunks * sizeof(Chunk)});
+    auto bytes = sys::Mapping::anonymous(size(chunks));
     if (!bytes) return std::unexpected(bytes.error());
     return Rests(std::move(*bytes));
   }

@@ -262,17 +262,13 @@ void Parts::stop(GroupId group) noexcept {
 }
 
 void Parts::free(Extent at, GroupId group) noexcept {
-  if (arena->free(at)) return;
-  miscounted.add();
-  stop(group);
+  if (!arena->free(at)) miscount(group);
 }
 
 void Parts::free_place(Where where, GroupId group, ContentId of) noexcept {
   if (where.place() == Place::arena) return free(where.extent(), group);
   Pool* const pool = pools.find(group);
-  if (pool != nullptr && pool->retire(where.slot(), of)) return;
-  miscounted.add();
-  stop(group);
+  if (pool == nullptr || !pool->retire(where.slot(), of)) miscount(group);
 }
 
 void Parts::settle() noexcept {

@@ -75,6 +75,10 @@ class Contents final : public ContentSource {
 
   const Files& files() const noexcept { return files_; }
 
+  // How often daemons took over VMs whose pages are in this store. The number is in its files.
+  std::uint32_t take_overs() const noexcept;
+  void note_take_over() noexcept;  // one thread, after adopt()
+
   // A use of the group with this name; makes the group when there is none. A group lives while it
   // has a use or a content. Afterwards the same name gives another group, with another seed.
   // Errors: EINVAL the name is empty or longer than kGroupNameMax; ENOSPC kGroupsMax groups are in
@@ -139,18 +143,19 @@ class Contents final : public ContentSource {
   // owns a reference to each content, which is that of the page to be mapped.
   // Errors: EPERM fewer than two pages name the content, so it must not be read by QEMUs; EAGAIN
   // the store is recovering, or the mappings are not known, or the content changed at this moment;
-  // EINVAL it is no content of the group, or the page of zeros; ENOENT the group has no pool;
-  // ENOSPC, ENOMEM, EIO, EUCLEAN as put().
+  // EINVAL it is no content of the group, or the page of zeros, or there is no such group; ENOENT
+  // the group has no pool; ENOSPC, ENOMEM, EIO, EUCLEAN as put().
   void share_run(GroupId group, std::span<const ContentId> ids, std::span<Result<PoolSlot>> out);
   // At least two pages name the content, so share_run() may take it. A hint: pages come and go.
   bool is_shared(GroupId group, ContentId id) const noexcept;
   // A mapping that share_run() or note_mapping() counted has ended: the page does not map the slot,
   // no command to map it is under way, and nobody has pinned the slot through it (D1, D10, D12).
+  // refused: none was counted. Then the group is stopped.
   Booked unmap(GroupId group, PoolSlot slot) noexcept;
   // After adopt(), before mappings_known(): a page maps this slot, and its word names the content.
   // refused: the mapping is counted, but the slot has not the content's bytes, so the page is
   // damaged. Errors, then nothing is counted: ENOENT there is no such slot, or the group has no
-  // pool; EOVERFLOW it has more mappings than are ever made.
+  // pool; EOVERFLOW it has more mappings than are ever made, so the group is stopped.
   Result<Booked> note_mapping(GroupId group, ContentId id, PoolSlot slot) noexcept;
   // After finish_recovery(): commands of earlier daemons have no effect any more (the fence), and
   // note_mapping() was called for every mapping of every VM of the group. From now on slots of its

@@ -3,6 +3,8 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <algorithm>
+#include <limits>
 
 #include "base/check.hpp"
 #include "base/test_points.hpp"
@@ -98,6 +100,19 @@ HeaderTable::HeaderTable(sys::BorrowedFd fd, sys::Mapping file, sys::Mapping not
       static_cast<std::uint32_t>(superblock().id_limit.load(std::memory_order_acquire));
   limit_.store(limit, std::memory_order_release);
   if (limit != 0) next_.store(limit, std::memory_order_relaxed);
+}
+
+std::uint32_t HeaderTable::take_overs() const noexcept {
+  const std::uint64_t bits = superblock().take_overs.load(std::memory_order_relaxed);
+  return is_self_checked(bits) ? static_cast<std::uint32_t>(bits) : 0;
+}
+
+void HeaderTable::note_take_over() noexcept {
+  const std::uint64_t more = std::uint64_t{take_overs()} + 1;
+  const auto most = std::numeric_limits<std::uint32_t>::max();
+  file_.as<Superblock>()->take_overs.store(
+      self_checked(static_cast<std::uint32_t>(std::min<std::uint64_t>(more, most))),
+      std::memory_order_relaxed);
 }
 
 Result<ContentId> HeaderTable::allocate() {

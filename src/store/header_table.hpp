@@ -45,6 +45,9 @@ class HeaderTable {
   static Result<std::unique_ptr<HeaderTable>> open(sys::BorrowedFd file);
 
   const Superblock& superblock() const noexcept { return *file_.as<Superblock>(); }
+  // How often a daemon took over VMs whose contents are in this file.
+  std::uint32_t take_overs() const noexcept;
+  void note_take_over() noexcept;  // one thread
   // All ids that were ever used are below this. Every id below it may be looked at.
   std::uint32_t limit() const noexcept { return limit_.load(std::memory_order_acquire); }
 

@@ -34,9 +34,9 @@ constexpr bool is_known_format(std::uint32_t version) noexcept {
 // Larger offsets do not fit into a Where.
 inline constexpr ByteCount kArenaMax{std::uint64_t{1} << 40};
 
-// The two counters that grow while the store runs have their complement beside them, so that damage
-// is seen. With a damaged counter an id or a group could be given out twice, and a guest would get
-// the bytes of another.
+// Counters that grow after a file was made have their complement beside them, so that damage is
+// seen. With a damaged limit an id or a group could be given out twice, and a guest would get the
+// bytes of another.
 constexpr std::uint64_t self_checked(std::uint32_t value) noexcept {
   return value | std::uint64_t{~value} << 32;
 }
@@ -54,11 +54,13 @@ struct Superblock {
   std::uint64_t checksum;
   std::uint64_t reserved[3];
   std::atomic<std::uint64_t> id_limit;  // self-checked; ids below this have memory behind them
+  // Self-checked. Versions before it was there left it 0, so a value without its check means 0.
+  std::atomic<std::uint64_t> take_overs;
 };
 static_assert(offsetof(Superblock, version) == 8 && offsetof(Superblock, contents_max) == 12);
 static_assert(offsetof(Superblock, arena_bytes) == 16 && offsetof(Superblock, store_id) == 24);
 static_assert(offsetof(Superblock, checksum) == 32 && offsetof(Superblock, id_limit) == 64);
-static_assert(sizeof(Superblock) == 72);
+static_assert(offsetof(Superblock, take_overs) == 72 && sizeof(Superblock) == 80);
 
 // A header keeps the hash XOR a number that depends on the id; the same function gives the hash
 // back. So a header that damage has copied over another one does not match the bytes that it names.

@@ -133,6 +133,11 @@ struct Parts {
   void note_underflow(GroupId group, ContentId id) noexcept;
   // Nothing is put into the group, and nothing of it is freed, before the next recovery.
   void stop(GroupId group) noexcept;
+  // What was counted of the group does not add up: counts that, and stops the group.
+  void miscount(GroupId group) noexcept {
+    miscounted.add();
+    stop(group);
+  }
   // Gives a slot back that a content of the group, or what was to become one, had for itself. Where
   // no such slot is in use nothing changes and the group is stopped: something of it is damaged.
   void free(Extent at, GroupId group) noexcept;

@@ -121,6 +121,9 @@ void Rebuild::one(ContentId id) {
 
 }  // namespace
 
+std::uint32_t Contents::take_overs() const noexcept { return parts_->headers->take_overs(); }
+void Contents::note_take_over() noexcept { parts_->headers->note_take_over(); }
+
 bool Contents::recovering() const noexcept {
   return parts_->phase.load(std::memory_order_acquire) != Phase::ready;
 }

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
+#include <string>
 
 #include "fake_daemon.hpp"
 
@@ -55,7 +56,7 @@ struct Attached {
   Guest guest;
 };
 
-inline Guest::Options with_environment(const char* assignment) {
+inline Guest::Options with_environment(const std::string& assignment) {
   Guest::Options options;
   options.environment.push_back(assignment);
   return options;

@@ -6,12 +6,15 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <catch2/catch.hpp>
 
 #include "attached.hpp"
+#include "patience.hpp"
 
 using namespace agent_test;
+using ramfold::test::patient;
 
 namespace {
 
@@ -128,7 +131,8 @@ TEST_CASE("a request to unfold outlives the daemon and is asked of the next") {
 }
 
 TEST_CASE("a request to unfold that nobody answers fails in the end, with EBUSY") {
-  Attached a(8 * kMiB, with_environment("RAMFOLD_UNFOLD_MS=300"));
+  const auto limit_ms = std::to_string(patient(300));
+  Attached a(8 * kMiB, with_environment("RAMFOLD_UNFOLD_MS=" + limit_ms));
   CHECK(a.guest.ask("mlock 0") == Answer{-1, EBUSY});
   const auto late = a.daemon.expect(RF_UNFOLD).as<rf_unfold>();
   a.daemon.die();
@@ -146,9 +150,11 @@ TEST_CASE("a request to unfold that nobody answers fails in the end, with EBUSY"
 }
 
 TEST_CASE("a request to unfold waits while pages come back, and no longer") {
-  constexpr int kLimitMs = 2000;
-  constexpr int kStepMs = 300;
-  Attached a(8 * kMiB, with_environment("RAMFOLD_UNFOLD_MS=2000"));
+  const int limit_ms = patient(1000);
+  // answer_within() scales what is longer than a look.
+  const int step_ms = std::min(limit_ms / 10, 900);
+  const int steps_beyond_limit = 3 * limit_ms / 2 / step_ms;
+  Attached a(8 * kMiB, with_environment("RAMFOLD_UNFOLD_MS=" + std::to_string(limit_ms)));
   a.guest.tell("munmap 0");
   rf_unfolding news{};
   news.token = a.daemon.expect(RF_UNFOLD).as<rf_unfold>().token;
@@ -157,10 +163,10 @@ TEST_CASE("a request to unfold waits while pages come back, and no longer") {
     news.h.flags = RF_FLAG_SKIPPABLE;
     a.daemon.send(&news, sizeof news, RF_UNFOLDING, generation);
   };
-  for (int ms = 0; ms < 2 * kLimitMs; ms += kStepMs) {
+  for (int i = 0; i < steps_beyond_limit; ++i) {
     ++news.done;
     tell(1);
-    CHECK_FALSE(a.guest.answer_within(kStepMs));
+    CHECK_FALSE(a.guest.answer_within(step_ms));
   }
   SECTION("all is back") {
     rf_unfolded message{};
@@ -171,9 +177,9 @@ TEST_CASE("a request to unfold waits while pages come back, and no longer") {
   }
   SECTION("nothing more comes back, whatever is said") {
     std::optional<Answer> answer;
-    for (int i = 0; i < 100 && !answer; ++i) {
+    for (int i = 0; i < 10 * steps_beyond_limit && !answer; ++i) {
       tell(1);
-      answer = a.guest.answer_within(kStepMs);
+      answer = a.guest.answer_within(step_ms);
     }
     REQUIRE(answer);
     CHECK(*answer == Answer{-1, EBUSY});
@@ -181,10 +187,10 @@ TEST_CASE("a request to unfold waits while pages come back, and no longer") {
   SECTION("what is said of another request does not count") {
     std::optional<Answer> answer;
     ++news.token;
-    for (int i = 0; i < 100 && !answer; ++i) {
+    for (int i = 0; i < 10 * steps_beyond_limit && !answer; ++i) {
       ++news.done;
       tell(1);
-      answer = a.guest.answer_within(kStepMs);
+      answer = a.guest.answer_within(step_ms);
     }
     REQUIRE(answer);
     CHECK(*answer == Answer{-1, EBUSY});
@@ -194,10 +200,10 @@ TEST_CASE("a request to unfold waits while pages come back, and no longer") {
     a.return_daemon(2);
     CHECK(a.daemon.expect(RF_UNFOLD).as<rf_unfold>().token == news.token);
     news.done = 0;
-    for (int ms = 0; ms < 2 * kLimitMs; ms += kStepMs) {
+    for (int i = 0; i < steps_beyond_limit; ++i) {
       ++news.done;
       tell(2);
-      CHECK_FALSE(a.guest.answer_within(kStepMs));
+      CHECK_FALSE(a.guest.answer_within(step_ms));
     }
     CHECK(a.next() == Answer{-1, EBUSY});
   }

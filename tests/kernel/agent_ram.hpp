@@ -40,6 +40,7 @@ inline AgentRam make_agent_ram(const sys::Fd& file, PageCount pages) {
   void* const at = ::mmap(nullptr, size.value, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
                           file.get(), 0);
   REQUIRE(at != MAP_FAILED);
+  REQUIRE(::madvise(at, size.value, MADV_NOHUGEPAGE) == 0);  // as the agent does
   made.base = static_cast<char*>(at);
   std::memset(made.base, 0x5A, size.value);
   REQUIRE(rf_ram_add(at, size.value, file.get(), 0, MAP_SHARED | MAP_NORESERVE));

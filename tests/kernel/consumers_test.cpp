@@ -124,6 +124,14 @@ class Other {
 
 constexpr std::uint64_t kMs = 1'000'000;
 
+// How long something waits for the next page, and how long a source takes for a page: a tenth of
+// that. So the 16 pages of a VM take longer than the wait for one of them.
+struct Pace {
+  unsigned limit_ms = static_cast<unsigned>(test::patient(1000));
+  unsigned page_ms = limit_ms / 10;
+  std::uint64_t limit_ns() const { return limit_ms * kMs; }
+};
+
 policy::Config config_with(const char* reserve) {
   policy::Config config;
   config.host.reserve = *policy::parse_amount(reserve);
@@ -194,10 +202,11 @@ TEST_CASE(
 
 TEST_CASE("a consumer waits for longer than its time while pages come back") {
   const auto store = Rig::make_store();
-  TardySource tardy(*store, 150);
+  const Pace pace;
+  TardySource tardy(*store, pace.page_ms);
   Folded folded(store, &tardy);
   const VmHandle& vm = folded.vm;
-  Service service(1000 * kMs);
+  Service service(pace.limit_ns());
   Answers& agents = service.agents;
   Consumers& consumers = service.consumers;
   const std::uint64_t began = monotonic_ns();
@@ -209,7 +218,7 @@ TEST_CASE("a consumer waits for longer than its time while pages come back") {
     CHECK(other->status().has_value());
     CHECK_FALSE(agents.answer(1).has_value());
   }
-  CHECK(monotonic_ns() - began > 2000 * kMs);
+  CHECK(monotonic_ns() - began > pace.limit_ns() + pace.limit_ns() / 2);
   REQUIRE(soon([&] { return agents.answer(1).has_value() && agents.answer(2).has_value(); }));
   CHECK(agents.answer(1) == true);
   CHECK(agents.answer(2) == true);
@@ -231,7 +240,7 @@ TEST_CASE("a consumer is refused when pages do not come back any more") {
   TardySource tardy(*store, 10, 8);
   Folded folded(store, &tardy);
   const VmHandle& vm = folded.vm;
-  Service service(500 * kMs);
+  Service service(static_cast<std::uint64_t>(test::patient(500)) * kMs);
   Answers& agents = service.agents;
   Consumers& consumers = service.consumers;
   Other other(vm);
@@ -250,19 +259,21 @@ TEST_CASE("unfolding that is slow and steady is not given up, one that stands st
   const auto store = Rig::make_store();
   std::atomic<bool> stopping{false};
   SECTION("steady") {
-    TardySource tardy(*store, 100);
+    const Pace pace;
+    TardySource tardy(*store, pace.page_ms);
     Folded folded(store, &tardy);
     const auto unfolding = std::make_shared<Unfolding>(folded.vm);
     const std::uint64_t began = monotonic_ns();
-    CHECK(unfold_apart(unfolding, 1000 * kMs, [](std::uint64_t) {}, stopping).has_value());
-    CHECK(monotonic_ns() - began > 1500 * kMs);
+    CHECK(unfold_apart(unfolding, pace.limit_ns(), [](std::uint64_t) {}, stopping).has_value());
+    CHECK(monotonic_ns() - began > pace.limit_ns() + pace.limit_ns() / 2);
     CHECK(folded.vm->vm->counters().folded_content.get() == 0);
   }
   SECTION("standing still") {
     TardySource tardy(*store, 1, 8);
     Folded folded(store, &tardy);
     const auto unfolding = std::make_shared<Unfolding>(folded.vm);
-    const Status status = unfold_apart(unfolding, 300 * kMs, [](std::uint64_t) {}, stopping);
+    const std::uint64_t limit_ns = static_cast<std::uint64_t>(test::patient(300)) * kMs;
+    const Status status = unfold_apart(unfolding, limit_ns, [](std::uint64_t) {}, stopping);
     REQUIRE_FALSE(status.has_value());
     CHECK(status.error().code == ETIMEDOUT);
     CHECK(folded.vm->held == 1);

@@ -82,6 +82,13 @@ class CustodyRig {
       *at(first + i) = static_cast<char>(content + i % 16);
       at(first + i)[1] = static_cast<char>(first / 16);
     }
+    // Whoever served a fault may own its page a little longer than the writer waits.
+    REQUIRE(soon([&] {
+      for (unsigned i = 0; i < 32; ++i) {
+        if (vm().table().owner(PageIndex{first + i}) != guest::Owner::idle) return false;
+      }
+      return true;
+    }));
   }
   // A run over one window, whose pages equal contents. It holds a reference for each page.
   std::unique_ptr<fold::SharingRun> sharing(std::uint64_t first) {

@@ -327,6 +327,7 @@ TEST_CASE("a mapped page with a damaged word that QEMU discards is RAM again, an
   }
   // Its old slot is still noted, so it gets no other one.
   for (unsigned w = 0; w < kWindows; ++w) CHECK(both.map(w) == 0);
+  CHECK(both.rig.vm().inconsistency() == guest::Inconsistency::slots);
   both.check();
   for (unsigned w = 0; w < kWindows; ++w) CHECK(both.restore(w) == healthy(w));
   both.check();

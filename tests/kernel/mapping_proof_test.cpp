@@ -5,6 +5,7 @@
 
 #include "guest/private_proof.hpp"
 #include "kernel/mapping_rig.hpp"
+#include "patience.hpp"
 #include "sys/page_batches.hpp"
 
 using namespace ramfold;
@@ -58,7 +59,7 @@ class SlowWrite {
       written_ = ::process_vm_writev(::getpid(), &from, 1, &target, 1, 0);
     });
     pollfd ready{missing_.get(), POLLIN, 0};
-    REQUIRE(::poll(&ready, 1, 10'000) == 1);
+    REQUIRE(::poll(&ready, 1, test::patient(10'000)) == 1);
   }
   void end() {
     std::array<char, kPageSize> bytes;

@@ -7,6 +7,8 @@
 
 #include <thread>
 
+#include "fault/filler.hpp"
+
 using namespace ramfold;
 using namespace ramfold::test;
 
@@ -15,6 +17,7 @@ namespace {
 constexpr std::uint64_t kFirst = 512;
 constexpr std::uint64_t kKvm = 576;
 constexpr std::uint64_t kDiscarded = 640;
+constexpr std::uint64_t kLate = 704;
 constexpr unsigned kWriters = 4;  // each has a word of every page
 constexpr unsigned kPagesWritten = 16;
 
@@ -89,6 +92,14 @@ void restore_naively(MappingRig& rig, std::uint64_t first) {
   const std::array runs{MappingRig::window(first)};
   (void)rig.port.send(guest::AgentAct::restore, runs);
 }
+
+class NoContents final : public store::ContentSource {
+ public:
+  store::Got get(GroupId, ContentId, std::byte*, store::FetchTicket) noexcept override {
+    return store::Got::corrupt;
+  }
+  store::Booked drop(GroupId, ContentId) noexcept override { return store::Booked::done; }
+};
 
 template <typename Step>
 void for_ms(int ms, Step step) {
@@ -204,4 +215,43 @@ TEST_CASE("D6: discards beside mapping and putting back leave zeros, and what wa
   CHECK(count.mapped > 50);
   CHECK(rig.pool.taken() == 0);
   WARN(count.mapped << " mapped, " << discards << " discards");
+}
+
+TEST_CASE("D3: a late missing event of a page that maps the pool brings no zeros") {
+  MappingRig& rig = MappingRig::get();
+  for (unsigned i = 0; i < 16; ++i) rig.fill(kLate + i, 1300 + i);
+  REQUIRE(rig.share(kLate, 1300) == 0xffff);
+  rig.port.closed = true;  // they do not go back, and stay registered for guards
+  REQUIRE(rig.restore(kLate) == 0);
+  rig.port.closed = false;
+  NoContents source;
+  const std::atomic<bool> stopping{false};
+  fault::Filler filler(*rig.vm, source, GroupId{}, stopping);
+  fault::FillerThread me(rig.vm->fillings()[guest::Fillings::kFaultFirst]);
+  const auto serve = [&](std::uint64_t page, fault::Need need) {
+    return filler.serve(PageIndex{page}, need, {}, me);
+  };
+  for (unsigned i = 0; i < 8; ++i) {
+    CHECK(serve(kLate + i, i % 2 == 0 ? fault::Need::read : fault::Need::write) ==
+          fault::Served::late);
+  }
+  for (unsigned i = 0; i < 16; ++i) {
+    CHECK(rig.maps_pool(kLate + i));
+    CHECK(*rig.at(kLate + i) == static_cast<char>(1300 + i));
+  }
+  // A hole of the RAM file under the same word: without zeros its event would come for ever.
+  constexpr std::uint64_t kHole = kLate + 9;
+  REQUIRE(rig.discard(kHole, 1) == 0);
+  REQUIRE(rig.vm->uffd().register_range(rig.vm->range_of(MappingRig::window(kHole, 1))).outcome ==
+          sys::Outcome::done);
+  SECTION("a discard") {}
+  SECTION("a discard that failed after it had dropped the mapping") {
+    rig.vm->table().clear_discard(PageIndex{kHole});
+  }
+  CHECK_FALSE(rig.in_ram_file(kHole));
+  CHECK(serve(kHole, fault::Need::read) == fault::Served::zeroed);
+  CHECK(rig.in_ram_file(kHole));
+  CHECK(*rig.at(kHole) == 0);
+  CHECK(rig.restore(kLate) == 0xffff);
+  CHECK(rig.pool.taken() == 0);
 }

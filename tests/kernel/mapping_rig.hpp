@@ -122,16 +122,22 @@ class TestPool final : public fold::SharedPool {
     (void)::fstat(file_.get(), &s);
     return {s.st_dev, s.st_ino};
   }
-  void take(PageIndex first, std::span<const ContentId> contents,
+  bool take(PageIndex first, std::span<const ContentId> contents,
             std::span<std::optional<ByteCount>> out) noexcept override {
+    bool all_without = true;
     for (std::size_t i = 0; i < contents.size(); ++i) {
       out[i] = std::nullopt;
       if (none_left || contents[i] == kZeroContent) continue;
+      if (taken_.contains(first.value + i)) {
+        all_without = false;
+        continue;
+      }
       const std::uint32_t slot = contents[i].value;
       out[i] = ByteCount{std::uint64_t{slot} << kPageShift};
       if (users_[slot]++ == 0) write(slot, slot);
       taken_[first.value + i] = slot;
     }
+    return all_without;
   }
   void give_back(PageIndex p) noexcept override {
     const auto slot = taken_.find(p.value);
@@ -171,7 +177,9 @@ class MappingRig {
   }
   // The only one of its process.
   explicit MappingRig(ServedBy served_by)
-      : ram_(::memfd_create("memory-backend-memfd", MFD_CLOEXEC)) {
+      : MappingRig(served_by, sys::Fd(::memfd_create("memory-backend-memfd", MFD_CLOEXEC))) {}
+  // `ram`: its RAM file, without pages.
+  MappingRig(ServedBy served_by, sys::Fd ram) : ram_(std::move(ram)) {
     make();
     if (served_by == ServedBy::rig) std::thread([this] { serve(); }).detach();
   }

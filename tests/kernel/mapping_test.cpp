@@ -8,6 +8,7 @@
 #include <string>
 #include <thread>
 
+#include "fold/mapper.hpp"
 #include "fold/written.hpp"
 #include "scan/forget.hpp"
 #include "sys/procfs.hpp"
@@ -130,12 +131,11 @@ TEST_CASE("a call of the agent's that fails leaves every page with its bytes") {
 
   REQUIRE(rig.share(192, 950) == kAll);
   *rig.at(195) = 7;
-  ::signal(SIGXFSZ, SIG_IGN);
-  rig.port.limited = RLIMIT_FSIZE;  // writes to files
+  rig.port.limited = RLIMIT_AS;  // every mapping
   rig.port.fails = true;
   CHECK(rig.restore(192) == 0);
   rig.port.fails = false;
-  CHECK(rig.port.last.error == EFBIG);
+  CHECK(rig.port.last.error == ENOMEM);
   for (unsigned i = 0; i < 16; ++i) {
     CHECK(rig.maps_pool(192 + i));
     CHECK(rig.tag(192 + i) == Tag::mapped);
@@ -159,6 +159,11 @@ TEST_CASE("D10: without an answer pages stay owned and guarded until a fence tel
   rig.port.loses = true;
   REQUIRE(run.map(rig.port, 1s) == Settled::no);
   rig.port.loses = false;
+  // Asked once more, nothing is sent once more, and the answer stays lost.
+  const unsigned sent = rig.port.runs_sent;
+  CHECK(run.map(rig.port, 1s) == Settled::no);
+  CHECK(run.look_for_answer(rig.port, 1s) == fold::WaitsFor::fence);
+  CHECK(rig.port.runs_sent == sent);
   CHECK(rig.tag(48) == Tag::mapped);
   CHECK(rig.vm->table().owner(PageIndex{48}) == guest::Owner::mapping);
   Writer writer(rig, 50);
@@ -321,6 +326,9 @@ TEST_CASE("D11: written pages are those with a copy of their own") {
   *rig.at(165) = 1;
   *rig.at(175) = 1;  // and not read before
   CHECK(written() == (1 << 1 | 1 << 5 | 1 << 15));
+  const auto too_many = fold::written_pages(*rig.vm, MappingRig::window(160, 65), kAll);
+  REQUIRE_FALSE(too_many.has_value());
+  CHECK(too_many.error().code == EINVAL);
   REQUIRE(rig.restore(160) == kAll);
 }
 
@@ -497,4 +505,39 @@ TEST_CASE("T4: a clean page is mapped, or keeps its guard") {
   CHECK(rig.share(kPage, 1310, 1) == 1);
   CHECK(rig.maps_pool(kPage));
   REQUIRE(rig.restore(kPage, 1) == 1);
+}
+
+TEST_CASE("a run that is not settled is asked for nothing more, and nor is its VM") {
+  MappingRig& rig = MappingRig::get();
+  constexpr std::uint64_t kFirst = 2048;
+  fill(rig, kFirst, 600);
+  REQUIRE(rig.share(kFirst, 600) == kAll);
+  rig.port.loses = true;
+  {
+    fold::RestoringRun run(*rig.vm, rig.vmas, rig.proof, rig.pool, MappingRig::window(kFirst));
+    REQUIRE(run.restore(rig.port, 1s) == Settled::no);
+    const unsigned sent = rig.port.runs_sent;
+    CHECK(run.restore(rig.port, 1s) == Settled::no);
+    CHECK(rig.port.runs_sent == sent);
+    REQUIRE(run.settle() == Settled::yes);
+    CHECK(run.restored() == 0);
+  }
+  auto store = store::Contents::create(ByteCount{64u << 20});
+  REQUIRE(store.has_value());
+  const auto group = (*store)->group("a");
+  REQUIRE(group.has_value());
+  fold::VmPool pool(**store, *group, MappingRig::kPages);
+  REQUIRE(pool.open(sys::Fd(rig.pool.read_only())).has_value());
+  fold::Mapper mapper(*rig.vm, **store, *group, pool);
+  const auto first = std::make_shared<CorePort>();
+  first->loses = true;
+  CHECK(mapper.restore(MappingRig::window(kFirst), first, rig.proof) == 0);
+  REQUIRE_FALSE(mapper.settled());
+  CHECK(mapper.restore(MappingRig::window(kFirst), first, rig.proof) == 0);
+  CHECK(mapper.share(MappingRig::window(kFirst + 16), kAll, first, rig.proof) == 0);
+  CHECK(first->runs_sent == 1);
+  CHECK(mapper.settle(std::make_shared<CorePort>()));
+  rig.port.loses = false;
+  REQUIRE(rig.restore(kFirst) == kAll);
+  CHECK(rig.pool.taken() == 0);
 }

@@ -21,6 +21,7 @@
 
 #include "base/clock.hpp"
 #include "guest/facts.hpp"
+#include "patience.hpp"
 
 using namespace ramfold;
 using namespace ramfold::guest;
@@ -90,7 +91,7 @@ class Qemu {
  private:
   // Waits until QEMU has opened its disks, which comes after RAM: it sleeps in its main loop then.
   void find_ram() {
-    for (int tries = 0; tries < 1500; ++tries) {
+    const auto is_up = [&] {
       wait_a_moment();
       block_ = {};
       procfs_.mappings(pid_, [&](const sys::MapEntry& entry) {
@@ -107,9 +108,9 @@ class Qemu {
         has_loop = has_loop || entry.link == "anon_inode:[signalfd]";
         return true;
       });
-      if (block_.size == kRam && has_loop && is_idle()) break;
-    }
-    REQUIRE(block_.size == kRam);
+      return block_.size == kRam && has_loop && is_idle();
+    };
+    REQUIRE(test::soon(is_up, 30'000));
     start_ticks_ = procfs_.start_ticks(pid_).value();
   }
   bool is_idle() const {

@@ -11,10 +11,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/uio.h>
 #include <sys/utsname.h>
 #include <sys/vfs.h>
 
 #define TMPFS 0x01021994
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
 
 static struct {
   atomic_flag busy;
@@ -189,15 +193,38 @@ static int map_piece(const struct rf_part *part, uint64_t pool_offset) {
   return 0;
 }
 
-/* Page by page: a write of many pages may make a large folio (D7). */
+/* Advice, and the copy, for the mapping `to` of the part's place in the RAM file. The kernel does
+   the copying, so that a page that cannot be read, or made, is an error and no signal. */
+static int fill(const struct rf_part *part, char *to) {
+  struct iovec from = {address_of(part), part->length};
+  struct iovec into = {to, part->length};
+  int failed = rf_sys_madvise(to, part->length, MADV_DONTFORK);
+  if (failed != 0) return failed;
+  failed = rf_sys_madvise(to, part->length, MADV_NOHUGEPAGE);
+  if (failed != 0 && failed != -EINVAL) return failed; /* EINVAL: a kernel without large folios */
+  failed = rf_sys_madvise(to, part->length, MADV_POPULATE_WRITE);
+  if (failed != 0) return failed;
+  const long copied = rf_raw6(SYS_process_vm_writev, rf_raw3(SYS_gettid, 0, 0, 0), (long)&from, 1,
+                              (long)&into, 1, 0);
+  if (copied < 0) return (int)copied;
+  return (uint64_t)copied == part->length ? 0 : -EFAULT;
+}
+
+/* Copies pages to their places in the RAM file, which are holes. A write would let the settings of
+   the host choose the size of the folio, and a large one makes zeros of the holes beside it: pages
+   that are folded would be lost (D7). A page fault obeys MADV_NOHUGEPAGE. The mapping can only be
+   written. The daemon knows it by that (src/guest/ram_mapping.cpp). */
 static int save(const struct rf_part *part) {
-  for (uint64_t at = 0; at < part->length; at += RF_SHARED_PAGE) {
-    const off_t to = (off_t)(part->block->offset + part->offset + at);
-    long written;
-    do {
-      written = rf_sys_pwrite(part->block->fd, address_of(part) + at, RF_SHARED_PAGE, to);
-    } while (written == -EINTR);
-    if (written != RF_SHARED_PAGE) return written < 0 ? (int)written : -EIO;
+  for (uint64_t done = 0; done < part->length;) {
+    struct rf_part step = {part->block, part->offset + done, part->length - done};
+    if (step.length > RF_FILL_PAGES * RF_SHARED_PAGE) step.length = RF_FILL_PAGES * RF_SHARED_PAGE;
+    const long at = rf_sys_mmap(NULL, step.length, PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
+                                step.block->fd, (off_t)(step.block->offset + step.offset));
+    if (at < 0) return (int)at;
+    const int failed = fill(&step, (char *)at);
+    (void)rf_sys_munmap((void *)at, step.length);
+    if (failed != 0) return failed;
+    done += step.length;
   }
   return 0;
 }

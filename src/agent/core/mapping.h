@@ -10,7 +10,7 @@
  * after it could meet a page that was discarded and written since.
  *
  * Threads: map, restore, forget and the pool are the session's; drop and dontneed any. The lock is
- * held for one piece (RF_PIECE_PAGES; to put it back takes a write for each page), or for one
+ * held for one piece (RF_PIECE_PAGES; to put it back takes a copy of each page), or for one
  * madvise of at most 4 MiB. Nobody who holds it touches RAM in a way that waits for the daemon: RAM
  * is only read, and guards stop only writes.
  */
@@ -23,6 +23,8 @@
 /* One call maps or unmaps no more, so that it does not hold QEMU's mmap_lock for longer than
    200 us. */
 #define RF_PIECE_PAGES 256u
+/* The same for the call that makes pages of the RAM file, which takes longer for each. */
+#define RF_FILL_PAGES 64u
 
 /* Part of one block, in bytes from the block's begin, whole pages. */
 struct rf_part {

@@ -55,9 +55,6 @@ static inline long rf_sys_read(int fd, void *out, size_t size) {
 static inline long rf_sys_write(int fd, const void *bytes, size_t size) {
   return rf_raw3(SYS_write, fd, (long)bytes, (long)size);
 }
-static inline long rf_sys_pwrite(int fd, const void *bytes, size_t size, off_t offset) {
-  return rf_raw6(SYS_pwrite64, fd, (long)bytes, (long)size, offset, 0, 0);
-}
 static inline int rf_sys_fallocate(int fd, int mode, off_t offset, off_t size) {
   return (int)rf_raw6(SYS_fallocate, fd, mode, offset, size, 0, 0);
 }

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "daemon/bring_back/room.hpp"
 
+#include <fmt/format.h>
+
+#include "base/printable.hpp"
 #include "daemon/bring_back/unfold.hpp"
 
 namespace ramfold::daemon {
@@ -20,7 +23,9 @@ control::Answer<control::UnfoldPlan> Room::plan(const AttachedVm& vm, Reserve re
   const auto headroom = procfs_.memory_headroom(vm.vm->pid());
   if (headroom && *headroom && **headroom < plan.needed) {
     return control::refuse(
-        Failure::refused, "the VM's memory cgroup has not enough room for its own pages",
+        Failure::refused,
+        fmt::format("the memory cgroup of vm {} (id {}) has not enough room for its own pages",
+                    printable(vm.vm->name()), vm.vm->id().value),
         "raise the limit of its cgroup", ByteCount{plan.needed.value - (**headroom).value});
   }
   return plan;

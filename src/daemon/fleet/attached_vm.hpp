@@ -16,6 +16,7 @@
 #include "base/published.hpp"
 #include "base/thread_annotations.hpp"
 #include "daemon/fleet/mapping_state.hpp"
+#include "daemon/fleet/told_reason.hpp"
 #include "fault/server.hpp"
 #include "fold/vm_pool.hpp"
 #include "guest/facts.hpp"
@@ -72,12 +73,26 @@ struct ScanCursor {
   std::uint64_t chunks GUARDED_BY(mutex) = 0;  // taken by workers, in all passes
 };
 
+// Requests for looks at a VM's facts (judge/fact_watch.hpp). One thread at a time looks. A look
+// answers all requests that were made before it began.
+struct Looks {
+  std::uint64_t asked = 0;     // the number of the last request
+  std::uint64_t answered = 0;  // of the last request that was answered
+  // What requests that no look has begun for want beyond a quick look.
+  bool full = false;
+  bool counted = false;        // the look's CPU time counts as that of regular looks
+  bool runs = false;           // a thread looks, or has been asked of the kernel
+  std::uint64_t since_ns = 0;  // while it runs: when its look began
+};
+
 struct FactState {
-  Mutex looking ACQUIRED_BEFORE(mutex){"FactState::looking"};  // one look at a time
-  std::atomic<std::uint64_t> looked_at_since_ns{0};  // when the running look began; 0: no look runs
   Mutex mutex{"FactState"};
-  bool held_said GUARDED_BY(mutex) = false;  // logged: its process holds up looks
+  Looks looks GUARDED_BY(mutex);
+  CondVar look_ended;
+  // When the last look began that was quick enough to count. 0: there was none.
+  std::uint64_t read_ns GUARDED_BY(mutex) = 0;
   std::vector<guest::Reason> reasons GUARDED_BY(mutex);
+  ToldReason told GUARDED_BY(mutex);
   // The first reason for which everything had to come back. It may no longer hold.
   std::string unfolded_for GUARDED_BY(mutex);
   ByteCount ram_beside GUARDED_BY(mutex);  // as in guest::Facts
@@ -87,7 +102,7 @@ struct FactState {
   std::uint32_t hello_hazards GUARDED_BY(mutex) = 0;  // RF_HAZARD_* from before the attach
   std::uint64_t capabilities GUARDED_BY(mutex) = 0;   // RF_CAP_*
   // Every look since this time found that the VM can be attached anew. 0: the last look did not.
-  std::uint64_t renewable_since_ns GUARDED_BY(looking) = 0;
+  std::uint64_t renewable_since_ns = 0;  // for the thread that looks
 };
 
 // The memory that the daemon keeps for one VM, in bytes, compared with its limits.
@@ -100,10 +115,11 @@ enum class TooMuch : std::uint8_t {
 struct Keeps {
   std::atomic<std::uint64_t> page_table{0};
   std::atomic<std::uint64_t> bitmap{0};
+  std::atomic<std::uint64_t> notes{0};
   std::atomic<std::uint64_t> stored{0};
   std::atomic<std::uint64_t> limit{0};
   std::atomic<TooMuch> too_much{TooMuch::nothing};
-  std::uint64_t all() const noexcept { return page_table + bitmap + stored; }
+  std::uint64_t all() const noexcept { return page_table + bitmap + notes + stored; }
 };
 
 // How many pages of a VM may be folded until its controller decides again
@@ -161,8 +177,8 @@ struct AttachedVm {
   std::unique_ptr<guest::Vm> vm;
   std::unique_ptr<fault::Server> faults;  // destroyed before the Vm
   store::GroupUse group;
-  // What its pages map of the group's pool. Null, or not open: it maps nothing, and never did. Set
-  // before the VM is in the set of VMs.
+  // What its pages map of the group's pool. Null: nothing. Not open: nothing, unless the group has
+  // a pool that could not be opened. Set before the VM is in the set of VMs.
   std::unique_ptr<fold::VmPool> pool;
   Published<policy::VmTargets> targets;
   std::vector<guest::RamBlock> ram;
@@ -207,9 +223,8 @@ struct AttachedVm {
   std::atomic<bool> unnamed_mappings{false};
   std::atomic<MapObstacle> map_obstacle{MapObstacle::off};
 
-  // Bounds on the work that an agent's messages can cause.
+  // Bounds the work that an agent's messages can cause.
   std::atomic<std::uint32_t> unfolds_asked{0};  // not answered yet
-  std::atomic<bool> look_asked{false};  // a look at its facts was asked for and has not begun
 
   // The VM started with -incoming, and the operator says that this migration has finished.
   std::atomic<bool> incoming_finished{false};

@@ -21,6 +21,7 @@ std::string_view text_of(Inconsistency what) noexcept {
     case Inconsistency::references:
       return "its page table names contents that its group does not have";
     case Inconsistency::group: return "the references of its group do not add up";
+    case Inconsistency::slots: return "the notes on what its pages map do not add up";
     case Inconsistency::earlier:
       return "a daemon before this one found its page state inconsistent";
   }
@@ -63,9 +64,13 @@ void tend_damage(AttachedVm& vm, const store::Contents& contents) {
   if (what == Inconsistency::none || vm.inconsistent_said.exchange(true)) return;
   log::error("vm {} (pid {}): {}: it is served and not folded any more", state.name(), state.pid(),
              text_of(what));
-  // The next daemon counts the group's references anew, so `group` needs no note. Damage of one
-  // VM's table it may not find again, so the VM's record notes it.
-  if (what == Inconsistency::group || what == Inconsistency::earlier) return;
+  // The next daemon counts the group's references anew and asks the kernel what pages map, so
+  // `group` and `slots` need no note. Damage of one VM's table it may not find again, so the VM's
+  // record notes it.
+  if (what == Inconsistency::group || what == Inconsistency::slots ||
+      what == Inconsistency::earlier) {
+    return;
+  }
   if (Status noted = state.note_flags(guest::kRecordInconsistent); !noted)
     log::error("vm {}: {}", state.name(), noted.error().text());
 }

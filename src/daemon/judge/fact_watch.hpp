@@ -2,7 +2,8 @@
 // Reads the facts of every VM again and again, and opens or closes its gate. Another consumer of
 // RAM is handed on to be unfolded for. A process can hold up who reads about it
 // (daemon/threads/apart.hpp), so each is read apart; a VM whose process does that is only observed,
-// and the others are read as before.
+// and the others are read as before. However often a look is asked for, a VM holds one thread at
+// most. The log says why a VM is only observed (fleet/told_reason.hpp).
 // Threads: begin() and check() by one; look_again() and look_now() by any.
 #pragma once
 
@@ -22,6 +23,9 @@ class FactWatch {
   // How long no userfaultfd of QEMU's own is seen before the VM is attached anew. Who asks QEMU for
   // a background snapshot sets the capability first, for which QEMU opens and closes one.
   static constexpr std::uint64_t kRenewAfterNs = 10'000'000'000;
+  // How long facts count when the kernel gives no thread to read them again: as long as those about
+  // other processes (OthersWatch). Nothing that the agent holds depends on that.
+  static constexpr std::uint64_t kFactsLastNs = OthersWatch::kLastNs;
 
   // Called, on whatever thread, for a VM whose RAM somebody else uses, and for one that was
   // unfolded for userfaultfds of QEMU's own, all of which are closed.
@@ -39,11 +43,12 @@ class FactWatch {
   void begin(guest::HostFacts host, const guest::Custody& custody);
   // All VMs. Gives the CPU time that looks have taken since the last call.
   std::uint64_t check();
-  // One VM, soon and apart: its agent got ready, or says that something has changed. However often
-  // it says so, there is one look at a time, and one after it.
-  void look_again(const VmHandle& vm);
-  // One VM, now. May be held up by its process.
-  void look_now(const VmHandle& vm);
+  // One VM, soon and apart: its agent got ready, or says that something has changed. A request that
+  // comes while a look runs is answered by one more look after that. A request for which there is
+  // no thread is answered by the next check().
+  void look_again(const VmHandle& vm) { (void)ask(vm, Want::look); }
+  // The same, and waits for that look at most `patience_ns`.
+  void look_now(const VmHandle& vm, std::uint64_t patience_ns);
 
  private:
   struct Sight {
@@ -53,8 +58,17 @@ class FactWatch {
     OthersWatch others;
   };
 
-  // Waits for the look at most until `until_ns`, or a moment.
-  void look_apart(const VmHandle& vm, guest::Depth depth, std::uint64_t until_ns);
+  enum class Want : std::uint8_t { look, regular_look, regular_full_look };
+  enum class LookThread : std::uint8_t { begun, runs_already, none };
+  struct Request {
+    std::uint64_t number = 0;
+    LookThread thread = LookThread::none;
+  };
+  Request ask(const VmHandle& vm, Want want);
+  // Looks until all requests are answered. On a thread of its own.
+  void answer(const VmHandle& vm);
+  // Waits for the look at most until `until_ns`, or a moment. False: the kernel gives no thread.
+  bool look_regularly(const VmHandle& vm, Want want, std::uint64_t until_ns);
   void look(const VmHandle& vm, guest::Depth depth);
 
   const VmSet& vms_;
@@ -66,6 +80,7 @@ class FactWatch {
   std::atomic<Sight*> sight_{nullptr};  // once begun, for good
   const LookCpu cpu_ = std::make_shared<std::atomic<std::uint64_t>>(0);
   std::uint64_t full_ns_ = 0;
+  bool no_thread_ = false;  // logged: the kernel gives none
 };
 
 }  // namespace ramfold::daemon

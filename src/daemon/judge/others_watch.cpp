@@ -11,14 +11,12 @@ namespace ramfold::daemon {
 namespace {
 
 constexpr std::uint64_t kEveryNs = 5'000'000'000;  // seldom: a look walks over all processes
-// Longer than an honest host takes between two looks.
-constexpr std::uint64_t kStaleNs = 60'000'000'000;
 
 }  // namespace
 
 std::shared_ptr<const guest::OtherUses> OthersWatch::known() const {
   const MutexLock lock(mutex_);
-  return uses_ && monotonic_ns() - began_ns_ < kStaleNs ? uses_ : nullptr;
+  return uses_ && monotonic_ns() - began_ns_ < kLastNs ? uses_ : nullptr;
 }
 
 // The process at which the look stands holds it up.

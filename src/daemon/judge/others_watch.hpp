@@ -29,6 +29,8 @@ class OthersWatch {
   // How long a look may stay at one process before it is abandoned. On a loaded host this can hit
   // an honest process, which is looked at again after the abandoned look has ended.
   static constexpr std::uint64_t kPatienceNs = 2'000'000'000;
+  // How long what a look found counts. Longer than an honest host takes between two looks.
+  static constexpr std::uint64_t kLastNs = 60'000'000'000;
   // Bounds on abandoned threads: per user, and in all.
   static constexpr std::size_t kStrangersOfUserMax = 4;
   static constexpr std::size_t kStrangersMax = 64;

@@ -16,7 +16,28 @@ ByteCount part_of(ByteCount whole, std::uint64_t part, std::uint64_t parts) noex
       static_cast<double>(whole.value) * static_cast<double>(part) / static_cast<double>(parts))};
 }
 
+ByteCount notes_of(AttachedVm& vm) {
+  std::uint64_t notes = vm.vm->table().owners_in_memory().value;
+  if (vm.pool) notes += vm.pool->tables().value;
+  const MutexLock lock(vm.cursor.mutex);
+  if (vm.cursor.history) notes += vm.cursor.history->in_memory().value;
+  if (vm.cursor.rests) notes += vm.cursor.rests->in_memory().value;
+  return ByteCount{notes};
+}
+
+ByteCount whole_pages(ByteCount size) noexcept {
+  return ByteCount{(size.value + kPageSize - 1) / kPageSize * kPageSize};
+}
+
 }  // namespace
+
+ByteCount notes_max(PageCount pages) noexcept {
+  const std::size_t chunks =
+      (pages.value + guest::kChunkPages.value - 1) / guest::kChunkPages.value;
+  return ByteCount{
+      guest::PageTable::owners_size(pages).value + whole_pages(scan::History::size(pages)).value +
+      whole_pages(scan::Rests::size(chunks)).value + fold::VmPool::tables_max(pages).value};
+}
 
 std::vector<KeepsVerdict> judge_keeps(std::span<const KeepsOf> vms, const store::Stats& stats,
                                       const KeepsLimits& limits) {
@@ -40,8 +61,9 @@ std::vector<KeepsVerdict> judge_keeps(std::span<const KeepsOf> vms, const store:
     const PageCount pages{vm.ram.value >> kPageShift};
     verdict.limit = ByteCount{
         static_cast<std::uint64_t>(static_cast<double>(vm.ram.value) * limits.vm_kept_factor_max) +
-        guest::PageTable::words_size(pages).value + guest::PageTable::shared_size(pages).value};
-    const std::uint64_t tables = vm.page_table.value + vm.bitmap.value;
+        guest::PageTable::words_size(pages).value + guest::PageTable::shared_size(pages).value +
+        notes_max(pages).value};
+    const std::uint64_t tables = vm.page_table.value + vm.bitmap.value + vm.notes.value;
     if (verdict.stored.value + tables > verdict.limit.value) verdict.too_much = TooMuch::of_vm;
     for (Sum* sum : {&of_owner[vm.account], &of_all}) {
       sum->stored += verdict.stored.value;
@@ -73,7 +95,7 @@ void KeepsJudge::judge(std::span<const VmHandle> vms, const store::Stats& stats,
     const guest::VmCounters& c = vm->vm->counters();
     keeps.push_back({ids_.account_of(vm->vm->record().uid), vm->group,
                      c.folded_content.get() + c.clean.get() + vm->mapped().value,
-                     backed(vm->vm->files().words), backed(vm->vm->files().shared),
+                     backed(vm->vm->files().words), backed(vm->vm->files().shared), notes_of(*vm),
                      bytes(vm->vm->pages())});
   }
   const std::vector<KeepsVerdict> verdicts = judge_keeps(keeps, stats, limits);
@@ -81,6 +103,7 @@ void KeepsJudge::judge(std::span<const VmHandle> vms, const store::Stats& stats,
     Keeps& published = vms[i]->keeps;
     published.page_table.store(keeps[i].page_table.value);
     published.bitmap.store(keeps[i].bitmap.value);
+    published.notes.store(keeps[i].notes.value);
     published.stored.store(verdicts[i].stored.value);
     published.limit.store(verdicts[i].limit.value);
     published.too_much.store(verdicts[i].too_much);

@@ -30,19 +30,23 @@ struct KeepsOf {
   std::uint64_t naming = 0;  // pages that name a stored content (not zero)
   ByteCount page_table;      // allocated memory; `bitmap` too
   ByteCount bitmap;
+  ByteCount notes;  // the daemon's own memory for it: see notes_max()
   ByteCount ram;
 };
 struct KeepsVerdict {
   ByteCount stored;  // = bytes stored for its group * its naming / naming of the whole group
-  ByteCount limit;   // for stored bytes, page table and bitmap together
+  ByteCount limit;   // for stored bytes, page table, bitmap and notes together
   TooMuch too_much = TooMuch::nothing;
 };
 struct KeepsLimits {
   double vm_kept_factor_max = 1;  // of its RAM size; the size of its whole tables is added
   ByteCount host_ram;
 };
-// Page tables and bitmaps of all VMs may take 1/kTablesOneIn of the host's RAM. That is enough for
-// the tables of VMs with 60 times the host's RAM.
+// The most that is noted of this many pages: their owners, what was touched lately, which chunks
+// rest, which slots of a pool pages map.
+ByteCount notes_max(PageCount pages) noexcept;
+// Page tables, bitmaps and notes of all VMs may take 1/kTablesOneIn of the host's RAM. That is
+// enough for VMs with 36 times the host's RAM.
 inline constexpr std::uint64_t kTablesOneIn = 8;
 std::vector<KeepsVerdict> judge_keeps(std::span<const KeepsOf> vms, const store::Stats& stats,
                                       const KeepsLimits& limits);

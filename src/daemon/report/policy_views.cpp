@@ -7,7 +7,6 @@
 #include <string>
 #include <string_view>
 
-#include "base/check.hpp"
 #include "daemon/agents/attach.hpp"
 #include "policy/choices.hpp"
 #include "policy/key_effects.hpp"
@@ -33,12 +32,11 @@ Origin origin_of(const PolicyOrigin& origin, std::string_view path) {
   return origin.file.lines.contains(path) ? Origin::file : Origin::preset;
 }
 
-PolicyKeyView row_of(std::string_view path, std::string value, Origin origin) {
-  const policy::KeyEffect* const effect = policy::effect_of(path);
-  ENSURE(effect != nullptr);
-  const std::string_view key = path.starts_with("vm.") ? path.substr(3) : path;
-  return {std::string(key),  std::move(value),         origin,
-          takes_of(*effect), std::string(effect->how), {}};
+PolicyKeyView row_of(const policy::KeyEffect& effect, std::string value, Origin origin) {
+  std::string_view key = effect.path;
+  if (key.starts_with("vm.")) key.remove_prefix(3);
+  return {std::string(key), std::move(value),        origin,
+          takes_of(effect), std::string(effect.how), {}};
 }
 
 // The keys of one VM.
@@ -47,8 +45,11 @@ class VmRows {
   VmRows(const PolicyOrigin& origin, const VmKey& key) : origin_(origin), key_(key) {}
 
   // `given`: by a section of the file. `later`: the value after the next attach.
+  // A key that the table of effects does not list has no row.
   void add(std::string_view path, std::string value, std::string later, bool given) {
-    PolicyKeyView row = row_of(path, std::move(value), from(path, given));
+    const policy::KeyEffect* const effect = policy::effect_of(path);
+    if (effect == nullptr) return;
+    PolicyKeyView row = row_of(*effect, std::move(value), from(path, given));
     if (later != row.in_force) row.pending = std::move(later);
     rows.push_back(std::move(row));
   }
@@ -87,8 +88,7 @@ control::PolicyView policy_view(const LivePolicy& policy) {
   control::PolicyView view{origin->file.source.path, {}};
   for (const policy::KeyEffect& effect : policy::key_effects()) {
     if (effect.shown == nullptr) continue;
-    view.keys.push_back(
-        row_of(effect.path, effect.shown(*config), origin_of(*origin, effect.path)));
+    view.keys.push_back(row_of(effect, effect.shown(*config), origin_of(*origin, effect.path)));
     if (effect.takes != policy::Takes::at_start) continue;
     const std::string later = effect.shown(origin->file.config);
     if (later != view.keys.back().in_force) view.keys.back().pending = later;

@@ -10,7 +10,6 @@
 #include "daemon/log.hpp"
 #include "daemon/report/policy_views.hpp"
 #include "daemon/report/select_vm.hpp"
-#include "daemon/threads/apart.hpp"
 
 namespace ramfold::daemon {
 
@@ -191,7 +190,7 @@ Answer<control::VmView> HostService::believe_incoming(const VmHandle& vm) {
     return control::refuse(Failure::failed, noted.error().text(), "try again");
   }
   vm->incoming_finished.store(true);
-  (void)run_apart_for(kLookWaitNs, [this, vm] { p_.facts.look_now(vm); });
+  p_.facts.look_now(vm, kLookWaitNs);
   return show({fmt::format("{}", vm->vm->id().value)});
 }
 

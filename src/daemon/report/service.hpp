@@ -48,7 +48,6 @@ class HostService final : public control::Service {
     const fault::Pool& fault_pool;
     std::function<void()> judge;  // publishes a new verdict about the host
     std::uint64_t started_ns = 0;
-    std::uint64_t restarts = 0;
   };
   // REQUIRES: all parts outlive this.
   explicit HostService(Parts parts) : p_(std::move(parts)) {}

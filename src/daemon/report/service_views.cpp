@@ -87,7 +87,7 @@ control::HostView HostService::host_view(const std::vector<VmHandle>& vms,
   view.cpu.fold_seconds = seconds(cpu.fold_ns);
   view.cpu.reform_seconds = seconds(cpu.reform_ns);
   view.uptime_seconds = seconds(monotonic_ns() - p_.started_ns);
-  view.restarts = p_.restarts;
+  view.restarts = p_.contents.take_overs();
   view.vms_attached = vms.size();
   view.vms_observe_only = static_cast<std::uint64_t>(std::count_if(
       vms.begin(), vms.end(), [](const VmHandle& vm) { return !vm->vm->gate().is_open(); }));
@@ -152,8 +152,8 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
   view.saved = vm_savings(*vm, account, vms);
   view.reform = reform_view(account.store, vm->group);
   view.kept = {ByteCount{vm->keeps.page_table}, ByteCount{vm->keeps.bitmap},
-               ByteCount{vm->keeps.stored}, ByteCount{vm->keeps.limit},
-               vm->vm->files().rams.size() + kKeptBesideRam};
+               ByteCount{vm->keeps.notes},      ByteCount{vm->keeps.stored},
+               ByteCount{vm->keeps.limit},      vm->vm->files().rams.size() + kKeptBesideRam};
   view.pages.total = vm->vm->pages();
   view.pages.resident = resident(*vm->vm);
   view.pages.clean = PageCount{c.clean.get()};
@@ -213,22 +213,16 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
     because("agent-silent", "its agent does not answer, so nothing is folded",
             "see the VM's log; the agent reconnects by itself");
   }
+  if (!vm->counted) {
+    because("recovering", "its pages are being counted after a restart of the daemon", "wait");
+  }
   if (vm->held != 0) {
     because("held-up", "its process holds up a thread of the daemon",
             "end the VM, or what holds its memory map or its RAM file: a file system that does not "
             "answer?");
   }
-  if (!vm->targets.load().fold)
-    because("policy", "fold = false for this VM",
-            fmt::format("`ramfold policy set {} fold=true`; `ramfold policy get {}` tells where it "
-                        "is from",
-                        vm->vm->id().value, vm->vm->id().value));
-  if (const auto why = why_keeps_too_much(*vm)) view.reasons.push_back(*why);
-  if (const auto why = why_held_back(*vm)) view.reasons.push_back(*why);
-  if (vm->paused)
-    because("paused", "paused by the operator",
-            fmt::format("`ramfold resume {}`", vm->vm->id().value));
   for (const guest::Reason& r : facts_reasons) {
+    if (r.code == guest::ReasonCode::agent_silent && !vm->agent_ready) continue;  // told above
     because(std::string(guest::name(r.code)), r.text, r.remedy);
   }
   const bool shown = std::ranges::any_of(
@@ -250,6 +244,17 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
             fmt::format("it is tried again by itself, in {:.0f} s at the latest",
                         std::ceil(trouble->next_seconds)));
   }
+  // After what closes the gate: these only slow folding, or are what the operator wanted.
+  if (!vm->targets.load().fold)
+    because("policy", "fold = false for this VM",
+            fmt::format("`ramfold policy set {} fold=true`; `ramfold policy get {}` tells where it "
+                        "is from",
+                        vm->vm->id().value, vm->vm->id().value));
+  if (const auto why = why_keeps_too_much(*vm)) view.reasons.push_back(*why);
+  if (const auto why = why_held_back(*vm)) view.reasons.push_back(*why);
+  if (vm->paused)
+    because("paused", "paused by the operator",
+            fmt::format("`ramfold resume {}`", vm->vm->id().value));
   const HostVerdict verdict = p_.state.verdict();
   const policy::FoldWhen when = vm->targets.load().when;
   const bool folding = p_.state.may_fold(when);

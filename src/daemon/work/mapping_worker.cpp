@@ -28,21 +28,21 @@ constexpr std::uint64_t kTurnNs = 20'000'000;  // then other VMs have their turn
 constexpr std::uint64_t kRangesAWindow = 2 * fold::kAgentRunPages.value;
 
 // A chunk that is the mapping worker's as long as this lives. It is not counted as work of a pass.
-class ChunkClaim {
+class TakenChunk {
  public:
-  ChunkClaim(ScanCursor& cursor, std::size_t chunk) : cursor_(cursor), chunk_(chunk) {
+  TakenChunk(ScanCursor& cursor, std::size_t chunk) : cursor_(cursor), chunk_(chunk) {
     const MutexLock lock(cursor.mutex);
     if (std::ranges::find(cursor.taken, chunk) != cursor.taken.end()) return;
     cursor.taken.push_back(chunk);
     has_ = true;
   }
-  ~ChunkClaim() {
+  ~TakenChunk() {
     if (!has_) return;
     const MutexLock lock(cursor_.mutex);
     std::erase(cursor_.taken, chunk_);
   }
-  ChunkClaim(const ChunkClaim&) = delete;
-  ChunkClaim& operator=(const ChunkClaim&) = delete;
+  TakenChunk(const TakenChunk&) = delete;
+  TakenChunk& operator=(const TakenChunk&) = delete;
   explicit operator bool() const noexcept { return has_; }
 
  private:
@@ -87,7 +87,7 @@ class MappingWorker::Turn {
     const std::size_t chunks = scan::chunk_count(*vm_.vm);
     for (std::size_t chunk = 0; chunk < chunks; ++chunk) {
       if (vm_.pool->mapped_in(chunk) == 0) continue;
-      const ChunkClaim claim(vm_.cursor, chunk);
+      const TakenChunk claim(vm_.cursor, chunk);
       if (!claim) continue;
       const bool goes_on = each_window(*vm_.vm, mapper_, chunk, [&](PageRun window, auto) {
         (void)mapper_.restore(window, port_, copies_);
@@ -107,7 +107,7 @@ class MappingWorker::Turn {
     const std::size_t chunks = scan::chunk_count(*vm_.vm);
     for (std::size_t chunk = 0; chunk < chunks; ++chunk) {
       if (vm_.pool->mapped_in(chunk) == 0) continue;
-      const ChunkClaim claim(vm_.cursor, chunk);
+      const TakenChunk claim(vm_.cursor, chunk);
       if (!claim) continue;  // the next pass comes by
       const bool goes_on =
           each_window(*vm_.vm, mapper_, chunk, [&](PageRun window, guest::PageMask with) {
@@ -135,7 +135,7 @@ class MappingWorker::Turn {
       if (is_over() || worker_.task_of(vm_) != Task::map) return false;
       const auto window = vm_.mapping.found.take();
       if (!window) return true;
-      const ChunkClaim claim(vm_.cursor, chunk_of(window->pages.first));
+      const TakenChunk claim(vm_.cursor, chunk_of(window->pages.first));
       if (!claim) {
         vm_.mapping.found.put(*window);
         return false;

@@ -10,7 +10,6 @@
 #include <cstring>
 #include <string>
 
-#include "base/check.hpp"
 #include "base/test_points.hpp"
 #include "store/hash.hpp"
 #include "store/layout.hpp"
@@ -113,7 +112,7 @@ Result<sys::Fd> Pool::read_only() const {
 }
 
 Status Pool::allocate_run(std::span<PoolSlot> out) {
-  ENSURE(out.size() <= kRunMax);
+  if (out.size() > kRunMax) return fail("so many slots of a pool at a time", E2BIG);
   {
     const MutexLock lock(mutex_);
     if (!known_) return fail("the mappings of the pool are not known yet", EAGAIN);
@@ -125,7 +124,9 @@ Status Pool::allocate_run(std::span<PoolSlot> out) {
     while (i + n < out.size() && out[i + n].value == out[i].value + n) ++n;
     if (::madvise(data(out[i]), n * kPageSize, MADV_POPULATE_WRITE) != 0) {
       const int error = errno == EFAULT ? ENOMEM : errno;
-      for (const PoolSlot slot : out) give_back(slot);
+      bool intact = true;
+      for (const PoolSlot slot : out) intact &= give_back(slot);
+      if (!intact) return fail("the slots of the pool do not add up", EUCLEAN);
       return fail("memory for the pool", error);
     }
     i += n;
@@ -143,12 +144,13 @@ bool Pool::punch(std::uint32_t first, std::uint32_t count) const noexcept {
   return next < 0 ? errno == ENXIO : static_cast<std::uint64_t>(next) >= begin + size;
 }
 
-void Pool::punch_retired() noexcept {
+bool Pool::punch_retired() noexcept {
   std::array<std::uint32_t, kPunchMax> batch{};
+  bool intact = true;
   // Slots whose punch fails go back to the list; so no more batches than the list had at first.
   for (std::uint32_t n = top_.load(std::memory_order_relaxed) / kPunchMax + 1; n != 0; --n) {
-    const std::size_t taken = take_retired(batch);
-    if (taken == 0) return;
+    const std::size_t taken = take_retired(batch, intact);
+    if (taken == 0) break;
     std::sort(batch.begin(), batch.begin() + static_cast<std::ptrdiff_t>(taken));
     bool all = true;
     for (std::size_t i = 0; i < taken;) {
@@ -163,8 +165,9 @@ void Pool::punch_retired() noexcept {
       all &= punched;
       i += run;
     }
-    if (!all) return;  // later again
+    if (!all) break;  // later again
   }
+  return intact;
 }
 
 Status Pool::mappings_known() {

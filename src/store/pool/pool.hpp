@@ -21,6 +21,9 @@
 //
 // After a restart no slot is given out and none is punched before mappings_known().
 //
+// Damage: where a slot is not in the state that its caller relies on, nothing is changed and the
+// call says so. The caller then stops the group (Parts::miscount).
+//
 // Threads: any; recovery functions as they say. No lock is held over a system call.
 #pragma once
 
@@ -69,15 +72,17 @@ class Pool {
   }
 
   // Fills `out` with slots that have memory and are taken: adjacent ones where possible, in rising
-  // order within each run. Errors: ENOSPC, ENOMEM, EAGAIN before mappings_known(); then no slot is
-  // taken. REQUIRES: out.size() <= kRunMax.
+  // order within each run. Errors: ENOSPC, ENOMEM, EAGAIN before mappings_known(), E2BIG for more
+  // than kRunMax; then no slot is taken. EUCLEAN: damage.
   Status allocate_run(std::span<PoolSlot> out) EXCLUDES(mutex_);
-  // A taken slot becomes the home of a content; or is retired, because nobody needs it.
-  void settle(PoolSlot slot, ContentId owner) noexcept EXCLUDES(mutex_);
-  void give_back(PoolSlot slot) noexcept EXCLUDES(mutex_);
+  // A taken slot becomes the home of a content; or is retired, because nobody needs it. False: it
+  // is not taken.
+  [[nodiscard]] bool settle(PoolSlot slot, ContentId owner) noexcept EXCLUDES(mutex_);
+  [[nodiscard]] bool give_back(PoolSlot slot) noexcept EXCLUDES(mutex_);
   // A taken slot becomes the spare of `home`, with one mapping. An older spare is punched when its
-  // mappings end. False: `home` is not that of `owner`, and `slot` was given back.
-  [[nodiscard]] bool settle_spare(PoolSlot slot, PoolSlot home, ContentId owner) noexcept
+  // mappings end. no_home: `home` is not that of `owner`, and `slot` was given back.
+  enum class Spare : std::uint8_t { settled, no_home, not_taken };
+  [[nodiscard]] Spare settle_spare(PoolSlot slot, PoolSlot home, ContentId owner) noexcept
       EXCLUDES(mutex_);
   // The header of `owner` does not name its home any more. False: it is not the home of `owner`,
   // and nothing has changed.
@@ -100,8 +105,9 @@ class Pool {
   // first one again. Looks at up to `looks` slots, and subtracts those it has looked at. Returns
   // how many homes it found.
   std::size_t unmapped_homes(std::span<Home> out, std::uint32_t& looks) noexcept EXCLUDES(mutex_);
-  // Punches retired slots without a mapping.
-  void punch_retired() noexcept EXCLUDES(mutex_);
+  // Punches retired slots without a mapping. False: another slot stood in their list. It left the
+  // list, and keeps its page.
+  bool punch_retired() noexcept EXCLUDES(mutex_);
 
   // Recovery: a header names this slot. False: another header does, too; see freeze().
   [[nodiscard]] bool claim(PoolSlot slot, ContentId owner) noexcept EXCLUDES(mutex_);
@@ -138,6 +144,9 @@ class Pool {
   static Result<std::unique_ptr<Pool>> open(sys::Fd file, const Identity& identity, ByteCount size);
 
   bool exists(PoolSlot slot) const noexcept { return slot.value != 0 && slot.value < slots_max_; }
+  bool is_taken(PoolSlot slot) const noexcept REQUIRES(mutex_) {
+    return exists(slot) && slots_[slot.value].state == State::taken;
+  }
   bool is_used(std::uint32_t slot) const noexcept REQUIRES(mutex_) {
     return (used_[slot / 64] >> (slot % 64) & 1) != 0;
   }
@@ -153,7 +162,8 @@ class Pool {
   void list_if_unmapped(std::uint32_t slot) noexcept REQUIRES(mutex_);
   void unlink_spare(std::uint32_t home) noexcept REQUIRES(mutex_);
   bool take_holes(std::span<PoolSlot> out) noexcept EXCLUDES(mutex_);
-  std::size_t take_retired(std::span<std::uint32_t> out) noexcept EXCLUDES(mutex_);
+  // `intact` becomes false where another slot stands in the list.
+  std::size_t take_retired(std::span<std::uint32_t> out, bool& intact) noexcept EXCLUDES(mutex_);
   bool punch(std::uint32_t first, std::uint32_t count) const noexcept;
 
   sys::Fd file_;

@@ -24,6 +24,10 @@ class Sharer {
   void run(std::span<const ContentId> ids, std::span<Result<PoolSlot>> out);
 
  private:
+  Status allocate(std::span<PoolSlot> out);
+  void give_back(PoolSlot slot) noexcept {
+    if (!pool_.give_back(slot)) parts_.miscount(group_);
+  }
   Result<Where> look(ContentId id) const noexcept;
   Status move(ContentId id, Where from, PoolSlot to) noexcept;
   Result<PoolSlot> map(ContentId id);
@@ -32,6 +36,12 @@ class Sharer {
   GroupId group_;
   Pool& pool_;
 };
+
+Status Sharer::allocate(std::span<PoolSlot> out) {
+  Status allocated = pool_.allocate_run(out);
+  if (!allocated && allocated.error().code == EUCLEAN) parts_.miscount(group_);
+  return allocated;
+}
 
 Result<Where> Sharer::look(ContentId id) const noexcept {
   const HeaderTable& headers = *parts_.headers;
@@ -67,7 +77,7 @@ void Sharer::run(std::span<const ContentId> ids, std::span<Result<PoolSlot>> out
     }
   }
   const auto taken = std::span(slots).first(count);
-  const Status allocated = count == 0 ? Status{} : pool_.allocate_run(taken);
+  const Status allocated = count == 0 ? Status{} : allocate(taken);
   for (std::size_t k = 0; k < count; ++k) {
     const std::size_t i = moves[k].of;
     const Status moved = allocated ? move(ids[i], moves[k].from, slots[k]) : Status(allocated);
@@ -83,7 +93,7 @@ Status Sharer::move(ContentId id, Where from, PoolSlot slot) noexcept {
   PageCopy page;
   if (!parts_.decode(id, from, page.bytes.data()) ||
       !parts_.matches_checksum(id, page.bytes.data())) {
-    pool_.give_back(slot);
+    give_back(slot);
     if (from.has_reference()) parts_.condemn_damaged(headers.reference(id), id);
     parts_.condemn(id, from);
     return fail("the stored bytes do not decode to the page", EIO);
@@ -93,15 +103,18 @@ Status Sharer::move(ContentId id, Where from, PoolSlot slot) noexcept {
   TEST_POINT("store.pool.write");
   std::memcpy(to + kPageSize / 2, page.bytes.data() + kPageSize / 2, kPageSize / 2);
   if (!parts_.matches_checksum(id, to)) {
-    pool_.give_back(slot);
+    give_back(slot);
     return fail("the bytes in the pool are not the page", EIO);
   }
   // A home before a header names it: from the switch on, a drop may retire it.
-  pool_.settle(slot, id);
+  if (!pool_.settle(slot, id)) {
+    parts_.miscount(group_);
+    return fail("the slots of the pool do not add up", EUCLEAN);
+  }
   const Where next = Where::in_pool(slot);
   TEST_POINT("store.pool.filled");
   if (!headers.switch_where(id, from, next)) {  // marked bad meanwhile
-    ENSURE(pool_.retire(slot, id));
+    if (!pool_.retire(slot, id)) parts_.miscount(group_);
     return fail("the content was found damaged at this moment", EAGAIN);
   }
   TEST_POINT("store.pool.switch");
@@ -127,15 +140,17 @@ Result<PoolSlot> Sharer::map(ContentId id) {
     return fail("the bytes in the pool are not the page", EIO);
   }
   PoolSlot spare;
-  if (const Status taken = pool_.allocate_run({&spare, 1}); !taken) {
+  if (const Status taken = allocate({&spare, 1}); !taken) {
     return std::unexpected(taken.error());
   }
   std::memcpy(pool_.data(spare), pool_.data(home), kPageSize);
   if (!parts_.matches_checksum(id, pool_.data(spare))) {
-    pool_.give_back(spare);
+    give_back(spare);
     return fail("the bytes in the pool are not the page", EIO);
   }
-  if (!pool_.settle_spare(spare, home, id)) return fail("the slot is not the content's", EUCLEAN);
+  const Pool::Spare settled = pool_.settle_spare(spare, home, id);
+  if (settled == Pool::Spare::not_taken) parts_.miscount(group_);
+  if (settled != Pool::Spare::settled) return fail("the slot is not the content's", EUCLEAN);
   return spare;
 }
 
@@ -222,10 +237,10 @@ void Contents::share_run(GroupId group, std::span<const ContentId> ids,
                          std::span<Result<PoolSlot>> out) {
   ENSURE(ids.size() == out.size() && ids.size() <= kShareRunMax);
   Parts& parts = *parts_;
-  ENSURE(parts.groups->hasher(group) != nullptr);
   const auto refuse = [&](const char* why, int code) {
     for (auto& result : out) result = fail(why, code);
   };
+  if (parts.groups->hasher(group) == nullptr) return refuse("there is no such group", EINVAL);
   const MutexLock lock(parts.moving.mutex);
   if (parts.phase.load(std::memory_order_acquire) != Phase::ready) {
     return refuse("the store is recovering", EAGAIN);
@@ -245,7 +260,9 @@ bool Contents::is_shared(GroupId group, ContentId id) const noexcept {
 Booked Contents::unmap(GroupId group, PoolSlot slot) noexcept {
   Pool* const pool = parts_->pools.find(group);
   if (pool != nullptr && pool->unmap(slot)) return Booked::done;
-  parts_->miscounted.add();
+  // A mapping was given up twice. So the count of some slot is too low, and a guest may map a slot
+  // that would be punched.
+  parts_->miscount(group);
   return Booked::refused;
 }
 
@@ -254,7 +271,7 @@ Result<Booked> Contents::note_mapping(GroupId group, ContentId id, PoolSlot slot
   Pool* const pool = parts.pools.find(group);
   if (pool == nullptr || !pool->has(slot)) return fail("there is no such slot", ENOENT);
   if (!pool->note_mapping(slot)) {
-    parts.miscounted.add();
+    parts.miscount(group);  // a page maps a slot, and is not counted
     return fail("too many pages map the slot, or it is too late to note it", EOVERFLOW);
   }
   if (!parts.belongs(id, group)) return Booked::refused;

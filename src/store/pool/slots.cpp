@@ -4,7 +4,6 @@
 #include <limits>
 #include <utility>
 
-#include "base/check.hpp"
 #include "store/pool/pool.hpp"
 
 namespace ramfold::store {
@@ -77,26 +76,28 @@ bool Pool::take_holes(std::span<PoolSlot> out) noexcept {
   return true;
 }
 
-void Pool::settle(PoolSlot slot, ContentId owner) noexcept {
+bool Pool::settle(PoolSlot slot, ContentId owner) noexcept {
   const MutexLock lock(mutex_);
-  ENSURE(exists(slot) && slots_[slot.value].state == State::taken);
+  if (!is_taken(slot)) return false;
   set(slot.value, State::home);
   slots_[slot.value].owner = owner.value;
   slots_[slot.value].link = 0;
+  return true;
 }
 
-void Pool::give_back(PoolSlot slot) noexcept {
+bool Pool::give_back(PoolSlot slot) noexcept {
   const MutexLock lock(mutex_);
-  ENSURE(exists(slot) && slots_[slot.value].state == State::taken);
+  if (!is_taken(slot)) return false;
   retire_now(slot.value);
+  return true;
 }
 
-bool Pool::settle_spare(PoolSlot slot, PoolSlot home, ContentId owner) noexcept {
+Pool::Spare Pool::settle_spare(PoolSlot slot, PoolSlot home, ContentId owner) noexcept {
   const MutexLock lock(mutex_);
-  ENSURE(exists(slot) && slots_[slot.value].state == State::taken);
+  if (!is_taken(slot)) return Spare::not_taken;
   if (!is_home(home, owner)) {
     retire_now(slot.value);
-    return false;
+    return Spare::no_home;
   }
   unlink_spare(home.value);
   set(slot.value, State::spare);
@@ -104,7 +105,7 @@ bool Pool::settle_spare(PoolSlot slot, PoolSlot home, ContentId owner) noexcept 
   slots_[slot.value].mappings = 1;
   slots_[home.value].link = slot.value;
   mappings_.fetch_add(1, std::memory_order_relaxed);
-  return true;
+  return Spare::settled;
 }
 
 void Pool::unlink_spare(std::uint32_t home) noexcept {
@@ -188,7 +189,7 @@ std::size_t Pool::unmapped_homes(std::span<Home> out, std::uint32_t& looks) noex
 
 // Takes slots off the list. A slot that was mapped after it was listed comes back when it is
 // unmapped.
-std::size_t Pool::take_retired(std::span<std::uint32_t> out) noexcept {
+std::size_t Pool::take_retired(std::span<std::uint32_t> out, bool& intact) noexcept {
   const MutexLock lock(mutex_);
   if (!known_) return 0;
   std::size_t taken = 0;
@@ -198,7 +199,10 @@ std::size_t Pool::take_retired(std::span<std::uint32_t> out) noexcept {
     to_punch_ = std::exchange(slot.link, 0);
     slot.listed = false;
     if (slot.mappings != 0) continue;
-    ENSURE(slot.state == State::retired);
+    if (slot.state != State::retired) {
+      intact = false;
+      continue;
+    }
     set(index, State::punching);
     out[taken++] = index;
   }

@@ -67,8 +67,9 @@ void Parts::tend_pools(std::uint32_t looks) noexcept {
       continue;
     }
     settle();
+    if (is_stopped(group)) continue;
     bring_back(*pool, looks);
-    pool->punch_retired();
+    if (!pool->punch_retired()) miscount(group);
   }
 }
 

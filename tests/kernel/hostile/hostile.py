@@ -3,7 +3,7 @@
 """A hostile agent at a real daemon, beside guests that are not: those are served, folded and
 attached all the while, and the daemon can be stopped and started.
 
-hostile.py fenced|fuse|flood|hello|held|killed|crowd. Exits 77 where a userfaultfd cannot be
+hostile.py fenced|fuse|flood|asking|hello|held|killed|crowd. Exits 77 where a userfaultfd cannot be
 driven from outside."""
 import concurrent.futures
 import os
@@ -22,9 +22,12 @@ from patience import SANITIZED, deadline, slower  # noqa: E402
 
 FOLDED_MIN = 300
 ATTACH_S = 20
-# A loaded machine's; a thread that is held up waits for ever.
+# Of one operation; a thread that is held up waits for ever.
 SLOWEST_US = 5_000_000
 SNAPSHOT_S = 3
+# Threads for calls that a process holds up, while one VM does so: one at its facts, some that walk
+# over all processes, and such that end at once. It asks for 400 looks.
+APART_MAX = 16
 OTHER_USER = 65534
 GUEST = ('--pages', '1024', '--threads', '2')
 
@@ -68,7 +71,7 @@ class Attacker:
         that."""
         if self.process.returncode is None:
             os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait(20)
+            self.process.wait(20 * slower())
 
 
 def unmount_below(directory):
@@ -112,15 +115,28 @@ def wait_folds(rig, guest, seconds=ATTACH_S):
         time.sleep(0.1)
 
 
-def all_is_well(rig, honest, seconds=2):
+def wait_served(guest, seconds=0):
+    """It does something again, and for so long at least. The slowest operation meanwhile, in us."""
+    began = guest.status()['operations']
+    slowest_us = 0
+    least = time.monotonic() + seconds
+    end = deadline(20)
+    while True:
+        status = guest.status()  # of the operations since the last one
+        slowest_us = max(slowest_us, status['slowest_us'])
+        if status['operations'] >= began + 100 and time.monotonic() > least:
+            return slowest_us
+        if time.monotonic() > end:
+            raise Failed(f'guest {guest.number} is not served: {began} then {status}')
+        time.sleep(0.05)
+
+
+def all_is_well(rig, honest):
     """The honest guest is served; another comes, is attached and folded, and both hold what they
     should."""
-    honest.status()
-    before = honest.status()['operations']
-    time.sleep(seconds)
-    status = honest.status()
-    if status['operations'] < before + 100 or status['slowest_us'] > SLOWEST_US:
-        raise Failed(f'guest {honest.number} is not served: {before} then {status}')
+    slowest_us = wait_served(honest, 2)
+    if slowest_us > SLOWEST_US * slower():
+        raise Failed(f'guest {honest.number} is served too late: {slowest_us} us')
     newcomer = rig.add_guest(*GUEST)
     wait_folds(rig, newcomer)
     for guest in (honest, newcomer):
@@ -316,7 +332,7 @@ def held(rig):
     must_hold(attackers)
     for attacker in attackers:
         attacker.end()
-    if old.wait(20) != 0:
+    if old.wait(20 * slower()) != 0:
         raise Failed(f'the old daemon ended with {old.returncode}')
     all_is_well(rig, honest)
 
@@ -328,6 +344,59 @@ def threads_of(pid):
         name, _, rest = (task / 'stat').read_text().partition('(')[2].rpartition(')')
         states.append((name, rest.split()[0]))
     return states
+
+
+def holders(threads):
+    """The VMs of which a thread waits in the kernel: how the names of their threads begin."""
+    return {name.partition('-')[0] for name, state in threads
+            if state == 'D' and name[2:].partition('-')[0].isdigit()}
+
+
+def let_go(attackers):
+    """What serves their file systems ends, so they hold their locks no longer."""
+    for attacker in attackers:
+        for child in children_of(attacker.process.pid):
+            os.kill(child, signal.SIGKILL)
+    for attacker in attackers:
+        said = [attacker.lines.get(timeout=30 * slower()) for _ in range(2)]
+        say(f'{attacker.what}: {said}')
+        if said[1] != 'every byte is right':
+            raise Failed(f'{attacker.what}: {said}')
+
+
+def wait_logged(rig, text, seconds=30):
+    end = deadline(seconds)
+    while text not in log_of(rig):
+        if time.monotonic() > end:
+            raise Failed(f'not in the log: {text}: {rig.log_tail()}')
+        time.sleep(0.1)
+
+
+def asking(rig):
+    """A VM that is attached holds its mmap_lock, and its agent asks again and again to be looked
+    at: the daemon has one thread there. The log says once why the VM is not folded, and once that
+    it may be folded again."""
+    honest = start(rig)
+    attacker = Attacker(rig, 'asking')
+    said = attacker.until_done(60)
+    say(f'asking: {said}')
+    apart = [state for name, state in threads_of(rig.daemon.pid) if name == 'rf-apart']
+    say(f'threads apart: {apart}')
+    if 'attached' not in said or 'D' not in apart:
+        raise Failed('no look is held up: this proves nothing')
+    if len(apart) > APART_MAX:
+        raise Failed(f'each request takes a thread: {len(apart)}')
+    observed = f'(pid {attacker.process.pid}): it is only observed: '
+    wait_logged(rig, observed)
+    all_is_well(rig, honest)
+    must_hold([attacker])
+    lines = [line for line in log_of(rig).splitlines() if observed in line]
+    if len(lines) != 1 or 'does not let itself be looked at' not in lines[0]:
+        raise Failed(f'in the log: {lines}')
+    let_go([attacker])
+    wait_logged(rig, f'(pid {attacker.process.pid}): it may be folded again', 60)
+    all_is_well(rig, honest)
+    attacker.end()
 
 
 def succeed(rig, honest):
@@ -343,11 +412,7 @@ def succeed(rig, honest):
         if rig.daemon.poll() is not None or time.monotonic() > end:
             raise Failed(f'no daemon beside the one that was killed: {rig.log_tail()}')
         time.sleep(0.05)
-    began = honest.status()['operations']
-    while honest.status()['operations'] < began + 100:
-        if time.monotonic() > end:
-            raise Failed(f'guest {honest.number} is not served')
-        time.sleep(0.05)
+    wait_served(honest)
     honest.check()
     return old, between
 
@@ -375,7 +440,9 @@ def killed(rig):
     looked_at = Attacker(rig, 'map-at-hello')
     looked_at.until_done(30)
     end = deadline(20)
-    while [s for _, s in threads_of(rig.daemon.pid)].count('D') < 2:
+    pids = [attacker.process.pid for attacker in attackers]
+    hostile = {f'rf{vm["id"]}' for vm in rig.snapshot()['vms'] if vm['pid'] in pids}
+    while not hostile <= holders(threads_of(rig.daemon.pid)):
         if time.monotonic() > end:
             raise Failed(f'no thread is held: {threads_of(rig.daemon.pid)}')
         time.sleep(0.1)
@@ -386,8 +453,7 @@ def killed(rig):
         remains = threads_of(old.pid) if old.poll() is None else []
         say(f'left of the killed one: {remains}')
         # A call that SIGKILL ends, as a look at the pages of the first, holds nobody up.
-        unusable |= {name.partition('-')[0] for name, state in remains
-                     if state == 'D' and name[2:].partition('-')[0].isdigit()}
+        unusable |= holders(remains)
         if not unusable:
             raise Failed('no call on guest RAM outlived the killed daemon: this proves nothing')
         wait_attached(rig, honest)
@@ -399,17 +465,9 @@ def killed(rig):
         for newcomer in (between, rig.add_guest(*GUEST)):
             wait_attached(rig, newcomer)
             newcomer.check()
-    # They let go: what serves their file system has ended.
-    for attacker in attackers:
-        for child in children_of(attacker.process.pid):
-            os.kill(child, signal.SIGKILL)
-    for attacker in attackers:
-        said = [attacker.lines.get(timeout=30) for _ in range(2)]
-        say(f'{attacker.what}: {said}')
-        if said[1] != 'every byte is right':
-            raise Failed(f'{attacker.what}: {said}')
+    let_go(attackers)
     for old in waiting:
-        if old.wait(20) != -signal.SIGKILL:
+        if old.wait(20 * slower()) != -signal.SIGKILL:
             raise Failed(f'the killed daemon ended with {old.returncode}')
     for guest in rig.guests:
         wait_folds(rig, guest)
@@ -447,9 +505,9 @@ def fenced(rig):
         restart(rig, honest)
 
 
-BODIES = {'fenced': fenced, 'fuse': fuse, 'flood': flood, 'hello': hello, 'held': held,
-          'killed': killed, 'crowd': crowd}
-NEED_FUSE = ('fuse', 'hello', 'held', 'killed')
+BODIES = {'fenced': fenced, 'fuse': fuse, 'flood': flood, 'asking': asking, 'hello': hello,
+          'held': held, 'killed': killed, 'crowd': crowd}
+NEED_FUSE = ('fuse', 'asking', 'hello', 'held', 'killed')
 
 
 def main():

@@ -4,6 +4,7 @@
 // holds what it has until it is killed. Threads: one, and those that an attack needs.
 #include <fcntl.h>
 #include <grp.h>
+#include <linux/sockios.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
 #include <signal.h>
@@ -77,6 +78,14 @@ class Connection {
     if (!answer.in_time) say("no answer");
     if (answer.type != 0) generation_ = answer.generation;
     return answer;
+  }
+
+  // Waits until the daemon has received all that was sent.
+  void wait_received() const {
+    for (int unread = 1; unread != 0;) {
+      must(::ioctl(fd_, SIOCOUTQ, &unread), "SIOCOUTQ");
+      if (unread != 0) ::usleep(200);
+    }
   }
 
   bool say_hello(const std::vector<int>& fds = {}) const {
@@ -372,6 +381,14 @@ void hold_ram_file(const Ram& ram) {
   ::usleep(300'000);
 }
 
+// Asks again and again to be looked at, as agents before this version do.
+void ask_for_looks(const Connection& c) {
+  for (int i = 0; i < 400; ++i) {
+    if (!c.send(i % 2 == 0 ? RF_CHANGED : RF_HOLD, rf_hold{})) give_up("ask for a look");
+    c.wait_received();
+  }
+}
+
 // Half of it has left, so that the threads of the daemon that do that are about.
 void wait_folded(const Ram& ram) {
   for (int i = 0; i < 200; ++i) {
@@ -405,8 +422,8 @@ int main(int argc, char** argv) {
     say(c.receive().text());
     stay();
   }
-  if (what == "map-attached" || what == "file-attached") {
-    const bool map = what == "map-attached";
+  if (what == "map-attached" || what == "file-attached" || what == "asking") {
+    const bool map = what != "file-attached";
     map ? prepare_memory_map() : prepare_ram_file();
     // Each a user of its own: VMs of the user of who cannot be looked at are not folded.
     become_other(map ? kOther : kAnother);
@@ -421,6 +438,7 @@ int main(int argc, char** argv) {
     } else {
       hold_ram_file(ram);
     }
+    if (what == "asking") ask_for_looks(c);
     stay();
   }
   if (what == "fenced") {

@@ -43,6 +43,29 @@ class Tmpfs {
   bool mounted_;
 };
 
+// A VM dies. True: the keeper had let its RAM go and answered, and the memory was not free yet. A
+// keeper whose loop frees the memory does not answer between the two, so it is never true. The
+// keeper's thread may win the race, so it may be false.
+bool answers_before_all_is_free(const Tmpfs& tmpfs, Client& client) {
+  Child vm;
+  {
+    const sys::Fd ram = tmpfs.ram_file();
+    REQUIRE(client.keep("1.ram0", ram));
+    REQUIRE(client.watch("1.", pidfd_of(vm.pid())));
+  }
+  CHECK(tmpfs.used() >= kRam);
+  vm.kill();
+  // The name is free as soon as the keeper has let the RAM go. A list of all that it has would
+  // bring a descriptor of the RAM here.
+  const sys::Fd other = memfd();
+  REQUIRE(eventually([&] { return client.keep("1.ram0", other).has_value(); }));
+  const bool answered_before = tmpfs.used() >= kRam;
+  CHECK(eventually([&] { return tmpfs.used() < kRam / 100; }));
+  CHECK(client.drop("1.ram0"));
+  CHECK(client.take_all()->empty());
+  return answered_before;
+}
+
 }  // namespace
 
 TEST_CASE("a dead VM's memory is freed, and nobody waits for it") {
@@ -54,23 +77,7 @@ TEST_CASE("a dead VM's memory is freed, and nobody waits for it") {
   const Directory dir;
   const KeeperProcess keeper(dir / "k");
   Client client = keeper.connect();
-  Child vm;
-  {
-    const sys::Fd ram = tmpfs.ram_file();
-    REQUIRE(client.keep("1.ram0", ram));
-    REQUIRE(client.watch("1.", pidfd_of(vm.pid())));
-  }
-  CHECK(tmpfs.used() >= kRam);
-  vm.kill();
-  using Clock = std::chrono::steady_clock;
-  Clock::duration longest{};
-  const auto killed = Clock::now();
-  CHECK(eventually([&] {
-    const auto start = Clock::now();
-    CHECK(client.take_all());
-    longest = std::max(longest, Clock::now() - start);
-    return tmpfs.used() < kRam / 100;
-  }));
-  CHECK(client.take_all()->empty());
-  CHECK(longest < (Clock::now() - killed) / 2);  // as long as all of it, were it freed in the loop
+  constexpr int kTriesMax = 50;
+  int tries = 0;
+  while (!answers_before_all_is_free(tmpfs, client)) REQUIRE(++tries < kTriesMax);
 }

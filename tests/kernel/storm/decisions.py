@@ -340,6 +340,11 @@ def keeper():
                     raise Failed('it waited without a word')
             web.check()
             wait('folded again', is_folded(web), 60)
+            # Every daemon that takes VMs over counts, not only the one that runs.
+            for times in (2, 3):
+                if (count := restart(rig)['host']['restarts']) != times:
+                    raise Failed(f'killed {times} times, and {count} are told')
+            web.check()
     finally:
         rig.close(keep=sys.exc_info()[0] is not None)
 

@@ -3,8 +3,8 @@
 """`off` and `detach`: what `off` leaves behind, when it is refused, and which steps are tried
 again; and what a VM leaves behind when it ends.
 
-off.py off|refused|consumer|incoming|ended. Exits 77 where a userfaultfd cannot be driven from
-outside."""
+off.py off|refused|full-cgroup|consumer|incoming|ended. Exits 77 where a userfaultfd cannot be
+driven from outside."""
 import mmap
 import os
 import signal
@@ -232,6 +232,56 @@ class MemoryGroup:
                 time.sleep(0.05)
 
 
+def full_cgroup():
+    """Where a VM has no room for its own pages, --dry-run says so, and says what the real call
+    says."""
+    group = MemoryGroup()
+    rig = Rig(seed=6)
+    try:
+        with QuietGuest(rig, 32) as guest, QuietGuest(rig, 16, '-name', 'other') as other:
+            rig.start_daemon()
+
+            def all_is_folded():
+                return all((v := one.view()) and v['saved']['folded_pages'] >= pages
+                           for one, pages in ((guest, 8000), (other, 4000)))
+
+            wait('all of both is folded', all_is_folded, 60)
+            commands = (['detach', guest.pid], ['off'])
+            for command in commands:
+                plan = cli(rig, *command, '--dry-run')
+                if plan.returncode != 0 or 'pages come back' not in plan.stdout:
+                    raise Failed(f'{command} --dry-run, with room: {plan}')
+            group.limit(16 * MIB)
+            group.add(guest.pid)
+            vm = f'vm {guest.view()["name"]} (id {guest.view()["id"]})'
+            for command in commands:
+                plan = cli(rig, *command, '--dry-run')
+                if (plan.returncode != 4 or 'memory cgroup' not in plan.stderr
+                        or vm not in plan.stderr or 'are missing' not in plan.stderr):
+                    raise Failed(f'{command} --dry-run into a full cgroup: {plan}')
+                done = cli(rig, *command)
+                if done.returncode != 4 or vm not in done.stderr:
+                    raise Failed(f'{command} into a full cgroup: {done}')
+                say(plan.stderr.strip())
+            # The other VM has room of its own, and nothing was begun.
+            if cli(rig, 'detach', other.pid, '--dry-run').returncode != 0:
+                raise Failed('the other VM has no limit')
+            if rig.snapshot()['host']['state'] != 'folding':
+                raise Failed('a refusal must change nothing')
+            if not all_is_folded():
+                raise Failed(f'pages came back: {guest.view()}, {other.view()}')
+            group.limit(128 * MIB)
+            for command in commands:
+                plan = cli(rig, *command, '--dry-run')
+                if plan.returncode != 0:
+                    raise Failed(f'{command} --dry-run, with room again: {plan}')
+            guest.check()
+            other.check()
+    finally:
+        rig.close(keep=sys.exc_info()[0] is not None)
+        group.remove()
+
+
 class QuietGuest:
     """A guest of these MiB beside a rig's daemon, with what the daemon says of it."""
 
@@ -387,5 +437,5 @@ def ended():
 
 
 if __name__ == '__main__':
-    sys.exit(run_named({'off': off, 'refused': refused, 'consumer': consumer, 'incoming': incoming,
-                        'ended': ended}))
+    sys.exit(run_named({'off': off, 'refused': refused, 'full-cgroup': full_cgroup,
+                        'consumer': consumer, 'incoming': incoming, 'ended': ended}))

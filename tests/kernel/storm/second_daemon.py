@@ -7,7 +7,7 @@ Exits 77 where a userfaultfd cannot be driven from outside."""
 import subprocess
 import sys
 
-from rig import Failed, Rig, binary, need_userfaultfd, run, say
+from rig import Failed, Rig, binary, need_userfaultfd, run, say, slower
 from storm import SEED, finish, start
 
 REFUSED_SECONDS = 10
@@ -19,7 +19,7 @@ def second(rig):
         [binary(rig.daemon_binary), '--config', f'{rig.dir}/config.toml'],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
-        said = process.communicate(timeout=REFUSED_SECONDS)[1]
+        said = process.communicate(timeout=REFUSED_SECONDS * slower())[1]
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()

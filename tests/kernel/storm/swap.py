@@ -18,6 +18,9 @@ from storm import LONG, SEED, finish, kill_delay, start
 from zram import Zram, page_out
 
 PAGE = 4096
+# Fewer make no storm.
+WRITTEN_MIN = 2000
+BROUGHT_BACK_MIN = 500
 
 
 class Ram:
@@ -76,13 +79,22 @@ def storm(rig, zram):
             first = dice.randrange(ram.pages())
             ram.page_out(first, min(dice.choice((1, 16, 256)), ram.pages() - first))
 
-    with open(f'/sys/block/zram{zram.number}/stat') as f:
-        before = int(f.read().split()[4])
+    def written_pages():
+        with open(f'/sys/block/zram{zram.number}/stat') as f:
+            return int(f.read().split()[4])
+
+    before = written_pages()
     pager = threading.Thread(target=page_out_for_ever)
     pager.start()
     try:
-        end = time.monotonic() + (600 if LONG else 15)
-        while time.monotonic() < end:
+        seconds = 600 if LONG else 15
+        least = time.monotonic() + seconds
+        end = deadline(10 * seconds)
+        while time.monotonic() < least \
+                or written_pages() - before < WRITTEN_MIN or rig.brought_back < BROUGHT_BACK_MIN:
+            if time.monotonic() > end:
+                raise Failed(f'no storm: {written_pages() - before} pages written to swap, '
+                             f'{rig.counted()}')
             time.sleep(1 + kill_delay(dice))
             rig.count()
             rig.must_be_well()
@@ -93,12 +105,9 @@ def storm(rig, zram):
     finally:
         stop.set()
         pager.join()
-    with open(f'/sys/block/zram{zram.number}/stat') as f:
-        written = int(f.read().split()[4]) - before
+    written = written_pages() - before
     finish(rig)
     say(f'{rig.kills} kills, {written} pages written to swap, {rig.counted()}, no wrong byte')
-    if written < 2000 or rig.brought_back < 500:
-        raise Failed('too few: this was no storm')
     for ram in rams:
         ram.close()
 

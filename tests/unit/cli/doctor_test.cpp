@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <catch2/catch.hpp>
 #include <fstream>
@@ -50,6 +51,8 @@ struct Host : FakeHost {
     tree.write("proc/101/environ", std::string("A=b\0LD_PRELOAD=x\0", 17));
     tree.write("etc/group", fmt::format("root:x:0:\nkvm:x:{}:\n", ::getegid()));
     tree.write("etc/passwd", "root:x:0:0::/:/bin/sh\nlibvirt-qemu:x:64055:64055::/:/bin/sh\n");
+    daemon.vms = {control::fake_vm(1, "web", control::VmState::folding)};
+    daemon.vms[0].pid = 101;
   }
   std::vector<Check> checks() const {
     const HostFiles files(tree.path());
@@ -59,6 +62,9 @@ struct Host : FakeHost {
                 : std::unexpected(ClientError{ClientError::Kind::not_running, {}});
     for (Check& check : check_daemon(files, asked)) all.push_back(check);
     for (Check& check : check_vms(files, running ? &daemon : nullptr)) all.push_back(check);
+    if (running) {
+      for (Check& check : check_folding(files, daemon)) all.push_back(check);
+    }
     return all;
   }
 
@@ -158,6 +164,20 @@ std::function<void(Host&)> more_arguments(std::vector<std::string> more) {
     all.insert(all.end(), more.begin(), more.end());
     host.arguments(all);
   };
+}
+
+// What the daemon says of a VM that it does not fold, or of which it folds less than it might.
+Fixture not_folded(control::VmState state, const char* code) {
+  return {"vm.folding",
+          [=](Host& h) {
+            h.daemon.vms[0].state = state;
+            h.daemon.vms[0].reasons = {{code, "this is so", "do that"}};
+          },
+          "this is so", "do that",
+          [](Host& h) {
+            h.daemon.vms[0].state = control::VmState::folding;
+            h.daemon.vms[0].reasons.clear();
+          }};
 }
 
 const std::vector<Fixture> kFixtures{
@@ -334,10 +354,20 @@ const std::vector<Fixture> kFixtures{
      "60001 of 65530", "raise the limit", nullptr},
     {"vm.map",
      [](Host& h) {
-       h.daemon.vms[0].pid = 101;
        h.daemon.vms[0].notices = {{"no-mapping", "QEMU runs as root", "run QEMU as another user"}};
      },
      "QEMU runs as root", "another user", [](Host& h) { h.daemon.vms[0].notices.clear(); }},
+    not_folded(control::VmState::observe_only, "other_mapper"),
+    not_folded(control::VmState::observe_only, "unknown_descriptor"),
+    not_folded(control::VmState::observe_only, "large_folios"),
+    not_folded(control::VmState::observe_only, "agent_incomplete"),
+    not_folded(control::VmState::observe_only, "incoming_migration"),
+    not_folded(control::VmState::observe_only, "other_userfaultfd"),
+    not_folded(control::VmState::observe_only, "owner-share"),
+    not_folded(control::VmState::failed, "lost_pages"),
+    not_folded(control::VmState::connected, "refused"),
+    not_folded(control::VmState::folding, "held-up"),
+    not_folded(control::VmState::folding, "quota"),
 };
 
 std::vector<Check> failed(const Host& host, std::string_view id) {
@@ -392,6 +422,89 @@ TEST_CASE("every check has a host where it fails, and its remedy makes it pass")
     }
   }
   CHECK(covered == std::set<std::string_view>(kChecks.begin(), kChecks.end()));
+}
+
+TEST_CASE("every reason of a VM that is not folded has a row, and its weight") {
+  using control::VmState;
+  const auto severity = [](const char* code, VmState state) {
+    Host host;
+    host.daemon.vms[0].state = state;
+    host.daemon.vms[0].reasons = {{code, "this is so", "do that"}};
+    const auto rows = failed(host, "vm.folding");
+    REQUIRE(rows.size() == 1);
+    CHECK(rows[0].subject == "web (pid 101)");
+    CHECK(found_problems(host.checks()) == (rows[0].severity != Severity::info));
+    return rows[0].severity;
+  };
+  CHECK(severity("other_mapper", VmState::observe_only) == Severity::warning);
+  CHECK(severity("a-reason-of-a-later-version", VmState::observe_only) == Severity::warning);
+  CHECK(severity("lost_pages", VmState::failed) == Severity::problem);
+  CHECK(severity("inconsistent", VmState::failed) == Severity::problem);
+  CHECK(severity("let-go", VmState::detached) == Severity::problem);
+  // The operator wants it so.
+  CHECK(severity("paused", VmState::paused) == Severity::info);
+  CHECK(severity("policy", VmState::observe_only) == Severity::info);
+  CHECK(severity("detached", VmState::detached) == Severity::info);
+
+  Host host;
+  host.daemon.vms.push_back(control::fake_vm(2, "", VmState::observe_only));
+  host.daemon.vms[1].reasons = {{"large_folios", "first", "1"}, {"unreadable", "second", "2"}};
+  const auto rows = failed(host, "vm.folding");
+  REQUIRE(rows.size() == 2);
+  CHECK(rows[0].text == "first");
+  CHECK(rows[1].text == "second");
+  CHECK(rows[1].remedy == "2");
+  CHECK(rows[1].subject == "pid 4002");  // a process that this tree does not have
+}
+
+TEST_CASE("a VM that ramfold regulates as it is meant to has no failure") {
+  for (const char* code : {"memory-plentiful", "stall-budget", "resident-floor", "held-pages"}) {
+    INFO(code);
+    Host host;
+    host.daemon.vms[0].state = control::VmState::idle;
+    host.daemon.vms[0].reasons = {{code, "this is so", "do that"}};
+    for (const Check& check : host.checks()) CHECK(check.outcome == Outcome::pass);
+  }
+}
+
+TEST_CASE("why a VM is not folded is said once") {
+  Host host;
+  control::VmView& vm = host.daemon.vms[0];
+  vm.state = control::VmState::observe_only;
+  const auto rows = [&] {
+    std::vector<std::string_view> ids;
+    for (const Check& check : host.checks()) {
+      if (check.outcome != Outcome::pass) ids.push_back(check.id);
+    }
+    return ids;
+  };
+  // The command line says it.
+  more_arguments({"-incoming", "defer"})(host);
+  vm.reasons = {{"incoming_migration", "x", "y"}};
+  CHECK(rows() == std::vector<std::string_view>{"vm.command"});
+  vm.reasons.push_back({"other_mapper", "x", "y"});
+  CHECK(rows() == std::vector<std::string_view>{"vm.command", "vm.folding"});
+  // It is so of the whole host.
+  good_arguments(host);
+  vm.reasons = {{"no-keeper", "the keeper does not hold this VM", "start it"}};
+  host.daemon.host.reasons = {{"no-keeper", "the keeper is not there", "start it"}};
+  host.daemon.host.keeper.state = control::KeeperState::absent;
+  CHECK(rows() == std::vector<std::string_view>{"daemon.keeper"});
+  vm.reasons = {{"no_pin_test", "x", "y"}};
+  host.daemon.host.reasons = {{"no-pin-test", "x", "y"}};
+  host.daemon.host.keeper.state = control::KeeperState::holding;
+  CHECK(rows() == std::vector<std::string_view>{"daemon.pin_test"});
+}
+
+TEST_CASE("a VM that is only observed is never told as well, also before the daemon knows why") {
+  Host host;
+  host.daemon.vms[0].state = control::VmState::observe_only;
+  const auto checks = host.checks();
+  const auto row = std::ranges::find(checks, "vm.folding", &Check::id);
+  REQUIRE(row != checks.end());
+  CHECK(row->outcome == Outcome::unknown);
+  CHECK_FALSE(row->remedy.empty());
+  CHECK_FALSE(found_problems(checks));
 }
 
 TEST_CASE("the socket that QEMU's agent was told of is the one that is judged") {

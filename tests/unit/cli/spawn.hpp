@@ -9,10 +9,13 @@
 #include <unistd.h>
 
 #include <array>
+#include <chrono>
+#include <functional>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "patience.hpp"
 #include "sys/fd.hpp"
 
 namespace ramfold::cli {
@@ -23,9 +26,11 @@ struct Ran {
   std::string err;
 };
 
-// `kill_ms` > 0 ends it with SIGINT after that long (for what runs for ever).
+// `enough` is for a program that runs for ever: SIGINT ends the program when its output is enough,
+// or when the output does not come.
 inline Ran spawn(const std::vector<std::string>& command,
-                 const std::vector<std::string>& environment, int kill_ms = 0) {
+                 const std::vector<std::string>& environment,
+                 const std::function<bool(const Ran&)>& enough = nullptr) {
   std::array<int, 2> out{};
   std::array<int, 2> err{};
   if (::pipe2(out.data(), O_CLOEXEC) != 0 || ::pipe2(err.data(), O_CLOEXEC) != 0) {
@@ -50,10 +55,15 @@ inline Ran spawn(const std::vector<std::string>& command,
   const sys::Fd err_read(err[0]);
   Ran ran;
   std::array<pollfd, 2> wait{pollfd{out[0], POLLIN, 0}, pollfd{err[0], POLLIN, 0}};
-  int left_ms = kill_ms;
+  using Clock = std::chrono::steady_clock;
+  const auto end = Clock::now() + std::chrono::milliseconds(ramfold::test::patient(20'000));
+  bool interrupted = false;
   while (wait[0].fd >= 0 || wait[1].fd >= 0) {
-    const int ready = ::poll(wait.data(), wait.size(), kill_ms > 0 ? 50 : -1);
-    if (ready == 0 && (left_ms -= 50) <= 0) ::kill(child, SIGINT);
+    if (enough && !interrupted && (enough(ran) || Clock::now() >= end)) {
+      ::kill(child, SIGINT);
+      interrupted = true;
+    }
+    (void)::poll(wait.data(), wait.size(), enough && !interrupted ? 50 : -1);
     for (std::size_t i = 0; i < wait.size(); ++i) {
       if (wait[i].fd < 0 || wait[i].revents == 0) continue;
       std::array<char, 4096> part{};

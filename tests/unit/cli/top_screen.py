@@ -21,7 +21,7 @@ import threading
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3] / 'scripts'))
-from patience import deadline  # noqa: E402
+from patience import deadline, slower  # noqa: E402
 
 ESCAPE = re.compile(r'\x1b(?:\[[0-9;?]*[ -/]*[@-~]|[()][0-9A-Za-z]|[=>78])')
 
@@ -181,13 +181,13 @@ def main():
         print('ok: an unknown terminal gets rows')
 
         plain = subprocess.run(command + ['-n', '2'], env=environment, capture_output=True,
-                               text=True, stdin=subprocess.DEVNULL, timeout=60)
+                               text=True, stdin=subprocess.DEVNULL, timeout=60 * slower())
         if plain.returncode != 0 or plain.stdout.count('NET SAVED*') != 2 or '\x1b' in plain.stdout:
             sys.exit(f'FAIL: without a terminal: {plain}')
         print('ok: without a terminal')
         daemon.end()
         gone = subprocess.run(command, env=environment, capture_output=True, text=True,
-                              stdin=subprocess.DEVNULL, timeout=60)
+                              stdin=subprocess.DEVNULL, timeout=60 * slower())
         if gone.returncode != 3 or 'not running' not in gone.stderr:
             sys.exit(f'FAIL: without a daemon: {gone}')
         print('ok: without a daemon')

@@ -167,6 +167,37 @@ TEST_CASE("a VM that failed is listed with all that is damaged, also while it sa
         std::string::npos);
 }
 
+TEST_CASE("a VM that is only observed is listed with its why, also while it saves memory") {
+  FakeService service;
+  Snapshot snapshot = service.snapshot();
+  VmView& vm = snapshot.vms[0];
+  REQUIRE(vm.saved.net_bytes > 0);
+  ListOptions options;
+  options.columns = parse_columns("name,why").value();
+  for (const VmState state : {VmState::observe_only, VmState::detached}) {
+    vm.state = state;
+    vm.reasons = {{"other_mapper", "process 77 (virtiofsd, of the user libvirt-qemu) maps its RAM",
+                   "stop that process, or give the device an in-process back-end"},
+                  {"held-up", "x", "y"}};
+    const std::string list = render_list(snapshot, kNarrow);
+    INFO(list);
+    CHECK(list.find("\n    why: process 77 (virtiofsd") != std::string::npos);
+    CHECK(list.find("(+1 more:") != std::string::npos);
+    check_fits(list);
+    const std::string column = render_list(snapshot, Style(false), options);
+    INFO(column);
+    CHECK(column.find("web  process 77 (virtiofsd") != std::string::npos);
+    check_fits(render_list(snapshot, kNarrow, options));
+  }
+  // Nothing is claimed that is not so.
+  vm.state = VmState::observe_only;
+  vm.reasons.clear();
+  CHECK(render_list(snapshot, kNarrow).find("why: the daemon has not told yet; ask again\n") !=
+        std::string::npos);
+  vm.state = VmState::folding;
+  CHECK(render_list(snapshot, Style(false), options).find("web  -") != std::string::npos);
+}
+
 TEST_CASE("columns that are asked for, raw and without headings, as zramctl has them") {
   FakeService service;
   const Snapshot snapshot = service.snapshot();

@@ -8,7 +8,9 @@
 #include <chrono>
 #include <mutex>
 #include <thread>
+#include <vector>
 
+#include "base/clock.hpp"
 #include "control/service.hpp"
 
 namespace ramfold::control {
@@ -37,7 +39,8 @@ inline VmView fake_vm(std::uint32_t id, const char* name, VmState state) {
                 140'000'000};
   }
   vm.faults = {{"zero", 120, 9000, 21000, 80000}, {"compressed", 44, 14000, 33000, 120000}};
-  vm.kept = {ByteCount{1u << 20}, ByteCount{20480}, ByteCount{9u << 20}, ByteCount{512u << 20}, 6};
+  vm.kept = {ByteCount{1u << 20}, ByteCount{20480},      ByteCount{12288},
+             ByteCount{9u << 20}, ByteCount{512u << 20}, 6};
   vm.backoff = {PageCount{7}, 31};
   vm.stall_share = 0.0012;
   vm.fault_events = 164;
@@ -56,7 +59,7 @@ class FakeService : public Service {
     view_.vms[1].reasons = {locked_reason(),
                             {"ram_fd_elsewhere", "a vhost-user device maps the guest's RAM",
                              "use a virtio-net device with a tap backend"}};
-    view_.vms[2].reasons = {{"memory_plentiful", "memory plentiful", ""}};
+    view_.vms[2].reasons = {{"memory-plentiful", "memory plentiful", ""}};
     HostView& host = view_.host;
     host.state = HostState::folding;
     host.version = "0.1.0";
@@ -83,6 +86,7 @@ class FakeService : public Service {
 
   Snapshot snapshot() override {
     const std::lock_guard lock(mutex_);
+    looks_ns_.push_back(monotonic_ns());
     return view_;
   }
   Answer<VmView> show(const VmSelector& vm) override {
@@ -163,6 +167,11 @@ class FakeService : public Service {
     const std::lock_guard lock(mutex_);
     edit(view_);
   }
+  // When snapshots were asked for.
+  std::vector<std::uint64_t> looks_ns() {
+    const std::lock_guard lock(mutex_);
+    return looks_ns_;
+  }
   std::atomic<ByteCount> available{ByteCount{5ull << 30}};  // a test sets it beside a server
   std::atomic<int> unfold_ms{0};
   std::atomic<bool> hurry{false};  // ends what unfold_ms keeps waiting
@@ -203,6 +212,7 @@ class FakeService : public Service {
   }
 
   std::mutex mutex_;
+  std::vector<std::uint64_t> looks_ns_;
   Snapshot view_;
   std::string lz4_;  // as set; empty: not set
 };

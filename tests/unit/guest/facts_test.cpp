@@ -154,6 +154,27 @@ TEST_CASE("RAM in several adjacent mappings is in place") {
   CHECK(codes(vm.read()).empty());
 }
 
+TEST_CASE("a mapping that can only be written is the agent's, for a moment") {
+  const FakeVm vm;
+  const std::string ram = "7f0000000000-7f0004000000 rw-s 00000000 00:01 4242 /memfd:mem\n";
+  const std::string rest = " 01000000 00:01 4242 /memfd:memory-backend-memfd\n";
+  vm.tree.write("sys/kernel/mm/transparent_hugepage/shmem_enabled", "[always] never\n");
+  vm.tree.write("proc/1000/smaps", ram + "VmFlags: rd wr sh nh dc\n" +
+                                       "7f1000000000-7f1000040000 -w-s" + rest +
+                                       "VmFlags: wr sh\n");  // before its advice
+  vm.maps(ram + "7f1000000000-7f1000040000 -w-s" + rest);
+  CHECK(codes(vm.read()).empty());
+  CHECK(vm.read().ram_beside.value == 0);
+  vm.maps(ram + "7f1000000000-7f1000041000 -w-s" + rest);  // more than the agent's
+  CHECK(codes(vm.read()) == "ram_layout");
+  vm.maps(ram + "7f1000000000-7f1000040000 -w-p" + rest);
+  CHECK(codes(vm.read()) == "ram_layout");
+  vm.maps(
+      "7f0000000000-7f0003fff000 rw-s 00000000 00:01 4242 /memfd:mem\n"
+      "7f0003fff000-7f0004000000 -w-s 03fff000 00:01 4242 /memfd:mem\n");
+  CHECK(codes(vm.read()) == "ram_layout");
+}
+
 TEST_CASE("RAM that is plugged in later is told, and no reason against the rest") {
   FakeVm vm;
   CHECK(vm.read().ram_beside.value == 0);

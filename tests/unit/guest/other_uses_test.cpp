@@ -7,11 +7,14 @@
 #include <array>
 #include <catch2/catch.hpp>
 #include <csignal>
+#include <functional>
 #include <future>
 #include <thread>
+#include <utility>
 
 #include "guest/facts.hpp"
 #include "guest/fake_vm.hpp"
+#include "patience.hpp"
 #include "sys/memory.hpp"
 
 using namespace ramfold;
@@ -190,20 +193,36 @@ struct Parent {
   sys::Mapping ram = std::move(*sys::Mapping::shared(file, kSize));
   static constexpr ByteCount kSize{1u << 20};
 
-  std::vector<OtherUse> others() const {
+  RamFileId id() const {
     struct stat s{};
     REQUIRE(::fstat(file.get(), &s) == 0);
-    const std::array files{ProcFacts::OwnedFile{{s.st_dev, s.st_ino}, ::getpid()}};
-    const sys::Procfs procfs;
+    return {s.st_dev, s.st_ino};
+  }
+  std::vector<OtherUse> others(const sys::Procfs& procfs) const {
+    const std::array files{ProcFacts::OwnedFile{id(), ::getpid()}};
     return ProcFacts(procfs, {}).other_uses(files, {-1, kStore}).uses;
   }
 };
 
-// Between vfork and exec until `go` can be read.
-pid_t vfork_child(int go) {
+// Tells of each look at another process that holds the RAM file.
+struct WatchedProcfs final : sys::Procfs {
+  WatchedProcfs(RamFileId file_to_watch, std::function<void(pid_t)> tell)
+      : file(file_to_watch), on_look(std::move(tell)) {}
+  Result<sys::FileStat> fd_stat(pid_t pid, int fd) const override {
+    const auto stat = Procfs::fd_stat(pid, fd);
+    if (pid != ::getpid() && stat && RamFileId{stat->device, stat->inode} == file) on_look(pid);
+    return stat;
+  }
+  const RamFileId file;
+  const std::function<void(pid_t)> on_look;
+};
+
+// Between vfork and exec from the byte that it writes to `there` until `go` can be read.
+pid_t vfork_child(int there, int go) {
   const pid_t pid = ::vfork();
   if (pid != 0) return pid;
   char byte = 0;
+  (void)!::write(there, &byte, 1);
   (void)!::read(go, &byte, 1);
   ::execl("/bin/sleep", "sleep", "60", nullptr);
   ::_exit(1);
@@ -213,28 +232,35 @@ pid_t vfork_child(int go) {
 
 TEST_CASE("a child between vfork and exec is no user of RAM, unless it stays there") {
   const Parent parent;
+  std::array<int, 2> there{};
   std::array<int, 2> go{};
+  REQUIRE(::pipe2(there.data(), O_CLOEXEC) == 0);
   REQUIRE(::pipe2(go.data(), O_CLOEXEC) == 0);
   std::promise<pid_t> child;
-  std::thread qemu([&] { child.set_value(vfork_child(go[0])); });  // held by its vfork
-  ::usleep(50'000);
+  std::thread qemu([&] { child.set_value(vfork_child(there[1], go[0])); });  // held by its vfork
+  char byte = 0;
+  REQUIRE(::read(there[0], &byte, 1) == 1);
   const auto go_on = [&] { (void)!::write(go[1], "x", 1); };
   SECTION("it stays") {
-    const auto found = parent.others();
+    const auto found = parent.others(sys::Procfs());
     go_on();
     CHECK(found.size() == 1);
     if (!found.empty()) CHECK(found[0].how == OtherUse::How::maps);
   }
   SECTION("its exec comes a moment later") {
-    std::thread later([&] {
-      ::usleep(100'000);
+    // The pass looks twice, and finds it. The third look is the first one that came after a wait.
+    int looks = 0;
+    const WatchedProcfs procfs(parent.id(), [&](pid_t pid) {
+      if (++looks != 3) return;
       go_on();
+      CHECK(test::soon([&] { return sys::Procfs().command(pid) == "sleep"; }));
     });
-    CHECK(parent.others().empty());
-    later.join();
+    CHECK(parent.others(procfs).empty());
+    CHECK(looks == 3);
   }
   const pid_t pid = child.get_future().get();
   qemu.join();
   ::kill(pid, SIGKILL);
   ::waitpid(pid, nullptr, 0);
+  for (const int end : {there[0], there[1], go[0], go[1]}) ::close(end);
 }

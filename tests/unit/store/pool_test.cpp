@@ -35,7 +35,7 @@ std::vector<PoolSlot> run_of(Pool& pool, std::size_t n) {
 PoolSlot home_of(Pool& pool, std::uint32_t owner) {
   const PoolSlot slot = run_of(pool, 1).front();
   std::memset(pool.data(slot), 0x5a, kPageSize);
-  pool.settle(slot, ContentId{owner});
+  REQUIRE(pool.settle(slot, ContentId{owner}));
   return slot;
 }
 std::uint64_t blocks_of(const Pool& pool) {
@@ -118,7 +118,7 @@ TEST_CASE("a run of slots is adjacent, and a hole is filled when it is long enou
   CHECK(adjacent(first));
   CHECK(adjacent(second));
   CHECK(adjacent(third));
-  for (const PoolSlot slot : second) pool->give_back(slot);
+  for (const PoolSlot slot : second) CHECK(pool->give_back(slot));
   pool->punch_retired();
   // The whole pool but that hole.
   std::size_t taken = 128;
@@ -141,7 +141,7 @@ TEST_CASE("a slot without a long hole comes in shorter runs") {
         run_of(*pool, std::min<std::size_t>(64, kSize.value / kPageSize - 1 - all.size()));
     all.insert(all.end(), next.begin(), next.end());
   }
-  for (std::size_t i = 0; i < all.size(); i += 2) pool->give_back(all[i]);
+  for (std::size_t i = 0; i < all.size(); i += 2) CHECK(pool->give_back(all[i]));
   pool->punch_retired();
   const auto scattered = run_of(*pool, 8);
   for (const PoolSlot slot : scattered) CHECK(slot.value % 2 == all.front().value % 2);
@@ -200,7 +200,7 @@ TEST_CASE("a slot has at most 256 mappings, and the next ones are those of its s
   for (int i = 0; i < Pool::kMappingsMax; ++i) REQUIRE(pool->map(home, ContentId{7}) == home);
   CHECK_FALSE(pool->map(home, ContentId{7}));
   const PoolSlot spare = run_of(*pool, 1).front();
-  REQUIRE(pool->settle_spare(spare, home, ContentId{7}));
+  REQUIRE(pool->settle_spare(spare, home, ContentId{7}) == Pool::Spare::settled);
   for (int i = 1; i < Pool::kMappingsMax; ++i) REQUIRE(pool->map(home, ContentId{7}) == spare);
   CHECK_FALSE(pool->map(home, ContentId{7}));
   CHECK(pool->mappings() == 512);
@@ -217,7 +217,7 @@ TEST_CASE("a home that goes leaves its spare to those who map it") {
   const PoolSlot home = home_of(*pool, 7);
   for (int i = 0; i < Pool::kMappingsMax; ++i) REQUIRE(pool->map(home, ContentId{7}));
   const PoolSlot spare = run_of(*pool, 1).front();
-  REQUIRE(pool->settle_spare(spare, home, ContentId{7}));
+  REQUIRE(pool->settle_spare(spare, home, ContentId{7}) == Pool::Spare::settled);
   for (int i = 0; i < Pool::kMappingsMax; ++i) REQUIRE(pool->unmap(home));
   CHECK(pool->is_mapped(home));
   REQUIRE(pool->retire(home, ContentId{7}));
@@ -298,4 +298,46 @@ TEST_CASE("what is not the pool of its group, or could be written to, is not ado
   CHECK_FALSE(Pool::adopt(copy(), kIdentity, kSize));
   auto loose = must(sys::make_memfd("loose", kSize, sys::Sealed::no));
   CHECK_FALSE(Pool::adopt(std::move(loose), kIdentity, kSize));
+}
+
+TEST_CASE("a slot that is not taken is neither settled nor given back, and keeps its page") {
+  auto pool = make();
+  const PoolSlot home = home_of(*pool, 7);
+  REQUIRE(pool->map(home, ContentId{7}) == home);
+  for (const PoolSlot slot : {home, PoolSlot{0}, PoolSlot{500}, PoolSlot{1u << 20}}) {
+    CHECK_FALSE(pool->settle(slot, ContentId{8}));
+    CHECK_FALSE(pool->give_back(slot));
+    CHECK(pool->settle_spare(slot, home, ContentId{7}) == Pool::Spare::not_taken);
+  }
+  const PoolSlot other = run_of(*pool, 1).front();
+  CHECK(pool->give_back(other));
+  CHECK_FALSE(pool->give_back(other));
+  CHECK(pool->punch_retired());
+  CHECK(pool->allocated().value == 2 * kPageSize);
+  CHECK(pool->data(home)[0] == std::byte{0x5a});
+  CHECK(pool->map(home, ContentId{7}) == home);
+  CHECK(pool->mappings() == 2);
+}
+
+TEST_CASE("a slot that stands by mistake in the list of slots to punch keeps its page") {
+  auto pool = make();
+  const PoolSlot home = home_of(*pool, 7);
+  REQUIRE(pool->retire(home, ContentId{7}));
+  REQUIRE(pool->claim(home, ContentId{8}));  // as only a restart does
+  const PoolSlot retired = home_of(*pool, 9);
+  REQUIRE(pool->retire(retired, ContentId{9}));
+  CHECK_FALSE(pool->punch_retired());
+  CHECK(pool->allocated().value == 2 * kPageSize);  // the other one was punched
+  CHECK(pool->data(home)[0] == std::byte{0x5a});
+  CHECK(pool->map(home, ContentId{8}) == home);
+  CHECK(pool->punch_retired());
+}
+
+TEST_CASE("more slots than one run has are refused") {
+  auto pool = make();
+  std::vector<PoolSlot> slots(Pool::kRunMax + 1);
+  const Status refused = pool->allocate_run(slots);
+  REQUIRE_FALSE(refused);
+  CHECK(refused.error().code == E2BIG);
+  CHECK(pool->allocated().value == kPageSize);
 }

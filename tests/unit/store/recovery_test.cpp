@@ -153,6 +153,30 @@ TEST_CASE("a damaged superblock or group table is refused") {
   }
 }
 
+TEST_CASE("take-overs are counted in the store, and damage there refuses nothing") {
+  Left left(1);
+  CHECK(left.store->take_overs() == 0);
+  left.store->note_take_over();
+  for (std::uint32_t times = 1; times <= 3; ++times) {
+    left.store = left.restart();
+    CHECK(left.store->take_overs() == times);
+    left.store->note_take_over();
+    CHECK(left.store->take_overs() == times + 1);
+  }
+  // As a version left it that did not count, and damaged: counted from now on.
+  for (const std::uint64_t bits : {std::uint64_t{0}, self_checked(7) ^ 0x100}) {
+    write_u64(left.store->files().contents, 72, bits);
+    left.store = left.restart();
+    CHECK(left.store->take_overs() == 0);
+    left.store->note_take_over();
+    CHECK(left.store->take_overs() == 1);
+  }
+  write_u64(left.store->files().contents, 72, self_checked(0xffff'ffff));
+  left.store = left.restart();
+  left.store->note_take_over();
+  CHECK(left.store->take_overs() == 0xffff'ffff);
+}
+
 TEST_CASE("a store of the version before pools is taken over, and gets no pool") {
   const auto relabel = [](const Contents& store, std::uint32_t version) {
     const auto contents = must(sys::Mapping::shared(store.files().contents, ByteCount{kPageSize}));

@@ -12,6 +12,7 @@
 #include "header_words.hpp"
 #include "pages.hpp"
 #include "store/layout.hpp"
+#include "store/parts.hpp"
 #include "stores.hpp"
 
 using namespace ramfold;
@@ -166,7 +167,6 @@ TEST_CASE("the 257th mapping of a content gets a second slot with the same bytes
     for (int i = 0; i < count; ++i) {
       CHECK(rig.store->unmap(rig.group, PoolSlot{slot}) == Booked::done);
     }
-    CHECK(rig.store->unmap(rig.group, PoolSlot{slot}) == Booked::refused);
   }
   rig.store->trim();
   CHECK(rig.pool_bytes() == 2 * kPageSize);
@@ -193,6 +193,70 @@ TEST_CASE("the page of zeros, another group's content and a group without a pool
   Result<PoolSlot> out;
   rig.store->share_run(other, {&others, 1}, {&out, 1});
   CHECK(code_of(out) == ENOENT);
+  rig.store->share_run(GroupId{77}, {&others, 1}, {&out, 1});
+  CHECK(code_of(out) == EINVAL);
+}
+
+TEST_CASE("a mapping that is given up twice stops its group, and nothing of the pool is freed") {
+  Rig rig;
+  const GroupUse other = must(rig.store->group("b"));
+  const std::array ids{rig.stored(any_page(1)), rig.stored(any_page(2))};
+  const std::array slots{must(rig.share(ids[0])), must(rig.share(ids[1]))};
+  CHECK(rig.store->unmap(rig.group, slots[0]) == Booked::done);
+  CHECK_FALSE(rig.store->is_stopped(rig.group));
+  SECTION("of a slot") { CHECK(rig.store->unmap(rig.group, slots[0]) == Booked::refused); }
+  SECTION("of a slot that was never used") {
+    CHECK(rig.store->unmap(rig.group, PoolSlot{1000}) == Booked::refused);
+  }
+  CHECK(rig.store->is_stopped(rig.group));
+  CHECK_FALSE(rig.store->is_stopped(other));
+  CHECK(rig.store->stats().miscounted == 1);
+  CHECK(code_of(rig.share(ids[0])) == EUCLEAN);
+  // The mapping that was given up once too often may be that of a page that still maps its slot.
+  CHECK(rig.store->unmap(rig.group, slots[1]) == Booked::done);
+  CHECK(rig.store->drop(rig.group, ids[0]) == Booked::done);
+  for (int n = 0; n < 2; ++n) CHECK(rig.store->drop(rig.group, ids[1]) == Booked::done);
+  rig.store->trim_all();
+  CHECK(rig.reads(slots[0], any_page(1)));
+  CHECK(rig.reads(slots[1], any_page(2)));
+  CHECK_FALSE(put(*rig.store, other, any_page(3)).existed);
+  rig.restart();
+  CHECK(rig.store->count(rig.group, ids[0]) == Booked::done);
+  must(rig.store->finish_recovery());
+  must(rig.store->mappings_known(rig.group));
+  rig.store->trim_all();
+  CHECK_FALSE(rig.store->is_stopped(rig.group));
+  CHECK(rig.pool_bytes() == kPageSize);
+  CHECK(holds(*rig.store, ids[0], any_page(1)));
+}
+
+TEST_CASE("a mapping that is noted when it is too late stops its group") {
+  Rig rig;
+  const ContentId id = rig.stored(any_page(1));
+  const PoolSlot slot = must(rig.share(id));
+  const auto noted = rig.store->note_mapping(rig.group, id, slot);
+  REQUIRE_FALSE(noted);
+  CHECK(noted.error().code == EOVERFLOW);
+  CHECK(rig.store->is_stopped(rig.group));
+}
+
+TEST_CASE("a slot that is wrong in the list of slots to punch stops its group") {
+  Rig rig;
+  const ContentId id = rig.stored(any_page(1));
+  const PoolSlot slot = must(rig.share(id));
+  Contents::Files files = same_files(*rig.store);
+  auto parts = must(Parts::open(files, nullptr));
+  must(parts->adopt_pools(std::move(files.pools)));
+  parts->phase.store(Phase::ready);
+  Pool* const pool = parts->pools.find(rig.group);
+  REQUIRE(pool != nullptr);
+  must(pool->mappings_known());  // nobody has claimed the slot
+  REQUIRE(pool->claim(slot, id));
+  CHECK_FALSE(parts->is_stopped(rig.group));
+  parts->tend_pools(100);
+  CHECK(parts->is_stopped(rig.group));
+  CHECK(parts->miscounted.get() == 1);
+  CHECK(rig.reads(slot, any_page(1)));
 }
 
 TEST_CASE("after a restart slots that a header or a mapping names stay, and all others go") {

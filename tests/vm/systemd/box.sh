@@ -3,7 +3,8 @@
 # A real systemd as PID 1 of its own namespaces, over a throw-away overlay of this machine's root:
 #
 #   box.sh start DIR        boots it; DIR/copy/ is laid over the root first (units, programs);
-#                           exits 77 with the reason where that is not possible here
+#                           exits 77 with the reason where that is not possible here, and 1 when
+#                           it does not come up in time
 #   box.sh run DIR COMMAND  runs a command inside
 #   box.sh stop DIR         halts it and removes what it needed
 #
@@ -64,6 +65,9 @@ become_init() {
     /lib/systemd/systemd --system --unit=box.target --show-status=no --log-target=console
 }
 
+# systemd gave up: it lacks something that it needs as PID 1.
+is_frozen() { grep -aqs 'Freezing execution' "$dir/console"; }
+
 start() {
   [ "$(id -u)" = 0 ] || skip "needs root"
   [ -x /lib/systemd/systemd ] || skip "no systemd (apt-get install systemd-sysv)"
@@ -81,15 +85,22 @@ start() {
     --propagation private --cgroup --ipc --uts --net -- "$2" init "$3"' \
     box "$group" "$self" "$dir" </dev/null >"$dir/console" 2>&1 &
   echo $! >"$dir/box.pid"
-  for _ in $(seq 200); do
+  local end
+  end=$((SECONDS + $(python3 "$(dirname "$self")/../../../scripts/patience.py" 60)))
+  while kill -0 "$(cat "$dir/box.pid")" 2>/dev/null && ! is_frozen; do
     pgrep -P "$(cat "$dir/box.pid")" >"$dir/init.pid" 2>/dev/null || true
     if [ -s "$dir/init.pid" ] && run systemctl is-active box.target >/dev/null 2>&1; then return; fi
-    kill -0 "$(cat "$dir/box.pid")" 2>/dev/null || break
+    if [ $SECONDS -ge $end ]; then
+      tail -20 "$dir/console"
+      stop
+      echo "FAILED: systemd is not up in its namespaces after its time"
+      exit 1
+    fi
     sleep 0.1
   done
   tail -5 "$dir/console"
   stop
-  skip "systemd did not boot in its namespaces here"
+  skip "systemd cannot boot in its namespaces here"
 }
 
 run() {

@@ -22,10 +22,10 @@ trap finish EXIT
 die() { echo "FAILED: $*"; exit 1; }
 ok() { echo "ok: $*"; }
 property() { box systemctl show -P "$1" "$2"; }
-until_ok() { # seconds, command
-  local n=$(($1 * 20))
-  shift
-  until "$@" 2>/dev/null; do n=$((n - 1)); [ $n -gt 0 ] || return 1; sleep 0.05; done
+until_ok() { # the command succeeds
+  local end
+  end=$((SECONDS + $(python3 "$source/scripts/patience.py" 30)))
+  until "$@" 2>/dev/null; do [ $SECONDS -lt $end ] || return 1; sleep 0.05; done
 }
 
 bin=/usr/local/lib/ramfold-box
@@ -53,13 +53,13 @@ came_back() {
 kill_keeper() {
   before=$(property MainPID ramfold-keeper)
   box kill -KILL "$before"
-  until_ok 10 came_back || die "the keeper did not come back"
+  until_ok came_back || die "the keeper did not come back"
 }
 
 for round in 1 2 3 4 5; do
   before=$(property MainPID ramfold-keeper)
   box "$bin/probe" blow 40
-  until_ok 10 came_back || die "the keeper did not come back"
+  until_ok came_back || die "the keeper did not come back"
   box "$bin/probe" check 40 || die "round $round: an acknowledged descriptor is lost"
   box "$bin/probe" drop
 done
@@ -67,7 +67,7 @@ ok "killed at the moment of an acknowledgement, five times: nothing acknowledged
 
 box sleep 1000 2>/dev/null &
 sleeper=$!
-until_ok 5 box pgrep -x sleep >/dev/null || die "no process to watch"
+until_ok box pgrep -x sleep >/dev/null || die "no process to watch"
 watched=$(box pgrep -x sleep)
 count=500
 box "$bin/probe" fill $count "$watched"
@@ -78,7 +78,7 @@ for between in true "systemctl daemon-reload" "systemctl daemon-reexec"; do
 done
 before=$(property MainPID ramfold-keeper)
 box systemctl reload ramfold-keeper || die "systemctl reload is refused"
-until_ok 10 came_back || die "the keeper did not come back from a reload"
+until_ok came_back || die "the keeper did not come back from a reload"
 box "$bin/probe" check $count || die "after a reload: not everything came back"
 ok "systemctl reload is its upgrade"
 ok "killed, also after systemd's reload and re-execution: $count files, contents and all"
@@ -86,10 +86,13 @@ ok "killed, also after systemd's reload and re-execution: $count files, contents
 box cp $bin/ramfold/ramfold-keeper $bin/good
 box ln -sf /bin/false $bin/ramfold/ramfold-keeper
 before=$(property MainPID ramfold-keeper)
+tries() { property NRestarts ramfold-keeper; }
+tries_before=$(tries)
+tried_in_vain() { [ "$(tries)" -ge $((tries_before + 2)) ]; } # the first of them has failed
 box kill -KILL "$before"
-sleep 1
+until_ok tried_in_vain || die "systemd does not start the keeper again"
 box mv $bin/good $bin/ramfold/ramfold-keeper
-until_ok 10 came_back || die "the mended keeper did not start"
+until_ok came_back || die "the mended keeper did not start"
 box "$bin/probe" check $count || die "lost while the keeper could not start"
 ok "a keeper that cannot start for a while loses nothing"
 [ "$(property MainPID ramfold)" = "$daemon" ] || die "the daemon was restarted with the keeper"
@@ -102,9 +105,10 @@ fi
 box kill -KILL "$watched"
 wait $sleeper 2>/dev/null || true
 watch_gone() { ! box "$bin/probe" list | grep -q ' w\.'; }
-until_ok 5 watch_gone || die "the watched process died and its files are still held"
+until_ok watch_gone || die "the watched process died and its files are still held"
 stored() { [ "$(property NFileDescriptorStore ramfold-keeper)" = "$1" ]; }
-until_ok 5 stored $((count + 1)) || stored $count || die "the store still has them"
+stored_rest() { stored $((count + 1)) || stored $count; } # with the userfaultfd, and without
+until_ok stored_rest || die "the store still has them"
 ok "a watch made before the kills works after them"
 
 for verb in stop restart; do
@@ -120,15 +124,15 @@ ok "stop and restart are refused, and SIGTERM while anything is held"
 box systemctl kill ramfold
 daemon_back() { [ "$(property SubState ramfold)" = running ] &&
   [ "$(property MainPID ramfold)" != "$daemon" ]; }
-until_ok 5 daemon_back || die "the daemon did not come back after SIGTERM"
+until_ok daemon_back || die "the daemon did not come back after SIGTERM"
 ! box test -e /run/ramfold/off || die "a restart of the daemon ran ExecStop"
 box "$bin/probe" check $count || die "lost with the daemon"
 ok "SIGTERM to the daemon is its upgrade: started again, nothing unfolded"
 
 box "$bin/probe" drop # the SIGTERM of before is still wanted: it ends, and is started again
 keeper_empty() { [ "$(property SubState ramfold-keeper)" = running ] && box "$bin/probe" list; }
-until_ok 10 keeper_empty || die "the keeper is not back after a late end"
-until_ok 5 stored 0 || die "the store was not emptied"
+until_ok keeper_empty || die "the keeper is not back after a late end"
+until_ok stored 0 || die "the store was not emptied"
 
 # The bounds are systemd's and the kernel's: a keeper as full as it gets can be started again. Full
 # of bytes of names; and of descriptors, when asked to (a minute: systemd compares each with all).
@@ -147,7 +151,7 @@ full 1790 64
 # As at shutdown: a unit that conflicts with the daemon.
 box systemd-run --quiet --property=Conflicts=ramfold.service /bin/true
 daemon_gone() { [ "$(property ActiveState ramfold)" = inactive ]; }
-until_ok 10 daemon_gone || die "the daemon does not stop for systemd"
+until_ok daemon_gone || die "the daemon does not stop for systemd"
 box test -e /run/ramfold/off || die "it was stopped without ramfold off"
 [ "$(property ActiveState ramfold-keeper)" = active ] || die "the keeper went first"
 ok "when systemd itself must stop the daemon, ramfold off comes first"
@@ -157,7 +161,7 @@ box systemctl kill ramfold
 box systemctl kill ramfold-keeper
 both_gone() { [ "$(property ActiveState ramfold)" = inactive ] &&
   [ "$(property ActiveState ramfold-keeper)" = inactive ]; }
-until_ok 5 both_gone || die "after ramfold off the units do not end"
+until_ok both_gone || die "after ramfold off the units do not end"
 sleep 0.5
 both_gone || die "they came back"
 ok "after ramfold off, both can be ended for good"

@@ -15,17 +15,13 @@
 
 #include "daemon/bring_back/retries.hpp"
 #include "daemon/threads/task_thread.hpp"
+#include "patience.hpp"
 #include "sys/thread.hpp"
 
 using namespace ramfold;
+using test::soon;
 
 namespace {
-
-template <typename Condition>
-bool soon(Condition condition) {
-  for (int i = 0; i < 20'000 && !condition(); ++i) ::usleep(1000);
-  return condition();
-}
 
 // No thread is to be had while there is one of these.
 struct NoThreads {
