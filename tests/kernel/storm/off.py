@@ -257,7 +257,7 @@ def full_cgroup():
             for command in commands:
                 plan = cli(rig, *command, '--dry-run')
                 if (plan.returncode != 4 or 'memory cgroup' not in plan.stderr
-                        or vm not in plan.stderr or 'are missing' not in plan.stderr):
+                        or vm not in plan.stderr or 'missing:' not in plan.stderr):
                     raise Failed(f'{command} --dry-run into a full cgroup: {plan}')
                 done = cli(rig, *command)
                 if done.returncode != 4 or vm not in done.stderr:

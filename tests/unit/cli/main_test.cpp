@@ -290,8 +290,7 @@ TEST_CASE("doctor: a good tree with a daemon in it is status 0") {
   tree.write("run/ramfold/x", "");
   FakeService service;
   service.change([](Snapshot& s) {
-    std::erase_if(s.vms,
-                  [](const control::VmView& vm) { return vm.state == VmState::observe_only; });
+    std::erase_if(s.vms, [](const auto& vm) { return vm.gate == control::GateState::closed; });
   });
   const auto server = Server::start(
       {tree / "run/ramfold/control.sock", "no-such-group", [](std::string_view) {}}, service);
