@@ -8,7 +8,8 @@
 // lifted -> WAKE.
 // Threads: any number of threads may serve the same VM, each with its own FillerThread. No
 // allocation, no lock, no logging; waits only for memory that the host has not got (no_memory).
-// Only for a page with a damaged word the kernel is asked what its address maps.
+// The kernel is asked what a page's address maps only when the word is damaged, or says `mapped`
+// and the page is missing.
 #pragma once
 
 #include <array>
@@ -147,7 +148,7 @@ class Filler {
   store::ContentSource& source_;
   GroupId group_;
   const std::atomic<bool>& stopping_;
-  sys::VmaQuery vmas_;                       // asked for late events alone
+  sys::VmaQuery vmas_;  // asked when a page whose word says `mapped` is missing
   std::atomic<std::uint64_t> next_zero_{0};  // page after the last zero fill
   std::atomic<std::uint32_t> zero_window_{1};
   NeighbourWindows windows_;
