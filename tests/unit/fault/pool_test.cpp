@@ -79,6 +79,8 @@ class Fake final : public fault::Client {
       (void)::poll(&p, 1, -1);
       move_on(place);
       std::uint64_t count = 0;
+      // The lock that Latch::wait() took is free again.
+      // NOLINTNEXTLINE(clang-analyzer-unix.BlockInCriticalSection)
       if (::read(events_.get(), &count, sizeof count) != sizeof count) continue;
       note_served();
       if (std::exchange(invites, false)) invite();
@@ -113,6 +115,7 @@ std::shared_ptr<Pool> begun_pool() {
 std::vector<std::unique_ptr<Fake>> fakes(const std::shared_ptr<Pool>& pool, unsigned count,
                                          unsigned places = 1, Latch* holds = nullptr) {
   std::vector<std::unique_ptr<Fake>> made;
+  made.reserve(count);
   for (unsigned i = 0; i < count; ++i) made.push_back(std::make_unique<Fake>(pool, places, holds));
   return made;
 }

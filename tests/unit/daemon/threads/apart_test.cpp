@@ -73,7 +73,8 @@ TEST_CASE("an errand that finds no thread does not destroy here what it shares")
   {
     const NoThreads none;
     auto probe = daemon::share_apart(std::make_unique<Probe>());
-    CHECK_FALSE(daemon::run_apart([probe = std::move(probe)] {}));
+    const bool runs = daemon::run_apart([probe = std::move(probe)] {});
+    CHECK_FALSE(runs);
     CHECK(destroyed == 0);
   }
   daemon::tend_apart();
