@@ -27,6 +27,7 @@ constexpr auto kAttachNap = std::chrono::milliseconds(50);
 std::vector<VmLabel> labels_of(const std::vector<VmHandle>& vms,
                                const std::vector<WaitingAgent>& waiting = {}) {
   std::vector<VmLabel> labels;
+  labels.reserve(vms.size() + waiting.size());
   for (const VmHandle& vm : vms) {
     labels.push_back({vm->vm->id(), vm->vm->pid(), vm->vm->name(), vm->uuid});
   }
