@@ -75,6 +75,15 @@ class CustodyRig {
   volatile char* at(std::uint64_t page) const { return base_ + page * kPageSize; }
   Tag tag(std::uint64_t page) { return vm().table().load(PageIndex{page}).value().tag(); }
   static PageRun window(std::uint64_t first) { return {PageIndex{first}, PageCount{16}}; }
+  // Whoever serves a fault owns its page a moment longer than the thread that met it waits.
+  void wait_for_owners(std::uint64_t first, unsigned count) {
+    REQUIRE(soon([&] {
+      for (unsigned i = 0; i < count; ++i) {
+        if (vm().table().owner(PageIndex{first + i}) != guest::Owner::idle) return false;
+      }
+      return true;
+    }));
+  }
   // Two windows with the same sixteen contents, each page of one begins with its number.
   void fill_twice(std::uint64_t first, unsigned content) {
     for (unsigned i = 0; i < 32; ++i) {
@@ -82,13 +91,7 @@ class CustodyRig {
       *at(first + i) = static_cast<char>(content + i % 16);
       at(first + i)[1] = static_cast<char>(first / 16);
     }
-    // Whoever served a fault may own its page a little longer than the writer waits.
-    REQUIRE(soon([&] {
-      for (unsigned i = 0; i < 32; ++i) {
-        if (vm().table().owner(PageIndex{first + i}) != guest::Owner::idle) return false;
-      }
-      return true;
-    }));
+    wait_for_owners(first, 32);
   }
   // A run over one window, whose pages equal contents. It holds a reference for each page.
   std::unique_ptr<fold::SharingRun> sharing(std::uint64_t first) {

@@ -123,6 +123,17 @@ class DamagedRig {
     if (ran == Ran::no) return;
     for (const rf_map_command& command : left_) rig.port.carry_out(command);
   }
+  // Words are damaged, and a daemon begins while a command of the one before it may still run.
+  // Until the fence it repairs nothing.
+  daemon::MappingsFound take_over(Ran ran) {
+    damage();
+    rig.restart();
+    write_at_guards(99);
+    look();
+    CHECK(all_words_are_damaged());
+    carry_out(ran);
+    return must(rig.recover());
+  }
   void check() {
     writers_.clear();
     for (unsigned i = 0; i < kCount; ++i) {
@@ -178,15 +189,9 @@ class DamagedRig {
     for (unsigned i = 0; i < kCount; ++i) REQUIRE_FALSE(is_word_damaged(i));
     rig.finish();
     rig.clear();
-    // Guards that nobody met are lifted. A fault owns its page a moment longer than its thread
-    // waits.
+    // Guards that nobody met are lifted.
     for (unsigned i = 0; i < kCount; ++i) *rig.at(kFirst + i) = 1;
-    REQUIRE(soon([&] {
-      for (unsigned i = 0; i < kCount; ++i) {
-        if (rig.vm().table().owner(PageIndex{kFirst + i}) != guest::Owner::idle) return false;
-      }
-      return true;
-    }));
+    rig.wait_for_owners(kFirst, kCount);
   }
 
   CustodyRig& rig;
@@ -269,17 +274,10 @@ TEST_CASE("a page whose word is damaged while it begins to map the pool loses no
   INFO("the agent ran the command: " << (ran == Ran::yes));
   DamagedRig both;
   both.begin_to_share();
-  both.damage();
-  both.rig.restart();
-  both.write_at_guards(99);
-  both.look();
-  CHECK(both.all_words_are_damaged());
-  both.carry_out(ran);
-  const auto found = both.rig.recover();
-  REQUIRE(found.has_value());
-  CHECK(found->mapped == (ran == Ran::yes ? kBits : 0));
-  CHECK(found->left == (ran == Ran::yes ? 0 : kBits));
-  CHECK(found->unnamed == (ran == Ran::yes ? kBits : 0));
+  const auto found = both.take_over(ran);
+  CHECK(found.mapped == (ran == Ran::yes ? kBits : 0));
+  CHECK(found.left == (ran == Ran::yes ? 0 : kBits));
+  CHECK(found.unnamed == (ran == Ran::yes ? kBits : 0));
   both.check();
   both.look();
   both.check();
@@ -293,17 +291,10 @@ TEST_CASE("a page whose word is damaged while it is put back loses no write") {
   both.share();
   both.write_some(91);
   both.begin_to_restore();
-  both.damage();
-  both.rig.restart();
-  both.write_at_guards(99);
-  both.look();
-  CHECK(both.all_words_are_damaged());
-  both.carry_out(ran);
-  const auto found = both.rig.recover();
-  REQUIRE(found.has_value());
-  CHECK(found->mapped == (ran == Ran::yes ? 0 : kBits));
-  CHECK(found->left == (ran == Ran::yes ? kBits : 0));
-  CHECK(found->unnamed == (ran == Ran::yes ? 0 : kBits));
+  const auto found = both.take_over(ran);
+  CHECK(found.mapped == (ran == Ran::yes ? 0 : kBits));
+  CHECK(found.left == (ran == Ran::yes ? kBits : 0));
+  CHECK(found.unnamed == (ran == Ran::yes ? 0 : kBits));
   both.check();
   both.look();
   both.check();
