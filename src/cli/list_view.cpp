@@ -170,6 +170,7 @@ std::expected<std::vector<std::string>, std::string> parse_columns(std::string_v
 
 std::vector<std::string> all_columns() {
   std::vector<std::string> names;
+  names.reserve(kFields.size());
   for (const Field& field : kFields) names.emplace_back(field.name);
   return names;
 }
@@ -193,17 +194,20 @@ std::string render_list(const Snapshot& snapshot, const Style& style, const List
            "\n";
   }
   std::vector<const Field*> fields;
+  fields.reserve(kFields.size() + options.columns.size());
   for (const std::string& name : options.columns) fields.push_back(field_of(name));
   for (const Field& field : kFields) {
     if (options.columns.empty() && field.usual) fields.push_back(&field);
   }
   std::vector<Column> columns;
+  columns.reserve(fields.size());
   for (const Field* field : fields) {
     columns.push_back({std::string(field->name), field->align, field->cut});
   }
   Table table(std::move(columns));
   for (const VmView& vm : snapshot.vms) {
     std::vector<Table::Cell> cells;
+    cells.reserve(fields.size());
     for (const Field* field : fields) cells.push_back(field->cell(vm, {options.bytes}));
     table.row(std::move(cells));
     if (for_people && needs_why(vm)) table.note(note_of(vm, style));

@@ -158,7 +158,7 @@ std::string elf_program(const std::string& interpreter) {
   file.append(reinterpret_cast<const char*>(&segment), sizeof segment);
   return file + interpreter + '\0';
 }
-std::function<void(Host&)> more_arguments(std::vector<std::string> more) {
+std::function<void(Host&)> more_arguments(const std::vector<std::string>& more) {
   return [more](Host& host) {
     std::vector<std::string> all = kQemu;
     all.insert(all.end(), more.begin(), more.end());
@@ -310,8 +310,7 @@ const std::vector<Fixture> kFixtures{
      [](Host& h) {
        without_agent(h);
        h.tree.write("proc/101/auxv", auxv(0));
-       h.tree.write("proc/101/environ",
-                    std::string("A=b\0LD_PRELOAD=/x/libramfold-agent.so\0", 42));
+       h.tree.write("proc/101/environ", cmdline({"A=b", "LD_PRELOAD=/x/libramfold-agent.so"}));
      },
      "could not load it", "must be able to read", [](Host& h) { write_many_maps(h, 0); }},
     {"vm.group", [](Host& h) { h.member(false); }, "libvirt-qemu, is not in the group ",
