@@ -14,8 +14,10 @@
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
+#include <fstream>
 #include <functional>
 #include <optional>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -31,6 +33,21 @@ using namespace std::chrono_literals;
 inline sys::Fd memfd() { return sys::Fd(::memfd_create("keeper_test", MFD_CLOEXEC)); }
 inline sys::Fd pidfd_of(pid_t pid) {
   return sys::Fd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+}
+
+// Whether somebody serves `socket`. Its file is there a moment earlier: between bind(2) and
+// listen(2) the kernel refuses a connection.
+inline bool listening(const std::string& socket) {
+  constexpr unsigned long kAccepts = 0x10000;  // SO_ACCEPTCON, unix_seq_show() of the kernel
+  std::ifstream sockets("/proc/net/unix");
+  std::string number, references, protocol, flags, type, state, inode, path;
+  std::getline(sockets, path);  // the head of the table
+  for (std::string line; std::getline(sockets, line);) {
+    std::istringstream columns(line);
+    columns >> number >> references >> protocol >> flags >> type >> state >> inode >> path;
+    if (columns && path == socket && (std::stoul(flags, nullptr, 16) & kAccepts) != 0) return true;
+  }
+  return false;
 }
 
 inline bool eventually(const std::function<bool()>& done) { return ramfold::test::soon(done); }
@@ -115,7 +132,7 @@ class KeeperProcess {
       ::setrlimit(RLIMIT_NOFILE, &limit);
     }
     if (pid_ == 0) become_keeper(manager);
-    if (!eventually([&] { return !running() || ::access(socket_.c_str(), F_OK) == 0; })) {
+    if (!eventually([&] { return !running() || listening(socket_); })) {
       throw std::runtime_error("the keeper did not come up");
     }
   }
