@@ -21,6 +21,7 @@ import time
 
 from vm import VmError
 from patience import deadline, slower
+from sockets import listening
 
 TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 START_S_MAX = 30
@@ -98,7 +99,7 @@ class Rig:
         self._write_config()
         self.keeper = self._spawn("keeper", self.keeper_binary, "--socket",
                                   self.dir / "keeper.sock")
-        self._wait(self.keeper, "keeper", lambda: (self.dir / "keeper.sock").exists())
+        self._wait(self.keeper, "keeper", lambda: listening(self.dir / "keeper.sock"))
         self.start_daemon()
         return self
 

@@ -418,24 +418,6 @@ TEST_CASE("nothing is mapped into a QEMU of root, nor before Linux 6.12") {
   CHECK(why({107, 107, 0}, "6.12") == "QEMU runs as root");
 }
 
-TEST_CASE("a piece holds mmap_lock for less than 200 us") {
-  constexpr std::size_t kBytes = 256 * kPageSize;  // RF_PIECE_PAGES
-  const sys::Fd file(::memfd_create("piece", MFD_CLOEXEC));
-  REQUIRE(::ftruncate(file.get(), kBytes) == 0);
-  void* const at = ::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_SHARED, file.get(), 0);
-  REQUIRE(at != MAP_FAILED);
-  auto best = std::chrono::nanoseconds::max();
-  for (int n = 0; n < 100; ++n) {
-    std::memset(at, n, kBytes);  // every page is in the page table
-    const auto begin = std::chrono::steady_clock::now();
-    REQUIRE(::mmap(at, kBytes, PROT_READ | PROT_WRITE,
-                   MAP_FIXED | (n % 2 == 0 ? MAP_PRIVATE : MAP_SHARED), file.get(), 0) == at);
-    best = std::min<std::chrono::nanoseconds>(best, std::chrono::steady_clock::now() - begin);
-  }
-  REQUIRE(::munmap(at, kBytes) == 0);
-  CHECK(best < 200us);
-}
-
 TEST_CASE("no window in which a page maps the pool is forgotten, and its neighbours are") {
   MappingRig& rig = MappingRig::get();
   constexpr std::uint64_t kFirst = 2048;

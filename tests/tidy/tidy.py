@@ -294,6 +294,18 @@ def shell_strict(file: File) -> Iterator[tuple[int, str]]:
         yield 1, "a bash script says `set -euo pipefail`"
 
 
+# What users run. The tests need packages that an installation does not.
+USER_BUILDS = {"README.md", "docs/operators-guide.md", "scripts/demo.py"}
+
+
+def user_builds(file: File) -> Iterator[tuple[int, str]]:
+    if file.path not in USER_BUILDS:
+        return
+    for number, line in file.lines():
+        if re.search(r'meson setup [^`]|"meson", "setup"', line) and "-Dtests=false" not in line:
+            yield number, "a build for users leaves the tests out: -Dtests=false"
+
+
 RULES: dict[str, Rule] = {
     "arrows": arrows,
     "rooms": rooms,
@@ -313,6 +325,7 @@ RULES: dict[str, Rule] = {
     "machine-paths": machine_paths,
     "registry-hosts": registry_hosts,
     "shell-strict": shell_strict,
+    "user-builds": user_builds,
 }
 
 

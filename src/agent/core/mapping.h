@@ -20,7 +20,7 @@
 #include "agent/core/ram.h"
 #include "agent/wire.h"
 
-/* One call maps or unmaps no more, so that it does not hold QEMU's mmap_lock for longer than
+/* One call maps or unmaps no more: this bounds for how long it holds QEMU's mmap_lock. The aim is
    200 us. */
 #define RF_PIECE_PAGES 256u
 /* The same for the call that makes pages of the RAM file, which takes longer for each. */

@@ -12,6 +12,7 @@ import sys
 import time
 
 from rig import Failed, Rig, binary, need_userfaultfd, run, say, slower
+from sockets import listening
 from storm import SEED
 
 WATCHED_SECONDS = 3
@@ -85,7 +86,7 @@ def restart_keeper(rig):
             pass_fds=more)
         for fd in more:
             os.close(fd)
-    rig.wait(lambda: os.path.exists(f'{rig.dir}/keeper.sock'), 10, 'the keeper')
+    rig.wait(lambda: listening(f'{rig.dir}/keeper.sock'), 10, 'the keeper')
 
 
 def descriptors(rig):

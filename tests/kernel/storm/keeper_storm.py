@@ -13,7 +13,7 @@ import sys
 import time
 
 from rig import Failed, Rig, binary, need_userfaultfd, run, say
-from patience import SANITIZED, deadline
+from patience import SANITIZED, deadline, slower
 from storm import LONG, SEED, finish, progress_of, start, wait_for_progress
 
 BURIAL_SECONDS = 20
@@ -161,10 +161,9 @@ def keeper_out_of_reach(rig):
     rig.kill_keeper()
     command = [binary('RAMFOLD_KEEPER'), '--socket', f'{rig.dir}/elsewhere.sock']
     rig.keeper = rig.manager.start(command, rig.log)
-    time.sleep(PASS_SECONDS)
-    kept = ram_inodes(rig.keeper.pid)
-    if not all(ram_inodes(guest.process.pid) & kept for guest in rig.guests):
-        raise Failed('the keeper has not all RAM files back: this shows nothing')
+    rig.wait(lambda: all(ram_inodes(guest.process.pid) & ram_inodes(rig.keeper.pid)
+                         for guest in rig.guests), 10, "the guests' RAM files")
+    time.sleep(PASS_SECONDS * slower())
     rig.kill_keeper()
     rig.start_keeper()
     for vm in rig.snapshot()['vms']:

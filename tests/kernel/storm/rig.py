@@ -20,6 +20,7 @@ from service_manager import ServiceManager
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3] / 'scripts'))
 from kernel_can import no_bpf  # noqa: E402
 from patience import deadline, slower  # noqa: E402
+from sockets import listening  # noqa: E402
 
 CONFIG = """
 runtime_dir = "{dir}"
@@ -225,7 +226,7 @@ class Rig:
         env = dict(os.environ, NOTIFY_SOCKET=self.notify) if self.notify else None
         self.keeper = (self.manager.start(command, self.log) if self.manager
                        else subprocess.Popen(command, stderr=self.log, env=env))
-        self.wait(lambda: os.path.exists(path), 10, 'the keeper')
+        self.wait(lambda: listening(path), 10, 'the keeper')
 
     def kill_keeper(self):
         self.keeper.kill()
