@@ -263,27 +263,35 @@ TEST_CASE("a pass gives back the words of RAM that a guest gave back") {
 }
 
 TEST_CASE("of a VM beyond its quota only the pages of zeros leave") {
-  Guest guest(1, 1000, PageCount{kChunk});
+  Guest guest(1, 1000, PageCount{2 * kChunk});
   guest.process->store(PageIndex{0}, 0);
   guest.process->store(PageIndex{1}, 5);
+  // A table of which the first pages are in memory, and more could be.
+  guest.process->store(PageIndex{2 * kChunk - 1}, 7);
   Scanning scanning(1);
   scanning.allow(May::fold);
   scanning.config.fold.passes = 1;
   scanning.add(guest);
-  // Beyond its owner's share of page tables not even those.
+  // Beyond its owner's share of page tables not even those, and no page is looked at.
   guest.vm->keeps.too_much = TooMuch::of_tables;
+  const guest::PageTable& table = guest.vm->vm->table();
+  const ByteCount owners = table.owners_in_memory();
+  const ByteCount words = backed(guest.vm->vm->files().words);
   scanning.start();
   const guest::VmCounters& counters = guest.vm->vm->counters();
   REQUIRE(test::soon([&] { return guest.passes() >= 4; }));
   CHECK(counters.folded_zero.get() == 0);
   CHECK(counters.folded_content.get() == 0);
+  CHECK(counters.observed.get() == 0);
+  CHECK(table.owners_in_memory() == owners);
+  CHECK(backed(guest.vm->vm->files().words) == words);
   guest.vm->keeps.too_much = TooMuch::of_vm;
   const std::uint64_t passes = guest.passes();
   REQUIRE(test::soon_quiet(
       [&] { return counters.folded_zero.get() == 1 && guest.passes() >= passes + 4; }));
   CHECK(counters.folded_content.get() == 0);
   guest.vm->keeps.too_much = TooMuch::nothing;
-  CHECK(test::soon_quiet([&] { return counters.folded_content.get() == 1; }));
+  CHECK(test::soon_quiet([&] { return counters.folded_content.get() == 2; }));
   scanning.workers->stop();
 }
 

@@ -117,7 +117,12 @@ class Agents final : public AgentAnswers {
   void run();
   void enter(Door::Visitor visitor) EXCLUDES(mutex_);
   bool has_place(const AgentPeer& peer) REQUIRES(mutex_);
-  bool has_place_for_vm(uid_t account);
+  struct Beside {  // the VMs that are attached
+    std::size_t of_owner = 0;
+    std::size_t of_others = 0;
+    DeclaredRam ram;
+  };
+  Beside beside(uid_t account);
   bool receive(Connection& c);  // false: close it
   bool handle(Connection& c, sys::Message& message, std::span<const std::byte> bytes);
   void hear(Connection& c, bool heard);

@@ -8,6 +8,8 @@
 #include <cstring>
 
 #include "base/printable.hpp"
+#include "daemon/fleet/tables_share.hpp"
+#include "guest/page_table.hpp"
 #include "policy/targets.hpp"
 
 namespace ramfold::daemon {
@@ -75,17 +77,28 @@ std::string group_of(const policy::Config& config, const VmIdentity& identity, u
 }
 
 std::optional<std::string> too_much_ram(const policy::HostConfig& host, PageCount declared,
-                                        ByteCount host_ram) {
+                                        const DeclaredRam& beside, ByteCount host_ram) {
   const double most = static_cast<double>(host_ram.value) * host.vm_ram_factor_max;
-  if (static_cast<double>(bytes(declared).value) <= most) return std::nullopt;
+  if (static_cast<double>(bytes(declared).value) > most) {
+    return fmt::format(
+        "it declares {} MiB of RAM, more than {} times the host's {} MiB: give it less RAM, or "
+        "raise host.vm_ram_factor_max",
+        bytes(declared).value >> 20, host.vm_ram_factor_max, host_ram.value >> 20);
+  }
+  const auto owners = [](PageCount pages) { return guest::PageTable::owners_size(pages).value; };
+  if (tables_share(host_ram).allows(owners(beside.of_others), owners(beside.of_owner),
+                                    owners(declared))) {
+    return std::nullopt;
+  }
   return fmt::format(
-      "it declares {} MiB of RAM, more than {} times the host's {} MiB: give it less RAM, or raise "
-      "host.vm_ram_factor_max",
-      bytes(declared).value >> 20, host.vm_ram_factor_max, host_ram.value >> 20);
+      "the VMs of its user declare {} MiB of RAM together, and with its {} MiB the notes of their "
+      "pages would exceed the user's share: run fewer VMs as this user, or give them less RAM",
+      bytes(beside.of_owner).value >> 20, bytes(declared).value >> 20);
 }
 
 Result<VmHandle> Attacher::attach(const AgentPeer& peer, const VmIdentity& identity,
-                                  const rf_offer& offer, sys::Fd uffd, std::vector<sys::Fd> rams) {
+                                  const rf_offer& offer, sys::Fd uffd, std::vector<sys::Fd> rams,
+                                  const DeclaredRam& beside) {
   const VmId id{next_id_++};
   guest::VmRecord record;
   record.vm = id.value;
@@ -102,7 +115,7 @@ Result<VmHandle> Attacher::attach(const AgentPeer& peer, const VmIdentity& ident
   const auto host = sys::Procfs().memory_info();
   if (!host) return std::unexpected(host.error());
   const auto config = adopter_.config();
-  if (auto why = too_much_ram(config->host, pages, host->total)) return fail(*why, E2BIG);
+  if (auto why = too_much_ram(config->host, pages, beside, host->total)) return fail(*why, E2BIG);
   if (::getrandom(record.instance, sizeof record.instance, 0) != sizeof record.instance)
     return fail_errno("getrandom");
   copy_text(record.name, sizeof record.name, identity.name);

@@ -39,9 +39,15 @@ VmIdentity identify(const sys::Procfs& procfs, pid_t pid);
 // VM that a management layer starts under one common account is a group of its own.
 std::string group_of(const policy::Config& config, const VmIdentity& identity, uid_t uid, VmId id);
 
-// Why a VM with `declared` pages of RAM is not attached; nullopt: it may be.
+// The RAM that attached VMs declare.
+struct DeclaredRam {
+  PageCount of_owner;  // by VMs of the same owner
+  PageCount of_others;
+};
+// Why a VM with `declared` pages of RAM is not attached; nullopt: it may be. The daemon keeps a byte
+// of each page that was ever touched until the VM ends, so this bounds these bytes of one owner.
 std::optional<std::string> too_much_ram(const policy::HostConfig& host, PageCount declared,
-                                        ByteCount host_ram);
+                                        const DeclaredRam& beside, ByteCount host_ram);
 
 class Attacher {
  public:
@@ -50,12 +56,13 @@ class Attacher {
 
   // The features that every userfaultfd must have negotiated.
   std::uint64_t features() const noexcept { return features_; }
-  // `offer`, `uffd` and `rams` (one per block) were checked, see Look. On return the VM's faults
+  // `offer`, `uffd` and `rams` (one per block) were checked, see Look; `beside`: the other VMs. On
+  // return the VM's faults
   // are served. Nothing of it is punched before the keeper holds it (custody/hand_over.hpp). Waits
   // neither for the process nor for the keeper. Errors: E2BIG, too much RAM; others from the
   // kernel.
   Result<VmHandle> attach(const AgentPeer& peer, const VmIdentity& identity, const rf_offer& offer,
-                          sys::Fd uffd, std::vector<sys::Fd> rams);
+                          sys::Fd uffd, std::vector<sys::Fd> rams, const DeclaredRam& beside);
   // New VMs get higher numbers than `last`. Call it before the first attach().
   void number_after(VmId last) noexcept { next_id_ = last.value + 1; }
 

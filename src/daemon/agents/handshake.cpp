@@ -184,7 +184,10 @@ bool Agents::after_offer(Connection& c, Look& look) {
   // Looked up after wanted(): a VM that was left behind is first added to `vms_`, and only then can
   // wanted() return true for it.
   if (vms_.by_pid(c.peer.pid)) return false;
-  if (!has_place_for_vm(c.peer.account)) {
+  const Beside others = beside(c.peer.account);
+  // A VM is in one group, so this also bounds the owner's share of groups.
+  static_assert(kVmsMax <= store::kGroupsMax);
+  if (!OwnerShare(kVmsMax, OwnerShare::kHalf).allows(others.of_others, others.of_owner, 1)) {
     refuse(c, "too many VMs of its user, or of all together, are attached: run fewer VMs");
     return false;
   }
@@ -201,7 +204,8 @@ bool Agents::after_offer(Connection& c, Look& look) {
   }
   sys::Fd uffd = std::move(rams.front());
   rams.erase(rams.begin());
-  auto vm = attacher_.attach(c.peer, look.identity, look.offer, std::move(uffd), std::move(rams));
+  auto vm = attacher_.attach(c.peer, look.identity, look.offer, std::move(uffd), std::move(rams),
+                             others.ram);
   if (!vm) {
     refuse(c, vm.error().what);
     return false;
@@ -240,16 +244,16 @@ bool Agents::closes_another_of(const Connection& c) const {
   });
 }
 
-bool Agents::has_place_for_vm(uid_t account) {
-  const std::vector<VmHandle> vms = vms_.all();
+Agents::Beside Agents::beside(uid_t account) {
   const std::vector<sys::IdRange> ids = ids_.ids_of(account);
-  const auto of_user = static_cast<std::size_t>(std::ranges::count_if(vms, [&](const VmHandle& vm) {
-    return std::ranges::any_of(ids,
-                               [&](const sys::IdRange& r) { return r.has(vm->vm->record().uid); });
-  }));
-  // A VM is in one group, so this also bounds the owner's share of groups.
-  static_assert(kVmsMax <= store::kGroupsMax);
-  return OwnerShare(kVmsMax, OwnerShare::kHalf).allows(vms.size() - of_user, of_user, 1);
+  Beside beside;
+  for (const VmHandle& vm : vms_.all()) {
+    const bool of_owner = std::ranges::any_of(
+        ids, [&](const sys::IdRange& r) { return r.has(vm->vm->record().uid); });
+    (of_owner ? beside.of_owner : beside.of_others) += 1;
+    (of_owner ? beside.ram.of_owner : beside.ram.of_others).value += vm->vm->pages().value;
+  }
+  return beside;
 }
 
 void Agents::on_ready(Connection& c, const VmHandle& vm) {

@@ -5,6 +5,7 @@
 #include <map>
 
 #include "base/owner_share.hpp"
+#include "daemon/fleet/tables_share.hpp"
 #include "store/stats.hpp"
 
 namespace ramfold::daemon {
@@ -73,7 +74,7 @@ std::vector<KeepsVerdict> judge_keeps(std::span<const KeepsOf> vms, const store:
   }
   // The reserve for other owners is an eighth, not half: on most hosts one account runs all VMs.
   const OwnerShare store(stats.arena_max.value, OwnerShare::kEighth);
-  const OwnerShare tables(limits.host_ram.value / kTablesOneIn, OwnerShare::kHalf);
+  const OwnerShare tables = tables_share(limits.host_ram);
   for (std::size_t i = 0; i < vms.size(); ++i) {
     const Sum own = of_owner[vms[i].account];
     TooMuch& too_much = verdicts[i].too_much;

@@ -45,9 +45,6 @@ struct KeepsLimits {
 // The most that is noted of this many pages: their owners, what was touched lately, which chunks
 // rest, which slots of a pool pages map.
 ByteCount notes_max(PageCount pages) noexcept;
-// Page tables, bitmaps and notes of all VMs may take 1/kTablesOneIn of the host's RAM. That is
-// enough for VMs with 36 times the host's RAM.
-inline constexpr std::uint64_t kTablesOneIn = 8;
 std::vector<KeepsVerdict> judge_keeps(std::span<const KeepsOf> vms, const store::Stats& stats,
                                       const KeepsLimits& limits);
 

@@ -18,6 +18,13 @@ constexpr std::uint64_t kStoreFullRestNs = 5'000'000'000;
 
 ChunkWork::Done ChunkWork::work(const ChunkClaim& claim) {
   AttachedVm& vm = *claim.vm;
+  // To read a word makes the page table grow. The chunk does not rest: its turn comes when there is
+  // room. Words of holes are freed meanwhile.
+  if (vm.keeps.too_much.load(std::memory_order_relaxed) == TooMuch::of_tables) {
+    Done not_looked_at;
+    not_looked_at.met.active = 1;
+    return not_looked_at;
+  }
   std::optional<scan::Asking> asking;
   if (claim.history != nullptr) asking.emplace(*claim.source, *claim.history);
   std::shared_ptr<guest::AgentPort> agent;
@@ -72,9 +79,7 @@ store::Admit ChunkWork::admitted(const AttachedVm& vm) const noexcept {
 }
 
 void ChunkWork::fold(AttachedVm& vm, std::span<const scan::Window> windows) {
-  const TooMuch too_much = vm.keeps.too_much.load(std::memory_order_relaxed);
-  if (too_much == TooMuch::of_tables) return;
-  const bool may_keep = too_much == TooMuch::nothing;
+  const bool may_keep = vm.keeps.too_much.load(std::memory_order_relaxed) == TooMuch::nothing;
   const policy::VmTargets targets = vm.targets.load();
   const classify::Policy policy{targets.zero, may_keep && (targets.share || targets.lz4)};
   for (const scan::Window& window : windows) {

@@ -60,11 +60,29 @@ TEST_CASE("a VM that declares far more RAM than the host has is refused") {
   constexpr PageCount kGiB{1u << 18};
   constexpr ByteCount kHost{std::uint64_t{8} << 30};
   const policy::HostConfig host;
-  CHECK_FALSE(daemon::too_much_ram(host, PageCount{32 * kGiB.value}, kHost));
-  const auto why = daemon::too_much_ram(host, PageCount{32 * kGiB.value + 1}, kHost);
+  CHECK_FALSE(daemon::too_much_ram(host, PageCount{32 * kGiB.value}, {}, kHost));
+  const auto why = daemon::too_much_ram(host, PageCount{32 * kGiB.value + 1}, {}, kHost);
   REQUIRE(why);
   CHECK(why->find("host.vm_ram_factor_max") != std::string::npos);
-  CHECK(daemon::too_much_ram(host, PageCount{std::uint64_t{8} * 1024 * kGiB.value}, kHost));
+  CHECK(daemon::too_much_ram(host, PageCount{std::uint64_t{8} * 1024 * kGiB.value}, {}, kHost));
+}
+
+TEST_CASE("the VMs of one owner declare no more RAM together than its share has notes for") {
+  // An eighth of 8 GiB is for tables, half of that for the first owner: a byte a page of 2 TiB.
+  constexpr PageCount kGiB{1u << 18};
+  constexpr ByteCount kHost{std::uint64_t{8} << 30};
+  const policy::HostConfig host;
+  const auto why = [&](std::uint64_t of_owner, std::uint64_t of_others) {
+    return daemon::too_much_ram(
+               host, kGiB, {PageCount{of_owner * kGiB.value}, PageCount{of_others * kGiB.value}},
+               kHost)
+        .value_or("");
+  };
+  CHECK(why(2047, 0) == "");
+  CHECK(why(2048, 0).find("run fewer VMs as this user") != std::string::npos);
+  CHECK(why(0, 2048) == "");
+  CHECK(why(1023, 2048) == "");
+  CHECK(why(1024, 2048) != "");
 }
 
 TEST_CASE("two uids, one name: the groups differ, also where the configuration names the VM") {
