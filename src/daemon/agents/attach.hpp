@@ -44,8 +44,8 @@ struct DeclaredRam {
   PageCount of_owner;  // by VMs of the same owner
   PageCount of_others;
 };
-// Why a VM with `declared` pages of RAM is not attached; nullopt: it may be. The daemon keeps a byte
-// of each page that was ever touched until the VM ends, so this bounds these bytes of one owner.
+// Why a VM with `declared` pages of RAM is not attached; nullopt: it may be. For each page that was
+// ever touched the daemon keeps a byte until the VM ends, so this bounds these bytes of one owner.
 std::optional<std::string> too_much_ram(const policy::HostConfig& host, PageCount declared,
                                         const DeclaredRam& beside, ByteCount host_ram);
 

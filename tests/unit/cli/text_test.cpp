@@ -114,6 +114,22 @@ TEST_CASE("list says why a VM saves nothing, and where the other reasons are") {
   CHECK(has(young, "why: no cold page was found yet"));
 }
 
+TEST_CASE("show tells what a VM makes ramfold keep, of which kinds, and its limit") {
+  control::FakeService service;
+  service.change([](control::Snapshot& s) {
+    s.vms[0].kept = {.page_table = ByteCount{3u << 20},
+                     .discard_bitmap = ByteCount{1u << 20},
+                     .notes = ByteCount{2u << 20},
+                     .stored = ByteCount{58u << 20},
+                     .limit = ByteCount{300u << 20},
+                     .names = 7};
+  });
+  const std::string text = render_vm(service.snapshot().vms[0], kPlain);
+  INFO(text);
+  CHECK(has(text, "64.0 MiB of at most 300 MiB: stored 58.0 MiB, page table 3.0 MiB, bitmap 1.0"));
+  CHECK(has(text, "notes 2.0 MiB; 7 descriptors"));
+}
+
 TEST_CASE("status shows savings, spending and the promise") {
   control::FakeService service;
   const std::string text = render_status(service.snapshot(), kPlain);

@@ -19,11 +19,13 @@
 #include "patience.hpp"
 #include "sys/memory.hpp"
 #include "sys/thread.hpp"
+#include "unit/logged.hpp"
 
 using namespace ramfold;
 using namespace ramfold::daemon;
 using guest::ReasonCode;
 using test::FakeVm;
+using test::Logged;
 using test::soon;
 
 namespace {
@@ -36,34 +38,6 @@ struct NoThreads {
     sys::set_thread_injector([](const char*) noexcept { return EAGAIN; });
   }
   ~NoThreads() { sys::set_thread_injector(nullptr); }
-};
-
-// What the log gets while this is there: on stderr, or on stdout before log::set_up().
-class Logged {
- public:
-  Logged() : file_(std::move(*sys::make_memfd("log", ByteCount{0}, sys::Sealed::no))) {
-    for (const int fd : {STDOUT_FILENO, STDERR_FILENO}) {
-      std::fflush(nullptr);
-      before_[static_cast<std::size_t>(fd - 1)].reset(::dup(fd));
-      ::dup2(file_.get(), fd);
-    }
-  }
-  // How often `text` stands in the log.
-  std::size_t end(const std::string& text) {
-    std::fflush(nullptr);
-    for (const int fd : {STDOUT_FILENO, STDERR_FILENO})
-      ::dup2(before_[static_cast<std::size_t>(fd - 1)].get(), fd);
-    std::string all(static_cast<std::size_t>(::lseek(file_.get(), 0, SEEK_END)), ' ');
-    (void)!::pread(file_.get(), all.data(), all.size(), 0);
-    INFO(all);
-    std::size_t count = 0;
-    for (std::size_t at = 0; (at = all.find(text, at)) != std::string::npos; ++at) ++count;
-    return count;
-  }
-
- private:
-  sys::Fd file_;
-  std::array<sys::Fd, 2> before_;
 };
 
 // A look passes here after it has read the host's settings and the mappings, and before it reads
