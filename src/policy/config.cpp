@@ -286,7 +286,8 @@ class Reader {
 
 // Reads keys before the first section, each from a line that is valid TOML by itself.
 void read_places(std::string_view text, Config& config) {
-  constexpr std::array kPlaces{"runtime_dir"sv, "state_dir"sv, "control_group"sv, "log_level"sv};
+  constexpr std::array kPlaces{"runtime_dir"sv, "state_dir"sv, "control_group"sv, "agent_group"sv,
+                               "log_level"sv};
   while (!text.empty()) {
     const std::string_view line = text.substr(0, text.find('\n'));
     text.remove_prefix(std::min(text.size(), line.size() + 1));

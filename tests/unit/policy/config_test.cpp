@@ -342,7 +342,8 @@ TEST_CASE("of a broken file what is valid is kept") {
 
 TEST_CASE("of a file that is not TOML the places are kept, wherever the broken line is") {
   const std::string places =
-      "runtime_dir = \"/run/mine\"\n  state_dir=\"/var/mine\" # here\ncontrol_group = \"kvm\"\n";
+      "runtime_dir = \"/run/mine\"\n  state_dir=\"/var/mine\" # here\ncontrol_group = \"kvm\"\n"
+      "agent_group = \"qemu\"\n";
   for (const std::string& text :
        {places + "log_level = = \"debug\"\n", "a = [\n" + places, places + "[fold\nwhen = 1\n"}) {
     INFO(text);
@@ -352,6 +353,7 @@ TEST_CASE("of a file that is not TOML the places are kept, wherever the broken l
     wanted.runtime_dir = "/run/mine";
     wanted.state_dir = "/var/mine";
     wanted.control_group = "kvm";
+    wanted.agent_group = "qemu";
     CHECK(reading.config == wanted);
   }
   // A key of a section is another key, and a value that is not allowed none.
