@@ -70,8 +70,7 @@ RamMapping look_at_ram(const sys::Procfs& procfs, pid_t pid, std::span<const Ram
       return true;
     }
     if (!is_ram(entry, blocks)) {
-      if (!is_of_any(entry, blocks) && entry.shared &&
-          entry.path.starts_with("/memfd:memory-backend-memfd"))
+      if (!is_of_any(entry, blocks) && entry.path.starts_with("/memfd:memory-backend-memfd"))
         found.beside.value += entry.end.value - entry.begin.value;
       return true;
     }

@@ -20,7 +20,9 @@ struct RamMapping {
   std::size_t vmas = 0;  // of RAM files, and of the pool in their places
   bool exact = false;    // these mappings are the blocks, no more and no less
   bool hugetlb = false;  // the process has memory on hugetlbfs
-  ByteCount beside;      // of RAM that the agent did not offer: plugged in later
+  // Of RAM of memory-backend-memfd that the agent did not offer: it was plugged in later. RAM of
+  // other backends looks like other memory of the process, and is not counted.
+  ByteCount beside;
 };
 // `pool`: the file of the pool that its pages may map; nothing: they map none.
 RamMapping look_at_ram(const sys::Procfs& procfs, pid_t pid, std::span<const RamBlock> blocks,

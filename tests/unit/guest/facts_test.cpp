@@ -181,10 +181,11 @@ TEST_CASE("RAM that is plugged in later is told, and no reason against the rest"
   vm.maps(
       "7f0000000000-7f0004000000 rw-s 00000000 00:01 4242 /memfd:memory-backend-memfd (deleted)\n"
       "7f1000000000-7f1000200000 rw-s 00000000 00:01 4243 /memfd:memory-backend-memfd (deleted)\n"
+      "7f1800000000-7f1800100000 rw-p 00000000 00:01 4245 /memfd:memory-backend-memfd (deleted)\n"
       "7f2000000000-7f2000200000 rw-s 00000000 00:01 4244 /memfd:rom (deleted)\n");
   const Facts facts = vm.read();
   CHECK(facts.foldable());
-  CHECK(facts.ram_beside.value == 2u << 20);
+  CHECK(facts.ram_beside.value == 3u << 20);  // shared and private
 }
 
 TEST_CASE("hugetlbfs is refused, by mapping or by descriptor") {
