@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <utility>
 
 #include "daemon/log.hpp"
 #include "daemon/threads/apart.hpp"
@@ -62,12 +63,22 @@ bool HandOver::has_work() const {
       vms_.all(), [](const VmHandle& vm) { return !vm->kept && !vm->detached && vm->vm->alive(); });
 }
 
+void HandOver::tell_loss() {
+  const auto vms = vms_.all();
+  const auto observed = std::ranges::count_if(
+      vms, [](const VmHandle& vm) { return !vm->detached && vm->vm->alive(); });
+  if (observed == 0 || std::exchange(loss_said_, true)) return;
+  log::warn("keeper: it is gone, or does not answer: {} VMs are only observed until it is back",
+            observed);
+}
+
 void HandOver::work() {
   if (!keeping_.connected()) {
     for (const VmHandle& vm : vms_.all()) {
       if (vm->kept.exchange(false)) vm->vm->gate().close();
     }
-    if (!keeping_.connect()) return;
+    if (!keeping_.connect()) return tell_loss();
+    loss_said_ = false;
     log::info("keeper: connected");
   }
   if (keeping_.holds_anothers_store()) return;

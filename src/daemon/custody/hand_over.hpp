@@ -42,12 +42,15 @@ class HandOver {
  private:
   bool has_work() const;
   void work();
+  // One line in the log for all VMs, once until the keeper is connected again.
+  void tell_loss();
 
   VmSet& vms_;
   Keeping& keeping_;
   const store::StoreFiles& store_;
   const std::function<void(const VmHandle&)> kept_;
   std::atomic<bool> under_way_{false};
+  bool loss_said_ = false;  // of the thread that has set under_way_
 };
 
 }  // namespace ramfold::daemon

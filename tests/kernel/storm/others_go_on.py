@@ -15,6 +15,7 @@ from patience import slower
 STOPPED_S = 30  # the daemon gives up on an answer of the keeper's after ten seconds
 FACTOR_MAX = 0.01
 ANSWER_S = 4    # of the daemon's, with a keeper that does not answer
+LOSS = 'VMs are only observed until it is back'
 
 
 def folded(guest, pages):
@@ -29,6 +30,11 @@ def too_much_mib():
     with open('/proc/meminfo', encoding='ascii') as lines:
         total_kib = next(int(line.split()[1]) for line in lines if line.startswith('MemTotal'))
     return int(total_kib * FACTOR_MAX / 1024 * 1.2) + 1
+
+
+def log_lines(rig, words):
+    with open(f'{rig.dir}/daemon.log', encoding='utf-8') as log:
+        return [line for line in log if words in line]
 
 
 def keeper():
@@ -59,13 +65,19 @@ def keeper():
                         if 'no-keeper' not in [reason['code'] for reason in view['reasons']]:
                             raise Failed(f'it is not told why: {view["reasons"]}')
                     time.sleep(0.5)
+                wait('the log says it', lambda: log_lines(rig, LOSS), 60)
                 with QuietGuest(rig, 16) as late:
                     wait('another is attached, after the daemon gave up on the keeper',
                          attached(late), ANSWER_S)
+                    if len(lines := log_lines(rig, LOSS)) != 1:
+                        raise Failed(f'told more than once: {lines}')
                     rig.keeper.send_signal(signal.SIGCONT)
                     for guest in (first, second, third, late):
                         wait('it is folded', folded(guest, 4000), 60)
                         guest.check()
+                    back = log_lines(rig, 'keeper: connected')
+                    if len(back) != 1 or len(lines := log_lines(rig, LOSS)) != 1:
+                        raise Failed(f'each is told once: {lines}, {back}')
     finally:
         rig.keeper.send_signal(signal.SIGCONT)
         rig.close(keep=sys.exc_info()[0] is not None)
