@@ -413,6 +413,18 @@ Served Filler::unfold(PageIndex p, store::FetchTicket ticket, FillerThread& me) 
   return Served::filled;
 }
 
+bool Filler::settle_damaged(PageIndex p) noexcept {
+  if (!vm_.table().take_idle_for_fill(p)) return false;
+  vm_.stir(p);
+  const auto word = load(p);
+  if (word && word->tag() == Tag::poisoned) {
+    (void)poison(p, *word);
+    return true;
+  }
+  release(p);
+  return word || word.error() == Damaged::maps_pool;
+}
+
 Filler::Held Filler::set_word(PageIndex p, Word seen, Word next) noexcept {
   guest::VmCounters& counters = vm_.counters();
   bool soon = false;

@@ -79,6 +79,11 @@ class Filler {
   // so, and QEMU's page table has the mark. `abandoned` while the VM lives: there is no memory, and
   // nobody waits for the page. REQUIRES: the gate is closed and drained.
   Served unfold(PageIndex p, store::FetchTicket ticket, FillerThread& me) noexcept;
+  // Repairs p's word if it is damaged, although no thread waits for p: if the page is lost, its
+  // word says so from now on. The word of a page that maps the pool stays damaged (T2). False: p
+  // has another owner, or the kernel does not tell now; try again later. The VM's process can make
+  // this wait. REQUIRES: vm.is_fenced().
+  [[nodiscard]] bool settle_damaged(PageIndex p) noexcept;
 
  private:
   struct Copied {

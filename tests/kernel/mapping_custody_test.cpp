@@ -3,6 +3,8 @@
 // in the middle, and that no slot is freed that a page maps.
 #include "daemon/custody/mapping_recovery.hpp"
 
+#include <sys/mman.h>
+
 #include <array>
 
 #include "guest/ram_mapping.hpp"
@@ -260,6 +262,39 @@ TEST_CASE("a damaged word that a fault repairs before it is counted may have nam
   CHECK(rig.vm().mappings_known());
   rig.finish();
   rig.clear();
+}
+
+TEST_CASE("a restart counts a lost page that the guest has not touched") {
+  constexpr std::uint64_t kHole = 900, kThere = 901, kDiscarded = 902;
+  CustodyRig& rig = CustodyRig::get();
+  *rig.at(kThere) = 5;
+  *rig.at(kDiscarded) = 6;
+  rig.wait_for_owners(kHole, 3);
+  REQUIRE(rig.discard(kDiscarded, 1) == 0);
+  REQUIRE(sys::punch(rig.vm().files().rams[0], ByteCount{kHole * kPageSize}, ByteCount{kPageSize})
+              .has_value());
+  const std::array<std::uint64_t, 3> damaged{0x0123456789abcdef, 0x123456789abcdef0,
+                                             0x23456789abcdef01};
+  REQUIRE(::pwrite(rig.vm().files().words.get(), damaged.data(), sizeof damaged, kHole * 8) ==
+          sizeof damaged);
+  rig.restart();
+  REQUIRE_FALSE(rig.vm().mappings_known());
+  const auto found = rig.recover();
+  REQUIRE(found.has_value());
+  CHECK(found->all_known());
+  CHECK(rig.tag(kHole) == Tag::poisoned);
+  CHECK(rig.tag(kThere) == Tag::none);
+  CHECK(rig.tag(kDiscarded) == Tag::none);
+  CHECK(rig.vm().counters().poisoned.get() == 1);
+  CHECK(rig.attached->lost() == 1);
+  CHECK(*rig.at(kThere) == 5);
+  CHECK(*rig.at(kDiscarded) == 0);
+  // For the cases after this one: QEMU discards the lost page, and its mark goes.
+  REQUIRE(rig.discard(kHole, 1) == 0);
+  REQUIRE(::madvise(const_cast<char*>(rig.at(kHole)), kPageSize, MADV_DONTNEED) == 0);
+  CHECK(*rig.at(kHole) == 0);
+  CHECK(rig.vm().counters().poisoned.get() == 0);
+  rig.finish();
 }
 
 TEST_CASE("a restart in the middle of the search finds the same, and an end gives all back") {

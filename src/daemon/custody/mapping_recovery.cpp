@@ -29,6 +29,9 @@ class Search {
   Status recover_named();
   // Pages that map the pool, and whose words do not say so.
   Status find_unnamed();
+  // Pages whose words are damaged: otherwise a lost one is neither counted nor told before the
+  // guest touches it.
+  Status settle_damaged();
   const MappingsFound& found() const noexcept { return found_; }
 
  private:
@@ -40,6 +43,7 @@ class Search {
   store::Contents& contents_;
   const std::atomic<bool>& stop_;
   const sys::VmaQuery vmas_;
+  bool any_damaged_ = false;  // words
   MappingsFound found_;
 };
 
@@ -85,6 +89,7 @@ Status Search::recover_named() {
   };
   (void)vm_.vm->each_speaking([&](PageIndex p) {
     const guest::LoadedWord word = table.load(p);
+    if (!word) any_damaged_ = true;
     if (!word || word->tag() != Tag::mapped) return true;
     const bool follows = run.count.value != 0 && run.end() == p &&
                          run.count < fold::kAgentRunPages &&
@@ -133,6 +138,25 @@ Status Search::find_unnamed() {
   return {};
 }
 
+Status Search::settle_damaged() {
+  if (!any_damaged_) return {};
+  Status status;
+  (void)vm_.vm->each_speaking([&](PageIndex p) {
+    if (vm_.vm->table().load(p)) return true;
+    for (unsigned tries = 0; !vm_.faults->filler().settle_damaged(p); ++tries) {
+      if (stop_.load(std::memory_order_relaxed)) {
+        status = fail("the daemon stops", ECANCELED);
+      } else if (tries == kBusyTriesMax) {
+        status = fail("a page whose word is damaged is busy", EAGAIN);
+      }
+      if (!status) return false;
+      sleep_ns(kNapNs);
+    }
+    return true;
+  });
+  return status;
+}
+
 }  // namespace
 
 Status open_known_pool(AttachedVm& vm, store::Contents& contents) {
@@ -152,6 +176,7 @@ Result<MappingsFound> recover_mappings(AttachedVm& vm, store::Contents& contents
   Search search(vm, contents, stop);
   if (Status done = search.recover_named(); !done) return std::unexpected(done.error());
   if (Status done = search.find_unnamed(); !done) return std::unexpected(done.error());
+  if (Status done = search.settle_damaged(); !done) return std::unexpected(done.error());
   const MappingsFound& found = search.found();
   if (found.damaged != 0 || !found.all_known()) {
     vm.vm->stop_folding(guest::Inconsistency::moved);

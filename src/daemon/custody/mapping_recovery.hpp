@@ -35,10 +35,11 @@ struct MappingsFound {
 // of RAM.
 Status open_known_pool(AttachedVm& vm, store::Contents& contents);
 
-// Notes each mapping in vm.pool, and puts the words right of pages that map the RAM file. At the
-// end the VM's mappings are known (guest::Vm::mappings_known), unless there are strange or unnamed
-// pages: nobody could put them back, and their bytes may be nowhere else. So the slots stay as they
-// are until the VM ends, and the VM cannot be unfolded.
+// Notes each mapping in vm.pool, and puts the words right of pages that map the RAM file. Repairs
+// damaged words of pages that do not map the pool, so that lost pages are counted. At the end the
+// VM's mappings are known (guest::Vm::mappings_known), unless there are strange or unnamed pages:
+// nobody could put them back, and their bytes may be nowhere else. So the slots stay as they are
+// until the VM ends, and the VM cannot be unfolded.
 // Errors: ESRCH, the process is gone; ECANCELED, `stop` was set; EAGAIN and others: call it again.
 // REQUIRES: the agent has answered the fence; the VM's references are counted; nobody else uses
 // vm.pool.

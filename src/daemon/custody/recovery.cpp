@@ -36,7 +36,7 @@ bool own(guest::PageTable& table, PageIndex p, const std::atomic<bool>& stop) {
 
 struct Found {
   std::uint64_t mapped = 0;   // words that say so
-  std::uint64_t damaged = 0;  // words; a fault or the scan repairs them
+  std::uint64_t damaged = 0;  // words; recover_mappings() or a fault repairs them
   std::uint64_t refused = 0;  // references that the store does not know
 };
 

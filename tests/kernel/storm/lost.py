@@ -178,8 +178,9 @@ def restart():
         lost.damage()
         lost.rig.kill_daemon()  # nobody has looked at them yet
         lost.rig.start_daemon()
-        lost.must_read()
         lost.must_be_told('failed')
+        lost.must_not_fold()
+        lost.must_read()
         for end in (lost.rig.kill_daemon, lost.rig.stop_daemon):
             end()
             lost.rig.start_daemon()
