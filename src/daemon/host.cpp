@@ -215,14 +215,16 @@ void Host::go_on_with_decisions() {
   if (state_.off) return rooms_->off.go_on();
   for (const VmHandle& vm : vms_.all()) {
     const auto wanted = [this, vm] {
-      return vm->vm->alive() && !vm->detached &&
+      return vm->vm->alive() && !vm->detached && !vm->let_go &&
              decisions_.since(VmDecision::detached, key_of(decisions_, *vm));
     };
     if (!wanted()) continue;
     retries_.add({fmt::format("vm {} (id {}): detaching it", vm->vm->name(), vm->vm->id().value),
                   [this, vm]() -> Status {
                     const auto done = rooms_->detach.run(vm, [](const control::UnfoldProgress&) {});
-                    return done ? Status{} : fail(done.error().text + ": " + done.error().remedy);
+                    // Trying again does not bring lost pages back.
+                    if (done || vm->let_go) return {};
+                    return fail(done.error().text + ": " + done.error().remedy);
                   },
                   wanted, nullptr, 0});
   }

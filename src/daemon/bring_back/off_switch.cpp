@@ -2,6 +2,7 @@
 #include "daemon/bring_back/off_switch.hpp"
 
 #include "base/clock.hpp"
+#include "daemon/custody/adopter.hpp"
 #include "daemon/log.hpp"
 #include "store/contents.hpp"
 
@@ -160,7 +161,9 @@ Answer<void> OffSwitch::resume() {
   p_.state.paused.store(false);
   p_.state.off_done.store(false);
   if (p_.state.off.exchange(false)) {
-    for (const VmHandle& vm : p_.vms.all()) take_up(*vm);
+    for (const VmHandle& vm : p_.vms.all()) {
+      if (!p_.decisions.since(VmDecision::detached, key_of(p_.decisions, *vm))) take_up(*vm);
+    }
   }
   p_.agents.invite_all();
   p_.judge();

@@ -121,15 +121,12 @@ Answer<control::VmView> HostService::attach(const control::VmSelector& selector,
     if (*given_up) {
       const MutexLock deciding(deciding_);
       vm->paused.store(p_.decisions.since(VmDecision::paused, key).has_value());
-      p_.facts.look_again(vm);
     }
+    const bool takes_up = vm->let_go && !p_.state.off;
+    if (takes_up) take_up(*vm);
+    if (*given_up || takes_up) p_.facts.look_again(vm);
     if (incoming == control::Incoming::finished) return believe_incoming(vm);
-    if (*given_up) return show({fmt::format("{}", vm->vm->id().value)});
-    if (vm->let_go && !p_.state.off) {
-      take_up(*vm);
-      p_.facts.look_again(vm);
-      return show({fmt::format("{}", vm->vm->id().value)});
-    }
+    if (*given_up || takes_up) return show({fmt::format("{}", vm->vm->id().value)});
     return control::refuse(Failure::conflict,
                            fmt::format("'{}' is attached already", selector.text), {});
   }
@@ -211,7 +208,8 @@ Answer<void> HostService::detach(const control::VmSelector& selector,
   const VmKey key = key_of(p_.decisions, **vm);
   const Status written = p_.decisions.decide(VmDecision::detached, key);
   if (auto done = p_.detach.run(*vm, progress); !done) {
-    if (p_.detach.is_cut_short()) return done;
+    // A VM that has nothing left but lost pages is detached.
+    if (p_.detach.is_cut_short() || (*vm)->let_go) return done;
     if (const auto back = p_.decisions.take_back(VmDecision::detached, key); !back) {
       log::error("vm {}: the decision to detach it stays in force: {}", (*vm)->vm->name(),
                  back.error().text());

@@ -3,7 +3,7 @@
 """Lost pages stay lost, are counted and shown, and never read as zeros: through detach and attach,
 a restart of the daemon, off and resume.
 
-lost.py detach|restart|off|inconsistent. Exits 77 where a userfaultfd cannot be driven from
+lost.py detach|decided|restart|off|inconsistent. Exits 77 where a userfaultfd cannot be driven from
 outside."""
 import os
 import re
@@ -11,7 +11,8 @@ import subprocess
 import sys
 import time
 
-from off import cli
+from decisions import write_decisions
+from off import cli, must_succeed
 from rig import Failed, Rig, binary, need_userfaultfd, say, wait
 
 PAGES = 2048
@@ -49,20 +50,33 @@ for line in sys.stdin:
 
 
 class Lost:
-    def __init__(self):
+    def __init__(self, *arguments):
+        """arguments: of the guest, as QEMU's."""
         self.rig = Rig(seed=1)
-        env = dict(os.environ, LD_PRELOAD=binary('RAMFOLD_AGENT'),
-                   RAMFOLD_AGENT_SOCKET=f'{self.rig.dir}/agent.sock', RAMFOLD_SETTLE_MS='20')
-        self.guest = subprocess.Popen([sys.executable, '-c', GUEST, str(PAGES)], env=env, text=True,
-                                      stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        if self.guest.stdout.readline().strip() != 'ready':
-            raise Failed('the guest did not begin')
+        self.arguments = arguments
+        self.start_guest()
         self.rig.start_daemon()
 
-    def close(self, keep):
+    def start_guest(self):
+        env = dict(os.environ, LD_PRELOAD=binary('RAMFOLD_AGENT'),
+                   RAMFOLD_AGENT_SOCKET=f'{self.rig.dir}/agent.sock', RAMFOLD_SETTLE_MS='20')
+        self.guest = subprocess.Popen([sys.executable, '-c', GUEST, str(PAGES), *self.arguments],
+                                      env=env, text=True, stdin=subprocess.PIPE,
+                                      stdout=subprocess.PIPE)
+        if self.guest.stdout.readline().strip() != 'ready':
+            raise Failed('the guest did not begin')
+
+    def end_guest(self):
         self.guest.kill()
         self.guest.wait()
+
+    def close(self, keep):
+        self.end_guest()
         self.rig.close(keep)
+
+    def log(self):
+        with open(f'{self.rig.dir}/daemon.log', encoding='utf-8') as log:
+            return log.read()
 
     def vm(self):
         snapshot = self.rig.snapshot()
@@ -76,9 +90,13 @@ class Lost:
     def damage(self, flips=tuple(1 << (20 + n) for n in range(LOST))):
         """The words of some folded pages that lie apart: one of these flips each."""
         folder = f'/proc/{self.rig.daemon.pid}/fd'
-        tables = [fd for fd in os.listdir(folder)
-                  if 'ramfold-page-table' in os.readlink(f'{folder}/{fd}')]
-        with open(f'{folder}/{tables[0]}', 'r+b', buffering=0) as table:
+
+        def only_table():
+            found = [fd for fd in os.listdir(folder) if os.path.lexists(f'{folder}/{fd}') and
+                     'ramfold-page-table' in os.readlink(f'{folder}/{fd}')]
+            return found[0] if len(found) == 1 else None
+        table = wait('no other VM has a page table', only_table, 20)
+        with open(f'{folder}/{table}', 'r+b', buffering=0) as table:
             done = 0
             for page in range(0, PAGES, 3):
                 table.seek(page * 8)
@@ -170,6 +188,47 @@ def detach():
         lost.close(failed)
 
 
+def decided():
+    """`detach` of a VM with lost pages holds until `attach`: for the VM that is started anew, and
+    when it is the next daemon that completes it."""
+    lost = Lost('-name', 'web')
+    failed = True
+    try:
+        lost.fold()
+        lost.damage()
+        lost.must_read()
+        lost.must_be_told('failed')
+        lost.must_say('detach', vm='web')
+        lost.must_be_told('detached')
+        lost.end_guest()
+        lost.start_guest()
+        wait('started anew, and detached', lambda: (vm := lost.vm()) and
+             vm['pid'] == lost.guest.pid and vm['state'] == 'detached', 60)
+        must_succeed('attach', lost.rig.request('attach', vm='web'))
+        lost.fold()
+
+        lost.damage()
+        lost.rig.kill_daemon()
+        write_decisions(lost.rig, f'vm detached 1764487258 uid={os.getuid()} uuid= name=web')
+        lost.rig.start_daemon()
+        lost.must_be_told('detached')
+        # An attempt before the agent answers may fail. What is lost is no failure.
+        wait('it is not tried again', lambda: 'detaching it: done after' in (log := lost.log()) or
+             'trying again' not in log, 60)
+        lost.must_read()
+        # The end of `off` is not that of a detach.
+        lost.must_say('off')
+        lost.must_be_off()
+        must_succeed('resume', lost.rig.request('resume'))
+        lost.must_be_told('detached')
+        must_succeed('attach', lost.rig.request('attach', vm='web'))
+        lost.must_be_told('failed')
+        lost.must_read()
+        failed = False
+    finally:
+        lost.close(failed)
+
+
 def restart():
     lost = Lost()
     failed = True
@@ -222,11 +281,9 @@ def off():
         lost.must_not_fold()
         lost.must_read()
         lost.must_say('off')
-        lost.guest.kill()
-        lost.guest.wait()
-        with open(f'{lost.rig.dir}/daemon.log', encoding='utf-8') as log:
-            if 'trying again' in log.read():
-                raise Failed('what is lost does not come back by trying again')
+        lost.end_guest()
+        if 'trying again' in lost.log():
+            raise Failed('what is lost does not come back by trying again')
         # What is left to do is done by itself.
         wait('off', lambda: (s := lost.rig.snapshot()) and s['host']['state'] == 'off', 90)
         wait('the keeper holds nothing',
@@ -275,7 +332,7 @@ def inconsistent():
 if __name__ == '__main__':
     need_userfaultfd()
     try:
-        {'detach': detach, 'restart': restart, 'off': off,
+        {'detach': detach, 'decided': decided, 'restart': restart, 'off': off,
          'inconsistent': inconsistent}[sys.argv[1]]()
     except Failed as e:
         say(f'FAILED: {e}')
