@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cerrno>
 #include <optional>
 
 #include "base/clock.hpp"
@@ -122,6 +123,8 @@ Status Search::find_unnamed() {
     for (std::uint64_t at = begin; at < end;) {
       if (stop_.load(std::memory_order_relaxed)) return fail("the daemon stops", ECANCELED);
       const auto range = vmas_.at_or_after(HostVirt{at});
+      // A kernel that knows no such question lets no agent map.
+      if (!range && range.error().code == ENOTTY) return {};
       if (!range) return std::unexpected(range.error());
       if (!*range) break;
       const sys::MappedRange& maps = **range;

@@ -3,8 +3,8 @@
 """Lost pages stay lost, are counted and shown, and never read as zeros: through detach and attach,
 a restart of the daemon, off and resume.
 
-lost.py detach|decided|restart|off|inconsistent. Exits 77 where a userfaultfd cannot be driven from
-outside."""
+lost.py detach|decided|restart|old-kernel|off|inconsistent. Exits 77 where a userfaultfd cannot be
+driven from outside."""
 import os
 import re
 import subprocess
@@ -50,9 +50,10 @@ for line in sys.stdin:
 
 
 class Lost:
-    def __init__(self, *arguments):
+    def __init__(self, *arguments, daemon_preloads=()):
         """arguments: of the guest, as QEMU's."""
         self.rig = Rig(seed=1)
+        self.rig.daemon_preloads = [*daemon_preloads]
         self.arguments = arguments
         self.start_guest()
         self.rig.start_daemon()
@@ -256,6 +257,25 @@ def restart():
         lost.close(failed)
 
 
+def old_kernel():
+    """No page maps the pool where the kernel cannot say what an address maps. So after a restart
+    damaged words are settled there, too, and the VM can be detached."""
+    lost = Lost(daemon_preloads=[binary('RAMFOLD_DENIES_MAPS_QUERY')])
+    failed = True
+    try:
+        lost.fold()
+        lost.damage()
+        lost.rig.kill_daemon()
+        lost.rig.start_daemon()
+        lost.must_be_told('failed')
+        lost.must_say('detach', vm=str(lost.guest.pid))
+        lost.must_be_told('detached')
+        lost.must_read()
+        failed = False
+    finally:
+        lost.close(failed)
+
+
 def off():
     lost = Lost()
     failed = True
@@ -332,8 +352,8 @@ def inconsistent():
 if __name__ == '__main__':
     need_userfaultfd()
     try:
-        {'detach': detach, 'decided': decided, 'restart': restart, 'off': off,
-         'inconsistent': inconsistent}[sys.argv[1]]()
+        {'detach': detach, 'decided': decided, 'restart': restart, 'old-kernel': old_kernel,
+         'off': off, 'inconsistent': inconsistent}[sys.argv[1]]()
     except Failed as e:
         say(f'FAILED: {e}')
         sys.exit(1)
