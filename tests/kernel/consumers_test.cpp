@@ -282,3 +282,30 @@ TEST_CASE("unfolding that is slow and steady is not given up, one that stands st
     CHECK(folded.vm->vm->counters().folded_content.get() == 0);
   }
 }
+
+TEST_CASE("an unfold ends where a folded page of the VM is mapped over") {
+  // COPY says ENOENT there: the address range is no RAM any more.
+  Folded folded;
+  const VmHandle& vm = folded.vm;
+  constexpr PageIndex kNine{9};
+  folded.rig.process->map_over(kNine);
+  std::atomic<bool> stopping{false};
+  const auto unfolding = std::make_shared<Unfolding>(vm);
+  const auto limit_ns = static_cast<std::uint64_t>(test::patient(20'000)) * kMs;
+  const Status done = unfold_apart(unfolding, limit_ns, [](std::uint64_t) {}, stopping);
+  INFO((done ? "" : done.error().text()));
+  CHECK(done.has_value());
+  CHECK(vm->vm->counters().folded_content.get() == 0);
+  CHECK(vm->came_back.load() == 16);
+  PageCopy expected;
+  PageCopy page;
+  for (std::uint64_t p = 0; p < 16; ++p) {
+    INFO("page " << p);
+    CHECK(vm->vm->table().load(PageIndex{p})->tag() == guest::Tag::none);
+    test::fill_page(100 + p, expected.bytes.data());
+    REQUIRE(vm->vm->read_pages({PageIndex{p}, PageCount{1}}, page.bytes.data()));
+    CHECK(page.bytes == expected.bytes);
+    const std::uint64_t seed = p == kNine.value ? 0 : 100 + p;
+    CHECK(folded.rig.process->load(PageIndex{p}) == test::GuestProcess::checksum(seed));
+  }
+}
