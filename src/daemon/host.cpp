@@ -220,6 +220,7 @@ void Host::go_on_with_decisions() {
     };
     if (!wanted()) continue;
     retries_.add({fmt::format("vm {} (id {}): detaching it", vm->vm->name(), vm->vm->id().value),
+                  vm->vm->record().uid,
                   [this, vm]() -> Status {
                     const auto done = rooms_->detach.run(vm, [](const control::UnfoldProgress&) {});
                     // Trying again does not bring lost pages back.

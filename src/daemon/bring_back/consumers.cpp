@@ -75,7 +75,8 @@ void Consumers::wants_to_begin(const VmHandle& vm, std::uint32_t token, std::uin
   }
   // A consumer would read lost pages as zeros, so it is refused if only lost pages are left.
   vm->only_lost_left.store(false);
-  retries_.add({task_name(*vm), [this, vm] { return bring_back(vm, Reserve::left_alone); },
+  retries_.add({task_name(*vm), vm->vm->record().uid,
+                [this, vm] { return bring_back(vm, Reserve::left_alone); },
                 [vm] { return vm->vm->alive() && !vm->detached && !vm->only_lost_left; },
                 [this, vm, token, hazard, waiting](bool back) {
                   {
@@ -101,9 +102,9 @@ void Consumers::has_begun(const VmHandle& vm) {
   }
   // The consumer runs already, so pages are brought back with the reserve too.
   vm->only_lost_left.store(false);
-  retries_.add({task_name(*vm), [this, vm] { return bring_back(vm, Reserve::used); },
-                [vm] { return vm->vm->alive() && !vm->detached && !vm->only_lost_left; }, nullptr,
-                0});
+  retries_.add(
+      {task_name(*vm), vm->vm->record().uid, [this, vm] { return bring_back(vm, Reserve::used); },
+       [vm] { return vm->vm->alive() && !vm->detached && !vm->only_lost_left; }, nullptr, 0});
 }
 
 std::optional<Retries::Trouble> Consumers::trouble(const AttachedVm& vm) const {

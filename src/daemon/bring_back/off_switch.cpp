@@ -59,7 +59,7 @@ Answer<void> OffSwitch::off(const control::ProgressSink& progress) {
 
 void OffSwitch::go_on() {
   if (retried_.exchange(true)) return;
-  p_.retries.add({kTask,
+  p_.retries.add({kTask, Retries::kHost,
                   [this]() -> Status {
                     const auto again = bring_all_back([](const control::UnfoldProgress&) {});
                     // Trying again does not bring lost pages back.

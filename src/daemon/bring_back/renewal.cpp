@@ -10,6 +10,7 @@ namespace ramfold::daemon {
 void Renewal::begin(const VmHandle& vm) {
   if (vm->renewal_due.exchange(true)) return;
   retries_.add({fmt::format("vm {} (id {}): attaching it anew", vm->vm->name(), vm->vm->id().value),
+                vm->vm->record().uid,
                 [this, vm]() -> Status {
                   log::info("vm {}: QEMU has closed its own userfaultfd: attaching the VM anew",
                             vm->vm->name());

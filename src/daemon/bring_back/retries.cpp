@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/clock.hpp"
+#include "base/owner_share.hpp"
 #include "daemon/log.hpp"
 #include "daemon/threads/apart.hpp"
 
@@ -24,7 +25,9 @@ void Retries::add(Task task) {
   {
     const MutexLock lock(mutex_);
     const std::uint64_t now = monotonic_ns();
-    entries_.push_back({std::move(task), now, now, pauses_.first_ns, 0, {}});
+    std::optional<uid_t> account;
+    if (task.owner) account = ids_.account_of(*task.owner);
+    entries_.push_back({std::move(task), account, now, now, pauses_.first_ns, 0, {}});
   }
   changed_.notify_one();
 }
@@ -51,11 +54,29 @@ void Retries::stop() noexcept {
 }
 
 bool Retries::may_begin(const Entry& entry) const {
-  if (entry.under_way || under_way_ >= kAtOnceMax) return false;
+  if (entry.under_way) return false;
+  if (entry.account) {
+    const auto found = under_way_of_.find(*entry.account);
+    const unsigned own = found == under_way_of_.end() ? 0 : found->second;
+    constexpr OwnerShare kShare(kAtOnceMax, OwnerShare::kHalf);
+    if (!kShare.allows(under_way_ - own, own, 1)) return false;
+  }
   return std::ranges::none_of(entries_, [&](const Entry& other) {
     mutex_.is_held();
     return other.under_way && other.task.name == entry.task.name;
   });
+}
+
+void Retries::begin_attempt(Entry& entry) {
+  entry.under_way = true;
+  ++under_way_;
+  if (entry.account) ++under_way_of_[*entry.account];
+}
+
+void Retries::end_attempt(std::optional<uid_t> account) {
+  --under_way_;
+  if (account && --under_way_of_[*account] == 0) under_way_of_.erase(*account);
+  changed_.notify_all();
 }
 
 void Retries::run() {
@@ -74,8 +95,7 @@ void Retries::run() {
       changed_.wait_for(mutex_, std::chrono::nanoseconds(due->next_ns - now));
       continue;
     }
-    due->under_way = true;
-    ++under_way_;
+    begin_attempt(*due);
     lock.unlock();
     // If the kernel gives no thread, the attempt runs here, and other tasks wait.
     if (!run_apart([this, due] { attempt(due); })) attempt(due);
@@ -111,6 +131,7 @@ void Retries::attempt(Entries::iterator entry) {
     log::info("{}: done after {} attempts", task.name, entry->attempts + 1);
   }
   entry->under_way = false;
+  const std::optional<uid_t> account = entry->account;
   if (over) {
     const Task ended = std::move(entry->task);
     entries_.erase(entry);
@@ -120,8 +141,7 @@ void Retries::attempt(Entries::iterator entry) {
       lock.lock();
     }
   }
-  --under_way_;
-  changed_.notify_all();
+  end_attempt(account);
 }
 
 }  // namespace ramfold::daemon

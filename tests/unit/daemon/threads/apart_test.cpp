@@ -123,7 +123,7 @@ TEST_CASE("tasks and retries wait for their thread") {
   daemon::Retries retries;
   std::atomic<int> done{0};
   tasks.post([&] { ++done; });
-  retries.add({"a",
+  retries.add({"a", daemon::Retries::kHost,
                [&]() -> Status {
                  ++done;
                  return {};
