@@ -11,8 +11,7 @@ namespace {
 
 constexpr std::uint64_t kNapNs = 250'000'000;
 constexpr std::uint64_t kMomentNs = 100'000'000;
-constexpr std::uint64_t kBuryNs = 60'000'000'000;  // enough for the largest VM
-constexpr unsigned kLastLookWaits = 20;            // of kNapNs
+constexpr unsigned kLastLookWaits = 20;  // of kNapNs
 
 }  // namespace
 
@@ -58,18 +57,13 @@ void Departures::bury_dead() {
     }
     vm->detached.store(true);
     leave_set(*vm);
-    // Moved on, not shared: bury() waits until it is the only owner.
-    undertaker_.post([this, dead = std::make_shared<VmHandle>(vm)] {
-      (void)keeping_.drop_vm((*dead)->vm->id());  // may wait for the keeper
-      // A process that shares the memory of the ended process may still hold its locks.
-      const auto bury_it = [this, dead] { bury(std::move(*dead)); };
-      while (run_apart_for(kBuryNs, bury_it) == Ended::never_ran && !stopping_) sleep_ns(kNapNs);
-    });
+    undertaker_.add(vm);
   }
 }
 
-// On the undertaker's thread, because it is slow: walking the page table and closing the RAM files
-// (which frees their memory) take 0.3 to 0.6 s per GiB.
+// On a thread of its own. A process that shares the memory of the ended process may still hold its
+// locks. And it is slow: walking the page table and closing the RAM files (which frees their
+// memory) take 0.3 to 0.6 s per GiB.
 void Departures::bury(VmHandle vm) {
   vm->faults->stop();
   fault_cpu_ns_.fetch_add(vm->faults->cpu_ns());
@@ -82,12 +76,14 @@ void Departures::bury(VmHandle vm) {
   std::uint64_t dropped = 0;
   std::uint64_t refused = 0;
   (void)vm->vm->each_speaking([&](PageIndex p) {
+    if (stopping_) return false;
     const guest::LoadedWord word = vm->vm->table().load(p);
     if (!word || !word->names_content() || word->content() == kZeroContent) return true;
     const bool done = contents_.drop(vm->group, word->content()) == store::Booked::done;
     ++(done ? dropped : refused);
     return true;
   });
+  if (stopping_) return;  // the next daemon counts all references anew
   if (refused != 0) {
     log::error("vm {}: {} references of its page table are unknown to the store", vm->vm->name(),
                refused);

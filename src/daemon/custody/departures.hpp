@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Removes VMs: after the end of their process, after all their pages are back, or if they were
 // never folded. In each case the VM leaves the set and the keeper.
-// Threads: any; bury_dead() by one. A dead VM is cleared away on a thread of its own.
+// Threads: any; bury_dead() by one. A dead VM is cleared away on a thread of its own, which may be
+// held up: this outlives it (count_apart()).
 #pragma once
 
 #include <atomic>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "base/thread_annotations.hpp"
 #include "daemon/custody/keeping.hpp"
+#include "daemon/custody/undertaker.hpp"
 #include "daemon/fleet/vm_set.hpp"
-#include "daemon/threads/task_thread.hpp"
 #include "guest/vm_counters.hpp"
 
 namespace ramfold::store {
@@ -24,7 +26,7 @@ class Departures {
  public:
   // REQUIRES: all outlive this. `stopping` ends waits.
   Departures(VmSet& vms, Keeping& keeping, store::ContentSource& contents,
-             const std::atomic<bool>& stopping) noexcept
+             const std::atomic<bool>& stopping)
       : vms_(vms), keeping_(keeping), contents_(contents), stopping_(stopping) {}
 
   // Starts the undertaker's thread unless it runs. Dead VMs wait for it.
@@ -39,7 +41,7 @@ class Departures {
   // Removes a VM that has no folded, clean or lost page. False: it has one, that is not known yet,
   // its agent is ready, or it is being unfolded. Does not wait for the keeper.
   bool forget_unused(const VmHandle& vm);
-  // Waits until every VM buried before this call is cleared away.
+  // Waits until every VM buried before this call is cleared away, or held up by a process.
   void drain() { undertaker_.drain(); }
   void stop() noexcept { undertaker_.stop(); }
   // Returns the VMs in the set, and adds the events of all VMs that have left to `gone`. Each VM is
@@ -63,7 +65,7 @@ class Departures {
   guest::VmCounters gone_ GUARDED_BY(leaving_mutex_);
   std::atomic<std::uint64_t> fault_cpu_ns_{0};
   bool keeps_said_ = false;
-  TaskThread undertaker_{"rf-undertaker"};
+  Undertaker undertaker_{keeping_, [this](VmHandle vm) { bury(std::move(vm)); }};
 };
 
 }  // namespace ramfold::daemon

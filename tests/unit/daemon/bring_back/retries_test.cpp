@@ -11,13 +11,11 @@
 
 #include "base/clock.hpp"
 #include "base/owner_share.hpp"
-#include "daemon/threads/task_thread.hpp"
 #include "patience.hpp"
 #include "unit/temp_dir.hpp"
 
 using namespace ramfold;
 using daemon::Retries;
-using daemon::TaskThread;
 using test::soon;
 
 namespace {
@@ -218,19 +216,4 @@ TEST_CASE("retries: a stop waits for the one under way and drops the rest") {
   }
   CHECK(done);
   CHECK(others == 0);
-}
-
-TEST_CASE("a task thread does all in order, drains, and lets go of what a task held") {
-  TaskThread thread("test");
-  std::vector<int> order;
-  const auto held = std::make_shared<int>(1);
-  for (int i = 0; i < 100; ++i) thread.post([&order, held, i] { order.push_back(i); });
-  REQUIRE(thread.begin().has_value());  // what came before waits for it
-  thread.drain();
-  REQUIRE(order.size() == 100);
-  for (int i = 0; i < 100; ++i) CHECK(order[static_cast<std::size_t>(i)] == i);
-  CHECK(held.use_count() == 1);
-  thread.stop();
-  thread.post([] {});
-  thread.drain();  // does not wait for what will not be done
 }

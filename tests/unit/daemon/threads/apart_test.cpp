@@ -14,7 +14,6 @@
 #include <utility>
 
 #include "daemon/bring_back/retries.hpp"
-#include "daemon/threads/task_thread.hpp"
 #include "patience.hpp"
 #include "sys/thread.hpp"
 
@@ -118,11 +117,9 @@ TEST_CASE("what is kept without a thread has a bound") {
   CHECK(soon([] { return daemon::count_apart() == 0; }));
 }
 
-TEST_CASE("tasks and retries wait for their thread") {
-  daemon::TaskThread tasks("test");
+TEST_CASE("retries wait for their thread") {
   daemon::Retries retries;
   std::atomic<int> done{0};
-  tasks.post([&] { ++done; });
   retries.add({"a", daemon::Retries::kHost,
                [&]() -> Status {
                  ++done;
@@ -131,16 +128,14 @@ TEST_CASE("tasks and retries wait for their thread") {
                nullptr, nullptr, 0});
   {
     const NoThreads none;
-    const Status begun = tasks.begin();
+    const Status begun = retries.begin();
     REQUIRE_FALSE(begun.has_value());
     CHECK(begun.error().code == EAGAIN);
-    CHECK_FALSE(retries.begin().has_value());
     CHECK(done == 0);
   }
-  CHECK(tasks.begin().has_value());
   CHECK(retries.begin().has_value());
-  CHECK(tasks.begin().has_value());  // it runs already
-  CHECK(soon([&] { return done == 2; }));
+  CHECK(retries.begin().has_value());  // it runs already
+  CHECK(soon([&] { return done == 1; }));
 }
 
 TEST_CASE("a thread has its name, and is joined by its owner's end") {
