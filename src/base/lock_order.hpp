@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The order in which mutexes are locked, learned while a program runs. In a build with meson
-// -Dchecks=true every mutex that has a name notes which named mutexes its thread holds when it
-// locks it. When two orders contradict each other, in one thread or in several, at one time or at
-// different times, the process aborts and names the two mutexes. So each test that takes both ways
-// finds a deadlock that would need bad luck to happen. Clang's analysis sees the order only within
-// one function (base/thread_annotations.hpp). Mutexes of one name count as one. In other builds
-// nothing of this exists.
+// The order in which mutexes are locked, checked while a program runs. In a build with meson
+// -Dchecks=true each thread notes which named mutexes it holds. lock_order.cpp has a table of
+// allowed orders. Where a thread locks in an order that does not follow from the table, the process
+// aborts and names the two mutexes. So a test finds a deadlock that would need bad luck to happen.
+// Clang's analysis sees the order only within one function (base/thread_annotations.hpp).
+// A mutex that is first in no row of the table is a leaf: while it is held, no named mutex is
+// locked. Mutexes of one name count as one. In other builds nothing of this exists.
 // Threads: any; lock-free.
 #pragma once
 
@@ -20,7 +20,7 @@ class LockOrder {
   // `name`: a string that lives for ever; null: the mutex takes no part. At most 64 names.
   explicit constexpr LockOrder(const char* name) noexcept : name_(name) {}
 
-  // Before the thread locks the mutex. Aborts where the order contradicts an earlier one.
+  // Before the thread locks the mutex. Aborts if the table does not allow it.
   void check() const noexcept;
   void locked() const noexcept;
   void unlocked() const noexcept;

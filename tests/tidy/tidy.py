@@ -213,6 +213,47 @@ def locks(file: File) -> Iterator[tuple[int, str]]:
                           r"|condition_variable\w*)\b|\bNO_THREAD_SAFETY_ANALYSIS\b", code_of(line))
         if found:
             yield number, f"{found[0]}: locks are those of base/thread_annotations.hpp"
+        if re.search(r"\bMutex\s+\w+(\s+ACQUIRED_BEFORE\(.*\))?\s*;", code_of(line)):
+            yield number, "a mutex without a name has no lock order (base/lock_order.hpp)"
+
+
+LOCK_TABLE = "src/base/lock_order.cpp"
+
+
+def orders_told(text: str) -> Iterator[tuple[int, tuple[str, str]]]:
+    """The pairs of each row "| `A` → `B`, `C` → `D` | ... |", with the row's number."""
+    for number, line in enumerate(text.splitlines(), 1):
+        cells = line.split("|")
+        if len(cells) < 3 or "→" not in cells[1] or not cells[1].strip().startswith("`"):
+            continue
+        steps = [re.findall(r"`([\w:]+)`", step) for step in cells[1].split("→")]
+        for firsts, seconds in zip(steps, steps[1:], strict=False):
+            for first in firsts:
+                for second in seconds:
+                    yield number, (first, second)
+
+
+def lock_rows(file: File) -> Iterator[tuple[int, str]]:
+    """The lock order that is checked while tests run is the one that the README tells."""
+    root = pathlib.Path(file.root)
+    if file.path != "src/README.md" or not (root / LOCK_TABLE).exists():
+        return
+    in_code = re.findall(r'Order\{"([\w:]+)", "([\w:]+)"\}', (root / LOCK_TABLE).read_text())
+    section = re.search(r"^## Locks\n(.*?)(?=^## |\Z)", file.text, re.M | re.S)
+    told = [] if section is None else [
+        (number + file.text[:section.start(1)].count("\n"), pair)
+        for number, pair in orders_told(section[1])]
+    for number, (first, second) in told:
+        if (first, second) not in in_code:
+            yield number, f"{first} → {second} is not in {LOCK_TABLE}"
+    for first, second in in_code:
+        if (first, second) not in [pair for _, pair in told]:
+            yield 1, f"{first} → {second} of {LOCK_TABLE} is not in the section Locks"
+    sources = "".join(path.read_text() for path in sorted((root / "src").rglob("*.[ch]pp"))
+                      if path != root / LOCK_TABLE)
+    declared = set(re.findall(r'\bMutex\b[^;"]*?[({]\s*"([\w:]+)"', sources))
+    for name in sorted({name for pair in in_code for name in pair} - declared):
+        yield 1, f"no mutex has the name {name} of {LOCK_TABLE}"
 
 
 def singletons(file: File) -> Iterator[tuple[int, str]]:
@@ -316,6 +357,7 @@ RULES: dict[str, Rule] = {
     "singletons": singletons,
     "threads": threads,
     "locks": locks,
+    "lock-rows": lock_rows,
     "header-guard": header_guard,
     "header-opening": header_opening,
     "unfinished": unfinished,
