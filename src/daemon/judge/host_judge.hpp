@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Decides from facts whether the daemon may fold on this host. Each obstacle gives a reason and a
-// remedy.
+// Decides from facts whether the daemon may fold on this host. Each obstacle gives a reason; its
+// words are in host_words.hpp.
 // Threads: pure functions.
 #pragma once
 
@@ -43,9 +43,6 @@ struct HostInputs {
   policy::Memory memory_before = policy::Memory::enough;  // of the verdict before
   ByteCount needed_if_all_back;
 };
-
-// The host has enough memory, and folding waits until it has not.
-control::Reason memory_plentiful(std::string remedy);
 
 HostVerdict judge_host(const HostInputs& inputs, const policy::Config& config);
 

@@ -7,7 +7,7 @@
 #include "base/clock.hpp"
 #include "daemon/custody/hand_over.hpp"
 #include "daemon/custody/mappings.hpp"
-#include "daemon/judge/host_judge.hpp"
+#include "daemon/judge/host_words.hpp"
 #include "daemon/judge/quota.hpp"
 #include "daemon/judge/stall_watch.hpp"
 #include "daemon/report/figures.hpp"
@@ -278,8 +278,8 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
       if (r.code != "memory-plentiful") view.reasons.push_back(r);
     }
     if (!policy::needs_folding(when, verdict.memory)) {
-      view.reasons.push_back(
-          memory_plentiful("set `when = \"eager\"` for this VM to fold it all the same"));
+      view.reasons.push_back(host_words::memory_plentiful(
+          "set `when = \"eager\"` for this VM to fold it all the same"));
     }
   }
   if (open) {
