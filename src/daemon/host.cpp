@@ -2,7 +2,6 @@
 #include "daemon/host.hpp"
 
 #include <fcntl.h>
-#include <fmt/format.h>
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
@@ -12,6 +11,7 @@
 
 #include "base/clock.hpp"
 #include "daemon/bring_back/renewal.hpp"
+#include "daemon/custody/may_attach.hpp"
 #include "daemon/log.hpp"
 #include "daemon/report/service.hpp"
 #include "daemon/threads/apart.hpp"
@@ -183,23 +183,11 @@ Status Host::take_over_guests() {
   const std::size_t served =
       adopt_all(std::move(taken->left), lock_.remains, *adopter_, vms_, left_behind_);
   if (served == 0) return {};
-  warn_of_groups();
+  warn_of_groups(*policy_.config(), vms_.all());
   contents_->note_take_over();
   log::info("took over {} VMs; faults are served {:.1f} ms after the start", served,
             static_cast<double>(monotonic_ns() - started_ns_) / 1e6);
   return {};
-}
-
-void Host::warn_of_groups() const {
-  const auto config = policy_.config();
-  for (const VmHandle& vm : vms_.all()) {
-    const guest::VmRecord& record = vm->vm->record();
-    const std::string group =
-        group_of(*config, {record.name, vm->uuid}, record.uid, VmId{record.vm});
-    if (group == record.group) continue;
-    log::warn("vm {}: stays in group {} until it is detached; by the configuration it is in {}",
-              vm->vm->name(), record.group, group);
-  }
 }
 
 void Host::load_decisions() {
@@ -213,22 +201,7 @@ void Host::load_decisions() {
 
 void Host::go_on_with_decisions() {
   if (state_.off) return rooms_->off.go_on();
-  for (const VmHandle& vm : vms_.all()) {
-    const auto wanted = [this, vm] {
-      return vm->vm->alive() && !vm->detached && !vm->let_go &&
-             decisions_.since(VmDecision::detached, key_of(decisions_, *vm));
-    };
-    if (!wanted()) continue;
-    retries_.add({fmt::format("vm {} (id {}): detaching it", vm->vm->name(), vm->vm->id().value),
-                  vm->vm->record().uid,
-                  [this, vm]() -> Status {
-                    const auto done = rooms_->detach.run(vm, [](const control::UnfoldProgress&) {});
-                    // Trying again does not bring lost pages back.
-                    if (done || vm->let_go) return {};
-                    return fail(done.error().text + ": " + done.error().remedy);
-                  },
-                  wanted, nullptr, 0});
-  }
+  go_on_detaching(vms_.all(), decisions_, rooms_->detach, retries_);
 }
 
 Status Host::open_agents() {
@@ -278,24 +251,7 @@ unsigned Host::count_held() const {
 }
 
 void Host::make_way() noexcept {
-  const auto start_ticks = procfs_.start_ticks(::getpid());
-  for (const VmHandle& vm : vms_.all()) {
-    bool in_work = false;
-    {
-      const MutexLock lock(vm->cursor.mutex);
-      in_work = vm->cursor.in_work != 0;
-    }
-    // If only a look at /proc is held up, nothing of the VM can change.
-    const bool mapping = vm->finding_mappings || vm->mapping.under_way;
-    if (!in_work && !vm->unfolding && !mapping && vm->faults_stopped) continue;
-    log::warn(
-        "vm {} (pid {}): holds up a thread of this daemon, so this daemon cannot end; no daemon "
-        "serves the VM until it releases the thread",
-        vm->vm->name(), vm->vm->pid());
-    const Status noted =
-        guest::note_left_by(vm->vm->files().record, ::getpid(), start_ticks.value_or(0));
-    if (!noted) log::error("vm {}: {}", vm->vm->name(), noted.error().text());
-  }
+  mark_left_behind(vms_.all(), procfs_);
   // The end of the process would do this, but held threads delay that end.
   keeping_.disconnect();
   lock_.file.reset();
@@ -310,16 +266,13 @@ std::unique_ptr<control::Service> Host::make_service() {
 }
 
 bool Host::wanted(const WaitingAgent& agent) {
-  // The VM's group and the operator's decisions about it must be known.
-  if (state_.off || policy_.broken() || decisions_.unreadable()) return false;
-  if (decisions_.since(VmDecision::detached, key_of(decisions_, agent))) return false;
-  // A VM that was left behind is taken over later, with its old state.
-  return !left_behind_.has(agent.pid, agent.start_ticks);
+  return may_attach({state_, policy_, decisions_, left_behind_}, key_of(decisions_, agent),
+                    agent.pid, agent.start_ticks);
 }
 
 void Host::reload() {
   const bool mended = policy_.reload();
-  warn_of_groups();
+  warn_of_groups(*policy_.config(), vms_.all());
   if (mended) agents_->invite_all();
 }
 

@@ -63,9 +63,6 @@ class Host final : private AgentEvents {
   Host(Configuration configuration, std::unique_ptr<PinLoader> pins);
   Status open_device();
   Status take_over_guests();
-  // Warns of VMs whose configured group has changed. They stay in the group in which they were
-  // attached.
-  void warn_of_groups() const;
   Status open_agents();
   void load_decisions();
   // Continues the `off` or `detach` during which the last daemon ended.

@@ -9,6 +9,7 @@
 
 #include "base/printable.hpp"
 #include "daemon/fleet/tables_share.hpp"
+#include "daemon/log.hpp"
 #include "guest/page_table.hpp"
 #include "policy/targets.hpp"
 
@@ -74,6 +75,16 @@ std::string group_of(const policy::Config& config, const VmIdentity& identity, u
     return fmt::format("vm:{}", id.value);
   }
   return fmt::format("uid:{}", uid);
+}
+
+void warn_of_groups(const policy::Config& config, const std::vector<VmHandle>& vms) {
+  for (const VmHandle& vm : vms) {
+    const guest::VmRecord& record = vm->vm->record();
+    const std::string group = group_of(config, {record.name, vm->uuid}, record.uid, vm->vm->id());
+    if (group == record.group) continue;
+    log::warn("vm {}: stays in group {} until it is detached; by the configuration it is in {}",
+              vm->vm->name(), record.group, group);
+  }
 }
 
 std::optional<std::string> too_much_ram(const policy::HostConfig& host, PageCount declared,

@@ -6,6 +6,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "daemon/custody/adopter.hpp"
 #include "guest/attach_check.hpp"
@@ -38,6 +39,9 @@ VmIdentity identify(const sys::Procfs& procfs, pid_t pid);
 // The trust group (docs/design.md, Groups): the configured one, else the group of the owner. Each
 // VM that a management layer starts under one common account is a group of its own.
 std::string group_of(const policy::Config& config, const VmIdentity& identity, uid_t uid, VmId id);
+// Warns of VMs whose configured group has changed. They stay in the group in which they were
+// attached.
+void warn_of_groups(const policy::Config& config, const std::vector<VmHandle>& vms);
 
 // The RAM that attached VMs declare.
 struct DeclaredRam {

@@ -7,6 +7,7 @@
 #include "base/clock.hpp"
 #include "base/printable.hpp"
 #include "daemon/bring_back/unfold.hpp"
+#include "daemon/custody/adopter.hpp"
 #include "daemon/log.hpp"
 
 namespace ramfold::daemon {
@@ -132,6 +133,26 @@ Answer<void> Detach::run(const VmHandle& vm, const control::ProgressSink& progre
   departures_.let_go(vm, kPatienceNs);
   if (afterwards == Afterwards::stays_away) log::info("vm {}: detached", vm->vm->name());
   return {};
+}
+
+void go_on_detaching(const std::vector<VmHandle>& vms, const Decisions& decisions, Detach& detach,
+                     Retries& retries) {
+  for (const VmHandle& vm : vms) {
+    const auto wanted = [vm, &decisions] {
+      return vm->vm->alive() && !vm->detached && !vm->let_go &&
+             decisions.since(VmDecision::detached, key_of(decisions, *vm));
+    };
+    if (!wanted()) continue;
+    retries.add({fmt::format("vm {} (id {}): detaching it", vm->vm->name(), vm->vm->id().value),
+                 vm->vm->record().uid,
+                 [vm, &detach]() -> Status {
+                   const auto done = detach.run(vm, [](const control::UnfoldProgress&) {});
+                   // Trying again does not bring lost pages back.
+                   if (done || vm->let_go) return {};
+                   return fail(done.error().text + ": " + done.error().remedy);
+                 },
+                 wanted, nullptr, 0});
+  }
 }
 
 }  // namespace ramfold::daemon

@@ -9,7 +9,9 @@
 #include <vector>
 
 #include "control/service.hpp"
+#include "daemon/bring_back/retries.hpp"
 #include "daemon/bring_back/room.hpp"
+#include "daemon/custody/decisions.hpp"
 #include "daemon/custody/departures.hpp"
 #include "daemon/fleet/agent_answers.hpp"
 
@@ -38,6 +40,11 @@ class Detach {
   AgentAnswers& agents_;
   const std::atomic<bool>& stopping_;
 };
+
+// Continues each `detach` during which the last daemon ended. It is tried again until it succeeds,
+// or until the operator takes the decision back. REQUIRES: all outlive `retries`' tasks.
+void go_on_detaching(const std::vector<VmHandle>& vms, const Decisions& decisions, Detach& detach,
+                     Retries& retries);
 
 // Text: the number of lost pages of these VMs, in all and per VM.
 std::string tell_lost(const std::vector<VmHandle>& vms);

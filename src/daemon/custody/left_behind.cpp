@@ -2,6 +2,7 @@
 #include "daemon/custody/left_behind.hpp"
 
 #include <fmt/format.h>
+#include <unistd.h>
 #include <algorithm>
 
 #include "base/clock.hpp"
@@ -100,6 +101,27 @@ void LeftBehind::adopt_late(VmId id, const Adopt& adopt) {
     log::info("vm {} (pid {}): taken over, the daemon before has ended", id.value, pid);
   } else {
     log::error("vm {}: not taken over: {}", id.value, vm.error().text());
+  }
+}
+
+void mark_left_behind(const std::vector<VmHandle>& vms, const sys::Procfs& procfs) {
+  const auto start_ticks = procfs.start_ticks(::getpid());
+  for (const VmHandle& vm : vms) {
+    bool in_work = false;
+    {
+      const MutexLock lock(vm->cursor.mutex);
+      in_work = vm->cursor.in_work != 0;
+    }
+    // If only a look at /proc is held up, nothing of the VM can change.
+    const bool mapping = vm->finding_mappings || vm->mapping.under_way;
+    if (!in_work && !vm->unfolding && !mapping && vm->faults_stopped) continue;
+    log::warn(
+        "vm {} (pid {}): holds up a thread of this daemon, so this daemon cannot end; no daemon "
+        "serves the VM until it releases the thread",
+        vm->vm->name(), vm->vm->pid());
+    const Status noted =
+        guest::note_left_by(vm->vm->files().record, ::getpid(), start_ticks.value_or(0));
+    if (!noted) log::error("vm {}: {}", vm->vm->name(), noted.error().text());
   }
 }
 

@@ -50,4 +50,8 @@ class LeftBehind {
   std::vector<UnusableVm> vms_ GUARDED_BY(mutex_);
 };
 
+// This daemon must end and cannot. Marks the VMs on whose memory a thread of this process works, in
+// their records: no daemon may serve them until that thread has ended.
+void mark_left_behind(const std::vector<VmHandle>& vms, const sys::Procfs& procfs);
+
 }  // namespace ramfold::daemon
