@@ -6,7 +6,6 @@
 #include <fcntl.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <cstdarg>
 #include <cstdio>
@@ -19,36 +18,53 @@
 namespace ramfold::sys {
 namespace {
 
-// libbpf tells what went wrong through one function for the whole process.
-thread_local std::string* t_last_words = nullptr;
+constexpr std::size_t kReasonMax = 512;
 
-int note_last_words(libbpf_print_level level, const char* format, std::va_list arguments) {
-  if (level != LIBBPF_WARN || t_last_words == nullptr) return 0;
-  std::array<char, 512> line{};
-  const int n = std::vsnprintf(line.data(), line.size(), format, arguments);
-  std::string_view text(line.data(), std::min<std::size_t>(n < 0 ? 0 : n, line.size() - 1));
-  // The verifier's log has many lines, and its reason is near the end.
-  while (text.ends_with('\n')) text.remove_suffix(1);
-  text.remove_prefix(text.rfind('\n') == std::string_view::npos ? 0 : text.rfind('\n') + 1);
-  if (!text.empty()) *t_last_words = text;
+// libbpf tells what went wrong through one function for the whole process.
+thread_local LoadWords* t_words = nullptr;
+
+// A message with the verifier's log may have 16 MiB: libbpf's own bound.
+int hear_message(libbpf_print_level level, const char* format, std::va_list arguments) {
+  if (level != LIBBPF_WARN || t_words == nullptr) return 0;
+  std::va_list twice;
+  va_copy(twice, arguments);
+  const int size = std::vsnprintf(nullptr, 0, format, twice);
+  va_end(twice);
+  if (size <= 0) return 0;
+  std::string message(static_cast<std::size_t>(size), '\0');
+  (void)std::vsnprintf(message.data(), message.size() + 1, format, arguments);
+  hear(*t_words, message);
   return 0;
 }
 
-class LastWords {
+class Listening {
  public:
-  LastWords() : before_(libbpf_set_print(note_last_words)) { t_last_words = &said_; }
-  ~LastWords() {
-    t_last_words = nullptr;
+  Listening() : before_(libbpf_set_print(hear_message)) { t_words = &words_; }
+  ~Listening() {
+    t_words = nullptr;
     libbpf_set_print(before_);
   }
-  LastWords(const LastWords&) = delete;
-  LastWords& operator=(const LastWords&) = delete;
-  std::string take() { return std::move(said_); }
+  Listening(const Listening&) = delete;
+  Listening& operator=(const Listening&) = delete;
+  LoadWords take() { return std::move(words_); }
 
  private:
-  std::string said_;
+  LoadWords words_;
   libbpf_print_fn_t before_;
 };
+
+// The verifier's reason is the last line of its log, before the line with its figures.
+std::string_view reason_in(std::string_view log) noexcept {
+  while (!log.empty()) {
+    const std::size_t end = log.find_last_not_of('\n');
+    if (end == std::string_view::npos) return {};
+    log = log.substr(0, end + 1);
+    const std::size_t line = log.rfind('\n') + 1;  // npos + 1 is 0
+    if (!log.substr(line).starts_with("processed ")) return log.substr(line);
+    log = log.substr(0, line);
+  }
+  return {};
+}
 
 struct Close {
   void operator()(bpf_object* object) const noexcept { bpf_object__close(object); }
@@ -56,21 +72,34 @@ struct Close {
 
 }  // namespace
 
+void hear(LoadWords& words, std::string_view message) {
+  constexpr std::string_view kLogBegins = "-- BEGIN PROG LOAD LOG --\n";
+  constexpr std::string_view kLogEnds = "-- END PROG LOAD LOG --";
+  if (words.of_verifier) return;  // the messages after the log only say that it failed
+  if (const std::size_t log = message.find(kLogBegins); log != std::string_view::npos) {
+    message.remove_prefix(log + kLogBegins.size());
+    words = {std::string(reason_in(message.substr(0, message.rfind(kLogEnds)))), true};
+  } else if (!message.starts_with("libbpf: failed to load object")) {
+    words.text = message.substr(0, message.find_last_not_of('\n') + 1);
+  }
+  if (words.text.size() > kReasonMax) words.text.resize(kReasonMax);
+}
+
 std::expected<void, PinTestRefusal> load_programs(std::span<const std::byte> bytes,
                                                   std::span<const char* const> names,
                                                   std::span<Fd> into, const Procfs& procfs) {
   ENSURE(into.size() == names.size());
-  LastWords last_words;
+  Listening listening;
   const std::unique_ptr<bpf_object, Close> object(
       bpf_object__open_mem(bytes.data(), bytes.size(), nullptr));
-  if (!object) return std::unexpected(refusal_of(errno, last_words.take(), procfs));
+  if (!object) return std::unexpected(refusal_of(errno, listening.take(), procfs));
   if (const int result = bpf_object__load(object.get()); result != 0)
-    return std::unexpected(refusal_of(-result, last_words.take(), procfs));
+    return std::unexpected(refusal_of(-result, listening.take(), procfs));
   for (std::size_t i = 0; i < names.size(); ++i) {
     const bpf_program* const loaded = bpf_object__find_program_by_name(object.get(), names[i]);
     // The program outlives what libbpf keeps beside it.
     into[i] = Fd(::fcntl(bpf_program__fd(loaded), F_DUPFD_CLOEXEC, 0));
-    if (!into[i]) return std::unexpected(refusal_of(errno, "F_DUPFD_CLOEXEC", procfs));
+    if (!into[i]) return std::unexpected(refusal_of(errno, {"F_DUPFD_CLOEXEC"}, procfs));
   }
   return {};
 }

@@ -13,6 +13,9 @@
 
 namespace ramfold::sys {
 
+// Keeps of libbpf's messages about one load, in their order, the one that tells why it failed.
+void hear(LoadWords& words, std::string_view message);
+
 // `into[i]` becomes the program names[i]. REQUIRES: into.size() == names.size().
 std::expected<void, PinTestRefusal> load_programs(std::span<const std::byte> object,
                                                   std::span<const char* const> names,

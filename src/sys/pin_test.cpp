@@ -28,17 +28,16 @@ std::string_view name_of(PinAnswer answer) noexcept {
 }
 
 std::string PinTestRefusal::text() const {
-  const std::string_view reason = code == 0 ? "" : std::strerror(code);
+  std::string reason = code == 0 ? "" : std::strerror(code);
+  if (!said.empty()) reason += " (" + said + ")";
   switch (why) {
     case Why::kernel_too_old: return "this kernel is older than Linux 6.7";
     case Why::no_types: return "this kernel does not describe its types (/sys/kernel/btf/vmlinux)";
-    case Why::not_permitted:
-      return "loading a BPF program is not permitted: " + std::string(reason);
+    case Why::not_permitted: return "loading a BPF program is not permitted: " + reason;
     case Why::lockdown:
     case Why::refused: break;
   }
-  std::string text = "the kernel refuses the BPF program: " + std::string(reason);
-  if (!said.empty()) text += " (" + said + ")";
+  std::string text = "the kernel refuses the BPF program: " + reason;
   if (why == Why::lockdown) text += "; it is locked down for confidentiality";
   return text;
 }
@@ -55,12 +54,15 @@ std::string_view PinTestRefusal::remedy() const noexcept {
       return "give ramfoldd CAP_BPF and CAP_PERFMON and the system call bpf, as its unit does";
     case Why::refused: break;
   }
-  return "boot an unmodified kernel of a distribution, and report this one";
+  return "give ramfoldd CAP_BPF and CAP_PERFMON, as its unit does; if it has them, boot an "
+         "unmodified kernel of a distribution, and report this one";
 }
 
-PinTestRefusal refusal_of(int code, std::string said, const Procfs& procfs) {
+PinTestRefusal refusal_of(int code, LoadWords words, const Procfs& procfs) {
   using Why = PinTestRefusal::Why;
   const auto version = procfs.kernel_version();
+  const bool forbidden = code == EPERM || code == EACCES || code == ENOSYS;
+  if (forbidden && !words.of_verifier) words.text.clear();  // libbpf guesses at limits of memory
   Why why = Why::refused;
   if (version && !version->at_least(6, 7)) {
     why = Why::kernel_too_old;
@@ -68,10 +70,12 @@ PinTestRefusal refusal_of(int code, std::string said, const Procfs& procfs) {
     why = Why::no_types;
   } else if (procfs.lockdown() == "confidentiality") {
     why = Why::lockdown;
-  } else if (code == EPERM || code == EACCES || code == ENOSYS) {
+  } else if (forbidden && !(code == EACCES && words.of_verifier)) {
+    // EACCES: a security module forbids bpf(2). The verifier says the same of a program that does
+    // something forbidden, whoever loads it.
     why = Why::not_permitted;
   }
-  return {why, code, std::move(said)};
+  return {why, code, std::move(words.text)};
 }
 
 LoadedPinTest PinTest::load(const Procfs& procfs) {

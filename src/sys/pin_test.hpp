@@ -46,13 +46,19 @@ struct PinTestRefusal {
 
   Why why = Why::refused;
   int code = 0;        // errno
-  std::string said{};  // libbpf's last words
+  std::string said{};  // the verifier's reason, or libbpf's
 
   std::string text() const;
   std::string_view remedy() const noexcept;
 };
-// Which of them it was, by what else is known of the host. `said` is for `refused`.
-PinTestRefusal refusal_of(int code, std::string said, const Procfs& procfs);
+
+// The reason that the kernel or libbpf gives for a program that was not loaded.
+struct LoadWords {
+  std::string text{};
+  bool of_verifier = false;  // the kernel was ready to load programs, and refused this one
+};
+// Which of them it was, by what else is known of the host.
+PinTestRefusal refusal_of(int code, LoadWords words, const Procfs& procfs);
 
 class PinTest;
 using LoadedPinTest = std::expected<PinTest, PinTestRefusal>;
@@ -66,8 +72,9 @@ class PinTest {
   static LoadedPinTest load(const Procfs& procfs);
 
   // Answers for the pages of `file` from `first` on, an index in the file. False: the kernel did
-  // not run the program, or does not know the file; then every answer is `unanswered`. About 0.2 us
-  // a page. REQUIRES: at most kPagesMax; `file` is a descriptor of this process and stays open.
+  // not run the program, or does not know the file; then every answer is `unanswered`. `bench/run
+  // gate` measures what it costs. REQUIRES: at most kPagesMax; `file` is a descriptor of this
+  // process and stays open.
   bool ask(BorrowedFd file, std::uint64_t first, std::span<PinAnswer> answers) const noexcept;
 
  private:

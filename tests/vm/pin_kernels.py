@@ -166,8 +166,7 @@ def test_here(program):
     if not os.access("/dev/userfaultfd", os.R_OK | os.W_OK):
         vm.skip("there is no /dev/userfaultfd to use")
     report = Report(subprocess.run([program], capture_output=True, text=True, check=True).stdout)
-    # Too old, no types or no rights. That the kernel refuses the program itself is a failure; its
-    # verifier says so with "Permission denied".
+    # Too old, no types or no rights. That the kernel refuses the program itself is a failure.
     if re.search("older than|does not describe|Operation not permitted|not implemented",
                  report.program):
         vm.skip(report.program)
