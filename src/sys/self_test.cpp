@@ -303,10 +303,8 @@ std::string SelfTest::failure_of(bool of_pins) const {
   return {};
 }
 
-SelfTest run_self_test(const Procfs& procfs, BorrowedFd device, const PinTest* pin_test) {
-  return run_self_test(procfs, device, pin_test, [](const ProbeProcess& process) {
-    return std::make_unique<ProbeDriver>(process);
-  });
+std::unique_ptr<ProbeDriver> real_driver(const ProbeProcess& process) {
+  return std::make_unique<ProbeDriver>(process);
 }
 
 SelfTest run_self_test(const Procfs& procfs, BorrowedFd device, const PinTest* pin_test,

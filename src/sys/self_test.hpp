@@ -55,8 +55,8 @@ inline constexpr std::string_view kSelfTestRemedy =
 // tried then. `make_driver` makes the driver that carries out the calls; tests pass one that does
 // something else.
 using DriverFactory = std::function<std::unique_ptr<ProbeDriver>(const ProbeProcess&)>;
-SelfTest run_self_test(const Procfs& procfs, BorrowedFd device, const PinTest* pin_test);
+std::unique_ptr<ProbeDriver> real_driver(const ProbeProcess& process);
 SelfTest run_self_test(const Procfs& procfs, BorrowedFd device, const PinTest* pin_test,
-                       const DriverFactory& make_driver);
+                       const DriverFactory& make_driver = real_driver);
 
 }  // namespace ramfold::sys

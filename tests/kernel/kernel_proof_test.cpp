@@ -108,3 +108,49 @@ TEST_CASE("without the capabilities the kernel refuses, and it is said which are
     CHECK(pins.error().remedy().find("CAP_BPF") != std::string_view::npos);
   }).join();
 }
+
+TEST_CASE("where the verifier refuses the program, its reason is told") {
+  (void)test::pin_test();
+  std::thread([] {
+    // With CAP_BPF the kernel loads programs, but this one takes CAP_PERFMON as well.
+    constexpr std::array kOnlyPerfmon{CAP_PERFMON, CAP_SYS_ADMIN};
+    REQUIRE(sys::drop_capabilities(kOnlyPerfmon).has_value());
+    const sys::LoadedPinTest pins = sys::PinTest::load(sys::Procfs());
+    REQUIRE_FALSE(pins);
+    INFO(pins.error().text());
+    CHECK_FALSE(pins.error().said.empty());
+    CHECK_FALSE(pins.error().said.starts_with("libbpf: "));
+    CHECK(pins.error().remedy().find("CAP_PERFMON") != std::string_view::npos);
+  }).join();
+}
+
+namespace {
+
+// A kernel to which every page is quiet.
+class NothingIsHeld final : public sys::ProbeDriver {
+ public:
+  using ProbeDriver::ProbeDriver;
+  sys::PinAnswer pin_answer(const sys::PinTest&, sys::BorrowedFd, std::uint64_t) override {
+    return sys::PinAnswer::quiet;
+  }
+};
+
+}  // namespace
+
+TEST_CASE("D1: a kernel that says of every page that nobody holds it opens no gate") {
+  const sys::LoadedPinTest pins = sys::PinTest::load(sys::Procfs());
+  if (!pins) std::exit(77);
+  const daemon::KernelProof proof = daemon::prove_kernel(
+      sys::Procfs(), userfault_device(), pins,
+      [](const sys::ProbeProcess& process) { return std::make_unique<NothingIsHeld>(process); });
+  CHECK_FALSE(proof.passed);
+  CHECK_FALSE(proof.facts.self_test_passed);
+  CHECK_FALSE(proof.facts.no_pin_test);
+  INFO(proof.facts.self_test_failure);
+  CHECK(proof.facts.self_test_failure.starts_with("pin-"));
+  CHECK(outcome_of(proof, "pin-hole") == control::CheckOutcome::failed);
+  // The facts of folding itself hold.
+  CHECK(std::ranges::any_of(proof.views, [](const control::SelfTestView& view) {
+    return view.outcome == control::CheckOutcome::passed && !view.name.starts_with("pin-");
+  }));
+}

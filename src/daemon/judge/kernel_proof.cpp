@@ -4,14 +4,14 @@
 #include <algorithm>
 
 #include "daemon/log.hpp"
-#include "sys/self_test.hpp"
 
 namespace ramfold::daemon {
 
 KernelProof prove_kernel(const sys::Procfs& procfs, sys::BorrowedFd userfault_device,
-                         const sys::LoadedPinTest& pin_test) {
+                         const sys::LoadedPinTest& pin_test,
+                         const sys::DriverFactory& make_driver) {
   const sys::SelfTest test =
-      sys::run_self_test(procfs, userfault_device, pin_test ? &*pin_test : nullptr);
+      sys::run_self_test(procfs, userfault_device, pin_test ? &*pin_test : nullptr, make_driver);
   KernelProof proof;
   guest::HostFacts& facts = proof.facts;
   const auto version = procfs.kernel_version();

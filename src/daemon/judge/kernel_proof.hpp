@@ -10,6 +10,7 @@
 #include "sys/fd.hpp"
 #include "sys/pin_test.hpp"
 #include "sys/procfs.hpp"
+#include "sys/self_test.hpp"
 
 namespace ramfold::daemon {
 
@@ -19,8 +20,9 @@ struct KernelProof {
   bool passed = false;  // the self-test, the facts of pins included where they could be tried
 };
 
-// `userfault_device`: /dev/userfaultfd.
+// `userfault_device`: /dev/userfaultfd. `make_driver`: as of sys::run_self_test().
 KernelProof prove_kernel(const sys::Procfs& procfs, sys::BorrowedFd userfault_device,
-                         const sys::LoadedPinTest& pin_test);
+                         const sys::LoadedPinTest& pin_test,
+                         const sys::DriverFactory& make_driver = sys::real_driver);
 
 }  // namespace ramfold::daemon
