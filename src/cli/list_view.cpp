@@ -98,7 +98,7 @@ constexpr std::array kFields{
           [](const VmView& vm, Amounts amounts) -> Table::Cell {
             return {amounts.of(vm.pages.resident)};
           }},
-    Field{"HELD", "cold, and held by a device", Align::right, Cut::never, false,
+    Field{"HELD", "held by a device", Align::right, Cut::never, false,
           [](const VmView& vm, Amounts amounts) -> Table::Cell {
             return {amounts.of(vm.pages.held)};
           }},

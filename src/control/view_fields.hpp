@@ -173,7 +173,10 @@ constexpr void visit(V& v, S& s) {
   v(gauge("mapped", "Pages that share one page of memory with others, and can be read as before."),
     s.mapped);
   v(gauge("poisoned", "Pages that cannot be read back."), s.poisoned);
-  v(gauge("held", "Cold pages that a device held when the last pass wanted to fold them."), s.held);
+  v(gauge("held",
+          "Pages that a device held: cold ones that the last pass wanted to fold, or all where "
+          "another consumer of RAM keeps the VM unfolded."),
+    s.held);
 }
 
 template <typename V, ConstOr<RamBlockView> S>

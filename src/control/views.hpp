@@ -221,7 +221,7 @@ struct PagesView {
   PageCount clean;
   PageCount mapped;  // counted as folded, too
   PageCount poisoned;
-  PageCount held;  // by a device, when the last pass wanted to fold them
+  PageCount held;  // by a device, in the last pass
   friend bool operator==(const PagesView&, const PagesView&) = default;
 };
 

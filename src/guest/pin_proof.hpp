@@ -9,18 +9,33 @@
 // Threads: one a worker; all use one PinTest.
 #pragma once
 
+#include <array>
+#include <span>
+
 #include "guest/quiet_proof.hpp"
 #include "sys/pin_test.hpp"
 
 namespace ramfold::guest {
+
+struct HeldCount {
+  unsigned resident = 0;
+  unsigned busy = 0;  // of them, those that something holds
+};
 
 class PinProof final : public QuietProof {
  public:
   // `test` outlives this.
   explicit PinProof(const sys::PinTest& test) noexcept : test_(test) {}
   ProofAnswer ask(Vm& vm, PageRun run, PageMask leaving) noexcept override;
+  // For the operator alone: of pages without a guard the answer proves nothing. REQUIRES: one
+  // block, at most kProofPagesMax pages.
+  HeldCount count_held(Vm& vm, PageRun run) noexcept;
 
  private:
+  using Answers = std::array<sys::PinAnswer, kProofPagesMax.value>;
+  // Into the first run.count of `answers`.
+  std::span<const sys::PinAnswer> ask_kernel(Vm& vm, PageRun run, Answers& answers) noexcept;
+
   const sys::PinTest& test_;
 };
 static_assert(kProofPagesMax <= sys::PinTest::kPagesMax);

@@ -9,6 +9,7 @@
 #include <fstream>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -47,6 +48,10 @@ struct Guest {
   std::uint64_t passes() const {
     const std::lock_guard lock(vm->cursor.mutex);
     return vm->cursor.passes;
+  }
+  std::uint64_t held() const {
+    const std::lock_guard lock(vm->cursor.mutex);
+    return vm->cursor.busy_last;
   }
   std::uint64_t chunks() const {
     const std::lock_guard lock(vm->cursor.mutex);
@@ -100,6 +105,24 @@ class Forgetting final : public test::SilentAgents, public guest::AgentPort {
   std::mutex mutex_;
   test::GuestProcess& process_;
   std::uint64_t hot_;
+};
+
+// Pages of a guest that lie in a pipe, which holds them as a device would.
+class PagesInPipe {
+ public:
+  PagesInPipe(const Guest& guest, PageIndex first, std::uint64_t count) {
+    int ends[2];
+    REQUIRE(::pipe2(ends, O_CLOEXEC) == 0);
+    out_ = sys::Fd(ends[0]);
+    in_ = sys::Fd(ends[1]);
+    auto at = static_cast<loff_t>(first.value << kPageShift);
+    REQUIRE(::splice(guest.process->ram(), &at, in_.get(), nullptr, count << kPageShift, 0) ==
+            static_cast<ssize_t>(count << kPageShift));
+  }
+
+ private:
+  sys::Fd out_;
+  sys::Fd in_;
 };
 
 enum class May { observe, fold };
@@ -299,28 +322,70 @@ TEST_CASE("pages that something held in the last pass are told, and the others a
   constexpr std::uint64_t kHeld = 5;
   Guest guest(1, 1000, PageCount{kChunk});
   for (std::uint64_t page = 0; page < 64; ++page) guest.process->store(PageIndex{page}, page + 1);
-  int ends[2];
-  REQUIRE(::pipe2(ends, O_CLOEXEC) == 0);
-  sys::Fd out(ends[0]);
-  sys::Fd in(ends[1]);
-  loff_t at = 0;
-  REQUIRE(::splice(guest.process->ram(), &at, in.get(), nullptr, kHeld << kPageShift, 0) ==
-          static_cast<ssize_t>(kHeld << kPageShift));
+  std::optional<PagesInPipe> pipe(std::in_place, guest, PageIndex{0}, kHeld);
   Scanning scanning(1);
   scanning.allow(May::fold);
   scanning.add(guest);
   scanning.start();
-  const auto held = [&] {
-    const std::lock_guard lock(guest.vm->cursor.mutex);
-    return guest.vm->cursor.busy_last;
-  };
   const guest::VmCounters& counters = guest.vm->vm->counters();
   CHECK(test::soon_quiet(
-      [&] { return held() == kHeld && counters.folded_content.get() == 64 - kHeld; }));
-  out.reset();
-  in.reset();
-  CHECK(test::soon_quiet([&] { return held() == 0 && counters.folded_content.get() == 64; }));
+      [&] { return guest.held() == kHeld && counters.folded_content.get() == 64 - kHeld; }));
+  pipe.reset();
+  CHECK(test::soon_quiet([&] { return guest.held() == 0 && counters.folded_content.get() == 64; }));
   scanning.workers->stop();
+}
+
+TEST_CASE("of a VM that a device keeps unfolded the held pages are told, and nothing is folded") {
+  constexpr std::uint64_t kHeld = 5;
+  constexpr std::uint64_t kTouched = 64;
+  Guest guest(1, 1000, PageCount{4 * kChunk});
+  const auto touch = [&](std::uint64_t first) {
+    for (std::uint64_t page = first; page < first + kTouched; ++page)
+      guest.process->store(PageIndex{page}, page + 1);
+  };
+  touch(0);
+  touch(3 * kChunk);  // behind holes
+  std::optional<PagesInPipe> pipe(std::in_place, guest, PageIndex{3 * kChunk}, kHeld);
+  // As a look leaves it that has found the device.
+  guest.vm->vm->gate().close();
+  guest.vm->consumer_lasts = true;
+  guest.vm->consumer_found = true;
+  Scanning scanning(1);
+  scanning.allow(May::fold);
+  scanning.config.fold.passes = 1;
+  scanning.add(guest);
+  SECTION("the figure follows what the device does") {
+    scanning.start();
+    CHECK(test::soon_quiet([&] { return guest.held() == kHeld; }));
+    pipe.reset();
+    CHECK(test::soon_quiet([&] { return guest.held() == 0; }));
+    scanning.workers->stop();
+    CHECK(guest.vm->cursor.met_last.present == 2 * kTouched);
+    const guest::VmCounters& counters = guest.vm->vm->counters();
+    CHECK(counters.observed.get() == 0);
+    CHECK(counters.folded_content.get() == 0);
+    CHECK(counters.not_quiet_busy.get() == 0);
+    CHECK(counters.errors.get() == 0);
+    for (const std::uint64_t page : {std::uint64_t{0}, 3 * kChunk})
+      CHECK(guest.vm->vm->table().load(PageIndex{page})->tag() == Tag::none);
+    for (std::size_t chunk = 0; chunk < 4; ++chunk) CHECK_FALSE(guest.vm->vm->is_registered(chunk));
+  }
+  SECTION("only where it is the pages of a VM that stays unfolded") {
+    SECTION("it is being unfolded") { guest.vm->unfolding = true; }
+    SECTION("it was detached") { guest.vm->detached = true; }
+    SECTION("a userfaultfd of QEMU's own, which will be closed") {
+      guest.vm->consumer_lasts = false;
+    }
+    SECTION("its gate is closed for another reason") { guest.vm->consumer_found = false; }
+    Guest other(2, 1001, PageCount{kChunk});
+    other.process->store(PageIndex{0}, 1);
+    scanning.add(other);
+    scanning.start();
+    REQUIRE(test::soon([&] { return other.passes() >= 3; }));
+    scanning.workers->stop();
+    CHECK(guest.passes() == 0);
+    CHECK(guest.held() == 0);
+  }
 }
 
 namespace {

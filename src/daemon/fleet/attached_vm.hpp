@@ -66,11 +66,12 @@ struct ScanCursor {
   bool looks_at_all GUARDED_BY(mutex) = false;  // this pass does
   std::uint64_t pass_ns GUARDED_BY(mutex) = 0;  // duration of the last whole pass
   std::uint64_t passes GUARDED_BY(mutex) = 0;
-  // Pages that were to leave and that something held: at the beginning of the pass (the counter
-  // not_quiet_busy), and in the last whole pass.
-  std::uint64_t busy_before GUARDED_BY(mutex) = 0;
+  // Pages that something held in the last whole pass: those that were to leave, or all where pages
+  // are only counted (AttachedVm::counts_held()).
   std::uint64_t busy_last GUARDED_BY(mutex) = 0;
-  std::uint64_t chunks GUARDED_BY(mutex) = 0;  // taken by workers, in all passes
+  std::uint64_t busy_before GUARDED_BY(mutex) = 0;   // not_quiet_busy when this pass began
+  std::uint64_t busy_counted GUARDED_BY(mutex) = 0;  // in this pass so far
+  std::uint64_t chunks GUARDED_BY(mutex) = 0;        // taken by workers, in all passes
 };
 
 // Requests for looks at a VM's facts (judge/fact_watch.hpp). One thread at a time looks. A look
@@ -258,6 +259,12 @@ struct AttachedVm {
     return kept && agent_ready && counted && !paused && !unfolding && !stays_unfolded() &&
            !detached && !let_go && held == 0 && targets.load().fold && vm->alive() && lost() == 0 &&
            vm->inconsistency() == guest::Inconsistency::none;
+  }
+  // It is unfolded for another consumer of its RAM until it is attached anew. A pass only counts
+  // which of its pages something holds, for the operator.
+  bool counts_held() const noexcept {
+    return stays_unfolded() && consumer_lasts && !unfolding && !detached && !let_go && held == 0 &&
+           vm->alive();
   }
   // Pages whose bytes are lost. A page stays lost until QEMU discards it or ends.
   std::uint64_t lost() const noexcept { return vm->counters().poisoned.get(); }

@@ -282,8 +282,8 @@ control::VmView HostService::vm_view(const VmHandle& vm, const Account& account,
           "set `when = \"eager\"` for this VM to fold it all the same"));
     }
   }
-  if (open) {
-    if (const auto why = why_pages_stay(view.pages)) view.reasons.push_back(*why);
+  if (open || vm->counts_held()) {
+    if (const auto why = why_pages_stay(view.pages, view.gate)) view.reasons.push_back(*why);
   }
   if (ram_beside.value != 0) {
     because("ram-added",

@@ -9,6 +9,8 @@
 namespace ramfold::daemon {
 namespace {
 
+// A pass that counts held pages takes at most one of so many parts of the time.
+constexpr std::uint64_t kCountingPart = 20;
 constexpr unsigned kFreedChunksMax = 128;  // in one turn: 256 pages of words, about 5 ms
 
 void free_words(guest::Vm& vm, std::size_t chunk) noexcept {
@@ -70,18 +72,18 @@ void ChunkQueue::meet_new_vms() {
 }
 
 std::optional<ChunkClaim> ChunkQueue::claim_of(const VmHandle& vm) {
-  if (!vm->wants_folding() || !vm->vm->gate().is_open()) return {};
+  const bool counts = !vm->wants_folding() || !vm->vm->gate().is_open();
+  if (counts && !vm->counts_held()) return {};
   ScanCursor& cursor = vm->cursor;
   const std::size_t end = scan::chunk_count(*vm->vm);
   const MutexLock lock(cursor.mutex);
   if (cursor.next == end) {
     if (cursor.in_work != 0) return {};
     const std::uint64_t now = monotonic_ns();
-    const auto least = static_cast<std::uint64_t>(targets_.load().pass_seconds * 1e9);
-    if (cursor.passes != 0 && now - cursor.began_ns < least) return {};
-    begin_pass(*vm, cursor, now);
+    if (cursor.passes != 0 && now - cursor.began_ns < least_ns(cursor, counts)) return {};
+    begin_pass(*vm, cursor, now, counts);
   }
-  skip_resting(*vm, cursor, end);
+  if (!counts) skip_resting(*vm, cursor, end);
   if (cursor.next == end) {
     end_pass_if_over(*vm, cursor);
     return {};
@@ -100,11 +102,29 @@ std::optional<ChunkClaim> ChunkQueue::claim_of(const VmHandle& vm) {
                     .source = cursor.source,
                     .history = cursor.history ? &*cursor.history : nullptr,
                     .sampling = cursor.sampling,
-                    .folds = cursor.terms.folds};
+                    .folds = cursor.terms.folds,
+                    .counts = counts};
 }
 
-void ChunkQueue::begin_pass(AttachedVm& vm, ScanCursor& cursor, std::uint64_t now_ns) {
-  prepare_questions(vm, cursor, now_ns - cursor.began_ns);
+std::uint64_t ChunkQueue::least_ns(const ScanCursor& cursor, bool counts) const {
+  const auto least = static_cast<std::uint64_t>(targets_.load().pass_seconds * 1e9);
+  return counts ? std::max(least, cursor.pass_ns * kCountingPart) : least;
+}
+
+void ChunkQueue::begin_pass(AttachedVm& vm, ScanCursor& cursor, std::uint64_t now_ns, bool counts) {
+  if (!counts) {
+    prepare_questions(vm, cursor, now_ns - cursor.began_ns);
+    choose_terms(vm, cursor);
+    vm.vm->next_pass();
+  }
+  cursor.next = 0;
+  cursor.began_ns = now_ns;
+  cursor.met = {};
+  cursor.busy_before = vm.vm->counters().not_quiet_busy.get();
+  cursor.busy_counted = 0;
+}
+
+void ChunkQueue::choose_terms(AttachedVm& vm, ScanCursor& cursor) {
   if (!cursor.rests) {
     if (auto made = scan::Rests::make(scan::chunk_count(*vm.vm))) cursor.rests = std::move(*made);
   }
@@ -113,17 +133,13 @@ void ChunkQueue::begin_pass(AttachedVm& vm, ScanCursor& cursor, std::uint64_t no
                                 rule.passes_max};
   cursor.looks_at_all = terms != cursor.terms;
   cursor.terms = terms;
-  cursor.next = 0;
-  cursor.began_ns = now_ns;
-  cursor.met = {};
-  cursor.busy_before = vm.vm->counters().not_quiet_busy.get();
-  vm.vm->next_pass();
 }
 
 void ChunkQueue::end_pass_if_over(AttachedVm& vm, ScanCursor& cursor) {
   if (cursor.next != scan::chunk_count(*vm.vm) || cursor.in_work != 0) return;
   cursor.met_last = cursor.met;
-  cursor.busy_last = vm.vm->counters().not_quiet_busy.get() - cursor.busy_before;
+  cursor.busy_last =
+      vm.vm->counters().not_quiet_busy.get() - cursor.busy_before + cursor.busy_counted;
   cursor.pass_ns = monotonic_ns() - cursor.began_ns;
   ++cursor.passes;
 }
@@ -161,6 +177,11 @@ void ChunkQueue::skip_holes(const ChunkClaim& claim) {
   // Without the cursor's lock: the lock of the RAM file may be held for long.
   const std::size_t backed = scan::next_backed_chunk(vm, claim.chunk);
   if (backed == claim.chunk) return;  // the pages are in swap, or in memory but not mapped
+  if (claim.counts) {
+    const MutexLock lock(cursor.mutex);
+    cursor.next = std::max(cursor.next, backed);
+    return;
+  }
   free_words(vm, claim.chunk);
   for (unsigned i = 0; i < kFreedChunksMax; ++i) {
     std::size_t from = 0;
@@ -184,7 +205,7 @@ void ChunkQueue::skip_holes(const ChunkClaim& claim) {
   }
 }
 
-void ChunkQueue::give_back(const ChunkClaim& claim, const scan::Met& met) {
+void ChunkQueue::give_back(const ChunkClaim& claim, const scan::Met& met, std::uint64_t busy) {
   ScanCursor& cursor = claim.vm->cursor;
   const MutexLock lock(cursor.mutex);
   --cursor.in_work;
@@ -194,7 +215,8 @@ void ChunkQueue::give_back(const ChunkClaim& claim, const scan::Met& met) {
   cursor.met.asked.candidates += met.asked.candidates;
   cursor.met.asked.forgotten += met.asked.forgotten;
   cursor.met.asked.retouched += met.asked.retouched;
-  if (cursor.rests) {
+  cursor.busy_counted += busy;
+  if (cursor.rests && !claim.counts) {
     cursor.rests->looked(claim.chunk, met, rest_of(*claim.vm, claim.chunk, claim.folds, met));
   }
   end_pass_if_over(*claim.vm, cursor);

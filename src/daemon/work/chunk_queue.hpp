@@ -32,7 +32,8 @@ struct ChunkClaim {
   const scan::ReferencedSource* source = nullptr;  // null: none is asked
   scan::History* history = nullptr;                // null as well
   scan::Sampling sampling;
-  bool folds = false;  // ScanCursor::Terms
+  bool folds = false;   // ScanCursor::Terms
+  bool counts = false;  // AttachedVm::counts_held(): nothing else is done with the pages
 };
 
 class ChunkQueue {
@@ -44,14 +45,14 @@ class ChunkQueue {
   // `sources` outlives this. REQUIRES: called at most once, before the first claim.
   void ask_of(const Sources& sources) noexcept { sources_ = &sources; }
   // Takes a chunk of the VM whose turn it is, among VMs whose pass runs or is due. nullopt: no VM
-  // has one.
+  // has one. A pass runs while the VM may be folded, or counts_held().
   std::optional<ChunkClaim> claim() EXCLUDES(mutex_);
   // The VM and its owner have had the time, in nanoseconds.
   void charge(const scan::Turns::Member& turn, std::uint64_t ns) EXCLUDES(mutex_);
   // After an empty chunk: skips the chunks in a hole of the RAM file, and frees their words.
   void skip_holes(const ChunkClaim& claim);
-  // `met`: in the chunk.
-  void give_back(const ChunkClaim& claim, const scan::Met& met);
+  // `met`: in the chunk. `busy`: its pages that something holds, where pages are only counted.
+  void give_back(const ChunkClaim& claim, const scan::Met& met, std::uint64_t busy);
 
  private:
   struct Turn {
@@ -60,7 +61,11 @@ class ChunkQueue {
   };
   std::optional<ChunkClaim> claim_of(const VmHandle& vm) REQUIRES(mutex_);
   void meet_new_vms() REQUIRES(mutex_);
-  void begin_pass(AttachedVm& vm, ScanCursor& cursor, std::uint64_t now_ns) REQUIRES(cursor.mutex);
+  // The least time from the beginning of a pass to that of the next one.
+  std::uint64_t least_ns(const ScanCursor& cursor, bool counts) const REQUIRES(cursor.mutex);
+  void begin_pass(AttachedVm& vm, ScanCursor& cursor, std::uint64_t now_ns, bool counts)
+      REQUIRES(cursor.mutex);
+  void choose_terms(AttachedVm& vm, ScanCursor& cursor) REQUIRES(cursor.mutex);
   // The pass ends when every chunk was taken and given back.
   void end_pass_if_over(AttachedVm& vm, ScanCursor& cursor) REQUIRES(cursor.mutex);
   // Moves the cursor over chunks that rest, up to `end`.

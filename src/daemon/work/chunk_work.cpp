@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "daemon/work/chunk_work.hpp"
 
+#include <algorithm>
 #include <bit>
 #include <cerrno>
 #include <memory>
@@ -17,6 +18,7 @@ constexpr std::uint64_t kStoreFullRestNs = 5'000'000'000;
 }  // namespace
 
 ChunkWork::Done ChunkWork::work(const ChunkClaim& claim) {
+  if (claim.counts) return count(claim);
   AttachedVm& vm = *claim.vm;
   // To read a word makes the page table grow. The chunk does not rest: its turn comes when there is
   // room. Words of holes are freed meanwhile.
@@ -55,6 +57,24 @@ ChunkWork::Done ChunkWork::work(const ChunkClaim& claim) {
     for (const scan::Window& window : found) vm.mapping.found.put_parts(window.pages, window.map);
   }
   if (asking) ask(claim, agent.get(), done.met);
+  return done;
+}
+
+ChunkWork::Done ChunkWork::count(const ChunkClaim& claim) {
+  guest::Vm& vm = *claim.vm->vm;
+  const PageIndex first{claim.chunk * guest::kChunkPages.value};
+  const PageIndex last{std::min(first.value + guest::kChunkPages.value, vm.pages().value)};
+  Done done;
+  for (const guest::Block& block : vm.blocks()) {
+    const PageIndex end = std::min(last, block.end());
+    for (PageIndex at = std::max(first, block.first); at < end;) {
+      const PageRun run{at, PageCount{std::min(guest::kProofPagesMax.value, end.value - at.value)}};
+      const guest::HeldCount held = proof_.count_held(vm, run);
+      done.met.present += held.resident;
+      done.busy += held.busy;
+      at = run.end();
+    }
+  }
   return done;
 }
 

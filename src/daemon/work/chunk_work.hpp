@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The work on one chunk: plan, look at its pages, fold those that may leave, and ask which ones the
-// guest touches from now on.
+// guest touches from now on. Or only count the pages that something holds.
 // Threads: one.
 #pragma once
 
@@ -35,11 +35,14 @@ class ChunkWork {
 
   struct Done {
     scan::Met met;
+    std::uint64_t busy = 0;     // pages that something holds; of a claim that counts
     std::uint64_t fold_ns = 0;  // the CPU time of folding alone
   };
   Done work(const ChunkClaim& claim);
 
  private:
+  // Of a VM that is not folded: how many of its pages are there, and how many of them are held.
+  Done count(const ChunkClaim& claim);
   // Asks which pages of the chunk the guest touches from now on.
   void ask(const ChunkClaim& claim, guest::AgentPort* agent, scan::Met& met);
   void fold(AttachedVm& vm, std::span<const scan::Window> windows);

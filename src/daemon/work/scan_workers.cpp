@@ -144,7 +144,7 @@ void ScanWorkers::run(Worker& self) noexcept {
     const long slept = thread_sleeps();
     const ChunkWork::Done done = chunks->work(*next);
     if (done.met.present == 0) queue_.skip_holes(*next);
-    queue_.give_back(*next, done.met);
+    queue_.give_back(*next, done.met, done.busy);
     // If the VM's process made this thread wait, the VM is charged for that time: other VMs lost
     // it.
     const std::uint64_t waited_ns = thread_sleeps() == slept ? 0 : monotonic_ns() - began_ns;

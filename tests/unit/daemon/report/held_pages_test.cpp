@@ -7,11 +7,12 @@ using namespace ramfold;
 
 namespace {
 
-std::optional<control::Reason> of(std::uint64_t held, std::uint64_t resident) {
+std::optional<control::Reason> of(std::uint64_t held, std::uint64_t resident,
+                                  control::GateState gate = control::GateState::pinned) {
   control::PagesView pages;
   pages.held = PageCount{held};
   pages.resident = PageCount{resident};
-  return daemon::why_pages_stay(pages);
+  return daemon::why_pages_stay(pages, gate);
 }
 
 }  // namespace
@@ -38,4 +39,11 @@ TEST_CASE("the reason says how many pages are held, and that nobody has to act")
   CHECK(why->code == "held-pages");
   CHECK(why->text == "300 pages are held by a device");
   CHECK(why->remedy.starts_with("nothing to do: "));
+}
+
+TEST_CASE("of a VM that is not folded the reason promises no folding") {
+  const auto why = of(300, 2000, control::GateState::closed);
+  REQUIRE(why);
+  CHECK(why->text == "300 pages are held by a device");
+  CHECK(why->remedy.starts_with("another reason tells "));
 }
