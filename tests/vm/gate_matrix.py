@@ -10,7 +10,7 @@ With --must-lose the daemon is one that breaks a rule on purpose: a wrong sector
 request that fails is neither: the test then fails, and tells the request.
 --self-test shows how a row's lines are judged, without a VM.
 RAMFOLD_LONG=1: every row, an hour. RAMFOLD_SEED=n. RAMFOLD_MATRIX_DIRS=DIR:DIR...: directories on
-other file systems that get a row each.
+other file systems that get a row each. RAMFOLD_QEMUS=PATH:PATH...: QEMUs beside those of the host.
 """
 import dataclasses
 import os
@@ -18,6 +18,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import tempfile
 import time
 
 import disk_rows
@@ -48,6 +49,7 @@ WRONG = re.compile(r"^WRONG .*$", re.MULTILINE)
 FAILED = re.compile(r"^FAILED .*$", re.MULTILINE)
 HELD_FROM_MIB = 96
 HELD_MIB = 32
+READER_PAGES = 1024  # of each disk's reader (disk_reader.c)
 
 
 class Lost(vm.VmError):
@@ -80,16 +82,34 @@ def make_images(reader, images):
                          images / f"{number}.qcow2")
 
 
+def version_of(path):
+    """What a QEMU says of itself; None: there is none, or it does not run."""
+    try:
+        asked = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return asked.stdout.partition("\n")[0] if asked.returncode == 0 else None
+
+
 def qemus():
-    """The QEMUs of this host that differ in their version."""
+    """The QEMUs of this host, and those that RAMFOLD_QEMUS names: {version: path}."""
+    named = [path for path in os.environ.get("RAMFOLD_QEMUS", "").split(":") if path]
     found = {}
     for path in (vm.QEMU, "/usr/bin/qemu-system-x86_64", "/usr/bin/qemu-kvm",
-                 "/usr/libexec/qemu-kvm", "/usr/local/bin/qemu-system-x86_64"):
-        asked = subprocess.run([path, "--version"], capture_output=True, text=True, check=False) \
-            if "/" not in path or os.path.exists(path) else None
-        if asked is not None and asked.returncode == 0:
-            found.setdefault(asked.stdout.splitlines()[0], path)
+                 "/usr/libexec/qemu-kvm", "/usr/local/bin/qemu-system-x86_64", *named):
+        if version := version_of(path):
+            found.setdefault(version, path)
+        elif path in named:
+            raise vm.VmError(f"RAMFOLD_QEMUS: {path} does not run")
     return found
+
+
+def tells_held(view, disks):
+    """The daemon tells that a device holds the registered buffer. What a reader reads into is not
+    cold, so it may be missing where it lies in the buffer. Elsewhere its reads hold pages, too."""
+    moving = disks * READER_PAGES
+    return (abs(view["pages"]["held"] - HELD_MIB * 256) <= moving and
+            "held-pages" in [reason["code"] for reason in view["reasons"]])
 
 
 class Row:
@@ -221,6 +241,8 @@ class Matrix:
 
     def all(self, holder):
         versions = qemus()
+        if len(versions) == 1:
+            print("not run: a second QEMU: name one in RAMFOLD_QEMUS", flush=True)
         every = disk_rows.every_row() if LONG else disk_rows.paired_rows()
         for number, disks in enumerate(every):
             # Every QEMU has its turn, and each of them more than one row.
@@ -269,7 +291,25 @@ class Matrix:
                 hole = os.lseek(ram.fileno(), first, os.SEEK_HOLE)
             if hole < end:
                 raise vm.VmError(f"a page of the registered buffer has left, at {hole:#x}")
+            self.told_held(row)
             row.finish()
+
+    def told_held(self, row):
+        """The daemon tells the operator how many pages are held, and why they stay."""
+        seen = {}
+
+        def told():
+            try:
+                seen.update(self.rig.vm(row.guest.name))
+            except ramfold_rig.NoAnswer:
+                return False
+            return tells_held(seen, len(row.disks))
+
+        try:
+            self.rig.wait("held pages are told", told, 60)
+        except ramfold_rig.RigError as problem:
+            raise vm.VmError(f"{problem}; pages {seen.get('pages')}, {row.reasons()}") from None
+        print(f"  {seen['pages']['held']} pages are told as held", flush=True)
 
 
 def test(run_dir, options):
@@ -286,6 +326,42 @@ def test(run_dir, options):
                 matrix.must_lose()
             else:
                 matrix.all(options.holder)
+
+
+def self_test_of_held():
+    """Too few held pages, far too many, and a figure without its reason are found."""
+    def of(held, *codes):
+        return {"pages": {"held": held}, "reasons": [{"code": code} for code in codes]}
+
+    for view, good in ((of(8192, "held-pages"), True), (of(7000, "policy", "held-pages"), True),
+                       (of(9000, "held-pages"), True), (of(8192), False),
+                       (of(0, "held-pages"), False), (of(4000, "held-pages"), False),
+                       (of(20000, "held-pages"), False)):
+        if tells_held(view, len(disk_rows.DEVICES)) != good:
+            sys.exit(f"{view} is judged as {'bad' if good else 'good'}")
+
+
+def self_test_of_qemus():
+    """RAMFOLD_QEMUS adds QEMUs of other versions, and a path that is none is an error."""
+    with tempfile.TemporaryDirectory() as directory:
+        paths = [pathlib.Path(directory, name) for name in ("a", "b", "c")]
+        for path, version in zip(paths, ("98.0.1", "99.0.2", "98.0.1")):
+            path.write_text(f"#!/bin/sh\necho 'QEMU emulator version {version}'; echo more\n")
+            path.chmod(0o755)
+        os.environ["RAMFOLD_QEMUS"] = ":".join(map(str, paths))
+        found = {version: path for version, path in qemus().items() if path.startswith(directory)}
+        if found != {"QEMU emulator version 98.0.1": str(paths[0]),
+                     "QEMU emulator version 99.0.2": str(paths[1])}:
+            sys.exit(f"the QEMUs are {found}")
+        os.environ["RAMFOLD_QEMUS"] = f"{directory}/none"
+        try:
+            qemus()
+        except vm.VmError as problem:
+            if "none does not run" not in str(problem):
+                sys.exit(f"a path that is no QEMU: {problem}")
+        else:
+            sys.exit("a path that is no QEMU is no error")
+    del os.environ["RAMFOLD_QEMUS"]
 
 
 def self_test():
@@ -305,6 +381,8 @@ def self_test():
                 sys.exit(f"{said!r} is judged as {type(problem).__name__}: {problem}")
         else:
             sys.exit(f"{said!r} is judged as good: {done}")
+    self_test_of_held()
+    self_test_of_qemus()
     # Load that comes while a row waits lengthens its wait.
     left = Patience(0.05)
     patience.slower = lambda: 1000.0
