@@ -97,6 +97,11 @@ struct TaskState {
 // Mount id to file system type, e.g. "ext4", "fuse.sshfs".
 using Mounts = std::map<int, std::string>;
 
+// A memory cgroup with a limit.
+struct LimitedCgroup {
+  std::string path;    // its directory
+  ByteCount headroom;  // may still be charged to it, with inactive file cache counted as free
+};
 struct MemInfo {
   ByteCount total;
   ByteCount free;
@@ -161,9 +166,9 @@ class Procfs {
   Result<std::vector<std::string>> arguments(pid_t pid) const;  // cmdline
   Result<Mounts> mounts(pid_t pid) const;                       // of its mount namespace
   Result<Mounts> own_mounts() const;
-  // Bytes that may still be charged before one of its memory cgroups (v1 or v2, any ancestor) is
-  // full, with inactive file cache counted as free; nothing: no limit.
-  Result<std::optional<ByteCount>> memory_headroom(pid_t pid) const;
+  // Its memory cgroups that have a limit (v1 or v2, all ancestors), the innermost first. Empty: no
+  // limit.
+  Result<std::vector<LimitedCgroup>> limited_cgroups(pid_t pid) const;
 
   // All processes, in the kernel's order.
   Seen processes(const std::function<bool(pid_t)>& visit) const;

@@ -138,7 +138,7 @@ bool is_off(std::string_view choice) noexcept {
 Result<Mounts> Procfs::mounts(pid_t pid) const { return mounts_in(path_of(pid, "mountinfo")); }
 Result<Mounts> Procfs::own_mounts() const { return mounts_in(root_ + "/proc/self/mountinfo"); }
 
-Result<std::optional<ByteCount>> Procfs::memory_headroom(pid_t pid) const {
+Result<std::vector<LimitedCgroup>> Procfs::limited_cgroups(pid_t pid) const {
   const auto groups = read_process_file(pid, "cgroup", kSmallFileMax);
   if (!groups) return std::unexpected(groups.error());
   std::optional<CgroupMount> version1;
@@ -152,7 +152,7 @@ Result<std::optional<ByteCount>> Procfs::memory_headroom(pid_t pid) const {
   });
   if (!status) return std::unexpected(status.error());
 
-  std::optional<std::uint64_t> least;
+  std::vector<LimitedCgroup> limited;
   for (std::string_view rest = *groups; !rest.empty();) {
     std::string_view path = text::before(rest, '\n');
     const std::string_view hierarchy = text::before(path, ':');
@@ -167,14 +167,14 @@ Result<std::optional<ByteCount>> Procfs::memory_headroom(pid_t pid) const {
     if (mount->root != "/" && path.starts_with(mount->root)) path.remove_prefix(mount->root.size());
     for (std::size_t depth = 0; depth < kCgroupDepthMax; ++depth) {
       while (path.ends_with('/')) path.remove_suffix(1);
-      const auto here = headroom_of(mount->point + std::string(path), is_2 ? kVersion2 : kVersion1);
-      if (here) least = std::min(least.value_or(*here), *here);
+      std::string cgroup = mount->point + std::string(path);
+      if (const auto headroom = headroom_of(cgroup, is_2 ? kVersion2 : kVersion1))
+        limited.push_back({std::move(cgroup), ByteCount{*headroom}});
       if (path.empty()) break;
       path = path.substr(0, path.rfind('/'));
     }
   }
-  if (!least) return std::nullopt;
-  return ByteCount{*least};
+  return limited;
 }
 
 Result<std::string> Procfs::device_name(dev_t special) const {

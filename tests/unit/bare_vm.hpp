@@ -15,7 +15,7 @@
 namespace ramfold::test {
 
 inline std::shared_ptr<daemon::AttachedVm> bare_vm(PageCount pages, std::uint32_t id = 1,
-                                                   uid_t uid = 0) {
+                                                   uid_t uid = 0, pid_t pid = 0) {
   const auto memory = [](const char* name, ByteCount size) {
     auto made = sys::make_memfd(name, size, sys::Sealed::yes);
     REQUIRE(made.has_value());
@@ -24,6 +24,7 @@ inline std::shared_ptr<daemon::AttachedVm> bare_vm(PageCount pages, std::uint32_
   guest::VmRecord record;
   record.vm = id;
   record.uid = uid;
+  record.pid = pid;
   record.blocks = 1;
   record.block[0].size = bytes(pages).value;
   guest::Vm::Files files;

@@ -236,8 +236,8 @@ TEST_CASE("locked RAM is told") {
 TEST_CASE("an incoming migration and a guest that has ended") {
   Qemu qemu({"-incoming", "defer"});
   CHECK(reasons_of(qemu.check()) == Names{"incoming_migration"});
-  CHECK(procfs.memory_headroom(qemu.pid()));
+  CHECK(procfs.limited_cgroups(qemu.pid()));
   qemu.end();
   CHECK(facts_reader.read(qemu.check()).gone);
-  CHECK(procfs.memory_headroom(qemu.pid()).error().code == ESRCH);
+  CHECK(procfs.limited_cgroups(qemu.pid()).error().code == ESRCH);
 }

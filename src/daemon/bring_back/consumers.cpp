@@ -32,7 +32,7 @@ Status Consumers::bring_back(const VmHandle& vm, Reserve reserve) {
     return fail("its pages are being brought back already", EAGAIN);
   }
   if (!vm->counted) return fail("its pages are still being counted after a restart", EAGAIN);
-  if (const auto no = room_.lacking(*vm, reserve))
+  if (const auto no = room_.lacking({&vm, 1}, reserve))
     return fail(no->text + ": " + no->remedy, ENOMEM);
   return unfold_apart(unfolding, kPatienceNs, [&](std::uint64_t) { tell(*vm); }, stopping_);
 }

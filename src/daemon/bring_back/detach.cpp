@@ -91,9 +91,11 @@ bool Detach::wait_counted(const AttachedVm& vm) const {
   return vm.counted;
 }
 
-Answer<control::UnfoldPlan> Detach::plan(const VmHandle& vm) const {
-  if (!wait_counted(*vm)) return still_counting();
-  return room_.plan(*vm, Reserve::left_alone);
+Answer<control::UnfoldPlan> Detach::plan(std::span<const VmHandle> vms) const {
+  for (const VmHandle& vm : vms) {
+    if (!wait_counted(*vm)) return still_counting();
+  }
+  return room_.plan(vms, Reserve::left_alone);
 }
 
 Answer<void> Detach::run(const VmHandle& vm, const control::ProgressSink& progress,
@@ -105,7 +107,8 @@ Answer<void> Detach::run(const VmHandle& vm, const control::ProgressSink& progre
                            "wait for it to end");
   }
   if (!wait_counted(*vm)) return stopping_ ? cut_short() : still_counting();
-  if (auto no = room_.lacking(*vm, Reserve::left_alone)) return std::unexpected(std::move(*no));
+  if (auto no = room_.lacking({&vm, 1}, Reserve::left_alone))
+    return std::unexpected(std::move(*no));
   const PageCount pages{vm->vm->counters().folded_content.get() + vm->mapped().value};
   const std::uint64_t began = monotonic_ns();
   const auto tell = [&](std::uint64_t done) {

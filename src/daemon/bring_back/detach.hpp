@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -24,17 +25,17 @@ class Detach {
          const std::atomic<bool>& stopping) noexcept
       : room_(room), departures_(departures), agents_(agents), stopping_(stopping) {}
 
-  control::Answer<control::UnfoldPlan> plan(const VmHandle& vm) const;
+  // The plan to bring back all these VMs.
+  control::Answer<control::UnfoldPlan> plan(std::span<const VmHandle> vms) const;
   control::Answer<void> run(const VmHandle& vm, const control::ProgressSink& progress,
                             Afterwards afterwards = Afterwards::stays_away);
   // The daemon is ending. If run() was not complete, the next daemon continues it.
   bool is_cut_short() const noexcept { return stopping_; }
-
- private:
   // Waits until the VM's references are counted after a restart. False: not within a minute, or the
   // daemon ends.
   bool wait_counted(const AttachedVm& vm) const;
 
+ private:
   const Room& room_;
   Departures& departures_;
   AgentAnswers& agents_;

@@ -30,17 +30,16 @@ std::unexpected<control::OperationError> not_taken_back(const Error& error) {
       "make state_dir writable, then try again");
 }
 
-Answer<control::UnfoldPlan> OffSwitch::plan() const {
-  control::UnfoldPlan sum;
-  sum.available = p_.room.available(Reserve::left_alone);
-  for (const VmHandle& vm : p_.vms.all()) {
-    const auto plan = p_.detach.plan(vm);
-    if (!plan) return std::unexpected(plan.error());
-    sum.pages.value += plan->pages.value;
-    sum.needed.value += plan->needed.value;
-    sum.seconds += plan->seconds;
-  }
-  return sum;
+Answer<control::UnfoldPlan> OffSwitch::plan() const { return p_.detach.plan(p_.vms.all()); }
+
+std::optional<control::OperationError> OffSwitch::lacking() const {
+  std::vector<VmHandle> vms = p_.vms.all();
+  std::erase_if(vms, [](const VmHandle& vm) {
+    return has_ended(vm->vm->files().pidfd) || only_lost_left(*vm);
+  });
+  // The pages of a VM that is not counted are not known. Detach::run() tells of such a VM.
+  for (const VmHandle& vm : vms) p_.detach.wait_counted(*vm);
+  return p_.room.lacking(vms, Reserve::left_alone);
 }
 
 Status OffSwitch::decide() {
@@ -92,6 +91,7 @@ Answer<void> OffSwitch::bring_all_back(const control::ProgressSink& progress) {
   const MutexLock lock(bringing_back_);
   if (!p_.state.off) return control::refuse(Failure::conflict, "folding was resumed meanwhile", "");
   if (p_.state.off_done) return {};
+  if (auto no = lacking()) return std::unexpected(std::move(*no));
   for (unsigned waits = 0; p_.vms.size() != 0; ++waits) {
     std::size_t held = 0;
     std::vector<VmHandle> let_go;

@@ -68,6 +68,10 @@ class OffSwitch {
  private:
   control::Answer<void> bring_all_back(const control::ProgressSink& progress)
       EXCLUDES(bringing_back_);
+  // Why the host or a memory cgroup has no room for all VMs together; nullopt: there is room. The
+  // VMs come back one after the other: without this check the first one could fill a cgroup, and
+  // the kernel would kill the second one at its next fault.
+  std::optional<control::OperationError> lacking() const;
 
   Parts p_;
   Mutex bringing_back_{"OffSwitch::bringing_back"};  // held during bring_all_back()

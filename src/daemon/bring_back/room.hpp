@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Checks that there is memory to bring pages back: memory of the host, and room in the VM's memory
-// cgroup. If a fill gets no memory, its vCPU waits; if the cgroup is full, the kernel kills the VM.
+// Checks that there is memory to bring pages back: memory of the host, and room in the VMs' memory
+// cgroups. If a fill gets no memory, its vCPU waits; if a cgroup is full, the kernel kills a VM.
 // Threads: any.
 #pragma once
 
 #include <functional>
 #include <optional>
+#include <span>
 #include <utility>
 
 #include "control/service.hpp"
@@ -27,11 +28,12 @@ class Room {
 
   // The host's memory and swap that bringing pages back may use.
   ByteCount available(Reserve reserve) const;
-  // The memory and time that bringing this VM back needs, and the host's memory available for it.
-  // Error: the host has enough, but the VM's cgroup has not.
-  control::Answer<control::UnfoldPlan> plan(const AttachedVm& vm, Reserve reserve) const;
-  // Why the VM cannot be brought back now; nullopt: it can.
-  std::optional<control::OperationError> lacking(const AttachedVm& vm, Reserve reserve) const;
+  // The memory and time that bringing all these VMs back needs, and the host's memory available for
+  // it. Error: the host has enough, but a memory cgroup that limits some of them has not.
+  control::Answer<control::UnfoldPlan> plan(std::span<const VmHandle> vms, Reserve reserve) const;
+  // Why these VMs cannot all be brought back now; nullopt: they can.
+  std::optional<control::OperationError> lacking(std::span<const VmHandle> vms,
+                                                 Reserve reserve) const;
 
  private:
   const sys::Procfs& procfs_;

@@ -195,7 +195,7 @@ Answer<control::VmView> HostService::believe_incoming(const VmHandle& vm) {
 Answer<control::UnfoldPlan> HostService::plan_detach(const control::VmSelector& selector) {
   const auto vm = find(selector);
   if (!vm) return std::unexpected(vm.error());
-  return p_.detach.plan(*vm);
+  return p_.detach.plan({&*vm, 1});
 }
 
 Answer<control::UnfoldPlan> HostService::plan_off() { return p_.off.plan(); }

@@ -3,15 +3,15 @@
 """These outlive a daemon: the operator's decisions, the last good configuration, and the store and
 VMs with a keeper that is slow to answer.
 
-decisions.py kept|half-done|told-to-end|unreadable|broken|keeper. Exits 77 where a userfaultfd
-cannot be driven from outside."""
+decisions.py kept|half-done|full-cgroup|told-to-end|unreadable|broken|keeper. Exits 77 where a
+userfaultfd cannot be driven from outside."""
 import os
 import signal
 import sys
 import threading
 import time
 
-from off import QuietGuest, cli, must_succeed, wait
+from off import MIB, MemoryGroup, QuietGuest, cli, must_succeed, wait
 from rig import Failed, Rig, binary, run_named, say
 from patience import deadline
 
@@ -172,6 +172,37 @@ def half_done():
                 raise Failed(f'off, and it ends with {status}')
     finally:
         rig.close(keep=sys.exc_info()[0] is not None)
+
+
+def full_cgroup():
+    """An `off` that was decided waits until a cgroup has room for all of its VMs: without room for
+    both, the first one must not fill it."""
+    group = MemoryGroup()
+    rig = Rig(seed=13)
+    try:
+        rig.start_daemon()
+        with QuietGuest(rig, 16, '-name', 'web') as web, \
+                QuietGuest(rig, 16, '-name', 'other') as other:
+            wait('both are folded', lambda: is_folded(web)() and is_folded(other)(), 60)
+            rig.kill_daemon()
+            write_decisions(rig, 'off 1764487258')
+            for guest in (web, other):
+                group.add(guest.pid)
+            group.limit(24 * MIB)
+            rig.start_daemon()
+            text = wait('why it waits', lambda: next(
+                (reason['text'] for reason in answers(rig)['host']['reasons']
+                 if reason['code'] == 'off' and group.path in reason['text']), None), 60)
+            say(text)
+            if not is_folded(web)() or not is_folded(other)():
+                raise Failed(f'one of two came back: {web.view()}, {other.view()}')
+            group.limit(128 * MIB)
+            wait('it is off', lambda: rig.snapshot()['host']['state'] == 'off', 60)
+            web.check()
+            other.check()
+    finally:
+        rig.close(keep=sys.exc_info()[0] is not None)
+        group.remove()
 
 
 def told_to_end():
@@ -350,5 +381,6 @@ def keeper():
 
 
 if __name__ == '__main__':
-    sys.exit(run_named({'kept': kept, 'half-done': half_done, 'told-to-end': told_to_end,
+    sys.exit(run_named({'kept': kept, 'half-done': half_done,
+                        'full-cgroup': full_cgroup, 'told-to-end': told_to_end,
                         'unreadable': unreadable, 'broken': broken, 'keeper': keeper}))

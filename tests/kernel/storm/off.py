@@ -275,6 +275,21 @@ def full_cgroup():
                 plan = cli(rig, *command, '--dry-run')
                 if plan.returncode != 0:
                     raise Failed(f'{command} --dry-run, with room again: {plan}')
+            # With room for one of two VMs, the first one must not fill the group.
+            group.add(other.pid)
+            group.limit(40 * MIB)
+            for one in (guest, other):
+                plan = cli(rig, 'detach', one.pid, '--dry-run')
+                if plan.returncode != 0:
+                    raise Failed(f'detach --dry-run, with room for one VM: {plan}')
+            for command in (['off', '--dry-run'], ['off']):
+                done = cli(rig, *command)
+                if (done.returncode != 4 or group.path not in done.stderr
+                        or 'its 2 VMs' not in done.stderr or 'missing:' not in done.stderr):
+                    raise Failed(f'{command} without room for both: {done}')
+            say(done.stderr.strip())
+            if rig.snapshot()['host']['state'] != 'folding' or not all_is_folded():
+                raise Failed(f'a refusal must change nothing: {guest.view()}, {other.view()}')
             guest.check()
             other.check()
     finally:

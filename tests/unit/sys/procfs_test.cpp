@@ -144,7 +144,7 @@ TEST_CASE("our own process reads back") {
     CHECK(procfs.thread_ids(self, [&](pid_t) { return ++threads > 0; }) == Seen::all);
     CHECK(threads == status->threads);
     CHECK_FALSE(procfs.mounts(self).value().empty());
-    CHECK(procfs.memory_headroom(self));
+    CHECK(procfs.limited_cgroups(self));
   }
   SECTION("the host") {
     CHECK(procfs.memory_info().value().total.value > 0);
@@ -186,7 +186,7 @@ TEST_CASE("a process that has ended is gone, waited for or not") {
   CHECK(procfs.status(child).error().code == ESRCH);
   CHECK(procfs.arguments(child).error().code == ESRCH);
   CHECK(procfs.mounts(child).error().code == ESRCH);
-  CHECK(procfs.memory_headroom(child).error().code == ESRCH);
+  CHECK(procfs.limited_cgroups(child).error().code == ESRCH);
 }
 
 TEST_CASE("a command with parentheses and blanks does not shift the start time") {
@@ -293,7 +293,7 @@ TEST_CASE("lines longer than the buffer are cut, the next one is whole") {
   CHECK_FALSE(lines->next().value());
 }
 
-TEST_CASE("headroom is the least of all memory cgroups above the process") {
+TEST_CASE("each memory cgroup above the process that has a limit has its headroom") {
   const FakeTree tree;
   const Procfs procfs(tree.root());
   tree.write("proc/7/cgroup", "9:name=systemd:/x\n4:memory:/host/vm\n0::/a/b\n");
@@ -306,28 +306,36 @@ TEST_CASE("headroom is the least of all memory cgroups above the process") {
     tree.write("proc/self/mountinfo", v2);
     tree.write("cg/unified/a/b/memory.max", "max\n");
     tree.write("cg/unified/a/b/memory.current", "5\n");
-    CHECK_FALSE(procfs.memory_headroom(7).value());
+    CHECK(procfs.limited_cgroups(7).value().empty());
   }
-  SECTION("version 2: an ancestor is tighter; droppable file cache counts as free") {
+  SECTION("version 2: the innermost first; droppable file cache counts as free") {
     tree.write("proc/self/mountinfo", v2);
     tree.write("cg/unified/a/b/memory.max", "1000000\n");
     tree.write("cg/unified/a/b/memory.current", "100000\n");
     tree.write("cg/unified/a/memory.max", "500000\n");
     tree.write("cg/unified/a/memory.current", "450000\n");
     tree.write("cg/unified/a/memory.stat", "anon 1\ninactive_file 30000\nactive_file 7\n");
-    CHECK(procfs.memory_headroom(7).value()->value == 80'000);
+    const auto limited = procfs.limited_cgroups(7).value();
+    REQUIRE(limited.size() == 2);
+    CHECK(limited[0].path.ends_with("/cg/unified/a/b"));
+    CHECK(limited[0].headroom.value == 900'000);
+    CHECK(limited[1].path.ends_with("/cg/unified/a"));
+    CHECK(limited[1].headroom.value == 80'000);
   }
   SECTION("version 1: below the mounted root") {
     tree.write("proc/self/mountinfo", v1);
     tree.write("cg/memory/vm/memory.limit_in_bytes", "4096\n");
     tree.write("cg/memory/vm/memory.usage_in_bytes", "5000\n");
     tree.write("cg/memory/memory.limit_in_bytes", "9223372036854771712\n");
-    CHECK(procfs.memory_headroom(7).value()->value == 0);
+    const auto limited = procfs.limited_cgroups(7).value();
+    REQUIRE(limited.size() == 1);
+    CHECK(limited[0].path.ends_with("/cg/memory/vm"));
+    CHECK(limited[0].headroom.value == 0);
   }
   SECTION("outside our namespace it is not known") {
     tree.write("proc/self/mountinfo", v2);
     tree.write("proc/7/cgroup", "0::/../other\n");
-    CHECK(procfs.memory_headroom(7).error().code == EXDEV);
+    CHECK(procfs.limited_cgroups(7).error().code == EXDEV);
   }
 }
 
