@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <array>
 
 #include "cli/doctor.hpp"
 #include "control/names.hpp"
@@ -16,6 +17,21 @@ using control::Snapshot;
 
 // Enough for 200 VMs: the daemon and the keeper each need about 20 descriptors for a VM.
 constexpr std::uint64_t kFilesMin = 4096;
+
+// By the codes of the daemon's reasons and notices. These have a check of their own, or
+// need none: with "memory-plentiful" ramfold works as it is meant to.
+constexpr auto kNotOfFolding = std::to_array<std::string_view>(
+    {"config", "vm-override", "policy", "state", "starting", "self-test", "no-pin-test",
+     "no-keeper", "referenced", "memory-plentiful"});
+// Of the others the row is a warning, but for these: folding ends until somebody acts; and it is
+// meant to be so, or ends soon.
+constexpr auto kStops =
+    std::to_array<std::string_view>({"unusable-vm", "not-recovered", "meminfo"});
+constexpr auto kNoFault = std::to_array<std::string_view>({"off", "paused", "recovering"});
+
+bool is_among(const control::Reason& reason, const auto& codes) {
+  return std::ranges::find(codes, reason.code) != codes.end();
+}
 
 Check check_running(const Asked<Snapshot>& daemon) {
   Check check;
@@ -110,6 +126,30 @@ std::vector<Check> check_self_test(const Asked<Snapshot>& daemon) {
   return checks;
 }
 
+// A row for each reason and notice of the host that no other check tells.
+std::vector<Check> check_host_folding(const Asked<Snapshot>& daemon) {
+  constexpr std::string_view kId = "daemon.folding";
+  std::vector<Check> checks;
+  if (daemon) {
+    for (const auto* list : {&daemon->host.reasons, &daemon->host.notices}) {
+      for (const control::Reason& reason : *list) {
+        if (is_among(reason, kNotOfFolding)) continue;
+        Check check;
+        check.id = kId;
+        check.severity = is_among(reason, kStops)     ? Severity::problem
+                         : is_among(reason, kNoFault) ? Severity::info
+                                                      : Severity::warning;
+        check.outcome = Outcome::fail;
+        check.text = reason.text;
+        check.remedy = reason.remedy;
+        checks.push_back(std::move(check));
+      }
+    }
+  }
+  if (!checks.empty()) return checks;
+  return check_told(daemon, kId, {}, "nothing of the host stands against folding");
+}
+
 // Without the source that the configuration wants, ramfold folds, but also pages that guests read.
 std::vector<Check> check_referenced(const Asked<Snapshot>& daemon) {
   const std::string well =
@@ -163,7 +203,7 @@ std::vector<Check> check_files(const HostFiles& host) {
 
 std::vector<Check> check_daemon(const HostFiles& host, const Asked<Snapshot>& daemon) {
   std::vector<Check> checks{check_running(daemon), check_keeper(daemon)};
-  for (Check& check : check_told(daemon, "daemon.config", {"config", "vm-override"},
+  for (Check& check : check_told(daemon, "daemon.config", {"config", "vm-override", "policy"},
                                  "the configuration is valid, and all of it holds")) {
     checks.push_back(std::move(check));
   }
@@ -177,6 +217,7 @@ std::vector<Check> check_daemon(const HostFiles& host, const Asked<Snapshot>& da
     checks.push_back(std::move(check));
   }
   for (Check& check : check_referenced(daemon)) checks.push_back(std::move(check));
+  for (Check& check : check_host_folding(daemon)) checks.push_back(std::move(check));
   for (Check& check : check_files(host)) checks.push_back(std::move(check));
   return checks;
 }

@@ -51,7 +51,7 @@ std::vector<Check> check_one(const HostFiles& host, const control::HostView& of_
   bool elsewhere = false;
   for (const Reason& reason : vm.reasons) {
     if (is_among(reason, kRegulation)) continue;
-    // Of the command line vm.command tells it, of the host the checks of the daemon, and `status`.
+    // Of the command line vm.command tells it, of the host the checks of the daemon.
     if (is_among(reason, kOfKernel) || is_told_by(reason, of_host.reasons) ||
         (qemu && is_told_by(reason, qemu->advice.reasons))) {
       elsewhere = true;

@@ -16,60 +16,14 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
-#include "fake_host.hpp"
+#include "doctor_host.hpp"
 
 using namespace ramfold;
 using namespace ramfold::cli;
 
 namespace {
 
-constexpr const char* kThp = "sys/kernel/mm/transparent_hugepage/";
-
-// A host that has nothing to complain about, with one VM.
-struct Host : FakeHost {
-  Host() {
-    tree.write("proc/sys/kernel/osrelease", "6.12.5-amd64\n");
-    tree.write("dev/userfaultfd", "");
-    tree.write("proc/misc", "126 userfaultfd\n235 autofs\n");
-    tree.write("proc/sys/vm/unprivileged_userfaultfd", "0\n");
-    tree.write("proc/sys/fs/file-nr", "1000\t0\t100000\n");
-    tree.write(std::string(kThp) + "shmem_enabled",
-               "always within_size advise [never] deny force\n");
-    tree.write(std::string(kThp) + "hugepages-2048kB/shmem_enabled",
-               "always [inherit] within_size advise never\n");
-    tree.write("sys/kernel/mm/ksm/run", "0\n");
-    tree.write("proc/swaps",
-               "Filename\tType\tSize\tUsed\tPriority\n/dev/sda2 partition 100 0 -2\n");
-    tree.write("sys/module/zswap/parameters/enabled", "N\n");
-    tree.write("proc/50/comm", "ramfoldd\n");
-    tree.write("proc/50/cmdline", cmdline({"/usr/sbin/ramfoldd"}));
-    tree.write("proc/50/limits",
-               "Limit  Soft  Hard  Units\nMax open files    16384   16384   files\n");
-    tree.write("proc/101/comm", "qemu-system-x86\n");
-    tree.write("sys/fs/cgroup/machine.slice/memory.max", "max\n");
-    tree.write("sys/fs/cgroup/machine.slice/web.scope/memory.max", "max\n");
-    tree.write("proc/101/environ", std::string("A=b\0LD_PRELOAD=x\0", 17));
-    tree.write("etc/group", fmt::format("root:x:0:\nkvm:x:{}:\n", ::getegid()));
-    tree.write("etc/passwd", "root:x:0:0::/:/bin/sh\nlibvirt-qemu:x:64055:64055::/:/bin/sh\n");
-    daemon.vms = {control::fake_vm(1, "web", control::VmState::folding)};
-    daemon.vms[0].pid = 101;
-  }
-  std::vector<Check> checks() const {
-    const HostFiles files(tree.path());
-    std::vector<Check> all = check_host(files);
-    const Asked<control::Snapshot> asked =
-        running ? Asked<control::Snapshot>(daemon)
-                : std::unexpected(ClientError{ClientError::Kind::not_running, {}});
-    for (Check& check : check_daemon(files, asked)) all.push_back(check);
-    for (Check& check : check_vms(files, running ? &daemon : nullptr)) all.push_back(check);
-    if (running) {
-      for (Check& check : check_folding(files, daemon)) all.push_back(check);
-    }
-    return all;
-  }
-
-  bool running = true;
-};
+using Host = DoctorHost;
 
 std::string text_at(const std::string& path) {
   std::ifstream file(path);
@@ -132,7 +86,6 @@ struct Fixture {
 };
 
 void new_kernel(Host& host) { host.tree.write("proc/sys/kernel/osrelease", "6.12.5\n"); }
-void good_arguments(Host& host) { host.arguments(kQemu); }
 void write_many_maps(Host& host, int count) {
   std::string maps = "7f00-7f01 r-xp 0 08:01 5 /usr/lib/ramfold/libramfold-agent.so\n";
   for (int i = 0; i < count; ++i) maps += "1-2 r--p 0 0:0 0\n";
@@ -158,14 +111,6 @@ std::string elf_program(const std::string& interpreter) {
   file.append(reinterpret_cast<const char*>(&segment), sizeof segment);
   return file + interpreter + '\0';
 }
-std::function<void(Host&)> more_arguments(const std::vector<std::string>& more) {
-  return [more](Host& host) {
-    std::vector<std::string> all = kQemu;
-    all.insert(all.end(), more.begin(), more.end());
-    host.arguments(all);
-  };
-}
-
 // What the daemon says of a VM that it does not fold, or of which it folds less than it might.
 Fixture not_folded(control::VmState state, const char* code) {
   return {"vm.folding",
@@ -178,6 +123,18 @@ Fixture not_folded(control::VmState state, const char* code) {
             h.daemon.vms[0].state = control::VmState::folding;
             h.daemon.vms[0].reasons.clear();
           }};
+}
+
+// What the daemon says of the host, and of each VM as well.
+Fixture of_host(const char* code, const char* text, const char* remedy) {
+  return {
+      "daemon.folding",
+      [=](Host& h) { h.daemon.host.reasons = h.daemon.vms[0].reasons = {{code, text, remedy}}; },
+      text, remedy,
+      [](Host& h) {
+        h.daemon.host.reasons.clear();
+        h.daemon.vms[0].reasons.clear();
+      }};
 }
 
 const std::vector<Fixture> kFixtures{
@@ -240,6 +197,11 @@ const std::vector<Fixture> kFixtures{
            {"vm-override", "r.toml:7: [[vm]] 'web': group does not hold", "mend the file"});
      },
      "r.toml:7", "mend the file", [](Host& h) { h.daemon.host.notices.clear(); }},
+    {"daemon.config",
+     [](Host& h) {
+       h.daemon.host.notices.push_back({"policy", "scan.cpu: it does not hold", "set another"});
+     },
+     "scan.cpu", "set another", [](Host& h) { h.daemon.host.notices.clear(); }},
     {"daemon.state",
      [](Host& h) { h.daemon.host.notices.push_back({"state", "disk full", "free room"}); },
      "disk full", "free room", [](Host& h) { h.daemon.host.notices.clear(); }},
@@ -265,6 +227,14 @@ const std::vector<Fixture> kFixtures{
            {"referenced", "scan.referenced = \"page_idle\" cannot be used", "set \"auto\""});
      },
      "page_idle", "auto", [](Host& h) { h.daemon.host.notices.clear(); }},
+    of_host("unusable-vm", "vm 3 cannot be served", "end that VM"),
+    of_host("not-recovered", "the indexes cannot be rebuilt", "free memory"),
+    of_host("meminfo", "/proc/meminfo cannot be read", "mounted"),
+    of_host("promise", "memory would not suffice", "add memory"),
+    of_host("store-full", "the store has no room", "raise host.arena_max"),
+    of_host("recovering", "the indexes are being rebuilt", "wait"),
+    of_host("off", "switched off", "resume"),
+    of_host("paused", "paused by the operator", "resume"),
     {"daemon.files",
      [](Host& h) { h.tree.write("proc/50/limits", "Max open files   1024   524288   files\n"); },
      "1024", "LimitNOFILE", nullptr},
@@ -369,14 +339,6 @@ const std::vector<Fixture> kFixtures{
     not_folded(control::VmState::folding, "quota"),
 };
 
-std::vector<Check> failed(const Host& host, std::string_view id) {
-  std::vector<Check> found;
-  for (const Check& check : host.checks()) {
-    if (check.id == id && check.outcome == Outcome::fail) found.push_back(check);
-  }
-  return found;
-}
-
 }  // namespace
 
 TEST_CASE("a good host passes every check, and every check looked at it") {
@@ -421,89 +383,6 @@ TEST_CASE("every check has a host where it fails, and its remedy makes it pass")
     }
   }
   CHECK(covered == std::set<std::string_view>(kChecks.begin(), kChecks.end()));
-}
-
-TEST_CASE("every reason of a VM that is not folded has a row, and its weight") {
-  using control::VmState;
-  const auto severity = [](const char* code, VmState state) {
-    Host host;
-    host.daemon.vms[0].state = state;
-    host.daemon.vms[0].reasons = {{code, "this is so", "do that"}};
-    const auto rows = failed(host, "vm.folding");
-    REQUIRE(rows.size() == 1);
-    CHECK(rows[0].subject == "web (pid 101)");
-    CHECK(found_problems(host.checks()) == (rows[0].severity != Severity::info));
-    return rows[0].severity;
-  };
-  CHECK(severity("other_mapper", VmState::observe_only) == Severity::warning);
-  CHECK(severity("a-reason-of-a-later-version", VmState::observe_only) == Severity::warning);
-  CHECK(severity("lost_pages", VmState::failed) == Severity::problem);
-  CHECK(severity("inconsistent", VmState::failed) == Severity::problem);
-  CHECK(severity("let-go", VmState::detached) == Severity::problem);
-  // The operator wants it so.
-  CHECK(severity("paused", VmState::paused) == Severity::info);
-  CHECK(severity("policy", VmState::observe_only) == Severity::info);
-  CHECK(severity("detached", VmState::detached) == Severity::info);
-
-  Host host;
-  host.daemon.vms.push_back(control::fake_vm(2, "", VmState::observe_only));
-  host.daemon.vms[1].reasons = {{"large_folios", "first", "1"}, {"unreadable", "second", "2"}};
-  const auto rows = failed(host, "vm.folding");
-  REQUIRE(rows.size() == 2);
-  CHECK(rows[0].text == "first");
-  CHECK(rows[1].text == "second");
-  CHECK(rows[1].remedy == "2");
-  CHECK(rows[1].subject == "pid 4002");  // a process that this tree does not have
-}
-
-TEST_CASE("a VM that ramfold regulates as it is meant to has no failure") {
-  for (const char* code : {"memory-plentiful", "stall-budget", "resident-floor", "held-pages"}) {
-    INFO(code);
-    Host host;
-    host.daemon.vms[0].state = control::VmState::idle;
-    host.daemon.vms[0].reasons = {{code, "this is so", "do that"}};
-    for (const Check& check : host.checks()) CHECK(check.outcome == Outcome::pass);
-  }
-}
-
-TEST_CASE("why a VM is not folded is said once") {
-  Host host;
-  control::VmView& vm = host.daemon.vms[0];
-  vm.state = control::VmState::observe_only;
-  const auto rows = [&] {
-    std::vector<std::string_view> ids;
-    for (const Check& check : host.checks()) {
-      if (check.outcome != Outcome::pass) ids.push_back(check.id);
-    }
-    return ids;
-  };
-  // The command line says it.
-  more_arguments({"-incoming", "defer"})(host);
-  vm.reasons = {{"incoming_migration", "x", "y"}};
-  CHECK(rows() == std::vector<std::string_view>{"vm.command"});
-  vm.reasons.push_back({"other_mapper", "x", "y"});
-  CHECK(rows() == std::vector<std::string_view>{"vm.command", "vm.folding"});
-  // It is so of the whole host.
-  good_arguments(host);
-  vm.reasons = {{"no-keeper", "the keeper does not hold this VM", "start it"}};
-  host.daemon.host.reasons = {{"no-keeper", "the keeper is not there", "start it"}};
-  host.daemon.host.keeper.state = control::KeeperState::absent;
-  CHECK(rows() == std::vector<std::string_view>{"daemon.keeper"});
-  vm.reasons = {{"no_pin_test", "x", "y"}};
-  host.daemon.host.reasons = {{"no-pin-test", "x", "y"}};
-  host.daemon.host.keeper.state = control::KeeperState::holding;
-  CHECK(rows() == std::vector<std::string_view>{"daemon.pin_test"});
-}
-
-TEST_CASE("a VM that is only observed is never told as well, also before the daemon knows why") {
-  Host host;
-  host.daemon.vms[0].state = control::VmState::observe_only;
-  const auto checks = host.checks();
-  const auto row = std::ranges::find(checks, "vm.folding", &Check::id);
-  REQUIRE(row != checks.end());
-  CHECK(row->outcome == Outcome::unknown);
-  CHECK_FALSE(row->remedy.empty());
-  CHECK_FALSE(found_problems(checks));
 }
 
 TEST_CASE("the socket that QEMU's agent was told of is the one that is judged") {
