@@ -16,6 +16,8 @@ struct Consumer {
   string_view driver;
   Kind kind;
 };
+// These drivers take the whole file name as a path, also with a protocol in it.
+constexpr std::array<string_view, 3> kTakesPath{"file", "host_device", "host_cdrom"};
 constexpr std::array<Consumer, 4> kConsumers{{{"nvme", Kind::user_space_nvme},
                                               {"virtio-blk-vfio-pci", Kind::device_by_itself},
                                               {"virtio-blk-vhost-vdpa", Kind::device_by_itself},
@@ -27,6 +29,11 @@ string_view protocol_of(string_view filename) {
   const auto end = filename.find_first_of(":/");
   if (end == string_view::npos || filename[end] != ':') return {};
   return filename.substr(0, end);
+}
+
+const Consumer* consumer_of(string_view driver) {
+  const auto found = std::ranges::find(kConsumers, driver, &Consumer::driver);
+  return found == kConsumers.end() ? nullptr : &*found;
 }
 
 struct Node {
@@ -87,10 +94,13 @@ class Disk {
   }
 
   void find_consumer(const std::string& path, const Node& node) {
-    const string_view protocol = node.driver.empty() ? protocol_of(node.filename) : node.driver;
-    const auto consumer = std::ranges::find(kConsumers, protocol, &Consumer::driver);
-    if (consumer == kConsumers.end()) return;
-    findings_.push_back({consumer->kind, label(path, node), "driver " + std::string(protocol)});
+    const Consumer* consumer = consumer_of(node.driver);
+    // Below the driver of a format is a node that the file name alone tells of.
+    if (consumer == nullptr && std::ranges::count(kTakesPath, node.driver) == 0)
+      consumer = consumer_of(protocol_of(node.filename));
+    if (consumer == nullptr) return;
+    findings_.push_back(
+        {consumer->kind, label(path, node), "driver " + std::string(consumer->driver)});
   }
 
   static std::string file_of(const Node& node) {

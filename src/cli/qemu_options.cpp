@@ -17,6 +17,7 @@ struct KnownOption {
   std::string_view name;     // in QemuOption
   const char* implied;       // the key of its first part, when that has no '='
   const char* question;      // the key whose value "help" is a question; nullptr: none is
+  bool whole = false;        // the value has no keys, and is that of `implied`, commas and all
 };
 constexpr std::array kOptions{
     KnownOption{"object", "object", "qom-type", "qom-type"},
@@ -33,8 +34,18 @@ constexpr std::array kOptions{
     KnownOption{"memory", "m", "size", nullptr},  // its group in a -readconfig file
     KnownOption{"numa", "numa", "type", nullptr},
     KnownOption{"uuid", "uuid", "uuid", nullptr},
-    KnownOption{"mem-path", "mem-path", "path", nullptr},
-    KnownOption{"incoming", "incoming", "uri", nullptr},
+    KnownOption{"mem-path", "mem-path", "path", nullptr, true},
+    KnownOption{"incoming", "incoming", "uri", nullptr, true},
+    KnownOption{"hda", "drive", "file", nullptr, true},
+    KnownOption{"hdb", "drive", "file", nullptr, true},
+    KnownOption{"hdc", "drive", "file", nullptr, true},
+    KnownOption{"hdd", "drive", "file", nullptr, true},
+    KnownOption{"cdrom", "drive", "file", nullptr, true},
+    KnownOption{"fda", "drive", "file", nullptr, true},
+    KnownOption{"fdb", "drive", "file", nullptr, true},
+    KnownOption{"pflash", "drive", "file", nullptr, true},
+    KnownOption{"mtdblock", "drive", "file", nullptr, true},
+    KnownOption{"sd", "drive", "file", nullptr, true},
     KnownOption{"cpu", "cpu", "model", "model"},
     KnownOption{"chardev", "chardev", "backend", "backend"},
     KnownOption{"accel", "accel", "accel", "accel"},
@@ -75,8 +86,8 @@ class Collector {
       const std::string& value = arguments[++i];
       if (name == "readconfig") config(value);
       if (known == nullptr) continue;
-      if (std::string_view(known->implied) == "path" || known->name == "incoming") {
-        found_.options.push_back({known->name, {{known->implied, value}}});  // commas and all
+      if (known->whole) {
+        found_.options.push_back({known->name, {{known->implied, value}}});
       } else {
         add(*known, parse_properties(value, known->implied));
       }

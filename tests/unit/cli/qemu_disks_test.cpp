@@ -47,6 +47,24 @@ TEST_CASE("a driver that is another consumer is one at any depth") {
   CHECK(disks({"-drive", R"(file=json:{"driver":"qcow2",,"file":{"driver":"nvme",,)"
                          R"("device":"0000:01:00.0"}})"})
             .find("NVMe controller") != std::string::npos);
+  // A format over a file whose name has a protocol.
+  for (const char* format : {"raw", "qcow2", "luks"}) {
+    CHECK(disks({"-drive", std::string("driver=") + format + ",file=nvme://0000:01:00.0/1"}) ==
+          "disk nvme://0000:01:00.0/1 is an NVMe controller driven through VFIO\n");
+  }
+  CHECK(disks({"-drive", "format=raw,file=nvme://0000:01:00.0/1"}).find("NVMe controller") !=
+        std::string::npos);
+  for (const char* option : {"-hda", "-hdb", "-hdc", "-hdd", "-cdrom", "-pflash", "-sd"}) {
+    INFO(option);
+    CHECK(disks({option, "nvme://0000:01:00.0/1"}) ==
+          "disk nvme://0000:01:00.0/1 is an NVMe controller driven through VFIO\n");
+  }
+  CHECK(disks({"-hda", "/img/a,driver=nvme"}) == "");  // a file's name, commas and all
+  // These drivers take it as a path.
+  for (const char* driver : {"file", "host_device", "host_cdrom"}) {
+    CHECK(disks({"-blockdev", std::string("driver=") + driver + ",node-name=n,filename=nvme:1"}) ==
+          "");
+  }
   // A colon behind a slash is part of a file's name.
   CHECK(disks({"-drive", "file=/img/nvme:1"}) == "");
 }
