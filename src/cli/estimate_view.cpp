@@ -92,7 +92,8 @@ std::string changes(const std::vector<Estimated>& what, const Style& style) {
   std::string out;
   for (const Estimated& one : what) {
     if (!one.pid) continue;
-    out += "\n" + style.paint(Colour::bold, printable(one.label)) + ": what to change\n";
+    const std::string title = wrap(printable(one.label) + ": what to change", style.width(), 0, 2);
+    out += "\n" + style.paint(Colour::bold, title) + "\n";
     bool nothing = true;
     for (const Check& check : one.checks) {
       if (check.outcome != Outcome::fail) continue;

@@ -105,19 +105,17 @@ class Parser {
     app_.require_subcommand(1);
     app_.set_version_flag("--version", std::string("ramfold ") + kVersion);
     app_.footer(
-        "Exit status: 0 ok, 1 failed, 2 usage, 3 the daemon is not running, 4 refused for "
-        "safety, 5 doctor found problems. See ramfold(1).");
+        "Exit status: 0 ok, 1 failed, 2 usage, 3 the daemon is not running,\n"
+        "4 refused for safety, 5 doctor found problems. See ramfold(1).");
     add_looks();
     add_operations();
     add_policy();
-    CLI::App* doctor = add("doctor", "check kernel, settings and VMs; tell what to change",
+    CLI::App* doctor = add("doctor", "check kernel, settings, VMs; tell what to change",
                            [this] { return run_doctor(arguments_, console_); });
-    doctor->add_option("--root", arguments_.root,
-                       "read /proc, /sys, /dev and /run below this directory");
+    doctor->add_option("--root", arguments_.root, "a directory with /proc, /sys, /dev and /run");
     doctor->add_flag("--all", arguments_.all, "also show what passed");
     add_estimate();
-    app_.add_subcommand("exec",
-                        "start QEMU with the agent: `ramfold exec -- qemu-system-x86_64 ...`");
+    app_.add_subcommand("exec", "start QEMU with the agent: `ramfold exec -- QEMU`");
   }
 
   int run(int argc, char** argv) {
@@ -180,7 +178,7 @@ class Parser {
   }
 
   void add_top() {
-    CLI::App* top = add("top", "the VMs, live: stall, pages that come back, net saved", [this] {
+    CLI::App* top = add("top", "the VMs, live: stall, refaults, net saved", [this] {
       arguments_.top.socket = arguments_.options.socket;
       return run_top(arguments_.top, console_);
     });
@@ -190,7 +188,7 @@ class Parser {
         ->type_name("SECONDS")
         ->capture_default_str();
     top->add_option("-n,--iterations", arguments_.top.count,
-                    "end after COUNT looks; without a terminal, 1 when not given")
+                    "end after COUNT looks; without a terminal: 1")
         ->check(CLI::Range(1u, 1'000'000'000u))
         ->type_name("COUNT");
   }
@@ -248,16 +246,14 @@ class Parser {
     CLI::App* estimate = add("estimate", "what would be saved of running VMs or RAM dumps",
                              [this] { return run_estimate(arguments_, console_); });
     estimate->remove_option(estimate->get_option("--socket"));  // it needs no daemon
-    estimate->add_option(
-        "TARGET", arguments_.estimate.targets,
-        "pids of QEMUs and files of RAM dumps; all QEMUs of this host when absent");
-    estimate->add_flag("--raw", arguments_.raw,
-                       "the files are RAM from their first byte, whatever they look like");
+    estimate->add_option("TARGET", arguments_.estimate.targets,
+                         "pids of QEMUs, files of RAM dumps; none: all QEMUs");
+    estimate->add_flag("--raw", arguments_.raw, "the files are RAM from their first byte");
     CLI::Option* all = estimate->add_flag("--all", arguments_.all,
                                           "look closely at all RAM, however long it takes");
     estimate
         ->add_option("--sample", arguments_.sample_mib,
-                     "look closely at so much RAM and take the rest to be like it")
+                     "look closely at so much RAM, infer the rest")
         ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{1} << 30))
         ->type_name("MIB")
         ->capture_default_str()
@@ -273,12 +269,10 @@ class Parser {
                             vm.empty() ? std::nullopt : std::optional(vm));
     });
     get->add_option("VM", arguments_.vm, "id, pid, name or uuid; the host's keys when absent");
-    CLI::App* set =
-        add(*policy, "set", "set keys of the host or of a VM, also for later starts",
-            [this] { return run_policy_set(arguments_.options, console_, arguments_.words); });
-    set->add_option(
-           "WORDS", arguments_.words,
-           "a VM, when it is for one; then assignments. KEY= goes back to the file's value")
+    CLI::App* set = add(*policy, "set", "set keys of the host or of a VM, lastingly", [this] {
+      return run_policy_set(arguments_.options, console_, arguments_.words);
+    });
+    set->add_option("WORDS", arguments_.words, "KEY= takes a value back; VM: of this VM alone")
         ->required()
         ->type_name("[VM] KEY=VALUE");
   }
@@ -291,7 +285,7 @@ class Parser {
     });
     attach->add_option("VM", arguments_.vm, "pid or name")->required();
     attach->add_flag("--incoming-finished", arguments_.incoming_finished,
-                     "the migration that this QEMU was started for (-incoming) has ended");
+                     "the migration into this QEMU (-incoming) has ended");
     const auto dry_run = [this] { return arguments_.dry_run ? DryRun::yes : DryRun::no; };
     CLI::App* detach = add("detach", "bring every page of a VM back, then detach it", [=, this] {
       return run_unfold(arguments_.options, console_, arguments_.vm, dry_run());
@@ -306,9 +300,9 @@ class Parser {
     const auto vm = [this] {
       return arguments_.vm.empty() ? std::nullopt : std::optional(arguments_.vm);
     };
-    CLI::App* pause =
-        add("pause", "fold no more (one VM, or all); folded pages stay so",
-            [=, this] { return run_pause(arguments_.options, console_, vm(), Pausing::pause); });
+    CLI::App* pause = add("pause", "fold no more (one VM, or all); folded pages stay", [=, this] {
+      return run_pause(arguments_.options, console_, vm(), Pausing::pause);
+    });
     CLI::App* resume = add("resume", "fold again (one VM, or all)", [=, this] {
       return run_pause(arguments_.options, console_, vm(), Pausing::resume);
     });

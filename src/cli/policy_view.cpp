@@ -19,7 +19,11 @@ std::string when_of(const PolicyKeyView& key) {
 }  // namespace
 
 std::string render_policy(const PolicyView& policy, const Style& style) {
-  Table table({{"KEY"}, {"VALUE"}, {"FROM"}, {"CHANGES"}});
+  constexpr Align kLeft = Align::left;
+  Table table({{"KEY"},
+               {"VALUE", kLeft, Cut::when_narrow},
+               {"FROM"},
+               {"CHANGES", kLeft, Cut::when_narrow}});
   for (const PolicyKeyView& key : policy.keys) {
     const Colour colour = key.origin == PolicyOrigin::preset ? Colour::none : Colour::bold;
     table.row({{printable(key.key)},

@@ -57,7 +57,7 @@ std::string render_unattached(const std::vector<Unattached>& those, const Style&
     const Check& first = one.why.front();
     const std::string text = printable(first.text) + more;
     const std::string remedy = printable(first.remedy);
-    out += "  " + printable(one.label) + "\n";
+    out += wrap("  " + printable(one.label), style.width(), 0, 4) + "\n";
     out += wrap("    why: " + text, style.width(), 0, 6) + "\n";
     out += wrap("    remedy: " + remedy, style.width(), 0, 6) + "\n";
   }

@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <catch2/catch.hpp>
+#include <iterator>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "../control/fake_service.hpp"
 #include "../temp_dir.hpp"
@@ -214,6 +216,24 @@ TEST_CASE("wrong usage is status 2, help and version are 0") {
                                                   {"exec", "--help"},
                                                   {"--version"}}) {
     CHECK(host.run(command).status == 0);
+  }
+}
+
+TEST_CASE("help fits 80 columns") {
+  for (const char* command :
+       {"", "status", "list", "top", "show", "attach", "detach", "off", "pause", "resume", "policy",
+        "policy get", "policy set", "doctor", "estimate", "exec"}) {
+    std::istringstream in(command);
+    std::vector<std::string> words{std::istream_iterator<std::string>(in), {}};
+    words.insert(words.begin(), binary("RAMFOLD_BIN"));
+    words.emplace_back("--help");
+    const Ran ran = spawn(words, {"LANG=C.UTF-8"});
+    CHECK(ran.status == 0);
+    std::istringstream lines(ran.out + ran.err);
+    for (std::string line; std::getline(lines, line);) {
+      INFO(command << ": " << line);
+      CHECK(line.size() <= 80);
+    }
   }
 }
 

@@ -3,9 +3,13 @@
 #include <catch2/catch.hpp>
 
 #include "../control/fake_service.hpp"
+#include "../estimate/pages.hpp"
 #include "cli/doctor.hpp"
+#include "cli/estimate.hpp"
 #include "cli/list_view.hpp"
+#include "cli/policy_view.hpp"
 #include "cli/render.hpp"
+#include "cli/unattached.hpp"
 
 using namespace ramfold;
 using namespace ramfold::cli;
@@ -132,6 +136,23 @@ TEST_CASE("what is shown fits 80 columns, whatever names and figures are") {
   check.text = snapshot.vms[0].reasons[0].text;
   check.remedy = snapshot.vms[0].reasons[0].remedy;
   check_fits(render_checks({check}, Detail::all, kNarrow));
+
+  const std::string label = snapshot.vms[0].name + " (pid 4194303)";
+  check_fits(
+      render_unattached({{label, snapshot.vms[0].name, 4'194'303, {check, check}}}, kNarrow));
+  test::FakeRam ram({test::zeros(), test::noise(1), test::noise(1)});
+  estimate::Census census(1000);  // a sample, with its errors
+  for (int i = 0; i < 2; ++i) REQUIRE(census.add(label, ram, [](PageCount) {}));
+  check_fits(
+      render_estimate({{label, 4'194'303, {check}}, {label, 4'194'303, {}}}, census, kNarrow));
+
+  const std::string path = "/srv/" + std::string(100, 'd');
+  PolicyView policy{"/etc/ramfold.toml", {}};
+  policy.keys.push_back({"runtime_dir", path, PolicyOrigin::file, PolicyTakes::at_start, "", path});
+  policy.keys.push_back({"resident_floor", "50%", PolicyOrigin::set, PolicyTakes::at_once, "", ""});
+  check_fits(render_policy(policy, kNarrow));
+  CHECK(render_policy(policy, Style(false)).find("at the next start: " + path) !=
+        std::string::npos);  // whole in a pipe
 }
 
 TEST_CASE("a long name is cut on a terminal, and whole for who reads it from a pipe") {
