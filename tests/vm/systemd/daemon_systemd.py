@@ -101,19 +101,22 @@ def upgrade(box):
     box.run('mv', f'{BIN}/ramfoldd.new', f'{BIN}/ramfoldd')
 
 
-def reads_as_a_journal(box):
-    """Lines have priorities, and neither these nor a second timestamp are in their texts."""
+def reads_as_a_journal(box, program, info):
+    """Lines have priorities. Neither these, nor a second timestamp, nor the program's name are in
+    their texts. `info` is part of a line that is no warning."""
     def lines(*words):
-        text = box.run('journalctl', '--no-pager', '-o', 'cat', '_COMM=ramfoldd', *words)
+        text = box.run('journalctl', '--no-pager', '-o', 'cat', f'_COMM={program}', *words)
         return text.splitlines()
 
-    wait('the journal', lambda: any('is ready' in line for line in lines()))
-    odd = [line for line in lines() if line[:1] in '<0123456789' or ' info ' in line]
+    wait(f'the journal of {program}', lambda: any(info in line for line in lines()))
+    odd = [line for line in lines()
+           if line[:1] in '<0123456789' or ' info ' in line or line.startswith(f'{program}: ')]
     if odd:
-        raise Failed(f'lines with a priority or a time in their text: {odd[:3]}')
-    if any('is ready' in line for line in lines('-p', 'notice')):
-        raise Failed('what is only told has the priority of a warning')
-    ok('the journal gets priorities and no second timestamp')
+        raise Failed(f'{program}: lines with a priority, a time or its name in their text: '
+                     f'{odd[:3]}')
+    if any(info in line for line in lines('-p', 'notice')):
+        raise Failed(f'{program}: "{info}" has the priority of a warning')
+    ok(f'the journal gets priorities from {program}, and no second timestamp')
 
 
 def has_no_capability_for_bpf(box, when):
@@ -146,7 +149,7 @@ def body(box):
     ok('the unit lets fault threads be preferred')
     has_no_capability_for_bpf(box, 'folding')
     tells_the_way(box)
-    reads_as_a_journal(box)
+    reads_as_a_journal(box, 'ramfoldd', 'is ready')
 
     old = box.daemon()
     box.run('systemctl', 'reload', 'ramfold')
@@ -171,6 +174,7 @@ def body(box):
             raise Failed('the daemon does not answer')
         wait('folding', lambda: folds(box), 60)
         ok(f'systemctl reload {unit}: another one, back after {took:.1f} s; nothing is lost')
+    reads_as_a_journal(box, 'ramfold-keeper', 'took back')
 
     old = box.daemon()
     box.run('kill', '-KILL', old)
