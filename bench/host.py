@@ -2,6 +2,7 @@
 """Keeper, daemon and a RAM guest from an optimised build, in a directory of their own."""
 import json
 import os
+import signal
 import socket
 import subprocess
 import tempfile
@@ -54,8 +55,8 @@ class Host:
         self.daemon = self.spawn("src/daemon/ramfoldd", "--config", self.config,
                                  "--runtime-dir", self.dir.name)
 
-    def kill_daemon(self):
-        self.daemon.kill()
+    def end_daemon(self, how=signal.SIGKILL):
+        self.daemon.send_signal(how)
         self.daemon.wait()
 
     def ask(self, op, **fields):
