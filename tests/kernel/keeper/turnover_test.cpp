@@ -96,7 +96,7 @@ class Life {
     }));
     return std::move(*vm);
   }
-  void detach(VmHandle vm) {
+  void detach(const VmHandle& vm) {
     const auto unfolding = std::make_shared<Unfolding>(vm);
     const Status back = unfold(*vm, [](std::uint64_t) {}, stopping_);
     INFO((back ? "" : back.error().text()));
