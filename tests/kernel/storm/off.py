@@ -5,6 +5,7 @@ again; and what a VM leaves behind when it ends.
 
 off.py off|refused|full-cgroup|consumer|incoming|ended. Exits 77 where a userfaultfd cannot be
 driven from outside."""
+import fcntl
 import mmap
 import os
 import signal
@@ -409,7 +410,35 @@ def consumed(rig, group, guest):
     now = guest.view()
     if now['saved']['folded_pages'] != 0 or now['state'] != 'observe-only':
         raise Failed(f'folded again: {now}')
+    tells_what_is_held(guest)
     guest.check()
+
+
+def tells_what_is_held(guest):
+    """Also of a VM that another consumer keeps unfolded the daemon tells which pages are held. Here
+    pipes hold them, as a device would."""
+    mib = 5  # more than an eighth of the VM
+    ends = []
+    with open(guest.ram_path, 'rb', buffering=0) as ram:
+        for start in range(MIB, (mib + 1) * MIB, MIB):  # the first page has zeros: it is a hole
+            out, into = os.pipe()
+            ends += [out, into]
+            fcntl.fcntl(into, fcntl.F_SETPIPE_SZ, MIB)
+            done = 0
+            while done < MIB:
+                done += os.splice(ram.fileno(), into, MIB - done, offset_src=start + done)
+    held = mib * MIB // 4096
+    wait('held pages are told', lambda: (v := guest.view()) and v['pages']['held'] >= held, 60)
+    reason = wait('the reason', lambda: guest.reason('held-pages'), 10)
+    if 'another reason' not in reason['remedy']:
+        raise Failed(f'what should one do? {reason}')
+    say(reason['text'])
+    for end in ends:
+        os.close(end)
+    # A few lie in a batch of a CPU.
+    wait('nothing is held', lambda: (v := guest.view()) and v['pages']['held'] < held // 4, 60)
+    if guest.reason('held-pages'):
+        raise Failed('a reason, and no page is held')
 
 
 def consumer():
