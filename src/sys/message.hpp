@@ -23,7 +23,7 @@ enum class Received {
   message,
   nothing_yet,
   closed,
-  no_room,  // from a Receptionist only
+  not_received,  // from a Receptionist only
 };
 
 struct Message {

@@ -159,15 +159,17 @@ bool Receptionist::has_room(uid_t uid, bool closes) noexcept {
   return all < kHeldMax && of_user < kHeldOfUserMax;
 }
 
-Result<Message> Receptionist::receive(BorrowedFd socket, std::span<std::byte> buffer, uid_t uid) {
+Result<Message> Receptionist::receive(BorrowedFd socket, std::span<std::byte> buffer, uid_t uid,
+                                      Descriptors descriptors) {
   const auto peeked = peek(socket);
   if (!peeked) return std::unexpected(peeked.error());
   Message message;
   message.outcome = peeked->outcome;
   if (peeked->outcome != Received::message) return message;
   if (peeked->has_descriptors) {
-    if (has_room(uid, false)) return receive_by_child(socket, buffer, uid);
-    message.outcome = Received::no_room;
+    if (descriptors == Descriptors::wanted && has_room(uid, false))
+      return receive_by_child(socket, buffer, uid);
+    message.outcome = Received::not_received;
     return message;
   }
   int seen = 0;

@@ -48,9 +48,12 @@ class Receptionist {
 
   // As sys::receive with MSG_DONTWAIT, from a sender who runs as `uid`. is_kernels_own() holds for
   // every descriptor of the result. If it does not hold for one, or if there are more than
-  // kMessageFdsMax, the message is `truncated` and has no descriptor. Received::no_room: a message
-  // with descriptors stays in the queue, because no child may be started.
-  Result<Message> receive(BorrowedFd socket, std::span<std::byte> buffer, uid_t uid);
+  // kMessageFdsMax, the message is `truncated` and has no descriptor. Received::not_received: a
+  // message with descriptors stays in the queue, because no child may be started, or because the
+  // caller wants none.
+  enum class Descriptors : bool { unwanted, wanted };
+  Result<Message> receive(BorrowedFd socket, std::span<std::byte> buffer, uid_t uid,
+                          Descriptors descriptors);
 
   // Closes a socket to which a hostile process could send. The peer sees the end at once. If
   // descriptors lie in the queue and no child may be started, the socket waits for tend().

@@ -12,6 +12,7 @@
 
 #include "base/owner_share.hpp"
 #include "daemon/agents/agents.hpp"
+#include "daemon/judge/others_watch.hpp"
 #include "daemon/threads/apart.hpp"
 #include "kernel/fold_rig.hpp"
 #include "patience.hpp"
@@ -111,10 +112,19 @@ class Crowd {
   FILE* guests_ = nullptr;
 };
 
+constexpr std::uint64_t kMost = OwnerShare(Agents::kVmsMax, OwnerShare::kHalf).most(0);
+
+// With two VMs of the second user the first would have one VM less, so that the result of a further
+// crowd would depend on who is first.
+void remove_vms_of_second(Daemon& daemon) {
+  for (const VmHandle& vm : daemon.vms.all()) {
+    if (vm->vm->record().uid == kSecondUser) REQUIRE(daemon.vms.remove(vm->vm->id()));
+  }
+}
+
 }  // namespace
 
 TEST_CASE("a user at its bound of VMs is told why the next is refused, and others are attached") {
-  constexpr std::uint64_t kMost = OwnerShare(Agents::kVmsMax, OwnerShare::kHalf).most(0);
   Daemon daemon;
   const VmHandle many = test::bare_vm(PageCount{1}, kFirstNumber, kFirstUser);
   for (std::uint64_t i = 1; i < kMost; ++i) daemon.vms.add(many);
@@ -133,16 +143,53 @@ TEST_CASE("a user at its bound of VMs is told why the next is refused, and other
     CHECK(waiting[0].refused.find("too many VMs of its user") != std::string::npos);
     CHECK(waiting[0].refused.find("run fewer VMs") != std::string::npos);
   }
-  // The remedy helps. The VM of the second user goes, too: with two of them the first user would
-  // have one VM less, so that the result would depend on who is first.
+  // The remedy helps.
   REQUIRE(daemon.vms.remove(VmId{kFirstNumber + 1}));
-  for (const VmHandle& vm : daemon.vms.all()) {
-    if (vm->vm->record().uid == kSecondUser) REQUIRE(daemon.vms.remove(vm->vm->id()));
-  }
+  remove_vms_of_second(daemon);
+  REQUIRE(soon([&] { return daemon.vms.users().size() == kMost - 1; }));
   const Crowd crowd(daemon);
   CHECK(crowd.attached() == "there\n2\n");
   CHECK(daemon.of(kFirstUser) == kMost);
   CHECK(daemon.of(kSecondUser) == 1);
+}
+
+TEST_CASE("a VM that has left counts for its user until a thread that is held up lets go of it") {
+  Daemon daemon;
+  const VmHandle many = test::bare_vm(PageCount{1}, kFirstNumber, kFirstUser);
+  for (std::uint64_t i = 1; i < kMost; ++i) daemon.vms.add(many);
+  VmHandle held = test::bare_vm(PageCount{1}, kFirstNumber + 1, kFirstUser);
+  daemon.vms.add(held);
+  REQUIRE(daemon.vms.remove(VmId{kFirstNumber + 1}));
+  CHECK(daemon.of(kFirstUser) == kMost - 1);
+  CHECK(daemon.vms.users().size() == kMost);
+  {
+    const Crowd crowd(daemon);
+    CHECK(crowd.attached() == "there\n1\n");
+    CHECK(daemon.of(kSecondUser) == 1);
+    CHECK(crowd.why().find("still held up") != std::string::npos);
+  }
+  remove_vms_of_second(daemon);
+  held.reset();
+  REQUIRE(soon([&] { return daemon.vms.users().size() == kMost - 1; }));
+  const Crowd crowd(daemon);
+  CHECK(crowd.attached() == "there\n2\n");
+  CHECK(daemon.of(kFirstUser) == kMost);
+}
+
+TEST_CASE("the unit allows as many tasks as processes can hold up, and a reserve") {
+  std::ifstream unit(std::getenv("RAMFOLD_UNIT"));
+  std::uint64_t allowed = 0;
+  for (std::string line; std::getline(unit, line);) {
+    constexpr std::string_view kKey = "TasksMax=";
+    if (line.starts_with(kKey)) allowed = std::stoull(line.substr(kKey.size()));
+  }
+  // The table of threads in docs/design.md, Hostile agents.
+  const policy::Config defaults;
+  const std::uint64_t of_vm = 5 + defaults.scan.threads + defaults.fault.threads_per_vm;
+  constexpr std::uint64_t kBesideVms = LookDesk::kAllMax + kClosingMax +
+                                       OthersWatch::kStrangersMax + 2 * sys::Receptionist::kHeldMax;
+  constexpr std::uint64_t kReserve = 1024;
+  CHECK(allowed >= Agents::kVmsMax * of_vm + kBesideVms + kReserve);
 }
 
 TEST_CASE("an agent of a user with all the VMs that it may have still finds a connection") {

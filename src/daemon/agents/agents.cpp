@@ -20,6 +20,7 @@ namespace {
 constexpr int kEventsMax = 64;
 constexpr int kTickMs = 500;
 constexpr int kClosingTickMs = 2;  // a run takes much less than a millisecond
+constexpr int kPutOffTickMs = 20;
 constexpr std::uint64_t kTendEveryNs = 100'000'000;
 constexpr std::uint32_t kUnfoldsAtOnceMax = 16;  // for each a QEMU thread waits
 
@@ -27,20 +28,24 @@ std::string agent_text(const AgentPeer& peer) {
   return fmt::format("agent of pid {} (uid {})", peer.pid, peer.uid);
 }
 
+constexpr std::string_view kClosingMuch =
+    "descriptors of this user are not received any more: earlier ones cannot be closed; end the "
+    "process that made them, or what holds its memory map: a file system that does not answer?";
+
 // Closes descriptors that came with a message and are not used. Closing a userfaultfd can wait for
-// its process.
-void drop_apart(sys::Message& message) {
+// the process that made it, which may be another one than the sender.
+void drop_apart(sys::Message& message, uid_t account) {
   if (message.fd_count == 0) return;
   using Fds = std::array<sys::Fd, sys::kMessageFdsMax>;
-  let_go_apart(std::make_unique<Fds>(std::move(message.fds)));
+  let_go_apart(std::make_unique<Fds>(std::move(message.fds)), account);
   message.fd_count = 0;
 }
 
-std::shared_ptr<const Former> former_of(const AttachedVm& vm) {
+std::shared_ptr<const Former> former_of(const AttachedVm& vm, uid_t account) {
   auto former = std::make_unique<Former>();
   former->incoming_finished = vm.incoming_finished;
   if (auto copy = vm.vm->files().uffd.duplicate()) former->uffd = std::move(*copy);
-  return share_apart(std::move(former));
+  return share_apart(std::move(former), account);
 }
 
 }  // namespace
@@ -104,8 +109,8 @@ void Agents::stop() noexcept {
 void Agents::run() {
   std::array<epoll_event, kEventsMax> events;
   while (!stopping_.load()) {
-    const int n = ::epoll_wait(epoll_.get(), events.data(), kEventsMax,
-                               any_closing_ ? kClosingTickMs : kTickMs);
+    const int tick_ms = any_closing_ ? kClosingTickMs : any_put_off_ ? kPutOffTickMs : kTickMs;
+    const int n = ::epoll_wait(epoll_.get(), events.data(), kEventsMax, tick_ms);
     for (int i = 0; i < n; ++i) {
       auto* c = static_cast<Connection*>(events[static_cast<std::size_t>(i)].data.ptr);
       if (c == nullptr) {
@@ -117,6 +122,7 @@ void Agents::run() {
     }
     desk_->drain();
     take_looks();
+    hear_put_off();
     close_late();
     close_quiet();
     const std::uint64_t now = monotonic_ns();
@@ -174,16 +180,21 @@ void Agents::hear(Connection& c, bool heard) {
 bool Agents::receive(Connection& c) {
   // An earlier event of this turn may have closed the connection or begun a look.
   if (!c.heard) return true;
+  Stage stage{};
+  {
+    const MutexLock lock(mutex_);
+    stage = c.stage;
+  }
+  using Descriptors = sys::Receptionist::Descriptors;
+  const bool closing_much = is_closing_much(c.peer.account);
+  const bool wanted = stage == Stage::offer && !closing_much;
   std::array<std::byte, RF_MESSAGE_MAX> buffer;
-  auto message = receptionist_.receive(c.socket, buffer, c.peer.account);
+  auto message = receptionist_.receive(c.socket, buffer, c.peer.account,
+                                       wanted ? Descriptors::wanted : Descriptors::unwanted);
   if (!message || message->outcome == sys::Received::closed) return false;
   if (message->outcome == sys::Received::nothing_yet) return true;
-  if (message->outcome == sys::Received::no_room) {
-    refuse(c,
-           "descriptors of this user are not received any more: earlier ones still hold up their "
-           "receivers; end the process that serves their file system");
-    return false;
-  }
+  if (message->outcome == sys::Received::not_received)
+    return on_not_received(c, stage, closing_much);
   if (message->truncated) {
     refuse(c,
            "a message was too long, or came with a descriptor that is no memory file and no "
@@ -191,7 +202,7 @@ bool Agents::receive(Connection& c) {
     return false;
   }
   const bool good = handle(c, *message, std::span(buffer).first(message->size));
-  drop_apart(*message);
+  drop_apart(*message, c.peer.account);
   return good;
 }
 
@@ -314,9 +325,13 @@ void Agents::close_late() {
     }
   }
   for (Connection* c : late) {
-    const char* const why =
-        c->look ? ": its process does not let itself be looked at" : ": silent in its handshake";
-    complaints_.warn(c->peer.account, agent_text(c->peer) + why + ", connection closed");
+    if (c->put_off) {
+      refuse(*c, kClosingMuch);
+    } else {
+      const char* const why =
+          c->look ? ": its process does not let itself be looked at" : ": silent in its handshake";
+      complaints_.warn(c->peer.account, agent_text(c->peer) + why + ", connection closed");
+    }
     close(*c);
   }
 }
@@ -361,7 +376,7 @@ void Agents::send_detached(const AttachedVm& vm, Afterwards afterwards) {
     rf_bare message{};
     end_commands(c);
     (void)send(c, message, RF_DETACHED);
-    c.former = afterwards == Afterwards::attached_anew ? former_of(vm) : nullptr;
+    c.former = afterwards == Afterwards::attached_anew ? former_of(vm, c.peer.account) : nullptr;
     c.vm.reset();
     c.folded = false;
     c.stage = Stage::waiting;

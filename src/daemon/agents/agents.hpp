@@ -102,6 +102,8 @@ class Agents final : public AgentAnswers {
     std::shared_ptr<Look> look;
     rf_hello hello{};
     bool heard = true;  // in the epoll set
+    // Its offer stays in the queue, because too many descriptors of its user are not closed yet.
+    bool put_off = false;
     // Is closed as soon as its VM has no run under way.
     bool closing GUARDED_BY(&Agents::mutex_) = false;
     // Made when the agent is ready and the fence was sent; else null.
@@ -124,6 +126,8 @@ class Agents final : public AgentAnswers {
   };
   Beside beside(uid_t account);
   bool receive(Connection& c);  // false: close it
+  bool on_not_received(Connection& c, Stage stage, bool closing_much);
+  void hear_put_off() EXCLUDES(mutex_);
   bool handle(Connection& c, sys::Message& message, std::span<const std::byte> bytes);
   void hear(Connection& c, bool heard);
   void start_look(Connection& c, std::shared_ptr<Look> look) REQUIRES(mutex_);
@@ -170,6 +174,7 @@ class Agents final : public AgentAnswers {
   Refusals refusals_;
   std::uint64_t tended_ns_ = 0;
   bool any_closing_ = false;
+  bool any_put_off_ = false;
   std::atomic<bool> stopping_{false};
   // Held from wanted() until the VM is in `vms_`.
   Mutex offers_mutex_ ACQUIRED_BEFORE(mutex_, &FactState::mutex){"Agents::offers"};

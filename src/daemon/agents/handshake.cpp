@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "base/clock.hpp"
 #include "base/owner_share.hpp"
@@ -79,7 +80,7 @@ bool Agents::on_hello(Connection& c, const guest::Hello& message) {
   c.hazards = hello.hazards;
   c.capabilities = hello.capabilities;
   c.hello = hello;
-  start_look(c, share_apart(std::make_unique<Look>()));
+  start_look(c, share_apart(std::make_unique<Look>(), c.peer.account));
   return true;
 }
 
@@ -154,9 +155,38 @@ void Agents::call_back(pid_t pid) {
   }
 }
 
+bool Agents::on_not_received(Connection& c, Stage stage, bool closing_much) {
+  if (stage != Stage::offer) {
+    refuse(c, "descriptors came with a message that is no offer");
+    return false;
+  }
+  if (!closing_much) {
+    refuse(c,
+           "descriptors of this user are not received any more: earlier ones still hold up their "
+           "receivers; end the process that serves their file system");
+    return false;
+  }
+  // On a busy host also the descriptors of good agents are closed late. So this is no refusal yet:
+  // close_late() refuses if it lasts.
+  hear(c, false);
+  c.put_off = any_put_off_ = true;
+  return true;
+}
+
+void Agents::hear_put_off() {
+  if (!std::exchange(any_put_off_, false)) return;
+  const MutexLock lock(mutex_);
+  for (Connection& c : connections_) {
+    if (!c.put_off || c.closing) continue;
+    c.put_off = is_closing_much(c.peer.account);
+    if (!c.put_off) hear(c, true);
+    any_put_off_ = any_put_off_ || c.put_off;
+  }
+}
+
 bool Agents::on_offer(Connection& c, const rf_offer& offer, sys::Message& message) {
   if (vms_.by_pid(c.peer.pid)) return false;
-  auto look = share_apart(std::make_unique<Look>());
+  auto look = share_apart(std::make_unique<Look>(), c.peer.account);
   look->of_offer = true;
   look->offer = offer;
   look->features = attacher_.features();
@@ -185,10 +215,13 @@ bool Agents::after_offer(Connection& c, Look& look) {
   // wanted() return true for it.
   if (vms_.by_pid(c.peer.pid)) return false;
   const Beside others = beside(c.peer.account);
-  // A VM is in one group, so this also bounds the owner's share of groups.
+  // A VM is in one group and has a bounded number of threads, so this also bounds the owner's share
+  // of groups and of threads (docs/design.md, Hostile agents).
   static_assert(kVmsMax <= store::kGroupsMax);
   if (!OwnerShare(kVmsMax, OwnerShare::kHalf).allows(others.of_others, others.of_owner, 1)) {
-    refuse(c, "too many VMs of its user, or of all together, are attached: run fewer VMs");
+    refuse(c,
+           "too many VMs of its user, or of all together, are attached, or have left and are still "
+           "held up: run fewer VMs");
     return false;
   }
   // Duplicates can be closed on this thread if attaching fails. The last reference is in the look,
@@ -246,11 +279,13 @@ bool Agents::closes_another_of(const Connection& c) const {
 
 Agents::Beside Agents::beside(uid_t account) {
   const std::vector<sys::IdRange> ids = ids_.ids_of(account);
+  const auto is_owner = [&](uid_t user) {
+    return std::ranges::any_of(ids, [&](const sys::IdRange& r) { return r.has(user); });
+  };
   Beside beside;
+  for (const uid_t user : vms_.users()) (is_owner(user) ? beside.of_owner : beside.of_others) += 1;
   for (const VmHandle& vm : vms_.all()) {
-    const bool of_owner = std::ranges::any_of(
-        ids, [&](const sys::IdRange& r) { return r.has(vm->vm->record().uid); });
-    (of_owner ? beside.of_owner : beside.of_others) += 1;
+    const bool of_owner = is_owner(vm->vm->record().uid);
     (of_owner ? beside.ram.of_owner : beside.ram.of_others).value += vm->vm->pages().value;
   }
   return beside;

@@ -38,7 +38,7 @@ std::vector<VmHandle> Departures::all(guest::VmCounters& gone) const {
 }
 
 void Departures::tend() {
-  const bool keeps = tend_apart() != 0;
+  const bool keeps = !tend_apart();
   if (keeps && !keeps_said_)
     log::warn("the kernel gives no thread: memory of VMs that have left stays in use for now");
   keeps_said_ = keeps;

@@ -175,6 +175,8 @@ enum class MapObstacle : std::uint8_t {
 };
 
 struct AttachedVm {
+  // Destroyed last, after all descriptors of the VM are closed. VmSet watches it.
+  std::shared_ptr<const bool> exists = std::make_shared<const bool>(true);
   std::unique_ptr<guest::Vm> vm;
   std::unique_ptr<fault::Server> faults;  // destroyed before the Vm
   store::GroupUse group;

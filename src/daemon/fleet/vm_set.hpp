@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// All attached VMs. Threads: any.
+// All attached VMs. It also knows VMs that have left and are still there, because a thread uses or
+// closes them: the process of a VM can hold such a thread up.
+// Threads: any.
 #pragma once
 
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -28,7 +31,21 @@ class VmSet {
   bool remove(VmId id) {
     const MutexLock lock(mutex_);
     changes_.fetch_add(1, std::memory_order_release);
+    std::erase_if(leaving_, [](const Leaving& one) { return one.exists.expired(); });
+    for (const VmHandle& vm : vms_) {
+      if (vm->vm->id() == id) leaving_.push_back({vm->vm->record().uid, vm->exists});
+    }
     return std::erase_if(vms_, [id](const VmHandle& v) { return v->vm->id() == id; }) != 0;
+  }
+  // The user of each VM of the set, and of each VM that has left and is still there.
+  std::vector<uid_t> users() const {
+    const MutexLock lock(mutex_);
+    std::vector<uid_t> users;
+    for (const VmHandle& vm : vms_) users.push_back(vm->vm->record().uid);
+    for (const Leaving& one : leaving_) {
+      if (!one.exists.expired()) users.push_back(one.uid);
+    }
+    return users;
   }
   VmHandle by_pid(pid_t pid) const {
     const MutexLock lock(mutex_);
@@ -43,9 +60,15 @@ class VmSet {
   std::uint64_t changes() const noexcept { return changes_.load(std::memory_order_acquire); }
 
  private:
+  struct Leaving {
+    uid_t uid;
+    std::weak_ptr<const bool> exists;
+  };
+
   std::atomic<std::uint64_t> changes_{1};
   mutable Mutex mutex_{"VmSet"};
   std::vector<VmHandle> vms_ GUARDED_BY(mutex_);
+  std::vector<Leaving> leaving_ GUARDED_BY(mutex_);
 };
 
 }  // namespace ramfold::daemon

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // What happens when the kernel gives no thread: what a VM may hold up is destroyed later, never on
-// the thread that lets go of it, and what waits for a thread is done when there is one.
+// the thread that lets go of it, and what waits for a thread is done when there is one. How many
+// threads the objects of a sender take.
 #include "daemon/threads/apart.hpp"
 
 #include <pthread.h>
@@ -44,7 +45,87 @@ struct Probe {
   }
 };
 
+// Its destruction is held up, as that of a descriptor whose close waits for a process.
+struct Held {
+  static inline std::atomic<bool> hold{false};
+  static inline std::atomic<std::size_t> inside{0};
+  static inline std::atomic<std::size_t> most{0};
+  static inline std::atomic<std::size_t> ended{0};
+
+  static void begin() {
+    hold = true;
+    inside = most = ended = 0;
+  }
+  Held() = default;
+  Held(const Held&) = delete;
+  Held& operator=(const Held&) = delete;
+  ~Held() {
+    const std::size_t now = ++inside;
+    std::size_t seen = most;
+    while (seen < now && !most.compare_exchange_weak(seen, now)) {
+    }
+    while (hold) ::usleep(1000);
+    --inside;
+    ++ended;
+  }
+};
+
 }  // namespace
+
+TEST_CASE("a sender's objects take few threads, and others' are destroyed meanwhile") {
+  constexpr uid_t kFirst = 1000, kSecond = 1001;
+  constexpr std::size_t kMany = 3 * daemon::kClosingOfSenderMax;
+  Held::begin();
+  for (std::size_t i = 0; i < kMany; ++i) {
+    CHECK(daemon::is_closing_much(kFirst) == (i >= daemon::kClosingOfSenderMax));
+    daemon::share_apart(std::make_unique<Held>(), kFirst).reset();
+  }
+  CHECK(soon([] { return Held::inside == daemon::kClosingOfSenderMax; }));
+  CHECK(daemon::count_apart() == kMany);
+  CHECK(daemon::tend_apart());  // the kernel gives threads
+  // Another sender, and a VM, which no sender's bound concerns.
+  CHECK_FALSE(daemon::is_closing_much(kSecond));
+  daemon::let_go_apart(std::make_unique<Held>(), kSecond);
+  daemon::let_go_apart(std::make_unique<Held>());
+  CHECK(soon([] { return Held::inside == daemon::kClosingOfSenderMax + 2; }));
+  CHECK(daemon::is_closing_much(kFirst));
+  Held::hold = false;
+  CHECK(soon([] { return Held::ended == kMany + 2; }));
+  CHECK(soon([] { return daemon::count_apart() == 0; }));
+  CHECK(Held::most == daemon::kClosingOfSenderMax + 2);
+  CHECK_FALSE(daemon::is_closing_much(kFirst));
+}
+
+TEST_CASE("the objects of all senders together take a bounded number of threads") {
+  constexpr std::size_t kSenders = daemon::kClosingMax / daemon::kClosingOfSenderMax + 1;
+  constexpr std::size_t kAll = kSenders * daemon::kClosingOfSenderMax;
+  Held::begin();
+  for (std::size_t i = 0; i < kAll; ++i)
+    daemon::let_go_apart(std::make_unique<Held>(), static_cast<uid_t>(i % kSenders));
+  CHECK(soon([] { return Held::inside == daemon::kClosingMax; }));
+  CHECK(daemon::count_apart() == kAll);
+  Held::hold = false;
+  CHECK(soon([] { return Held::ended == kAll; }));
+  CHECK(soon([] { return daemon::count_apart() == 0; }));
+  CHECK(Held::most == daemon::kClosingMax);
+}
+
+TEST_CASE("a sender's objects that find no thread count as not destroyed") {
+  constexpr uid_t kSender = 1000;
+  destroyed = 0;
+  {
+    const NoThreads none;
+    for (std::size_t i = 0; i < daemon::kClosingOfSenderMax; ++i)
+      daemon::let_go_apart(std::make_unique<Probe>(), kSender);
+    CHECK(daemon::is_closing_much(kSender));
+    CHECK_FALSE(daemon::tend_apart());
+    CHECK(destroyed == 0);
+  }
+  CHECK(daemon::tend_apart());
+  CHECK(soon([] { return destroyed == static_cast<int>(daemon::kClosingOfSenderMax); }));
+  CHECK(soon([] { return daemon::count_apart() == 0; }));
+  CHECK_FALSE(daemon::is_closing_much(kSender));
+}
 
 TEST_CASE("what finds no thread is destroyed when there is one, and not here") {
   destroyed = destroyed_here = 0;
@@ -55,11 +136,11 @@ TEST_CASE("what finds no thread is destroyed when there is one, and not here") {
     daemon::share_apart(std::make_unique<Probe>()).reset();
     CHECK_FALSE(daemon::run_apart([] {}));
     CHECK(daemon::run_apart_for(1, [] {}) == daemon::Ended::never_ran);
-    daemon::tend_apart();
+    CHECK_FALSE(daemon::tend_apart());
     CHECK(destroyed == 0);
     CHECK(daemon::count_apart() == 2);
   }
-  daemon::tend_apart();
+  CHECK(daemon::tend_apart());
   CHECK(soon([] { return destroyed == 2; }));
   CHECK(soon([] { return daemon::count_apart() == 0; }));
   CHECK(destroyed_here == 0);
@@ -76,7 +157,7 @@ TEST_CASE("an errand that finds no thread does not destroy here what it shares")
     CHECK_FALSE(runs);
     CHECK(destroyed == 0);
   }
-  daemon::tend_apart();
+  CHECK(daemon::tend_apart());
   CHECK(soon([] { return destroyed == 1; }));
   CHECK(destroyed_here == 0);
   lets_go = false;
@@ -112,7 +193,7 @@ TEST_CASE("what is kept without a thread has a bound") {
       daemon::let_go_apart(std::make_unique<Probe>());
     CHECK(daemon::count_apart() == daemon::kKeptMax);
   }
-  daemon::tend_apart();
+  CHECK(daemon::tend_apart());
   CHECK(soon([] { return destroyed == static_cast<int>(daemon::kKeptMax); }));
   CHECK(soon([] { return daemon::count_apart() == 0; }));
 }
