@@ -119,7 +119,7 @@ class Agents final : public AgentAnswers {
   void run();
   void enter(Door::Visitor visitor) EXCLUDES(mutex_);
   bool has_place(const AgentPeer& peer) REQUIRES(mutex_);
-  struct Beside {  // the VMs that are attached
+  struct Beside {  // the VMs that are attached, or have left and are still there; `ram`: attached
     std::size_t of_owner = 0;
     std::size_t of_others = 0;
     DeclaredRam ram;

@@ -3,8 +3,8 @@
 """A hostile agent at a real daemon, beside guests that are not: those are served, folded and
 attached all the while, and the daemon can be stopped and started.
 
-hostile.py fenced|fuse|flood|asking|hello|held|killed|crowd. Exits 77 where a userfaultfd cannot be
-driven from outside."""
+hostile.py fenced|fuse|flood|asking|hello|held|killed|crowd|closing. Exits 77 where a userfaultfd
+cannot be driven from outside."""
 import concurrent.futures
 import os
 import pathlib
@@ -28,6 +28,7 @@ SNAPSHOT_S = 3
 # Threads for calls that a process holds up, while one VM does so: one at its facts, some that walk
 # over all processes, and such that end at once. It asks for 400 looks.
 APART_MAX = 16
+CLOSING_MAX = 16  # kClosingOfSenderMax of src/daemon/threads/apart.hpp
 OTHER_USER = 65534
 GUEST = ('--pages', '1024', '--threads', '2')
 
@@ -496,6 +497,42 @@ def crowd(rig):
     all_is_well(rig, honest)
 
 
+def closing(rig):
+    """Descriptors that cannot be closed hold a bounded number of threads. Those of that user are
+    not received any more, until the earlier ones are closed."""
+    honest = start(rig)
+    descriptors = descriptors_of(rig)
+    attacker = Attacker(rig, 'closing')
+    said = attacker.until_done(60)
+    say(f'closing: {said}')
+    apart = [state for name, state in threads_of(rig.daemon.pid) if name == 'rf-apart']
+    say(f'threads apart: {apart}')
+    if apart.count('D') < CLOSING_MAX:
+        raise Failed('not enough of them are held up: this proves nothing')
+    if len(apart) > CLOSING_MAX + APART_MAX:
+        raise Failed(f'each descriptor takes a thread: {len(apart)}')
+    if not any('not received any more: earlier ones cannot be closed' in line for line in said):
+        raise Failed(f'nobody said that no more are received: {said}')
+    if 'with a message that is no offer' not in said[-1]:
+        raise Failed(f'descriptors were received that nobody had asked for: {said}')
+    all_is_well(rig, honest)
+    held = held_children(rig)
+    attacker.end()
+    wait_released(rig, held, descriptors)
+    again = Attacker(rig, 'map-attached')  # of the same user
+    if 'attached' not in again.until_done(30):
+        raise Failed('nothing is received from that user afterwards')
+    again.end()
+
+    attacker = Attacker(rig, 'closing')
+    attacker.until_done(60)
+    old = restart_beside(rig, honest)
+    all_is_well(rig, honest)
+    attacker.end()
+    if old.wait(20 * slower()) != 0:
+        raise Failed(f'the old daemon ended with {old.returncode}')
+
+
 def fenced(rig):
     """A fence follows READY, also of the next daemon; answers to nothing do no harm."""
     honest = start(rig)
@@ -511,8 +548,8 @@ def fenced(rig):
 
 
 BODIES = {'fenced': fenced, 'fuse': fuse, 'flood': flood, 'asking': asking, 'hello': hello,
-          'held': held, 'killed': killed, 'crowd': crowd}
-NEED_FUSE = ('fuse', 'asking', 'hello', 'held', 'killed')
+          'held': held, 'killed': killed, 'crowd': crowd, 'closing': closing}
+NEED_FUSE = ('fuse', 'asking', 'hello', 'held', 'killed', 'closing')
 
 
 def main():

@@ -369,6 +369,64 @@ void hold_memory_map(const Ram* ram = nullptr) {
   ::usleep(300'000);
 }
 
+// Userfaultfds of a process that holds its mmap_lock, so that their last close waits. Another
+// process offers one after the other, each with RAM that is mapped elsewhere, until nothing of its
+// user is received any more.
+void closing() {
+  constexpr std::size_t kUserfaultfds = 64;
+  prepare_memory_map();
+  become_other();
+  std::vector<int> userfaultfds;
+  {
+    Connection c;
+    const int device = asked_for_offer(c);
+    while (userfaultfds.size() < kUserfaultfds) userfaultfds.push_back(make_uffd(device));
+    ::close(device);
+  }
+  std::array<int, 2> ends{};
+  must(::pipe(ends.data()), "pipe");
+  if (must(::fork(), "fork") != 0) {
+    for (const int uffd : userfaultfds) ::close(uffd);
+    // Twice: a page that only the second one touched would wait for the lock, too.
+    for (int i = 0; i < 2; ++i) {
+      if (i == 1) hold_memory_map();
+      (void)!::write(ends[1], "", 1);
+      ::usleep(1000);
+    }
+    for (;;) ::pause();
+  }
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  char byte = 0;
+  for (int i = 0; i < 2; ++i) (void)!::read(ends[0], &byte, 1);
+  const Ram ram;
+  rf_offer offer = ram.offer();
+  offer.block[0].address -= std::uint64_t{1} << 30;
+  // It has so many mappings that the daemon looks at them for a while. Meanwhile all others close
+  // the userfaultfd, so that the daemon's close is the last.
+  constexpr std::size_t kMappings = 20'000;
+  char* const many = static_cast<char*>(
+      ::mmap(nullptr, 2 * kMappings * kPage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  if (many == MAP_FAILED) give_up("mmap");
+  for (std::size_t i = 0; i < kMappings; ++i)
+    must(::mprotect(many + 2 * i * kPage, kPage, PROT_READ), "mprotect");
+  for (const int uffd : userfaultfds) {
+    Connection c;
+    ::close(asked_for_offer(c));
+    c.send(RF_OFFER, offer, {uffd, ram.fd});
+    ::close(uffd);
+    const std::string answer = c.receive().text();
+    say(answer);
+    if (answer.find("not received any more") != std::string::npos) break;
+  }
+  // The same with a message that never has descriptors.
+  {
+    Connection c;
+    c.say_hello({ends[0]});
+    say(c.receive().text());
+  }
+  stay();
+}
+
 // Holds the lock of its RAM file: a write to it whose bytes come from a page that never comes.
 void prepare_ram_file() { trap_page = mapped_trap(Silent::at_read); }
 
@@ -408,6 +466,7 @@ int main(int argc, char** argv) {
   const std::string what = argv[2];
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (what == "fuse") fuse();
+  if (what == "closing") closing();
   if (what == "fuse-dirty") fuse_dirty();
   if (what == "foreign-uffd") foreign_uffd();
   if (what == "features") features();
