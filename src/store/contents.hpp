@@ -41,6 +41,7 @@
 #include "store/group.hpp"
 #include "store/hash.hpp"
 #include "store/pool/slot.hpp"
+#include "store/uncounted.hpp"
 
 namespace ramfold::store {
 
@@ -111,23 +112,36 @@ class Contents final : public ContentSource {
 
   // Recovery runs while faults are served. After adopt(), get() works, put() returns EAGAIN, and
   // drop() counts down and frees nothing. Call count() once for every word that names a content,
-  // then finish_recovery(). REQUIRES: a word's reference is dropped only after the word was
-  // counted. So a thread that clears a word which is not counted yet must not call drop() for it.
+  // then finish_recovery(). If words of some groups are not counted by then, name these groups. The
+  // store holds all that it has of such a group: no content of it is freed and no id of it is
+  // reused, until narrow() says that the words of the group are counted, or gone. Meanwhile count()
+  // may be called for them, by the thread that calls narrow(). REQUIRES: a word's reference is
+  // dropped only after the word was counted. So a thread that clears a word which is not counted
+  // yet must not call drop() for it.
   bool recovering() const noexcept;
   Booked count(GroupId group, ContentId id) noexcept;
   // Rebuilds index, arena maps and free lists from the headers, and frees every content without a
   // counted reference. Takes about 3 s for 10 million contents; one caller. If the process is
   // killed in here, adopt() can take the store again. An Error: there is no memory for the index;
-  // the store is still recovering, call this again.
-  Status finish_recovery();
+  // the store is still recovering, call this again, with the same groups.
+  Status finish_recovery(const Uncounted& uncounted = {});
+  // After finish_recovery(): only words of these groups are not counted yet. Frees the contents of
+  // the other groups that only the store held. REQUIRES: no group is named that was not named
+  // before; the caller is that of finish_recovery().
+  void narrow(const Uncounted& still);
+  // Some words of this group, or of any group, are not counted. Until then no pool of it is made,
+  // and no slot of it is given out or freed.
+  bool has_uncounted(GroupId group) const noexcept;
+  bool has_uncounted() const noexcept;
 
   // Mapped sharing (store/pool/pool.hpp). Guests of a group map contents of the group's pool.
   //
   // Makes the pool of the group, if there is none. `kept` is for the keeper, which must have it
   // before the first share_run(); `read_only` is for QEMUs of the group. No QEMU that runs as the
   // daemon's user may get it, because it could open the file for writing. Errors: EAGAIN there is
-  // none and the store is recovering; EUCLEAN the entry of the group is damaged; ENOTSUP the store
-  // is of a version without pools; ENOENT there is none, and none is to be made.
+  // none and the store is recovering, or has_uncounted(group); EUCLEAN the entry of the group is
+  // damaged; ENOTSUP the store is of a version without pools; ENOENT there is none, and none is to
+  // be made.
   struct PoolFiles {
     PoolFile kept;
     sys::Fd read_only;
@@ -160,7 +174,7 @@ class Contents final : public ContentSource {
   // After finish_recovery(): commands of earlier daemons have no effect any more (the fence), and
   // note_mapping() was called for every mapping of every VM of the group. From now on slots of its
   // pool are given out and freed. Does nothing for a group without a pool. Errors: EAGAIN the store
-  // is recovering; others: call it again.
+  // is recovering, or has_uncounted(group); others: call it again.
   Status mappings_known(GroupId group);
 
   // The form of a content at this moment. REQUIRES: the caller owns a reference.

@@ -192,8 +192,12 @@ void GroupTable::release(GroupId group) noexcept {
   if (g.exists.load(std::memory_order_relaxed)) wipe(group.value);
 }
 
-void GroupTable::end_recovery() noexcept {
-  for (const GroupId group : std::exchange(found_, {})) release(group);
+void GroupTable::end_recovery(const Uncounted& uncounted) noexcept {
+  std::erase_if(found_, [&](GroupId group) {
+    if (uncounted.covers(group)) return false;
+    release(group);
+    return true;
+  });
 }
 
 void GroupTable::close() noexcept {

@@ -29,6 +29,7 @@
 #include "store/group.hpp"
 #include "store/hash.hpp"
 #include "store/layout.hpp"
+#include "store/uncounted.hpp"
 #include "store/usage.hpp"
 #include "sys/fd.hpp"
 #include "sys/memory.hpp"
@@ -39,8 +40,8 @@ class GroupTable {
  public:
   // A groups file without groups.
   static Result<sys::Fd> make_file(std::uint64_t store_id);
-  // Holds every group in the file until end_recovery(). REQUIRES: `file` stays open while this
-  // object lives. An Error: the file is no table of this version, or of another store.
+  // Holds every group in the file until end_recovery() lets go of it. REQUIRES: `file` stays open
+  // while this object lives. An Error: the file is no table of this version, or of another store.
   static Result<std::shared_ptr<GroupTable>> open(sys::BorrowedFd file, std::uint64_t store_id);
 
   // Counts one more use of the group with this name; makes the group when there is none. Errors:
@@ -52,8 +53,8 @@ class GroupTable {
   // Gives up one use, of a GroupUse or a content. REQUIRES: that use was counted.
   void release(GroupId group) noexcept EXCLUDES(mutex_);
   // All contents were counted: gives up the uses of open(), so groups without another use are
-  // wiped.
-  void end_recovery() noexcept;
+  // wiped. Keeps those of groups that `uncounted` covers for a later call. One caller.
+  void end_recovery(const Uncounted& uncounted) noexcept;
   // From now on nothing is wiped, because another process is about to use the file.
   void close() noexcept EXCLUDES(mutex_);
 

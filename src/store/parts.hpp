@@ -17,6 +17,7 @@
 #include "store/files.hpp"
 #include "store/groups.hpp"
 #include "store/header_table.hpp"
+#include "store/holds.hpp"
 #include "store/index/index.hpp"
 #include "store/pool/pools.hpp"
 #include "store/readers.hpp"
@@ -64,6 +65,7 @@ struct Parts {
   HashFunction hash_for_tests = nullptr;
   std::atomic<Phase> phase{Phase::recovering};
   bool has_counted_references = false;  // by finish_recovery(); only its caller uses this
+  Holds holds{};
   std::atomic<bool> has_reformer{false};
   Counter similarity_bytes;
   Counter corrupt;
@@ -146,9 +148,9 @@ struct Parts {
   // Waits until no reader can use the places in moving.left. Then frees them, and gives up what
   // their contents hold. REQUIRES: moving.mutex.
   void settle() noexcept;
-  // How many pages name the content. It is 0 when that is not known, because too many contents
-  // refer to it. REQUIRES: moving.mutex, and nothing is left to settle(); otherwise the reformer's
-  // own counts are among them.
+  // How many counted pages name the content. It is 0 when that is not known, because too many
+  // contents refer to it. REQUIRES: moving.mutex, and nothing is left to settle(); otherwise
+  // the reformer's own counts are among them.
   std::uint32_t pages_of(ContentId id) const noexcept;
   // Moves contents of pools that fewer than two pages name, and nobody maps, back to the arena;
   // punches retired slots; drops the pools of groups that are gone. Looks at `looks` slots of each

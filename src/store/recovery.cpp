@@ -3,9 +3,8 @@
 //
 // Meanwhile get() reads and may mark a content bad, and drop() counts down. Recovery itself changes
 // a header only to clear it, when nobody counted the content, or to mark it bad. So a process that
-// is killed at any point leaves a store that can be recovered again.
-#include <utility>
-
+// is killed at any point leaves a store that can be recovered again. Nothing of a group with words
+// that are not counted is cleared (Holds), so it can be recovered also then.
 #include "base/check.hpp"
 #include "base/test_points.hpp"
 #include "store/contents.hpp"
@@ -20,6 +19,8 @@ class Rebuild {
  public:
   explicit Rebuild(Parts& parts) noexcept : parts_(parts) {}
 
+  // Before the first pass: holds all ids of the groups that have words which are not counted.
+  void hold(ContentId id) noexcept;
   // First pass, over all ids: a live content with a reference keeps the reference alive.
   void count_reference(ContentId id) noexcept;
   // Second pass, over all ids.
@@ -34,13 +35,20 @@ class Rebuild {
   Parts& parts_;
 };
 
-// REQUIRES: nobody counted the content. Clears its header and frees its id. False: claim_dead()
+void Rebuild::hold(ContentId id) noexcept {
+  if (!parts_.holds.covers(parts_.headers->group(id))) return;
+  parts_.holds.add(id);
+  if (parts_.headers->where(id).bits() != 0) parts_.headers->add_reference(id);
+}
+
+// REQUIRES: nobody counted the content. Clears its header and frees its id, unless the id is held
+// (it has no content then). False: claim_dead()
 // failed, because a drop that has no counted reference has pinned the content meanwhile.
 bool Rebuild::forget(ContentId id) noexcept {
   if (!parts_.headers->claim_dead(id)) return false;
   TEST_POINT("recovery.store.sweep");
   parts_.headers->clear(id);
-  parts_.headers->give_back(id);
+  if (!parts_.holds.has(id)) parts_.headers->give_back(id);
   return true;
 }
 
@@ -131,7 +139,10 @@ bool Contents::recovering() const noexcept {
 Booked Contents::count(GroupId group, ContentId id) noexcept {
   if (id == kZeroContent) return Booked::done;
   Parts& parts = *parts_;
-  if (!parts.belongs(id, group)) {
+  // After the recovery an id that is not held may have another content than the word means.
+  const bool late = parts.phase.load(std::memory_order_acquire) != Phase::recovering;
+  const bool held = parts.holds.has(id) && parts.headers->count(id) != HeaderTable::kDead;
+  if (!parts.belongs(id, group) || (late && !held)) {
     parts.miscounted.add();
     return Booked::refused;
   }
@@ -140,13 +151,39 @@ Booked Contents::count(GroupId group, ContentId id) noexcept {
   return Booked::done;
 }
 
-Status Contents::finish_recovery() {
+bool Contents::has_uncounted(GroupId group) const noexcept { return parts_->holds.covers(group); }
+bool Contents::has_uncounted() const noexcept { return parts_->holds.any(); }
+
+void Contents::narrow(const Uncounted& still) {
+  Parts& parts = *parts_;
+  ENSURE(parts.phase.load() == Phase::ready);
+  HeaderTable& headers = *parts.headers;
+  for (std::uint32_t i = parts.holds.limit(); i-- > 1;) {  // as finish_recovery(): lowest ids first
+    const ContentId id{i};
+    if (!parts.holds.has(id) || still.covers(headers.group(id))) continue;
+    const bool is_free = headers.count(id) == HeaderTable::kDead;
+    parts.holds.remove(id);
+    TEST_POINT("recovery.store.narrow");
+    if (is_free) {
+      headers.give_back(id);
+    } else {
+      parts.drop_uncounted(id);
+    }
+  }
+  parts.groups->end_recovery(still);
+  parts.holds.narrow(still);
+}
+
+Status Contents::finish_recovery(const Uncounted& uncounted) {
   Parts& parts = *parts_;
   ENSURE(parts.phase.load() == Phase::recovering);
   HeaderTable& headers = *parts.headers;
   const std::uint32_t limit = headers.limit();
   Rebuild rebuild(parts);
-  if (!std::exchange(parts.has_counted_references, true)) {
+  if (!parts.has_counted_references) {
+    if (auto begun = parts.holds.begin(uncounted, limit); !begun) return begun;
+    parts.has_counted_references = true;
+    for (std::uint32_t id = 1; id < limit && !uncounted.none(); ++id) rebuild.hold(ContentId{id});
     for (std::uint32_t id = 1; id < limit; ++id) {
       TEST_POINT("recovery.store.references");
       rebuild.count_reference(ContentId{id});
@@ -170,7 +207,7 @@ Status Contents::finish_recovery() {
     if (headers.count(ContentId{id}) == 0) parts.release_if_unused(ContentId{id});
   }
   parts.phase.store(Phase::ready, std::memory_order_release);
-  parts.groups->end_recovery();
+  parts.groups->end_recovery(uncounted);
   return {};
 }
 

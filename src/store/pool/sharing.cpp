@@ -177,13 +177,14 @@ std::uint32_t Parts::pages_of(ContentId id) const noexcept {
   const std::uint32_t dependents = headers->notes(id).dependents();
   const std::uint32_t count = headers->count(id);
   if (dependents == ContentNotes::kDependentsMax || count >= HeaderTable::kPinned) return 0;
-  return count < dependents ? 0 : count - dependents;
+  const std::uint32_t others = dependents + (holds.has(id) ? 1 : 0);
+  return count < others ? 0 : count - others;
 }
 
 void Parts::account_switch(ContentId id, GroupId group, Where from, Where to,
                            std::uint32_t held) noexcept {
-  const auto words =
-      static_cast<std::int64_t>(headers->count(id)) - held - headers->notes(id).dependents();
+  const auto words = static_cast<std::int64_t>(headers->count(id)) - held -
+                     headers->notes(id).dependents() - (holds.has(id) ? 1 : 0);
   usage.remove_content(group, from.form(), from.extent().length);
   usage.add_references(group, from.form(), -words);
   usage.add_content(group, to.form(), to.extent().length);
@@ -205,6 +206,8 @@ Result<Contents::PoolFiles> Contents::pool(GroupId group, MakePool make) {
     if (parts.phase.load(std::memory_order_acquire) != Phase::ready) {
       return fail("the store is recovering", EAGAIN);
     }
+    // A VM that is not counted may map pages of a pool that this daemon was not given.
+    if (parts.holds.covers(group)) return fail("a VM of the group is not counted", EAGAIN);
     auto made = Pool::create(identity, pool_bytes_for(parts.arena->size()));
     if (!made) return std::unexpected(made.error());
     pool = made->get();
@@ -283,6 +286,7 @@ Status Contents::mappings_known(GroupId group) {
   if (parts_->phase.load(std::memory_order_acquire) != Phase::ready) {
     return fail("the store is recovering", EAGAIN);
   }
+  if (has_uncounted(group)) return fail("a VM of the group is not counted", EAGAIN);
   Pool* const pool = parts_->pools.find(group);
   return pool == nullptr ? Status{} : pool->mappings_known();
 }
