@@ -219,6 +219,7 @@ void Host::recover() {
   state_.recovering.store(false);
   rooms_->loop.judge();
   rooms_->work.start();
+  rooms_->recovery.count_rest();
 }
 
 void Host::stop() noexcept {

@@ -15,8 +15,8 @@
 #include <vector>
 
 #include "daemon/custody/mapping_recovery.hpp"
-#include "daemon/custody/recovery.hpp"
 #include "fold/recovering.hpp"
+#include "kernel/count_all.hpp"
 #include "kernel/fold_rig.hpp"
 #include "kernel/mapping_rig.hpp"
 #include "store/stats.hpp"
@@ -61,7 +61,7 @@ class CustodyRig {
     begin(kept.record, std::move(kept.files), false);
     vm().wake_all();
   }
-  void count() { REQUIRE(daemon::count_references(*attached, *contents, stop)); }
+  void count() { count_all(*attached, *contents); }
   Result<daemon::MappingsFound> recover() {
     return daemon::recover_mappings(*attached, *contents, stop);
   }

@@ -5,7 +5,7 @@
 #include <unistd.h>
 #include <catch2/catch.hpp>
 
-#include "daemon/custody/recovery.hpp"
+#include "kernel/count_all.hpp"
 #include "kernel/fold_rig.hpp"
 #include "store/stats.hpp"
 
@@ -106,8 +106,7 @@ struct TwoTenants {
       rig->group = *next->group(rig->group_name);
       vm->group = *next->group(rig->group_name);
       vm->vm->begin_uncounted();
-      const std::atomic<bool> stop{false};
-      REQUIRE(daemon::count_references(*vm, *next, stop));
+      test::count_all(*vm, *next);
       rig->vm = std::move(vm->vm);
     }
     REQUIRE(next->finish_recovery().has_value());

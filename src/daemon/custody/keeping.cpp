@@ -247,7 +247,7 @@ Result<Inheritance> Keeping::inherit() {
       result.vms.push_back(std::move(*vm));
     } else {
       result.unusable.push_back(
-          {VmId{id}, vm ? "its record is another's" : vm.error().text(), std::move(pidfd), {}});
+          {VmId{id}, vm ? "its record is another's" : vm.error().text(), {}, std::move(pidfd), {}});
     }
   }
   return result;

@@ -39,7 +39,8 @@ struct KeptVm {
 struct UnusableVm {
   VmId id;
   std::string why;
-  sys::Fd pidfd;  // may be absent
+  std::string group;  // empty: not known
+  sys::Fd pidfd;      // may be absent
   // Set: it can be served after the rest of an earlier daemon has ended. nullopt: it cannot be
   // read.
   std::optional<KeptVm> held;

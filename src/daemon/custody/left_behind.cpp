@@ -5,16 +5,9 @@
 #include <unistd.h>
 #include <algorithm>
 
-#include "base/clock.hpp"
 #include "daemon/log.hpp"
 
 namespace ramfold::daemon {
-namespace {
-
-constexpr std::uint64_t kNapNs = 100'000'000;
-
-}  // namespace
-
 bool LeftBehind::is_held(const guest::VmRecord& record) const {
   return record.left_by_pid != 0 && is_there(procfs_, record.left_by_pid, record.left_by_start);
 }
@@ -27,10 +20,11 @@ void LeftBehind::add(UnusableVm vm) {
 
 void LeftBehind::add_held(KeptVm kept) {
   auto pidfd = kept.files.pidfd.duplicate();
+  const std::string group = kept.record.group;
   add({VmId{kept.record.vm},
        fmt::format("it holds up the last thread of an earlier daemon (pid {})",
                    kept.record.left_by_pid),
-       pidfd ? std::move(*pidfd) : sys::Fd{}, std::move(kept)});
+       group, pidfd ? std::move(*pidfd) : sys::Fd{}, std::move(kept)});
 }
 
 bool LeftBehind::has(pid_t pid, std::uint64_t start_ticks) const {
@@ -43,41 +37,35 @@ bool LeftBehind::has(pid_t pid, std::uint64_t start_ticks) const {
 std::vector<LeftBehind::View> LeftBehind::views() const {
   const MutexLock lock(mutex_);
   std::vector<View> views;
-  for (const UnusableVm& vm : vms_) views.push_back({vm.id, vm.why, vm.held.has_value()});
+  for (const UnusableVm& vm : vms_) views.push_back({vm.id, vm.why, vm.group, vm.held.has_value()});
   return views;
 }
 
-bool LeftBehind::wait_until_none(Keeping& keeping, const Adopt& adopt,
-                                 const std::atomic<bool>& stopping) {
-  while (!stopping) {
-    std::vector<VmId> ended;
-    std::vector<VmId> let_go;
-    bool none = false;
-    {
-      const MutexLock lock(mutex_);
-      std::erase_if(vms_, [&](const UnusableVm& vm) {
-        if (!vm.pidfd || !has_ended(vm.pidfd)) return false;
-        ended.push_back(vm.id);
-        return true;
-      });
-      for (const UnusableVm& vm : vms_) {
-        if (vm.held && !is_held(vm.held->record)) let_go.push_back(vm.id);
-      }
-      none = vms_.empty();
+bool LeftBehind::tend(Keeping& keeping, const Adopt& adopt) {
+  std::vector<VmId> ended;
+  std::vector<VmId> let_go;
+  {
+    const MutexLock lock(mutex_);
+    std::erase_if(vms_, [&](const UnusableVm& vm) {
+      if (!vm.pidfd || !has_ended(vm.pidfd)) return false;
+      ended.push_back(vm.id);
+      return true;
+    });
+    for (const UnusableVm& vm : vms_) {
+      if (vm.held && !is_held(vm.held->record)) let_go.push_back(vm.id);
     }
-    for (const VmId id : ended) {
-      log::info("vm {}: ended", id.value);
-      (void)keeping.drop_vm(id);
-    }
-    for (const VmId id : let_go) adopt_late(id, adopt);
-    if (none) return true;
-    sleep_ns(kNapNs);
   }
-  return false;
+  for (const VmId id : ended) {
+    log::info("vm {}: ended", id.value);
+    (void)keeping.drop_vm(id);
+  }
+  bool fewer = !ended.empty();
+  for (const VmId id : let_go) fewer = adopt_late(id, adopt) || fewer;
+  return fewer;
 }
 
 // The rest of the earlier daemon has ended, so none of its calls can change this VM any more.
-void LeftBehind::adopt_late(VmId id, const Adopt& adopt) {
+bool LeftBehind::adopt_late(VmId id, const Adopt& adopt) {
   KeptVm kept;
   {
     const MutexLock lock(mutex_);
@@ -102,6 +90,7 @@ void LeftBehind::adopt_late(VmId id, const Adopt& adopt) {
   } else {
     log::error("vm {}: not taken over: {}", id.value, vm.error().text());
   }
+  return vm.has_value();
 }
 
 void mark_left_behind(const std::vector<VmHandle>& vms, const sys::Procfs& procfs) {

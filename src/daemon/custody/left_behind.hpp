@@ -2,10 +2,9 @@
 // VMs that an earlier daemon folded and that this daemon cannot serve, or not yet: the rest of that
 // daemon may still change their memory, or their record cannot be read. They stay with the keeper,
 // and their contents stay in the store. Their faults wait; they never read zeros.
-// Threads: any; wait_until_none() by one.
+// Threads: any; tend() by one.
 #pragma once
 
-#include <atomic>
 #include <functional>
 #include <optional>
 #include <vector>
@@ -25,6 +24,7 @@ class LeftBehind {
   struct View {
     VmId id;
     std::string why;
+    std::string group;  // empty: not known
     bool held = false;  // it can be served after the rest of the earlier daemon has ended
   };
 
@@ -39,11 +39,11 @@ class LeftBehind {
 
   // Adopts a VM and adds it to the fleet.
   using Adopt = std::function<Result<VmHandle>(KeptVm kept)>;
-  // Waits until each VM has ended or was adopted. False: `stopping` was set.
-  bool wait_until_none(Keeping& keeping, const Adopt& adopt, const std::atomic<bool>& stopping);
+  // Lets go of VMs that have ended, and adopts those that can be served now. True: fewer are left.
+  bool tend(Keeping& keeping, const Adopt& adopt);
 
  private:
-  void adopt_late(VmId id, const Adopt& adopt) EXCLUDES(mutex_);
+  bool adopt_late(VmId id, const Adopt& adopt) EXCLUDES(mutex_);
 
   const sys::Procfs& procfs_;
   mutable Mutex mutex_{"LeftBehind"};

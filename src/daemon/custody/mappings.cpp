@@ -182,13 +182,15 @@ void Mappings::work() {
     if (vm->pool_sent || obstacle_of(*vm) != MapObstacle::nothing) continue;
     vm->map_obstacle.store(open(*vm));
   }
-  if (monotonic_ns() < forget_due_ns_.load()) return;
+  // A VM that is not counted may map a pool that only another daemon can use.
+  if (monotonic_ns() < forget_due_ns_.load() || p_.contents.has_uncounted()) return;
   if (const auto files = p_.contents.pool_files()) (void)p_.keeping.forget_pools_but(*files);
   forget_due_ns_.store(monotonic_ns() + kForgetEveryNs);
 }
 
-// The mappings of a group are known when those of all its VMs are: of VMs that have ended, too.
-// VMs that this daemon cannot serve hold up the recovery of the store, and so this.
+// The mappings of a group are known when those of all its VMs are: of VMs that have ended, too. A
+// group with VMs that this daemon does not serve yet waits (has_uncounted). The store is asked
+// before the set of VMs: a VM is in the set before its group counts as counted.
 void Mappings::settle_groups() {
   if (!unknown_) {
     const auto files = p_.contents.pool_files();
@@ -196,8 +198,11 @@ void Mappings::settle_groups() {
     unknown_.emplace();
     for (const store::PoolFile& pool : *files) unknown_->push_back(pool.group);
   }
+  std::vector<GroupId> counted = *unknown_;
+  std::erase_if(counted, [&](GroupId group) { return p_.contents.has_uncounted(group); });
   const std::vector<VmHandle> vms = p_.vms.all();
   std::erase_if(*unknown_, [&](GroupId group) {
+    if (std::ranges::find(counted, group) == counted.end()) return false;
     for (const VmHandle& vm : vms) {
       if (vm->group.id() == group && !vm->vm->mappings_known()) return false;
     }

@@ -73,13 +73,15 @@ std::size_t adopt_all(Inheritance left, const std::optional<Remains>& remains, A
       continue;
     }
     const VmId id{kept.record.vm};
+    const std::string group = kept.record.group;
     auto pidfd = kept.files.pidfd.duplicate();
     auto vm = adopter.adopt(std::move(kept));
     TEST_POINT("recovery.vm");
     if (vm) {
       vms.add(*vm);
     } else {
-      left_behind.add({id, vm.error().text(), pidfd ? std::move(*pidfd) : sys::Fd{}, std::nullopt});
+      left_behind.add(
+          {id, vm.error().text(), group, pidfd ? std::move(*pidfd) : sys::Fd{}, std::nullopt});
     }
   }
   for (UnusableVm& vm : left.unusable) left_behind.add(std::move(vm));

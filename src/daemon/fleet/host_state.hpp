@@ -23,6 +23,7 @@ struct HostVerdict {
   bool may_fold = false;  // VMs that are folded eagerly; for the others memory has to be short, too
   bool may_reform = false;
   std::vector<control::Reason> reasons;  // against folding, or against part of it
+  std::vector<control::Reason> notices;  // faults that do not stop folding
   policy::Memory memory = policy::Memory::enough;
   control::Promise promise;
   ByteCount keep_available;

@@ -29,8 +29,6 @@ void judge_daemon(const HostInputs& in, std::vector<Reason>& reasons) {
   } else if (in.recovering) {
     reasons.push_back(host_words::not_recovered(in.recovery_trouble));
   }
-  for (const UnservedVm& vm : in.unserved)
-    reasons.push_back(host_words::unusable_vm(vm.id, vm.why, vm.held));
   if (in.off) reasons.push_back(host_words::off(in.off_trouble, in.off_but_lost));
   if (in.paused) reasons.push_back(host_words::paused());
 }
@@ -57,6 +55,8 @@ bool judge_memory(const HostInputs& in, const policy::Config& config, HostVerdic
 
 HostVerdict judge_host(const HostInputs& in, const policy::Config& config) {
   HostVerdict verdict;
+  for (const UnservedVm& vm : in.unserved)
+    verdict.notices.push_back(host_words::unusable_vm(vm.id, vm.why, vm.held));
   judge_daemon(in, verdict.reasons);
   verdict.may_observe = verdict.reasons.empty() && in.memory;
   bool needs_folding = true;

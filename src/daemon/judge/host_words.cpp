@@ -47,8 +47,9 @@ Reason unusable_vm(VmId vm, const std::string& why, bool held) {
   return {"unusable-vm",
           fmt::format("vm {} was folded by a predecessor and cannot be served: {}", vm.value, why),
           held ? "end that VM, or what holds its memory map or its RAM file: a file system that "
-                 "does not answer?; nothing is folded meanwhile"
-               : "start the ramfold that folded it, or end that VM; nothing is folded meanwhile"};
+                 "does not answer?; contents that it may name stay in the store meanwhile"
+               : "start the ramfold that folded it, or end that VM; contents that it may name stay "
+                 "in the store meanwhile"};
 }
 
 Reason off(const std::optional<std::string>& trouble, const std::optional<std::string>& but_lost) {

@@ -63,6 +63,7 @@ control::HostView HostService::host_view(const std::vector<VmHandle>& vms,
                : folds                                          ? control::HostState::folding
                                                                 : control::HostState::idle;
   view.notices = p_.policy.notices();
+  view.notices.insert(view.notices.end(), verdict.notices.begin(), verdict.notices.end());
   Work::Asked asked = p_.work.asked();
   view.referenced = asked.source;
   if (asked.refusal) view.notices.push_back(std::move(*asked.refusal));

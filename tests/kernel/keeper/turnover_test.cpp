@@ -11,12 +11,12 @@
 #include "daemon/custody/adopter.hpp"
 #include "daemon/custody/departures.hpp"
 #include "daemon/custody/hand_over.hpp"
-#include "daemon/custody/recovery.hpp"
 #include "daemon/custody/take_over.hpp"
 #include "daemon/threads/apart.hpp"
 #include "fold/folder.hpp"
 #include "guest/pin_proof.hpp"
 #include "keeper_process.hpp"
+#include "kernel/count_all.hpp"
 #include "kernel/guest_process.hpp"
 #include "kernel/pin_test.hpp"
 #include "scan/plan.hpp"
@@ -58,7 +58,7 @@ class Life {
       auto vm = adopter_->adopt(std::move(kept));
       REQUIRE(vm.has_value());
       vms_.add(*vm);
-      REQUIRE(count_references(**vm, *contents_, stopping_));
+      ramfold::test::count_all(**vm, *contents_);
     }
     REQUIRE((!contents_->recovering() || contents_->finish_recovery().has_value()));
     folder_ = std::make_unique<fold::Folder>(*contents_, proof_);

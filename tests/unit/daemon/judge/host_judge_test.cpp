@@ -58,7 +58,6 @@ TEST_CASE("each fact that does not hold is a reason with a remedy, and nothing i
          in.recovering = true;
          in.recovery_trouble = "no memory";
        }},
-      {"unusable-vm", [](HostInputs& in) { in.unserved.push_back({VmId{3}, "unreadable"}); }},
       {"paused", [](HostInputs& in) { in.paused = true; }},
       {"off", [](HostInputs& in) { in.off = true; }},
       {"meminfo", [](HostInputs& in) { in.memory.reset(); }},
@@ -73,6 +72,21 @@ TEST_CASE("each fact that does not hold is a reason with a remedy, and nothing i
     CHECK(verdict.reasons[0].code == code);
     CHECK_FALSE(verdict.reasons[0].remedy.empty());
     CHECK_FALSE(verdict.may_fold);
+  }
+}
+
+TEST_CASE("a VM that cannot be served is told, and the others are folded") {
+  for (const bool held : {false, true}) {
+    HostInputs in = good();
+    in.unserved.push_back({VmId{3}, "unreadable", held});
+    const HostVerdict verdict = judge_host(in, eager());
+    CHECK(verdict.reasons.empty());
+    REQUIRE(verdict.notices.size() == 1);
+    CHECK(verdict.notices[0].code == "unusable-vm");
+    CHECK_FALSE(verdict.notices[0].remedy.empty());
+    CHECK(verdict.may_fold);
+    CHECK(verdict.may_observe);
+    CHECK(verdict.may_reform);
   }
 }
 
