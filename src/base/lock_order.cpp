@@ -29,6 +29,7 @@ constexpr std::array kAllowed{
     Order{"HostService::deciding", "Decisions::writing"},
     Order{"OffSwitch::bringing_back", "Loop::judging"},
     Order{"OffSwitch::bringing_back", "Agents"},
+    Order{"OffSwitch::bringing_back", "Decisions::writing"},
     Order{"OffSwitch::bringing_back", "Departures::leaving"},
     Order{"OffSwitch::bringing_back", "Keeping"},
     Order{"OffSwitch::bringing_back", "Moving"},
