@@ -23,8 +23,8 @@ constexpr std::uint64_t kFilesMin = 4096;
 constexpr auto kNotOfFolding = std::to_array<std::string_view>(
     {"config", "vm-override", "policy", "state", "starting", "self-test", "no-pin-test",
      "no-keeper", "referenced", "memory-plentiful"});
-// Of the others the row is a warning, but for these: folding ends until somebody acts; and it is
-// meant to be so, or ends soon.
+// Of the others the row is a warning, but for these: folding, or a VM, stands still until somebody
+// acts; and it is meant to be so, or ends soon.
 constexpr auto kStops =
     std::to_array<std::string_view>({"unusable-vm", "not-recovered", "meminfo"});
 constexpr auto kNoFault = std::to_array<std::string_view>({"off", "paused", "recovering"});
