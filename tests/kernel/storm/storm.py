@@ -26,7 +26,7 @@ POINTS = [
     'fault.run.word:1', 'fault.run.word:20', 'fault.word:20',
     'fault.lifted:20', 'fault.drop:20', 'store.drop:10',
     'keeper.handover:1', 'recovery.inherited:1', 'recovery.vm:1', 'recovery.vm:2',
-    'recovery.count:200', 'recovery.counted:1', 'recovery.store.references:50',
+    'recovery.count:20', 'recovery.counted:1', 'recovery.store.references:50',
     'recovery.store.index:1',
     'recovery.store.index:100', 'recovery.store.sweep:1',
     'reform.write:5', 'reform.reference:2', 'reform.switch:9', 'reform.free:3',
