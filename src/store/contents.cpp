@@ -300,6 +300,8 @@ void Parts::drop_uncounted(ContentId id) noexcept {
 // claim_dead() lets only one of them go on.
 void Parts::release_if_unused(ContentId id) noexcept {
   if (phase.load(std::memory_order_seq_cst) == Phase::recovering) return;
+  // The last reference was that of a hold, so one was dropped too often.
+  if (holds.has(id)) return note_underflow(headers->group(id), id);
   if (is_stopped(headers->group(id)) || !headers->claim_dead(id)) return;
   const Where where = headers->where(id);
   // A content with a damaged header keeps its id and its bytes: they may help to find the cause,

@@ -45,6 +45,12 @@ void Rebuild::hold(ContentId id) noexcept {
 // (it has no content then). False: claim_dead()
 // failed, because a drop that has no counted reference has pinned the content meanwhile.
 bool Rebuild::forget(ContentId id) noexcept {
+  // A held content has the reference of the hold. Without it, somebody has dropped a reference that
+  // was never counted.
+  if (parts_.holds.has(id) && parts_.headers->where(id).bits() != 0) {
+    parts_.note_underflow(parts_.headers->group(id), id);
+    return false;
+  }
   if (!parts_.headers->claim_dead(id)) return false;
   TEST_POINT("recovery.store.sweep");
   parts_.headers->clear(id);
@@ -161,13 +167,17 @@ void Contents::narrow(const Uncounted& still) {
   for (std::uint32_t i = parts.holds.limit(); i-- > 1;) {  // as finish_recovery(): lowest ids first
     const ContentId id{i};
     if (!parts.holds.has(id) || still.covers(headers.group(id))) continue;
+    // No content moves meanwhile: who counts the pages of a content does not count the hold.
+    const MutexLock lock(parts.moving.mutex);
+    // As hold() has asked. A damaged header may have neither, and words that were counted.
+    const bool has_reference = headers.where(id).bits() != 0;
     const bool is_free = headers.count(id) == HeaderTable::kDead;
     parts.holds.remove(id);
     TEST_POINT("recovery.store.narrow");
-    if (is_free) {
-      headers.give_back(id);
-    } else {
+    if (has_reference) {
       parts.drop_uncounted(id);
+    } else if (is_free) {
+      headers.give_back(id);
     }
   }
   parts.groups->end_recovery(still);

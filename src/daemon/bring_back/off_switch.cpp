@@ -126,11 +126,17 @@ Answer<void> OffSwitch::bring_all_back(const control::ProgressSink& progress) {
     }
     if (p_.vms.size() != 0) sleep_ns(kNapNs);
   }
-  // Waits for the recovery: the store cannot be given up while its indexes are rebuilt.
-  for (unsigned i = 0; i < kBusyWaits && p_.state.recovering && !p_.stopping; ++i) {
-    sleep_ns(kNapNs);
-  }
+  // Waits for the recovery: the store cannot be given up while its indexes are rebuilt, nor while
+  // words are not counted.
+  const auto needed = [this] { return p_.state.recovering || p_.contents.has_uncounted(); };
+  for (unsigned i = 0; i < kBusyWaits && needed() && !p_.stopping; ++i) sleep_ns(kNapNs);
   p_.departures.drain();
+  if (p_.contents.has_uncounted()) {
+    return control::refuse(Failure::failed,
+                           "a VM that an earlier daemon folded is not counted, and may need the "
+                           "store",
+                           "end this VM: `ramfold doctor` names it");
+  }
   Status dropped = p_.keeping.drop_store();
   // A VM that was handed over just as it was detached may stay with the keeper for a moment.
   for (unsigned i = 0; i < kKeptWaits && !dropped && dropped.error().code == EBUSY; ++i) {

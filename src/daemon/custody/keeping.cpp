@@ -384,6 +384,14 @@ Status Keeping::drop_store() {
     if (!vms_kept_.empty() || !vms_to_drop_.empty()) {
       return fail("the keeper holds VMs whose pages may be in the store", EBUSY);
     }
+    // A keeper that was started anew has VMs back of which this daemon has told it nothing, because
+    // it does not serve them.
+    const auto held = client.take_all();
+    if (!held) return std::unexpected(held.error());
+    if (std::ranges::any_of(*held,
+                            [](const keeper::Kept& k) { return k.name.starts_with(kVmPrefix); })) {
+      return fail("the keeper holds VMs whose pages may be in the store", EBUSY);
+    }
     // The pools first: pools without a store would be of no use to the next daemon.
     if (Status gone = pools_.drop(client); !gone) return gone;
     store_kept_ = false;

@@ -182,9 +182,11 @@ void Mappings::work() {
     if (vm->pool_sent || obstacle_of(*vm) != MapObstacle::nothing) continue;
     vm->map_obstacle.store(open(*vm));
   }
+  if (monotonic_ns() < forget_due_ns_.load()) return;
   // A VM that is not counted may map a pool that only another daemon can use.
-  if (monotonic_ns() < forget_due_ns_.load() || p_.contents.has_uncounted()) return;
-  if (const auto files = p_.contents.pool_files()) (void)p_.keeping.forget_pools_but(*files);
+  if (!p_.contents.has_uncounted()) {
+    if (const auto files = p_.contents.pool_files()) (void)p_.keeping.forget_pools_but(*files);
+  }
   forget_due_ns_.store(monotonic_ns() + kForgetEveryNs);
 }
 
@@ -215,7 +217,13 @@ void Mappings::settle_groups() {
 MapObstacle Mappings::open(AttachedVm& vm) {
   if (could_write_pool(vm.vm->pid())) return MapObstacle::root;
   auto files = p_.contents.pool(vm.group);
-  if (!files) return files.error().code == ENOTSUP ? MapObstacle::store : MapObstacle::failed;
+  if (!files) {
+    switch (files.error().code) {
+      case ENOTSUP: return MapObstacle::store;
+      case EAGAIN: return MapObstacle::not_known;  // of a VM that is not counted
+      default: return MapObstacle::failed;
+    }
+  }
   if (!p_.keeping.keep_pool(files->kept, *vm.vm)) return MapObstacle::keeper;
   if (!vm.pool->is_open()) {
     if (Status opened = vm.pool->open(std::move(files->read_only)); !opened)

@@ -76,10 +76,13 @@ bool Recovery::tend() {
 // of those that were left behind. So none is missed here.
 store::Uncounted Recovery::uncounted() const {
   store::Uncounted some;
-  for (const Waiting& one : waiting_) some.groups.push_back(one.vm->group.id());
+  const auto add = [&some](GroupId group) {
+    if (!some.covers(group)) some.groups.push_back(group);
+  };
+  for (const Waiting& one : waiting_) add(one.vm->group.id());
   for (const LeftBehind::View& one : left_behind_.views()) {
     const auto group = adopter_.contents().group(one.group);
-    if (group) some.groups.push_back(group->id());
+    if (group) add(group->id());
     some.any_group = some.any_group || !group;
   }
   return some;

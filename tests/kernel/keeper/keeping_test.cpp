@@ -231,6 +231,28 @@ TEST_CASE("that the keeper takes no more is said once a VM, however many wait in
   CHECK(said == 2);
 }
 
+TEST_CASE("the store stays as long as a keeper that was started anew has a VM back") {
+  const Directory dir;
+  FakeManager manager(dir / "notify");
+  auto keeper = std::make_unique<KeeperProcess>(dir / "k", manager.passes());
+  const Vm guest(7);
+  const auto contents = store::Contents::create(ByteCount{1u << 20});
+  REQUIRE(contents.has_value());
+  daemon::Keeping keeping(keeper->socket());
+  REQUIRE(eventually([&] { return keeping.connect().has_value(); }));
+  REQUIRE(keeping.keep_vm(*guest.vm, (*contents)->files()));
+  REQUIRE(eventually([&] { return manager.names().contains("k.vm.7.record"); }));
+  keeper.reset();
+  keeper = std::make_unique<KeeperProcess>(dir / "k", manager.passes());
+  REQUIRE(eventually([&] { return keeping.connect().has_value(); }));
+  // The VM is not handed over again: this daemon does not serve it.
+  const Status refused = keeping.drop_store();
+  REQUIRE_FALSE(refused);
+  CHECK(refused.error().code == EBUSY);
+  REQUIRE(keeping.drop_vm(guest.vm->id()));
+  CHECK(keeping.drop_store());
+}
+
 TEST_CASE("a pool comes back to the next daemon, and goes with its group or with the store") {
   const Directory dir;
   const KeeperProcess keeper(dir / "k");
