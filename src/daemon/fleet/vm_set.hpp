@@ -41,6 +41,7 @@ class VmSet {
   std::vector<uid_t> users() const {
     const MutexLock lock(mutex_);
     std::vector<uid_t> users;
+    users.reserve(vms_.size());
     for (const VmHandle& vm : vms_) users.push_back(vm->vm->record().uid);
     for (const Leaving& one : leaving_) {
       if (!one.exists.expired()) users.push_back(one.uid);
