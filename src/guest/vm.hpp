@@ -142,13 +142,14 @@ class Vm {
   // Ends any ownership but `folding`, and wakes the threads that met the page meanwhile.
   // REQUIRES: the caller owns p.
   void release(PageIndex p) noexcept;
-  // Calls f(page) for every page whose word names a content, is `poisoned`, or is damaged, until f
-  // returns false. Returns false when f did. The table is sparse and its holes are skipped: reading
-  // them through the mapping would fill them.
+  // Calls f(page) for every page from `from` on whose word names a content, is `poisoned`, or is
+  // damaged, until f returns false. Returns false when f did. The table is sparse and its holes are
+  // skipped: reading them through the mapping would fill them.
   template <typename F>
-  bool each_speaking(F f) const {
-    for (std::uint64_t at = backed_from(0); at < pages().value; at = backed_from(at)) {
-      for (const std::uint64_t end = std::min(at + kWordsAPage, pages().value); at < end; ++at) {
+  bool each_speaking(F f, PageIndex from = PageIndex{0}) const {
+    for (std::uint64_t at = backed_from(from.value); at < pages().value; at = backed_from(at)) {
+      const std::uint64_t row_end = (at / kWordsAPage + 1) * kWordsAPage;
+      for (const std::uint64_t end = std::min(row_end, pages().value); at < end; ++at) {
         const LoadedWord word = table_.load(PageIndex{at});
         const bool speaks = !word || word->names_content() || word->tag() == Tag::poisoned;
         if (speaks && !f(PageIndex{at})) return false;

@@ -149,8 +149,8 @@ struct Parts {
   // their contents hold. REQUIRES: moving.mutex.
   void settle() noexcept;
   // How many counted pages name the content. It is 0 when that is not known, because too many
-  // contents refer to it. REQUIRES: moving.mutex, and nothing is left to settle(); otherwise
-  // the reformer's own counts are among them.
+  // contents refer to it. REQUIRES: moving.mutex, and nothing is left to settle(); otherwise the
+  // reformer's own counts are among them.
   std::uint32_t pages_of(ContentId id) const noexcept;
   // Moves contents of pools that fewer than two pages name, and nobody maps, back to the arena;
   // punches retired slots; drops the pools of groups that are gone. Looks at `looks` slots of each

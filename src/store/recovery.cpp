@@ -42,8 +42,8 @@ void Rebuild::hold(ContentId id) noexcept {
 }
 
 // REQUIRES: nobody counted the content. Clears its header and frees its id, unless the id is held
-// (it has no content then). False: claim_dead()
-// failed, because a drop that has no counted reference has pinned the content meanwhile.
+// (it has no content then). False: a drop without a counted reference has pinned the content
+// meanwhile, or is found here.
 bool Rebuild::forget(ContentId id) noexcept {
   // A held content has the reference of the hold. Without it, somebody has dropped a reference that
   // was never counted.

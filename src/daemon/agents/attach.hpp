@@ -61,10 +61,9 @@ class Attacher {
   // The features that every userfaultfd must have negotiated.
   std::uint64_t features() const noexcept { return features_; }
   // `offer`, `uffd` and `rams` (one per block) were checked, see Look; `beside`: the other VMs. On
-  // return the VM's faults
-  // are served. Nothing of it is punched before the keeper holds it (custody/hand_over.hpp). Waits
-  // neither for the process nor for the keeper. Errors: E2BIG, too much RAM; others from the
-  // kernel.
+  // return the VM's faults are served. Nothing of it is punched before the keeper holds it
+  // (custody/hand_over.hpp). Waits neither for the process nor for the keeper. Errors: E2BIG, too
+  // much RAM; others from the kernel.
   Result<VmHandle> attach(const AgentPeer& peer, const VmIdentity& identity, const rf_offer& offer,
                           sys::Fd uffd, std::vector<sys::Fd> rams, const DeclaredRam& beside);
   // New VMs get higher numbers than `last`. Call it before the first attach().

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "daemon/custody/counting.hpp"
 
-#include <algorithm>
-
 #include "base/test_points.hpp"
 #include "daemon/log.hpp"
 #include "daemon/threads/nap.hpp"
@@ -28,10 +26,6 @@ bool own(guest::PageTable& table, PageIndex p) {
   return true;
 }
 
-bool speaks(const guest::LoadedWord& word) {
-  return !word || word->names_content() || word->tag() == Tag::poisoned;
-}
-
 }  // namespace
 
 bool Counting::go_on(store::Contents& contents, const std::atomic<bool>& stop) {
@@ -43,20 +37,16 @@ bool Counting::go_on(store::Contents& contents, const std::atomic<bool>& stop) {
 // It is enough to walk the backed parts of the table. Nothing of the VM is folded meanwhile, so
 // only faults on pages with an empty word write into a hole, and such words hold no reference.
 bool Counting::count_rest(store::Contents& contents, const std::atomic<bool>& stop) {
-  constexpr std::uint64_t kRow = guest::Vm::kWordsAPage;
-  guest::Vm& vm = *vm_->vm;
-  const std::uint64_t pages = vm.pages().value;
-  for (next_ = vm.backed_from(next_); next_ < pages; next_ = vm.backed_from(next_)) {
-    const std::uint64_t end = std::min((next_ / kRow + 1) * kRow, pages);
-    for (; next_ < end; ++next_) {
-      const PageIndex p{next_};
-      if (!speaks(vm.table().load(p))) continue;
-      if (stop.load(std::memory_order_relaxed) || !own(vm.table(), p)) return false;
-      count_page(contents, p);
-      TEST_POINT("recovery.count");
-    }
-  }
-  return true;
+  guest::PageTable& table = vm_->vm->table();
+  return vm_->vm->each_speaking(
+      [&](PageIndex p) {
+        next_ = p;
+        if (stop.load(std::memory_order_relaxed) || !own(table, p)) return false;
+        count_page(contents, p);
+        TEST_POINT("recovery.count");
+        return true;
+      },
+      next_);
 }
 
 void Counting::count_page(store::Contents& contents, PageIndex p) {

@@ -29,7 +29,7 @@ class Counting {
   void end();
 
   AttachedVm* vm_;
-  std::uint64_t next_ = 0;     // the first page that is not counted
+  PageIndex next_{0};          // where the next call goes on
   std::uint64_t mapped_ = 0;   // words that say so
   std::uint64_t damaged_ = 0;  // words; recover_mappings() or a fault repairs them
   std::uint64_t refused_ = 0;  // references that the store does not know

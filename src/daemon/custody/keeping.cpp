@@ -74,6 +74,14 @@ Result<KeptVm> assemble(Named& parts) {
   return vm;
 }
 
+// Whether the keeper holds a descriptor whose name begins so.
+Result<bool> holds_any(keeper::Client& client, std::string_view prefix) {
+  const auto all = client.take_all();
+  if (!all) return std::unexpected(all.error());
+  return std::ranges::any_of(
+      *all, [prefix](const keeper::Kept& kept) { return kept.name.starts_with(prefix); });
+}
+
 }  // namespace
 
 bool Keeping::Known::connected() const noexcept {
@@ -116,10 +124,9 @@ Status Keeping::connect() {
   pools_.new_connection();
   anothers_store_ = false;
   if (!store_handed_over_) {
-    const auto kept = client_->take_all();
-    if (!kept) return std::unexpected(kept.error());
-    anothers_store_ = std::ranges::any_of(
-        *kept, [](const keeper::Kept& k) { return k.name.starts_with(kStorePrefix); });
+    const auto has_store = holds_any(*client_, kStorePrefix);
+    if (!has_store) return std::unexpected(has_store.error());
+    anothers_store_ = *has_store;
   }
   // Then the keeper's VMs with these numbers belong to the earlier daemon.
   if (anothers_store_) vms_to_drop_.clear();
@@ -381,15 +388,11 @@ Status Keeping::drop_store() {
   if (Status connected = connect(); !connected) return connected;
   return call([&](keeper::Client& client) -> Status {
     mutex_.is_held();
-    if (!vms_kept_.empty() || !vms_to_drop_.empty()) {
-      return fail("the keeper holds VMs whose pages may be in the store", EBUSY);
-    }
     // A keeper that was started anew has VMs back of which this daemon has told it nothing, because
     // it does not serve them.
-    const auto held = client.take_all();
-    if (!held) return std::unexpected(held.error());
-    if (std::ranges::any_of(*held,
-                            [](const keeper::Kept& k) { return k.name.starts_with(kVmPrefix); })) {
+    const auto has_vms = holds_any(client, kVmPrefix);
+    if (!has_vms) return std::unexpected(has_vms.error());
+    if (!vms_kept_.empty() || !vms_to_drop_.empty() || *has_vms) {
       return fail("the keeper holds VMs whose pages may be in the store", EBUSY);
     }
     // The pools first: pools without a store would be of no use to the next daemon.

@@ -8,6 +8,7 @@
 #include "daemon/log.hpp"
 
 namespace ramfold::daemon {
+
 bool LeftBehind::is_held(const guest::VmRecord& record) const {
   return record.left_by_pid != 0 && is_there(procfs_, record.left_by_pid, record.left_by_start);
 }
@@ -37,6 +38,7 @@ bool LeftBehind::has(pid_t pid, std::uint64_t start_ticks) const {
 std::vector<LeftBehind::View> LeftBehind::views() const {
   const MutexLock lock(mutex_);
   std::vector<View> views;
+  views.reserve(vms_.size());
   for (const UnusableVm& vm : vms_) views.push_back({vm.id, vm.why, vm.group, vm.held.has_value()});
   return views;
 }

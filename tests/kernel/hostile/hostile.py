@@ -366,6 +366,13 @@ def holders(threads):
             if state == 'D' and name[2:].partition('-')[0].isdigit()}
 
 
+def apart_of(rig):
+    """The states of the daemon's threads that may be held up."""
+    apart = [state for name, state in threads_of(rig.daemon.pid) if name == 'rf-apart']
+    say(f'threads apart: {apart}')
+    return apart
+
+
 def unreadable(rig):
     """The VMs whose processes do not let themselves be looked at, as `holders` names them."""
     return {f'rf{vm["id"]}' for vm in rig.snapshot()['vms']
@@ -400,8 +407,7 @@ def asking(rig):
     attacker = Attacker(rig, 'asking')
     said = attacker.until_done(60)
     say(f'asking: {said}')
-    apart = [state for name, state in threads_of(rig.daemon.pid) if name == 'rf-apart']
-    say(f'threads apart: {apart}')
+    apart = apart_of(rig)
     if 'attached' not in said or 'D' not in apart:
         raise Failed('no look is held up: this proves nothing')
     if len(apart) > APART_MAX:
@@ -517,8 +523,7 @@ def closing(rig):
     attacker = Attacker(rig, 'closing')
     said = attacker.until_done(60)
     say(f'closing: {said}')
-    apart = [state for name, state in threads_of(rig.daemon.pid) if name == 'rf-apart']
-    say(f'threads apart: {apart}')
+    apart = apart_of(rig)
     if apart.count('D') < CLOSING_MAX:
         raise Failed('not enough of them are held up: this proves nothing')
     if len(apart) > CLOSING_MAX + APART_MAX:

@@ -63,6 +63,10 @@ def is_folded(guest):
     return lambda: (v := guest.view()) and v['saved'].get('folded_pages', 0) >= FOLDED
 
 
+def wait_folded(*guests):
+    wait('all are folded', lambda: all(is_folded(guest)() for guest in guests), 60)
+
+
 def stays_unfolded(rig, guest):
     time.sleep(1.5)
     if (vm := vm_of(rig, guest)) is None or vm['saved'].get('folded_pages', 0) != 0:
@@ -92,7 +96,7 @@ def kept():
         answers(rig)
         with QuietGuest(rig, 16, '-name', 'other') as other:
             with QuietGuest(rig, 16, '-name', 'web') as web:
-                wait('both are folded', lambda: is_folded(web)() and is_folded(other)(), 60)
+                wait_folded(web, other)
                 must_succeed('pause web', rig.request('pause', vm='web'))
             # Started anew, as after a reboot, by a daemon that is started anew.
             restart(rig)
@@ -151,7 +155,7 @@ def half_done():
         rig.start_daemon()
         with QuietGuest(rig, 16, '-name', 'web') as web, \
                 QuietGuest(rig, 16, '-name', 'other') as other:
-            wait('both are folded', lambda: is_folded(web)() and is_folded(other)(), 60)
+            wait_folded(web, other)
             rig.kill_daemon()
             write_decisions(rig, f'vm detached 1764487258 uid={os.getuid()} uuid= name=web')
             rig.start_daemon()
@@ -183,7 +187,7 @@ def full_cgroup():
         rig.start_daemon()
         with QuietGuest(rig, 16, '-name', 'web') as web, \
                 QuietGuest(rig, 16, '-name', 'other') as other:
-            wait('both are folded', lambda: is_folded(web)() and is_folded(other)(), 60)
+            wait_folded(web, other)
             rig.kill_daemon()
             write_decisions(rig, 'off 1764487258')
             for guest in (web, other):

@@ -111,6 +111,13 @@ class Lost:
                     return
         raise Failed(f'only {done} pages were folded')
 
+    def lose(self):
+        """Pages are folded, some words are damaged, and the guest has read all: those are lost."""
+        self.fold()
+        self.damage()
+        self.must_read()
+        self.must_be_told('failed')
+
     def must_read(self, lost=LOST):
         """All pages as they were, but for those that are lost."""
         self.guest.stdin.write('\n')
@@ -169,10 +176,7 @@ def detach():
     lost = Lost()
     failed = True
     try:
-        lost.fold()
-        lost.damage()
-        lost.must_read()
-        lost.must_be_told('failed')
+        lost.lose()
         pid = lost.guest.pid
         for _ in range(2):
             lost.must_say('detach', vm=str(pid))
@@ -195,10 +199,7 @@ def decided():
     lost = Lost('-name', 'web')
     failed = True
     try:
-        lost.fold()
-        lost.damage()
-        lost.must_read()
-        lost.must_be_told('failed')
+        lost.lose()
         lost.must_say('detach', vm='web')
         lost.must_be_told('detached')
         lost.end_guest()
